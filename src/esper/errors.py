@@ -1,0 +1,21 @@
+"""The errors Esper raises, by what the caller can do about them."""
+
+
+class EsperError(Exception):
+    """Something that Esper can explain; its message says what was expected, what came, and where."""
+
+
+class RuleError(EsperError):
+    """The caller broke a rule of the interface: fix the calling code."""
+
+
+class DataError(EsperError):
+    """Bytes or values are not what they must be: damaged, malformed, unknown or out of range."""
+
+
+class LogError(EsperError):
+    """The log cannot be written, opened or trusted; what it acknowledged before stays readable."""
+
+
+class SettingsError(EsperError):
+    """A setting is unknown, malformed or impossible: fix the settings and start again."""

@@ -1,0 +1,50 @@
+"""The only door for bytes: an event becomes its payload here, and a payload becomes its event."""
+
+from pydantic import ValidationError
+
+from esper.errors import DataError
+from esper.events.catalogue import BY_NAME
+from esper.events.envelope import Record
+from esper.events.fields import Event
+
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+
+
+class UnknownKindError(DataError):
+    """A record's kind or version is not in this version's catalogue: written by a newer Esper, or not by Esper."""
+
+
+def encode(event: Event) -> bytes:
+    """The payload of `event`: JSON, UTF-8, written once and never encoded again.
+
+    Raises DataError above 8 MiB, the largest record that the topics allow.
+    """
+    # The concrete model's own serializer: about twice as fast as model_dump_json().encode().
+    data = type(event).__pydantic_serializer__.to_json(event)
+    if len(data) > MAX_PAYLOAD_BYTES:
+        raise DataError(f"expected a payload of at most {MAX_PAYLOAD_BYTES} bytes, got {len(data)} in one {event.KIND}")
+    return data
+
+
+def decode_payload(kind: str, data: bytes) -> Event:
+    """The event of written kind `kind` in `data`.
+
+    Raises UnknownKindError for a kind or version not in the catalogue, DataError for a payload that breaks its schema.
+    """
+    model = BY_NAME.get(kind)
+    if model is None:
+        raise UnknownKindError(f"expected a kind of this version's catalogue, got {kind!r}")
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"a payload of {kind} breaks its schema at {place or 'its root'}: {first['msg']}") from error
+
+
+def decode(record: Record) -> Event:
+    """The event that stands in `record`; errors name the run, topic and moment besides."""
+    try:
+        return decode_payload(record.type, record.data)
+    except DataError as error:
+        raise type(error)(f"run {record.run}, topic {record.topic}, moment {record.moment}: {error}") from error

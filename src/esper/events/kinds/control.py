@@ -1,0 +1,147 @@
+"""What Tamiyo wants, what passed the gate, and what became of it."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from esper.events import topics
+from esper.events.fields import VOLATILE, Count, Event, Float, NonNegative, Reference
+
+
+class Adaptation(StrEnum):
+    """What a decision asks for. `advance` is housekeeping; `none` is recorded so that doing nothing is explained too."""
+
+    GERMINATE = "germinate"
+    GRAFT = "graft"
+    FOSSILIZE = "fossilize"
+    CULL = "cull"
+    CANCEL = "cancel"
+    ADVANCE = "advance"
+    NONE = "none"
+
+
+class Command(StrEnum):
+    """What Kasmina can be told to do with a seed."""
+
+    GERMINATE = "germinate"
+    LOAD = "load"
+    TRAIN = "train"
+    GRAFT = "graft"
+    STABILIZE = "stabilize"
+    EVALUATE = "evaluate"
+    FINE_TUNE = "fine_tune"
+    FOSSILIZE = "fossilize"
+    CULL = "cull"
+    CANCEL = "cancel"
+    RESET = "reset"
+
+
+class _Decision(Event):
+    adaptation: Adaptation
+    site: str | None
+    seed: Count | None
+    chunk: Count = 0
+    blueprint: str | None = None
+    confidence: Float
+    urgency: Float
+    reason: Annotated[str, Field(min_length=1)]
+    evidence: tuple[Reference, ...]
+
+
+class DecisionProposed(_Decision):
+    """A remote Tamiyo's wish; the trainer logs what it takes as DecisionMade."""
+
+    KIND: ClassVar[str] = "esper.decision.proposed.v1"
+    TOPIC: ClassVar[str] = topics.PROPOSALS
+
+
+class DecisionMade(_Decision):
+    """What Tamiyo wants, with confidence and urgency (0..1), in words, and on what evidence.
+
+    Neither number is bounded here: a decision with an impossible one is recorded as it came, and the gate refuses it.
+    """
+
+    KIND: ClassVar[str] = "esper.decision.made.v1"
+    TOPIC: ClassVar[str] = topics.DECISIONS
+
+
+class DecisionMissed(Event):
+    """A remote Tamiyo said nothing in time; training went on."""
+
+    KIND: ClassVar[str] = "esper.decision.missed.v1"
+    TOPIC: ClassVar[str] = topics.DECISIONS
+    waited_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+
+
+class CommandIssued(Event):
+    """A decision passed the gate and became a command, valid until the end of `expires_epoch`; on disk before it takes effect."""
+
+    KIND: ClassVar[str] = "esper.command.issued.v1"
+    TOPIC: ClassVar[str] = topics.COMMANDS
+    command: Command
+    site: str
+    seed: Count
+    blueprint: str | None
+    kernel: str | None
+    strategy: str | None
+    expires_epoch: Count
+
+
+class CommandApplied(Event):
+    """The command that is this event's cause took effect."""
+
+    KIND: ClassVar[str] = "esper.command.applied.v1"
+    TOPIC: ClassVar[str] = topics.OUTCOMES
+    command: Command
+    site: str
+    seed: Count
+
+
+class CommandRefused(Event):
+    """The command that is this event's cause was refused and changed nothing."""
+
+    KIND: ClassVar[str] = "esper.command.refused.v1"
+    TOPIC: ClassVar[str] = topics.OUTCOMES
+    command: Command
+    site: str
+    seed: Count
+    reason: str
+
+
+class CommandFailed(Event):
+    """The command that is this event's cause failed and changed nothing."""
+
+    KIND: ClassVar[str] = "esper.command.failed.v1"
+    TOPIC: ClassVar[str] = topics.OUTCOMES
+    command: Command
+    site: str
+    seed: Count
+    error: Annotated[str, Field(json_schema_extra=VOLATILE)]
+
+
+GateRule = Literal["finite", "legal", "embargo", "stale", "ready", "confidence", "urgency", "cap", "frequency", "cooldown"]
+
+
+class DecisionRefused(Event):
+    """The decision that is this event's cause did not pass the gate; `rule` is the first that it broke."""
+
+    KIND: ClassVar[str] = "esper.decision.refused.v1"
+    TOPIC: ClassVar[str] = topics.OUTCOMES
+    rule: GateRule
+    reason: str
+
+
+class FieldReported(Event):
+    """How a blueprint did at a site: the validation loss before and after, and how its seed ended. Feedback to Tamiyo."""
+
+    KIND: ClassVar[str] = "esper.field.reported.v1"
+    TOPIC: ClassVar[str] = topics.FIELD_REPORTS
+    blueprint: str
+    kernel: str | None
+    site: str
+    seed: Count
+    life: Count
+    metric_before: Float | None
+    metric_after: Float | None
+    outcome: Literal["FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"]

@@ -1,0 +1,161 @@
+"""An epoch's end: what was reached, the digests of the state, and everything that a policy may know."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from esper.events import topics
+from esper.events.fields import VOLATILE, Count, Digest, Event, Float, Fraction, Metrics, NonNegative, Part, Reference, Signed
+from esper.events.kinds.lifecycle import Stage
+
+Texts = tuple[str, ...]
+Counts = tuple[Count, ...]
+MaybeCounts = tuple[Count | None, ...]
+MaybeFloats = tuple[Float | None, ...]
+MaybeFractions = tuple[Fraction | None, ...]
+MaybeNonNegatives = tuple[NonNegative | None, ...]
+MaybeSigned = tuple[Signed | None, ...]
+
+
+class Columns(Part):
+    """Tuples of equal length, one entry per thing measured."""
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> "Columns":
+        lengths = {name: len(column) for name in type(self).model_fields if isinstance(column := getattr(self, name), tuple)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"expected columns of equal length, got {lengths}")
+        return self
+
+
+class SiteColumns(Columns):
+    """One entry per site: its health, where growth presses, what may be tried there, what went wrong there in this run.
+
+    `effective_rank` is Roy and Vetterli's (2007); `gradient_pressure` the mean per-sample gradient norm at the site's output.
+    """
+
+    site: Texts
+    activation_variance: MaybeNonNegatives
+    gradient_variance: MaybeNonNegatives
+    dead_neuron_ratio: MaybeFractions
+    avg_correlation: MaybeSigned
+    effective_rank: MaybeNonNegatives
+    gradient_pressure: MaybeNonNegatives
+    refused: Counts
+    failed: Counts
+    blueprints: tuple[Texts, ...]
+
+
+class SeedColumns(Columns):
+    """One entry per slot. `evaluated_*` repeat the life's last SeedEvaluated; null: never evaluated."""
+
+    site: Texts
+    seed: Counts
+    stage: tuple[Stage, ...]
+    life: MaybeCounts
+    epochs_in_stage: Counts
+    blueprint: tuple[str | None, ...]
+    kernel: tuple[str | None, ...]
+    embargo_until: MaybeCounts
+    alpha: MaybeFractions
+    ready: tuple[bool | None, ...]
+    recovering: tuple[bool, ...]
+    errors: Counts
+    activation_variance: MaybeNonNegatives
+    gradient_variance: MaybeNonNegatives
+    dead_neuron_ratio: MaybeFractions
+    avg_correlation: MaybeSigned
+    health_score: MaybeFractions
+    loss_at_germination: MaybeFloats
+    loss_before_graft: MaybeFloats
+    evaluated: tuple[Reference | None, ...]
+    evaluated_epoch: MaybeCounts
+    evaluated_alpha: MaybeFractions
+    evaluated_n: MaybeCounts
+    evaluated_k: MaybeCounts
+    evaluated_mean: MaybeFloats
+    evaluated_standard_error: MaybeNonNegatives
+    evaluated_loss_without: MaybeFloats
+    evaluated_loss_with: MaybeFloats
+
+
+class FieldReportColumns(Columns):
+    """This run's field reports so far, oldest first."""
+
+    blueprint: Texts
+    site: Texts
+    seed: Counts
+    life: Counts
+    outcome: Texts
+    metric_before: MaybeFloats
+    metric_after: MaybeFloats
+
+
+class GateSettings(Part):
+    """The limits a decision must pass; see `esper.folds.gate`."""
+
+    confidence_above: Float = 0.7
+    urgency_above: Float = 0.6
+    adaptations_per_epoch: Count = 3
+    adaptation_every: Annotated[int, Field(ge=1)] = 1
+    cooldown: Count = 5
+    embargo: Count = 3
+
+
+class SystemState(Part):
+    """All that a policy may know at an epoch's end, measured at every epoch whatever the telemetry settings.
+
+    `validation_losses` are those since the last graft cycle ended, oldest first; `best_loss` is over the whole run.
+    """
+
+    epoch: Count
+    epochs_planned: Count | None
+    train_loss: Float
+    train_metrics: Metrics
+    validation_loss: Float | None
+    validation_metrics: Metrics
+    validation_losses: tuple[Float, ...]
+    best_loss: Float | None
+    best_epoch: Count | None
+    epochs_since_improvement: Count
+    parameters: Count
+    parameters_limit: Count
+    germinations: Count
+    stages: dict[Stage, Count]
+    sites: SiteColumns
+    seeds: SeedColumns
+    field_reports: FieldReportColumns
+    gate: GateSettings
+
+
+class Measured(Part):
+    """A sample-weighted mean loss in eval mode (for training: of the epoch's own steps) and metrics; accuracy is 0..1."""
+
+    loss: Float
+    metrics: Metrics
+    samples: Count
+
+
+class StateDigests(Part):
+    """sha256 of the training state *before* the epoch's adaptation; absent where the digest setting says so."""
+
+    parameters: Digest | None
+    optimizer: Digest | None
+    random: Digest | None
+
+
+class EpochCompleted(Event):
+    """An epoch ended: losses, digests, and the SystemState that the decisions of this epoch follow from."""
+
+    KIND: ClassVar[str] = "esper.epoch.completed.v1"
+    TOPIC: ClassVar[str] = topics.EPOCH
+    train: Measured
+    validation: Measured | None
+    learning_rates: tuple[Float, ...]
+    optimizer_steps: Count
+    skipped_steps: Count
+    digests: StateDigests
+    system: SystemState
+    duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    samples_per_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+

@@ -1,0 +1,61 @@
+"""What became of a blueprint on its way to a kernel: submitted, compiled or not, characterized."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from esper.events import topics
+from esper.events.fields import VOLATILE, Count, Digest, Event, NonNegative
+
+
+class BlueprintSubmitted(Event):
+    """A blueprint was sent to be compiled for a seed. `key` is sha256 over format, spec, rng seed and dtype; `spec` is canonical JSON."""
+
+    KIND: ClassVar[str] = "esper.blueprint.submitted.v1"
+    TOPIC: ClassVar[str] = topics.BLUEPRINTS
+    blueprint: str
+    key: Digest
+    spec: str
+    site: str
+    seed: Count
+    life: Count
+
+
+class KernelCompiled(Event):
+    """A kernel is ready under `key`; `kernel` is the digest of its file. Duration and cache hit depend on the machine, not on the run."""
+
+    KIND: ClassVar[str] = "esper.kernel.compiled.v1"
+    TOPIC: ClassVar[str] = topics.KERNELS
+    key: Digest
+    kernel: Digest
+    site: str
+    seed: Count
+    life: Count
+    duration_ms: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    from_cache: Annotated[bool, Field(json_schema_extra=VOLATILE)]
+
+
+class KernelCompileFailed(Event):
+    """No kernel could be made from this blueprint; the error says why."""
+
+    KIND: ClassVar[str] = "esper.kernel.compile-failed.v1"
+    TOPIC: ClassVar[str] = topics.KERNELS
+    key: Digest
+    site: str
+    seed: Count
+    life: Count
+    error: Annotated[str, Field(json_schema_extra=VOLATILE)]
+
+
+class KernelCharacterized(Event):
+    """What a kernel costs and which checks it passed. FLOPs are for one forward at batch 1."""
+
+    KIND: ClassVar[str] = "esper.kernel.characterized.v1"
+    TOPIC: ClassVar[str] = topics.CHARACTERIZED
+    key: Digest
+    kernel: Digest
+    parameters: Count
+    flops: Count
+    latency_ms: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    memory_bytes: Count
+    checks: tuple[str, ...]

@@ -1,0 +1,202 @@
+"""A run from its start to its end: settings, checkpoints, rollbacks, what was dropped, how it ended."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from esper.events import topics
+from esper.events.fields import VOLATILE, Count, Digest, Event, Metrics, NonNegative, Part
+from esper.events.kinds.lifecycle import SeedRow
+
+VolatileText = Annotated[str, Field(json_schema_extra=VOLATILE)]
+
+
+class Code(Part):
+    """The code that ran: its revision, and a digest of what was changed beside it."""
+
+    revision: str | None
+    dirty_digest: Digest | None
+    argv: Annotated[tuple[str, ...], Field(json_schema_extra=VOLATILE)]
+
+
+class DataFingerprint(Part):
+    """Which data: its name, length and class, and sha256 over strided samples; a digest is absent where samples cannot be indexed."""
+
+    name: str
+    length: Count | None
+    kind: str
+    digest: Digest | None
+
+
+class Determinism(Part):
+    """What was done so that the same settings give the same numbers."""
+
+    threads: Count
+    deterministic_algorithms: bool
+    mkl_cbwr: str | None
+    digest: Literal["full", "parameters", "off"]
+
+
+class Hardware(Part):
+    """The machine. `gpus` is empty where there is no driver."""
+
+    machine: str
+    processor: str
+    cores: Count
+    memory_bytes: Count
+    operating_system: str
+    device: str
+    gpus: tuple[str, ...]
+
+
+class Site(Part):
+    """A layer of the host where seeds may live."""
+
+    name: str
+    layer: str
+    inputs: Count
+    outputs: Count
+    slots: Count
+    blueprints: tuple[str, ...]
+
+
+class Parent(Part):
+    """Where a fork began."""
+
+    run: str
+    epoch: Count
+
+
+class RunStarted(Event):
+    """A run began; everything that is needed to know what ran and to run it again. Settings are complete, defaults included."""
+
+    KIND: ClassVar[str] = "esper.run.started.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    task: str
+    settings: dict[str, JsonValue]
+    code: Code
+    packages: dict[str, str]
+    data: tuple[DataFingerprint, ...]
+    rng_seed: int
+    determinism: Determinism
+    hardware: Hardware
+    parent: Parent | None
+    sites: tuple[Site, ...]
+    parameters: Count
+    epochs: Count | None
+
+
+class RunResumed(Event):
+    """A run goes on after an interruption, from `checkpoint` (none: from the first epoch), having caught up to `caught_up_to`."""
+
+    KIND: ClassVar[str] = "esper.run.resumed.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    checkpoint: str | None
+    caught_up_to: Count
+    incarnation: Count
+    environment_changes: tuple[str, ...]
+
+
+class SettingChanged(Event):
+    """A setting took another value during the run."""
+
+    KIND: ClassVar[str] = "esper.setting.changed.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    name: str
+    old: JsonValue
+    new: JsonValue
+    author: str
+
+
+class CheckpointSaved(Event):
+    """A checkpoint of the start of the next epoch is on disk under the run's `checkpoints/`; `digest` covers all of its files."""
+
+    KIND: ClassVar[str] = "esper.checkpoint.saved.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    checkpoint: str
+    digest: Digest
+    size_bytes: Count
+    reason: Literal["due", "before_grafting", "best", "start", "end"]
+    duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+
+
+class CheckpointPruned(Event):
+    """A checkpoint is no longer kept; its files may be gone from here on."""
+
+    KIND: ClassVar[str] = "esper.checkpoint.pruned.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    checkpoint: str
+    reason: str
+
+
+class BlamedSeed(Part):
+    """The seed whose alpha changed last since the checkpoint."""
+
+    site: str
+    seed: Count
+
+
+class RunRolledBack(Event):
+    """Training went back to a checkpoint. `seeds` is the whole seed table now in force; epochs and steps count on."""
+
+    KIND: ClassVar[str] = "esper.run.rolled-back.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    from_epoch: Count
+    to_epoch: Count
+    checkpoint: str
+    reason: str
+    blamed: BlamedSeed | None
+    seeds: tuple[SeedRow, ...]
+
+
+class SamplesDropped(Event):
+    """Telemetry that found no room before it was taken; it has no number and leaves no gap."""
+
+    KIND: ClassVar[str] = "esper.samples.dropped.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    topic: str
+    count: Count
+    first_step: Count
+    last_step: Count
+
+
+class Tail(Part):
+    """How a topic ended: its last sequence and chain (hex). Both depend on the times written, not on the training."""
+
+    topic: str
+    sequence: Count
+    chain: str
+
+
+Tails = Annotated[tuple[Tail, ...], Field(json_schema_extra=VOLATILE)]
+
+
+class RunFinished(Event):
+    """A run came to its planned end. `tails` are of every topic, of this one as it stood before this record."""
+
+    KIND: ClassVar[str] = "esper.run.finished.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    metrics: Metrics
+    model_digest: Digest
+    parameters: Count
+    stopped_early: bool
+    tails: Tails
+
+
+class RunFailed(Event):
+    """A run ended without reaching its plan. `kind` is a closed word for what happened, `error` says it in full."""
+
+    KIND: ClassVar[str] = "esper.run.failed.v1"
+    TOPIC: ClassVar[str] = topics.RUN
+    kind: Literal["error", "diverged", "rollbacks", "log"]
+    error: VolatileText
+    where: str
+    tails: Tails
+
+
+class StreamEnded(Event):
+    """The last record of a telemetry topic before the run ends: closes its windows and resolves its alerts. Stands in any such topic."""
+
+    KIND: ClassVar[str] = "esper.stream.ended.v1"
+    TOPIC: ClassVar[str] = "*"
+    last_step: Count

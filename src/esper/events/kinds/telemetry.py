@@ -1,0 +1,126 @@
+"""What is measured while training runs: health, steps, heartbeats, the machine, and the user's own metrics."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from esper.events import topics
+from esper.events.fields import VOLATILE, Count, Event, Float, NonNegative, Part
+from esper.events.kinds.epoch import Columns, Counts, MaybeFloats, MaybeFractions, MaybeNonNegatives, MaybeSigned, Texts
+from esper.events.kinds.lifecycle import Stage
+
+
+class HealthColumns(Columns):
+    """One entry per site (seed, stage, alpha, ready null) and per live seed; float columns are float32, null where not measured.
+
+    `dead_neuron_ratio`: share of units whose mean absolute activation is at most 0.025 of the layer's mean (Sokar et al. 2023).
+    `avg_correlation`: mean pairwise correlation of a fixed sample of units, debiased.
+    """
+
+    site: Texts
+    seed: tuple[Count | None, ...]
+    chunk: Counts
+    stage: tuple[Stage | None, ...]
+    activation_variance: MaybeNonNegatives
+    gradient_variance: MaybeNonNegatives
+    dead_neuron_ratio: MaybeFractions
+    avg_correlation: MaybeSigned
+    latency_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
+    errors: Counts
+    recovering: tuple[bool, ...]
+    alpha: MaybeFractions
+    ready: tuple[bool | None, ...]
+    health_score: MaybeFractions
+
+
+class SeedHealthMeasured(Event):
+    """The health of every site and live seed at one step."""
+
+    KIND: ClassVar[str] = "esper.seed.health-measured.v1"
+    TOPIC: ClassVar[str] = topics.SEED_HEALTH
+    health: HealthColumns
+    last_adaptation_step: Count | None
+
+
+class StepColumns(Columns):
+    """One entry per optimizer step."""
+
+    step: Counts
+    loss: MaybeFloats
+    gradient_norm: MaybeNonNegatives
+    step_latency_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
+    data_wait_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
+
+
+class StepsMeasured(Event):
+    """A span of optimizer steps: columns per step, and once per record what changes slowly."""
+
+    KIND: ClassVar[str] = "esper.steps.measured.v1"
+    TOPIC: ClassVar[str] = topics.STEPS
+    steps: StepColumns
+    metrics: dict[str, MaybeFloats]
+    learning_rates: tuple[Float, ...]
+    loss_scale: Float | None
+    skipped_steps: Count
+    live_seeds: Count
+    last_adaptation_step: Count | None
+    samples_per_s: Annotated[NonNegative | None, Field(json_schema_extra=VOLATILE)]
+    memory_bytes: Annotated[Count | None, Field(json_schema_extra=VOLATILE)]
+
+    @model_validator(mode="after")
+    def _metrics_are_columns(self) -> "StepsMeasured":
+        for name, column in self.metrics.items():
+            if len(column) != len(self.steps.step):
+                raise ValueError(f"expected {len(self.steps.step)} values of metric {name!r}, got {len(column)}")
+        return self
+
+
+class Heartbeat(Event):
+    """The writer is alive: seconds since the last emit, and what the trainer is doing."""
+
+    KIND: ClassVar[str] = "esper.run.heartbeat.v1"
+    TOPIC: ClassVar[str] = topics.HEARTBEAT
+    idle_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    doing: Literal["step", "validating", "waiting", "adapting", "saving"]
+
+
+class Gpu(Part):
+    """One GPU as its driver reports it."""
+
+    index: Count
+    name: str
+    utilization: Float
+    memory_used_bytes: Count
+    memory_total_bytes: Count
+    temperature_celsius: Float | None
+    power_watts: Float | None
+
+
+class ResourcesMeasured(Event):
+    """A machine and the logs on it. A missing driver gives no `gpus`, never a zero."""
+
+    KIND: ClassVar[str] = "esper.resources.measured.v1"
+    TOPIC: ClassVar[str] = topics.RESOURCES
+    cpu_utilization: Float
+    memory_used_bytes: Count
+    memory_total_bytes: Count
+    disk_free_bytes: Count
+    disk_total_bytes: Count
+    network_received_bytes: Count
+    network_sent_bytes: Count
+    gpus: tuple[Gpu, ...]
+    log_lag_records: Count | None
+    log_dead_letters: Count | None
+    log_dropped_samples: Count | None
+
+
+class CustomMetricRecorded(Event):
+    """Samples of one of the user's own metrics, accepted after validation; `about` names the run where there is one."""
+
+    KIND: ClassVar[str] = "esper.metric.recorded.v1"
+    TOPIC: ClassVar[str] = topics.CUSTOM_METRICS
+    name: Annotated[str, Field(pattern=r"^esper_custom_[a-z][a-z0-9_]{0,99}$")]
+    type: Literal["counter", "gauge"]
+    labels: dict[str, str]
+    value: Float
+    about: str | None
