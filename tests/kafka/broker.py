@@ -1,0 +1,260 @@
+"""A real Kafka broker for tests and demos: the jars that deploy/kafka/pom.xml names, one Java process, one folder.
+
+Nothing here is imported by Esper itself. Every wait has a deadline, and a broker that does not come up says why with the end of its log.
+"""
+
+import asyncio
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "kafka"
+
+# Below the kernel's range for outgoing connections (32768 and up): while a broker is down, no client's socket takes its port.
+_PORTS = range(20000, 32000)
+_CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"  # any 16 bytes in base64
+_READY = "Kafka Server started"
+_FETCH_S, _FORMAT_S, _START_S, _STOP_S, _KILL_S, _TOPIC_S = 300, 30, 60, 30, 10, 10  # measured: 17, 0.5, 2.1, 0.3, 0.02, 0.1 at most
+_POLL_S = 0.02
+_LOG_TAIL_CHARS = 4000
+
+# 150 MB instead of a gigabyte, ready in 1 s: measured against the defaults, and a CDS archive gains nothing worth its 49 MB.
+_JVM = (
+    "-Xms64m",
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:MaxDirectMemorySize=64m",
+    "-Djava.awt.headless=true",
+    "-Djava.net.preferIPv4Stack=true",
+    f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.yaml'}",
+)
+
+
+class BrokerError(Exception):
+    """The broker, or its jars, cannot be had; the message ends with what Java or Maven said last."""
+
+
+def can_run() -> bool:
+    """Whether this machine can run a broker: Java, and the jars in the cache or Maven to fetch them."""
+    return shutil.which("java") is not None and (_cached_jars().is_dir() or shutil.which("mvn") is not None)
+
+
+def jars() -> Path:
+    """The folder with the broker's jars, fetched by Maven when the cache does not hold this version yet.
+
+    May block for minutes the first time. Any number of processes may call it at once: each fetches into a folder of its own and
+    renames it into place, the first one wins, and nobody ever sees half of it.
+    """
+    cached = _cached_jars()
+    if cached.is_dir():
+        return cached
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    fetched = Path(tempfile.mkdtemp(prefix="fetching-", dir=cached.parent))
+    try:
+        _fetch_jars(fetched)
+        _publish(fetched, cached)
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+    return cached
+
+
+def _cached_jars() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "esper" / "kafka" / _kafka_version() / "lib"
+
+
+def _kafka_version() -> str:
+    version = re.search(r"<kafka\.version>([\w.]+)</kafka\.version>", (DEPLOY / "pom.xml").read_text())
+    assert version, "pom.xml names the version of Kafka"
+    return version[1]
+
+
+def _fetch_jars(folder: Path) -> None:
+    goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}")
+    _run_to_end(("mvn", "-q", "-B", "-f", str(DEPLOY / "pom.xml"), *goal), _FETCH_S)
+    if not any(folder.glob("kafka_*.jar")):
+        raise BrokerError(f"expected Maven to put the jars of Kafka into {folder}, found {sorted(path.name for path in folder.iterdir())}")
+
+
+def _publish(fetched: Path, cached: Path) -> None:
+    """The fetched folder becomes the cached one, unless another process was first: a rename does not replace a folder that has files."""
+    try:
+        fetched.rename(cached)
+    except OSError:
+        if not cached.is_dir():
+            raise
+
+
+def _run_to_end(command: tuple[str, ...], within_s: float) -> None:
+    try:
+        subprocess.run(
+            command, check=True, timeout=within_s, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except FileNotFoundError as error:
+        raise BrokerError(f"{command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise BrokerError(f"{command[0]} did not end within {within_s} s: {' '.join(command)}") from error
+    except subprocess.CalledProcessError as error:
+        raise BrokerError(f"{' '.join(command)} ended with {error.returncode}:\n{error.stdout[-_LOG_TAIL_CHARS:]}") from error
+
+
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Ports that nobody held a moment ago, all different: each stays bound until the last one is found."""
+    with ExitStack() as held:
+        return tuple(_bind_somewhere(held) for _ in range(count))
+
+
+def _bind_somewhere(held: ExitStack) -> int:
+    # SystemRandom: a test run that seeds `random` the same way everywhere must not send all its workers to the same port.
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        listener = held.enter_context(socket.socket())
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return port
+    raise BrokerError(f"100 ports tried between {_PORTS.start} and {_PORTS.stop}, none is free")
+
+
+class LocalKafka:
+    """One broker on this machine, its data and its log in `folder`; only the thread that made it may use it.
+
+    The ports are chosen once: after `stop` or `kill`, `start` brings the same broker back on the same folder under the same address.
+    Whoever makes it ends it in a `finally`: the process has a session of its own and outlives a killed parent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._controller_port = _free_ports(2)
+        self.log = folder / "broker.log"
+        self._folder = folder
+        self._properties = folder / "server.properties"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """The address for clients, the same for the whole life of this object."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """The broker answers clients when this returns: after 1 s, after a kill 2 s (the old session must end first).
+
+        Raises BrokerError, with no process left behind, when it is not ready within a minute or ends before.
+        """
+        if self._process is not None:
+            raise BrokerError(f"the broker on {self.bootstrap} runs already, as process {self._process.pid}")
+        libraries = f"{jars()}/*"
+        self._format(libraries)
+        with self.log.open("ab") as log:
+            log_start = log.tell()
+            self._process = subprocess.Popen(
+                ("java", *_JVM, "-cp", libraries, "kafka.Kafka", str(self._properties)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches the test run, which then ends the broker in its own order
+            )
+        try:
+            self._wait_until_ready(self._process, log_start)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """The broker has ended cleanly: its leases given back, its files closed. Nothing happens when it does not run.
+
+        Raises BrokerError when it had to be killed because it did not end within 30 s.
+        """
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired as error:
+            self.kill()
+            raise BrokerError(f"the broker on {self.bootstrap} did not stop within {_STOP_S} s:\n{self._log_tail(0)}") from error
+        self._process = None
+
+    def kill(self) -> None:
+        """The broker is gone as by `kill -9`, in the middle of whatever it did. Nothing happens when it does not run."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait(_KILL_S)
+        self._process = None
+
+    def _format(self, libraries: str) -> None:
+        """A data folder that Kafka accepts; one that is formatted already stays as it is."""
+        if (self._folder / "data" / "meta.properties").exists():
+            return
+        template = Template((DEPLOY / "server.properties").read_text())
+        self._properties.write_text(template.substitute(PORT=self.port, CONTROLLER_PORT=self._controller_port, DIR=self._folder))
+        arguments = ("format", "--ignore-formatted", "-t", _CLUSTER_ID, "-c", str(self._properties))
+        _run_to_end(("java", *_JVM, "-cp", libraries, "kafka.tools.StorageTool", *arguments), _FORMAT_S)
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
+        """Waits for the line that a start ends with, looking only at what was logged since this start."""
+        deadline = time.monotonic() + _START_S
+        while _READY not in self._log_since(log_start):
+            if process.poll() is not None:
+                raise BrokerError(f"the broker on {self.bootstrap} ended with {process.returncode}:\n{self._log_tail(log_start)}")
+            if time.monotonic() > deadline:
+                raise BrokerError(f"the broker on {self.bootstrap} was not ready within {_START_S} s:\n{self._log_tail(log_start)}")
+            time.sleep(_POLL_S)
+
+    def _log_since(self, start: int) -> str:
+        with self.log.open("rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="replace")
+
+    def _log_tail(self, start: int) -> str:
+        return self._log_since(start)[-_LOG_TAIL_CHARS:]
+
+
+@dataclass(frozen=True)
+class TopicFactory:
+    """Makes topics on one broker, each with a name that no other test has; none is deleted, the broker's folder goes."""
+
+    bootstrap: str
+    defaults: Mapping[str, str] = field(default_factory=dict)
+
+    async def __call__(self, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
+        """The name of a new topic, whose partitions have leaders when this returns. `config` is Kafka's, over the defaults.
+
+        Raises BrokerError when the broker refuses it, TimeoutError when it is not there within 10 s.
+        """
+        name = f"t-{uuid.uuid4()}"
+        async with asyncio.timeout(_TOPIC_S):
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=_TOPIC_S * 1000)
+            try:
+                await admin.start()
+                topic = NewTopic(name, partitions, replication_factor=1, topic_configs={**self.defaults, **(config or {})})
+                for _, code, message in (await admin.create_topics([topic])).topic_errors:
+                    if code:
+                        raise BrokerError(f"{self.bootstrap} did not make topic {name}: error {code}, {message}")
+                await _wait_for_leaders(admin, name, partitions)
+            finally:
+                await admin.close()
+        return name
+
+
+async def _wait_for_leaders(admin: AIOKafkaAdminClient, topic: str, partitions: int) -> None:
+    """Waits until the topic can be written: creating is answered before every reader of the metadata sees it."""
+    while True:
+        (described,) = await admin.describe_topics([topic])
+        if sum(partition["leader"] >= 0 for partition in described["partitions"]) == partitions:
+            return
+        await asyncio.sleep(_POLL_S)
