@@ -1,0 +1,85 @@
+"""The lifecycle of a seed, as data: which command leads from which stage to which.
+
+An edge that is not in `EDGES` is refused and changes nothing. One stage is entered without a command: ROLLED_BACK, by the trainer alone,
+from whatever stage the blamed seed had just before (`RunRolledBack` is the cause). The diagram in docs/lifecycle.md is drawn from here.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from esper.errors import RuleError
+from esper.events.kinds.control import Adaptation, Command
+from esper.events.kinds.lifecycle import Stage
+
+EDGES: Mapping[tuple[Stage, Command], Stage] = MappingProxyType(
+    {
+        (Stage.DORMANT, Command.GERMINATE): Stage.GERMINATED,
+        (Stage.GERMINATED, Command.LOAD): Stage.LOADING,
+        (Stage.GERMINATED, Command.CANCEL): Stage.CANCELLED,
+        (Stage.LOADING, Command.TRAIN): Stage.TRAINING,
+        (Stage.LOADING, Command.GRAFT): Stage.GRAFTING,
+        (Stage.LOADING, Command.CULL): Stage.CULLED,
+        (Stage.LOADING, Command.CANCEL): Stage.CANCELLED,
+        (Stage.TRAINING, Command.GRAFT): Stage.GRAFTING,
+        (Stage.TRAINING, Command.CULL): Stage.CULLED,
+        (Stage.TRAINING, Command.CANCEL): Stage.CANCELLED,
+        (Stage.GRAFTING, Command.STABILIZE): Stage.STABILIZATION,
+        (Stage.GRAFTING, Command.CULL): Stage.CULLED,
+        (Stage.STABILIZATION, Command.EVALUATE): Stage.EVALUATING,
+        (Stage.STABILIZATION, Command.CULL): Stage.CULLED,
+        (Stage.EVALUATING, Command.FINE_TUNE): Stage.FINE_TUNING,
+        (Stage.EVALUATING, Command.FOSSILIZE): Stage.FOSSILIZED,
+        (Stage.EVALUATING, Command.CULL): Stage.CULLED,
+        (Stage.FINE_TUNING, Command.FOSSILIZE): Stage.FOSSILIZED,
+        (Stage.FINE_TUNING, Command.CULL): Stage.CULLED,
+        (Stage.CULLED, Command.RESET): Stage.DORMANT,
+        (Stage.CANCELLED, Command.RESET): Stage.DORMANT,
+    }
+)
+
+HOUSEKEEPING: Mapping[Stage, Command] = MappingProxyType(
+    {
+        Stage.GERMINATED: Command.LOAD,
+        Stage.LOADING: Command.TRAIN,
+        Stage.GRAFTING: Command.STABILIZE,
+        Stage.STABILIZATION: Command.EVALUATE,
+        Stage.EVALUATING: Command.FINE_TUNE,
+        Stage.CULLED: Command.RESET,
+        Stage.CANCELLED: Command.RESET,
+    }
+)
+
+ISOLATED = frozenset({Stage.TRAINING})
+IN_TASK_GRAPH = frozenset({Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING, Stage.FOSSILIZED})
+LIVE = frozenset(Stage) - {Stage.DORMANT, Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK}
+
+
+def next_stage(stage: Stage, command: Command) -> Stage:
+    """The stage that `command` leads to from `stage`. Raises RuleError for an edge that is not in the table."""
+    following = EDGES.get((stage, command))
+    if following is None:
+        legal = sorted(known for start, known in EDGES if start is stage)
+        raise RuleError(f"expected one of {', '.join(legal) or 'no command'} for a seed in {stage}, got {command}")
+    return following
+
+
+def is_edge(start: Stage, end: Stage) -> bool:
+    """True if some command leads from `start` to `end`."""
+    return any(stage is start and following is end for (stage, _), following in EDGES.items())
+
+
+def command_for(adaptation: Adaptation, stage: Stage) -> Command | None:
+    """The command that `adaptation` asks for from `stage`; None: not legal from there, or nothing is asked for."""
+    if adaptation is Adaptation.NONE:
+        return None
+    command = HOUSEKEEPING.get(stage) if adaptation is Adaptation.ADVANCE else Command(adaptation.value)
+    return command if command is not None and (stage, command) in EDGES else None
+
+
+def mermaid() -> str:
+    """The table as a mermaid state diagram, in the order of `EDGES`, with the one stage that no command leads to."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Stage.DORMANT}"]
+    lines += [f"    {start} --> {end}: {command}" for (start, command), end in EDGES.items()]
+    lines += [f"    {Stage.FOSSILIZED} --> [*]", f"    {Stage.ROLLED_BACK} --> [*]"]
+    lines += [f"    note right of {Stage.ROLLED_BACK}: entered by a rollback alone, from any stage, without a command"]
+    return "\n".join(lines) + "\n"
