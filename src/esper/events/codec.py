@@ -1,6 +1,7 @@
 """The only door for bytes: an event becomes its payload here, and a payload becomes its event."""
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from esper.errors import DataError
 from esper.events.catalogue import BY_NAME
@@ -17,10 +18,13 @@ class UnknownKindError(DataError):
 def encode(event: Event) -> bytes:
     """The payload of `event`: JSON, UTF-8, written once and never encoded again.
 
-    Raises DataError above 8 MiB, the largest record that the topics allow.
+    Raises DataError above 8 MiB, the largest record that the topics allow, and for text that has no UTF-8 form.
     """
-    # The concrete model's own serializer: about twice as fast as model_dump_json().encode().
-    data = type(event).__pydantic_serializer__.to_json(event)
+    try:
+        # The concrete model's own serializer: about twice as fast as model_dump_json().encode().
+        data = type(event).__pydantic_serializer__.to_json(event)
+    except PydanticSerializationError as error:
+        raise DataError(f"expected an event that JSON can hold, got one {event.KIND}: {error}") from error
     if len(data) > MAX_PAYLOAD_BYTES:
         raise DataError(f"expected a payload of at most {MAX_PAYLOAD_BYTES} bytes, got {len(data)} in one {event.KIND}")
     return data
@@ -37,9 +41,10 @@ def decode_payload(kind: str, data: bytes) -> Event:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"a payload of {kind} breaks its schema at {place or 'its root'}: {first['msg']}") from error
+        came = f"{first['input']!r:.80}"
+        raise DataError(f"a payload of {kind} breaks its schema at {place or 'its root'}: {first['msg']}, got {came}") from error
 
 
 def decode(record: Record) -> Event:

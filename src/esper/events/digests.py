@@ -3,22 +3,27 @@
 The chain of a record is sha256 over these fields in this order, each preceded by its length as 8 bytes, big endian: topic, run, writer,
 sequence, moment, type, time, epoch, step, cause, the previous record's chain, the payload's bytes. Numbers are decimal digits, time is
 ISO 8601 in UTC with six decimals and a "Z", what is absent is empty. The first record of a topic follows an empty chain.
+
+The comparison form is what two executions of the same training must agree on: the payload as it is written, without the fields that its
+JSON Schema marks volatile, and with every id that it marks a reference replaced. One walk over the schema makes a plan per kind.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
 
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 
+from esper.events.codec import encode
 from esper.events.envelope import EventId, Record
 from esper.events.fields import Event
+from esper.events.times import written_time
 
+__all__ = ["canonical", "chain", "comparison_form", "derived_id", "digest_of", "written_time"]
 
-def written_time(time: datetime) -> str:
-    """`time` as it is chained and shown: ISO 8601, UTC, microseconds, with a Z. Expects an aware UTC time."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+Resolve = Callable[[EventId], str]
 
 
 def chain(record: Record, previous: bytes) -> bytes:
@@ -59,31 +64,70 @@ def digest_of(value: JsonValue) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def comparison_form(event: Event, resolve: Callable[[EventId], str]) -> JsonValue:
-    """What two executions of the same training must agree on: no volatile fields, ids replaced by `resolve` (topic and sequence)."""
-    return _compared(event, resolve)
+def comparison_form(event: Event, resolve: Resolve) -> JsonValue:
+    """What two executions of the same training must agree on: no volatile fields, ids replaced by `resolve` (topic and sequence).
+
+    Values are as they stand in the payload: what is not finite is one of the three words, so that equal forms compare equal.
+    """
+    value: JsonValue = json.loads(encode(event))
+    plan = _plan_of(type(event))
+    return value if plan is None else plan(value, resolve)
 
 
-def _compared(part: BaseModel, resolve: Callable[[EventId], str]) -> JsonValue:
-    dumped = part.model_dump(mode="json")
-    kept: dict[str, JsonValue] = {}
-    for name, field in type(part).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("volatile"):
-            continue
-        kept[name] = _value(getattr(part, name), dumped[name], name in _reference_fields(type(part)), resolve)
-    return kept
+# A plan makes a value's comparison form; None: the value stays as it is.
+_Plan = Callable[[JsonValue, Resolve], JsonValue]
+_Schema = Mapping[str, Any]  # Any: a JSON Schema, made by pydantic.
 
 
-def _value(value: object, dumped: JsonValue, reference: bool, resolve: Callable[[EventId], str]) -> JsonValue:
-    if isinstance(value, BaseModel):
-        return _compared(value, resolve)
-    if isinstance(value, tuple) and isinstance(dumped, list):
-        return [_value(item, plain, reference, resolve) for item, plain in zip(value, dumped, strict=True)]
-    if reference and isinstance(value, str):
-        return resolve(EventId(value))
-    return dumped
+@cache
+def _plan_of(kind: type[Event]) -> _Plan | None:
+    schema = kind.model_json_schema(mode="serialization")
+    return _planned(schema, schema.get("$defs", {}))
 
 
-def _reference_fields(model: type[BaseModel]) -> frozenset[str]:
-    return frozenset(name for name, field in model.model_fields.items() if "EventId" in str(field.annotation) or "EventId" in str(field.metadata))
+def _planned(schema: _Schema, parts: _Schema) -> _Plan | None:
+    if schema.get("x-volatile"):
+        return _left_out
+    if schema.get("x-reference"):
+        return _resolved
+    if "$ref" in schema:
+        return _planned(parts[schema["$ref"].removeprefix("#/$defs/")], parts)
+    if "properties" in schema:
+        return _object_plan({name: _planned(field, parts) for name, field in schema["properties"].items()})
+    inner = schema.get("anyOf") or [part for key in ("items", "additionalProperties") if isinstance(part := schema.get(key), dict)]
+    plans = {plan for part in inner if (plan := _planned(part, parts))}
+    assert len(plans) <= 1, f"more than one part of a union is compared in its own way: {schema}"
+    plan = plans.pop() if plans else None
+    return plan if plan is None or plan is _left_out or "anyOf" in schema else _plan_for_each(plan)
+
+
+def _left_out(_value: JsonValue, _resolve: Resolve) -> JsonValue:
+    return None  # Never called for a field: whoever plans the object around it leaves the field out.
+
+
+def _resolved(value: JsonValue, resolve: Resolve) -> JsonValue:
+    return resolve(EventId(value)) if isinstance(value, str) else value
+
+
+def _plan_for_each(plan: _Plan) -> _Plan:
+    def compared(value: JsonValue, resolve: Resolve) -> JsonValue:
+        if isinstance(value, list):
+            return [plan(item, resolve) for item in value]
+        if isinstance(value, dict):
+            return {key: plan(item, resolve) for key, item in value.items()}
+        return value
+
+    return compared
+
+
+def _object_plan(plans: Mapping[str, _Plan | None]) -> _Plan | None:
+    if not any(plans.values()):
+        return None
+
+    def compared(value: JsonValue, resolve: Resolve) -> JsonValue:
+        if not isinstance(value, dict):  # null, where the part is optional
+            return value
+        kept = ((name, item, plans[name]) for name, item in value.items() if plans[name] is not _left_out)
+        return {name: plan(item, resolve) if plan else item for name, item, plan in kept}
+
+    return compared

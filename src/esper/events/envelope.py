@@ -19,6 +19,7 @@ class Record(NamedTuple):
     """One event as it stands in the log; see docs/events.md for the meaning of every field.
 
     `sequence` and `chain` are absent on a derived event, `fact` on telemetry and derived events, `cause` only at a run's first record.
+    `time` is aware, in UTC, to the microsecond (`esper.events.times` writes and reads it; a time of another zone cannot be written).
     """
 
     id: EventId
@@ -56,6 +57,6 @@ def moment_of(event_id: EventId) -> Moment:
     Raises DataError for the id of a derived event or a heartbeat: those have none.
     """
     run, _, moment = event_id.rpartition("/")
-    if not run or "/" in run or not moment.isdecimal():
+    if not run or "/" in run or not (moment.isascii() and moment.isdecimal()):
         raise DataError(f"expected an id <run>/<moment>, got {event_id!r}")
     return Moment(int(moment))

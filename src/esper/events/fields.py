@@ -1,17 +1,21 @@
 """The field types that event kinds are made of, and the base every kind is declared on.
 
-Numbers: a value that is not finite is written as "NaN", "Infinity" or "-Infinity"; null means not measured and nothing else.
-A range binds finite values only, so that a NaN loss can be recorded at all. Whoever compares against a limit must remember that
-every comparison with NaN is false.
+Numbers: a value that is not finite is written as "NaN", "Infinity" or "-Infinity"; null means not measured and nothing else. No other
+text is a number, and no truth value is one. A range binds finite values only, so that a NaN loss can be recorded at all. Whoever
+compares against a limit must remember that every comparison with NaN is false.
+
+Marks: a field's JSON Schema carries `x-volatile` where two executions of the same training may differ, and `x-reference` where the text
+is the id of another record. The comparison form (`esper.events.digests`) is driven by them.
 """
 
 import math
-from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from esper.events.envelope import EventId
 
@@ -32,27 +36,73 @@ class Event(BaseModel):
     TOPIC: ClassVar[str]
 
 
-def _within(low: float, high: float) -> Callable[[float], float]:
-    def check(value: float) -> float:
-        if math.isfinite(value) and not low <= value <= high:
-            raise ValueError(f"expected a value in {low:g}..{high:g}, got {value!r}")
-        return value
-
-    return check
+WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def _range(low: float, high: float) -> dict[str, object]:
-    bounds: dict[str, object] = {"minimum": low} if math.isfinite(low) else {}
-    return bounds | ({"maximum": high} if math.isfinite(high) else {})
+class _Number(NamedTuple):
+    """How pydantic reads and writes a float: a number in low..high, or one of the three words for what is not finite.
+
+    Finite values in range never leave pydantic's compiled code: a Python function per value would triple the cost of decoding columns.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def _expected(self) -> str:
+        bounded = math.isfinite(self.low) or math.isfinite(self.high)
+        return f"expected a number{f' in {self.low:g}..{self.high:g}' if bounded else ''} or one of {', '.join(WORDS)}"
+
+    def _from_json(self, value: object) -> float:
+        # What the compiled schema refused: a word, or a fault. JSON's numbers are finite, so a bare NaN is a fault too.
+        if isinstance(value, str) and value in WORDS:
+            return WORDS[value]
+        raise ValueError(self._expected())
+
+    def _from_python(self, value: object) -> float:
+        if isinstance(value, (float, np.floating)) and not math.isfinite(value):
+            return float(value)
+        return self._from_json(value)
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        finite = core_schema.float_schema(
+            strict=True,
+            allow_inf_nan=False,
+            ge=self.low if math.isfinite(self.low) else None,
+            le=self.high if math.isfinite(self.high) else None,
+        )
+
+        def either(other: core_schema.NoInfoValidatorFunction) -> CoreSchema:
+            return core_schema.union_schema(
+                [finite, core_schema.no_info_plain_validator_function(other)],
+                mode="left_to_right",
+                custom_error_type="number",
+                custom_error_message=self._expected(),
+            )
+
+        return core_schema.json_or_python_schema(
+            json_schema=either(self._from_json),
+            python_schema=either(self._from_python),
+            serialization=core_schema.simple_ser_schema("float"),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # Limits bind numbers alone and the pattern binds text alone: one flat schema, where a union would be repeated for every column.
+        written: JsonSchemaValue = {"type": ["number", "string"], "pattern": "^(NaN|-?Infinity)$"}
+        if math.isfinite(self.low):
+            written["minimum"] = self.low
+        if math.isfinite(self.high):
+            written["maximum"] = self.high
+        marks = {key: value for key, value in handler(schema).items() if key not in {"type", "anyOf", "minimum", "maximum"}}
+        return written | marks
 
 
-VOLATILE = {"volatile": True}
-REFERENCE = {"reference": True}
+VOLATILE = {"x-volatile": True}
+REFERENCE = {"x-reference": True}
 
-Float = Annotated[float, Field(strict=False)]
-Fraction = Annotated[Float, AfterValidator(_within(0.0, 1.0)), Field(json_schema_extra=_range(0.0, 1.0))]
-Signed = Annotated[Float, AfterValidator(_within(-1.0, 1.0)), Field(json_schema_extra=_range(-1.0, 1.0))]
-NonNegative = Annotated[Float, AfterValidator(_within(0.0, math.inf)), Field(json_schema_extra=_range(0.0, math.inf))]
+Float = Annotated[float, _Number()]
+Fraction = Annotated[float, _Number(0.0, 1.0)]
+Signed = Annotated[float, _Number(-1.0, 1.0)]
+NonNegative = Annotated[float, _Number(low=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Reference = Annotated[EventId, Field(json_schema_extra=REFERENCE)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]

@@ -18,14 +18,31 @@ MaybeSigned = tuple[Signed | None, ...]
 
 
 class Columns(Part):
-    """Tuples of equal length, one entry per thing measured."""
+    """Tuples of equal length, one entry per thing measured. A column that was not measured at all may be null, where its type says so.
+
+    Columns inside columns, and maps of columns, have the same length as those around them.
+    """
 
     @model_validator(mode="after")
     def _equal_lengths(self) -> "Columns":
-        lengths = {name: len(column) for name in type(self).model_fields if isinstance(column := getattr(self, name), tuple)}
+        lengths = column_lengths(self)
         if len(set(lengths.values())) > 1:
             raise ValueError(f"expected columns of equal length, got {lengths}")
         return self
+
+
+def column_lengths(part: Part) -> dict[str, int]:
+    """How long each column in `part` is, by its place; those that are null are left out."""
+    lengths: dict[str, int] = {}
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, tuple):
+            lengths[name] = len(value)
+        elif isinstance(value, Columns):
+            lengths |= {f"{name}.{inner}": length for inner, length in column_lengths(value).items()}
+        elif isinstance(value, dict):
+            lengths |= {f"{name}.{key}": len(column) for key, column in value.items() if isinstance(column, tuple)}
+    return lengths
 
 
 class SiteColumns(Columns):
@@ -158,4 +175,3 @@ class EpochCompleted(Event):
     system: SystemState
     duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
     samples_per_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
-

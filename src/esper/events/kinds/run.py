@@ -116,7 +116,7 @@ class CheckpointSaved(Event):
     checkpoint: str
     digest: Digest
     size_bytes: Count
-    reason: Literal["due", "before_grafting", "best", "start", "end"]
+    reason: Literal["start", "due", "before_grafting", "end"]
     duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
 
 

@@ -1,0 +1,211 @@
+import hashlib
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, JsonValue
+
+from esper.events.digests import canonical, chain, comparison_form, derived_id, digest_of
+from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.fields import VOLATILE, Count, Event, Float, Metrics, Part, Reference
+
+RECORD = Record(
+    id=EventId("run/7"),
+    run=RunId("run"),
+    topic="system.events.run",
+    writer="trainer",
+    sequence=3,
+    fact=5,
+    moment=Moment(7),
+    generation=0,
+    incarnation=1,
+    type="esper.run.heartbeat.v1",
+    time=datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC),
+    epoch=2,
+    step=40,
+    cause=EventId("run/1"),
+    trace=None,
+    chain=None,
+    data=b"{}",
+)
+
+
+def test_chain_is_over_the_fields_in_order_each_preceded_by_its_length() -> None:
+    fields = [b"system.events.run", b"run", b"trainer", b"3", b"7", b"esper.run.heartbeat.v1"]
+    fields += [b"2026-03-01T12:00:00.000250Z", b"2", b"40", b"run/1", b"\x01" * 32, b"{}"]
+    expected = hashlib.sha256(b"".join(len(field).to_bytes(8, "big") + field for field in fields)).digest()
+    assert chain(RECORD, b"\x01" * 32) == expected
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
+NUMBER = st.integers(0, 2**63)
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "run": TEXT.map(RunId),
+        "topic": TEXT,
+        "writer": TEXT,
+        "sequence": st.none() | NUMBER,
+        "moment": NUMBER.map(Moment),
+        "type": TEXT,
+        "time": st.timedeltas(timedelta(), timedelta(days=9)).map(lambda later: RECORD.time + later),
+        "epoch": NUMBER,
+        "step": NUMBER,
+        "cause": st.none() | TEXT.filter(bool).map(EventId),
+        "data": st.binary(max_size=30),
+    },
+)
+
+
+def changed(changes: dict[str, object]) -> Record:
+    return Record._make(changes.get(field, value) for field, value in RECORD._asdict().items())
+
+
+@given(CHANGES, CHANGES, st.binary(max_size=32), st.binary(max_size=32))
+def test_any_change_of_a_chained_field_changes_the_chain(
+    one: dict[str, object], other: dict[str, object], previous: bytes, other_previous: bytes
+) -> None:
+    first, second = changed(one), changed(other)
+    assert (chain(first, previous) == chain(second, other_previous)) == (first == second and previous == other_previous)
+
+
+@pytest.mark.parametrize("field", ["run", "topic", "writer", "sequence", "moment", "type", "time", "epoch", "step", "cause", "data"])
+def test_chain_covers_each_field_by_itself(field: str) -> None:
+    other = RECORD._replace(
+        run=RunId("another"),
+        topic="another",
+        writer="another",
+        sequence=None,
+        moment=Moment(8),
+        type="another",
+        time=RECORD.time + timedelta(microseconds=1),
+        epoch=3,
+        step=41,
+        cause=None,
+        data=b"{ }",
+    )
+    assert chain(changed({field: getattr(other, field)}), b"") != chain(RECORD, b"")
+
+
+def test_chain_does_not_read_the_records_own() -> None:
+    assert chain(RECORD._replace(chain=b"\x02" * 32), b"") == chain(RECORD, b"")
+
+
+def test_derived_id_is_the_same_from_the_same_and_another_from_another() -> None:
+    made = derived_id(EventId("run/7"), "loss-spike", 1, "abc", 0)
+    assert made == derived_id(EventId("run/7"), "loss-spike", 1, "abc", 0)
+    others = [
+        derived_id(EventId("run/8"), "loss-spike", 1, "abc", 0),
+        derived_id(EventId("run/7"), "loss-drop", 1, "abc", 0),
+        derived_id(EventId("run/7"), "loss-spike", 2, "abc", 0),
+        derived_id(EventId("run/7"), "loss-spike", 1, "abd", 0),
+        derived_id(EventId("run/7"), "loss-spike", 1, "abc", 1),
+    ]
+    assert len({made, *others}) == 6
+    assert len(made) == 32
+
+
+def test_canonical_json_has_sorted_keys_and_no_spaces() -> None:
+    assert canonical({"b": [1, 0.1, None], "a": "é"}) == '{"a":"é","b":[1,0.1,null]}'.encode()
+    assert digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
+
+
+def test_canonical_json_refuses_what_is_not_finite() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical(math.nan)
+
+
+class Inner(Part):
+    value: Float
+    took_s: Annotated[Float, Field(json_schema_extra=VOLATILE)]
+    source: Reference | None
+
+
+class Compared(Event):
+    """An event with every shape that the comparison form must look into."""
+
+    KIND: ClassVar[str] = "esper.test.compared.v1"
+    TOPIC: ClassVar[str] = "*"
+    plain: str
+    metrics: Metrics
+    cause_of_it: Reference
+    evidence: tuple[Reference, ...]
+    maybe: tuple[Reference | None, ...]
+    part: Inner
+    maybe_part: Inner | None
+    parts: tuple[Inner, ...]
+    named_parts: dict[str, Inner]
+    named_references: dict[str, Reference]
+    latencies: Annotated[tuple[Float | None, ...], Field(json_schema_extra=VOLATILE)]
+    maybe_latency: Annotated[Float, Field(json_schema_extra=VOLATILE)] | None
+    volatile_values: dict[str, Annotated[Count, Field(json_schema_extra=VOLATILE)]]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Where ids of one execution stand; another execution's ids stand at the same places."""
+
+    run: str = "run"
+
+    def resolve(self, event_id: EventId) -> str:
+        return event_id.replace(f"{self.run}/", "topic:")
+
+    def event(self, took_s: float = 1.0) -> Compared:
+        reference = EventId(f"{self.run}/4")
+        inner = Inner(value=math.nan, took_s=took_s, source=reference)
+        return Compared(
+            plain=f"{reference} is text here",
+            metrics={"accuracy": math.inf, "recall": 0.5},
+            cause_of_it=reference,
+            evidence=(reference, reference),
+            maybe=(None, reference),
+            part=inner,
+            maybe_part=None,
+            parts=(inner,),
+            named_parts={"a": inner},
+            named_references={"a": reference},
+            latencies=(took_s, None),
+            maybe_latency=took_s,
+            volatile_values={"a": int(took_s)},
+        )
+
+
+def test_comparison_form_leaves_out_the_volatile_and_resolves_references_wherever_they_stand() -> None:
+    inner: JsonValue = {"value": "NaN", "source": "topic:4"}
+    assert comparison_form(Numbers().event(), Numbers().resolve) == {
+        "plain": "run/4 is text here",
+        "metrics": {"accuracy": "Infinity", "recall": 0.5},
+        "cause_of_it": "topic:4",
+        "evidence": ["topic:4", "topic:4"],
+        "maybe": [None, "topic:4"],
+        "part": inner,
+        "maybe_part": None,
+        "parts": [inner],
+        "named_parts": {"a": inner},
+        "named_references": {"a": "topic:4"},
+    }
+
+
+def test_executions_that_differ_in_volatile_fields_and_ids_alone_compare_equal() -> None:
+    one, other = Numbers("run"), Numbers("run-again")
+    first, second = one.event(took_s=1.0), other.event(took_s=2.0).model_copy(update={"plain": one.event().plain})
+    assert comparison_form(first, one.resolve) == comparison_form(second, other.resolve)
+
+
+def test_executions_that_differ_in_a_value_compare_different() -> None:
+    event = Numbers().event()
+    other = event.model_copy(update={"metrics": {"accuracy": math.inf, "recall": 0.25}})
+    assert comparison_form(event, Numbers().resolve) != comparison_form(other, Numbers().resolve)
+
+
+def test_kind_without_marks_compares_as_its_payload() -> None:
+    class Plain(Event):
+        KIND: ClassVar[str] = "esper.test.plain.v1"
+        TOPIC: ClassVar[str] = "*"
+        loss: tuple[Float | None, ...]
+
+    assert comparison_form(Plain(loss=(math.nan, None, 1.0)), str) == {"loss": ["NaN", None, 1.0]}
