@@ -1,0 +1,1 @@
+"""Tamiyo, the controller: what is known at an epoch's end in, decisions out; `decide` is in `esper.tamiyo.policy`."""

@@ -1,0 +1,115 @@
+"""Where to grow and what to try: a race of blueprints at the site where growth presses most.
+
+A wish to germinate is recorded at most once per epoch's end, and only when nothing rules it out and the plateau is at least half likely
+(`wish`). Where the gate will pass it, it is one decision per candidate, at most `race` and as many as the gate's cap leaves; where the
+gate will refuse it (confidence, urgency, frequency, cooldown, cap), it is the first candidate's alone, so that the refusal can be seen.
+
+What rules it out, in this order: no validation at this epoch's end; a seed anywhere that is live and not FOSSILIZED yet (one cycle at a
+time: the plateau of a host that still takes up a seed says nothing, and measured gains were no better with a race during FINE_TUNING);
+the most races; the limit of parameters; fewer epochs left than two cycles; no site with a free slot and a blueprint.
+"""
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.epoch import SystemState
+from esper.events.kinds.lifecycle import Stage
+from esper.folds.lifecycle import LIVE
+from esper.tamiyo.plateau import Plateau
+from esper.tamiyo.view import View, free_slots
+
+FAILURES = frozenset({Stage.CULLED.value, Stage.ROLLED_BACK.value})
+
+
+class Place(NamedTuple):
+    """A site where a race can start: its free slots, lowest first, and its blueprints, the fewest failures there first."""
+
+    site: str
+    pressure: float | None
+    slots: tuple[int, ...]
+    blueprints: tuple[str, ...]
+
+
+def hindrance(view: View) -> str:
+    """What rules a germination out at this epoch's end, in words; empty: nothing does."""
+    state, settings = view.state, view.settings
+    if state.validation_loss is None:
+        return "no validation at this epoch's end"
+    live = next((seed for seed in view.seeds if seed.stage in LIVE), None)
+    if live is not None:
+        return f"{live.name} is {live.stage}"
+    started = len(germination_epochs(state))
+    if settings.max_germinations is not None and started >= settings.max_germinations:
+        return f"{started} races of at most {settings.max_germinations} were started"
+    if state.parameters >= state.parameters_limit:
+        return f"{state.parameters} parameters of at most {state.parameters_limit}"
+    left = view.epochs_left
+    if left is not None and left < 2 * settings.cycle:
+        return f"{left} epochs left, two seed cycles take {2 * settings.cycle}"
+    return "" if best_place(state) is not None else "no site has a free slot and a blueprint"
+
+
+def germinate(view: View, plateau: Plateau, used: int) -> tuple[DecisionMade, ...]:
+    """The wish to germinate, given that `used` adaptations pass the gate before it; empty where it is ruled out or not likely enough."""
+    place = best_place(view.state)
+    if hindrance(view) or place is None or not plateau.confidence >= view.settings.wish:
+        return ()
+    room = min(view.settings.race, view.state.gate.adaptations_per_epoch - used)
+    candidates = max(1, room) if _gate_passes(view, plateau) else 1
+    return tuple(
+        DecisionMade(
+            adaptation=Adaptation.GERMINATE,
+            site=place.site,
+            seed=slot,
+            blueprint=blueprint,
+            confidence=plateau.confidence,
+            urgency=plateau.urgency,
+            reason=f"{plateau.reason}; {_pressure(place)}",
+            evidence=(view.event,),
+        )
+        for slot, blueprint in list(zip(place.slots, place.blueprints, strict=False))[:candidates]
+    )
+
+
+def best_place(state: SystemState) -> Place | None:
+    """The site with the largest gradient pressure among those with a free slot and a blueprint; the first of equals.
+
+    A pressure that was not measured, or is not finite, counts less than any.
+    """
+    free = free_slots(state)
+    failures = Counter(
+        (site, blueprint)
+        for site, blueprint, outcome in zip(
+            state.field_reports.site, state.field_reports.blueprint, state.field_reports.outcome, strict=True
+        )
+        if outcome in FAILURES
+    )
+    best: Place | None = None
+    for site, pressure, blueprints in zip(state.sites.site, state.sites.gradient_pressure, state.sites.blueprints, strict=True):
+        if site in free and blueprints and (best is None or _rank(pressure) > _rank(best.pressure)):
+            ordered = sorted(blueprints, key=lambda blueprint, site=site: failures[site, blueprint])  # type: ignore[misc]
+            best = Place(site, pressure, tuple(free[site]), tuple(ordered))
+    return best
+
+
+def germination_epochs(state: SystemState) -> set[int]:
+    """The epochs at whose end a seed of this run germinated, one per race: every life is in the seed table or in a field report."""
+    return {life for life in state.seeds.life if life is not None} | set(state.field_reports.life)
+
+
+def _gate_passes(view: View, plateau: Plateau) -> bool:
+    gate, epoch = view.state.gate, view.state.epoch
+    last = max(germination_epochs(view.state), default=None)
+    cooled = last is None or epoch - last >= gate.cooldown
+    sure = plateau.confidence > gate.confidence_above and plateau.urgency > gate.urgency_above
+    return sure and cooled and epoch % gate.adaptation_every == 0
+
+
+def _rank(pressure: float | None) -> float:
+    return pressure if pressure is not None and math.isfinite(pressure) else -math.inf
+
+
+def _pressure(place: Place) -> str:
+    return "its gradient pressure was not measured" if place.pressure is None else f"gradient pressure {place.pressure:.3g}, the largest"

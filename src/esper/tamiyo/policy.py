@@ -1,0 +1,98 @@
+"""The plateau policy: what is known at an epoch's end in, decisions out. Pure; the same state gives the same decisions.
+
+Order of the decisions: advance (housekeeping), cull and cancel, fossilize, graft, germinate; within each by slot, as the state lists them.
+When nothing is wanted, one `none` says why, with the plateau's numbers. A decision that the gate will refuse is recorded all the same,
+where it says something: a graft that is not convincing yet (once per site), a germination whose urgency is too low (once).
+"""
+
+from itertools import groupby
+
+from esper.events.envelope import EventId
+from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.epoch import SystemState
+from esper.events.kinds.lifecycle import Stage
+from esper.tamiyo.germination import germinate, hindrance
+from esper.tamiyo.plateau import Plateau, plateau
+from esper.tamiyo.race import RACING, Result, run_race, shadow
+from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.stages import decide_alone
+from esper.tamiyo.view import Seed, View, view_of
+
+_ORDER = {
+    Adaptation.ADVANCE: 0,
+    Adaptation.CULL: 1,
+    Adaptation.CANCEL: 1,
+    Adaptation.FOSSILIZE: 2,
+    Adaptation.GRAFT: 3,
+    Adaptation.GERMINATE: 4,
+}
+_COUNTED = frozenset({Adaptation.CULL, Adaptation.FOSSILIZE, Adaptation.GRAFT})
+
+
+def decide(state: SystemState, evidence: EventId, settings: PolicySettings) -> tuple[DecisionMade, ...]:
+    """What is wanted at the end of `state.epoch`, in the order in which the gate is to judge it; never empty.
+
+    `evidence` is the id of the EpochCompleted that holds `state`: every decision names it, and the SeedEvaluated that it rests on.
+    """
+    view = view_of(state, evidence, settings)
+    stalled = plateau(state.validation_losses, settings)
+    decisions = [decision for seed in view.seeds if seed.stage not in RACING for decision in decide_alone(view, seed)]
+    decisions += _races(view, decisions)
+    decisions += germinate(view, stalled, _passing(view, decisions))
+    if not decisions:
+        return (_nothing(view, stalled),)
+    return tuple(sorted(decisions, key=lambda decision: _ORDER[decision.adaptation]))
+
+
+def _races(view: View, before: list[DecisionMade]) -> list[DecisionMade]:
+    """The decisions of all races. The others of a site are cancelled only where its graft finds room under the gate's cap."""
+    racing = sorted((seed for seed in view.seeds if seed.stage in RACING), key=lambda seed: seed.site)
+    results = [run_race(view, tuple(group)) for _, group in groupby(racing, key=lambda seed: seed.site)]
+    fixed = before + [decision for result in results for decision in (result.others if result.convincing else result.otherwise)]
+    room = _room(view, fixed)
+    decisions: list[DecisionMade] = []
+    for result in results:
+        made = result.convincing and room > 0
+        room -= made
+        decisions += _of_race(result, made)
+    return decisions
+
+
+def _of_race(result: Result, made: bool) -> tuple[DecisionMade, ...]:
+    graft = () if result.graft is None else (result.graft,)
+    return (result.others if made else result.otherwise) + graft
+
+
+def _room(view: View, before: list[DecisionMade]) -> int:
+    """How many grafts can pass the gate after `before`: by its cap, and none in an epoch that its frequency skips."""
+    gate = view.state.gate
+    if view.state.epoch % gate.adaptation_every:
+        return 0
+    return max(0, gate.adaptations_per_epoch - _passing(view, before))
+
+
+def _passing(view: View, decisions: list[DecisionMade]) -> int:
+    return sum(decision.adaptation in _COUNTED and view.gate_passes(decision) for decision in decisions)
+
+
+def _nothing(view: View, stalled: Plateau) -> DecisionMade:
+    """`none`, with the plateau's confidence and urgency, and what is waited for in words."""
+    live = [seed for seed in view.seeds if seed.stage not in (Stage.CULLED, Stage.CANCELLED)]
+    words = [_waiting(live), hindrance(view) if not live else "", shadow(view, view.seeds), stalled.reason]
+    return DecisionMade(
+        adaptation=Adaptation.NONE,
+        site=None,
+        seed=None,
+        confidence=stalled.confidence,
+        urgency=stalled.urgency,
+        reason="; ".join(word for word in words if word),
+        evidence=(view.event,),
+    )
+
+
+def _waiting(live: list[Seed]) -> str:
+    if not live:
+        return ""
+    first = live[0]
+    more = f" and {len(live) - 1} more" if len(live) > 1 else ""
+    return f"waiting for {first.name} ({first.stage}, {first.epochs} epochs){more}"

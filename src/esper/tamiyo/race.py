@@ -1,0 +1,135 @@
+"""The candidates of one site, from germination to the graft: the best that passes is grafted, the others are cancelled.
+
+Only evaluations made at this epoch's end are compared. k counts every alternative tried at the site (all candidates, all alphas), since
+the best of all of them is what is grafted. A graft that the gate's cap or frequency would refuse is still wished for, but then nobody is
+cancelled or culled for it. A candidate without enough evidence trains on, at most `patience` times the planned epochs.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.lifecycle import Stage
+from esper.tamiyo.evidence import Evidence, confidence, describe, gain_in_words, number, usable_z
+from esper.tamiyo.stages import Decisions, cull_broken, decide_alone
+from esper.tamiyo.view import Seed, View
+
+RACING = frozenset({Stage.GERMINATED, Stage.LOADING, Stage.TRAINING})
+
+
+class Result(NamedTuple):
+    """What the candidates of one site need.
+
+    `graft`: of the best, where it is wished for; `others`: what goes with it when it is made (the rest cancelled); `otherwise`: what the
+    candidates need when it is not made. `convincing`: the graft passes the gate's confidence and urgency.
+    """
+
+    graft: DecisionMade | None
+    convincing: bool
+    others: Decisions
+    otherwise: Decisions
+
+
+class _Candidate(NamedTuple):
+    seed: Seed
+    evidence: Evidence
+    gain: float
+    z: float | None
+
+
+def run_race(view: View, seeds: tuple[Seed, ...]) -> Result:
+    """What the candidates `seeds`, all of one site, need at this epoch's end."""
+    culls = tuple(cull for seed in seeds for cull in cull_broken(view, seed))
+    culled = {cull.seed for cull in culls}
+    sound = tuple(seed for seed in seeds if seed.seed not in culled)
+    left = view.epochs_left
+    if left is not None and left <= view.settings.settling:
+        return Result(None, False, (), culls + tuple(_too_late(view, seed, left) for seed in sound))
+    candidates = _candidates(view, sound)
+    going_on = tuple(decision for seed in sound for decision in decide_alone(view, seed))
+    if not candidates:
+        return Result(None, False, (), culls + going_on + _overdue(view, sound, candidates))
+    best = candidates[0]
+    graft = _graft(view, best, candidates)
+    if view.gate_passes(graft):
+        others = tuple(_cancel(view, seed, best, candidates) for seed in sound if seed is not best.seed)
+        return Result(graft, True, culls + others, culls + going_on)
+    overdue = _overdue(view, sound, candidates)
+    wished = best.gain > 0.0 and best.seed.seed not in {cull.seed for cull in overdue}
+    return Result(graft if wished else None, False, (), culls + going_on + overdue)
+
+
+def shadow(view: View, seeds: tuple[Seed, ...]) -> str:
+    """The best comparison made at this epoch's end among `seeds`, in words; empty where there is none."""
+    candidates = _candidates(view, seeds)
+    if not candidates:
+        return ""
+    best = candidates[0]
+    return f"shadow of {best.seed.name}: {describe(best.evidence, view.settings.least_pairs, _tried(candidates))}"
+
+
+def _candidates(view: View, seeds: tuple[Seed, ...]) -> tuple[_Candidate, ...]:
+    """Those with the planned epochs behind them and a comparison made now, the best first.
+
+    Best is the largest mean gain among those that can be told from chance with the gate's confidence, then among the others.
+    """
+    planned = view.planned(view.settings.train_epochs)
+    found = []
+    for seed in seeds:
+        evidence = view.fresh(seed)
+        if seed.stage is Stage.TRAINING and seed.epochs >= planned and evidence is not None and evidence.mean is not None:
+            z = usable_z(evidence, view.settings.least_pairs)
+            gain = evidence.mean if math.isfinite(evidence.mean) else -math.inf
+            found.append(_Candidate(seed, evidence, gain, z))
+    tried = _tried(found)
+    limit = view.state.gate.confidence_above
+    return tuple(sorted(found, key=lambda found: (confidence(found.z, tried) > limit, found.gain), reverse=True))
+
+
+def _tried(candidates: Sequence[_Candidate]) -> int:
+    return sum(max(1, candidate.evidence.k) for candidate in candidates)
+
+
+def _graft(view: View, best: _Candidate, candidates: tuple[_Candidate, ...]) -> DecisionMade:
+    tried = _tried(candidates)
+    reason = f"shadow {describe(best.evidence, view.settings.least_pairs, tried)}, alpha {number(best.evidence.alpha)}"
+    if len(candidates) > 1:
+        second = candidates[1]
+        reason += f"; next {second.seed.name} {gain_in_words(second.evidence)}"
+    return view.decision(
+        Adaptation.GRAFT,
+        best.seed,
+        reason,
+        confidence=confidence(best.z, tried),
+        urgency=min(1.0, best.seed.epochs / view.planned(view.settings.train_epochs)),
+        rests_on=best.evidence,
+    )
+
+
+def _cancel(view: View, seed: Seed, best: _Candidate, candidates: tuple[_Candidate, ...]) -> DecisionMade:
+    own = next((candidate for candidate in candidates if candidate.seed is seed), None)
+    if own is None:
+        return view.decision(Adaptation.CANCEL, seed, f"{best.seed.name} is grafted, this one was not measured", rests_on=best.evidence)
+    reason = f"{best.seed.name} helped more ({gain_in_words(best.evidence)} against {gain_in_words(own.evidence)})"
+    return view.decision(Adaptation.CANCEL, seed, reason, rests_on=own.evidence)
+
+
+def _too_late(view: View, seed: Seed, left: int) -> DecisionMade:
+    needed = view.settings.settling
+    return view.decision(Adaptation.CANCEL, seed, f"too late for a graft: {left} epochs left, {needed} and one to train on are needed")
+
+
+def _overdue(view: View, seeds: tuple[Seed, ...], candidates: tuple[_Candidate, ...]) -> Decisions:
+    """Culls of those that have trained `patience` times the planned epochs and are not convincing yet."""
+    planned = view.planned(view.settings.train_epochs)
+    tried = _tried(candidates)
+    measured = {candidate.seed.seed: candidate.evidence for candidate in candidates}
+    culls = []
+    for seed in seeds:
+        if seed.stage is Stage.TRAINING and seed.epochs >= view.settings.patience * planned:
+            own = measured.get(seed.seed)
+            words = "no usable comparison" if own is None else f"shadow {describe(own, view.settings.least_pairs, tried)}"
+            reason = f"no graft in {seed.epochs} epochs, {view.settings.patience} x the {planned} planned: {words}"
+            culls.append(view.decision(Adaptation.CULL, seed, reason, rests_on=own))
+    return tuple(culls)

@@ -1,0 +1,178 @@
+"""One rule per stage of a seed that stands alone; what compares the candidates of a race is in `race`.
+
+In every stage in which a seed has a body: one that was disabled after a non-finite value is culled, with confidence and urgency 1. A
+rule gives no decision where its seed has to wait; the numbers are in PolicySettings.
+"""
+
+from collections.abc import Callable, Mapping
+
+from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.lifecycle import Stage
+from esper.tamiyo.evidence import Evidence, confidence, describe, is_harmful, number, usable_z
+from esper.tamiyo.view import Seed, View
+
+Decisions = tuple[DecisionMade, ...]
+
+HAS_BODY = frozenset({Stage.LOADING, Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING})
+
+
+def decide_alone(view: View, seed: Seed) -> Decisions:
+    """What `seed` needs at this epoch's end, whatever the others do; empty: to wait."""
+    broken = cull_broken(view, seed)
+    if broken:
+        return broken
+    rule = _RULES.get(seed.stage)
+    return rule(view, seed) if rule else ()
+
+
+def cull_broken(view: View, seed: Seed) -> Decisions:
+    """A cull where the seed made a non-finite value, was disabled by one, or makes the validation loss non-finite."""
+    if seed.stage not in HAS_BODY:
+        return ()
+    if seed.recovering:
+        return (view.decision(Adaptation.CULL, seed, "a non-finite value of its own disabled it"),)
+    fresh = view.fresh(seed)
+    if fresh is not None and is_harmful(fresh):
+        reason = f"loss {number(fresh.loss_with)} with it, {number(fresh.loss_without)} without"
+        return (view.decision(Adaptation.CULL, seed, reason, rests_on=fresh),)
+    return ()
+
+
+def _germinated(view: View, seed: Seed) -> Decisions:
+    """Load and train at once when the kernel is ready; a kernel that is not ready after an epoch never will be."""
+    if seed.ready and seed.epochs <= view.settings.patience:
+        return (
+            view.decision(Adaptation.ADVANCE, seed, "its kernel is ready: load it"),
+            view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {view.settings.train_epochs} epochs"),
+        )
+    if seed.ready:
+        return (view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {seed.epochs} epochs"),)
+    if seed.epochs >= 1:
+        return (view.decision(Adaptation.CANCEL, seed, f"its kernel was not ready after {seed.epochs} epochs"),)
+    return ()
+
+
+def _loading(view: View, seed: Seed) -> Decisions:
+    if seed.ready and seed.epochs <= view.settings.patience:
+        return (view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {view.settings.train_epochs} epochs"),)
+    if seed.epochs >= 1:
+        return (view.decision(Adaptation.CULL, seed, f"failed to load: still LOADING after {seed.epochs} epochs"),)
+    return ()
+
+
+def _grafting(view: View, seed: Seed) -> Decisions:
+    if seed.epochs < view.settings.graft_epochs or seed.ready is False:
+        return ()
+    alpha = "" if seed.alpha is None else f", alpha {seed.alpha:g}"
+    return (view.decision(Adaptation.ADVANCE, seed, f"blended in over {seed.epochs} epochs{alpha}: let the host settle"),)
+
+
+def _stabilization(view: View, seed: Seed) -> Decisions:
+    if seed.epochs < view.settings.stabilize_epochs or seed.ready is False:
+        return ()
+    return (view.decision(Adaptation.ADVANCE, seed, f"the host has settled for {seed.epochs} epochs: measure what the seed is worth"),)
+
+
+def _evaluating(view: View, seed: Seed) -> Decisions:
+    """Keep or cull, by the loss with against without the seed.
+
+    The loss before the graft counts only where the seed is not shown to be needed: the host has co-adapted, and a good seed looks worse
+    than before (measured: judging by it culled seeds worth 25 points).
+    """
+    settings = view.settings
+    planned = view.planned(settings.evaluate_epochs)
+    if seed.epochs < planned:
+        return ()
+    fresh = view.fresh(seed)
+    z = usable_z(fresh, settings.least_pairs)
+    if fresh is None or z is None:
+        return _unjudged(view, seed, fresh, planned)
+    words = describe(fresh, settings.least_pairs)
+    urgency = min(1.0, seed.epochs / planned)
+    useless = view.decision(
+        Adaptation.CULL,
+        seed,
+        f"without it is better: {words}",
+        confidence=confidence(-z, fresh.k),
+        urgency=urgency,
+        rests_on=fresh,
+    )
+    if view.gate_passes(useless):
+        return (useless,)
+    worse = _worse_than_before(view, seed, fresh)
+    if z < settings.needed_z and worse:
+        return (view.decision(Adaptation.CULL, seed, f"not needed, and {worse}: {words}", urgency=urgency, rests_on=fresh),)
+    kept = confidence(z, fresh.k)
+    if view.epochs_left == 0:
+        return (view.decision(Adaptation.FOSSILIZE, seed, f"the last epoch: {words}", confidence=kept, urgency=urgency, rests_on=fresh),)
+    return (view.decision(Adaptation.ADVANCE, seed, f"kept, train it with the host: {words}", confidence=kept, rests_on=fresh),)
+
+
+def _unjudged(view: View, seed: Seed, fresh: Evidence | None, planned: int) -> Decisions:
+    if seed.epochs < view.settings.patience * planned:
+        return ()
+    words = "no evaluation" if fresh is None else describe(fresh, view.settings.least_pairs)
+    reason = f"not shown to help in {seed.epochs} epochs, {view.settings.patience} x the {planned} planned: {words}"
+    return (view.decision(Adaptation.CULL, seed, reason, rests_on=fresh),)
+
+
+def _worse_than_before(view: View, seed: Seed, fresh: Evidence) -> str:
+    """In words by how much the loss is above that before the graft; empty where it is not, or not by enough, or not known."""
+    before, now = seed.loss_before_graft, fresh.loss_with
+    if before is None or now is None or not now - before > view.settings.worse * abs(before):
+        return ""
+    return f"{number(now)} is more than {100.0 * view.settings.worse:g} % above {number(before)} before the graft"
+
+
+def _fine_tuning(view: View, seed: Seed) -> Decisions:
+    """Fossilize when it has trained long enough, or at the last epoch but one; cull where an evaluation made now says that it harms.
+
+    What the gate will refuse is said every `fine_tune_epochs` and at the end, not after each epoch.
+    """
+    planned = view.planned(view.settings.fine_tune_epochs)
+    evidence = seed.evidence
+    z = usable_z(evidence, view.settings.least_pairs)
+    words = "never evaluated" if evidence is None else describe(evidence, view.settings.least_pairs)
+    urgency = min(1.0, seed.epochs / planned)
+    k = 1 if evidence is None else evidence.k
+    harm = confidence(None if z is None else -z, k)
+    useless = view.decision(Adaptation.CULL, seed, f"without it is better: {words}", confidence=harm, urgency=urgency, rests_on=evidence)
+    if view.fresh(seed) is not None and view.gate_passes(useless):
+        return (useless,)
+    left = view.epochs_left
+    at_the_end = left is not None and left <= 1
+    if seed.epochs < view.settings.fine_tune_epochs and not at_the_end:
+        return ()
+    final = view.decision(
+        Adaptation.FOSSILIZE,
+        seed,
+        f"trained with the host for {seed.epochs} epochs: {words}",
+        confidence=confidence(z, k),
+        urgency=urgency,
+        rests_on=evidence,
+    )
+    said = at_the_end or seed.epochs % view.settings.fine_tune_epochs == 0
+    return (final,) if said or view.gate_passes(final) else ()
+
+
+def _culled(view: View, seed: Seed) -> Decisions:
+    until = seed.embargo_until
+    if until is not None and view.state.epoch < until:
+        return ()
+    return (view.decision(Adaptation.ADVANCE, seed, "its embargo is over: the slot is free again"),)
+
+
+def _cancelled(view: View, seed: Seed) -> Decisions:
+    return (view.decision(Adaptation.ADVANCE, seed, "cancelled: the slot is free again"),)
+
+
+_RULES: Mapping[Stage, Callable[[View, Seed], Decisions]] = {
+    Stage.GERMINATED: _germinated,
+    Stage.LOADING: _loading,
+    Stage.GRAFTING: _grafting,
+    Stage.STABILIZATION: _stabilization,
+    Stage.EVALUATING: _evaluating,
+    Stage.FINE_TUNING: _fine_tuning,
+    Stage.CULLED: _culled,
+    Stage.CANCELLED: _cancelled,
+}

@@ -1,0 +1,142 @@
+"""SystemStates made concisely: `state(seed("a", 0, Stage.TRAINING, epochs=3), ...)`; everything not named is unremarkable."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from esper.events.envelope import EventId
+from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.epoch import FieldReportColumns, GateSettings, SeedColumns, SiteColumns, SystemState
+from esper.events.kinds.lifecycle import Stage
+from esper.tamiyo.policy import decide
+from esper.tamiyo.settings import PolicySettings
+
+EPOCH_EVENT = EventId("run/1000")
+EVALUATION = EventId("run/900")
+FALLING = tuple(0.8**epoch for epoch in range(12))
+FLAT = (1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+SEED_DEFAULTS: Mapping[str, object] = {
+    name: 0 if name in {"epochs_in_stage", "errors"} else False if name == "recovering" else None for name in SeedColumns.model_fields
+}
+SITE_DEFAULTS: Mapping[str, object] = {
+    name: 0 if name in {"refused", "failed"} else ("mlp:24", "lowrank:8", "signal:12") if name == "blueprints" else None
+    for name in SiteColumns.model_fields
+}
+Row = Mapping[str, object]
+
+
+class Report(NamedTuple):
+    """One field report; the measures do not matter to the policy."""
+
+    blueprint: str
+    site: str
+    outcome: str
+    life: int = 1
+
+
+def seed(site: str = "a", slot: int = 0, stage: Stage = Stage.DORMANT, *, epochs: int = 1, **columns: object) -> Row:
+    """One slot; `columns` are those of SeedColumns."""
+    occupied = {} if stage is Stage.DORMANT else {"life": 1, "blueprint": "mlp:24", "ready": True}
+    return {**SEED_DEFAULTS, "site": site, "seed": slot, "stage": stage, "epochs_in_stage": epochs, **occupied, **columns}
+
+
+def evaluated(
+    mean: float = 0.02,
+    standard_error: float = 0.001,
+    *,
+    epoch: int = 30,
+    n: int = 350,
+    k: int = 3,
+    without: float = 0.5,
+    with_seed: float | None = None,
+    event: EventId = EVALUATION,
+    alpha: float = 0.5,
+) -> dict[str, Any]:
+    """The evaluation columns of a seed; by default a clear gain, measured at the epoch's end that is decided about."""
+    return {
+        "evaluated": event,
+        "evaluated_epoch": epoch,
+        "evaluated_alpha": alpha,
+        "evaluated_n": n,
+        "evaluated_k": k,
+        "evaluated_mean": mean,
+        "evaluated_standard_error": standard_error,
+        "evaluated_loss_without": without,
+        "evaluated_loss_with": without - mean if with_seed is None else with_seed,
+    }
+
+
+def dormant(site: str = "a", slots: int = 4) -> tuple[Row, ...]:
+    """The free slots of a site."""
+    return tuple(seed(site, slot) for slot in range(slots))
+
+
+def sites(**pressure: float | None) -> tuple[Row, ...]:
+    """Sites by name with their gradient pressure."""
+    return tuple({**SITE_DEFAULTS, "site": name, "gradient_pressure": value} for name, value in pressure.items())
+
+
+def state(
+    *seeds: Row,
+    epoch: int = 30,
+    planned: int | None = 80,
+    losses: tuple[float, ...] = FALLING,
+    site_rows: tuple[Row, ...] = sites(a=1.0),
+    reports: tuple[Report, ...] = (),
+    gate: GateSettings | None = None,
+    **fields: Any,
+) -> SystemState:
+    """A SystemState; `fields` are the model's own (pydantic checks them)."""
+    values: dict[str, Any] = {
+        "epoch": epoch,
+        "epochs_planned": planned,
+        "train_loss": 0.4,
+        "train_metrics": {},
+        "validation_loss": 0.5,
+        "validation_metrics": {},
+        "validation_losses": losses,
+        "best_loss": 0.5,
+        "best_epoch": 1,
+        "epochs_since_improvement": 0,
+        "parameters": 460,
+        "parameters_limit": 920,
+        "germinations": 0,
+        "stages": {},
+        "sites": SiteColumns(**_columns(site_rows, SiteColumns)),
+        "seeds": SeedColumns(**_columns(seeds, SeedColumns)),
+        "field_reports": _reports(reports),
+        "gate": gate or GateSettings(),
+        **fields,
+    }
+    return SystemState(**values)
+
+
+def decisions(system: SystemState, **settings: Any) -> tuple[DecisionMade, ...]:
+    """What the policy decides about `system`; `settings` are PolicySettings' own (it checks them)."""
+    return decide(system, EPOCH_EVENT, PolicySettings(**settings))
+
+
+def only(system: SystemState, **settings: Any) -> DecisionMade:
+    """The one decision about `system`."""
+    (decision,) = decisions(system, **settings)
+    return decision
+
+
+def wanted(system: SystemState, **settings: Any) -> list[tuple[Adaptation, str | None, int | None]]:
+    """What is wanted of which seed, in order."""
+    return [(decision.adaptation, decision.site, decision.seed) for decision in decisions(system, **settings)]
+
+
+def _columns(rows: tuple[Row, ...], columns: type[SiteColumns] | type[SeedColumns]) -> dict[str, Any]:
+    return {name: tuple(row[name] for row in rows) for name in columns.model_fields}
+
+
+def _reports(reports: tuple[Report, ...]) -> FieldReportColumns:
+    return FieldReportColumns(
+        blueprint=tuple(report.blueprint for report in reports),
+        site=tuple(report.site for report in reports),
+        seed=(0,) * len(reports),
+        life=tuple(report.life for report in reports),
+        outcome=tuple(report.outcome for report in reports),
+        metric_before=(None,) * len(reports),
+        metric_after=(None,) * len(reports),
+    )
