@@ -1,7 +1,8 @@
 """The gate: which decisions become commands. Rules are asked in the order of `RULES`; a refusal names the first that is broken.
 
 1. finite: confidence and urgency are numbers in 0..1. legal: the seed exists and the lifecycle table knows the edge. embargo: the
-   slot's embargo is over. stale: the evidence contains the last EpochCompleted. ready: housekeeping waits until the stage's work is done.
+   slot's embargo is over. stale: the evidence contains the last EpochCompleted. ready: housekeeping waits until the stage's work is done;
+   a reset, which has none, for the embargo alone.
 2. confidence, urgency, cap: for adaptations (germinate, graft, fossilize, cull).
 3. frequency: for germinate, graft and fossilize, only after epochs divisible by `adaptation_every`.
 4. cooldown: for germinate, counted from the last germination of an *earlier* epoch, so that the candidates of a race pass together.
@@ -22,8 +23,8 @@ from esper.folds.lifecycle import command_for, next_stage
 
 ADAPTATIONS = frozenset({Adaptation.GERMINATE, Adaptation.GRAFT, Adaptation.FOSSILIZE, Adaptation.CULL})
 _TIMED = ADAPTATIONS - {Adaptation.CULL}
-# A seed that entered one of these in this epoch can leave it in the same one: its kernel is there already, or nothing is left to do.
-_READY_AT_ONCE = frozenset({Stage.LOADING, Stage.CULLED, Stage.CANCELLED})
+# Nothing is left to do there: a reset waits for the embargo alone.
+_DONE = frozenset({Stage.CULLED, Stage.CANCELLED})
 
 SeedKey = tuple[str, int]
 
@@ -90,7 +91,8 @@ def after(view: GateView, decision: DecisionMade, verdict: Verdict, settings: Ga
     key = _key(decision)
     stage = next_stage(view.seeds[key].stage, verdict.command)
     embargo_until = view.epoch + settings.embargo if stage is Stage.CULLED else None
-    seed = SeedGate(stage, embargo_until, ready=stage in _READY_AT_ONCE)
+    # A seed that was just loaded has its kernel and may train; every other stage that is entered now has its work before it.
+    seed = SeedGate(stage, embargo_until, ready=stage is Stage.LOADING)
     applied = view.applied + (decision.adaptation in ADAPTATIONS)
     return replace(view, seeds={**view.seeds, key: seed}, applied=applied)
 
@@ -147,7 +149,7 @@ def _stale(decision: DecisionMade, view: GateView, _settings: GateSettings) -> s
 
 def _ready(decision: DecisionMade, view: GateView, _settings: GateSettings) -> str | None:
     seed = view.seeds[_key(decision)]
-    if decision.adaptation is Adaptation.ADVANCE and not seed.ready:
+    if decision.adaptation is Adaptation.ADVANCE and not seed.ready and seed.stage not in _DONE:
         return f"the seed has not finished what {seed.stage} is for"
     return None
 

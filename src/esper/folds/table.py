@@ -44,6 +44,9 @@ class Table(Mapping[K, V]):
     def __len__(self) -> int:
         return sum(map(len, self._chunks))
 
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
     def __hash__(self) -> int:
         return hash(tuple(self.items()))
 

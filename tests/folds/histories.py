@@ -1,0 +1,289 @@
+"""Histories for tests: a writer that numbers and chains records as the trainer's does, and a small training run as a script over it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from esper.events import topics
+from esper.events.codec import encode
+from esper.events.digests import chain, derived_id
+from esper.events.envelope import EventId, Moment, Record, RunId, record_id
+from esper.events.fields import Event
+from esper.events.kinds.control import (
+    Adaptation,
+    Command,
+    CommandApplied,
+    CommandIssued,
+    DecisionMade,
+    DecisionRefused,
+)
+from esper.events.kinds.epoch import (
+    EpochCompleted,
+    FieldReportColumns,
+    GateSettings,
+    Measured,
+    SeedColumns,
+    SiteColumns,
+    StateDigests,
+    SystemState,
+)
+from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
+from esper.events.kinds.run import Code, Determinism, Hardware, RunStarted, Site
+from esper.events.kinds.telemetry import StepColumns, StepsMeasured
+from esper.folds.lifecycle import EDGES
+
+RUN = RunId("0192f0c4-7d3a-7c11-8e21-5b1f0c9d2a77")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Writer:
+    """Writes a run: every record gets its moment, sequence, fact and chain, and the cause it is told."""
+
+    run: RunId = RUN
+    epoch: int = 0
+    step: int = 0
+    incarnation: int = 1
+    records: list[Record] = field(default_factory=list)
+    chains: dict[str, bytes] = field(default_factory=dict)
+    sequences: dict[str, int] = field(default_factory=dict)
+    facts: int = 0
+
+    def write(self, event: Event, cause: EventId | None = None, topic: str | None = None) -> EventId:
+        """The id of the record that now holds `event`."""
+        where = topic or event.TOPIC
+        moment = Moment(len(self.records) + 1)
+        fact = None
+        if topics.is_fact(where):
+            self.facts += 1
+            fact = self.facts
+        self.sequences[where] = self.sequences.get(where, 0) + 1
+        record = Record(
+            id=record_id(self.run, moment),
+            run=self.run,
+            topic=where,
+            writer="trainer",
+            sequence=self.sequences[where],
+            fact=fact,
+            moment=moment,
+            generation=0,
+            incarnation=self.incarnation,
+            type=event.KIND,
+            time=START + timedelta(seconds=moment),
+            epoch=self.epoch,
+            step=self.step,
+            cause=cause,
+            trace=None,
+            chain=None,
+            data=encode(event),
+        )
+        record = record._replace(chain=chain(record, self.chains.get(where, b"")))
+        self.chains[where] = record.chain or b""
+        self.records.append(record)
+        return record.id
+
+
+def derived(cause: Record, event: Event, index: int = 0) -> Record:
+    """A record that an observer derived from `cause`."""
+    return Record(
+        id=derived_id(cause.id, "rule", 1, "0" * 8, index),
+        run=cause.run,
+        topic=event.TOPIC,
+        writer="observer",
+        sequence=None,
+        fact=None,
+        moment=cause.moment,
+        generation=cause.generation + 1,
+        incarnation=cause.incarnation,
+        type=event.KIND,
+        time=cause.time,
+        epoch=cause.epoch,
+        step=cause.step,
+        cause=cause.id,
+        trace=None,
+        chain=None,
+        data=encode(event),
+    )
+
+
+def started(*slots: int) -> RunStarted:
+    """A run with one site for each number of slots: `layer0`, `layer1` ..."""
+    sites = tuple(
+        Site(name=f"layer{at}", layer="Linear 4->4", inputs=4, outputs=4, slots=count, blueprints=("mlp:8",))
+        for at, count in enumerate(slots)
+    )
+    return RunStarted(
+        task="digits",
+        settings={},
+        code=Code(revision=None, dirty_digest=None, argv=()),
+        packages={},
+        data=(),
+        rng_seed=0,
+        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, digest="full"),
+        hardware=Hardware(machine="m", processor="p", cores=2, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
+        parent=None,
+        sites=sites,
+        parameters=100,
+        epochs=10,
+    )
+
+
+def system(epoch: int, rows: Sequence[SeedRow], alphas: Sequence[float | None] | None = None) -> SystemState:
+    """A system state with `rows` as its seed table; what is not about seeds is as small as it may be."""
+    nothing = (None,) * len(rows)
+    zeros = (0,) * len(rows)
+    seeds = dict.fromkeys(SeedColumns.model_fields, nothing)
+    filled = SeedColumns.model_validate(
+        {
+            **seeds,
+            "site": tuple(row.site for row in rows),
+            "seed": tuple(row.seed for row in rows),
+            "stage": tuple(row.stage for row in rows),
+            "life": tuple(row.life for row in rows),
+            "epochs_in_stage": tuple(epoch - row.since_epoch for row in rows),
+            "embargo_until": tuple(row.embargo_until for row in rows),
+            "alpha": nothing if alphas is None else tuple(alphas),
+            "recovering": (False,) * len(rows),
+            "errors": zeros,
+        }
+    )
+    return SystemState(
+        epoch=epoch,
+        epochs_planned=None,
+        train_loss=1.0,
+        train_metrics={},
+        validation_loss=1.0,
+        validation_metrics={},
+        validation_losses=(1.0,),
+        best_loss=1.0,
+        best_epoch=1,
+        epochs_since_improvement=0,
+        parameters=100,
+        parameters_limit=200,
+        germinations=0,
+        stages={},
+        sites=SiteColumns.model_validate(dict.fromkeys(SiteColumns.model_fields, ())),
+        seeds=filled,
+        field_reports=FieldReportColumns.model_validate(dict.fromkeys(FieldReportColumns.model_fields, ())),
+        gate=GateSettings(),
+    )
+
+
+def completed(epoch: int, rows: Sequence[SeedRow] = (), alphas: Sequence[float | None] | None = None, loss: float = 1.0) -> EpochCompleted:
+    """The end of an epoch with `rows` as the seed table."""
+    return EpochCompleted(
+        train=Measured(loss=loss, metrics={"accuracy": 0.5}, samples=10),
+        validation=Measured(loss=loss, metrics={}, samples=10),
+        learning_rates=(0.1,),
+        optimizer_steps=10,
+        skipped_steps=0,
+        digests=StateDigests(parameters="ab" * 32, optimizer=None, random=None),
+        system=system(epoch, rows, alphas),
+        duration_s=1.0,
+        samples_per_s=10.0,
+    )
+
+
+def decision(
+    adaptation: Adaptation,
+    evidence: EventId,
+    site: str | None = "layer0",
+    seed: int | None = 0,
+    *,
+    confidence: float = 0.9,
+    urgency: float = 0.9,
+) -> DecisionMade:
+    """A decision that passes every limit unless it is told otherwise."""
+    return DecisionMade(
+        adaptation=adaptation, site=site, seed=seed, confidence=confidence, urgency=urgency, reason="a plateau", evidence=(evidence,)
+    )
+
+
+def transition(start: Stage, end: Stage, site: str = "layer0", seed: int = 0, life: int | None = None) -> SeedTransitioned:
+    """A seed's way from `start` to `end`."""
+    return SeedTransitioned(
+        site=site, seed=seed, from_stage=start, to_stage=end, reason="told to", life=life, blueprint=None, kernel=None, embargo_until=None
+    )
+
+
+def evaluation(site: str = "layer0", seed: int = 0, life: int = 1, mean: float = 0.1) -> SeedEvaluated:
+    """A shadow validation of a seed."""
+    return SeedEvaluated(
+        site=site,
+        seed=seed,
+        life=life,
+        purpose="shadow",
+        alpha=0.5,
+        n=16,
+        k=3,
+        mean=mean,
+        standard_error=0.01,
+        loss_without=1.0,
+        loss_with=0.9,
+        metrics_without={},
+        metrics_with={},
+    )
+
+
+def steps(*numbers: int) -> StepsMeasured:
+    """Telemetry of some optimizer steps."""
+    return StepsMeasured(
+        steps=StepColumns(
+            step=numbers,
+            loss=(1.0,) * len(numbers),
+            gradient_norm=(None,) * len(numbers),
+            step_latency_ms=(None,) * len(numbers),
+            data_wait_ms=(None,) * len(numbers),
+        ),
+        metrics={},
+        learning_rates=(0.1,),
+        loss_scale=None,
+        skipped_steps=0,
+        live_seeds=0,
+        last_adaptation_step=None,
+        samples_per_s=None,
+        memory_bytes=None,
+    )
+
+
+def issued(command: Command, site: str = "layer0", seed: int = 0, epoch: int = 1) -> CommandIssued:
+    """A command that is valid until the end of `epoch`."""
+    return CommandIssued(command=command, site=site, seed=seed, blueprint=None, kernel=None, strategy=None, expires_epoch=epoch)
+
+
+def training(choices: Sequence[int], slots: int = 2) -> list[Record]:
+    """A run of as many epochs as `choices`: telemetry, and after each epoch one decision that is refused or becomes a legal command."""
+    writer = Writer()
+    begun = writer.write(started(slots, 1))
+    table = {("layer0", seed): Stage.DORMANT for seed in range(slots)} | {("layer1", 0): Stage.DORMANT}
+    lives: dict[tuple[str, int], int | None] = dict.fromkeys(table)
+    for epoch, choice in enumerate(choices, start=1):
+        writer.epoch, writer.step = epoch, epoch * 10
+        writer.write(steps(epoch * 10 - 1, epoch * 10), begun)
+        rows = tuple(_row(key, stage, epoch, lives[key]) for key, stage in table.items())
+        evidence = writer.write(completed(epoch, rows), begun)
+        site, seed = sorted(table)[choice % len(table)]
+        stage = table[site, seed]
+        legal = [(command, end) for (start, command), end in EDGES.items() if start is stage]
+        if not legal or choice % 7 == 6:
+            refused = writer.write(decision(Adaptation.CULL, evidence, site, seed, confidence=float("nan")), evidence)
+            writer.write(DecisionRefused(rule="finite", reason="expected a confidence"), refused)
+            continue
+        command, end = legal[choice % len(legal)]
+        made = writer.write(decision(Adaptation.ADVANCE, evidence, site, seed), evidence)
+        told = writer.write(issued(command, site, seed, epoch), made)
+        lives[site, seed] = epoch if end is Stage.GERMINATED else None if end is Stage.DORMANT else lives[site, seed]
+        applied = writer.write(CommandApplied(command=command, site=site, seed=seed), told)
+        writer.write(transition(stage, end, site, seed, lives[site, seed]), applied)
+        table[site, seed] = end
+    return writer.records
+
+
+def _row(key: tuple[str, int], stage: Stage, epoch: int, life: int | None) -> SeedRow:
+    return SeedRow(site=key[0], seed=key[1], stage=stage, since_epoch=epoch, life=life, blueprint=None, kernel=None, embargo_until=None)
+
+
+def stages_named(text: str) -> set[str]:
+    """The stages that a text names, in capitals."""
+    return set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)?\b", text)) & {stage.value for stage in Stage}
