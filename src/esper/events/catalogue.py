@@ -1,5 +1,6 @@
 """Every event kind there is, in one table. A kind that is not here does not exist: its bytes do not decode."""
 
+from esper.events import topics
 from esper.events.fields import Event
 from esper.events.kinds import control, epoch, kernels, lifecycle, observability, run, telemetry
 
@@ -54,3 +55,10 @@ KINDS: tuple[type[Event], ...] = (
 )
 
 BY_NAME: dict[str, type[Event]] = {kind.KIND: kind for kind in KINDS}
+
+
+def kinds_of(topic: str) -> tuple[type[Event], ...]:
+    """The kinds that may stand in `topic`; every telemetry topic of the trainer also takes StreamEnded, its last record."""
+    of = topics.TOPICS[topic]
+    ends = of.kind is topics.TopicClass.TELEMETRY and "trainer" in of.writers
+    return tuple(kind for kind in KINDS if kind.TOPIC == topic or (kind is run.StreamEnded and ends))

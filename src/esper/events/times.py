@@ -14,7 +14,7 @@ def written_time(time: datetime) -> str:
 
     Raises RuleError for a time without a zone or in another than UTC: it would be another moment when read again.
     """
-    if time.utcoffset() != _ZERO:
+    if time.tzinfo is not UTC and time.utcoffset() != _ZERO:
         raise RuleError(f"expected an aware time in UTC, got {time!r}")
     # isoformat writes an offset of zero as "+00:00"; it is five times as fast as strftime.
     return time.isoformat(timespec="microseconds")[:26] + "Z"

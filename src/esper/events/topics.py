@@ -19,6 +19,7 @@ class Topic(NamedTuple):
     kind: TopicClass
     writers: tuple[str, ...]
     retention_h: int | None
+    meaning: str
 
 
 RUN = "system.events.run"
@@ -50,21 +51,32 @@ _HOT_H, _DERIVED_H, _PROPOSALS_H = 72, 30 * 24, 7 * 24
 TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
-        *(
-            Topic(name, TopicClass.FACT, _TRAINER, None)
-            for name in (RUN, EPOCH, LIFECYCLE, DECISIONS, COMMANDS, OUTCOMES, FIELD_REPORTS, BLUEPRINTS, KERNELS, CHARACTERIZED)
-        ),
-        *(Topic(name, TopicClass.TELEMETRY, _TRAINER, _HOT_H) for name in (SEED_HEALTH, STEPS, HEARTBEAT)),
-        Topic(RESOURCES, TopicClass.TELEMETRY, ("agent",), _HOT_H),
-        Topic(CUSTOM_METRICS, TopicClass.TELEMETRY, ("trainer", "nissa"), _HOT_H),
-        Topic(PROPOSALS, TopicClass.DERIVED, ("worker",), _PROPOSALS_H),
-        Topic(AGGREGATES, TopicClass.DERIVED, _DERIVERS, _DERIVED_H),
-        Topic(ANOMALIES, TopicClass.DERIVED, _DERIVERS, _DERIVED_H),
-        Topic(ALERTS, TopicClass.DERIVED, (*_DERIVERS, "nissa"), None),
-        Topic(OBSERVERS, TopicClass.DERIVED, _DERIVERS, None),
-        Topic(HEADS, TopicClass.DERIVED, ("notary",), None),
+        Topic(RUN, TopicClass.FACT, _TRAINER, None, "A run's start, settings, checkpoints, rollbacks and end."),
+        Topic(EPOCH, TopicClass.FACT, _TRAINER, None, "What each epoch reached, and the state that decisions follow from."),
+        Topic(LIFECYCLE, TopicClass.FACT, _TRAINER, None, "Stages of seeds, and what was measured of their effect."),
+        Topic(PROPOSALS, TopicClass.DERIVED, ("worker",), _PROPOSALS_H, "What a remote Tamiyo wants."),
+        Topic(DECISIONS, TopicClass.FACT, _TRAINER, None, "What Tamiyo wants, whether or not it passes the gate."),
+        Topic(COMMANDS, TopicClass.FACT, _TRAINER, None, "Decisions that passed the gate."),
+        Topic(OUTCOMES, TopicClass.FACT, _TRAINER, None, "What became of each command, and which decisions did not pass the gate."),
+        Topic(FIELD_REPORTS, TopicClass.FACT, _TRAINER, None, "How blueprints did, as feedback to Tamiyo."),
+        Topic(BLUEPRINTS, TopicClass.FACT, _TRAINER, None, "Blueprints on their way to the compiler."),
+        Topic(KERNELS, TopicClass.FACT, _TRAINER, None, "Kernels that were compiled, or why not."),
+        Topic(CHARACTERIZED, TopicClass.FACT, _TRAINER, None, "What kernels cost, and which checks they passed."),
+        Topic(SEED_HEALTH, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "The health of sites and seeds."),
+        Topic(STEPS, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "Loss, gradient norm and timing of optimizer steps."),
+        Topic(HEARTBEAT, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "The writer is alive; never sampled."),
+        Topic(RESOURCES, TopicClass.TELEMETRY, ("agent",), _HOT_H, "Machines, and the logs on them."),
+        Topic(AGGREGATES, TopicClass.DERIVED, _DERIVERS, _DERIVED_H, "Statistics of metrics over windows of time."),
+        Topic(ANOMALIES, TopicClass.DERIVED, _DERIVERS, _DERIVED_H, "Values and trends that detectors found."),
+        Topic(ALERTS, TopicClass.DERIVED, (*_DERIVERS, "nissa"), None, "Alerts, and whom they reached."),
+        Topic(OBSERVERS, TopicClass.DERIVED, _DERIVERS, None, "What observers and workers say of themselves and of silent runs."),
+        Topic(CUSTOM_METRICS, TopicClass.TELEMETRY, ("trainer", "nissa"), _HOT_H, "The user's own metrics."),
+        Topic(HEADS, TopicClass.DERIVED, ("notary",), None, "Signed ends of logs."),
     )
 }
+
+DEAD_LETTER_SUFFIX = ".dead-letter"
+DEAD_LETTER_RETENTION_H = 30 * 24
 
 
 def is_fact(topic: str) -> bool:

@@ -40,13 +40,18 @@ class Command(StrEnum):
 class _Decision(Event):
     adaptation: Adaptation
     site: str | None
+    """Null for `none`."""
     seed: Count | None
+    """The slot, 0 and up within its site; null for `none`."""
     chunk: Count = 0
+    """A slice of the site's output features; 0: all."""
     blueprint: str | None = None
+    """What to germinate; null for every other adaptation."""
     confidence: Float
     urgency: Float
     reason: Annotated[str, Field(min_length=1)]
     evidence: tuple[Reference, ...]
+    """Ids of the records that the decision follows from."""
 
 
 class DecisionProposed(_Decision):
@@ -84,7 +89,9 @@ class CommandIssued(Event):
     seed: Count
     blueprint: str | None
     kernel: str | None
+    """Digest of the kernel's file, where one is to be loaded."""
     strategy: str | None
+    """How a graft is blended in."""
     expires_epoch: Count
 
 
@@ -142,6 +149,7 @@ class FieldReported(Event):
     site: str
     seed: Count
     life: Count
+    """The epoch at whose end the seed germinated."""
     metric_before: Float | None
     metric_after: Float | None
     outcome: Literal["FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"]

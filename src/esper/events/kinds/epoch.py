@@ -59,8 +59,11 @@ class SiteColumns(Columns):
     effective_rank: MaybeNonNegatives
     gradient_pressure: MaybeNonNegatives
     refused: Counts
+    """Decisions and commands refused here so far."""
     failed: Counts
+    """Commands that failed here so far."""
     blueprints: tuple[Texts, ...]
+    """Those that may be tried here."""
 
 
 class SeedColumns(Columns):
@@ -68,24 +71,35 @@ class SeedColumns(Columns):
 
     site: Texts
     seed: Counts
+    """The slot, 0 and up within its site."""
     stage: tuple[Stage, ...]
     life: MaybeCounts
+    """The epoch at whose end the seed germinated; null: the slot was never used."""
     epochs_in_stage: Counts
     blueprint: tuple[str | None, ...]
     kernel: tuple[str | None, ...]
+    """Digest of the kernel's file."""
     embargo_until: MaybeCounts
+    """The first epoch at whose end a culled slot may be reset."""
     alpha: MaybeFractions
+    """The seed's share of the site's output."""
     ready: tuple[bool | None, ...]
+    """Whether the seed has finished what its stage is for."""
     recovering: tuple[bool, ...]
+    """Disabled after a value that was not finite, until it is culled."""
     errors: Counts
+    """Values that were not finite since the last measurement."""
     activation_variance: MaybeNonNegatives
     gradient_variance: MaybeNonNegatives
     dead_neuron_ratio: MaybeFractions
     avg_correlation: MaybeSigned
     health_score: MaybeFractions
     loss_at_germination: MaybeFloats
+    """The validation loss when the seed germinated."""
     loss_before_graft: MaybeFloats
+    """The validation loss when its graft began."""
     evaluated: tuple[Reference | None, ...]
+    """The id of that SeedEvaluated."""
     evaluated_epoch: MaybeCounts
     evaluated_alpha: MaybeFractions
     evaluated_n: MaybeCounts
@@ -112,11 +126,17 @@ class GateSettings(Part):
     """The limits a decision must pass; see `esper.folds.gate`."""
 
     confidence_above: Float = 0.7
+    """Of germinate, graft, fossilize and cull."""
     urgency_above: Float = 0.6
+    """Of germinate, graft, fossilize and cull."""
     adaptations_per_epoch: Count = 3
+    """Germinate, graft, fossilize and cull are applied at most so often after one epoch."""
     adaptation_every: Annotated[int, Field(ge=1)] = 1
+    """Germinate, graft and fossilize pass only after epochs divisible by this."""
     cooldown: Count = 5
+    """Epochs between germinations of different epochs."""
     embargo: Count = 3
+    """Epochs that a culled slot waits before it may be reset."""
 
 
 class SystemState(Part):
@@ -127,6 +147,7 @@ class SystemState(Part):
 
     epoch: Count
     epochs_planned: Count | None
+    """Null for a stream."""
     train_loss: Float
     train_metrics: Metrics
     validation_loss: Float | None
@@ -136,9 +157,12 @@ class SystemState(Part):
     best_epoch: Count | None
     epochs_since_improvement: Count
     parameters: Count
+    """Of the host with its seeds."""
     parameters_limit: Count
     germinations: Count
+    """So far in this run."""
     stages: dict[Stage, Count]
+    """How many slots are in each stage."""
     sites: SiteColumns
     seeds: SeedColumns
     field_reports: FieldReportColumns
@@ -151,6 +175,7 @@ class Measured(Part):
     loss: Float
     metrics: Metrics
     samples: Count
+    """That the means are over."""
 
 
 class StateDigests(Part):
@@ -168,9 +193,12 @@ class EpochCompleted(Event):
     TOPIC: ClassVar[str] = topics.EPOCH
     train: Measured
     validation: Measured | None
+    """Null where there is no validation data."""
     learning_rates: tuple[Float, ...]
+    """One per parameter group."""
     optimizer_steps: Count
     skipped_steps: Count
+    """Steps whose gradient was not finite."""
     digests: StateDigests
     system: SystemState
     duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]

@@ -14,6 +14,7 @@ class BlueprintSubmitted(Event):
     KIND: ClassVar[str] = "esper.blueprint.submitted.v1"
     TOPIC: ClassVar[str] = topics.BLUEPRINTS
     blueprint: str
+    """Its name with its size, for example `mlp:24`."""
     key: Digest
     spec: str
     site: str
@@ -58,4 +59,6 @@ class KernelCharacterized(Event):
     flops: Count
     latency_ms: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
     memory_bytes: Count
+    """Of its parameters."""
     checks: tuple[str, ...]
+    """The names of those it passed."""

@@ -29,12 +29,16 @@ class SeedRow(Part):
 
     site: str
     seed: Count
+    """The slot, 0 and up within its site."""
     stage: Stage
     since_epoch: Count
     life: Count | None
+    """Null: the slot was never used."""
     blueprint: str | None
     kernel: str | None
+    """Digest of the kernel's file."""
     embargo_until: Count | None
+    """The first epoch at whose end a culled slot may be reset."""
 
 
 class SeedTransitioned(Event):
@@ -44,13 +48,17 @@ class SeedTransitioned(Event):
     TOPIC: ClassVar[str] = topics.LIFECYCLE
     site: str
     seed: Count
+    """The slot, 0 and up within its site."""
     from_stage: Stage
     to_stage: Stage
     reason: str
     life: Count | None
+    """The epoch at whose end the seed germinated: (site, seed, life) names one life."""
     blueprint: str | None
     kernel: str | None
+    """Digest of the kernel's file."""
     embargo_until: Count | None
+    """The first epoch at whose end a culled slot may be reset."""
 
 
 class SeedEvaluated(Event):
@@ -66,6 +74,7 @@ class SeedEvaluated(Event):
     life: Count
     purpose: Literal["shadow", "evaluation"]
     alpha: Fraction
+    """The share at which the seed was evaluated."""
     n: Count
     k: Count
     mean: Float

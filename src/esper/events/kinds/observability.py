@@ -14,6 +14,7 @@ class WindowAggregated(Event):
     KIND: ClassVar[str] = "esper.window.aggregated.v1"
     TOPIC: ClassVar[str] = topics.AGGREGATES
     topic: str
+    """The topic that was aggregated."""
     metric: str
     starts_s: Float
     length_s: NonNegative
@@ -30,6 +31,7 @@ class AnomalyDetected(Event):
     KIND: ClassVar[str] = "esper.anomaly.detected.v1"
     TOPIC: ClassVar[str] = topics.ANOMALIES
     topic: str
+    """The topic that the value stands in."""
     detector: str
     metric: str
     site: str | None
@@ -37,6 +39,7 @@ class AnomalyDetected(Event):
     value: Float
     expected: Float | None
     score: Float
+    """How far from expected, in the detector's own measure."""
 
 
 class TrendDetected(Event):
@@ -52,17 +55,22 @@ class TrendDetected(Event):
     finding: Literal["rising", "falling", "plateau", "limit_ahead"]
     limit: Float | None
     limit_in_s: Float | None
+    """When the trend reaches `limit`, from the window's end."""
 
 
 class _Alert(Event):
     fingerprint: Digest
+    """Digest of topic, rule and labels: the same alert has the same."""
     rule: str
     severity: Literal["info", "warning", "critical"]
     topic: str
+    """The one topic that the rule reads."""
     labels: dict[str, str]
     annotations: dict[str, str]
     value: Float | None
+    """The value that was judged."""
     since: str
+    """The time at which the condition began to hold."""
 
 
 class AlertPending(_Alert):
@@ -92,8 +100,10 @@ class AlertNotified(Event):
     KIND: ClassVar[str] = "esper.alert.notified.v1"
     TOPIC: ClassVar[str] = topics.ALERTS
     alert: Reference
+    """The id of the AlertFiring or AlertResolved."""
     fingerprint: Digest
     since: str
+    """That alert's."""
     handler: str
     outcome: Literal["delivered", "failed"]
     attempts: Count
@@ -106,6 +116,7 @@ class AlertSuppressed(Event):
     KIND: ClassVar[str] = "esper.alert.suppressed.v1"
     TOPIC: ClassVar[str] = topics.ALERTS
     alert: Reference
+    """The id of the AlertFiring or AlertResolved."""
     fingerprint: Digest
     handler: str
     why: Literal["rate_limit", "stale", "not_delivered"]
@@ -117,6 +128,7 @@ class ObserverStarted(Event):
     KIND: ClassVar[str] = "esper.observer.started.v1"
     TOPIC: ClassVar[str] = topics.OBSERVERS
     rules: dict[str, Count]
+    """Versions by name."""
     settings: dict[str, JsonValue]
     settings_digest: Digest
 
@@ -144,7 +156,9 @@ class FoldBlocked(Event):
     KIND: ClassVar[str] = "esper.fold.blocked.v1"
     TOPIC: ClassVar[str] = topics.OBSERVERS
     topic: str
+    """Where the fold stands."""
     sequence: Count
+    """Of the record that it could not apply."""
     reason: str
 
 
@@ -155,6 +169,7 @@ class BridgeStateChanged(Event):
     TOPIC: ClassVar[str] = topics.OBSERVERS
     state: Literal["connected", "disconnected", "fenced"]
     waiting_records: Count
+    """Records that are not on Kafka yet."""
     error: str | None
 
 
@@ -187,5 +202,6 @@ class EvidenceExported(Event):
     KIND: ClassVar[str] = "esper.evidence.exported.v1"
     TOPIC: ClassVar[str] = topics.HEADS
     bundle: Digest
+    """sha256 of the bundle."""
     runs: tuple[str, ...]
     recipient: str

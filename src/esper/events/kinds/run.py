@@ -15,7 +15,9 @@ class Code(Part):
     """The code that ran: its revision, and a digest of what was changed beside it."""
 
     revision: str | None
+    """Of the version control system; null outside of one."""
     dirty_digest: Digest | None
+    """Of what was changed beside that revision; null: nothing, or not known."""
     argv: Annotated[tuple[str, ...], Field(json_schema_extra=VOLATILE)]
 
 
@@ -24,7 +26,9 @@ class DataFingerprint(Part):
 
     name: str
     length: Count | None
+    """Samples; null for a stream."""
     kind: str
+    """The class of the data set."""
     digest: Digest | None
 
 
@@ -33,8 +37,11 @@ class Determinism(Part):
 
     threads: Count
     deterministic_algorithms: bool
+    """Whether torch refuses algorithms that are not deterministic."""
     mkl_cbwr: str | None
+    """The variable that pins MKL's code path; null where it is not set."""
     digest: Literal["full", "parameters", "off"]
+    """Which digests of its state every epoch records."""
 
 
 class Hardware(Part):
@@ -46,6 +53,7 @@ class Hardware(Part):
     memory_bytes: Count
     operating_system: str
     device: str
+    """What torch trains on, in torch's words."""
     gpus: tuple[str, ...]
 
 
@@ -54,10 +62,13 @@ class Site(Part):
 
     name: str
     layer: str
+    """The layer in words, for example `Linear 64->6`."""
     inputs: Count
     outputs: Count
     slots: Count
+    """How many seeds may live here at once."""
     blueprints: tuple[str, ...]
+    """Those that may be tried here."""
 
 
 class Parent(Part):
@@ -76,14 +87,19 @@ class RunStarted(Event):
     settings: dict[str, JsonValue]
     code: Code
     packages: dict[str, str]
+    """Versions of what was installed, by name."""
     data: tuple[DataFingerprint, ...]
     rng_seed: int
+    """The number that every random stream of the run begins from."""
     determinism: Determinism
     hardware: Hardware
     parent: Parent | None
+    """Where this run was forked; null: it was not."""
     sites: tuple[Site, ...]
     parameters: Count
+    """Of the host before anything grew."""
     epochs: Count | None
+    """Planned; null for a stream."""
 
 
 class RunResumed(Event):
@@ -93,8 +109,11 @@ class RunResumed(Event):
     TOPIC: ClassVar[str] = topics.RUN
     checkpoint: str | None
     caught_up_to: Count
+    """The last moment of the log that training met again."""
     incarnation: Count
+    """In force from this record on."""
     environment_changes: tuple[str, ...]
+    """What is not as it was at the start, one sentence each."""
 
 
 class SettingChanged(Event):
@@ -106,6 +125,7 @@ class SettingChanged(Event):
     old: JsonValue
     new: JsonValue
     author: str
+    """Who changed it."""
 
 
 class CheckpointSaved(Event):
@@ -114,6 +134,7 @@ class CheckpointSaved(Event):
     KIND: ClassVar[str] = "esper.checkpoint.saved.v1"
     TOPIC: ClassVar[str] = topics.RUN
     checkpoint: str
+    """Its name under the run's `checkpoints/`."""
     digest: Digest
     size_bytes: Count
     reason: Literal["start", "due", "before_grafting", "end"]
@@ -142,10 +163,13 @@ class RunRolledBack(Event):
     KIND: ClassVar[str] = "esper.run.rolled-back.v1"
     TOPIC: ClassVar[str] = topics.RUN
     from_epoch: Count
+    """The epoch that training had reached."""
     to_epoch: Count
+    """The epoch at whose end the checkpoint was made."""
     checkpoint: str
     reason: str
     blamed: BlamedSeed | None
+    """Null where no alpha changed since the checkpoint."""
     seeds: tuple[SeedRow, ...]
 
 
@@ -155,6 +179,7 @@ class SamplesDropped(Event):
     KIND: ClassVar[str] = "esper.samples.dropped.v1"
     TOPIC: ClassVar[str] = topics.RUN
     topic: str
+    """Where they would have stood."""
     count: Count
     first_step: Count
     last_step: Count
@@ -178,8 +203,11 @@ class RunFinished(Event):
     TOPIC: ClassVar[str] = topics.RUN
     metrics: Metrics
     model_digest: Digest
+    """sha256 over the final model."""
     parameters: Count
+    """Of the host with what has grown into it."""
     stopped_early: bool
+    """It ended before its last planned epoch, as its settings ask."""
     tails: Tails
 
 
@@ -191,6 +219,7 @@ class RunFailed(Event):
     kind: Literal["error", "diverged", "rollbacks", "log"]
     error: VolatileText
     where: str
+    """The place in words; of an execution that diverged: topic, sequence and field."""
     tails: Tails
 
 
@@ -200,3 +229,4 @@ class StreamEnded(Event):
     KIND: ClassVar[str] = "esper.stream.ended.v1"
     TOPIC: ClassVar[str] = "*"
     last_step: Count
+    """The last step that the topic speaks of."""

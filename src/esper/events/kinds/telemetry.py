@@ -19,17 +19,24 @@ class HealthColumns(Columns):
 
     site: Texts
     seed: tuple[Count | None, ...]
+    """The slot, 0 and up within its site; null: the site's own health."""
     chunk: Counts
+    """A slice of the site's output features; 0: all."""
     stage: tuple[Stage | None, ...]
     activation_variance: MaybeNonNegatives
     gradient_variance: MaybeNonNegatives
     dead_neuron_ratio: MaybeFractions
     avg_correlation: MaybeSigned
     latency_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
+    """The body's last forward."""
     errors: Counts
+    """Values that were not finite since the last measurement."""
     recovering: tuple[bool, ...]
+    """Disabled after a value that was not finite, until it is culled."""
     alpha: MaybeFractions
+    """The seed's share of the site's output."""
     ready: tuple[bool | None, ...]
+    """Whether the seed has finished what its stage is for."""
     health_score: MaybeFractions
 
 
@@ -59,9 +66,12 @@ class StepsMeasured(Event):
     TOPIC: ClassVar[str] = topics.STEPS
     steps: StepColumns
     metrics: dict[str, MaybeFloats]
+    """Each a column as long as those of `steps`."""
     learning_rates: tuple[Float, ...]
+    """One per parameter group."""
     loss_scale: Float | None
     skipped_steps: Count
+    """Steps of this span whose gradient was not finite."""
     live_seeds: Count
     last_adaptation_step: Count | None
     samples_per_s: Annotated[NonNegative | None, Field(json_schema_extra=VOLATILE)]
@@ -90,6 +100,7 @@ class Gpu(Part):
     index: Count
     name: str
     utilization: Float
+    """0..1."""
     memory_used_bytes: Count
     memory_total_bytes: Count
     temperature_celsius: Float | None
@@ -102,6 +113,7 @@ class ResourcesMeasured(Event):
     KIND: ClassVar[str] = "esper.resources.measured.v1"
     TOPIC: ClassVar[str] = topics.RESOURCES
     cpu_utilization: Float
+    """0..1, over all cores."""
     memory_used_bytes: Count
     memory_total_bytes: Count
     disk_free_bytes: Count
@@ -110,6 +122,7 @@ class ResourcesMeasured(Event):
     network_sent_bytes: Count
     gpus: tuple[Gpu, ...]
     log_lag_records: Count | None
+    """Records that wait for the bridge; null: there is none."""
     log_dead_letters: Count | None
     log_dropped_samples: Count | None
 
@@ -124,3 +137,4 @@ class CustomMetricRecorded(Event):
     labels: dict[str, str]
     value: Float
     about: str | None
+    """The run that the metric is about."""
