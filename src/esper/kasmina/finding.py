@@ -1,0 +1,114 @@
+"""Which layers of a model become sites: by a glob over names, a type, a function, or "auto"; what cannot be one is refused by name."""
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterator
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from esper.errors import SettingsError
+from esper.kasmina.blueprints import Blueprint, Shape, shape_of
+from esper.kasmina.sites import Site
+
+Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+AUTO = "auto"
+AUTO_SITES = 16
+LINEAR_DEFAULTS = tuple(map(Blueprint.parse, ("mlp:24", "lowrank:8", "signal:12")))
+CONV_DEFAULTS = tuple(map(Blueprint.parse, ("conv:8", "lowrank:8")))
+# These call kernels that read their layers' weights and never call the layers (TransformerEncoderLayer: in eval mode).
+BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+
+def find(model: nn.Module, choice: Choice, blueprints: tuple[Blueprint, ...] | None) -> list[tuple[str, nn.Module, tuple[Blueprint, ...]]]:
+    """(name, layer, blueprints that fit) of every site, in the model's order, shared layers once, children of a match skipped.
+
+    "auto": every trainable Linear and Conv2d that a blueprint fits, but for the last one (its outputs are the answer itself); of more than
+    `AUTO_SITES` those spread evenly. Raises SettingsError: for an explicit choice every match must be able to be a site.
+    """
+    if isinstance(choice, str) and choice == AUTO:
+        return _automatic(model, blueprints)
+    found = []
+    for name, layer, bypassed in _matches(model, choice):
+        shape = _shape_or_refusal(name, layer, bypassed)
+        fitting = fits(shape, blueprints)
+        if not fitting:
+            why = "; ".join(str(blueprint.misfit(shape)) for blueprint in blueprints or ())
+            raise SettingsError(f"expected a blueprint that fits site {name!r} ({shape.text}), none does: {why}")
+        found.append((name, layer, fitting))
+    if not found:
+        names = ", ".join(repr(name) for name, layer in model.named_modules() if shape_of(layer) is not None)
+        raise SettingsError(f"expected sites to match a layer, {choice!r} matches none; the model has {names or 'no Linear or Conv2d'}")
+    return found
+
+
+def fits(shape: Shape, blueprints: tuple[Blueprint, ...] | None) -> tuple[Blueprint, ...]:
+    """Those of `blueprints` (default: the first set) that can stand beside a layer of `shape`."""
+    chosen = (LINEAR_DEFAULTS + CONV_DEFAULTS) if blueprints is None else blueprints
+    fitting = tuple(blueprint for blueprint in chosen if blueprint.misfit(shape) is None)
+    return tuple(dict.fromkeys(fitting))
+
+
+def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...] | None) -> list[tuple[str, nn.Module, tuple[Blueprint, ...]]]:
+    layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if shape_of(layer) is not None]
+    found = []
+    for name, layer, bypassed in layers[:-1]:
+        shape = shape_of(layer)
+        if shape is None or _refusal(layer, bypassed) is not None or not any(p.requires_grad for p in layer.parameters()):
+            continue
+        if fitting := fits(shape, blueprints):
+            found.append((name, layer, fitting))
+    if not found:
+        raise SettingsError("expected a model with a Linear or Conv2d that can grow and is not its last layer; name sites explicitly")
+    step = math.ceil(len(found) / AUTO_SITES)
+    return found[::step]
+
+
+def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """(name, module, inside a module that bypasses its layers), each module once."""
+    bypassing: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(prefix) for prefix in bypassing)
+        yield name, module, inside
+        if isinstance(module, BYPASSING):
+            bypassing.append(f"{name}." if name else "")
+
+
+def _matches(model: nn.Module, choice: Choice) -> Iterator[tuple[str, nn.Module, bool]]:
+    taken: list[str] = []
+    for name, module, bypassed in _walk(model):
+        if any(name.startswith(prefix) for prefix in taken):
+            continue
+        if _chosen(name, module, choice):
+            taken.append(f"{name}." if name else "")
+            yield name, module, bypassed
+
+
+def _chosen(name: str, module: nn.Module, choice: Choice) -> bool:
+    if isinstance(choice, str):
+        return fnmatch.fnmatchcase(name, choice) and (shape_of(module) is not None or not set("*?[") & set(choice))
+    if isinstance(choice, type):
+        return isinstance(module, choice)
+    return choice(name, module)
+
+
+def _shape_or_refusal(name: str, layer: nn.Module, bypassed: bool) -> Shape:
+    shape = shape_of(layer)
+    if shape is None:
+        raise SettingsError(f"expected a Linear or Conv2d as a site, got {name!r}: a {type(layer).__name__} cannot be one yet")
+    refusal = _refusal(layer, bypassed)
+    if refusal is not None:
+        raise SettingsError(f"expected a layer that can be a site, got {name!r}: {refusal}")
+    return shape
+
+
+def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
+    if isinstance(layer, Site):
+        return "it is a site of another Host already; use that Host, or its export_plain()"
+    if "forward" in vars(layer):
+        return "its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
+    if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
+        return "its shape is not known yet: run the model once before"
+    if bypassed:
+        return "the module around it reads its weights without calling it (MultiheadAttention, TransformerEncoderLayer)"
+    return None

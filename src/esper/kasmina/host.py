@@ -1,0 +1,390 @@
+"""The host that grows: sites adopted in a model, seeds in their slots, commands applied between steps.
+
+Order of use, per optimizer step: `begin_step`, the user's forward, backward, clip and step, `end_step`. Between steps: `germinate`, `load`,
+`apply`, `roll_back`, `override_alpha`, `measure_health`, `state`, `restore`. A command that fails changes nothing (CommandError).
+
+A seed's optimizer is made when its kernel is loaded, with the learning rate that was the host's at germination. Seeds in GRAFTING, FINE_TUNING and
+FOSSILIZED step on the task with an optimizer and a clip of their own; in STABILIZATION and EVALUATING they are frozen. Limit: `parameters_limit`
+bounds the host with its seeds in the task graph and, at each site, the largest of those that may still get there: a race counts once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pydantic import JsonValue
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.errors import DataError, RuleError, SettingsError
+from esper.events.kinds.control import Command
+from esper.events.kinds.lifecycle import Stage
+from esper.folds.lifecycle import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
+from esper.kasmina import sites
+from esper.kasmina.blueprints import Blueprint, Shape, shape_of
+from esper.kasmina.branch import Branch
+from esper.kasmina.errors import CommandError
+from esper.kasmina.finding import AUTO, Choice, find
+from esper.kasmina.kernels import DTYPES, Kernel, Order, empty_branch, parameter_count
+from esper.kasmina.randomness import derive, forked
+from esper.kasmina.seed import isolated_step, targets_of, task_step
+from esper.kasmina.slots import SeedInfo, Slot, dump, info_of, parse, size_of
+
+SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
+STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
+
+
+@dataclass(frozen=True, slots=True)
+class SiteInfo:
+    """A site as it was adopted. `layer` is text such as "Linear 64→6"; `blueprints` are the names that may be tried there."""
+
+    name: str
+    layer: str
+    inputs: int
+    outputs: int
+    slots: int
+    blueprints: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class _Place:
+    """A site, its layer, what it knows, and its slots."""
+
+    info: SiteInfo
+    layer: nn.Module
+    growth: sites.Growth
+    blueprints: dict[str, Blueprint]
+    slots: list[Slot]
+
+    @property
+    def weight(self) -> Tensor:
+        weight = self.layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+
+class Host:
+    """A model whose sites can grow seeds. One at a time per model; not safe to use from several threads."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        seed_optimizer: SeedOptimizer,
+        sites: Choice = AUTO,
+        blueprints: tuple[Blueprint, ...] | None = None,
+        slots: int = 4,
+        rng_seed: int = 0,
+        max_parameters: float = 2.0,
+        clip: float | None = 1.0,
+        loss_is_mean: bool = True,
+    ) -> None:
+        if not (slots >= 1 and max_parameters >= 1.0 and (clip is None or clip > 0)):
+            raise SettingsError(f"expected slots >= 1, max_parameters >= 1, clip > 0 or None; got {slots}, {max_parameters}, {clip}")
+        self.model = model
+        self._rng_seed, self._clip, self._seed_optimizer, self._loss_is_mean = rng_seed, clip, seed_optimizer, loss_is_mean
+        self._host_parameters = list(model.parameters())
+        self._places = _adopt_all(model, find(model, sites, blueprints), slots)
+        self._host_size = sum(parameter.numel() for parameter in self._host_parameters)
+        self.parameters_limit = int(max_parameters * self._host_size)
+        self._lr: float | None = None
+        self._step = 0
+        self._wire()
+
+    # ---- what it is
+
+    @property
+    def sites(self) -> tuple[SiteInfo, ...]:
+        """The sites, in the model's order."""
+        return tuple(place.info for place in self._places.values())
+
+    @property
+    def seeds(self) -> Mapping[tuple[str, int], SeedInfo]:
+        """Every slot of every site as it is now, by (site, seed)."""
+        return MappingProxyType({(slot.site, slot.seed): info_of(slot) for slot in self._all_slots()})
+
+    def host_parameters(self) -> list[nn.Parameter]:
+        """The host's own parameters in the model's order, never a seed's, not even a fossilized one's: those step with their own optimizer."""
+        return list(self._host_parameters)
+
+    def parameters(self) -> int:
+        """How many parameters the model has now: the host's and those of seeds in the task graph."""
+        return self._host_size + sum(size_of(slot) for slot in self._all_slots() if slot.stage in IN_TASK_GRAPH)
+
+    # ---- one step
+
+    def begin_step(self, *, epoch: int, step: int, measure: bool = False) -> None:
+        """Arms the taps of this step, sets alpha of seeds in GRAFTING (step i of n: i / n), clears gradients of seeds in the task graph."""
+        self._step = step
+        for place in self._listening:
+            place.growth.learning = True
+            place.growth.listen()
+        for place, slot in self._grafting:
+            assert slot.branch is not None
+            slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
+            place.growth.rewire(_silent(place))
+        for slot in self._stepping:
+            assert slot.optimizer is not None
+            slot.optimizer.zero_grad()
+
+    def end_step(self, *, lr: float, scale: float = 1.0, stepped: bool = True) -> None:
+        """Lets the seeds learn, after the host's own optimizer step.
+
+        `lr` is the host's, for germinations to come. `scale` is what the loss was multiplied by before backward (loss scaler, 1 / accumulation
+        is not part of it). `stepped` is False where the host's step was skipped (the scaler found an infinite gradient): seeds in the task
+        graph then do not step either. Raises RuleError for a site that one loss went through twice.
+        """
+        self._lr = lr
+        for place in self._listening:
+            place.growth.learning = False
+            place.growth.listen()
+            self._learn_isolated(place)
+        for slot in self._stepping:
+            if stepped and not slot.recovering:
+                task_step(slot, self._clip, scale)
+        for _, slot in self._grafting:
+            slot.ramp_done += 1
+        self._find_faults()
+
+    def _learn_isolated(self, place: _Place) -> None:
+        taps = place.growth.heard()
+        pupils = [slot for slot in place.slots if slot.stage in ISOLATED and not slot.recovering]
+        if not taps or not pupils:
+            return
+        targets, skipped = targets_of(taps, place.weight.dtype)
+        for slot in pupils:
+            slot.skipped += skipped
+            if targets:
+                with forked(place.weight.device, derive(self._rng_seed, "seed", slot.site, slot.seed, slot.life or 0, self._step)):
+                    isolated_step(slot, targets, self._clip)
+
+    def _find_faults(self) -> None:
+        """Disables seeds in the task graph that made a non-finite value since the last step. The CPU waits for the device here."""
+        for place in self._acting:
+            failed = [slot for slot in place.slots if slot.branch is not None and not slot.branch.take_fine()]
+            for slot in failed:
+                slot.fail()
+            if any(slot.recovering for slot in place.slots):
+                place.growth.rewire(_silent(place))
+
+    # ---- commands
+
+    def germinate(self, site: str, seed: int, *, life: int, blueprint: str, lr: float | None = None) -> Order:
+        """The order of the kernel that the new life waits for. `life` is the epoch at whose end it germinates; `lr`: default the last step's."""
+        place, slot = self._find(site, seed)
+        stage = _following(slot, Command.GERMINATE)
+        chosen = place.blueprints.get(blueprint)
+        if chosen is None:
+            raise CommandError(f"expected one of {', '.join(place.blueprints)} at site {site!r}, got {blueprint!r}")
+        lr = self._lr if lr is None else lr
+        if lr is None:
+            raise CommandError(f"expected a learning rate for {slot.name}: no step was taken yet")
+        dtype = str(place.weight.dtype).removeprefix("torch.")
+        spec = chosen.spec(site, _shape(place.layer))
+        self._refuse_beyond_limit(place, slot, parameter_count(spec))
+        slot.clear()
+        slot.order = Order(spec, derive(self._rng_seed, "seed", site, seed, life, "birth"), dtype)
+        slot.stage, slot.since_epoch, slot.life, slot.blueprint, slot.lr = stage, life, life, blueprint, lr
+        slot.embargo_until = None
+        return slot.order
+
+    def load(self, site: str, seed: int, kernel: Kernel, *, epoch: int) -> None:
+        """Puts the kernel's body into the slot, on the layer's device, with an optimizer of its own."""
+        place, slot = self._find(site, seed)
+        stage = _following(slot, Command.LOAD)
+        if kernel.order != slot.order:
+            raise CommandError(f"expected the kernel of {slot.name} (key {slot.order and slot.order.key[:12]}), got {kernel.key[:12]}")
+        branch = _placed(kernel.branch(), place)
+        assert slot.lr is not None
+        slot.branch, slot.optimizer = branch, self._seed_optimizer(list(branch.parameters()), slot.lr)
+        slot.kernel, slot.stage, slot.since_epoch = kernel.digest, stage, epoch
+        place.growth.branches[seed] = branch
+        self._wire()
+
+    def apply(
+        self, command: Command, site: str, seed: int, *, epoch: int, ramp_steps: int | None = None, embargo_until: int | None = None
+    ) -> None:
+        """Applies any command but germinate and load. GRAFT needs `ramp_steps`, the steps in which alpha rises to 1; CULL takes `embargo_until`."""
+        place, slot = self._find(site, seed)
+        if command in (Command.GERMINATE, Command.LOAD):
+            raise RuleError(f"expected Host.germinate or Host.load for {command}, got Host.apply")
+        stage = _following(slot, command)
+        if command is Command.GRAFT:
+            self._start_ramp(slot, ramp_steps)
+        if command is Command.STABILIZE:
+            assert slot.branch is not None
+            slot.branch.set_alpha(1.0)
+        slot.stage, slot.since_epoch = stage, epoch
+        if command in (Command.CULL, Command.CANCEL):
+            slot.embargo_until = embargo_until
+            self._remove(place, slot)
+        if command is Command.RESET:
+            slot.clear()
+            slot.embargo_until = None
+        self._wire()
+
+    def roll_back(self, site: str, seed: int, *, epoch: int) -> None:
+        """Locks the slot of a seed that a rollback blames: ROLLED_BACK, from whatever stage it has; its body is gone."""
+        place, slot = self._find(site, seed)
+        slot.stage, slot.since_epoch, slot.embargo_until = Stage.ROLLED_BACK, epoch, None
+        self._remove(place, slot)
+        self._wire()
+
+    @contextmanager
+    def override_alpha(self, alphas: Mapping[tuple[str, int], float]) -> Iterator[None]:
+        """Within, the named seeds act with these alphas, isolated ones too (shadow validation); 0: without. For evaluation, between steps."""
+        kept: list[tuple[_Place, Branch, float]] = []
+        for (site, seed), alpha in alphas.items():
+            place, slot = self._find(site, seed)
+            if slot.branch is None or not 0.0 <= alpha <= 1.0:
+                raise RuleError(f"expected a seed with a body and an alpha in 0..1, got {slot.name} in {slot.stage} and {alpha!r}")
+            kept.append((place, slot.branch, slot.branch.strength))
+        try:
+            for (place, branch, _), alpha in zip(kept, alphas.values(), strict=True):
+                branch.set_alpha(alpha)
+                place.growth.rewire(_silent(place))
+            yield
+        finally:
+            for place, branch, alpha in kept:
+                branch.set_alpha(alpha)
+                place.growth.rewire(_silent(place))
+
+    # ---- saving and restoring
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The seeds' own optimizers by "site/seed", for a checkpoint."""
+        return {slot.name: slot.optimizer for slot in self._all_slots() if slot.optimizer is not None}
+
+    def state(self) -> tuple[dict[str, Tensor], JsonValue]:
+        """(tensors of all bodies, by "site/seed/name"; everything else but the optimizers, as JSON). The tensors are the live ones: copy or write."""
+        tensors = {
+            f"{slot.name}/{name}": tensor.detach()
+            for slot in self._all_slots()
+            if slot.branch is not None
+            for name, tensor in slot.branch.state_dict().items()
+        }
+        return tensors, dump(self._lr, self._all_slots())
+
+    def restore(self, tensors: Mapping[str, Tensor], state: JsonValue) -> None:
+        """Puts back what `state` gave, in place, whatever seeds are there now. Then load the host's own state_dict, then the optimizers'.
+
+        Optimizers are new ones; the host's modules have the same names as when the state was taken. Nothing changes where it raises DataError.
+        """
+        lr, slots = parse(state)
+        if [slot.name for slot in slots] != [slot.name for slot in self._all_slots()]:
+            raise DataError(f"expected the state of a host with slots {[s.name for s in self._all_slots()]}, got {[s.name for s in slots]}")
+        for slot in slots:
+            place = self._places[slot.site]
+            prefix = f"{slot.name}/"
+            own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            if own:
+                self._revive(place, slot, own)
+        self._lr = lr
+        for place in self._places.values():
+            place.slots = [slot for slot in slots if slot.site == place.info.name]
+            place.growth.branches = {slot.seed: slot.branch for slot in place.slots if slot.branch is not None}
+            place.growth.taps.clear()
+            sites.unregister(place.layer)
+        self._wire()
+
+    def _revive(self, place: _Place, slot: Slot, tensors: dict[str, Tensor]) -> None:
+        assert slot.order is not None
+        assert slot.lr is not None
+        branch = empty_branch(slot.order.spec, DTYPES[slot.order.dtype])
+        try:
+            branch.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DataError(f"expected the tensors of {slot.name} ({slot.blueprint}), got {sorted(tensors)}") from error
+        branch.strength = float(tensors["alpha"])
+        slot.branch = _placed(branch, place)
+        slot.optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)
+
+    # ---- wiring
+
+    def _wire(self) -> None:
+        """Puts in force what the slots' stages say: which seeds act, listen, step, are frozen or part of the host's modules."""
+        self._listening: list[_Place] = []
+        self._acting: list[_Place] = []
+        self._grafting: list[tuple[_Place, Slot]] = []
+        self._stepping: list[Slot] = []
+        for place in self._places.values():
+            living = [slot for slot in place.slots if slot.branch is not None]
+            for slot in living:
+                assert slot.branch is not None
+                slot.branch.requires_grad_(slot.stage in STEPPING or slot.stage not in IN_TASK_GRAPH)
+                if slot.stage is Stage.FOSSILIZED:
+                    sites.register(place.layer, slot.seed, slot.branch)
+            if any(slot.stage in ISOLATED for slot in living):
+                self._listening.append(place)
+            if any(slot.stage in IN_TASK_GRAPH for slot in living):
+                self._acting.append(place)
+            self._grafting += [(place, slot) for slot in living if slot.stage is Stage.GRAFTING]
+            self._stepping += [slot for slot in living if slot.stage in STEPPING]
+            place.growth.rewire(_silent(place))
+
+    def _start_ramp(self, slot: Slot, ramp_steps: int | None) -> None:
+        if ramp_steps is None or ramp_steps < 1:
+            raise CommandError(f"expected ramp_steps >= 1 to graft {slot.name}, got {ramp_steps!r}")
+        if slot.recovering:
+            raise CommandError(f"expected a healthy seed to graft, {slot.name} made a non-finite value: cull it")
+        slot.ramp_steps, slot.ramp_done = ramp_steps, 0
+
+    def _remove(self, place: _Place, slot: Slot) -> None:
+        place.growth.branches.pop(slot.seed, None)
+        slot.branch, slot.optimizer = None, None
+        sites.unregister(place.layer)
+
+    def _refuse_beyond_limit(self, place: _Place, slot: Slot, size: int) -> None:
+        hopefuls = {site.info.name: [0] for site in self._places.values()}
+        for other in self._all_slots():
+            if other.stage in LIVE and other.stage not in IN_TASK_GRAPH:
+                hopefuls[other.site].append(size_of(other))
+        hopefuls[place.info.name].append(size)
+        total = self.parameters() + sum(max(sizes) for sizes in hopefuls.values())
+        if total > self.parameters_limit:
+            raise CommandError(f"expected at most {self.parameters_limit} parameters, {slot.name} with {size} would make it {total}")
+
+    def _all_slots(self) -> list[Slot]:
+        return [slot for place in self._places.values() for slot in place.slots]
+
+    def _find(self, site: str, seed: int) -> tuple[_Place, Slot]:
+        place = self._places.get(site)
+        if place is None or not 0 <= seed < len(place.slots):
+            known = ", ".join(f"{info.name!r} (0..{info.slots - 1})" for info in self.sites)
+            raise CommandError(f"expected a slot of {known}; got seed {seed} of site {site!r}")
+        return place, place.slots[seed]
+
+
+def _adopt_all(model: nn.Module, found: list[tuple[str, nn.Module, tuple[Blueprint, ...]]], slots: int) -> dict[str, _Place]:
+    places = {}
+    for name, layer, blueprints in found:
+        shape = _shape(layer)
+        names = {blueprint.name: blueprint for blueprint in blueprints}
+        info = SiteInfo(name, shape.text, shape.inputs, shape.outputs, slots, tuple(names))
+        places[name] = _Place(info, layer, sites.adopt(layer, name), names, [Slot(name, seed) for seed in range(slots)])
+    return places
+
+
+def _shape(layer: nn.Module) -> Shape:
+    shape = shape_of(layer)
+    assert shape is not None
+    return shape
+
+
+def _following(slot: Slot, command: Command) -> Stage:
+    try:
+        return next_stage(slot.stage, command)
+    except RuleError as error:
+        raise CommandError(f"{slot.name}: {error}") from error
+
+
+def _placed(branch: Branch, place: _Place) -> Branch:
+    """The branch where its layer is, in its layer's mode."""
+    branch.train(place.layer.training)
+    return branch.to(place.weight.device)
+
+
+def _silent(place: _Place) -> frozenset[int]:
+    """The slots of seeds that were disabled."""
+    return frozenset(slot.seed for slot in place.slots if slot.recovering)

@@ -1,0 +1,299 @@
+"""Kernels: a blueprint compiled for one life of one seed, as a content-addressed file that is verified on load.
+
+An *order* (spec, rng seed, dtype) names a kernel before it exists: its key is sha256 over format, spec, rng seed and dtype. Compiling is:
+build, initialise, probe at batch 1 and 2, prove that the delta at birth is zero, finite forward and backward, two equal forwards, measure,
+write. The file is safetensors whose metadata holds the spec; it is written to a temporary name, fsynced and renamed, so that a key either
+stands for a whole kernel or for none. Nothing is ever unpickled. A file that does not verify is made again.
+Measured (TRAINING.md): 2 ms to make or load; torch.compile takes 12-20 s and is slower for such bodies.
+
+No global random number is drawn in here: orders are compiled on a thread beside training, which shares the process's generator.
+"""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as LateError
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from esper.errors import RuleError
+from esper.events.digests import canonical, digest_of
+from esper.kasmina.blueprints import FORMAT, build, initialise, outputs_of, probe
+from esper.kasmina.branch import Branch
+from esper.kasmina.errors import KernelError
+
+CHECKS = ("shapes at batch 1 and 2", "zero delta at birth", "finite forward and backward", "two equal forwards")
+IN_MEMORY = 64
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What names a kernel: the spec, the rng seed of its initial weights, and their dtype."""
+
+    spec: str
+    rng_seed: int
+    dtype: str = "float32"
+
+    @property
+    def key(self) -> str:
+        """sha256 over format, spec, rng seed and dtype, as 64 hex digits."""
+        return digest_of({"format": FORMAT, "spec": self.spec, "rng_seed": str(self.rng_seed), "dtype": self.dtype})
+
+
+@dataclass(frozen=True, slots=True)
+class Characterization:
+    """What a kernel costs: FLOPs of one forward at batch 1, bytes of its parameters; latency is this machine's."""
+
+    parameters: int
+    flops: int
+    memory_bytes: int
+    latency_ms: float
+    checks: tuple[str, ...] = CHECKS
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A compiled blueprint. `digest` is sha256 over its key and its tensors, the same wherever and whenever it is made."""
+
+    order: Order
+    digest: str
+    path: Path
+    characterization: Characterization
+    from_cache: bool
+    duration_ms: float
+    tensors: Mapping[str, Tensor] = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        """The key of the order."""
+        return self.order.key
+
+    def branch(self) -> Branch:
+        """A fresh branch with the kernel's weights, on the CPU, at alpha 0."""
+        branch = empty_branch(self.order.spec, DTYPES[self.order.dtype])
+        branch.load_state_dict(dict(self.tensors))
+        branch.set_alpha(0.0)
+        return branch
+
+
+def empty_branch(spec: str, dtype: torch.dtype) -> Branch:
+    """An unfilled branch of `spec` on the CPU."""
+    return Branch(build(spec)).to(dtype).to_empty(device="cpu")
+
+
+def parameter_count(spec: str) -> int:
+    """How many parameters a body of `spec` has, without building it in memory."""
+    built = build(spec)
+    return sum(p.numel() for part in (built.features, built.last) for p in part.parameters())
+
+
+class KernelCache:
+    """A folder of kernels, `<key>.safetensors` each, with a small memory cache in front.
+
+    Any number of threads and processes may use it: a rename replaces a file by an equal one. `hits`, `misses` and `rebuilt` count since
+    it was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.hits = self.misses = self.rebuilt = 0
+        self._memory: OrderedDict[str, Kernel] = OrderedDict()
+        self._lock = threading.Lock()
+        path.mkdir(parents=True, exist_ok=True)
+
+    def get(self, order: Order) -> Kernel | None:
+        """The kernel of `order` if its file is there and verifies; a damaged one is counted in `rebuilt` and answered with None."""
+        with self._lock:
+            held = self._memory.get(order.key)
+        if held is not None:
+            self.hits += 1
+            return held
+        path = self._file(order)
+        if not path.exists():
+            self.misses += 1
+            return None
+        try:
+            kernel = _read(order, path)
+        except KernelError:
+            self.rebuilt += 1
+            return None
+        self.hits += 1
+        self._keep(kernel)
+        return kernel
+
+    def put(self, order: Order, tensors: dict[str, Tensor], characterization: Characterization, duration_ms: float) -> Kernel:
+        """The kernel of `order`, durable when this returns."""
+        digest, path = _digest(order, tensors), self._file(order)
+        fields: dict[str, str] = {"spec": order.spec, "rng_seed": str(order.rng_seed), "dtype": order.dtype, "digest": digest}
+        payload = save(tensors, fields | {"characterization": json.dumps(asdict(characterization))})
+        _write(path, payload)
+        kernel = Kernel(order, digest, path, characterization, from_cache=False, duration_ms=duration_ms, tensors=tensors)
+        self._keep(kernel)
+        return kernel
+
+    def _file(self, order: Order) -> Path:
+        return self.path / f"{order.key}.safetensors"
+
+    def _keep(self, kernel: Kernel) -> None:
+        with self._lock:
+            self._memory[kernel.key] = kernel
+            while len(self._memory) > IN_MEMORY:
+                self._memory.popitem(last=False)
+
+
+def compile_kernel(order: Order, cache: KernelCache) -> Kernel:
+    """The kernel of `order`, from the cache or made and checked now. Raises KernelError, DataError for a spec that is none."""
+    started = time.perf_counter()
+    cached = cache.get(order)
+    if cached is not None:
+        return replace(cached, from_cache=True, duration_ms=1e3 * (time.perf_counter() - started))
+    branch = empty_branch(order.spec, DTYPES[order.dtype])
+    branch.set_alpha(0.0)
+    initialise(branch.features, branch.last, order.rng_seed)
+    characterization = check(branch, order)
+    tensors = {name: tensor.detach().clone() for name, tensor in branch.state_dict().items()}
+    return cache.put(order, tensors, characterization, 1e3 * (time.perf_counter() - started))
+
+
+def check(branch: Branch, order: Order) -> Characterization:
+    """What the body costs, after all `CHECKS` passed. Raises KernelError naming the check. Runs in eval mode: dropout draws nothing."""
+    branch.eval()
+    for batch in (1, 2):
+        x = probe(order.spec, batch, order.rng_seed, DTYPES[order.dtype])
+        delta = branch.body(x)[1]
+        if delta.shape[:2] != (batch, outputs_of(order.spec)):
+            raise KernelError(f"expected an output of {(batch, outputs_of(order.spec))}, got {tuple(delta.shape)}: {order.spec}")
+        if torch.count_nonzero(delta):
+            raise KernelError(f"expected a zero delta at birth, got up to {float(delta.abs().max())!r}: {order.spec}")
+        if not torch.equal(delta, branch.body(x)[1]):
+            raise KernelError(f"expected two equal forwards: {order.spec}")
+        _check_backward(branch, x, order)
+    branch.train()
+    return _measure(branch, order)
+
+
+def _check_backward(branch: Branch, x: Tensor, order: Order) -> None:
+    hidden, delta = branch.body(x)
+    parameters = list(branch.parameters())
+    gradients = torch.autograd.grad(delta.sum() + hidden.sum(), parameters)
+    if not all(bool(torch.isfinite(value).all()) for value in (hidden, *gradients)):
+        raise KernelError(f"expected finite values forward and backward: {order.spec}")
+
+
+def _measure(branch: Branch, order: Order) -> Characterization:
+    x = probe(order.spec, 1, order.rng_seed, DTYPES[order.dtype])
+    branch.eval()
+    with torch.no_grad():
+        flops = _flops(branch, x)
+        laps = []
+        for _ in range(5):
+            started = time.perf_counter()
+            branch.body(x)
+            laps.append(1e3 * (time.perf_counter() - started))
+    branch.train()
+    parameters = list(branch.parameters())
+    size = sum(p.numel() * p.element_size() for p in parameters)
+    return Characterization(sum(p.numel() for p in parameters), flops, size, min(laps))
+
+
+def _flops(branch: Branch, x: Tensor) -> int:
+    """Two per multiply-add of the affine layers, as torch's own counter has it (that one sets hooks on every module of the process)."""
+    flops = 0
+    for layer in (*branch.features, branch.last):
+        x = layer(x)
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            flops += 2 * x.numel() * layer.weight[0].numel()
+    return flops
+
+
+def _digest(order: Order, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(order.key.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Data, then name, then the folder that holds the name: each durable before the next."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(order: Order, path: Path) -> Kernel:
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        raw = json.loads(fields["characterization"])
+        characterization = Characterization(**{**raw, "checks": tuple(raw["checks"])})
+        found = Order(fields["spec"], int(fields["rng_seed"]), fields["dtype"])
+        digest = fields["digest"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise KernelError(f"expected a kernel in {path.name}, got a damaged file: {error!r}") from error
+    if found != order or _digest(order, tensors) != digest:
+        raise KernelError(f"expected the kernel of {order.key} in {path.name}: its spec or its tensors are another's")
+    return Kernel(order, digest, path, characterization, from_cache=True, duration_ms=0.0, tensors=tensors)
+
+
+class Compiler:
+    """One thread that compiles orders beside training, one after another, in the order in which they were submitted.
+
+    It emits nothing and takes nothing from training. Its queue is bounded by the slots of the host: a slot has one order at a time.
+    """
+
+    def __init__(self, cache: KernelCache) -> None:
+        self.cache = cache
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-kernels")
+        self._orders: dict[str, Future[Kernel]] = {}
+
+    def submit(self, order: Order) -> None:
+        """Compiles `order` soon; an order submitted before is not compiled again."""
+        if order.key not in self._orders:
+            self._orders[order.key] = self._thread.submit(compile_kernel, order, self.cache)
+
+    def done(self, key: str) -> bool:
+        """True if `wait` would not wait. For display only: whether a kernel is done in time decides nothing."""
+        return self._order(key).done()
+
+    def wait(self, key: str, timeout_s: float) -> Kernel:
+        """The kernel of a submitted order; raises what compiling it raised, KernelError when it is not there in time."""
+        try:
+            return self._order(key).result(timeout_s)
+        except LateError as error:
+            raise KernelError(f"expected kernel {key[:12]} within {timeout_s:g} s, it is still being compiled") from error
+
+    def forget(self, key: str) -> None:
+        """Drops an order that nobody will wait for."""
+        self._orders.pop(key, None)
+
+    def close(self) -> None:
+        """Ends the thread after the order it is at."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, key: str) -> Future[Kernel]:
+        future = self._orders.get(key)
+        if future is None:
+            raise RuleError(f"expected the key of a submitted order, got {key!r}")
+        return future

@@ -1,0 +1,86 @@
+"""How a seed learns: the isolated step of one in TRAINING, the step of one in the task graph, each with its own optimizer and clip.
+
+**Isolation.** A seed in TRAINING learns from what its site's taps kept, after the host's own step: `autograd.grad` on detached tensors, in
+float32, within `forked`, so that host parameters, buffers, optimizer state and random state go exactly where they would have gone without it.
+**Objective: local.** Regress t = -g * std(y) / rms(g), g = dL/dy, on the layer's input: the direction in which the output should move, at
+the output's own size. Not the raw gradient (its size is about 1/batch), not the straight-through estimator (alpha 1 after 12 isolated epochs
+multiplied the loss by 13.5), not self-reconstruction (no gain): measured, TRAINING.md.
+**Accumulation.** Each micro-batch has its own target; their gradients are averaged and the seed steps once per step of the host, so that
+accumulating changes neither the number of its steps nor what its learning rate means.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from esper.kasmina.branch import Branch
+from esper.kasmina.sites import Tap
+from esper.kasmina.slots import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one micro-batch teaches at a site: the detached input and the descent direction at the output's size."""
+
+    x: Tensor
+    t: Tensor
+
+
+def targets_of(taps: list[Tap], dtype: torch.dtype) -> tuple[list[Target], int]:
+    """(targets, micro-batches skipped): one whose gradient is non-finite or zero, or whose input was changed in place, teaches nothing."""
+    targets = []
+    for tap in taps:
+        if tap.x is None or tap.spread is None or tap.gradient is None:
+            continue
+        gradient = tap.gradient.float()
+        scale = tap.spread / gradient.square().mean().sqrt()
+        # The CPU waits for the device here, once a micro-batch: whether to skip decides what the optimizer does.
+        if tap.x._version == tap.version and bool(torch.isfinite(scale)):
+            targets.append(Target(tap.x.to(dtype), (gradient * -scale).to(dtype)))
+    return targets, len(taps) - len(targets)
+
+
+def isolated_step(slot: Slot, targets: list[Target], clip: float | None) -> None:
+    """One step of a seed in TRAINING on its local objective; a non-finite loss or gradient disables it instead.
+
+    To be called within `forked`: a body may draw random numbers.
+    """
+    assert slot.branch is not None
+    parameters = list(slot.branch.parameters())
+    device = parameters[0].device.type
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        losses = [_local_loss(slot.branch, target) for target in targets]
+        loss = torch.stack(losses).mean()
+        gradients = torch.autograd.grad(loss, parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    _step(slot, parameters, clip, loss.detach())
+
+
+def _local_loss(branch: Branch, target: Target) -> Tensor:
+    delta = branch.body(target.x)[1]
+    return F.mse_loss(delta, target.t.reshape(delta.shape))
+
+
+def task_step(slot: Slot, clip: float | None, scale: float) -> None:
+    """One step of a seed in the task graph on the gradients that the host's backward left; `scale` is what the loss was multiplied by."""
+    assert slot.branch is not None
+    parameters = [parameter for parameter in slot.branch.parameters() if parameter.grad is not None]
+    if not parameters:
+        return
+    if scale != 1.0:
+        torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], 1.0 / scale)
+    _step(slot, parameters, clip, torch.zeros((), device=parameters[0].device))
+
+
+def _step(slot: Slot, parameters: list[nn.Parameter], clip: float | None, loss: Tensor) -> None:
+    """Clips by the seed's own norm and steps its own optimizer, unless something is not finite. The CPU waits for the device here."""
+    assert slot.optimizer is not None
+    norm = nn.utils.clip_grad_norm_(parameters, float("inf") if clip is None else clip)
+    if bool(torch.isfinite(norm + loss)):
+        slot.optimizer.step()
+    else:
+        slot.fail()
+    slot.optimizer.zero_grad()

@@ -1,0 +1,187 @@
+"""Sites: layers of a host where seeds live, adopted in place.
+
+Adopting swaps a layer's class for one that mixes `Site` in, as torch's own `parametrize` and FSDP2 do: state_dict keys, `isinstance`,
+attributes and deepcopy stay as they were, and a dormant site costs one truth test a call. A wrapper module would cost more and rename keys.
+A branch stands outside `_modules` until it is fossilized: registered earlier it would join the user's `clip_grad_norm_(model.parameters())`
+and so change the host's path. `Growth`, a plain object in the layer's `__dict__`, holds what a site knows.
+
+Forward: y = layer(x); then y + alpha * body(x) for every branch with alpha > 0, in the order of their slots. At alpha 0 nothing is added,
+so the output is the host's, bit for bit (0 * NaN is NaN). Where someone listens, a `Tap` keeps the detached input, the standard deviation
+of the output, and by `register_hook` the gradient at the output. (`retain_grad` is wrong before an in-place activation, and None under
+activation checkpointing.) A call inside a backward pass is a recomputation: neither counted nor measured.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from esper.errors import RuleError
+from esper.kasmina.branch import Branch
+
+NO_BACKWARD = -1
+
+
+@dataclass(slots=True, eq=False)
+class Tap:
+    """What one micro-batch left at a site. `gradient` is None until its backward pass; `task` names that pass."""
+
+    x: Tensor | None
+    version: int
+    spread: Tensor | None
+    sample: Tensor | None
+    samples: int
+    gradient: Tensor | None = None
+    task: int = NO_BACKWARD
+
+    def hear(self, gradient: Tensor) -> None:
+        """Keeps the gradient at the output. On CUDA this runs on autograd's thread: it stores and does nothing else."""
+        self.gradient = gradient.detach()
+        self.task = _backward_task()
+
+
+@dataclass(eq=False)
+class Growth:
+    """What a site knows: its branches by slot, which of them act, and who listens. `active` is the one truth test of a dormant site."""
+
+    name: str
+    branches: dict[int, Branch] = field(default_factory=dict)
+    acting: tuple[Branch, ...] = ()
+    learning: bool = False
+    sampler: Callable[[Tensor], Tensor] | None = None
+    taps: list[Tap] = field(default_factory=list)
+    active: bool = False
+
+    def rewire(self, silent: frozenset[int] = frozenset()) -> None:
+        """Puts in force what the branches' alphas say; those in `silent` never act."""
+        acting = (branch for slot, branch in sorted(self.branches.items()) if branch.strength != 0.0 and slot not in silent)
+        self.acting = tuple(acting)
+        self.listen()
+
+    def listen(self) -> None:
+        """Recomputes `active` after `learning` or `sampler` was set."""
+        self.active = bool(self.acting) or self.learning or self.sampler is not None
+
+    def grow(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The site's output from the layer's; taps it where someone listens."""
+        for branch in self.acting:
+            y = branch(x, y)
+        if (self.learning or self.sampler is not None) and layer.training and torch.is_grad_enabled():
+            self._tap(x, y)
+        return y
+
+    def _tap(self, x: Tensor, y: Tensor) -> None:
+        if _backward_task() != NO_BACKWARD:
+            if not self.taps:
+                raise RuleError(f"expected site {self.name!r} outside reentrant checkpointing: use checkpoint(..., use_reentrant=False)")
+            return
+        if not y.requires_grad:
+            raise RuleError(f"expected a site whose output needs a gradient, got {self.name!r}: it and all before it are frozen")
+        value = y.detach()
+        tap = Tap(
+            x=x.detach() if self.learning else None,
+            version=x._version,
+            spread=value.float().std() if self.learning else None,
+            sample=self.sampler(value) if self.sampler is not None else None,
+            samples=y.shape[0] if y.dim() > 1 else 1,
+        )
+        y.register_hook(tap.hear)
+        self.taps.append(tap)
+
+    def heard(self) -> list[Tap]:
+        """The taps of this step that got a gradient; forgets them all. Raises RuleError for a layer that one loss went through twice."""
+        taps, self.taps = [tap for tap in self.taps if tap.gradient is not None], []
+        if len({tap.task for tap in taps}) < len(taps):
+            raise RuleError(f"expected site {self.name!r} to be called once in a forward pass, it was called twice: choose other sites")
+        return taps
+
+
+def _backward_task() -> int:
+    """The id of the backward pass that this thread is in, or NO_BACKWARD."""
+    return int(torch._C._current_graph_task_id())
+
+
+class Site:
+    """Mixed into a layer's class. Holds no state of its own but `esper_growth`."""
+
+    esper_growth: Growth
+
+    @torch.compiler.disable
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name: callers pass it by keyword
+        y: Tensor = super().forward(input)  # type: ignore[misc] # The layer's class comes next in the order of resolution.
+        growth = self.esper_growth
+        return growth.grow(self, input, y) if growth.active else y  # type: ignore[arg-type] # A site is a layer.
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Site":
+        super()._apply(fn, recurse)  # type: ignore[misc] # nn.Module's.
+        for branch in _hidden(self):
+            branch._apply(fn)
+        return self
+
+    def train(self, mode: bool = True) -> "Site":
+        super().train(mode)  # type: ignore[misc] # nn.Module's.
+        for branch in _hidden(self):
+            branch.train(mode)
+        return self
+
+    def __getstate__(self) -> NoReturn:
+        raise RuleError(
+            f"expected a plain module to pickle, got a host with site {self.esper_growth.name!r}: pickle Host.export_plain() instead"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Site":  # The memo is copy's own.
+        """An independent copy that computes the same and belongs to no Host: nothing listens to it."""
+        copy = type(self).__new__(type(self))
+        memo[id(self)] = copy
+        growth = Growth(self.esper_growth.name)
+        memo[id(self.esper_growth)] = growth
+        copy.__dict__.update({key: deepcopy(value, memo) for key, value in self.__dict__.items()})
+        growth.branches = deepcopy(self.esper_growth.branches, memo)
+        growth.acting = tuple(deepcopy(branch, memo) for branch in self.esper_growth.acting)
+        growth.listen()
+        return copy
+
+
+def _hidden(site: Site) -> list[Branch]:
+    """The branches that stand outside `_modules`."""
+    registered = {id(module) for module in getattr(site, "seeds", {}).values()}
+    return [branch for branch in site.esper_growth.branches.values() if id(branch) not in registered]
+
+
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def adopt(layer: nn.Module, name: str) -> Growth:
+    """The growth of `layer`, which from now on is a site. Its class keeps its name."""
+    plain = type(layer)
+    if plain not in _classes:
+        _classes[plain] = type(plain.__name__, (Site, plain), {"__module__": plain.__module__, "__qualname__": plain.__qualname__})
+    growth = Growth(name)
+    layer.__dict__["esper_growth"] = growth
+    layer.__class__ = _classes[plain]
+    return growth
+
+
+def release(layer: nn.Module) -> None:
+    """Makes `layer` the plain layer that it was; its branches are gone from it."""
+    plain = type(layer).__mro__[2]
+    layer._modules.pop("seeds", None)
+    del layer.__dict__["esper_growth"]
+    layer.__class__ = plain
+
+
+def register(layer: nn.Module, slot: int, branch: Branch) -> None:
+    """Makes a branch part of the host: its tensors stand under `<site>.seeds.<slot>.*` from now on."""
+    if "seeds" not in layer._modules:
+        layer.add_module("seeds", nn.ModuleDict())
+    seeds = layer._modules["seeds"]
+    assert isinstance(seeds, nn.ModuleDict)
+    seeds[str(slot)] = branch
+
+
+def unregister(layer: nn.Module) -> None:
+    """Takes every branch out of the host's modules again; for a restore."""
+    layer._modules.pop("seeds", None)
