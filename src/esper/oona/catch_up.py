@@ -1,0 +1,162 @@
+"""Resume is catching up: what the log holds after a checkpoint is met again, fact by fact, and nothing of it is written twice.
+
+A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must be the one that the log has at that
+place: the same topic, type, epoch and step, and the same comparison form (payload without volatile fields). Ids need no translation here,
+because `Emitter.emit` answers with the logged id. RunResumed, SamplesDropped, SettingChanged and RunFailed stand outside: the first two
+depend on how fast the machine was, the third takes effect at its place, the last is what the resume gets over. In RunStarted, code,
+packages and hardware are not compared: their changes stand in RunResumed.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from pydantic import JsonValue
+
+from esper.errors import LogError
+from esper.events.codec import decode
+from esper.events.digests import comparison_form
+from esper.events.envelope import EventId, Moment, Record
+from esper.events.fields import Event
+from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, SettingChanged
+from esper.events.topics import TOPICS, TopicClass
+from esper.oona.contract import START, Log
+
+FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
+OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, SettingChanged.KIND, RunFailed.KIND})
+_ENVIRONMENT = ("code", "packages", "hardware")
+
+
+class DivergedError(LogError):
+    """A resumed run said something else than the log has at that place: it is not the same training any more."""
+
+
+class CatchUp:
+    """What a resumed run must meet again, in fact order. Made by `catch_up`, consumed by one Emitter."""
+
+    def __init__(
+        self,
+        expected: tuple[Record, ...],
+        setting_changes: tuple[Record, ...],
+        *,
+        after: Moment | None,
+        logged_to: Moment,
+        checkpoint: str | None,
+        environment_changes: tuple[str, ...],
+    ) -> None:
+        self.setting_changes = setting_changes
+        self.checkpoint = checkpoint
+        self.environment_changes = environment_changes
+        self._expected = deque(expected)
+        self._met = Moment(after or 0)
+        self._logged_to = logged_to
+
+    @property
+    def upcoming(self) -> tuple[Record, ...]:
+        """The logged facts that were not met again yet, in fact order."""
+        return tuple(self._expected)
+
+    @property
+    def pending(self) -> bool:
+        """True while logged facts are still to be met."""
+        return bool(self._expected)
+
+    @property
+    def caught_up_to(self) -> Moment:
+        """The moment up to which the log and this execution agree: all of it once nothing is pending."""
+        return self._met if self._expected else self._logged_to
+
+    def resumed(self, incarnation: int) -> RunResumed:
+        """What a resumed run says first."""
+        return RunResumed(
+            checkpoint=self.checkpoint,
+            caught_up_to=self.caught_up_to,
+            incarnation=incarnation,
+            environment_changes=self.environment_changes,
+        )
+
+    def meet(self, event: Event, *, epoch: int, step: int) -> EventId:
+        """The id of the logged fact that `event` is again. Raises DivergedError, naming place and field, when it is not that fact."""
+        record = self._expected[0]
+        difference = _difference(record, event, epoch=epoch, step=step)
+        if difference is not None:
+            field, wanted, came = difference
+            raise DivergedError(
+                f"run {record.run} diverged from its log at topic {record.topic}, sequence {record.sequence} (moment {record.moment}, "
+                f"epoch {record.epoch}, step {record.step}): expected {field} {wanted!r}, got {came!r}"
+            )
+        self._expected.popleft()
+        self._met = record.moment
+        return record.id
+
+
+def catch_up(log: Log, after: Moment | None, checkpoint: str | None, environment_changes: tuple[str, ...] = ()) -> CatchUp:
+    """What `log` holds after moment `after` (None: all of it, when there is no checkpoint). Reads the log's facts; keeps those after it."""
+    expected: list[Record] = []
+    changes: list[Record] = []
+    last = Moment(0)
+    for record in _facts(log):
+        last = record.moment
+        if record.moment <= (after or 0):
+            continue
+        if record.type == SettingChanged.KIND:
+            changes.append(record)
+        elif record.type not in OUTSIDE:
+            expected.append(record)
+    return CatchUp(
+        tuple(expected),
+        tuple(changes),
+        after=after,
+        logged_to=last,
+        checkpoint=checkpoint,
+        environment_changes=environment_changes,
+    )
+
+
+def _facts(log: Log) -> Iterator[Record]:
+    position, limit = START, 1000
+    while True:
+        page = log.read(position, limit, FACTS)
+        yield from page.records
+        if len(page.records) < limit:
+            return
+        position = page.position
+
+
+def _form(event: Event) -> JsonValue:
+    form = comparison_form(event, str)
+    if isinstance(event, RunStarted) and isinstance(form, dict):
+        return {name: value for name, value in form.items() if name not in _ENVIRONMENT}
+    return form
+
+
+def _difference(record: Record, event: Event, *, epoch: int, step: int) -> tuple[str, object, object] | None:
+    place: tuple[tuple[str, object, object], ...] = (
+        ("topic", record.topic, event.TOPIC),
+        ("type", record.type, event.KIND),
+        ("epoch", record.epoch, epoch),
+        ("step", record.step, step),
+    )
+    for field, wanted, came in place:
+        if wanted != came:
+            return field, wanted, came
+    return first_difference(_form(decode(record)), _form(event))
+
+
+def first_difference(expected: JsonValue, got: JsonValue, path: str = "data") -> tuple[str, object, object] | None:
+    """Where two JSON values differ first, with what stands there in each; None when they are equal."""
+    if isinstance(expected, dict) and isinstance(got, dict):
+        for name in sorted(expected.keys() | got.keys()):
+            found = first_difference(expected.get(name, "(absent)"), got.get(name, "(absent)"), f"{path}.{name}")
+            if found is not None:
+                return found
+        return None
+    if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+        return next(
+            (
+                found
+                for index, (wanted, came) in enumerate(zip(expected, got, strict=True))
+                if (found := first_difference(wanted, came, f"{path}[{index}]")) is not None
+            ),
+            None,
+        )
+    return None if expected == got and type(expected) is type(got) else (path, expected, got)

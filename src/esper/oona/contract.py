@@ -1,0 +1,113 @@
+"""What a log promises, whatever it is made of: `Log` to readers, `RunWriter` to the one process that writes a run.
+
+Order of writing everywhere: data durable, then what readers see. Nothing here opens a file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from pydantic import JsonValue
+
+from esper.errors import DataError
+from esper.events.envelope import Record, RunId
+from esper.oona.heads import Heads
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a reader goes on: an opaque cursor, the last row read of each file. Only `esper.oona` looks inside; others keep its text."""
+
+    rows: tuple[tuple[str, int], ...] = ()
+
+    def row(self, file: str) -> int:
+        """The last row read of `file`; 0 before the first."""
+        return dict(self.rows).get(file, 0)
+
+    def to_text(self) -> str:
+        """The position as JSON, to be stored beside what was made of the records before it."""
+        return json.dumps(dict(self.rows), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The position that `to_text` wrote. Raises DataError for anything else."""
+        try:
+            rows = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"expected the text of a log position, got {text!r}") from error
+        if not isinstance(rows, dict) or not all(type(row) is int and row >= 0 for row in rows.values()):
+            raise DataError(f"expected the text of a log position, a map of file to row, got {text!r}")
+        return cls(tuple(sorted(rows.items())))
+
+
+START = Position()
+
+
+class Page(NamedTuple):
+    """Records in the log's order, and where to go on after them."""
+
+    records: tuple[Record, ...]
+    position: Position
+
+
+class Log(Protocol):
+    """An ordered, durable, append-only sequence of one run's records. Any number of readers, in any process, beside the one writer."""
+
+    def read(self, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None) -> Page:
+        """At most `limit` records after `position` (None: from the first), of `topics` (None: all), oldest first.
+
+        A page with fewer than `limit` records ends at the log's end as it was then, whatever the topics. Never blocks for new records.
+        """
+        ...
+
+    def end(self) -> Position:
+        """The position after the last durable record."""
+        ...
+
+    def wait(self, position: Position, timeout_s: float) -> bool:
+        """True as soon as records stand after `position`; False when `timeout_s` passed without one."""
+        ...
+
+
+class RunWriter(Log, Protocol):
+    """The log in the hands of the run's one writing process. `append` and `seal` are called by one thread at a time."""
+
+    @property
+    def run(self) -> RunId:
+        """The run that this log holds."""
+        ...
+
+    @property
+    def writer(self) -> str:
+        """The name that every record's `writer` field must carry."""
+        ...
+
+    def heads(self) -> Heads:
+        """How the log ends, as a copy: numbers and chains that the next records continue."""
+        ...
+
+    def append(self, records: tuple[Record, ...]) -> None:
+        """Makes `records` durable, all or none, before it returns; readers see them from then on.
+
+        Raises RuleError for records that do not continue the log's numbers, LogError when they could not be written: whatever was
+        appended before stands, and `heads` still says how the log ends.
+        """
+        ...
+
+    def free_reserve(self) -> None:
+        """Gives back the space that was kept for a run's last words on a full disk."""
+        ...
+
+    def seal(self, summary: Mapping[str, JsonValue]) -> bool:
+        """Ends the log for good: nothing is appended after it. False when a reader held it open too long; the next holder seals it."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of files and locks; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...

@@ -1,0 +1,319 @@
+"""Says what happened: numbers events in the order they are emitted, and hands them to the writer thread.
+
+`emit` is called from the thread that made the emitter, takes a few microseconds and waits for no disk; `commit` waits. A fact that finds
+the buffer full waits for room. Telemetry that finds it full is not taken: it gets no number, is counted, and a SamplesDropped fact follows.
+So moments and sequences never have gaps. While a resumed run catches up, `emit` appends nothing that the log has (see `catch_up`).
+"""
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NamedTuple, NoReturn, Self
+
+from pydantic import JsonValue
+
+from esper.errors import RuleError
+from esper.events import topics
+from esper.events.envelope import EventId, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.run import RunResumed, RunStarted, SamplesDropped, StreamEnded, Tail
+from esper.events.kinds.telemetry import Heartbeat
+from esper.oona.appender import Item, Telemetry
+from esper.oona.catch_up import CatchUp
+from esper.oona.contract import RunWriter
+from esper.oona.last_words import FailureKind, end_streams, record_failure, tails_of
+from esper.oona.writer import Clock, Doing, Writer
+
+__all__ = ["Counters", "Emitter", "Telemetry"]
+
+CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
+
+_ANCHORS = frozenset({RunStarted, RunResumed, EpochCompleted})
+_OWN = frozenset({RunResumed, SamplesDropped, StreamEnded, Heartbeat})
+_NOBODY = 0  # No thread has this identity.
+
+
+class Counters(NamedTuple):
+    """For display: records of this emitter on disk, records waiting, telemetry not taken."""
+
+    written: int
+    waiting: int
+    dropped: int
+
+
+class _Stream:
+    """What the emitting thread knows of one topic. `logged_step` is the last step of it that a resumed run finds in the log."""
+
+    __slots__ = ("epoch", "logged_step", "name", "step", "telemetry")
+
+    def __init__(self, name: str, epoch: int, step: int, logged_step: int) -> None:
+        self.name = name
+        self.telemetry = topics.is_telemetry(name)
+        self.epoch = epoch
+        self.step = step
+        self.logged_step = logged_step
+
+
+class _Dropped:
+    """Telemetry of one topic that was not taken since the last SamplesDropped."""
+
+    __slots__ = ("count", "first_step", "last_step")
+
+    def __init__(self, step: int) -> None:
+        self.count = 0
+        self.first_step = step
+        self.last_step = step
+
+
+class Emitter:
+    """The one voice of a run. Not for other threads and not for forked children: they get RuleError.
+
+    `clock` gives aware UTC times and is called on both threads. `catch_up` is given when a run is resumed. Close it before its log.
+    """
+
+    def __init__(
+        self,
+        log: RunWriter,
+        run: RunId,
+        *,
+        clock: Clock,
+        heartbeat_s: float = 10.0,
+        capacity: int = CAPACITY,
+        catch_up: CatchUp | None = None,
+    ) -> None:
+        if log.run != run:
+            raise RuleError(f"expected the log of run {run}, got the one of {log.run}")
+        heads = log.heads()
+        self._log = log
+        self._prefix = f"{run}/"
+        self._clock = clock
+        self._capacity = capacity
+        self._moment = int(heads.moment)
+        self._incarnation = heads.incarnation
+        self._anchor = heads.anchor
+        self._streams: dict[str, _Stream] = {}
+        self._dropped: dict[str, _Dropped] = {}
+        self._dropped_count = 0
+        self._catch_up = catch_up
+        self._owner = threading.get_ident()
+        self._why_not = ""
+        # No heartbeat before RunResumed: killed again while catching up, nothing has changed.
+        self._writer = Writer(log, clock, heartbeat_s, beating=catch_up is None)
+        self._queue = self._writer.queue
+        _emitters.add(self)
+        atexit.register(self._at_exit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def catching_up(self) -> bool:
+        """True while the log holds facts that this execution has not met again."""
+        return self._catch_up is not None and self._catch_up.pending
+
+    @property
+    def upcoming(self) -> tuple[Record, ...]:
+        """The logged facts that were not met again yet, in fact order; none when the run is live."""
+        return self._catch_up.upcoming if self._catch_up is not None else ()
+
+    @property
+    def taken(self) -> Counters:
+        """How many records are on disk and waiting, and how much telemetry was not taken. Any thread may ask."""
+        return Counters(self._writer.written, self._moment - self._writer.durable, self._dropped_count)
+
+    def emit(
+        self,
+        event: Event | Telemetry,
+        *,
+        epoch: int,
+        step: int,
+        cause: EventId | None = None,
+        trace: str | None = None,
+    ) -> EventId | None:
+        """The id under which `event` will stand in the log; None for telemetry that was not taken.
+
+        Returns before the event is on disk. A fact waits where the buffer is full. Raises RuleError on another thread, for a kind that is
+        not the caller's to say, or for clocks that go back; LogError once the log has failed; DivergedError while catching up.
+        """
+        if threading.get_ident() != self._owner:
+            self._refuse_caller()
+        kind = event.kind if isinstance(event, Telemetry) else type(event)
+        stream = self._streams.get(kind.TOPIC) or self._open_stream(kind)
+        if kind in _OWN:
+            raise RuleError(f"{kind.KIND} is written by the emitter itself")
+        if self._catch_up is not None:
+            if self._catch_up.pending:
+                return self._meet(self._catch_up, event, stream, epoch=epoch, step=step)
+            if not stream.telemetry or step > stream.logged_step:
+                self._go_live(self._catch_up, epoch, step)
+        if stream.telemetry:
+            if step <= stream.logged_step:
+                return None
+            if len(self._queue) >= self._capacity:
+                self._drop(stream.name, step)
+                return None
+        elif kind is not type(event):
+            raise RuleError(f"{kind.KIND} is a fact: expected it built and validated, got its builder")
+        if self._dropped and len(self._queue) <= self._capacity // 2:
+            self._report_dropped(epoch, step)
+        return self._put(event, stream, epoch, step, cause=cause, trace=trace)
+
+    def commit(self) -> None:
+        """Returns when all that was emitted so far is on disk. Raises LogError when it could not be written."""
+        if threading.get_ident() != self._owner:
+            self._refuse_caller()
+        self._writer.wait_for(self._moment)
+        self._writer.check()
+
+    def doing(self, what: Doing) -> None:
+        """Tells the heartbeats what the trainer is doing."""
+        self._writer.doing = what
+
+    def tails(self, *, epoch: int, step: int) -> tuple[Tail, ...]:
+        """Every topic's last sequence and chain, for RunFinished. Ends the heartbeats and every telemetry topic, and commits."""
+        if threading.get_ident() != self._owner:
+            self._refuse_caller()
+        self._writer.beat(False)
+        if self._catch_up is not None and not self._catch_up.pending:
+            self._go_live(self._catch_up, epoch, step, beating=False)
+        if not self.catching_up:
+            self._report_dropped(epoch, step)
+            self.commit()
+            for name, clocks, event in end_streams(self._log.heads(), epoch=epoch, step=step):
+                self._put(event, self._stream(name), *clocks)
+        self.commit()
+        return tails_of(self._log.heads())
+
+    def fail(self, kind: FailureKind, error: str, *, where: str, epoch: int, step: int) -> None:
+        """Ends the run with RunFailed, durably, whatever state the log is in; nothing can be emitted afterwards.
+
+        What the writer could not write is given up (it was never acknowledged); the reserve is freed first when the disk is full. Also
+        ends the telemetry topics, and writes RunResumed before, where a resumed run has not said it yet. Raises LogError when even that
+        cannot be written.
+        """
+        if threading.get_ident() != self._owner:
+            self._refuse_caller()
+        self._writer.beat(False)
+        if self._writer.failure is None and not self.catching_up:
+            self._report_dropped(epoch, step)
+        self._end("it has failed")
+        if self._writer.failure is not None:
+            self._log.free_reserve()
+        record_failure(self._log, self._clock, self._catch_up, kind, error, where=where, epoch=epoch, step=step)
+
+    def close(self, *, seal: Mapping[str, JsonValue] | None = None) -> None:
+        """Writes what waits and ends the writer thread; with a summary, seals the run. The log stays open.
+
+        Raises LogError when something could not be written; a run is not sealed then. A second call does nothing, nor does one in a forked
+        child.
+        """
+        if self._owner == _NOBODY:
+            return
+        if threading.get_ident() != self._owner:
+            self._refuse_caller()
+        if self._writer.failure is None and not self.catching_up:
+            self._report_dropped(0, 0)
+        self._end("it is closed")
+        self._writer.check()
+        if seal is not None:
+            self._log.seal(seal)
+
+    def _put(
+        self, event: Event | Telemetry, stream: _Stream, epoch: int, step: int, *, cause: EventId | None = None, trace: str | None = None
+    ) -> EventId:
+        if step < stream.step or epoch < stream.epoch:
+            raise RuleError(
+                f"run {self._log.run}, topic {stream.name}: expected epoch >= {stream.epoch} and step >= {stream.step}, "
+                f"got epoch {epoch}, step {step}"
+            )
+        writer = self._writer
+        if len(self._queue) >= self._capacity:
+            writer.wait_for_room(self._capacity)
+        if writer.failure is not None:
+            writer.check()
+        time = self._clock()
+        stream.epoch, stream.step = epoch, step
+        moment = self._moment = self._moment + 1
+        identity = EventId(self._prefix + str(moment))
+        self._queue.append(Item(event, stream.name, moment, self._incarnation, time, epoch, step, cause or self._anchor, trace))
+        if self._anchor is None or type(event) in _ANCHORS:
+            self._anchor = identity
+        if writer.asleep:
+            writer.wake()
+        return identity
+
+    def _meet(self, catch_up: CatchUp, event: Event | Telemetry, stream: _Stream, *, epoch: int, step: int) -> EventId | None:
+        if stream.telemetry or isinstance(event, Telemetry):
+            return None
+        return catch_up.meet(event, epoch=epoch, step=step)
+
+    def _go_live(self, catch_up: CatchUp, epoch: int, step: int, *, beating: bool = True) -> None:
+        """Says that the run was resumed, before the first record that the log does not have."""
+        self._catch_up = None
+        self._incarnation += 1
+        self._put(catch_up.resumed(self._incarnation), *self._clocked(topics.RUN, epoch, step))
+        self._writer.beat(beating)
+
+    def _drop(self, name: str, step: int) -> None:
+        dropped = self._dropped.setdefault(name, _Dropped(step))
+        dropped.count += 1
+        dropped.last_step = step
+        self._dropped_count += 1
+
+    def _report_dropped(self, epoch: int, step: int) -> None:
+        for name, dropped in self._dropped.items():
+            event = SamplesDropped(topic=name, count=dropped.count, first_step=dropped.first_step, last_step=dropped.last_step)
+            self._put(event, *self._clocked(topics.RUN, epoch, step))
+        self._dropped.clear()
+
+    def _open_stream(self, kind: type[Event]) -> _Stream:
+        topic = topics.TOPICS.get(kind.TOPIC)
+        if topic is None or topic.kind is topics.TopicClass.DERIVED:
+            raise RuleError(f"expected a kind that a run's writer says, got {kind.KIND}")
+        return self._stream(kind.TOPIC)
+
+    def _stream(self, name: str) -> _Stream:
+        stream = self._streams.get(name)
+        if stream is None:
+            head = self._log.heads().topic(name)
+            logged_step = head.step if self._catch_up is not None and head.sequence else -1
+            stream = self._streams[name] = _Stream(name, head.epoch, head.step, logged_step)
+        return stream
+
+    def _clocked(self, name: str, epoch: int, step: int) -> tuple[_Stream, int, int]:
+        stream = self._stream(name)
+        return stream, max(epoch, stream.epoch), max(step, stream.step)
+
+    def _end(self, why_not: str) -> None:
+        self._owner, self._why_not = _NOBODY, why_not
+        self._writer.stop()
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        if self._owner != _NOBODY:
+            self._end("the process is ending")
+
+    def _leave_to_parent(self) -> None:
+        self._owner, self._why_not = _NOBODY, "this process is a forked child; only the one that opened the run may write it"
+
+    def _refuse_caller(self) -> NoReturn:
+        why_not = self._why_not or "this is not the thread that opened it; hand what there is to say to that thread"
+        raise RuleError(f"run {self._log.run} takes nothing here: {why_not}")
+
+
+_emitters: "weakref.WeakSet[Emitter]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for emitter in _emitters:
+        emitter._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

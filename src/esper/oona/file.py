@@ -1,0 +1,231 @@
+"""The SQLite file of one run: its format, how it is made, how it is opened, and what is refused.
+
+One table, `records`, in the order of writing; run and writer stand once in `meta`, ids are computed (`<run>/<moment>`, heartbeats
+`<run>/heartbeat/<sequence>`). `time` is microseconds since 1970 in UTC; `data` holds the payload's bytes as they were encoded, which
+SQLite's JSON functions read as they are. Durability: WAL with synchronous FULL, so a commit has reached the disk when it returns.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import apsw
+
+from esper.errors import LogError
+from esper.events.envelope import EventId, Record, RunId, heartbeat_id, record_id
+from esper.events.kinds.telemetry import Heartbeat
+
+APPLICATION_ID = 0x45737072  # "Espr"
+FORMAT = 1
+BUSY_TIMEOUT_MS = 5000
+_MAGIC = b"SQLite format 3\x00"
+_HEADER_BYTES = 100
+_SINCE = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE records (
+    row INTEGER PRIMARY KEY, topic TEXT NOT NULL, sequence INTEGER NOT NULL, fact INTEGER, moment INTEGER NOT NULL,
+    incarnation INTEGER NOT NULL, type TEXT NOT NULL, time INTEGER NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
+    cause TEXT, trace TEXT, chain BLOB NOT NULL, data BLOB NOT NULL
+) STRICT;
+CREATE INDEX records_by_topic ON records (topic);
+"""
+
+Row = tuple[str, int | None, int | None, int, int, str, int, int, int, str | None, str | None, bytes | None, bytes]
+INSERT = (
+    "INSERT INTO records (topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+class Meta(NamedTuple):
+    """What a run's file says about itself."""
+
+    run: RunId
+    writer: str
+    created: str
+    summary: str | None
+
+
+@contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Inside it, every failure of SQLite or of the file system becomes a LogError that names `path` and says what to do."""
+    try:
+        yield
+    except (apsw.Error, OSError) as error:
+        raise LogError(f"cannot {doing} {path}: {_reason(error)}") from error
+
+
+_REASONS: tuple[tuple[type[apsw.Error], str], ...] = (
+    (apsw.FullError, "the disk is full; what was acknowledged is readable, free some space and resume the run"),
+    (apsw.NotADBError, "expected a run's SQLite file, got something else"),
+    (apsw.CorruptError, "the file is damaged; restore it from a copy or a mirror"),
+    (apsw.ReadOnlyError, "the file or its folder is read-only"),
+    (apsw.CantOpenError, "the file or its folder is missing, or may not be opened or written"),
+    (apsw.BusyError, "another process holds it"),
+)
+
+
+def _reason(error: apsw.Error | OSError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    known = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
+    return f"{known or type(error).__name__} ({error})"
+
+
+def create_file(path: Path, run: RunId, writer: str) -> None:
+    """Makes the empty file of `run` at `path`, whole or not at all. Raises LogError where it cannot be written."""
+    draft = path.with_name(path.name + ".new")
+    with explained(path, "create"):
+        draft.unlink(missing_ok=True)
+        connection = apsw.Connection(os.fspath(draft))
+        try:
+            # One call each: apsw stops at the row that a pragma answers with.
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", FORMAT)
+            with connection:
+                connection.execute(_SCHEMA)
+                created = datetime.now(UTC).isoformat(timespec="microseconds")
+                meta = {"run": run, "writer": writer, "format": str(FORMAT), "created": created}
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        finally:
+            connection.close()
+        draft.rename(path)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in folder `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_for_writing(path: Path) -> apsw.Connection:
+    """A connection that appends durably. The caller holds the run's lock. Raises LogError for a file that is not fit to be continued."""
+    check_header(path)
+    with explained(path, "open for writing"):
+        connection = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        if connection.pragma("journal_mode", "wal") != "wal":
+            raise LogError(f"cannot open {path} for writing: expected a file system that allows SQLite's WAL mode")
+        connection.pragma("synchronous", "full")
+        connection.pragma("mmap_size", 0)
+        return connection
+
+
+def open_for_reading(path: Path, *, immutable: bool) -> apsw.Connection:
+    """A read-only connection. `immutable` (no locks, no WAL) is for sealed files alone: it never sees a change."""
+    check_header(path)
+    with explained(path, "open"):
+        name = f"file:{quote(os.fspath(path.absolute()))}?mode=ro" + ("&immutable=1" if immutable else "")
+        connection = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        # A reader's close must never checkpoint: that is the writer's business.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        return connection
+
+
+def check_header(path: Path) -> None:
+    """Raises LogError unless the file begins like a run's file in a format that this version reads."""
+    header, size_bytes = _read_header(path)
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise LogError(f"cannot open {path}: expected a run's SQLite file, got {size_bytes} bytes that begin with {header[:16]!r}")
+    application_id, version = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
+    if application_id != APPLICATION_ID:
+        raise LogError(f"cannot open {path}: expected application id {APPLICATION_ID:#x} (Esper), got {application_id:#x}")
+    if not 1 <= version <= FORMAT:
+        raise LogError(f"cannot open {path}: expected format 1 to {FORMAT}, got format {version}, written by a newer Esper")
+    page_bytes = int.from_bytes(header[16:18], "big")
+    page_bytes = 65536 if page_bytes == 1 else page_bytes
+    wal = path.with_name(path.name + "-wal")
+    pages = int.from_bytes(header[28:32], "big")
+    # With a WAL beside it the header may rightly be ahead of the file: a checkpoint that was cut short is repeated.
+    if size_bytes < pages * page_bytes and not (wal.exists() and wal.stat().st_size):
+        raise LogError(f"cannot open {path}: the file is damaged: expected {pages * page_bytes} bytes, got {size_bytes}; it was cut off")
+
+
+def _read_header(path: Path) -> tuple[bytes, int]:
+    """The file's first bytes, and its size. Through SQLite's own file layer: a plain close would drop this process's locks on the file."""
+    with explained(path, "open"):
+        path.stat()
+        file = apsw.VFSFile("", os.fspath(path.absolute()), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+        try:
+            size_bytes = file.xFileSize()
+            return (file.xRead(min(size_bytes, _HEADER_BYTES), 0) if size_bytes else b""), size_bytes
+        finally:
+            file.xClose()
+
+
+def read_meta(connection: apsw.Connection, path: Path) -> Meta:
+    """What the file says about itself. Raises LogError where it does not say it."""
+    with explained(path, "read"):
+        rows = {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
+    try:
+        return Meta(RunId(rows["run"]), rows["writer"], rows["created"], rows.get("summary"))
+    except KeyError as error:
+        raise LogError(f"cannot read {path}: expected {error} in its table meta; the file is damaged") from error
+
+
+def quick_check(connection: apsw.Connection, path: Path) -> None:
+    """Raises LogError unless SQLite finds the file's structure whole. Reads all of it."""
+    with explained(path, "check"):
+        answer = connection.pragma("quick_check")
+    if answer != "ok":
+        raise LogError(f"cannot trust {path}: the file is damaged: {answer}")
+
+
+def to_row(record: Record) -> Row:
+    """`record` as the parameters of INSERT."""
+    return (
+        record.topic,
+        record.sequence,
+        record.fact,
+        record.moment,
+        record.incarnation,
+        record.type,
+        (record.time - _SINCE) // _MICROSECOND,
+        record.epoch,
+        record.step,
+        record.cause,
+        record.trace,
+        record.chain,
+        record.data,
+    )
+
+
+def to_record(run: RunId, writer: str, row: tuple[Any, ...]) -> Record:  # Any: SQLite checks the types, the table is STRICT.
+    """The record in a row of `records`, all columns in the table's order."""
+    _, topic, sequence, fact, moment, incarnation, kind, time, epoch, step, cause, trace, chain, data = row
+    return Record(
+        id=heartbeat_id(run, sequence) if kind == Heartbeat.KIND else record_id(run, moment),
+        run=run,
+        topic=topic,
+        writer=writer,
+        sequence=sequence,
+        fact=fact,
+        moment=moment,
+        generation=0,
+        incarnation=incarnation,
+        type=kind,
+        time=_SINCE + _MICROSECOND * time,
+        epoch=epoch,
+        step=step,
+        cause=cause,
+        trace=trace,
+        chain=chain,
+        data=data,
+    )
+
+
+def id_of(run: RunId, record: Record) -> EventId:
+    """The id that `record` gets back when it is read: a record with another one cannot be stored."""
+    return heartbeat_id(run, record.sequence or 0) if record.type == Heartbeat.KIND else record_id(run, record.moment)

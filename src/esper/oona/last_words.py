@@ -1,0 +1,56 @@
+"""How a run's log ends: StreamEnded in every telemetry topic, the tails, and RunFailed when nothing else can be said any more."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Literal
+
+from esper.events import topics
+from esper.events.fields import Event
+from esper.events.kinds.run import RunFailed, StreamEnded, Tail
+from esper.oona.appender import Item, append_items
+from esper.oona.catch_up import CatchUp
+from esper.oona.contract import RunWriter
+from esper.oona.heads import Heads
+
+FailureKind = Literal["error", "diverged", "rollbacks", "log"]
+
+
+def end_streams(heads: Heads, *, epoch: int, step: int) -> Iterator[tuple[str, tuple[int, int], StreamEnded]]:
+    """The StreamEnded that each telemetry topic in use still lacks, with the epoch and step to write it at."""
+    for name, head in sorted(heads.topics.items()):
+        if topics.is_telemetry(name) and not head.ended:
+            yield name, heads.advanced_to(name, epoch=epoch, step=step), StreamEnded(last_step=head.step)
+
+
+def tails_of(heads: Heads) -> tuple[Tail, ...]:
+    """Every topic's last sequence and chain, by topic."""
+    return tuple(Tail(topic=name, sequence=head.sequence, chain=head.chain.hex()) for name, head in sorted(heads.topics.items()))
+
+
+def record_failure(
+    log: RunWriter,
+    clock: Callable[[], datetime],
+    catch_up: CatchUp | None,
+    kind: FailureKind,
+    error: str,
+    *,
+    where: str,
+    epoch: int,
+    step: int,
+) -> None:
+    """Appends the end of every stream and RunFailed to `log`, on the calling thread: no writer thread may be running."""
+
+    if catch_up is not None:
+        resumed = catch_up.resumed(log.heads().incarnation + 1)
+        _say(log, clock, topics.RUN, resumed, incarnation=resumed.incarnation, epoch=epoch, step=step)
+    incarnation = log.heads().incarnation
+    for name, _, ended in end_streams(log.heads(), epoch=epoch, step=step):
+        _say(log, clock, name, ended, incarnation=incarnation, epoch=epoch, step=step)
+    failed = RunFailed(kind=kind, error=error, where=where, tails=tails_of(log.heads()))
+    _say(log, clock, topics.RUN, failed, incarnation=incarnation, epoch=epoch, step=step)
+
+
+def _say(log: RunWriter, clock: Callable[[], datetime], topic: str, event: Event, *, incarnation: int, epoch: int, step: int) -> None:
+    heads = log.heads()
+    clocks = heads.advanced_to(topic, epoch=epoch, step=step)
+    append_items(log, [Item(event, topic, heads.moment + 1, incarnation, clock(), *clocks, heads.anchor, None)])

@@ -1,0 +1,105 @@
+"""One process per run: an exclusive lock on a file that is opened once and kept open.
+
+The lock is POSIX (`fcntl.lockf`), which dies with its process. `flock` does not: a forked DataLoader worker keeps it after kill -9 of
+the trainer. The price of POSIX locks is that a process never conflicts with itself and loses its lock when it closes *any* descriptor of
+the file; so this module remembers what the process holds, and never opens a file that it holds.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+import threading
+from pathlib import Path
+
+from esper.errors import LogError
+
+# struct flock as the kernel wants it: Linux (64 bit) l_type, l_whence, l_start, l_len, l_pid; elsewhere (macOS, BSD) start, len, pid, type,
+# whence.
+_LINUX = sys.platform == "linux"
+_LAYOUT = "hhqqi4x" if _LINUX else "qqihh"
+
+_held: dict[tuple[int, int], int] = {}
+_held_guard = threading.Lock()
+
+
+class Lock:
+    """An exclusive lock, held from `take` to `release` or to the process's end. It does not pass to forked children."""
+
+    def __init__(self, path: Path, descriptor: int, identity: tuple[int, int]) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._identity = identity
+
+    @classmethod
+    def take(cls, path: Path, what: str) -> "Lock":
+        """The lock at `path`, made if need be. Raises LogError, with the holder's pid, when `what` is held already."""
+        with _held_guard:
+            holder = _holder(path)
+            if holder is not None:
+                raise LogError(_refusal(path, what, holder))
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise LogError(f"cannot open the lock of {what} at {path}: {error.strerror}") from error
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise LogError(f"cannot lock {path}: {error.strerror}") from error
+                raise LogError(_refusal(path, what, _holder(path) or 0)) from error
+            status = os.fstat(descriptor)
+            identity = (status.st_dev, status.st_ino)
+            _held[identity] = os.getpid()
+            return cls(path, descriptor, identity)
+
+    def release(self) -> None:
+        """Gives the lock back; a second call does nothing, nor does one in a forked child, which holds no lock."""
+        with _held_guard:
+            if _held.get(self._identity) == os.getpid():
+                del _held[self._identity]
+                os.close(self._descriptor)
+
+
+def holder_of(path: Path) -> int | None:
+    """The pid of the process that holds the lock at `path`; None when nobody does. Takes nothing, so it disturbs nobody."""
+    with _held_guard:
+        return _holder(path)
+
+
+def _holder(path: Path) -> int | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if _held.get((status.st_dev, status.st_ino)) == os.getpid():
+        return os.getpid()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        # A read lock is asked about: that needs no right to write, and conflicts with an exclusive lock all the same.
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _question())
+    finally:
+        os.close(descriptor)
+    return _pid_in(answer)
+
+
+def _question() -> bytes:
+    if _LINUX:
+        return struct.pack(_LAYOUT, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+    return struct.pack(_LAYOUT, 0, 0, 0, fcntl.F_RDLCK, os.SEEK_SET)
+
+
+def _pid_in(answer: bytes) -> int | None:
+    fields = struct.unpack(_LAYOUT, answer)
+    kind, pid = (fields[0], fields[4]) if _LINUX else (fields[3], fields[2])
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _refusal(path: Path, what: str, holder: int) -> str:
+    who = "this process" if holder == os.getpid() else f"process {holder}" if holder > 0 else "another process"
+    return f"{what} is being written by {who} (lock {path}): one process writes a run; wait for it or end it"

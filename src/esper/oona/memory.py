@@ -1,0 +1,96 @@
+"""A log in memory: the contract without a disk, for tests and for runs that are not to be kept."""
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from pydantic import JsonValue
+
+from esper.errors import DataError, LogError, RuleError
+from esper.events.envelope import TRAINER, Record, RunId
+from esper.oona.contract import START, Page, Position
+from esper.oona.heads import Heads
+
+_FILE = "memory"
+
+
+class MemoryLog:
+    """A `RunWriter` that keeps its records in a list. Threads may read and wait while one appends; `summary` is what it was sealed with."""
+
+    def __init__(self, run: RunId, writer: str = TRAINER) -> None:
+        self.summary: Mapping[str, JsonValue] | None = None
+        self._records: list[Record] = []
+        self._heads = Heads(run, writer)
+        self._grown = threading.Condition()
+
+    @property
+    def run(self) -> RunId:
+        """The run that this log holds."""
+        return self._heads.run
+
+    @property
+    def writer(self) -> str:
+        """The name that every record's `writer` field must carry."""
+        return self._heads.writer
+
+    def heads(self) -> Heads:
+        """How the log ends, as a copy."""
+        return self._heads.copy()
+
+    def append(self, records: tuple[Record, ...]) -> None:
+        """Adds `records`, all or none. Raises RuleError for records that do not continue the log, LogError once it is sealed."""
+        if self.summary is not None:
+            raise LogError(f"run {self.run} is sealed: expected no record after its end, got {len(records)}")
+        heads = self._heads.copy()
+        try:
+            for record in records:
+                heads.follow(record)
+        except DataError as error:
+            raise RuleError(str(error)) from error
+        with self._grown:
+            self._records.extend(records)
+            self._heads = heads
+            self._grown.notify_all()
+
+    def read(self, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None) -> Page:
+        """At most `limit` records after `position`, of `topics`, oldest first."""
+        found: list[Record] = []
+        rows = self._records
+        row = (position or START).row(_FILE)
+        end = len(rows)
+        while row < end and len(found) < limit:
+            if topics is None or rows[row].topic in topics:
+                found.append(rows[row])
+            row += 1
+        return Page(tuple(found), _at(row))
+
+    def end(self) -> Position:
+        """The position after the last record."""
+        return _at(len(self._records))
+
+    def wait(self, position: Position, timeout_s: float) -> bool:
+        """True as soon as records stand after `position`; False when `timeout_s` passed without one."""
+        with self._grown:
+            return self._grown.wait_for(lambda: len(self._records) > position.row(_FILE), timeout_s)
+
+    def free_reserve(self) -> None:
+        """Does nothing: memory keeps no reserve."""
+
+    def seal(self, summary: Mapping[str, JsonValue]) -> bool:
+        """Ends the log for good; True."""
+        self.summary = dict(summary)
+        return True
+
+    def close(self) -> None:
+        """Does nothing: the records stay as long as the log does."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _at(row: int) -> Position:
+    return Position(((_FILE, row),))

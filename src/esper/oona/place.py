@@ -1,0 +1,107 @@
+"""Where a log may stand: a local, writable folder with room to say why a run ended."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from esper.errors import LogError
+from esper.oona.file import explained
+
+RESERVE = "reserve"
+_RESERVE_BYTES = 1 << 20
+
+# File systems whose files another machine may change, or that do not keep locks and shared memory as SQLite's WAL needs them; behind
+# "fuse." the name of the program counts.
+NETWORK = frozenset(
+    [
+        "nfs",
+        "nfs3",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "smbnetfs",
+        "ncpfs",
+        "afs",
+        "coda",
+        "9p",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "beegfs",
+        "gpfs",
+        "pvfs2",
+        "orangefs",
+        "acfs",
+        "gfs2",
+        "ocfs2",
+        "sshfs",
+        "s3fs",
+        "s3ql",
+        "goofys",
+        "gcsfuse",
+        "rclone",
+        "mount-s3",
+        "davfs",
+        "davfs2",
+        "curlftpfs",
+        "cvmfs2",
+        "moosefs",
+        "mfs",
+        "juicefs",
+        "seaweedfs",
+        "hdfs",
+        "vboxsf",
+        "prl_fs",
+    ]
+)
+
+
+class Reserve:
+    """A file that is only there to be deleted: it keeps room for RunFailed on a disk that has filled up."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def make(cls, folder: Path) -> Self:
+        """The reserve of the run in `folder`, one MiB, really allocated. Raises LogError on a disk that is full already."""
+        path = folder / RESERVE
+        with explained(path, "write"), path.open("wb") as reserve:
+            os.posix_fallocate(reserve.fileno(), 0, _RESERVE_BYTES)
+        return cls(path)
+
+    def free(self) -> None:
+        """Gives the room back; a second call does nothing."""
+        self._path.unlink(missing_ok=True)
+
+
+def make_place(path: Path) -> None:
+    """Makes the folder of a log. Raises LogError where it cannot be made or written."""
+    with explained(path, "make the folder"):
+        path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise LogError(f"cannot write a log at {path}: the folder is not writable")
+
+
+def refuse_network(path: Path) -> None:
+    """Raises LogError where `path` is on a network file system: SQLite's locks and shared memory need a local disk."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return  # Not Linux: nothing portable tells.
+    kind = file_system_of(path.resolve(), mounts)
+    if kind in NETWORK or kind.partition(".")[2] in NETWORK:
+        raise LogError(f"cannot keep a log at {path}: expected a local disk, got the network file system {kind}")
+
+
+def file_system_of(path: Path, mounts: str) -> str:
+    """The type of the file system that `path` is on, by the text of /proc/self/mountinfo (proc(5)); empty where it does not say."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields, _, more = line.partition(" - ")
+        point = fields.split()[4].encode().decode("unicode_escape")
+        # A later mount on the same point hides the earlier one.
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, more.split()[0]
+    return kind

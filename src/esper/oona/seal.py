@@ -1,0 +1,91 @@
+"""Sealing: a finished run's file leaves WAL mode and gets a mark, and from then on is only ever read.
+
+The mark, `<run>/sealed`, is made last, so whoever sees it may open the file as immutable. It carries the run's summary, so that a list
+of runs opens no database.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+from pydantic import JsonValue
+
+from esper.errors import DataError, LogError
+from esper.events.digests import written_time
+from esper.events.envelope import RunId
+from esper.oona import file
+from esper.oona.heads import Heads
+
+MARK = "sealed"
+_LEAVE_WAL_S = 5.0
+_RETRY_S = 0.05
+
+
+def keep_summary(connection: apsw.Connection, path: Path, summary: Mapping[str, JsonValue]) -> None:
+    """Keeps the summary in the file, for whoever seals it if this process cannot."""
+    with file.explained(path, "seal"):
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('summary', ?)", (json.dumps(summary),))
+
+
+def leave_wal(connection: apsw.Connection, path: Path) -> bool:
+    """True once everything stands in the one file, durably; False when readers kept it open for five seconds."""
+    deadline = time.monotonic() + _LEAVE_WAL_S
+    connection.set_busy_timeout(0)
+    while True:
+        try:
+            connection.pragma("wal_checkpoint(truncate)")
+            if connection.pragma("journal_mode", "delete") == "delete":
+                return True
+        except apsw.BusyError:
+            pass
+        except apsw.Error as error:
+            raise LogError(f"cannot seal {path}: {error}") from error
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_RETRY_S)
+
+
+def write_mark(folder: Path, run: RunId, heads: Heads, summary: Mapping[str, JsonValue]) -> None:
+    """Makes the mark, durably."""
+    records = sum(head.sequence for head in heads.topics.values())
+    mark = {"run": run, "records": records, "moment": heads.moment, "ended": written_time(heads.time), "summary": dict(summary)}
+    draft = folder / (MARK + ".new")
+    with file.explained(folder / MARK, "write"):
+        with draft.open("w") as target:
+            json.dump(mark, target)
+            target.flush()
+            os.fsync(target.fileno())
+        draft.rename(folder / MARK)
+        file.sync_folder(folder)
+
+
+def read_mark(folder: Path) -> str | None:
+    """The mark's text; None for a run that is not sealed."""
+    try:
+        return (folder / MARK).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def summary_of(mark: str, folder: Path) -> dict[str, JsonValue]:
+    """What the mark says. Raises DataError for a mark that says nothing."""
+    try:
+        value = json.loads(mark)
+    except ValueError as error:
+        raise DataError(f"cannot read {folder / MARK}: expected JSON, got {mark[:40]!r}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"cannot read {folder / MARK}: expected a JSON object, got {mark[:40]!r}")
+    return value
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Raises LogError at its end when the mark is not the one that stood there at its start: what was read in between may be stale."""
+    before = read_mark(folder)
+    yield
+    if read_mark(folder) != before or before is None:
+        raise LogError(f"run {folder.name} was unsealed while it was read ({folder / MARK} changed): read it again")
