@@ -61,4 +61,4 @@ def kinds_of(topic: str) -> tuple[type[Event], ...]:
     """The kinds that may stand in `topic`; every telemetry topic of the trainer also takes StreamEnded, its last record."""
     of = topics.TOPICS[topic]
     ends = of.kind is topics.TopicClass.TELEMETRY and "trainer" in of.writers
-    return tuple(kind for kind in KINDS if kind.TOPIC == topic or (kind is run.StreamEnded and ends))
+    return tuple(kind for kind in KINDS if topic == kind.TOPIC or (kind is run.StreamEnded and ends))

@@ -19,7 +19,14 @@ from pydantic_core import CoreSchema, core_schema
 
 from esper.events.envelope import EventId
 
-CONFIG = ConfigDict(frozen=True, strict=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=True)
+CONFIG = ConfigDict(
+    frozen=True,
+    strict=True,
+    extra="forbid",
+    ser_json_inf_nan="strings",
+    allow_inf_nan=True,
+    json_schema_serialization_defaults_required=True,
+)
 
 
 class Part(BaseModel):
