@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from pydantic import JsonValue
 
-from esper.errors import LogError
+from esper.errors import LogError, RuleError
 from esper.events.codec import decode
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
@@ -23,7 +23,7 @@ from esper.oona.contract import START, Log
 
 FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
 OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, SettingChanged.KIND, RunFailed.KIND})
-_ENVIRONMENT = ("code", "packages", "hardware")
+_ENVIRONMENT = frozenset({"code", "packages", "hardware"})
 
 
 class DivergedError(LogError):
@@ -75,7 +75,12 @@ class CatchUp:
         )
 
     def meet(self, event: Event, *, epoch: int, step: int) -> EventId:
-        """The id of the logged fact that `event` is again. Raises DivergedError, naming place and field, when it is not that fact."""
+        """The id of the logged fact that `event` is again. Raises DivergedError, naming place and field, when it is not that fact.
+
+        A SettingChanged is looked for among the logged ones: until the run is live, only those can happen.
+        """
+        if isinstance(event, SettingChanged):
+            return self._meet_change(event)
         record = self._expected[0]
         difference = _difference(record, event, epoch=epoch, step=step)
         if difference is not None:
@@ -87,6 +92,12 @@ class CatchUp:
         self._expected.popleft()
         self._met = record.moment
         return record.id
+
+    def _meet_change(self, event: SettingChanged) -> EventId:
+        for record in self.setting_changes:
+            if first_difference(_form(decode(record)), _form(event)) is None:
+                return record.id
+        raise RuleError(f"setting {event.name} can change once the run has caught up with its log, at moment {self._logged_to}; not before")
 
 
 def catch_up(log: Log, after: Moment | None, checkpoint: str | None, environment_changes: tuple[str, ...] = ()) -> CatchUp:

@@ -33,7 +33,7 @@ __all__ = ["Counters", "Emitter", "Telemetry"]
 CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
 
 _ANCHORS = frozenset({RunStarted, RunResumed, EpochCompleted})
-_OWN = frozenset({RunResumed, SamplesDropped, StreamEnded, Heartbeat})
+_OWN = frozenset({RunResumed, StreamEnded, Heartbeat})
 _NOBODY = 0  # No thread has this identity.
 
 
@@ -114,6 +114,11 @@ class Emitter:
         self.close()
 
     @property
+    def run(self) -> RunId:
+        """The run that this emitter speaks for."""
+        return self._log.run
+
+    @property
     def catching_up(self) -> bool:
         """True while the log holds facts that this execution has not met again."""
         return self._catch_up is not None and self._catch_up.pending
@@ -122,6 +127,11 @@ class Emitter:
     def upcoming(self) -> tuple[Record, ...]:
         """The logged facts that were not met again yet, in fact order; none when the run is live."""
         return self._catch_up.upcoming if self._catch_up is not None else ()
+
+    @property
+    def setting_changes(self) -> tuple[Record, ...]:
+        """The logged SettingChanged that take effect again, each at its epoch, while catching up; none when the run is live."""
+        return self._catch_up.setting_changes if self._catch_up is not None else ()
 
     @property
     def taken(self) -> Counters:
@@ -137,7 +147,7 @@ class Emitter:
         cause: EventId | None = None,
         trace: str | None = None,
     ) -> EventId | None:
-        """The id under which `event` will stand in the log; None for telemetry that was not taken.
+        """The id under which `event` stands or will stand in the log; None for telemetry (or its SamplesDropped) that was not taken.
 
         Returns before the event is on disk. A fact waits where the buffer is full. Raises RuleError on another thread, for a kind that is
         not the caller's to say, or for clocks that go back; LogError once the log has failed; DivergedError while catching up.
@@ -250,7 +260,7 @@ class Emitter:
         return identity
 
     def _meet(self, catch_up: CatchUp, event: Event | Telemetry, stream: _Stream, *, epoch: int, step: int) -> EventId | None:
-        if stream.telemetry or isinstance(event, Telemetry):
+        if stream.telemetry or isinstance(event, Telemetry | SamplesDropped):
             return None
         return catch_up.meet(event, epoch=epoch, step=step)
 

@@ -121,4 +121,5 @@ class Heads:
             ("chain", record.chain is not None, "32 bytes", "none"),
         )
         field, _, wanted, came = next(row for row in expected if not row[1])
-        return f"run {self.run}, topic {record.topic}, sequence {record.sequence}, moment {record.moment}: expected {field} {wanted}, got {came}"
+        at = f"run {self.run}, topic {record.topic}, sequence {record.sequence}, moment {record.moment}"
+        return f"{at}: expected {field} {wanted}, got {came}"
