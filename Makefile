@@ -1,0 +1,49 @@
+# Everything a newcomer or a pipeline runs. The tools' settings stand in pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-dev
+READY_DEMO := $(VENV)/.ready-demo
+
+.PHONY: demo test unit check format schemas clean
+
+demo: $(READY_DEMO) ## Trains a growing network on handwritten digits and tells its history again.
+	@$(BIN)/esper demo
+
+test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka broker.
+	$(BIN)/python -m pytest
+
+unit: $(READY) ## The tests below 30 seconds.
+	$(BIN)/python -m pytest -m "not whole and not kafka"
+
+check: $(READY) ## Format, lint, strict types, import contracts, schema drift.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m esper.events.schemas --check schemas
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: $(READY) ## Writes schemas/ from the models.
+	$(BIN)/python -m esper.events.schemas --write schemas
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@echo "esper: making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esper needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+
+$(READY_DEMO): pyproject.toml | $(BIN)/python
+	@echo "esper: installing; torch for Linux is the CUDA build: about 2.5 GB to download, 5.3 GB unpacked, a minute on a fast line"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	@touch $@
+
+$(READY): pyproject.toml | $(BIN)/python
+	@echo "esper: installing with the development tools; torch for Linux is the CUDA build: about 2.5 GB to download, 5.3 GB unpacked"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(READY_DEMO)

@@ -1,0 +1,331 @@
+"""A training process: a recipe and settings in, a run in the log out. Here the parts meet: log, host, policy, trainer.
+
+However it ends, the log says how: RunFinished, RunFailed, or nothing at all where the run was interrupted and can be resumed.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import FrameType
+
+import torch
+from pydantic import JsonValue
+from torch import nn
+from torch.optim import Optimizer
+
+from esper.errors import DataError, LogError
+from esper.events import codec
+from esper.events.envelope import Record, RunId
+from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
+from esper.events.topics import RUN
+from esper.kasmina.blueprints import Blueprint
+from esper.kasmina.host import Host, SeedOptimizer
+from esper.kasmina.kernels import Compiler, KernelCache
+from esper.oona.catch_up import DivergedError, catch_up
+from esper.oona.contract import START, Log
+from esper.oona.directory import Directory, new_run_id
+from esper.oona.emitter import Emitter
+from esper.oona.last_words import FailureKind
+from esper.oona.run_log import RunLog
+from esper.processes.journal import EmittedJournal
+from esper.processes.settings import Settings
+from esper.tamiyo.policy import decide
+from esper.tolaria import manifest
+from esper.tolaria.adaptation import Adapter, Policy
+from esper.tolaria.determinism import described, make_deterministic
+from esper.tolaria.evaluation import Batches, Evaluator, Loss
+from esper.tolaria.keeper import Keeper
+from esper.tolaria.settings import GrowthSchedule
+from esper.tolaria.shadow import Examiner
+from esper.tolaria.snapshots import Scheduler
+from esper.tolaria.trainer import Interrupted, Outcome, Trainer, UnstableError, fresh_memory
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What only code can give a training: the model with its optimizer, the data, the loss.
+
+    `loss` and each of `metrics` take (output, target) and give one number per sample, or one per batch. `sites` and `policy` replace what
+    the settings say; `test` is evaluated once, at the end.
+    """
+
+    task: str
+    model: nn.Module
+    optimizer: Optimizer
+    train: Batches
+    valid: Batches
+    loss: Loss
+    metrics: Mapping[str, Loss] = field(default_factory=dict)
+    test: Batches | None = None
+    scheduler: Scheduler | None = None
+    sites: str | type[nn.Module] | Callable[[str, nn.Module], bool] | None = None
+    policy: Policy | None = None
+    seed_optimizer: SeedOptimizer | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that came to its end: its id, the host with what has grown in it, and the metrics that RunFinished has."""
+
+    run: RunId
+    host: Host
+    metrics: Mapping[str, float]
+
+
+def fresh_run_id() -> RunId:
+    """The id of a run that begins now."""
+    return new_run_id(datetime.now(UTC), os.urandom(10))
+
+
+def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
+    """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; whatever else is raised, the log has RunFailed."""
+    with directory.create(run) as log:
+        return _conduct(recipe, settings, directory, log, None)
+
+
+def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
+    """Goes on with `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does."""
+    with directory.resume(run) as log:
+        return _conduct(recipe, settings, directory, log, newest_checkpoint(log))
+
+
+def newest_checkpoint(log: Log) -> Record | None:
+    """The record of the newest checkpoint that was not pruned; None where there is none yet."""
+    saved: dict[str, Record] = {}
+    for record in facts_of(log, RUN):
+        if record.type == CheckpointSaved.KIND:
+            event = codec.decode(record)
+            assert isinstance(event, CheckpointSaved)
+            saved[event.checkpoint] = record
+        elif record.type == CheckpointPruned.KIND:
+            pruned = codec.decode(record)
+            assert isinstance(pruned, CheckpointPruned)
+            saved.pop(pruned.checkpoint, None)
+    return max(saved.values(), key=lambda record: record.moment, default=None)
+
+
+def started(log: Log) -> RunStarted:
+    """How the run began. Raises DataError where the log holds no RunStarted."""
+    for record in facts_of(log, RUN):
+        if record.type == RunStarted.KIND:
+            event = codec.decode(record)
+            assert isinstance(event, RunStarted)
+            return event
+    raise DataError("the log holds no RunStarted: the run was interrupted before it began; start it again")
+
+
+def facts_of(log: Log, topic: str) -> Iterator[Record]:
+    """All records of one topic, oldest first."""
+    position, limit = START, 1000
+    while True:
+        page = log.read(position, limit, frozenset({topic}))
+        yield from page.records
+        if len(page.records) < limit:
+            return
+        position = page.position
+
+
+def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, checkpoint: Record | None) -> Trained:
+    make_deterministic(threads=1)
+    resuming = log.heads().moment > 0
+    saved = None if checkpoint is None else codec.decode(checkpoint)
+    assert saved is None or isinstance(saved, CheckpointSaved)
+    ahead = None
+    if resuming:
+        ahead = catch_up(log, None if checkpoint is None else checkpoint.moment, None if saved is None else saved.checkpoint)
+    with ExitStack() as stack:
+        emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
+        stop = stack.enter_context(_stopped_by_signals())
+        work = _Work(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
+        stack.callback(work.close)
+        try:
+            if saved is None:
+                work.trainer.start(work.manifest())
+            else:
+                work.trainer.resume(saved.checkpoint, saved.digest)
+            outcome = work.trainer.train()
+        except Interrupted:
+            emitter.commit()
+            raise
+        except BaseException as error:
+            work.fail(error)
+            raise
+        return work.finish(outcome)
+
+
+class _Work:
+    """The parts of one training, put together."""
+
+    def __init__(
+        self, recipe: Recipe, settings: Settings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
+    ) -> None:
+        self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
+        journal = self._journal = EmittedJournal(emitter)
+        memory = self._memory = fresh_memory()
+        policy = settings.policy
+        schedule = GrowthSchedule(policy.train_epochs, policy.graft_epochs, policy.alphas, gate=settings.gate)
+        host = self.host = _host(recipe, settings)
+        self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
+        evaluator = Evaluator(recipe.model, recipe.valid, recipe.loss, recipe.metrics, recipe.device)
+        adapter = Adapter(
+            host=host,
+            journal=journal,
+            policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
+            schedule=schedule,
+            compiler=self._compiler,
+            memory=memory,
+        )
+        keeper = Keeper(
+            directory.checkpoints(run),
+            host=host,
+            optimizer=recipe.optimizer,
+            scheduler=recipe.scheduler,
+            journal=journal,
+            memory=memory,
+            keep=settings.trainer.keep_checkpoints,
+            device=recipe.device,
+        )
+        self.trainer = Trainer(
+            host=host,
+            optimizer=recipe.optimizer,
+            scheduler=recipe.scheduler,
+            train=recipe.train,
+            loss=recipe.loss,
+            evaluator=evaluator,
+            journal=journal,
+            adapter=adapter,
+            keeper=keeper,
+            examiner=Examiner(host=host, evaluator=evaluator, memory=memory, journal=journal, schedule=schedule),
+            memory=memory,
+            settings=settings.trainer,
+            schedule=schedule,
+            device=recipe.device,
+            stop=stop,
+        )
+
+    def manifest(self) -> RunStarted:
+        """What RunStarted says."""
+        recipe, settings = self._recipe, self._settings
+        return RunStarted(
+            task=recipe.task,
+            settings=settings.named(),
+            code=manifest.code(),
+            packages=manifest.packages(),
+            data=tuple(
+                manifest.fingerprint(name, data)
+                for name, data in (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
+                if data is not None
+            ),
+            rng_seed=settings.trainer.rng_seed,
+            determinism=described(settings.trainer.digest),
+            hardware=manifest.hardware(recipe.device),
+            parent=None,
+            sites=manifest.sites(self.host),
+            parameters=self.host.parameters(),
+            epochs=settings.trainer.epochs,
+        )
+
+    def finish(self, outcome: Outcome) -> Trained:
+        """Says that the run finished, and seals it."""
+        recipe, tally = self._recipe, self._memory.tally
+        metrics = dict(outcome.metrics)
+        if recipe.test is not None:
+            losses = Evaluator(recipe.model, recipe.test, recipe.loss, recipe.metrics, recipe.device).losses()
+            metrics |= {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
+        tails = self._journal.tails(epoch=tally.epoch, step=tally.step)
+        finished = RunFinished(
+            metrics=metrics,
+            model_digest=outcome.model_digest,
+            parameters=self.host.parameters(),
+            stopped_early=outcome.stopped_early,
+            tails=tails,
+        )
+        self._journal.emit(finished, epoch=tally.epoch, step=tally.step)
+        self._journal.commit()
+        self._emitter.close(seal=self._summary(finished))
+        return Trained(self._run, self.host, metrics)
+
+    def _summary(self, finished: RunFinished) -> dict[str, JsonValue]:
+        tally = self._memory.tally
+        return {
+            "status": "finished",
+            "task": self._recipe.task,
+            "epochs": tally.epoch,
+            "parameters": finished.parameters,
+            "metrics": dict(finished.model_dump(mode="json")["metrics"]),
+        }
+
+    def fail(self, error: BaseException) -> None:
+        """Says that the run failed and why; the run stays unsealed, for it may be resumed."""
+        tally = self._memory.tally
+        kinds: tuple[tuple[type[BaseException], FailureKind], ...] = (
+            (DivergedError, "diverged"),
+            (UnstableError, "rollbacks"),
+            (LogError, "log"),
+        )
+        kind = next((name for cause, name in kinds if isinstance(error, cause)), "error")
+        where = f"epoch {tally.epoch}, step {tally.step}"
+        self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, epoch=tally.epoch, step=tally.step)
+
+    def close(self) -> None:
+        """Ends the compiler's thread."""
+        self._compiler.close()
+
+
+def _host(recipe: Recipe, settings: Settings) -> Host:
+    growth = settings.growth
+    recipe.model.to(recipe.device)
+    return Host(
+        recipe.model,
+        seed_optimizer=recipe.seed_optimizer or _like(recipe.optimizer, growth.seed_lr),
+        sites=(recipe.sites or growth.sites) if growth.enabled else None,
+        blueprints=None if growth.blueprints is None else tuple(Blueprint.parse(name) for name in growth.blueprints),
+        slots=growth.slots,
+        rng_seed=settings.trainer.rng_seed,
+        max_parameters=growth.max_parameters,
+        clip=growth.clip,
+    )
+
+
+def _like(optimizer: Optimizer, factor: float) -> SeedOptimizer:
+    """Makes a seed's optimizer: class and options of the host's first group, without weight decay, at `factor` times its learning rate."""
+    group = optimizer.param_groups[0]
+    options = {name: value for name, value in group.items() if name in optimizer.defaults and name not in ("lr", "weight_decay")}
+    if "weight_decay" in optimizer.defaults:
+        options["weight_decay"] = 0.0
+
+    kind: Callable[..., Optimizer] = type(optimizer)
+
+    def make(parameters: list[nn.Parameter], lr: float) -> Optimizer:
+        return kind(parameters, lr=factor * lr, **options)
+
+    return make
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
+    """Within, SIGINT and SIGTERM ask training to stop after the step under way; a second SIGINT leaves at once.
+
+    Only the main thread can set handlers; elsewhere nothing asks.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,320 @@
+"""An epoch's end: kernels that came ready, decisions, the gate, commands, and what became of each. The only way back into training.
+
+Write ahead: every command of an epoch is on disk before the first takes effect, every outcome before the next epoch begins.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from esper.errors import DataError, RuleError
+from esper.events import codec
+from esper.events.envelope import EventId
+from esper.events.kinds.control import (
+    Command,
+    CommandApplied,
+    CommandFailed,
+    CommandIssued,
+    CommandRefused,
+    DecisionMade,
+    DecisionRefused,
+    FieldReported,
+)
+from esper.events.kinds.epoch import EpochCompleted, SystemState
+from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
+from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack
+from esper.folds.gate import Passed, Refused, after, judge, view_at
+from esper.folds.lifecycle import next_stage
+from esper.kasmina.host import Host
+from esper.kasmina.kernels import Compiler
+from esper.kasmina.kernels import Order as KernelOrder
+from esper.tolaria.journal import Journal
+from esper.tolaria.progress import Memory, Place
+from esper.tolaria.settings import GrowthSchedule
+
+Policy = Callable[[SystemState, EventId], tuple[DecisionMade, ...]]
+
+_ENDS: dict[Stage, str] = {Stage.FOSSILIZED: "FOSSILIZED", Stage.CULLED: "CULLED", Stage.CANCELLED: "CANCELLED"}
+_AFTER_DECIDING = frozenset({CommandApplied.KIND, CommandRefused.KIND, CommandFailed.KIND, SeedTransitioned.KIND, EpochCompleted.KIND})
+_NEXT_EPOCH = frozenset({EpochCompleted.KIND, RunRolledBack.KIND, RunFinished.KIND, RunFailed.KIND})
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command that was issued, with the id it is logged under and its decision's trace."""
+
+    id: EventId
+    trace: str
+    command: CommandIssued
+    reason: str
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where an epoch's end stands: the run's clocks, the planned end, and the validation loss just measured."""
+
+    epoch: int
+    step: int
+    validation_loss: float | None
+    ramp_steps: int
+
+
+class Adapter:
+    """Turns an epoch's SystemState into applied commands, each step of it in the journal."""
+
+    def __init__(
+        self, *, host: Host, journal: Journal, policy: Policy, schedule: GrowthSchedule, compiler: Compiler, memory: Memory
+    ) -> None:
+        self._host, self._journal, self._policy, self._schedule = host, journal, policy, schedule
+        self._compiler, self._memory = compiler, memory
+
+    # Kernels
+
+    def submit_waiting(self) -> None:
+        """Sends the blueprint of every seed that waits for its kernel to the compiler; after a restore none is under way."""
+        for place, seed in self._host.seeds.items():
+            if seed.stage is Stage.GERMINATED and not self._memory.progress.note(*place).kernel_failed:
+                self._compiler.submit(self._order_of(place))
+
+    def collect_kernels(self, now: Now) -> None:
+        """Waits for every kernel under way and says what became of it. The wait decides nothing: timing never enters training."""
+        for place, seed in sorted(self._host.seeds.items()):
+            note = self._memory.progress.note(*place)
+            if seed.stage is Stage.GERMINATED and note.kernel is None and not note.kernel_failed:
+                self._collect(place, now)
+
+    def _collect(self, place: Place, now: Now) -> None:
+        site, slot = place
+        order, life = self._order_of(place), self._host.seeds[place].life
+        assert life is not None
+        try:
+            kernel = self._compiler.wait(order.key, timeout_s=self._schedule.compile_wait_s)
+        except DataError as error:
+            self._memory.progress = self._memory.progress.noted(*place, kernel_failed=True)
+            self._memory.tally = self._memory.tally.counted("failed", site)
+            failure = KernelCompileFailed(key=order.key, site=site, seed=slot, life=life, error=str(error))
+            self._journal.emit(failure, epoch=now.epoch, step=now.step)
+            return
+        self._memory.progress = self._memory.progress.noted(*place, kernel=kernel.digest)
+        compiled = KernelCompiled(
+            key=order.key,
+            kernel=kernel.digest,
+            site=site,
+            seed=slot,
+            life=life,
+            duration_ms=kernel.duration_ms,
+            from_cache=kernel.from_cache,
+        )
+        cause = self._journal.emit(compiled, epoch=now.epoch, step=now.step)
+        traits = asdict(kernel.characterization)
+        measured = KernelCharacterized(key=order.key, kernel=kernel.digest, **traits)
+        self._journal.emit(measured, epoch=now.epoch, step=now.step, cause=cause)
+
+    def _order_of(self, place: Place) -> KernelOrder:
+        order = self._host.seeds[place].order
+        assert order is not None, "a germinated seed waits for the kernel of its order"
+        return order
+
+    # Decisions
+
+    def adapt(self, state: SystemState, epoch_id: EventId, now: Now) -> frozenset[Command]:
+        """Decides, gates, issues, applies. Returns which commands took effect; everything is on disk when it returns."""
+        orders = self._issue(self._decisions(state, epoch_id), state, epoch_id, now)
+        self._journal.commit()
+        applied = frozenset(order.command.command for order in orders if self._apply(order, now))
+        if orders:
+            self._journal.commit()
+        return applied
+
+    def _decisions(self, state: SystemState, epoch_id: EventId) -> tuple[DecisionMade, ...]:
+        """While catching up the logged decisions, never new ones; else the policy's.
+
+        At the log's frontier an epoch's decisions may have been cut short by the interruption: the logged ones stand, and the
+        policy's further ones follow only where it agrees with all of them.
+        """
+        logged, complete = self._logged()
+        if complete:
+            return logged
+        fresh = self._policy(state, epoch_id)
+        return fresh if fresh[: len(logged)] == logged else logged
+
+    def _logged(self) -> tuple[tuple[DecisionMade, ...], bool]:
+        decisions: list[DecisionMade] = []
+        for record in self._journal.upcoming:
+            if record.type in _AFTER_DECIDING or record.type in _NEXT_EPOCH:
+                return tuple(decisions), True
+            if record.type == DecisionMade.KIND:
+                event = codec.decode(record)
+                assert isinstance(event, DecisionMade)
+                decisions.append(event)
+        return tuple(decisions), False
+
+    def _issue(self, decisions: tuple[DecisionMade, ...], state: SystemState, epoch_id: EventId, now: Now) -> list[Order]:
+        earlier = (epoch for epoch in self._memory.tally.germination_epochs if epoch < now.epoch)
+        view = view_at(state, epoch_id, max(earlier, default=None))
+        orders: list[Order] = []
+        for decision in decisions:
+            decision_id = self._journal.emit(decision, epoch=now.epoch, step=now.step, cause=epoch_id)
+            verdict = judge(decision, view, state.gate)
+            view = after(view, decision, verdict, state.gate)
+            if isinstance(verdict, Refused):
+                self._refuse(decision, decision_id, verdict, now)
+            elif isinstance(verdict, Passed):
+                orders.append(self._order(decision, decision_id, verdict.command, now))
+        return orders
+
+    def _refuse(self, decision: DecisionMade, decision_id: EventId, verdict: Refused, now: Now) -> None:
+        refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
+        self._journal.emit(refusal, epoch=now.epoch, step=now.step, cause=decision_id, trace=trace_of(decision_id))
+        if decision.site is not None:
+            self._memory.tally = self._memory.tally.counted("refused", decision.site)
+
+    def _order(self, decision: DecisionMade, decision_id: EventId, command: Command, now: Now) -> Order:
+        trace = trace_of(decision_id)
+        issued = self._command(decision, command, now)
+        command_id = self._journal.emit(issued, epoch=now.epoch, step=now.step, cause=decision_id, trace=trace)
+        return Order(command_id, trace, issued, decision.reason)
+
+    def ready(self, epoch: int) -> frozenset[Place]:
+        """The seeds that have finished what their stage is for, at the end of `epoch`."""
+        return frozenset(place for place, seed in self._host.seeds.items() if self._is_ready(place, epoch))
+
+    def _is_ready(self, place: Place, epoch: int) -> bool:
+        seed = self._host.seeds[place]
+        if seed.stage is Stage.GERMINATED:
+            return self._memory.progress.note(*place).kernel is not None
+        if seed.stage is Stage.CULLED:
+            return seed.embargo_until is None or epoch >= seed.embargo_until
+        planned = {Stage.CANCELLED: 0, Stage.TRAINING: self._schedule.train_epochs, Stage.GRAFTING: self._schedule.graft_epochs}
+        planned |= dict.fromkeys((Stage.LOADING, Stage.STABILIZATION, Stage.EVALUATING), 1)
+        return seed.stage in planned and epoch - seed.since_epoch >= planned[seed.stage]
+
+    def _command(self, decision: DecisionMade, command: Command, now: Now) -> CommandIssued:
+        assert decision.site is not None
+        assert decision.seed is not None
+        seed = self._host.seeds[decision.site, decision.seed]
+        kernel = self._memory.progress.note(decision.site, decision.seed).kernel
+        return CommandIssued(
+            command=command,
+            site=decision.site,
+            seed=decision.seed,
+            blueprint=decision.blueprint or seed.blueprint,
+            kernel=kernel or seed.kernel,
+            strategy="linear" if command is Command.GRAFT else None,
+            expires_epoch=now.epoch,
+        )
+
+    # Commands
+
+    def _apply(self, order: Order, now: Now) -> bool:
+        command = order.command
+        seed = self._host.seeds[command.site, command.seed]
+        try:
+            to_stage = next_stage(seed.stage, command.command)
+            self._take_effect(command, now)
+        except RuleError as error:  # An earlier command of this epoch failed, so this one finds its seed elsewhere.
+            refusal = CommandRefused(command=command.command, site=command.site, seed=command.seed, reason=str(error))
+            self._journal.emit(refusal, epoch=now.epoch, step=now.step, cause=order.id, trace=order.trace)
+            return False
+        except DataError as error:
+            failure = CommandFailed(command=command.command, site=command.site, seed=command.seed, error=str(error))
+            self._journal.emit(failure, epoch=now.epoch, step=now.step, cause=order.id, trace=order.trace)
+            self._memory.tally = self._memory.tally.counted("failed", command.site)
+            if command.command is Command.LOAD:
+                self._memory.progress = self._memory.progress.noted(command.site, command.seed, kernel=None, kernel_failed=True)
+            return False
+        self._say_applied(order, seed.stage, to_stage, now)
+        return True
+
+    def _take_effect(self, command: CommandIssued, now: Now) -> None:
+        place = (command.site, command.seed)
+        embargo = now.epoch + self._schedule.gate.embargo if command.command is Command.CULL else None
+        match command.command:
+            case Command.GERMINATE:
+                assert command.blueprint is not None
+                self._compiler.submit(self._host.germinate(*place, life=now.epoch, blueprint=command.blueprint))
+            case Command.LOAD:
+                kernel = self._compiler.wait(self._order_of(place).key, timeout_s=self._schedule.compile_wait_s)
+                self._host.load(*place, kernel, epoch=now.epoch)
+            case other:
+                self._host.apply(other, *place, epoch=now.epoch, ramp_steps=now.ramp_steps, embargo_until=embargo)
+
+    def _say_applied(self, order: Order, from_stage: Stage, to_stage: Stage, now: Now) -> None:
+        command = order.command
+        seed = self._host.seeds[command.site, command.seed]
+        applied = CommandApplied(command=command.command, site=command.site, seed=command.seed)
+        cause = self._journal.emit(applied, epoch=now.epoch, step=now.step, cause=order.id, trace=order.trace)
+        transition = SeedTransitioned(
+            site=command.site,
+            seed=command.seed,
+            from_stage=from_stage,
+            to_stage=to_stage,
+            reason=order.reason,
+            life=seed.life,
+            blueprint=seed.blueprint,
+            kernel=seed.kernel,
+            embargo_until=seed.embargo_until,
+        )
+        moved = self._journal.emit(transition, epoch=now.epoch, step=now.step, cause=cause, trace=order.trace)
+        if command.command is Command.GERMINATE:
+            self._say_submitted(command, moved, order.trace, now)
+        if to_stage in _ENDS:
+            self._report(command, to_stage, moved, order.trace, now)
+        self._remember(command, to_stage, now)
+
+    def _say_submitted(self, command: CommandIssued, cause: EventId, trace: str, now: Now) -> None:
+        order = self._order_of((command.site, command.seed))
+        assert command.blueprint is not None
+        submitted = BlueprintSubmitted(
+            blueprint=command.blueprint, key=order.key, spec=order.spec, site=command.site, seed=command.seed, life=now.epoch
+        )
+        self._journal.emit(submitted, epoch=now.epoch, step=now.step, cause=cause, trace=trace)
+
+    def _report(self, command: CommandIssued, stage: Stage, cause: EventId, trace: str, now: Now) -> None:
+        seed = self._host.seeds[command.site, command.seed]
+        note = self._memory.progress.note(command.site, command.seed)
+        assert seed.blueprint is not None
+        assert seed.life is not None
+        report = FieldReported.model_validate(
+            {
+                "blueprint": seed.blueprint,
+                "kernel": seed.kernel,
+                "site": command.site,
+                "seed": command.seed,
+                "life": seed.life,
+                "metric_before": note.loss_at_germination if note.loss_before_graft is None else note.loss_before_graft,
+                "metric_after": now.validation_loss,
+                "outcome": _ENDS[stage],
+            }
+        )
+        self._journal.emit(report, epoch=now.epoch, step=now.step, cause=cause, trace=trace)
+        self._memory.tally = self._memory.tally.model_copy(update={"reports": (*self._memory.tally.reports, report)})
+
+    def _remember(self, command: CommandIssued, to_stage: Stage, now: Now) -> None:
+        memory, place = self._memory, (command.site, command.seed)
+        progress = memory.progress.model_copy(update={"last_adaptation_step": now.step})
+        match command.command:
+            case Command.GERMINATE:
+                memory.tally = memory.tally.germinated(now.epoch)
+                progress = progress.without_note(*place).noted(*place, loss_at_germination=now.validation_loss)
+            case Command.GRAFT:
+                progress = progress.noted(*place, loss_before_graft=now.validation_loss)
+                progress = progress.model_copy(update={"validation_losses": ()})
+            case _ if to_stage in (Stage.CULLED, Stage.CANCELLED, Stage.DORMANT):
+                progress = progress.without_note(*place)
+                memory.evaluations.pop(slot_name(*place), None)
+            case _:
+                pass
+        memory.progress = progress
+
+
+def slot_name(site: str, seed: int) -> str:
+    """The name of a slot where a text is needed: `<site>#<slot>`."""
+    return f"{site}#{seed}"
+
+
+def trace_of(decision: EventId) -> str:
+    """The W3C trace context of one adaptation, made from the id of its decision."""
+    digest = hashlib.sha256(decision.encode()).hexdigest()
+    return f"00-{digest[:32]}-{digest[32:48]}-01"

@@ -1,0 +1,169 @@
+"""Checkpoints: the whole training state at the start of an epoch, as a JSON manifest and a safetensors file. Nothing is unpickled.
+
+A checkpoint is a folder written under a temporary name, fsynced, then renamed: it is there whole or not at all. Its digest is sha256
+over the manifest's body, which contains the sha256 of the tensors; what names a run or a moment stands beside the body, so that two
+runs of the same training have the same digests.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import JsonValue
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from esper.errors import DataError
+from esper.events.digests import canonical
+
+FORMAT = 1
+MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
+
+
+class Snapshot(NamedTuple):
+    """A training state: tensors by name, `body` (all else that numbers depend on), `references` (ids of events)."""
+
+    tensors: dict[str, Tensor]
+    body: dict[str, JsonValue]
+    references: dict[str, JsonValue]
+
+
+class Saved(NamedTuple):
+    """A checkpoint that is on disk."""
+
+    name: str
+    digest: str
+    size_bytes: int
+
+
+def name_of(epoch: int) -> str:
+    """The name of the checkpoint that stands at the end of `epoch`, before the next."""
+    return f"epoch-{epoch:06d}"
+
+
+def save_checkpoint(folder: Path, name: str, snapshot: Snapshot) -> Saved:
+    """Writes `snapshot` under `folder`/`name`; durable and whole when it returns. An older one of that name is replaced."""
+    data = save({key: tensor.detach().cpu().clone().contiguous() for key, tensor in snapshot.tensors.items()})
+    body = {"format": FORMAT, "tensors_sha256": hashlib.sha256(data).hexdigest(), **snapshot.body}
+    manifest = json.dumps({"body": body, "references": snapshot.references}, allow_nan=False, indent=1).encode()
+    temporary = folder / f".{name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for file, content in ((TENSORS, data), (MANIFEST, manifest)):
+        _write_durably(temporary / file, content)
+    _sync_folder(temporary)
+    final = folder / name
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync_folder(folder)
+    return Saved(name, _digest(body), len(data) + len(manifest))
+
+
+def load_checkpoint(folder: Path, name: str, expected_digest: str, device: torch.device) -> Snapshot:
+    """The snapshot saved as `name`, verified against the digest that the log has.
+
+    Raises DataError, naming the file, when it is missing, damaged or not what was logged.
+    """
+    path = folder / name
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        data = (path / TENSORS).read_bytes()
+        body, references = manifest["body"], manifest["references"]
+        digest = _digest(body)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"checkpoint {path}: expected {MANIFEST} and {TENSORS}, whole: {error!r}") from error
+    if digest != expected_digest:
+        raise DataError(f"checkpoint {path / MANIFEST}: the log expects digest {expected_digest[:16]}, the file has {digest[:16]}")
+    if (found := hashlib.sha256(data).hexdigest()) != body["tensors_sha256"]:
+        raise DataError(f"checkpoint {path / TENSORS}: expected sha256 {body['tensors_sha256'][:16]}, got {found[:16]}")
+    if body["format"] != FORMAT:
+        raise DataError(f"checkpoint {path}: expected format {FORMAT}, got {body['format']!r}")
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise DataError(f"checkpoint {path / TENSORS}: {error}") from error
+    return Snapshot({key: tensor.to(device) for key, tensor in tensors.items()}, body, references)
+
+
+def prune_checkpoint(folder: Path, name: str) -> None:
+    """Removes the files of a checkpoint, if they are still there."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def flatten_optimizer(name: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], JsonValue]:
+    """An optimizer's state as tensors, named `optimizer/<name>/<parameter>/<key>`, and JSON for the rest.
+
+    Raises DataError naming what cannot be written as either.
+    """
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, JsonValue]] = {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{index}/{key}"] = value
+            else:
+                plain.setdefault(str(index), {})[key] = require_json(value, f"optimizer state {key!r} of {name}")
+    groups = require_json(state["param_groups"], f"parameter groups of {name}")
+    return tensors, {"groups": groups, "plain": json.loads(json.dumps(plain))}
+
+
+def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: JsonValue) -> None:
+    """Puts back what `flatten_optimizer` took."""
+    assert isinstance(saved, dict)
+    state: dict[int, dict[str, object]] = {}
+    plain, groups = saved["plain"], saved["groups"]
+    assert isinstance(plain, dict)
+    for index, entries in plain.items():
+        assert isinstance(entries, dict)
+        state.setdefault(int(index), {}).update(entries)
+    prefix = f"optimizer/{name}/"
+    for key, tensor in tensors.items():
+        if key.startswith(prefix):
+            index, _, entry = key[len(prefix) :].partition("/")
+            state.setdefault(int(index), {})[entry] = tensor.clone()
+    current = optimizer.state_dict()["param_groups"]
+    assert isinstance(groups, list)
+    restored = [_with_tuples(fresh, old) for fresh, old in zip(current, groups, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": restored})
+
+
+def require_json(value: object, what: str) -> JsonValue:
+    """`value` as plain JSON; DataError where it is not (a function, a tensor, NaN)."""
+    try:
+        plain: JsonValue = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a checkpoint holds tensors and JSON only; {what} is neither: {error}") from error
+    return plain
+
+
+def _with_tuples(fresh: dict[str, object], saved: JsonValue) -> dict[str, object]:
+    # JSON has no tuples; Adam's betas are one.
+    assert isinstance(saved, dict)
+    return {key: tuple(value) if isinstance(fresh.get(key), tuple) and isinstance(value, list) else value for key, value in saved.items()}
+
+
+def _digest(body: Mapping[str, JsonValue]) -> str:
+    return hashlib.sha256(canonical(dict(body))).hexdigest()
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""Losses on the validation data, and what one seed changes about them, in pairs.
+
+Shapes: N samples (or batches, where the loss function gives one number a batch), always in the same order.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from esper.errors import DataError
+from esper.tolaria.determinism import undisturbed
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses over a data set: `values` [N] float64, `weights` [N] samples behind each, sample-weighted means of metrics."""
+
+    values: Floats
+    weights: Floats
+    metrics: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """The sample-weighted mean loss; NaN as soon as one value is."""
+        return float(np.average(self.values, weights=self.weights))
+
+    @property
+    def samples(self) -> int:
+        """How many samples stand behind the mean."""
+        return int(self.weights.sum())
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The paired difference loss(without) - loss(with) over `n` pairs: its mean and standard error, and both sides' means."""
+
+    n: int
+    mean: float
+    standard_error: float
+    without: Losses
+    with_seed: Losses
+
+
+class Evaluator:
+    """Measures losses in eval mode, without gradients, leaving mode and random state as they were."""
+
+    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, metrics: Mapping[str, Loss], device: torch.device) -> None:
+        self._model, self._batches, self._loss, self._metrics, self._device = model, batches, loss, metrics, device
+
+    def losses(self) -> Losses:
+        """One loss per sample (or batch) in the order of the data. Waits for the device once per data set."""
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            with undisturbed(self._device), torch.no_grad():
+                return self._measure()
+        finally:
+            self._model.train(was_training)
+
+    def _measure(self) -> Losses:
+        values: list[Tensor] = []
+        weights: list[Tensor] = []
+        sums: dict[str, list[Tensor]] = {name: [] for name in self._metrics}
+        for batch in self._batches:
+            inputs, targets = (tensor.to(self._device) for tensor in batch)
+            output = self._model(inputs)
+            loss = self._loss(output, targets)
+            count = len(inputs)
+            values.append(loss.reshape(-1).double())
+            weights.append(torch.full((loss.numel(),), count / loss.numel(), dtype=torch.float64))
+            for name, metric in self._metrics.items():
+                sums[name].append(metric(output, targets).double().mean() * count)
+        if not values:
+            raise DataError("the validation data is empty: expected at least one batch")
+        total = float(torch.cat(weights).sum())
+        metrics = {name: float(torch.stack(parts).sum()) / total for name, parts in sums.items()}
+        return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), metrics)
+
+
+def compare(without: Losses, with_seed: Losses) -> Paired:
+    """The paired difference of two passes over the same data; standard error sd / sqrt(n) with n - 1 degrees of freedom.
+
+    Fewer than two pairs have no standard error: it is NaN, and nobody can be confident.
+    """
+    difference = without.values - with_seed.values
+    n = len(difference)
+    error = float(np.std(difference, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return Paired(n, float(np.mean(difference)), error, without, with_seed)

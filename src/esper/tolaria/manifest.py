@@ -1,0 +1,110 @@
+"""What ran, on what, with which data: the parts of RunStarted that are read off the machine."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sized
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from esper.events.kinds.run import Code, DataFingerprint, Hardware, Site
+from esper.kasmina.host import Host
+
+PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "apsw", "scikit-learn")
+SAMPLES = 256
+_GIT_WAIT_S = 5.0
+
+
+def code() -> Code:
+    """The revision of the working directory's repository and a digest of what was changed in it; absent outside of one."""
+    revision = _git("rev-parse", "HEAD")
+    changed = None if revision is None else _git("diff", "HEAD")
+    digest = hashlib.sha256(changed.encode()).hexdigest() if changed else None
+    return Code(revision=None if revision is None else revision.strip(), dirty_digest=digest, argv=tuple(sys.argv))
+
+
+def packages() -> dict[str, str]:
+    """The versions of what the numbers depend on, with Python's own."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device) -> Hardware:
+    """The machine. Without a driver `gpus` is empty."""
+    gpus = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
+    return Hardware(
+        machine=platform.machine(),
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        operating_system=platform.platform(),
+        device=str(device),
+        gpus=gpus,
+    )
+
+
+def sites(host: Host) -> tuple[Site, ...]:
+    """The sites as RunStarted names them."""
+    return tuple(
+        Site(name=site.name, layer=site.layer, inputs=site.inputs, outputs=site.outputs, slots=site.slots, blueprints=site.blueprints)
+        for site in host.sites
+    )
+
+
+def fingerprint(name: str, data: object) -> DataFingerprint:
+    """Length, class, and sha256 over at most 256 strided samples of a data set; no digest where it cannot be indexed.
+
+    Looks at `data.dataset` of a loader, or at `inputs` and `targets` of batches held in memory.
+    """
+    source = getattr(data, "dataset", data)
+    length = len(source) if isinstance(source, Sized) else None
+    inputs, targets = getattr(source, "inputs", None), getattr(source, "targets", None)
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
+        chosen = range(0, len(inputs), max(1, len(inputs) // SAMPLES))
+        return DataFingerprint(name=name, length=len(inputs), kind=kind, digest=_digest([(inputs[i], targets[i]) for i in chosen]))
+    if length is None or not hasattr(source, "__getitem__"):
+        return DataFingerprint(name=name, length=length, kind=kind, digest=None)
+    samples = [source[i] for i in range(0, length, max(1, length // SAMPLES))]
+    return DataFingerprint(name=name, length=length, kind=kind, digest=_digest(samples))
+
+
+def _digest(samples: list[object]) -> str | None:
+    digest = hashlib.sha256()
+    for sample in samples:
+        for part in sample if isinstance(sample, tuple | list) else (sample,):
+            if isinstance(part, Tensor):
+                flat = part.detach().cpu().contiguous()
+                digest.update(f"{flat.dtype}{tuple(flat.shape)}".encode() + flat.reshape(-1).view(torch.uint8).numpy().tobytes())
+            elif isinstance(part, int | float | str | bytes | bool):
+                digest.update(repr(part).encode())
+            else:
+                return None
+    return digest.hexdigest()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=_GIT_WAIT_S, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,132 @@
+"""What the trainer remembers between epochs, in two parts: `Progress` goes back at a rollback, `Tally` counts on.
+
+Both are frozen values, part of every checkpoint, and made new rather than changed.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from esper.events.envelope import EventId
+from esper.events.fields import Count, Float, NonNegative, Part
+from esper.events.kinds.control import FieldReported
+
+Place = tuple[str, int]
+
+
+class Evaluation(Part):
+    """The last SeedEvaluated of a life, in numbers; its id stands in the trainer's references."""
+
+    epoch: Count
+    alpha: Float
+    n: Count
+    k: Count
+    mean: Float
+    standard_error: NonNegative
+    loss_without: Float
+    loss_with: Float
+
+
+class SeedNotes(Part):
+    """What is remembered about one life besides its stage; `kernel` is the digest of the kernel that is ready for it."""
+
+    site: str
+    seed: Count
+    loss_at_germination: Float | None = None
+    loss_before_graft: Float | None = None
+    kernel: str | None = None
+    kernel_failed: bool = False
+    evaluation: Evaluation | None = None
+
+
+class Progress(Part):
+    """Where training stands; a rollback restores it with the weights.
+
+    `validation_losses` are those since the last graft cycle began anew, oldest first; `blamed` is the seed whose alpha changed last
+    since the checkpoint.
+    """
+
+    best_loss: Float | None = None
+    best_epoch: Count | None = None
+    epochs_since_improvement: Count = 0
+    validation_losses: tuple[Float, ...] = ()
+    first_train_loss: Float | None = None
+    last_train_loss: Float | None = None
+    last_adaptation_step: Count | None = None
+    notes: tuple[SeedNotes, ...] = ()
+
+    def note(self, site: str, seed: int) -> SeedNotes:
+        """What is remembered about the seed in this slot; fresh notes where nothing is."""
+        return next((note for note in self.notes if (note.site, note.seed) == (site, seed)), SeedNotes(site=site, seed=seed))
+
+    def noted(self, site: str, seed: int, **changes: object) -> "Progress":
+        """The same with fields of the slot's note changed."""
+        return self.with_note(self.note(site, seed).model_copy(update=changes))
+
+    def with_note(self, note: SeedNotes) -> "Progress":
+        """The same with `note` in place of the slot's old one."""
+        others = tuple(old for old in self.notes if (old.site, old.seed) != (note.site, note.seed))
+        return self.model_copy(update={"notes": (*others, note)})
+
+    def without_note(self, site: str, seed: int) -> "Progress":
+        """The same with the slot forgotten."""
+        return self.model_copy(update={"notes": tuple(old for old in self.notes if (old.site, old.seed) != (site, seed))})
+
+    def after_validation(self, epoch: int, loss: float) -> "Progress":
+        """The same after one more validation loss; a NaN loss improves nothing."""
+        better = self.best_loss is None or loss < self.best_loss
+        return self.model_copy(
+            update={
+                "validation_losses": (*self.validation_losses, loss),
+                "best_loss": loss if better else self.best_loss,
+                "best_epoch": epoch if better else self.best_epoch,
+                "epochs_since_improvement": 0 if better else self.epochs_since_improvement + 1,
+            }
+        )
+
+
+class KeptCheckpoint(Part):
+    """A checkpoint that has not been pruned."""
+
+    name: str
+    digest: str
+    epoch: Count
+    best: bool
+
+
+class Tally(Part):
+    """What never goes back: clocks, counts, reports, and which checkpoints are kept."""
+
+    epoch: Count = 0
+    step: Count = 0
+    optimizer_steps: Count = 0
+    germinations: Count = 0
+    germination_epochs: tuple[Count, ...] = ()
+    rollbacks: Count = 0
+    reports: tuple[FieldReported, ...] = ()
+    refused: dict[str, Count] = Field(default_factory=dict)
+    failed: dict[str, Count] = Field(default_factory=dict)
+    checkpoints: tuple[KeptCheckpoint, ...] = ()
+
+    def germinated(self, epoch: int) -> "Tally":
+        """The same after one more germination at the end of `epoch`; candidates of one race count as one."""
+        if epoch in self.germination_epochs:
+            return self
+        return self.model_copy(update={"germinations": self.germinations + 1, "germination_epochs": (*self.germination_epochs, epoch)})
+
+    def counted(self, what: str, site: str) -> "Tally":
+        """The same after one more `refused` or `failed` at `site`."""
+        counts: dict[str, int] = getattr(self, what)
+        return self.model_copy(update={what: {**counts, site: counts.get(site, 0) + 1}})
+
+
+References = dict[str, EventId]
+
+
+@dataclass
+class Memory:
+    """The trainer's one changing value: what it remembers, and the ids of the events it may cite as evidence."""
+
+    progress: Progress
+    tally: Tally
+    evaluations: References

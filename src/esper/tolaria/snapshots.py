@@ -1,0 +1,91 @@
+"""Taking the whole training state as one snapshot, and putting it back: host, seeds, optimizers, scheduler, and what is remembered."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from pydantic import JsonValue
+from torch import Tensor
+from torch.optim import Optimizer
+
+from esper.events.digests import canonical
+from esper.events.envelope import EventId
+from esper.kasmina.host import Host
+from esper.tolaria.checkpoint import Snapshot, flatten_optimizer, require_json, restore_optimizer
+from esper.tolaria.progress import Memory, Progress, Tally
+
+HOST = "host"
+
+
+class Scheduler(Protocol):
+    """A learning rate scheduler, stepped at every epoch's end; torch's own are."""
+
+    def step(self) -> None:
+        """One epoch is over."""
+        ...
+
+    def state_dict(self) -> dict[str, object]:
+        """Its state, plain JSON."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Puts a state back."""
+        ...
+
+
+def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, memory: Memory) -> Snapshot:
+    """The training state as it is now. Tensors are not copied: write it before the next step."""
+    tensors: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in host.model.state_dict().items()}
+    seed_tensors, seeds = host.state()
+    tensors |= {f"seeds/{name}": tensor for name, tensor in seed_tensors.items()}
+    optimizers: dict[str, JsonValue] = {}
+    for name, one in ((HOST, optimizer), *host.optimizers().items()):
+        flat, optimizers[name] = flatten_optimizer(name, one)
+        tensors |= flat
+    body: dict[str, JsonValue] = {
+        "seeds": seeds,
+        "optimizers": optimizers,
+        "scheduler": None if scheduler is None else require_json(scheduler.state_dict(), "the scheduler's state"),
+        "progress": memory.progress.model_dump_json(),
+        "tally": memory.tally.model_dump_json(),
+    }
+    return Snapshot(tensors, body, {"evaluations": dict(memory.evaluations)})
+
+
+def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Scheduler | None) -> Memory:
+    """Restores everything but the clocks of the caller, and returns what was remembered when the snapshot was taken."""
+    host.restore(_named("seeds/", snapshot.tensors), snapshot.body["seeds"])
+    host.model.load_state_dict(_named("model/", snapshot.tensors))
+    saved = snapshot.body["optimizers"]
+    assert isinstance(saved, dict)
+    for name, one in ((HOST, optimizer), *host.optimizers().items()):
+        restore_optimizer(name, one, snapshot.tensors, saved[name])
+    state = snapshot.body["scheduler"]
+    if scheduler is not None and isinstance(state, dict):
+        scheduler.load_state_dict(dict(state))
+    progress, tally = snapshot.body["progress"], snapshot.body["tally"]
+    assert isinstance(progress, str)
+    assert isinstance(tally, str)
+    evaluations = snapshot.references["evaluations"]
+    assert isinstance(evaluations, dict)
+    return Memory(
+        progress=Progress.model_validate_json(progress),
+        tally=Tally.model_validate_json(tally),
+        evaluations={slot: EventId(str(event)) for slot, event in evaluations.items()},
+    )
+
+
+def digests(host: Host, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor], bytes]:
+    """What the digests of an epoch's end are taken of: tensors of host and seeds, of all optimizers, and the optimizers' plain state."""
+    seed_tensors, _ = host.state()
+    tensors = {f"model/{name}": tensor for name, tensor in host.model.state_dict().items()}
+    tensors |= {f"seeds/{name}": tensor for name, tensor in seed_tensors.items()}
+    states: dict[str, Tensor] = {}
+    plain: dict[str, JsonValue] = {}
+    for name, one in ((HOST, optimizer), *host.optimizers().items()):
+        flat, plain[name] = flatten_optimizer(name, one)
+        states |= flat
+    return tensors, states, canonical(plain)
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,120 @@
+"""The SystemState of an epoch's end: everything that a policy may know, put together from the host and the trainer's memory."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from esper.events.envelope import EventId
+from esper.events.kinds.epoch import FieldReportColumns, GateSettings, Measured, SeedColumns, SiteColumns, SystemState
+from esper.events.kinds.lifecycle import Stage
+from esper.kasmina.host import Host
+from esper.tolaria.adaptation import slot_name
+from esper.tolaria.progress import Place, Progress, Tally
+
+
+def system_state(
+    host: Host,
+    progress: Progress,
+    tally: Tally,
+    *,
+    epoch: int,
+    epochs_planned: int | None,
+    train: Measured,
+    validation: Measured | None,
+    ready: frozenset[Place],
+    evaluations: Mapping[str, EventId],
+    gate: GateSettings,
+) -> SystemState:
+    """The state at the end of `epoch`. `ready` are the seeds that have finished what their stage is for; `evaluations` are ids by slot."""
+    return SystemState(
+        epoch=epoch,
+        epochs_planned=epochs_planned,
+        train_loss=train.loss,
+        train_metrics=train.metrics,
+        validation_loss=None if validation is None else validation.loss,
+        validation_metrics={} if validation is None else validation.metrics,
+        validation_losses=progress.validation_losses,
+        best_loss=progress.best_loss,
+        best_epoch=progress.best_epoch,
+        epochs_since_improvement=progress.epochs_since_improvement,
+        parameters=host.parameters(),
+        parameters_limit=host.parameters_limit,
+        germinations=tally.germinations,
+        stages=_stages(host),
+        sites=_sites(host, tally),
+        seeds=_seeds(host, progress, epoch, ready, evaluations),
+        field_reports=_reports(tally),
+        gate=gate,
+    )
+
+
+def _stages(host: Host) -> dict[Stage, int]:
+    counts = Counter(seed.stage for seed in host.seeds.values())
+    return {stage: counts[stage] for stage in Stage}
+
+
+def _sites(host: Host, tally: Tally) -> SiteColumns:
+    health = host.site_health()
+    names = tuple(site.name for site in host.sites)
+    return SiteColumns(
+        site=names,
+        activation_variance=tuple(health[name].activation_variance for name in names),
+        gradient_variance=tuple(health[name].gradient_variance for name in names),
+        dead_neuron_ratio=tuple(health[name].dead_neuron_ratio for name in names),
+        avg_correlation=tuple(health[name].avg_correlation for name in names),
+        effective_rank=tuple(health[name].effective_rank for name in names),
+        gradient_pressure=tuple(health[name].gradient_pressure for name in names),
+        refused=tuple(tally.refused.get(name, 0) for name in names),
+        failed=tuple(tally.failed.get(name, 0) for name in names),
+        blueprints=tuple(site.blueprints for site in host.sites),
+    )
+
+
+def _seeds(host: Host, progress: Progress, epoch: int, ready: frozenset[Place], evaluations: Mapping[str, EventId]) -> SeedColumns:
+    places = sorted(host.seeds)
+    seeds = [host.seeds[place] for place in places]
+    health = host.seed_health()
+    measured = [health.get(place) for place in places]
+    notes = [progress.note(*place) for place in places]
+    found = [note.evaluation for note in notes]
+    return SeedColumns(
+        site=tuple(site for site, _ in places),
+        seed=tuple(slot for _, slot in places),
+        stage=tuple(seed.stage for seed in seeds),
+        life=tuple(seed.life for seed in seeds),
+        epochs_in_stage=tuple(epoch - seed.since_epoch for seed in seeds),
+        blueprint=tuple(seed.blueprint for seed in seeds),
+        kernel=tuple(seed.kernel for seed in seeds),
+        embargo_until=tuple(seed.embargo_until for seed in seeds),
+        alpha=tuple(seed.alpha for seed in seeds),
+        ready=tuple(None if seed.stage is Stage.DORMANT else place in ready for place, seed in zip(places, seeds, strict=True)),
+        recovering=tuple(seed.recovering or note.kernel_failed for seed, note in zip(seeds, notes, strict=True)),
+        errors=tuple(seed.errors for seed in seeds),
+        activation_variance=tuple(one.activation_variance if one else None for one in measured),
+        gradient_variance=tuple(one.gradient_variance if one else None for one in measured),
+        dead_neuron_ratio=tuple(one.dead_neuron_ratio if one else None for one in measured),
+        avg_correlation=tuple(one.avg_correlation if one else None for one in measured),
+        health_score=tuple(one.health_score if one else None for one in measured),
+        loss_at_germination=tuple(note.loss_at_germination for note in notes),
+        loss_before_graft=tuple(note.loss_before_graft for note in notes),
+        evaluated=tuple(evaluations.get(slot_name(site, slot)) for site, slot in places),
+        evaluated_epoch=tuple(one.epoch if one else None for one in found),
+        evaluated_alpha=tuple(one.alpha if one else None for one in found),
+        evaluated_n=tuple(one.n if one else None for one in found),
+        evaluated_k=tuple(one.k if one else None for one in found),
+        evaluated_mean=tuple(one.mean if one else None for one in found),
+        evaluated_standard_error=tuple(one.standard_error if one else None for one in found),
+        evaluated_loss_without=tuple(one.loss_without if one else None for one in found),
+        evaluated_loss_with=tuple(one.loss_with if one else None for one in found),
+    )
+
+
+def _reports(tally: Tally) -> FieldReportColumns:
+    return FieldReportColumns(
+        blueprint=tuple(report.blueprint for report in tally.reports),
+        site=tuple(report.site for report in tally.reports),
+        seed=tuple(report.seed for report in tally.reports),
+        life=tuple(report.life for report in tally.reports),
+        outcome=tuple(report.outcome for report in tally.reports),
+        metric_before=tuple(report.metric_before for report in tally.reports),
+        metric_after=tuple(report.metric_after for report in tally.reports),
+    )
