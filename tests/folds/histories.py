@@ -1,6 +1,5 @@
 """Histories for tests: a writer that numbers and chains records as the trainer's does, and a small training run as a script over it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -127,6 +126,11 @@ def started(*slots: int) -> RunStarted:
         parameters=100,
         epochs=10,
     )
+
+
+def seed_row(site: str, seed: int, stage: Stage, life: int | None = None, embargo_until: int | None = None) -> SeedRow:
+    """A row of the seed table."""
+    return SeedRow(site=site, seed=seed, stage=stage, since_epoch=0, life=life, blueprint=None, kernel=None, embargo_until=embargo_until)
 
 
 def system(epoch: int, rows: Sequence[SeedRow], alphas: Sequence[float | None] | None = None) -> SystemState:
@@ -261,7 +265,7 @@ def training(choices: Sequence[int], slots: int = 2) -> list[Record]:
     for epoch, choice in enumerate(choices, start=1):
         writer.epoch, writer.step = epoch, epoch * 10
         writer.write(steps(epoch * 10 - 1, epoch * 10), begun)
-        rows = tuple(_row(key, stage, epoch, lives[key]) for key, stage in table.items())
+        rows = tuple(seed_row(*key, stage, life=lives[key]) for key, stage in table.items())
         evidence = writer.write(completed(epoch, rows), begun)
         site, seed = sorted(table)[choice % len(table)]
         stage = table[site, seed]
@@ -278,12 +282,3 @@ def training(choices: Sequence[int], slots: int = 2) -> list[Record]:
         writer.write(transition(stage, end, site, seed, lives[site, seed]), applied)
         table[site, seed] = end
     return writer.records
-
-
-def _row(key: tuple[str, int], stage: Stage, epoch: int, life: int | None) -> SeedRow:
-    return SeedRow(site=key[0], seed=key[1], stage=stage, since_epoch=epoch, life=life, blueprint=None, kernel=None, embargo_until=None)
-
-
-def stages_named(text: str) -> set[str]:
-    """The stages that a text names, in capitals."""
-    return set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)?\b", text)) & {stage.value for stage in Stage}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, Command, DecisionMade
 from esper.events.kinds.epoch import GateSettings
-from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.events.kinds.lifecycle import Stage
 from esper.folds.gate import RULES, Bypassed, GateView, Passed, Refused, SeedGate, after, judge, view_at
-from tests.folds.histories import decision, system
+from tests.folds.histories import decision, seed_row, system
 
 EPOCH_EVENT = EventId("run/100")
 KEY = ("layer0", 0)
@@ -248,7 +248,7 @@ def test_a_refused_decision_changes_nothing_for_the_next() -> None:
 
 
 def test_the_view_of_an_epoch_is_its_seed_table() -> None:
-    row = SeedRow(site="layer0", seed=0, stage=Stage.CULLED, since_epoch=8, life=2, blueprint=None, kernel=None, embargo_until=11)
+    row = seed_row("layer0", 0, Stage.CULLED, life=2, embargo_until=11)
     seen = view_at(system(10, (row,)), EPOCH_EVENT, last_germination=2)
     seeds = {KEY: SeedGate(Stage.CULLED, embargo_until=11, ready=None)}
     assert seen == GateView(epoch=10, epoch_event=EPOCH_EVENT, seeds=seeds, applied=0, last_germination=2)

@@ -50,9 +50,8 @@ def merge(state: Merge, record: Record) -> Merged:
         return Merged(state, ())
     known = state.waiting.get(record.fact)
     if known is not None and (known.id, known.data) != (record.id, record.data):
-        raise DataError(
-            f"run {record.run}: {known.id} in {known.topic} and {record.id} in {record.topic} both claim to be fact {record.fact}"
-        )
+        both = f"{known.id} in {known.topic} and {record.id} in {record.topic}"
+        raise DataError(f"run {record.run}: expected one record with fact number {record.fact}, got {both}")
     if record.fact > state.following:
         return Merged(Merge(state.run, state.following, state.waiting.with_item(record.fact, record)), ())
     ready, waiting, following = [record], state.waiting, record.fact + 1

@@ -1,0 +1,490 @@
+"""What the facts of a run make of its state, step by step, and what does not fit is described and taken at its word."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from esper.errors import RuleError
+from esper.events import topics
+from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.control import (
+    Adaptation,
+    Command,
+    CommandApplied,
+    CommandFailed,
+    CommandRefused,
+    DecisionMissed,
+    DecisionRefused,
+    FieldReported,
+)
+from esper.events.kinds.kernels import KernelCompileFailed
+from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.events.kinds.run import (
+    BlamedSeed,
+    CheckpointPruned,
+    CheckpointSaved,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunRolledBack,
+    SamplesDropped,
+    SettingChanged,
+)
+from esper.folds.run import BlockedError, RunState, Status, digest, fold, initial, step
+from tests.folds.histories import (
+    RUN,
+    Writer,
+    completed,
+    decision,
+    derived,
+    evaluation,
+    issued,
+    seed_row,
+    started,
+    steps,
+    training,
+    transition,
+)
+
+FINISHED = RunFinished(metrics={"accuracy": 0.9}, model_digest="ab" * 32, parameters=100, stopped_early=False, tails=())
+FAILED = RunFailed(kind="error", error="boom", where="step 7", tails=())
+RESUMED = RunResumed(checkpoint="epoch-2", caught_up_to=9, incarnation=2, environment_changes=())
+
+
+def begun(*slots: int) -> Writer:
+    writer = Writer()
+    writer.write(started(*(slots or (2,))))
+    return writer
+
+
+def state_of(writer: Writer) -> RunState:
+    return fold(writer.records)
+
+
+def oddities(writer: Writer) -> list[str]:
+    return [irregularity.what for irregularity in state_of(writer).irregularities]
+
+
+def germinated(writer: Writer, seed: int = 0, epoch: int = 1) -> None:
+    writer.epoch = epoch
+    writer.write(transition(Stage.DORMANT, Stage.GERMINATED, seed=seed, life=epoch))
+
+
+def saved(name: str) -> CheckpointSaved:
+    return CheckpointSaved(checkpoint=name, digest="cd" * 32, size_bytes=10, reason="due", duration_s=0.1)
+
+
+def rolled_back(rows: tuple[SeedRow, ...], blamed: BlamedSeed | None) -> RunRolledBack:
+    return RunRolledBack(from_epoch=5, to_epoch=2, checkpoint="epoch-2", reason="a loss of NaN", blamed=blamed, seeds=rows)
+
+
+def test_all_slots_of_all_sites_are_dormant_from_the_start() -> None:
+    rows = [(row.site, row.seed, row.stage) for row in state_of(begun(2, 1)).seeds]
+    assert rows == [("layer0", 0, "DORMANT"), ("layer0", 1, "DORMANT"), ("layer1", 0, "DORMANT")]
+
+
+def test_a_state_before_the_first_record_is_new() -> None:
+    assert initial(RUN).status is Status.NEW
+    assert initial(RUN).seeds == ()
+
+
+def test_a_started_run_is_running_with_its_facts() -> None:
+    state = state_of(begun(1))
+    assert state.status is Status.RUNNING
+    assert state.started == started(1)
+    assert state.sites == started(1).sites
+
+
+def test_the_clocks_are_those_of_the_last_fact() -> None:
+    writer = begun()
+    writer.epoch, writer.step = 3, 30
+    writer.write(DecisionMissed(waited_s=1.0))
+    writer.write(steps(31))
+    state = state_of(writer)
+    assert (state.epoch, state.step, state.moment, state.incarnation) == (3, 30, 2, 1)
+
+
+def test_telemetry_and_derived_events_change_nothing() -> None:
+    writer = begun()
+    writer.write(steps(1))
+    state = fold(writer.records[:1])
+    assert step(state, writer.records[1]) is state
+    assert step(state, derived(writer.records[0], steps(1))) is state
+
+
+def test_a_transition_moves_its_slot_alone() -> None:
+    writer = begun(2)
+    germinated(writer, seed=1, epoch=4)
+    state = state_of(writer)
+    rows = [(row.seed, row.stage, row.since_epoch, row.life) for row in state.seeds]
+    assert rows == [(0, "DORMANT", 0, None), (1, "GERMINATED", 4, 4)]
+    assert state.irregularities == ()
+
+
+def test_a_completed_epoch_is_kept_with_its_losses_and_digests() -> None:
+    writer = begun()
+    writer.epoch, writer.step = 1, 10
+    evidence = writer.write(completed(1, loss=0.5))
+    state = state_of(writer)
+    row = state.epochs[0]
+    assert (row.epoch, row.step, row.moment, row.id) == (1, 10, 2, evidence)
+    assert (row.train.loss, row.train.metrics, row.digests.parameters) == (0.5, {"accuracy": 0.5}, "ab" * 32)
+    assert state.epoch_event == evidence
+
+
+def test_alphas_are_those_of_the_last_completed_epoch() -> None:
+    writer = begun(2)
+    germinated(writer)
+    rows = (seed_row("layer0", 0, Stage.GERMINATED, life=1), seed_row("layer0", 1, Stage.DORMANT))
+    writer.write(completed(1, rows, alphas=(0.25, None)))
+    assert [slot.alpha for slot in state_of(writer).slots.values()] == [0.25, None]
+
+
+def test_the_last_evaluation_of_a_life_is_kept_until_the_next_life() -> None:
+    writer = begun(1)
+    germinated(writer)
+    writer.write(evaluation(mean=0.1))
+    last = writer.write(evaluation(mean=0.2))
+    slot = state_of(writer).slot("layer0", 0)
+    assert slot is not None
+    assert slot.evaluation is not None
+    assert (slot.evaluation.id, slot.evaluation.event.mean, slot.evaluation.epoch) == (last, 0.2, 1)
+    writer.write(transition(Stage.GERMINATED, Stage.CANCELLED, life=1))
+    writer.write(transition(Stage.CANCELLED, Stage.DORMANT))
+    slot = state_of(writer).slot("layer0", 0)
+    assert slot is not None
+    assert slot.evaluation is None
+
+
+def test_the_epochs_of_germinations_are_known_to_the_cooldown() -> None:
+    writer = begun(3)
+    germinated(writer, seed=0, epoch=2)
+    germinated(writer, seed=1, epoch=7)
+    germinated(writer, seed=2, epoch=7)
+    state = state_of(writer)
+    assert state.germination_epochs == (2, 7)
+    assert [state.last_germination(before=epoch) for epoch in (2, 7, 8)] == [None, 2, 7]
+
+
+def asked(writer: Writer, adaptation: Adaptation = Adaptation.GERMINATE) -> EventId:
+    writer.epoch = 1
+    evidence = writer.write(completed(1, tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))))
+    return writer.write(decision(adaptation, evidence, confidence=0.8, urgency=0.65), evidence)
+
+
+def test_a_refused_decision_is_kept_with_its_numbers_and_the_rule() -> None:
+    writer = begun()
+    made = asked(writer)
+    writer.write(DecisionRefused(rule="cooldown", reason="two epochs too early"), made)
+    state = state_of(writer)
+    row = state.decisions[0]
+    assert (row.id, row.confidence, row.urgency, row.rule, row.why) == (made, 0.8, 0.65, "cooldown", "two epochs too early")
+    assert state.control.counts.made == {Adaptation.GERMINATE: 1}
+    assert state.control.counts.refused == {"cooldown": 1}
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome", "why"),
+    [
+        (CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), "applied", None),
+        (CommandRefused(command=Command.GERMINATE, site="layer0", seed=0, reason="no room"), "refused", "no room"),
+        (CommandFailed(command=Command.GERMINATE, site="layer0", seed=0, error="no memory"), "failed", "no memory"),
+    ],
+)
+def test_an_outcome_closes_its_command_and_answers_its_decision(event: Event, outcome: str, why: str | None) -> None:
+    writer = begun()
+    told = writer.write(issued(Command.GERMINATE), asked(writer))
+    waiting = state_of(writer)
+    assert [row.id for row in waiting.control.open_commands.values()] == [told]
+    writer.write(event, told)
+    state = state_of(writer)
+    slot = state.slot("layer0", 0)
+    assert slot is not None
+    assert slot.command is not None
+    assert (slot.command.command, slot.command.outcome, slot.command.why) == (Command.GERMINATE, outcome, why)
+    assert (state.decisions[0].command, state.decisions[0].outcome, state.decisions[0].why) == (Command.GERMINATE, outcome, why)
+    assert not state.control.open_commands
+    counts = state.control.counts
+    assert (counts.issued, counts.applied + counts.commands_refused + counts.commands_failed) == (1, 1)
+    assert state.irregularities == ()
+
+
+def test_decisions_of_the_last_epoch_alone_are_kept_and_all_are_counted() -> None:
+    writer = begun()
+    asked(writer)
+    writer.epoch = 2
+    writer.write(completed(2, tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))))
+    state = state_of(writer)
+    assert state.decisions == ()
+    assert state.control.counts.made == {Adaptation.GERMINATE: 1}
+
+
+def test_an_outcome_of_a_command_of_the_epoch_before_still_closes_it() -> None:
+    writer = begun()
+    told = writer.write(issued(Command.GERMINATE), asked(writer))
+    writer.epoch = 2
+    writer.write(completed(2, tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))))
+    writer.write(CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), told)
+    state = state_of(writer)
+    assert not state.control.open_commands
+    assert state.irregularities == ()
+
+
+def test_checkpoints_are_kept_until_they_are_pruned() -> None:
+    writer = begun()
+    for name in ("epoch-1", "epoch-2"):
+        writer.write(saved(name))
+    writer.write(CheckpointPruned(checkpoint="epoch-1", reason="older than the last 1"))
+    assert [row.name for row in state_of(writer).checkpoints] == ["epoch-2"]
+
+
+def test_a_missed_decision_is_counted() -> None:
+    writer = begun()
+    writer.write(DecisionMissed(waited_s=5.0))
+    assert state_of(writer).control.counts.missed == 1
+
+
+def test_field_reports_settings_and_dropped_samples_are_kept() -> None:
+    writer = begun()
+    report = FieldReported(
+        blueprint="mlp:8", kernel=None, site="layer0", seed=0, life=1, metric_before=1.0, metric_after=0.9, outcome="FOSSILIZED"
+    )
+    change = SettingChanged(name="gate.cooldown", old=5, new=3, author="me")
+    writer.write(report)
+    writer.write(change)
+    writer.write(SamplesDropped(topic=topics.STEPS, count=3, first_step=1, last_step=3))
+    writer.write(SamplesDropped(topic=topics.STEPS, count=2, first_step=5, last_step=6))
+    state = state_of(writer)
+    assert [row.event for row in state.field_reports] == [report]
+    assert [row.event for row in state.setting_changes] == [change]
+    assert dict(state.dropped) == {topics.STEPS: 5}
+
+
+def test_a_rollback_replaces_the_seed_table_and_locks_the_blamed_seed_alone() -> None:
+    writer = begun(2)
+    germinated(writer)
+    writer.write(saved("epoch-2"))
+    germinated(writer, seed=1, epoch=5)
+    rows = (seed_row("layer0", 0, Stage.DORMANT), seed_row("layer0", 1, Stage.GERMINATED, life=5))
+    back = writer.write(rolled_back(rows, BlamedSeed(site="layer0", seed=1)))
+    writer.write(transition(Stage.GERMINATED, Stage.ROLLED_BACK, seed=1, life=5), back)
+    state = state_of(writer)
+    assert [(row.stage, row.life) for row in state.seeds] == [("DORMANT", None), ("ROLLED_BACK", 5)]
+    assert [(row.checkpoint, row.from_epoch, row.to_epoch) for row in state.rollbacks] == [("epoch-2", 5, 2)]
+    assert state.irregularities == ()
+
+
+def test_a_run_ends_finished_or_failed() -> None:
+    finished, failed = begun(), begun()
+    finished.write(FINISHED)
+    failed.write(FAILED)
+    assert (state_of(finished).status, state_of(finished).end) == (Status.FINISHED, FINISHED)
+    assert (state_of(failed).status, state_of(failed).end) == (Status.FAILED, FAILED)
+
+
+def test_a_failed_run_that_is_resumed_is_running() -> None:
+    writer = begun()
+    writer.write(FAILED)
+    writer.incarnation = 2
+    writer.write(RESUMED)
+    state = state_of(writer)
+    assert (state.status, state.end, state.incarnation) == (Status.RUNNING, None, 2)
+    assert state.irregularities == ()
+
+
+def test_kernels_change_the_clocks_alone() -> None:
+    writer = begun()
+    writer.write(KernelCompileFailed(key="ab" * 32, site="layer0", seed=0, life=1, error="no"))
+    before, after = fold(writer.records[:1]), fold(writer.records)
+    assert after.moment == 2
+    assert after.seeds == before.seeds
+    assert after.irregularities == ()
+
+
+def after_the_end(writer: Writer) -> None:
+    writer.write(FINISHED)
+    writer.write(DecisionMissed(waited_s=1.0))
+
+
+def epoch_went_back(writer: Writer) -> None:
+    writer.epoch = 3
+    writer.write(DecisionMissed(waited_s=1.0))
+    writer.epoch = 2
+    writer.write(DecisionMissed(waited_s=1.0))
+
+
+def incarnation_went_back(writer: Writer) -> None:
+    writer.incarnation = 2
+    writer.write(RESUMED)
+    writer.incarnation = 1
+    writer.write(DecisionMissed(waited_s=1.0))
+
+
+def epoch_left_out(writer: Writer) -> None:
+    for epoch in (1, 3):
+        writer.epoch = epoch
+        writer.write(completed(epoch))
+
+
+def table_disagrees(writer: Writer) -> None:
+    writer.epoch = 1
+    writer.write(completed(1, (seed_row("layer0", 0, Stage.TRAINING, life=1),)))
+
+
+def answered_twice(writer: Writer) -> None:
+    made = asked(writer)
+    writer.write(DecisionRefused(rule="cap", reason="too many"), made)
+    writer.write(issued(Command.GERMINATE), made)
+
+
+def two_outcomes(writer: Writer) -> None:
+    told = writer.write(issued(Command.GERMINATE), asked(writer))
+    for _ in range(2):
+        writer.write(CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), told)
+
+
+def outcome_of_another(writer: Writer) -> None:
+    told = writer.write(issued(Command.GERMINATE), asked(writer))
+    writer.write(CommandApplied(command=Command.GERMINATE, site="layer0", seed=1), told)
+
+
+IRREGULAR: list[tuple[Callable[[Writer], object], str]] = [
+    (lambda writer: writer.write(started(1)), "the run started a second time"),
+    (after_the_end, "esper.decision.missed.v1 came after the run's end"),
+    (epoch_went_back, "the epoch went back from 3 to 2"),
+    (incarnation_went_back, "the incarnation went back from 2 to 1"),
+    (epoch_left_out, "epoch 3 was completed after epoch 1"),
+    (lambda writer: writer.write(completed(1)), "EpochCompleted of epoch 0 holds the system state of epoch 1"),
+    (table_disagrees, "EpochCompleted has seed 0 of site 'layer0' in TRAINING, life 1; the log says DORMANT, life None"),
+    (
+        lambda writer: writer.write(transition(Stage.TRAINING, Stage.GRAFTING)),
+        "seed 0 of site 'layer0' was in DORMANT, its transition says from TRAINING",
+    ),
+    (
+        lambda writer: writer.write(transition(Stage.DORMANT, Stage.GRAFTING)),
+        "no edge leads seed 0 of site 'layer0' from DORMANT to GRAFTING",
+    ),
+    (
+        lambda writer: writer.write(transition(Stage.DORMANT, Stage.ROLLED_BACK)),
+        "no edge leads seed 0 of site 'layer0' from DORMANT to ROLLED_BACK",
+    ),
+    (
+        lambda writer: writer.write(transition(Stage.DORMANT, Stage.GERMINATED, site="layer9")),
+        "seed 0 of site 'layer9' is no slot of this run",
+    ),
+    (lambda writer: writer.write(evaluation(life=3)), "life 3 of seed 0 of site 'layer0' was evaluated, the present one is life None"),
+    (
+        lambda writer: writer.write(DecisionRefused(rule="cap", reason="too many"), EventId("run/1")),
+        "a refusal follows from run/1, which is no decision since the last EpochCompleted",
+    ),
+    (answered_twice, f"a command follows from {RUN}/3, which was answered before"),
+    (two_outcomes, f"an outcome follows from {RUN}/4, which is no command without an outcome"),
+    (outcome_of_another, f"the outcome of {RUN}/4 is not about its command and seed"),
+    (
+        lambda writer: writer.write(CheckpointPruned(checkpoint="epoch-9", reason="old")),
+        "checkpoint 'epoch-9' was pruned, and is not kept",
+    ),
+    (
+        lambda writer: writer.write(rolled_back((), None)),
+        "the run went back to checkpoint 'epoch-2', which is not kept",
+    ),
+    (
+        lambda writer: writer.write(rolled_back((), None)),
+        "the rollback's seed table misses seed 0 of site 'layer0'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("write", "what"), IRREGULAR)
+def test_what_does_not_fit_is_described(write: Callable[[Writer], object], what: str) -> None:
+    writer = begun(2)
+    write(writer)
+    assert what in oddities(writer)
+
+
+def test_a_fact_before_the_start_is_described() -> None:
+    writer = Writer()
+    writer.write(DecisionMissed(waited_s=1.0))
+    assert oddities(writer) == ["esper.decision.missed.v1 came before RunStarted"]
+
+
+def test_an_irregularity_names_the_moment_of_its_record() -> None:
+    writer = begun()
+    writer.write(started(1))
+    assert [irregularity.moment for irregularity in state_of(writer).irregularities] == [2]
+
+
+def test_a_transition_that_does_not_fit_is_taken_at_its_word() -> None:
+    writer = begun(1)
+    writer.write(transition(Stage.TRAINING, Stage.FOSSILIZED, life=2))
+    writer.write(transition(Stage.FINE_TUNING, Stage.FOSSILIZED, site="layer9"))
+    assert [(row.site, row.stage) for row in state_of(writer).seeds] == [("layer0", "FOSSILIZED"), ("layer9", "FOSSILIZED")]
+
+
+def test_only_the_blamed_seed_may_be_rolled_back() -> None:
+    writer = begun(2)
+    writer.write(saved("epoch-2"))
+    rows = tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))
+    back = writer.write(rolled_back(rows, BlamedSeed(site="layer0", seed=1)))
+    writer.write(transition(Stage.DORMANT, Stage.ROLLED_BACK, seed=0), back)
+    assert oddities(writer) == ["no edge leads seed 0 of site 'layer0' from DORMANT to ROLLED_BACK"]
+
+
+@pytest.mark.parametrize("change", [{"type": "esper.seed.transitioned.v2"}, {"data": b'{"site": 7}'}])
+def test_a_fact_that_cannot_be_understood_blocks_the_run_and_leaves_the_state_before(change: dict[str, object]) -> None:
+    writer = begun()
+    germinated(writer)
+    state = fold(writer.records[:1])
+    before = digest(state)
+    unknown = Record(**{**writer.records[1]._asdict(), **change})
+    with pytest.raises(BlockedError, match=f"the fold of run {RUN} stops at moment 2, topic {topics.LIFECYCLE}"):
+        step(state, unknown)
+    assert digest(state) == before
+    assert step(state, writer.records[1]).moment == 2
+
+
+def test_telemetry_of_an_unknown_kind_changes_nothing() -> None:
+    writer = begun()
+    writer.write(steps(1))
+    state = fold(writer.records[:1])
+    assert step(state, writer.records[1]._replace(type="esper.steps.measured.v9")) is state
+
+
+def test_a_record_of_another_run_is_refused() -> None:
+    writer = begun()
+    with pytest.raises(RuleError, match="expected records of run another"):
+        step(initial(RunId("another")), writer.records[0])
+
+
+def test_nothing_is_known_of_no_records() -> None:
+    with pytest.raises(RuleError, match="at least one record"):
+        fold([])
+
+
+def test_a_state_with_losses_that_are_not_numbers_has_a_digest() -> None:
+    def digest_with(loss: float) -> str:
+        writer = begun()
+        writer.write(completed(1, loss=loss))
+        return digest(state_of(writer))
+
+    assert digest_with(math.nan) == digest_with(math.nan)
+    assert len({digest_with(loss) for loss in (math.nan, math.inf, -math.inf, 1.0)}) == 4
+
+
+def test_every_fact_changes_the_digest() -> None:
+    records = [record for record in training([0, 1, 6, 2]) if record.fact is not None]
+    digests = {digest(fold(records[:count])) for count in range(1, len(records) + 1)}
+    assert len(digests) == len(records)
+
+
+def test_a_legal_history_has_no_irregularities() -> None:
+    assert fold(training([0, 1, 2, 6, 3, 0, 0, 0, 4, 5, 1, 1, 2, 2, 13, 0])).irregularities == ()
+
+
+def test_a_moment_may_leave_room_for_telemetry() -> None:
+    writer = begun()
+    state = state_of(writer)
+    germinated(writer)
+    assert step(state, writer.records[1]._replace(moment=Moment(40))).moment == 40
