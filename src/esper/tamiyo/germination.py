@@ -6,7 +6,9 @@ gate will refuse it (confidence, urgency, frequency, cooldown, cap), it is the f
 
 What rules it out, in this order: no validation at this epoch's end; a seed anywhere that is live and not FOSSILIZED yet (one cycle at a
 time: the plateau of a host that still takes up a seed says nothing, and measured gains were no better with a race during FINE_TUNING);
-the most races; the limit of parameters; fewer epochs left than two cycles; no site with a free slot and a blueprint.
+the most races; the limit of parameters; fewer epochs left than two cycles; no site with a free slot and a blueprint; fewer free slots at
+the chosen site than the race has candidates while others there come free soon (after a race that was culled only the fourth slot is not
+under embargo, and a race of one would use up a germination).
 """
 
 import math
@@ -48,7 +50,8 @@ def hindrance(view: View) -> str:
     left = view.epochs_left
     if left is not None and left < 2 * settings.cycle:
         return f"{left} epochs left, two seed cycles take {2 * settings.cycle}"
-    return "" if best_place(state) is not None else "no site has a free slot and a blueprint"
+    place = best_place(state)
+    return "no site has a free slot and a blueprint" if place is None else _too_small(view, place)
 
 
 def germinate(view: View, plateau: Plateau, used: int) -> tuple[DecisionMade, ...]:
@@ -97,6 +100,14 @@ def best_place(state: SystemState) -> Place | None:
 def germination_epochs(state: SystemState) -> set[int]:
     """The epochs at whose end a seed of this run germinated, one per race: every life is in the seed table or in a field report."""
     return {life for life in state.seeds.life if life is not None} | set(state.field_reports.life)
+
+
+def _too_small(view: View, place: Place) -> str:
+    coming = sum(seed.site == place.site and seed.stage in (Stage.CULLED, Stage.CANCELLED) for seed in view.seeds)
+    candidates = min(view.settings.race, len(place.blueprints))
+    if coming == 0 or len(place.slots) >= candidates:
+        return ""
+    return f"a race of {candidates} at {place.site} waits for {coming} slots to come free"
 
 
 def _gate_passes(view: View, plateau: Plateau) -> bool:

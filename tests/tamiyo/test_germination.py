@@ -1,0 +1,174 @@
+"""When a race starts, where, and with what; and when nothing is even wished for."""
+
+import math
+from typing import Any
+
+import pytest
+
+from esper.events.kinds.control import Adaptation
+from esper.events.kinds.epoch import GateSettings
+from esper.events.kinds.lifecycle import Stage
+from tests.tamiyo.states import FALLING, FLAT, SITE_DEFAULTS, Report, decisions, dormant, only, seed, sites, state, wanted
+
+GERMINATE, NONE = Adaptation.GERMINATE, Adaptation.NONE
+LOW_URGENCY = (1.0, *(0.88,) * 5)
+
+
+def tried(system: Any, **settings: Any) -> list[tuple[str | None, int | None, str | None]]:
+    """Site, slot and blueprint of every candidate."""
+    return [(decision.site, decision.seed, decision.blueprint) for decision in decisions(system, **settings)]
+
+
+def test_a_plateau_starts_a_race_of_three_blueprints_in_the_lowest_free_slots() -> None:
+    system = state(seed("a", 0, Stage.FOSSILIZED), seed("a", 3), seed("a", 1), seed("a", 2), losses=FLAT)
+
+    assert tried(system) == [("a", 1, "mlp:24"), ("a", 2, "lowrank:8"), ("a", 3, "signal:12")]
+
+
+def test_the_reason_gives_the_numbers() -> None:
+    first, *_ = decisions(state(*dormant(), losses=FLAT))
+
+    assert first.reason == "best of 5 improved 0.0 % < 15 %; gradient pressure 1, the largest"
+    assert (first.confidence, first.urgency) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "slots", "expected"),
+    [({"race": 2}, 4, 2), ({"race": 3}, 2, 2), ({"race": 1}, 4, 1), ({"race": 9}, 4, 3)],
+)
+def test_a_race_is_as_large_as_settings_slots_and_blueprints_allow(settings: dict[str, Any], slots: int, expected: int) -> None:
+    assert len(decisions(state(*dormant(slots=slots), losses=FLAT), **settings)) == expected
+
+
+def test_a_race_leaves_room_for_the_gate_cap() -> None:
+    assert len(decisions(state(*dormant(), losses=FLAT, gate=GateSettings(adaptations_per_epoch=2)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("pressure", "expected"),
+    [
+        ({"a": 0.1, "b": 0.3, "c": 0.2}, "b"),
+        ({"a": None, "b": None, "c": None}, "a"),
+        ({"a": None, "b": 0.0, "c": None}, "b"),
+        ({"a": math.nan, "b": 0.1, "c": math.inf}, "b"),
+        ({"a": 0.1, "b": 0.1, "c": 0.1}, "a"),
+        ({"a": 0.1, "b": 0.2, "full": 0.3}, "b"),
+    ],
+)
+def test_growth_goes_where_the_gradient_presses_most(pressure: dict[str, float | None], expected: str) -> None:
+    free = (*dormant("a"), *dormant("b"), *dormant("c"), seed("full", 0, Stage.FOSSILIZED), seed("full", 1, Stage.ROLLED_BACK))
+
+    assert {site for site, _, _ in tried(state(*free, losses=FLAT, site_rows=sites(**pressure)))} == {expected}
+
+
+def test_a_site_without_blueprints_is_passed_over() -> None:
+    bare = {**SITE_DEFAULTS, "site": "bare", "gradient_pressure": 9.0, "blueprints": ()}
+
+    system = state(*dormant("bare"), *dormant("a"), losses=FLAT, site_rows=(bare, *sites(a=0.1)))
+
+    assert {site for site, _, _ in tried(system)} == {"a"}
+
+
+def test_blueprints_that_failed_at_the_site_are_tried_later() -> None:
+    reports = (
+        Report("mlp:24", "a", "CULLED"),
+        Report("mlp:24", "a", "ROLLED_BACK"),
+        Report("lowrank:8", "a", "CULLED"),
+        Report("signal:12", "b", "CULLED"),
+        Report("signal:12", "a", "CANCELLED"),
+    )
+
+    system = state(*dormant(), losses=FLAT, reports=reports)
+
+    assert [blueprint for _, _, blueprint in tried(system)] == ["signal:12", "lowrank:8", "mlp:24"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"losses": FALLING}, "best of 5 improved 67.2 % >= 15 %"),
+        ({"losses": FLAT[:5]}, "5 of the 6 validation losses that show a plateau"),
+        ({"validation_loss": None}, "no validation at this epoch's end; "),
+        ({"parameters": 920}, "920 parameters of at most 920; "),
+        ({"planned": 45}, "15 epochs left, two seed cycles take 16; "),
+        ({"site_rows": sites()}, "no site has a free slot and a blueprint; "),
+    ],
+)
+def test_nothing_is_wished_for_and_the_reason_says_why(fields: dict[str, Any], expected: str) -> None:
+    decided = only(state(*dormant(), **{"losses": FLAT, **fields}))
+
+    assert decided.adaptation is NONE
+    assert decided.reason.startswith(expected)
+
+
+@pytest.mark.parametrize("fields", [{"planned": 46}, {"planned": None}, {"parameters": 919}])
+def test_at_the_limit_a_race_still_starts(fields: dict[str, Any]) -> None:
+    assert len(decisions(state(*dormant(), losses=FLAT, **fields))) == 3
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [Stage.GERMINATED, Stage.LOADING, Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING],
+)
+def test_no_race_starts_while_a_seed_is_on_its_way(stage: Stage) -> None:
+    system = state(seed("b", 0, stage, epochs=0, ready=False), *dormant("a"), losses=FLAT, site_rows=sites(a=1, b=1))
+
+    decided = only(system)
+
+    assert decided.adaptation is NONE
+    assert decided.reason.startswith(f"waiting for b s0 mlp:24 ({stage}, 0 epochs); best of 5 improved 0.0 % < 15 %")
+
+
+@pytest.mark.parametrize("stage", [Stage.FOSSILIZED, Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK])
+def test_a_seed_that_has_ended_is_in_nobody_s_way(stage: Stage) -> None:
+    system = state(seed("a", 0, stage, embargo_until=99), *dormant("a")[1:], losses=FLAT)
+
+    assert [what for what in wanted(system) if what[0] is GERMINATE] == [(GERMINATE, "a", 1), (GERMINATE, "a", 2), (GERMINATE, "a", 3)]
+
+
+def test_a_race_waits_for_slots_under_embargo_rather_than_start_smaller() -> None:
+    culled = tuple(seed("a", slot, Stage.CULLED, embargo_until=33) for slot in range(3))
+
+    assert only(state(*culled, seed("a", 3), losses=FLAT)).reason.startswith("a race of 3 at a waits for 3 slots to come free; ")
+    assert tried(state(*culled, seed("a", 3), losses=FLAT), race=1) == [("a", 3, "mlp:24")]
+
+
+def test_races_are_counted_by_the_epochs_after_which_seeds_germinated() -> None:
+    system = state(
+        seed("a", 0, Stage.FOSSILIZED, life=7),
+        *dormant("a")[1:],
+        losses=FLAT,
+        reports=(Report("mlp:24", "a", "FOSSILIZED", 7), Report("lowrank:8", "a", "CANCELLED", 7), Report("mlp:24", "b", "CULLED", 15)),
+    )
+
+    assert len(decisions(system, max_germinations=3)) == 3
+    assert only(system, max_germinations=2).reason.startswith("2 races of at most 2 were started; ")
+
+
+def test_a_run_may_be_told_to_start_no_race() -> None:
+    assert only(state(*dormant(), losses=FLAT), max_germinations=0).adaptation is NONE
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"losses": LOW_URGENCY}, "urgency"),
+        ({"gate": GateSettings(adaptation_every=7)}, "frequency"),
+        ({"reports": (Report("mlp:24", "a", "CULLED", 26),)}, "cooldown"),
+        ({"gate": GateSettings(adaptations_per_epoch=0)}, "cap"),
+    ],
+)
+def test_a_germination_that_the_gate_will_refuse_is_wished_for_once(fields: dict[str, Any], what: str) -> None:
+    wish = only(state(*dormant(), **{"losses": FLAT, **fields}))
+
+    assert wish.adaptation is GERMINATE, what
+    assert wish.seed == 0
+
+
+def test_after_the_cooldown_the_race_starts() -> None:
+    assert len(decisions(state(*dormant(), losses=FLAT, reports=(Report("mlp:24", "a", "CANCELLED", 25),)))) == 3
+
+
+@pytest.mark.parametrize(("last", "expected"), [(0.849, NONE), (0.851, GERMINATE)])
+def test_a_plateau_that_is_less_than_half_likely_is_no_wish(last: float, expected: Adaptation) -> None:
+    assert only(state(*dormant(), losses=(1.0, *(last,) * 5))).adaptation is expected
