@@ -74,7 +74,7 @@ class SeedColumns(Columns):
     """The slot, 0 and up within its site."""
     stage: tuple[Stage, ...]
     life: MaybeCounts
-    """The epoch at whose end the seed germinated; null: the slot was never used."""
+    """The epoch at whose end the seed germinated; null: there is none."""
     epochs_in_stage: Counts
     blueprint: tuple[str | None, ...]
     kernel: tuple[str | None, ...]

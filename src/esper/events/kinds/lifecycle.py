@@ -33,7 +33,7 @@ class SeedRow(Part):
     stage: Stage
     since_epoch: Count
     life: Count | None
-    """Null: the slot was never used."""
+    """Null: there is none."""
     blueprint: str | None
     kernel: str | None
     """Digest of the kernel's file."""
