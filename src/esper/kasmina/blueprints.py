@@ -27,6 +27,7 @@ from esper.events.digests import canonical
 FORMAT = 1
 MINIMUM_SIGNAL = 8
 Kind = Literal["mlp", "lowrank", "conv", "signal"]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 KINDS: dict[str, Kind] = {"mlp": "mlp", "lowrank": "lowrank", "conv": "conv", "signal": "signal"}
 DROPPING = frozenset({"mlp", "conv", "signal"})
 
@@ -58,7 +59,7 @@ class ConvShape:
     stride: tuple[int, int]
     padding: str | tuple[int, int]
     dilation: tuple[int, int]
-    padding_mode: str
+    padding_mode: PaddingMode
 
     @property
     def text(self) -> str:

@@ -3,10 +3,25 @@
 Letters: B batch, I inputs, O outputs; a Linear's leading dimensions are flattened into B for the body.
 """
 
+import time
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints import Built
+from esper.kasmina.health import sample
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """Samples of a body's last pass: hidden units, delta, the gradient at the delta times its samples, and how long the pass took."""
+
+    hidden: Tensor | None = None
+    delta: Tensor | None = None
+    gradient: Tensor | None = None
+    samples: int = 0
+    latency_ms: float | None = None
 
 
 class Branch(nn.Module):
@@ -21,6 +36,7 @@ class Branch(nn.Module):
         self.register_buffer("alpha", torch.zeros(()))
         self.strength = 0.0
         self.fine: Tensor | None = None
+        self.trace: Trace | None = None
 
     def set_alpha(self, alpha: float) -> None:
         """Sets alpha and its mirror."""
@@ -29,8 +45,26 @@ class Branch(nn.Module):
 
     def body(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(last hidden features, delta) for the layer's input; both with a Linear's leading dimensions flattened into one."""
-        hidden = self.features(x.reshape(-1, x.shape[-1]) if isinstance(self.last, nn.Linear) else x)
+        entry = x.reshape(-1, x.shape[-1]) if isinstance(self.last, nn.Linear) else x
+        if self.trace is not None:
+            return self._traced(self.trace, entry)
+        hidden = self.features(entry)
         return hidden, self.last(hidden)
+
+    def _traced(self, trace: Trace, entry: Tensor) -> tuple[Tensor, Tensor]:
+        started = time.perf_counter()
+        hidden = self.features(entry)
+        delta: Tensor = self.last(hidden)
+        # On CUDA a clock here would time the launch of kernels, not their work: absent is better than wrong.
+        trace.latency_ms = 1e3 * (time.perf_counter() - started) if entry.device.type == "cpu" else None
+        trace.hidden, trace.delta, trace.samples, trace.gradient = sample(hidden.detach()), sample(delta.detach()), delta.shape[0], None
+
+        def hear(gradient: Tensor) -> None:
+            trace.gradient = sample(gradient.detach())
+
+        if delta.requires_grad:
+            delta.register_hook(hear)
+        return hidden, delta
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """`y` plus this branch. A non-finite delta counts as zero, and so does a non-finite gradient that would flow back through it.

@@ -76,7 +76,8 @@ def effective_rank(S: Tensor) -> Tensor:
     """0-dim: exp of the entropy of the singular values of the centred sample; NaN where nothing varies."""
     values = torch.linalg.svdvals(S - S.mean(0))
     share = values / values.sum()
-    return torch.special.entr(share).sum().exp()
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy.exp()
 
 
 def pressure(gradient: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 Order of use, per optimizer step: `begin_step`, the user's forward, backward, clip and step, `end_step`. Between steps: `germinate`, `load`,
 `apply`, `roll_back`, `override_alpha`, `measure_health`, `state`, `restore`. A command that fails changes nothing (CommandError).
 
-A seed's optimizer is made when its kernel is loaded, with the learning rate that was the host's at germination. Seeds in GRAFTING, FINE_TUNING and
-FOSSILIZED step on the task with an optimizer and a clip of their own; in STABILIZATION and EVALUATING they are frozen. Limit: `parameters_limit`
-bounds the host with its seeds in the task graph and, at each site, the largest of those that may still get there: a race counts once.
+A seed's optimizer is made when its kernel is loaded, with the learning rate that was the host's at germination. Seeds in GRAFTING,
+FINE_TUNING and FOSSILIZED step on the task with an optimizer and a clip of their own; in STABILIZATION and EVALUATING they are frozen.
+`parameters_limit` bounds the host with its seeds in the task graph and, at each site, the largest of those that may still get there: a race
+counts once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from pydantic import JsonValue
@@ -22,46 +22,22 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.lifecycle import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.kasmina import sites
-from esper.kasmina.blueprints import Blueprint, Shape, shape_of
+from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.branch import Branch
 from esper.kasmina.errors import CommandError
+from esper.kasmina.export import export_plain
 from esper.kasmina.finding import AUTO, Choice, find
 from esper.kasmina.kernels import DTYPES, Kernel, Order, empty_branch, parameter_count
+from esper.kasmina.meter import Meter
+from esper.kasmina.places import Place, SiteInfo, adopt_all
 from esper.kasmina.randomness import derive, forked
+from esper.kasmina.readings import EpochHealth, HealthSample
 from esper.kasmina.seed import isolated_step, targets_of, task_step
+from esper.kasmina.sites import Tap
 from esper.kasmina.slots import SeedInfo, Slot, dump, info_of, parse, size_of
 
 SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
 STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
-
-
-@dataclass(frozen=True, slots=True)
-class SiteInfo:
-    """A site as it was adopted. `layer` is text such as "Linear 64→6"; `blueprints` are the names that may be tried there."""
-
-    name: str
-    layer: str
-    inputs: int
-    outputs: int
-    slots: int
-    blueprints: tuple[str, ...]
-
-
-@dataclass(eq=False)
-class _Place:
-    """A site, its layer, what it knows, and its slots."""
-
-    info: SiteInfo
-    layer: nn.Module
-    growth: sites.Growth
-    blueprints: dict[str, Blueprint]
-    slots: list[Slot]
-
-    @property
-    def weight(self) -> Tensor:
-        weight = self.layer.weight
-        assert isinstance(weight, Tensor)
-        return weight
 
 
 class Host:
@@ -72,7 +48,7 @@ class Host:
         model: nn.Module,
         *,
         seed_optimizer: SeedOptimizer,
-        sites: Choice = AUTO,
+        sites: Choice | None = AUTO,
         blueprints: tuple[Blueprint, ...] | None = None,
         slots: int = 4,
         rng_seed: int = 0,
@@ -83,13 +59,13 @@ class Host:
         if not (slots >= 1 and max_parameters >= 1.0 and (clip is None or clip > 0)):
             raise SettingsError(f"expected slots >= 1, max_parameters >= 1, clip > 0 or None; got {slots}, {max_parameters}, {clip}")
         self.model = model
-        self._rng_seed, self._clip, self._seed_optimizer, self._loss_is_mean = rng_seed, clip, seed_optimizer, loss_is_mean
+        self._rng_seed, self._clip, self._seed_optimizer, self._meter = rng_seed, clip, seed_optimizer, Meter(loss_is_mean)
         self._host_parameters = list(model.parameters())
-        self._places = _adopt_all(model, find(model, sites, blueprints), slots)
+        self._places = adopt_all([] if sites is None else find(model, sites, blueprints), slots)
         self._host_size = sum(parameter.numel() for parameter in self._host_parameters)
         self.parameters_limit = int(max_parameters * self._host_size)
         self._lr: float | None = None
-        self._step = 0
+        self._epoch, self._step, self._measuring = 0, 0, False
         self._wire()
 
     # ---- what it is
@@ -105,7 +81,7 @@ class Host:
         return MappingProxyType({(slot.site, slot.seed): info_of(slot) for slot in self._all_slots()})
 
     def host_parameters(self) -> list[nn.Parameter]:
-        """The host's own parameters in the model's order, never a seed's, not even a fossilized one's: those step with their own optimizer."""
+        """The host's own parameters in the model's order, never a seed's: a fossilized one steps with its own optimizer as well."""
         return list(self._host_parameters)
 
     def parameters(self) -> int:
@@ -115,31 +91,42 @@ class Host:
     # ---- one step
 
     def begin_step(self, *, epoch: int, step: int, measure: bool = False) -> None:
-        """Arms the taps of this step, sets alpha of seeds in GRAFTING (step i of n: i / n), clears gradients of seeds in the task graph."""
-        self._step = step
+        """Arms the taps of this step, sets alpha of seeds in GRAFTING (step i of n: i / n), clears the seeds' gradients.
+
+        `measure`: health is measured in this step. Choose it by the step's number alone where health is to be the same in every execution.
+        """
+        self._epoch, self._step, self._measuring = epoch, step, measure
         for place in self._listening:
             place.growth.learning = True
             place.growth.listen()
         for place, slot in self._grafting:
             assert slot.branch is not None
             slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
-            place.growth.rewire(_silent(place))
+            place.rewire()
         for slot in self._stepping:
             assert slot.optimizer is not None
             slot.optimizer.zero_grad()
+        if measure:
+            self._meter.arm(self.model, self._places.values())
 
     def end_step(self, *, lr: float, scale: float = 1.0, stepped: bool = True) -> None:
         """Lets the seeds learn, after the host's own optimizer step.
 
-        `lr` is the host's, for germinations to come. `scale` is what the loss was multiplied by before backward (loss scaler, 1 / accumulation
-        is not part of it). `stepped` is False where the host's step was skipped (the scaler found an infinite gradient): seeds in the task
-        graph then do not step either. Raises RuleError for a site that one loss went through twice.
+        `lr` is the host's, for germinations to come. `scale` is the loss scaler's; dividing by the number of micro-batches is understood.
+        `stepped` is False where the host's step was skipped (the scaler found an infinite gradient): seeds in the task graph do not step
+        either. Raises RuleError for a site that one loss went through twice.
         """
         self._lr = lr
+        where = f"epoch {self._epoch}, step {self._step}"
+        listened = self._places.values() if self._measuring else self._listening
+        taps = {place.info.name: place.growth.heard(where) for place in listened}
         for place in self._listening:
             place.growth.learning = False
             place.growth.listen()
-            self._learn_isolated(place)
+            self._learn_isolated(place, taps[place.info.name])
+        if self._measuring:
+            self._meter.take(self._places.values(), taps, scale=scale, sound=stepped)
+            self._measuring = False
         for slot in self._stepping:
             if stepped and not slot.recovering:
                 task_step(slot, self._clip, scale)
@@ -147,8 +134,15 @@ class Host:
             slot.ramp_done += 1
         self._find_faults()
 
-    def _learn_isolated(self, place: _Place) -> None:
-        taps = place.growth.heard()
+    def measure_health(self) -> HealthSample | None:
+        """The health measured in the last measured step, once; None when there is none that was not asked for yet."""
+        return self._meter.last()
+
+    def epoch_health(self) -> EpochHealth:
+        """The health of the epoch that ends: its last measurement, mean gradient pressure, effective ranks. Starts the next epoch's."""
+        return self._meter.epoch()
+
+    def _learn_isolated(self, place: Place, taps: list[Tap]) -> None:
         pupils = [slot for slot in place.slots if slot.stage in ISOLATED and not slot.recovering]
         if not taps or not pupils:
             return
@@ -166,12 +160,15 @@ class Host:
             for slot in failed:
                 slot.fail()
             if any(slot.recovering for slot in place.slots):
-                place.growth.rewire(_silent(place))
+                place.rewire()
 
     # ---- commands
 
     def germinate(self, site: str, seed: int, *, life: int, blueprint: str, lr: float | None = None) -> Order:
-        """The order of the kernel that the new life waits for. `life` is the epoch at whose end it germinates; `lr`: default the last step's."""
+        """The order of the kernel that the new life waits for.
+
+        `life` is the epoch at whose end it germinates; `lr` the host's then (default: the last step's).
+        """
         place, slot = self._find(site, seed)
         stage = _following(slot, Command.GERMINATE)
         chosen = place.blueprints.get(blueprint)
@@ -181,7 +178,7 @@ class Host:
         if lr is None:
             raise CommandError(f"expected a learning rate for {slot.name}: no step was taken yet")
         dtype = str(place.weight.dtype).removeprefix("torch.")
-        spec = chosen.spec(site, _shape(place.layer))
+        spec = chosen.spec(site, place.shape)
         self._refuse_beyond_limit(place, slot, parameter_count(spec))
         slot.clear()
         slot.order = Order(spec, derive(self._rng_seed, "seed", site, seed, life, "birth"), dtype)
@@ -195,7 +192,7 @@ class Host:
         stage = _following(slot, Command.LOAD)
         if kernel.order != slot.order:
             raise CommandError(f"expected the kernel of {slot.name} (key {slot.order and slot.order.key[:12]}), got {kernel.key[:12]}")
-        branch = _placed(kernel.branch(), place)
+        branch = place.settle(kernel.branch())
         assert slot.lr is not None
         slot.branch, slot.optimizer = branch, self._seed_optimizer(list(branch.parameters()), slot.lr)
         slot.kernel, slot.stage, slot.since_epoch = kernel.digest, stage, epoch
@@ -205,7 +202,10 @@ class Host:
     def apply(
         self, command: Command, site: str, seed: int, *, epoch: int, ramp_steps: int | None = None, embargo_until: int | None = None
     ) -> None:
-        """Applies any command but germinate and load. GRAFT needs `ramp_steps`, the steps in which alpha rises to 1; CULL takes `embargo_until`."""
+        """Applies any command but germinate and load.
+
+        GRAFT needs `ramp_steps`, the steps in which alpha rises to 1; CULL takes `embargo_until`, an epoch, and only keeps it.
+        """
         place, slot = self._find(site, seed)
         if command in (Command.GERMINATE, Command.LOAD):
             raise RuleError(f"expected Host.germinate or Host.load for {command}, got Host.apply")
@@ -233,8 +233,11 @@ class Host:
 
     @contextmanager
     def override_alpha(self, alphas: Mapping[tuple[str, int], float]) -> Iterator[None]:
-        """Within, the named seeds act with these alphas, isolated ones too (shadow validation); 0: without. For evaluation, between steps."""
-        kept: list[tuple[_Place, Branch, float]] = []
+        """Within, the named seeds act with these alphas, isolated ones too (shadow validation); 0: without.
+
+        For evaluation in eval mode, between steps.
+        """
+        kept: list[tuple[Place, Branch, float]] = []
         for (site, seed), alpha in alphas.items():
             place, slot = self._find(site, seed)
             if slot.branch is None or not 0.0 <= alpha <= 1.0:
@@ -243,12 +246,12 @@ class Host:
         try:
             for (place, branch, _), alpha in zip(kept, alphas.values(), strict=True):
                 branch.set_alpha(alpha)
-                place.growth.rewire(_silent(place))
+                place.rewire()
             yield
         finally:
             for place, branch, alpha in kept:
                 branch.set_alpha(alpha)
-                place.growth.rewire(_silent(place))
+                place.rewire()
 
     # ---- saving and restoring
 
@@ -257,7 +260,10 @@ class Host:
         return {slot.name: slot.optimizer for slot in self._all_slots() if slot.optimizer is not None}
 
     def state(self) -> tuple[dict[str, Tensor], JsonValue]:
-        """(tensors of all bodies, by "site/seed/name"; everything else but the optimizers, as JSON). The tensors are the live ones: copy or write."""
+        """(tensors of all bodies by "site/seed/name"; everything else but the optimizers, as JSON).
+
+        The tensors are the live ones: copy them, or write them out, before the next step.
+        """
         tensors = {
             f"{slot.name}/{name}": tensor.detach()
             for slot in self._all_slots()
@@ -269,7 +275,8 @@ class Host:
     def restore(self, tensors: Mapping[str, Tensor], state: JsonValue) -> None:
         """Puts back what `state` gave, in place, whatever seeds are there now. Then load the host's own state_dict, then the optimizers'.
 
-        Optimizers are new ones; the host's modules have the same names as when the state was taken. Nothing changes where it raises DataError.
+        Optimizers are new ones; the model's state_dict has the keys that it had when the state was taken. Nothing changes where it raises
+        DataError.
         """
         lr, slots = parse(state)
         if [slot.name for slot in slots] != [slot.name for slot in self._all_slots()]:
@@ -280,7 +287,8 @@ class Host:
             own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             if own:
                 self._revive(place, slot, own)
-        self._lr = lr
+        self._lr, self._measuring = lr, False
+        self._meter.forget()
         for place in self._places.values():
             place.slots = [slot for slot in slots if slot.site == place.info.name]
             place.growth.branches = {slot.seed: slot.branch for slot in place.slots if slot.branch is not None}
@@ -288,7 +296,12 @@ class Host:
             sites.unregister(place.layer)
         self._wire()
 
-    def _revive(self, place: _Place, slot: Slot, tensors: dict[str, Tensor]) -> None:
+    def shift_epochs(self, epochs: int) -> None:
+        """Moves the start of every stage `epochs` later: after a rollback epochs count on; a stage has lasted as long as it had then."""
+        for slot in self._all_slots():
+            slot.since_epoch += epochs if slot.stage is not Stage.DORMANT else 0
+
+    def _revive(self, place: Place, slot: Slot, tensors: dict[str, Tensor]) -> None:
         assert slot.order is not None
         assert slot.lr is not None
         branch = empty_branch(slot.order.spec, DTYPES[slot.order.dtype])
@@ -297,16 +310,20 @@ class Host:
         except RuntimeError as error:
             raise DataError(f"expected the tensors of {slot.name} ({slot.blueprint}), got {sorted(tensors)}") from error
         branch.strength = float(tensors["alpha"])
-        slot.branch = _placed(branch, place)
+        slot.branch = place.settle(branch)
         slot.optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)
+
+    def export_plain(self) -> nn.Module:
+        """An independent copy of the model as it computes now, of plain torch modules: it pickles, and needs nothing of Esper."""
+        return export_plain(self.model)
 
     # ---- wiring
 
     def _wire(self) -> None:
         """Puts in force what the slots' stages say: which seeds act, listen, step, are frozen or part of the host's modules."""
-        self._listening: list[_Place] = []
-        self._acting: list[_Place] = []
-        self._grafting: list[tuple[_Place, Slot]] = []
+        self._listening: list[Place] = []
+        self._acting: list[Place] = []
+        self._grafting: list[tuple[Place, Slot]] = []
         self._stepping: list[Slot] = []
         for place in self._places.values():
             living = [slot for slot in place.slots if slot.branch is not None]
@@ -321,7 +338,7 @@ class Host:
                 self._acting.append(place)
             self._grafting += [(place, slot) for slot in living if slot.stage is Stage.GRAFTING]
             self._stepping += [slot for slot in living if slot.stage in STEPPING]
-            place.growth.rewire(_silent(place))
+            place.rewire()
 
     def _start_ramp(self, slot: Slot, ramp_steps: int | None) -> None:
         if ramp_steps is None or ramp_steps < 1:
@@ -330,12 +347,12 @@ class Host:
             raise CommandError(f"expected a healthy seed to graft, {slot.name} made a non-finite value: cull it")
         slot.ramp_steps, slot.ramp_done = ramp_steps, 0
 
-    def _remove(self, place: _Place, slot: Slot) -> None:
+    def _remove(self, place: Place, slot: Slot) -> None:
         place.growth.branches.pop(slot.seed, None)
         slot.branch, slot.optimizer = None, None
         sites.unregister(place.layer)
 
-    def _refuse_beyond_limit(self, place: _Place, slot: Slot, size: int) -> None:
+    def _refuse_beyond_limit(self, place: Place, slot: Slot, size: int) -> None:
         hopefuls = {site.info.name: [0] for site in self._places.values()}
         for other in self._all_slots():
             if other.stage in LIVE and other.stage not in IN_TASK_GRAPH:
@@ -348,7 +365,7 @@ class Host:
     def _all_slots(self) -> list[Slot]:
         return [slot for place in self._places.values() for slot in place.slots]
 
-    def _find(self, site: str, seed: int) -> tuple[_Place, Slot]:
+    def _find(self, site: str, seed: int) -> tuple[Place, Slot]:
         place = self._places.get(site)
         if place is None or not 0 <= seed < len(place.slots):
             known = ", ".join(f"{info.name!r} (0..{info.slots - 1})" for info in self.sites)
@@ -356,35 +373,8 @@ class Host:
         return place, place.slots[seed]
 
 
-def _adopt_all(model: nn.Module, found: list[tuple[str, nn.Module, tuple[Blueprint, ...]]], slots: int) -> dict[str, _Place]:
-    places = {}
-    for name, layer, blueprints in found:
-        shape = _shape(layer)
-        names = {blueprint.name: blueprint for blueprint in blueprints}
-        info = SiteInfo(name, shape.text, shape.inputs, shape.outputs, slots, tuple(names))
-        places[name] = _Place(info, layer, sites.adopt(layer, name), names, [Slot(name, seed) for seed in range(slots)])
-    return places
-
-
-def _shape(layer: nn.Module) -> Shape:
-    shape = shape_of(layer)
-    assert shape is not None
-    return shape
-
-
 def _following(slot: Slot, command: Command) -> Stage:
     try:
         return next_stage(slot.stage, command)
     except RuleError as error:
         raise CommandError(f"{slot.name}: {error}") from error
-
-
-def _placed(branch: Branch, place: _Place) -> Branch:
-    """The branch where its layer is, in its layer's mode."""
-    branch.train(place.layer.training)
-    return branch.to(place.weight.device)
-
-
-def _silent(place: _Place) -> frozenset[int]:
-    """The slots of seeds that were disabled."""
-    return frozenset(slot.seed for slot in place.slots if slot.recovering)

@@ -41,6 +41,6 @@ def _generator(device: torch.device) -> torch.Generator:
     if device.type == "cpu":
         return torch.default_generator
     if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.default_generators[index]
+        index: int | None = device.index
+        return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
     raise SettingsError(f"expected a host on cpu or cuda, got one on {device.type}: its random state cannot be kept apart")

@@ -1,10 +1,10 @@
 """How a seed learns: the isolated step of one in TRAINING, the step of one in the task graph, each with its own optimizer and clip.
 
 **Isolation.** A seed in TRAINING learns from what its site's taps kept, after the host's own step: `autograd.grad` on detached tensors, in
-float32, within `forked`, so that host parameters, buffers, optimizer state and random state go exactly where they would have gone without it.
+float32, within `forked`: host parameters, buffers, optimizer state and random state go exactly where they would have gone without it.
 **Objective: local.** Regress t = -g * std(y) / rms(g), g = dL/dy, on the layer's input: the direction in which the output should move, at
-the output's own size. Not the raw gradient (its size is about 1/batch), not the straight-through estimator (alpha 1 after 12 isolated epochs
-multiplied the loss by 13.5), not self-reconstruction (no gain): measured, TRAINING.md.
+the output's own size. Not the raw gradient (its size is about 1/batch), not the straight-through estimator (alpha 1 after 12 isolated
+epochs multiplied the loss by 13.5), not self-reconstruction (no gain): measured, TRAINING.md.
 **Accumulation.** Each micro-batch has its own target; their gradients are averaged and the seed steps once per step of the host, so that
 accumulating changes neither the number of its steps nor what its learning rate means.
 """
@@ -12,7 +12,6 @@ accumulating changes neither the number of its steps nor what its learning rate 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.kasmina.branch import Branch
@@ -61,7 +60,7 @@ def isolated_step(slot: Slot, targets: list[Target], clip: float | None) -> None
 
 def _local_loss(branch: Branch, target: Target) -> Tensor:
     delta = branch.body(target.x)[1]
-    return F.mse_loss(delta, target.t.reshape(delta.shape))
+    return nn.functional.mse_loss(delta, target.t.reshape(delta.shape))
 
 
 def task_step(slot: Slot, clip: float | None, scale: float) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from esper.errors import RuleError
 from esper.kasmina.branch import Branch
+from esper.kasmina.health import sample
 
 NO_BACKWARD = -1
 
@@ -45,13 +46,17 @@ class Tap:
 
 @dataclass(eq=False)
 class Growth:
-    """What a site knows: its branches by slot, which of them act, and who listens. `active` is the one truth test of a dormant site."""
+    """What a site knows: its branches by slot, which of them act, and who listens. `active` is the one truth test of a dormant site.
+
+    `output` is the site's last output while it is measured, the very object, so that the activation function that takes it can be told.
+    """
 
     name: str
     branches: dict[int, Branch] = field(default_factory=dict)
     acting: tuple[Branch, ...] = ()
     learning: bool = False
-    sampler: Callable[[Tensor], Tensor] | None = None
+    measuring: bool = False
+    output: Tensor | None = None
     taps: list[Tap] = field(default_factory=list)
     active: bool = False
 
@@ -62,14 +67,14 @@ class Growth:
         self.listen()
 
     def listen(self) -> None:
-        """Recomputes `active` after `learning` or `sampler` was set."""
-        self.active = bool(self.acting) or self.learning or self.sampler is not None
+        """Recomputes `active` after `learning` or `measuring` was set."""
+        self.active = bool(self.acting) or self.learning or self.measuring
 
     def grow(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The site's output from the layer's; taps it where someone listens."""
         for branch in self.acting:
             y = branch(x, y)
-        if (self.learning or self.sampler is not None) and layer.training and torch.is_grad_enabled():
+        if (self.learning or self.measuring) and layer.training and torch.is_grad_enabled():
             self._tap(x, y)
         return y
 
@@ -85,17 +90,21 @@ class Growth:
             x=x.detach() if self.learning else None,
             version=x._version,
             spread=value.float().std() if self.learning else None,
-            sample=self.sampler(value) if self.sampler is not None else None,
+            sample=sample(value) if self.measuring else None,
             samples=y.shape[0] if y.dim() > 1 else 1,
         )
         y.register_hook(tap.hear)
         self.taps.append(tap)
+        if self.measuring:
+            self.output = y
 
-    def heard(self) -> list[Tap]:
+    def heard(self, where: str) -> list[Tap]:
         """The taps of this step that got a gradient; forgets them all. Raises RuleError for a layer that one loss went through twice."""
         taps, self.taps = [tap for tap in self.taps if tap.gradient is not None], []
         if len({tap.task for tap in taps}) < len(taps):
-            raise RuleError(f"expected site {self.name!r} to be called once in a forward pass, it was called twice: choose other sites")
+            raise RuleError(
+                f"expected site {self.name!r} to be called once in a forward pass, got two calls ({where})"
+            )
         return taps
 
 
@@ -109,7 +118,7 @@ class Site:
 
     esper_growth: Growth
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name: callers pass it by keyword
         y: Tensor = super().forward(input)  # type: ignore[misc] # The layer's class comes next in the order of resolution.
         growth = self.esper_growth
@@ -118,7 +127,7 @@ class Site:
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Site":
         super()._apply(fn, recurse)  # type: ignore[misc] # nn.Module's.
         for branch in _hidden(self):
-            branch._apply(fn)
+            branch._apply(fn)  # type: ignore[no-untyped-call] # nn.Module's.
         return self
 
     def train(self, mode: bool = True) -> "Site":
@@ -162,6 +171,13 @@ def adopt(layer: nn.Module, name: str) -> Growth:
     growth = Growth(name)
     layer.__dict__["esper_growth"] = growth
     layer.__class__ = _classes[plain]
+    return growth
+
+
+def growth_of(layer: nn.Module) -> Growth:
+    """What a site knows."""
+    growth = layer.__dict__["esper_growth"]
+    assert isinstance(growth, Growth)
     return growth
 
 

@@ -62,7 +62,10 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class SeedInfo:
-    """A slot and the life in it. `errors`: non-finite values it made; `skipped`: micro-batches it could not learn from, the host's fault."""
+    """A slot and the life in it, as it is now.
+
+    `errors` counts non-finite values that it made, `skipped` micro-batches that could not teach it, by the host's fault.
+    """
 
     site: str
     seed: int

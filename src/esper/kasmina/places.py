@@ -1,0 +1,67 @@
+"""A site with what stands in it: its layer, its growth, its slots, the blueprints that fit; and adopting all of a model's sites."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from esper.kasmina import sites
+from esper.kasmina.blueprints import Blueprint, Shape, shape_of
+from esper.kasmina.branch import Branch
+from esper.kasmina.slots import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class SiteInfo:
+    """A site as it was adopted. `layer` is text such as "Linear 64→6"; `blueprints` are the names that may be tried there."""
+
+    name: str
+    layer: str
+    inputs: int
+    outputs: int
+    slots: int
+    blueprints: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Place:
+    """A site, its layer, what the layer knows of it, and its slots."""
+
+    info: SiteInfo
+    layer: nn.Module
+    growth: sites.Growth
+    shape: Shape
+    blueprints: dict[str, Blueprint]
+    slots: list[Slot]
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight: it says where and in which dtype a body has to be."""
+        weight = self.layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def silent(self) -> frozenset[int]:
+        """The slots whose seeds were disabled."""
+        return frozenset(slot.seed for slot in self.slots if slot.recovering)
+
+    def rewire(self) -> None:
+        """Puts in force what the alphas and the disabled seeds say."""
+        self.growth.rewire(self.silent)
+
+    def settle(self, branch: Branch) -> Branch:
+        """The branch where its layer is, in its layer's mode."""
+        branch.train(self.layer.training)
+        return branch.to(self.weight.device)
+
+
+def adopt_all(found: list[tuple[str, nn.Module, tuple[Blueprint, ...]]], slots: int) -> dict[str, Place]:
+    """The places of what `finding.find` found, adopted, by name."""
+    places = {}
+    for name, layer, blueprints in found:
+        shape = shape_of(layer)
+        assert shape is not None
+        names = {blueprint.name: blueprint for blueprint in blueprints}
+        info = SiteInfo(name, shape.text, shape.inputs, shape.outputs, slots, tuple(names))
+        places[name] = Place(info, layer, sites.adopt(layer, name), shape, names, [Slot(name, seed) for seed in range(slots)])
+    return places
