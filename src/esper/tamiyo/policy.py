@@ -1,6 +1,7 @@
 """The plateau policy: what is known at an epoch's end in, decisions out. Pure; the same state gives the same decisions.
 
-Order of the decisions: advance (housekeeping), cull and cancel, fossilize, graft, germinate; within each by slot, as the state lists them.
+Order of the decisions: advance (housekeeping), cull and cancel, fossilize, graft, germinate; within each the seeds that stand alone, as
+the state lists them, before the races by site.
 When nothing is wanted, one `none` says why, with the plateau's numbers. A decision that the gate will refuse is recorded all the same,
 where it says something: a graft that is not convincing yet (once per site), a germination whose urgency is too low (once).
 """
@@ -13,7 +14,7 @@ from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.tamiyo.germination import germinate, hindrance
 from esper.tamiyo.plateau import Plateau, plateau
-from esper.tamiyo.race import RACING, Result, run_race, shadow
+from esper.tamiyo.race import RACING, cancel, run_race, shadow
 from esper.tamiyo.settings import PolicySettings
 from esper.tamiyo.stages import decide_alone
 from esper.tamiyo.view import Seed, View, view_of
@@ -45,22 +46,19 @@ def decide(state: SystemState, evidence: EventId, settings: PolicySettings) -> t
 
 
 def _races(view: View, before: list[DecisionMade]) -> list[DecisionMade]:
-    """The decisions of all races. The others of a site are cancelled only where its graft finds room under the gate's cap."""
+    """The decisions of all races. The losers of a site are cancelled only where its graft finds room under the gate's cap."""
     racing = sorted((seed for seed in view.seeds if seed.stage in RACING), key=lambda seed: seed.site)
     results = [run_race(view, tuple(group)) for _, group in groupby(racing, key=lambda seed: seed.site)]
-    fixed = before + [decision for result in results for decision in (result.others if result.convincing else result.otherwise)]
-    room = _room(view, fixed)
-    decisions: list[DecisionMade] = []
+    decisions = [cull for result in results for cull in result.culls]
+    decisions += [decision for result in results if not result.convincing for decision in result.otherwise]
+    room = _room(view, before + decisions)
     for result in results:
-        made = result.convincing and room > 0
-        room -= made
-        decisions += _of_race(result, made)
+        if result.convincing:
+            decisions += cancel(view, result) if room > 0 else result.otherwise
+            room -= 1
+        if result.graft is not None:
+            decisions.append(result.graft)
     return decisions
-
-
-def _of_race(result: Result, made: bool) -> tuple[DecisionMade, ...]:
-    graft = () if result.graft is None else (result.graft,)
-    return (result.others if made else result.otherwise) + graft
 
 
 def _room(view: View, before: list[DecisionMade]) -> int:

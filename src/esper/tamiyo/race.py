@@ -18,24 +18,26 @@ from esper.tamiyo.view import Seed, View
 RACING = frozenset({Stage.GERMINATED, Stage.LOADING, Stage.TRAINING})
 
 
-class Result(NamedTuple):
-    """What the candidates of one site need.
-
-    `graft`: of the best, where it is wished for; `others`: what goes with it when it is made (the rest cancelled); `otherwise`: what the
-    candidates need when it is not made. `convincing`: the graft passes the gate's confidence and urgency.
-    """
-
-    graft: DecisionMade | None
-    convincing: bool
-    others: Decisions
-    otherwise: Decisions
-
-
 class _Candidate(NamedTuple):
     seed: Seed
     evidence: Evidence
     gain: float
     z: float | None
+
+
+class Result(NamedTuple):
+    """What the candidates of one site need.
+
+    `culls` come in any case. `graft`: of the best, where it is wished for; it passes the gate's confidence and urgency where `convincing`,
+    and then `losers` are to be cancelled with it (see `cancel`). `otherwise`: what is needed when the graft is not made.
+    """
+
+    culls: Decisions
+    otherwise: Decisions
+    graft: DecisionMade | None = None
+    convincing: bool = False
+    losers: tuple[Seed, ...] = ()
+    candidates: tuple[_Candidate, ...] = ()
 
 
 def run_race(view: View, seeds: tuple[Seed, ...]) -> Result:
@@ -45,19 +47,33 @@ def run_race(view: View, seeds: tuple[Seed, ...]) -> Result:
     sound = tuple(seed for seed in seeds if seed.seed not in culled)
     left = view.epochs_left
     if left is not None and left <= view.settings.settling:
-        return Result(None, False, (), culls + tuple(_too_late(view, seed, left) for seed in sound))
+        return Result(culls, tuple(_too_late(view, seed, left) for seed in sound))
     candidates = _candidates(view, sound)
     going_on = tuple(decision for seed in sound for decision in decide_alone(view, seed))
     if not candidates:
-        return Result(None, False, (), culls + going_on + _overdue(view, sound, candidates))
+        return Result(culls, going_on + _overdue(view, sound, candidates))
     best = candidates[0]
-    graft = _graft(view, best, candidates)
+    graft = _graft(view, candidates)
     if view.gate_passes(graft):
-        others = tuple(_cancel(view, seed, best, candidates) for seed in sound if seed is not best.seed)
-        return Result(graft, True, culls + others, culls + going_on)
+        losers = tuple(seed for seed in sound if seed is not best.seed)
+        return Result(culls, going_on, graft, True, losers, candidates)
     overdue = _overdue(view, sound, candidates)
     wished = best.gain > 0.0 and best.seed.seed not in {cull.seed for cull in overdue}
-    return Result(graft if wished else None, False, (), culls + going_on + overdue)
+    return Result(culls, going_on + overdue, graft if wished else None)
+
+
+def cancel(view: View, result: Result) -> Decisions:
+    """The cancellations of the losers of a race whose graft is made."""
+    best = result.candidates[0]
+    measured = {candidate.seed.seed: candidate.evidence for candidate in result.candidates}
+    cancelled = []
+    for seed in result.losers:
+        own = measured.get(seed.seed)
+        reason = f"{best.seed.name} is grafted, this one was not measured"
+        if own is not None:
+            reason = f"{best.seed.name} helped more ({gain_in_words(best.evidence)} against {gain_in_words(own)})"
+        cancelled.append(view.decision(Adaptation.CANCEL, seed, reason, rests_on=own or best.evidence))
+    return tuple(cancelled)
 
 
 def shadow(view: View, seeds: tuple[Seed, ...]) -> str:
@@ -91,8 +107,8 @@ def _tried(candidates: Sequence[_Candidate]) -> int:
     return sum(max(1, candidate.evidence.k) for candidate in candidates)
 
 
-def _graft(view: View, best: _Candidate, candidates: tuple[_Candidate, ...]) -> DecisionMade:
-    tried = _tried(candidates)
+def _graft(view: View, candidates: tuple[_Candidate, ...]) -> DecisionMade:
+    best, tried = candidates[0], _tried(candidates)
     reason = f"shadow {describe(best.evidence, view.settings.least_pairs, tried)}, alpha {number(best.evidence.alpha)}"
     if len(candidates) > 1:
         second = candidates[1]
@@ -105,14 +121,6 @@ def _graft(view: View, best: _Candidate, candidates: tuple[_Candidate, ...]) -> 
         urgency=min(1.0, best.seed.epochs / view.planned(view.settings.train_epochs)),
         rests_on=best.evidence,
     )
-
-
-def _cancel(view: View, seed: Seed, best: _Candidate, candidates: tuple[_Candidate, ...]) -> DecisionMade:
-    own = next((candidate for candidate in candidates if candidate.seed is seed), None)
-    if own is None:
-        return view.decision(Adaptation.CANCEL, seed, f"{best.seed.name} is grafted, this one was not measured", rests_on=best.evidence)
-    reason = f"{best.seed.name} helped more ({gain_in_words(best.evidence)} against {gain_in_words(own.evidence)})"
-    return view.decision(Adaptation.CANCEL, seed, reason, rests_on=own.evidence)
 
 
 def _too_late(view: View, seed: Seed, left: int) -> DecisionMade:
