@@ -22,7 +22,7 @@ from esper.errors import SettingsError
 from esper.kasmina.randomness import derive
 from esper.processes.settings import Named, Settings
 from esper.processes.training import Recipe
-from esper.tolaria.evaluation import Loss
+from esper.tolaria.objective import Loss, Supervised
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -98,8 +98,7 @@ def recipe_of(task: Task, settings: Settings, *, model: nn.Module | None = None)
         train=split.train,
         valid=split.valid,
         test=split.test,
-        loss=task.loss,
-        metrics=task.metrics,
+        objective=Supervised(task.loss, task.metrics),
     )
 
 

@@ -37,8 +37,9 @@ from esper.tamiyo.policy import decide
 from esper.tolaria import manifest
 from esper.tolaria.adaptation import Adapter, Policy
 from esper.tolaria.determinism import described, make_deterministic
-from esper.tolaria.evaluation import Batches, Evaluator, Loss
+from esper.tolaria.evaluation import Evaluator
 from esper.tolaria.keeper import Keeper
+from esper.tolaria.objective import Batches, Objective
 from esper.tolaria.settings import GrowthSchedule
 from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler
@@ -47,10 +48,9 @@ from esper.tolaria.trainer import Interrupted, Outcome, Trainer, UnstableError, 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What only code can give a training: the model with its optimizer, the data, the loss.
+    """What only code can give a training: the model with its optimizer, the data, the objective.
 
-    `loss` and each of `metrics` take (output, target) and give one number per sample, or one per batch. `sites` and `policy` replace what
-    the settings say; `test` is evaluated once, at the end.
+    `sites` and `policy` replace what the settings say; `test` is evaluated once, at the end.
     """
 
     task: str
@@ -58,8 +58,7 @@ class Recipe:
     optimizer: Optimizer
     train: Batches
     valid: Batches
-    loss: Loss
-    metrics: Mapping[str, Loss] = field(default_factory=dict)
+    objective: Objective
     test: Batches | None = None
     scheduler: Scheduler | None = None
     sites: str | type[nn.Module] | Callable[[str, nn.Module], bool] | None = None
@@ -171,7 +170,7 @@ class _Work:
         schedule = GrowthSchedule(policy.train_epochs, policy.graft_epochs, policy.alphas, gate=settings.gate)
         host = self.host = _host(recipe, settings)
         self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
-        evaluator = Evaluator(recipe.model, recipe.valid, recipe.loss, recipe.metrics, recipe.device)
+        evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         adapter = Adapter(
             host=host,
             journal=journal,
@@ -195,7 +194,7 @@ class _Work:
             optimizer=recipe.optimizer,
             scheduler=recipe.scheduler,
             train=recipe.train,
-            loss=recipe.loss,
+            objective=recipe.objective,
             evaluator=evaluator,
             journal=journal,
             adapter=adapter,
@@ -235,7 +234,7 @@ class _Work:
         recipe, tally = self._recipe, self._memory.tally
         metrics = dict(outcome.metrics)
         if recipe.test is not None:
-            losses = Evaluator(recipe.model, recipe.test, recipe.loss, recipe.metrics, recipe.device).losses()
+            losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device).losses()
             metrics |= {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
         tails = self._journal.tails(epoch=tally.epoch, step=tally.step)
         finished = RunFinished(
@@ -268,7 +267,7 @@ class _Work:
             (UnstableError, "rollbacks"),
             (LogError, "log"),
         )
-        kind = next((name for cause, name in kinds if isinstance(error, cause)), "error")
+        kind: FailureKind = next((name for cause, name in kinds if isinstance(error, cause)), "error")
         where = f"epoch {tally.epoch}, step {tally.step}"
         self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, epoch=tally.epoch, step=tally.step)
 

@@ -4,7 +4,7 @@ Shapes: N samples (or batches, where the loss function gives one number a batch)
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from esper.errors import DataError
 from esper.tolaria.determinism import undisturbed
+from esper.tolaria.objective import Batches, Objective, size_of, to_device
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Batches = Iterable[tuple[Tensor, Tensor]]
 Floats = npt.NDArray[np.float64]
 
 
@@ -53,8 +52,8 @@ class Paired:
 class Evaluator:
     """Measures losses in eval mode, without gradients, leaving mode and random state as they were."""
 
-    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, metrics: Mapping[str, Loss], device: torch.device) -> None:
-        self._model, self._batches, self._loss, self._metrics, self._device = model, batches, loss, metrics, device
+    def __init__(self, model: nn.Module, batches: Batches, objective: Objective, device: torch.device) -> None:
+        self._model, self._batches, self._objective, self._device = model, batches, objective, device
 
     def losses(self) -> Losses:
         """One loss per sample (or batch) in the order of the data. Waits for the device once per data set."""
@@ -69,21 +68,19 @@ class Evaluator:
     def _measure(self) -> Losses:
         values: list[Tensor] = []
         weights: list[Tensor] = []
-        sums: dict[str, list[Tensor]] = {name: [] for name in self._metrics}
+        sums: dict[str, list[Tensor]] = {}
         for batch in self._batches:
-            inputs, targets = (tensor.to(self._device) for tensor in batch)
-            output = self._model(inputs)
-            loss = self._loss(output, targets)
-            count = len(inputs)
+            loss, metrics = self._objective.measure(self._model, to_device(batch, self._device))
+            count = size_of(batch)
             values.append(loss.reshape(-1).double())
             weights.append(torch.full((loss.numel(),), count / loss.numel(), dtype=torch.float64))
-            for name, metric in self._metrics.items():
-                sums[name].append(metric(output, targets).double().mean() * count)
+            for name, metric in metrics.items():
+                sums.setdefault(name, []).append(metric.double().mean() * count)
         if not values:
-            raise DataError("the validation data is empty: expected at least one batch")
+            raise DataError("the validation data is empty: expected at least one batch, got none")
         total = float(torch.cat(weights).sum())
-        metrics = {name: float(torch.stack(parts).sum()) / total for name, parts in sums.items()}
-        return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), metrics)
+        means = {name: float(torch.stack(parts).sum()) / total for name, parts in sums.items()}
+        return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), means)
 
 
 def compare(without: Losses, with_seed: Losses) -> Paired:

@@ -7,6 +7,7 @@ from esper.events.envelope import EventId
 from esper.events.kinds.epoch import FieldReportColumns, GateSettings, Measured, SeedColumns, SiteColumns, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.host import Host
+from esper.kasmina.readings import EpochHealth, Health
 from esper.tolaria.adaptation import slot_name
 from esper.tolaria.progress import Place, Progress, Tally
 
@@ -24,7 +25,11 @@ def system_state(
     evaluations: Mapping[str, EventId],
     gate: GateSettings,
 ) -> SystemState:
-    """The state at the end of `epoch`. `ready` are the seeds that have finished what their stage is for; `evaluations` are ids by slot."""
+    """The state at the end of `epoch`, and an end to the epoch's measurements of health: to be called once.
+
+    `ready` are the seeds that have finished what their stage is for; `evaluations` are the ids of the last SeedEvaluated, by slot.
+    """
+    health = host.epoch_health()
     return SystemState(
         epoch=epoch,
         epochs_planned=epochs_planned,
@@ -40,8 +45,8 @@ def system_state(
         parameters_limit=host.parameters_limit,
         germinations=tally.germinations,
         stages=_stages(host),
-        sites=_sites(host, tally),
-        seeds=_seeds(host, progress, epoch, ready, evaluations),
+        sites=_sites(host, health, tally),
+        seeds=_seeds(host, health, progress, epoch=epoch, ready=ready, evaluations=evaluations),
         field_reports=_reports(tally),
         gate=gate,
     )
@@ -52,28 +57,35 @@ def _stages(host: Host) -> dict[Stage, int]:
     return {stage: counts[stage] for stage in Stage}
 
 
-def _sites(host: Host, tally: Tally) -> SiteColumns:
-    health = host.site_health()
+def _sites(host: Host, health: EpochHealth, tally: Tally) -> SiteColumns:
     names = tuple(site.name for site in host.sites)
+    measured = [health.sites.get(name, Health()) for name in names]
     return SiteColumns(
         site=names,
-        activation_variance=tuple(health[name].activation_variance for name in names),
-        gradient_variance=tuple(health[name].gradient_variance for name in names),
-        dead_neuron_ratio=tuple(health[name].dead_neuron_ratio for name in names),
-        avg_correlation=tuple(health[name].avg_correlation for name in names),
-        effective_rank=tuple(health[name].effective_rank for name in names),
-        gradient_pressure=tuple(health[name].gradient_pressure for name in names),
+        activation_variance=tuple(one.activation_variance for one in measured),
+        gradient_variance=tuple(one.gradient_variance for one in measured),
+        dead_neuron_ratio=tuple(one.dead_neuron_ratio for one in measured),
+        avg_correlation=tuple(one.avg_correlation for one in measured),
+        effective_rank=tuple(one.effective_rank for one in measured),
+        gradient_pressure=tuple(one.gradient_pressure for one in measured),
         refused=tuple(tally.refused.get(name, 0) for name in names),
         failed=tuple(tally.failed.get(name, 0) for name in names),
         blueprints=tuple(site.blueprints for site in host.sites),
     )
 
 
-def _seeds(host: Host, progress: Progress, epoch: int, ready: frozenset[Place], evaluations: Mapping[str, EventId]) -> SeedColumns:
+def _seeds(
+    host: Host,
+    health: EpochHealth,
+    progress: Progress,
+    *,
+    epoch: int,
+    ready: frozenset[Place],
+    evaluations: Mapping[str, EventId],
+) -> SeedColumns:
     places = sorted(host.seeds)
     seeds = [host.seeds[place] for place in places]
-    health = host.seed_health()
-    measured = [health.get(place) for place in places]
+    measured = [health.seeds.get(place, Health()) for place in places]
     notes = [progress.note(*place) for place in places]
     found = [note.evaluation for note in notes]
     return SeedColumns(
@@ -89,11 +101,11 @@ def _seeds(host: Host, progress: Progress, epoch: int, ready: frozenset[Place], 
         ready=tuple(None if seed.stage is Stage.DORMANT else place in ready for place, seed in zip(places, seeds, strict=True)),
         recovering=tuple(seed.recovering or note.kernel_failed for seed, note in zip(seeds, notes, strict=True)),
         errors=tuple(seed.errors for seed in seeds),
-        activation_variance=tuple(one.activation_variance if one else None for one in measured),
-        gradient_variance=tuple(one.gradient_variance if one else None for one in measured),
-        dead_neuron_ratio=tuple(one.dead_neuron_ratio if one else None for one in measured),
-        avg_correlation=tuple(one.avg_correlation if one else None for one in measured),
-        health_score=tuple(one.health_score if one else None for one in measured),
+        activation_variance=tuple(one.activation_variance for one in measured),
+        gradient_variance=tuple(one.gradient_variance for one in measured),
+        dead_neuron_ratio=tuple(one.dead_neuron_ratio for one in measured),
+        avg_correlation=tuple(one.avg_correlation for one in measured),
+        health_score=tuple(one.health_score for one in measured),
         loss_at_germination=tuple(note.loss_at_germination for note in notes),
         loss_before_graft=tuple(note.loss_before_graft for note in notes),
         evaluated=tuple(evaluations.get(slot_name(site, slot)) for site, slot in places),

@@ -26,9 +26,10 @@ from esper.folds.lifecycle import LIVE
 from esper.kasmina.host import Host
 from esper.tolaria.adaptation import Adapter, Now
 from esper.tolaria.determinism import digest_of_tensors, random_state_digest, seed_epoch, total_norm
-from esper.tolaria.evaluation import Batches, Evaluator, Loss, Losses
+from esper.tolaria.evaluation import Evaluator, Losses
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
+from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
 from esper.tolaria.progress import Memory, Progress, Tally
 from esper.tolaria.settings import GrowthSchedule, TrainerSettings
 from esper.tolaria.shadow import Examiner
@@ -73,7 +74,7 @@ class Trainer:
         optimizer: Optimizer,
         scheduler: Scheduler | None,
         train: Batches,
-        loss: Loss,
+        objective: Objective,
         evaluator: Evaluator,
         journal: Journal,
         adapter: Adapter,
@@ -86,7 +87,7 @@ class Trainer:
         stop: Callable[[], bool],
     ) -> None:
         self._host, self._optimizer, self._scheduler = host, optimizer, scheduler
-        self._train, self._loss, self._evaluator = train, loss, evaluator
+        self._train, self._objective, self._evaluator = train, objective, evaluator
         self._journal, self._memory = journal, memory
         self._adapter, self._examiner, self._keeper = adapter, examiner, keeper
         self._settings, self._schedule, self._device, self._stop = settings, schedule, device, stop
@@ -138,9 +139,9 @@ class Trainer:
         self._steps_per_epoch = epoch.optimizer_steps
         return self._end_epoch(epoch)
 
-    def _batches(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    def _batches(self) -> Iterator[list[Batch]]:
         """The epoch's batches, grouped by what one optimizer step takes."""
-        group: list[tuple[Tensor, Tensor]] = []
+        group: list[Batch] = []
         limit = None if self._settings.epoch_steps is None else self._settings.epoch_steps * self._settings.accumulate
         for count, batch in enumerate(self._train, start=1):
             group.append(batch)
@@ -152,7 +153,7 @@ class Trainer:
         if group:
             yield group
 
-    def _step(self, batches: list[tuple[Tensor, Tensor]], epoch: _Epoch) -> None:
+    def _step(self, batches: list[Batch], epoch: _Epoch) -> None:
         """One optimizer step of the host, then what its seeds do."""
         started = time.perf_counter()
         step = self._next_step()
@@ -163,11 +164,10 @@ class Trainer:
         losses: list[Tensor] = []
         samples = 0
         for batch in batches:
-            inputs, targets = (tensor.to(self._device, non_blocking=True) for tensor in batch)
-            loss = self._loss(self._host.model(inputs), targets).mean()
+            loss = self._objective.losses(self._host.model, to_device(batch, self._device)).mean()
             (loss / len(batches)).backward()
             losses.append(loss.detach())
-            samples += len(inputs)
+            samples += size_of(batch)
         # 2. clip and step: the host's own parameters, and nobody else's
         own = self._host.host_parameters()
         norm = total_norm(own) if self._settings.clip is None else torch.nn.utils.clip_grad_norm_(own, self._settings.clip)
@@ -298,10 +298,13 @@ class Trainer:
 
     def _emit_health(self, step: int) -> None:
         sample = self._host.measure_health()
+        if sample is None:
+            return
         last = self._memory.progress.last_adaptation_step
+        ready = dict.fromkeys(self._adapter.ready(self._memory.tally.epoch), True)
         self._journal.measure(
             SeedHealthMeasured,
-            lambda: SeedHealthMeasured(health=sample.columns(), last_adaptation_step=last),
+            lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last),
             epoch=self._memory.tally.epoch,
             step=step,
         )

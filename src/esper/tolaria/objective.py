@@ -1,0 +1,97 @@
+"""What a training minimises, over batches of whatever shape its loader gives.
+
+A batch is a tensor, or a tuple, list or dict of batches; its size is the first dimension of the first tensor in it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from esper.errors import DataError
+
+Batch = object
+Batches = Iterable[Batch]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Objective(Protocol):
+    """Losses of a model on a batch: one per sample, or one for the batch."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[N] losses of the batch's samples, or a scalar: their mean."""
+        ...
+
+    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses, and metrics by name, each [N] or a scalar."""
+        ...
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """`loss(model(inputs), targets)` on batches of (inputs, targets); `metrics` take the same (output, target)."""
+
+    loss: Loss
+    metrics: Mapping[str, Loss] = field(default_factory=dict)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of the model's output."""
+        inputs, targets = self._pair(batch)
+        return self.loss(model(inputs), targets)
+
+    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and every metric of one output."""
+        inputs, targets = self._pair(batch)
+        output = model(inputs)
+        return self.loss(output, targets), {name: metric(output, targets) for name, metric in self.metrics.items()}
+
+    def _pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list | dict) else type(batch).__name__
+            raise DataError(f"expected batches of (inputs, targets) with loss=, got a {found}: use objective= for other batches")
+        inputs, targets = batch
+        return inputs, targets
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """An objective of the user's own: `function(model, batch)` gives the loss."""
+
+    function: Callable[[nn.Module, Batch], Tensor]
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the function gives."""
+        return self.function(model, batch)
+
+    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the function gives, and no metrics."""
+        return self.function(model, batch), {}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch with every tensor on `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple | list):
+        moved = [to_device(part, device) for part in batch]
+        return tuple(moved) if isinstance(batch, tuple) else moved
+    if isinstance(batch, Mapping):
+        return {name: to_device(part, device) for name, part in batch.items()}
+    return batch
+
+
+def size_of(batch: Batch) -> int:
+    """How many samples are in the batch. Raises DataError where there is no tensor with a first dimension."""
+    tensor = _first_tensor(batch)
+    if tensor is None or tensor.dim() == 0:
+        raise DataError(f"expected a batch with a tensor whose first dimension are the samples, got a {type(batch).__name__}")
+    return len(tensor)
+
+
+def _first_tensor(batch: Batch) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((tensor for part in parts if (tensor := _first_tensor(part)) is not None), None)
