@@ -1,0 +1,1 @@
+"""The shell: arguments in, a process called, an exit code out."""

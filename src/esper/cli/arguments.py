@@ -1,0 +1,84 @@
+"""What several commands take alike: the log, the run, JSON; and how their values are read from text."""
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+from esper.errors import LogError, SettingsError
+from esper.events.topics import TOPICS
+from esper.oona.directory import Directory
+from esper.processes.history import History
+
+LOG_VARIABLE = "ESPER_LOG"
+DEFAULT_LOG = "runs"
+
+Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """Adds `--log`."""
+    parser.add_argument("--log", type=Path, metavar="DIR", help=f"the log's directory (default: ${LOG_VARIABLE}, else {DEFAULT_LOG})")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds RUN and `--log`."""
+    parser.add_argument("run", metavar="RUN", help="a run's id, what only one id begins or ends with, or `latest`")
+    add_log(parser)
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--json`."""
+    parser.add_argument("--json", action="store_true", help=f"write {what}")
+
+
+def log_of(arguments: argparse.Namespace) -> Path:
+    """The log's directory: what was typed, else the environment's, else the default."""
+    typed: Path | None = arguments.log
+    return typed if typed is not None else Path(os.environ.get(LOG_VARIABLE) or DEFAULT_LOG)
+
+
+def directory_of(arguments: argparse.Namespace) -> Directory:
+    """The log that was typed. Raises LogError, saying how to name another, where there is none."""
+    path = log_of(arguments)
+    if not path.exists():
+        raise LogError(f"expected a log at {path}, got nothing: name it with --log or ${LOG_VARIABLE}, or make one: esper train digits")
+    return Directory(path)
+
+
+def history_of(arguments: argparse.Namespace) -> History:
+    """The history of the run that was typed. Raises LogError or RuleError where there is none, or more than one."""
+    directory = directory_of(arguments)
+    run = directory.resolve(arguments.run)
+    return History(directory.open(run), run)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def factor(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # Written so that NaN fails: every comparison with it is false.
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def topic(text: str) -> str:
+    """The topic that `text` names, whole or by a part that only one topic has. Raises SettingsError naming those there are."""
+    if text in TOPICS:
+        return text
+    meant = [name for name in TOPICS if text and text in name]
+    if len(meant) == 1:
+        return meant[0]
+    found = f"{len(meant)} topics have it" if meant else "no topic has it"
+    raise SettingsError(f"--topic: expected a topic or a part of one, got {text!r}: {found}; there are {', '.join(meant or TOPICS)}")

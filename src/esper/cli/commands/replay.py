@@ -1,0 +1,86 @@
+"""`esper replay`: the run told again from its log."""
+
+import argparse
+import time
+from collections.abc import Iterator
+
+from rich.live import Live
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, add_json, add_run, count, factor, history_of
+from esper.cli.drawing.narration import Narrator
+from esper.cli.drawing.panel import panel
+from esper.cli.output import Output
+from esper.events.kinds.epoch import EpochCompleted
+from esper.processes.history import History
+from esper.processes.replay import EpochDigest, Replay
+
+# On a terminal without --speed, so that the run can be watched: about ten seconds for a run of eighty epochs.
+_REDRAW_S = 0.05
+_EPOCH_S = 0.12
+
+
+def add(commands: Subcommands) -> None:
+    """Says what can be typed."""
+    parser = commands.add_parser("replay", help="the run told again from its log, through the folds")
+    add_run(parser)
+    parser.add_argument("--from", dest="first", type=count, metavar="M", help="tell from this moment on; what came before is folded unseen")
+    parser.add_argument("--to", dest="last", type=count, metavar="M", help="stop after this moment")
+    parser.add_argument("--speed", type=factor, metavar="X", help="X times as fast as it happened (default: as fast as it can be followed)")
+    parser.add_argument("--digest", action="store_true", help="the digest of the state when each epoch was over; line by line")
+    add_json(parser, "one JSON object per epoch with its digest")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace, out: Output) -> int:
+    """Replays the run: the panel on a terminal, line by line elsewhere and with --digest."""
+    with history_of(arguments) as history:
+        if arguments.json:
+            for over in _digests(history, arguments):
+                out.json(over)
+        elif out.interactive and not arguments.digest:
+            _watch(_replay(history, arguments, digests=False), out, paced=arguments.speed is None)
+        else:
+            out.lines(_told(_replay(history, arguments, digests=arguments.digest), out.width))
+    return 0
+
+
+def _replay(history: History, arguments: argparse.Namespace, *, digests: bool) -> Replay:
+    return Replay(history, time.sleep, first=arguments.first, last=arguments.last, speed=arguments.speed, digests=digests)
+
+
+def _digests(history: History, arguments: argparse.Namespace) -> Iterator[EpochDigest]:
+    replay = _replay(history, arguments, digests=True)
+    for frame in replay.frames():
+        if frame.over is not None:
+            yield frame.over
+    yield replay.final()
+
+
+def _told(replay: Replay, width: int) -> Iterator[Text]:
+    narrator = Narrator(width)
+    for frame in replay.frames():
+        if frame.over is not None:
+            yield _digest_line(frame.over)
+        yield from narrator.tell(frame.record, frame.reading)
+    yield _digest_line(replay.final())
+
+
+def _digest_line(reached: EpochDigest) -> Text:
+    so_far = "" if reached.over else " (not over)"
+    return Text(f"{reached.epoch:>4}{so_far}  state at moment {reached.moment}  {reached.digest}", style="dim")
+
+
+def _watch(replay: Replay, out: Output, *, paced: bool) -> None:
+    """Draws the panel over and over; `paced` waits a little at each epoch's end, else the replay's own speed is all."""
+    drawn = 0.0
+    with Live(console=out.console, auto_refresh=False, vertical_overflow="crop") as live:
+        for frame in replay.frames():
+            completed = frame.record.type == EpochCompleted.KIND
+            if completed or time.monotonic() - drawn > _REDRAW_S:
+                live.update(panel(frame.reading, out.width), refresh=True)
+                drawn = time.monotonic()
+            if completed and paced:
+                time.sleep(_EPOCH_S)
+        live.update(panel(replay.reading, out.width), refresh=True)
+    out.lines((_digest_line(replay.final()),))

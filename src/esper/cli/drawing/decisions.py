@@ -1,0 +1,77 @@
+"""Decisions as lines: what was wanted, on which evidence, how sure and how urgent, and what became of it."""
+
+from collections.abc import Iterable
+
+from rich.text import Text
+
+from esper.cli.drawing.text import clipped, number, place
+from esper.events.kinds.control import Adaptation
+from esper.processes.timeline import Decided
+
+HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
+_STYLES = {
+    "applied": "green",
+    "refused": "yellow",
+    "command refused": "yellow",
+    "failed": "red",
+    "pending": "cyan",
+    "recorded": "dim",
+}
+
+
+def wanted(decided: Decided) -> str:
+    """What a decision is about: the adaptation and its seed."""
+    decision = decided.decision
+    where = "" if decision.site is None else f" {decision.site}"
+    seed = "" if decision.seed is None else f" s{decision.seed}"
+    return f"{decision.adaptation.value}{where}{seed}"
+
+
+def outcome(decided: Decided) -> str:
+    """What became of a decision, with the gate's rule where it refused."""
+    match decided.fate:
+        case "refused":
+            return f"refused: {decided.rule}"
+        case "pending":
+            return "no outcome yet"
+        case fate:
+            return fate
+
+
+def line(decided: Decided, width: int) -> Text:
+    """A decision in one line of `width` characters: epoch, what, why, numbers, outcome; the reason gives way where room is short."""
+    head = f"{decided.epoch:>4}  {clipped(wanted(decided), 24):<22} "
+    end = outcome(decided)
+    room = max(0, width - len(head) - len(_numbers(decided)) - max(len(end), 17) - 1)
+    text = Text(head).append(clipped(decided.decision.reason, room).ljust(room) + " ")
+    return text.append(_numbers(decided) + "  ", style="dim").append(end, style=_STYLES[decided.fate])
+
+
+def _numbers(decided: Decided) -> str:
+    return f"conf {number(decided.decision.confidence, 2)} urg {number(decided.decision.urgency, 2)}"
+
+
+def block(decided: Decided, width: int) -> list[Text]:
+    """A decision in full: what, numbers and outcome; then the whole reason, why it was refused or failed, and its evidence."""
+    decision = decided.decision
+    blueprint = decision.blueprint or ""
+    first = Text(f"{decided.epoch:>4}  {wanted(decided):<24} {blueprint:<12} ").append(f"{_numbers(decided)}  ", style="dim")
+    first.append(outcome(decided), style=_STYLES[decided.fate])
+    evidence = ", ".join(place(event) for event in decision.evidence) or "no evidence"
+    lines = [first, *_indented(f"{place(decided.id)} from {evidence}: {decision.reason}", width)]
+    return lines if decided.detail is None else lines + _indented(decided.detail, width)
+
+
+def _indented(words: str, width: int) -> list[Text]:
+    lines, rest = [], words
+    room = max(20, width - 6)
+    while rest:
+        cut = len(rest) if len(rest) <= room else max(rest.rfind(" ", 0, room + 1), 0) or room
+        lines.append(Text(" " * 6 + rest[:cut].rstrip(), style="dim"))
+        rest = rest[cut:].lstrip()
+    return lines
+
+
+def adaptations(decisions: Iterable[Decided]) -> list[Decided]:
+    """The decisions that would change what the host is; housekeeping and `none` left out."""
+    return [decided for decided in decisions if decided.decision.adaptation not in HOUSEKEEPING]

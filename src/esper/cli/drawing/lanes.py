@@ -1,0 +1,167 @@
+"""Lives of seeds as lanes of stages: in words for the live panel, along an axis of epochs for the report, and the lattice of slots."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.text import Text
+
+from esper.cli.drawing.text import clipped
+from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.events.kinds.run import Site
+from esper.processes.timeline import Life, Span
+
+STYLES: Mapping[Stage, str] = {
+    Stage.DORMANT: "dim",
+    Stage.GERMINATED: "yellow",
+    Stage.LOADING: "yellow",
+    Stage.TRAINING: "cyan",
+    Stage.GRAFTING: "magenta",
+    Stage.STABILIZATION: "blue",
+    Stage.EVALUATING: "blue",
+    Stage.FINE_TUNING: "green",
+    Stage.FOSSILIZED: "bold green",
+    Stage.CULLED: "red",
+    Stage.CANCELLED: "dim",
+    Stage.ROLLED_BACK: "bold red",
+}
+WORDS: Mapping[Stage, str] = {
+    Stage.DORMANT: "dormant",
+    Stage.GERMINATED: "germ",
+    Stage.LOADING: "load",
+    Stage.TRAINING: "train",
+    Stage.GRAFTING: "graft",
+    Stage.STABILIZATION: "stab",
+    Stage.EVALUATING: "eval",
+    Stage.FINE_TUNING: "fine-tune",
+    Stage.FOSSILIZED: "fossil",
+    Stage.CULLED: "culled",
+    Stage.CANCELLED: "cancelled",
+    Stage.ROLLED_BACK: "rolled back",
+}
+# Denser means more influence on the host: none up to TRAINING, growing in GRAFTING, whole from STABILIZATION on.
+GLYPHS: Mapping[Stage, str] = {
+    Stage.GERMINATED: "·",
+    Stage.LOADING: ":",
+    Stage.TRAINING: "░",
+    Stage.GRAFTING: "▒",
+    Stage.STABILIZATION: "▓",
+    Stage.EVALUATING: "?",
+    Stage.FINE_TUNING: "█",
+    Stage.FOSSILIZED: "━",
+    Stage.CULLED: "x",
+    Stage.CANCELLED: "o",
+    Stage.ROLLED_BACK: "!",
+}
+_OVER = frozenset({Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK})
+_LONGEST_BAR = 4
+
+
+def name_of(life: Life) -> str:
+    """A life's slot and blueprint, as lanes are headed."""
+    return f"s{life.seed} {life.blueprint or '(blueprint unknown)'}"
+
+
+def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
+    """The stages of `life` up to the end of `epoch`: what is past with a bar per epoch, what lasts in capitals with its age.
+
+    `planned` is how many epochs a stage is meant to last, where the settings say so. Stages that took no epoch are left out.
+    """
+    text = Text()
+    for span in life.spans[:-1]:
+        epochs = _length(span, epoch)
+        if epochs > 0:
+            text.append(f"{WORDS[span.stage]} {_bar(epochs)} ", style=STYLES[span.stage])
+    last = life.spans[-1]
+    if last.stage in _OVER:
+        return text.append(f"{WORDS[last.stage]} @{last.from_epoch}: {last.reason}", style=STYLES[last.stage])
+    if last.stage is Stage.FOSSILIZED:
+        text.append(f"FOSSIL since @{last.from_epoch}", style=STYLES[last.stage])
+    else:
+        text.append(f"{WORDS[last.stage].upper()} {_age(_length(last, epoch), planned.get(last.stage))}", style=STYLES[last.stage])
+    if life.undone:
+        text.append(" (undone by a rollback)", style="red")
+    return text
+
+
+def _length(span: Span, epoch: int) -> int:
+    return (span.to_epoch if span.to_epoch is not None else epoch) - span.from_epoch
+
+
+def _bar(epochs: int) -> str:
+    return "━" * epochs if epochs <= _LONGEST_BAR else f"━{epochs}━"
+
+
+def _age(epochs: int, planned: int | None) -> str:
+    return f"{epochs}" if planned is None else f"{epochs}/{planned}"
+
+
+def lane(life: Life, epoch: int, axis: int, width: int) -> Text:
+    """`life` along an axis of `axis` epochs in at most `width` characters; each shows the latest stage that its share of epochs saw.
+
+    A stage entered at the end of an epoch is shown from the next on, so what is in force after the last epoch stands at `epoch` + 1. An
+    ended life shows its end once and nothing after it.
+    """
+    text = Text()
+    scale = _scale(axis, width)
+    for first in range(1, axis + 1, scale):
+        span = _during(life, first, first + scale - 1, epoch + 1)
+        text.append(" " if span is None else GLYPHS[span.stage], style="" if span is None else STYLES[span.stage])
+    return text
+
+
+def _scale(axis: int, width: int) -> int:
+    return max(1, -(-axis // width))
+
+
+def _during(life: Life, first: int, last: int, now: int) -> Span | None:
+    found = None
+    for span in life.spans:
+        ends = now if span.to_epoch is None else span.to_epoch
+        if span.stage in _OVER:
+            ends = span.from_epoch + 1
+        if ends > span.from_epoch and span.from_epoch + 1 <= last and ends >= first:
+            found = span
+    return found
+
+
+def ruler(axis: int, width: int) -> str:
+    """Marks for the axis that `lane` draws on: a number where its epoch stands, at most one per ten characters."""
+    scale = _scale(axis, width)
+    line = [" "] * (-(-axis // scale) + 6)
+    for column in range(9, -(-axis // scale), 10):
+        for offset, character in enumerate(str((column + 1) * scale)):
+            line[column + offset] = character
+    line[0] = "1"
+    return "".join(line).rstrip()
+
+
+def legend(stages: Sequence[Stage]) -> Text:
+    """What the glyphs of `stages` stand for."""
+    text = Text()
+    for stage in (stage for stage in GLYPHS if stage in stages):
+        text.append(GLYPHS[stage], style=STYLES[stage]).append(f" {WORDS[stage]}  ", style="dim")
+    return text
+
+
+def lattice(sites: Sequence[Site], rows: Sequence[SeedRow], cell: int) -> list[Text]:
+    """One line per site: every slot with its stage and blueprint, `cell` characters each; a slot that the log does not know is unknown."""
+    table = {(row.site, row.seed): row for row in rows}
+    head = max((len(site.name) for site in sites), default=0)
+    slots = max((site.slots for site in sites), default=0)
+    lines = [Text(" " * head + "  " + "".join(f"s{slot}".ljust(cell) for slot in range(slots)).rstrip(), style="dim")]
+    for site in sites:
+        line = Text(site.name.ljust(head) + "  ")
+        for slot in range(site.slots):
+            line.append_text(_slot(table.get((site.name, slot)), cell))
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def _slot(row: SeedRow | None, cell: int) -> Text:
+    if row is None:
+        return Text("unknown".ljust(cell), style="dim")
+    if row.stage is Stage.DORMANT:
+        embargo = f" until {row.embargo_until}" if row.embargo_until else ""
+        return Text(f"·{embargo}".ljust(cell), style="dim")
+    words = f"{row.stage.value.lower().replace('_', '-')} {row.blueprint or ''}"
+    return Text(clipped(words, cell - 1).ljust(cell), style=STYLES[row.stage])

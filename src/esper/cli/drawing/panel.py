@@ -1,0 +1,163 @@
+"""The live panel of a run: header, losses, log, one box per site with the lanes of its seeds, the last decisions with their numbers.
+
+It draws a Reading and nothing else, so what it shows while a run trains is what a replay shows of it later.
+"""
+
+from collections.abc import Mapping
+from itertools import islice
+
+from rich.console import Group
+from rich.text import Text
+
+from esper.cli.drawing import decisions
+from esper.cli.drawing.lanes import STYLES, stages_in_words
+from esper.cli.drawing.text import UNKNOWN, bar, clipped, count, number, percent, rate, short, sparkline
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.run import RunStarted, Site
+from esper.folds.run import RunState
+from esper.processes.reading import Reading
+from esper.processes.timeline import Life
+
+_SITES = 6
+_DECISIONS = 6
+_PLANNED = {
+    Stage.TRAINING: "policy.train_epochs",
+    Stage.GRAFTING: "policy.graft_epochs",
+    Stage.STABILIZATION: "policy.stabilize_epochs",
+    Stage.EVALUATING: "policy.evaluate_epochs",
+    Stage.FINE_TUNING: "policy.fine_tune_epochs",
+}
+
+
+def panel(reading: Reading, width: int) -> Group:
+    """The panel of `reading` in `width` columns."""
+    state = reading.state
+    if state.started is None:
+        return Group(Text(f" esper · run {short(reading.run)} · nothing recorded yet", style="dim"))
+    lines = [header(reading, width), losses(reading, width), log(reading, width)]
+    lines += [Text(f"     {note.text}", style="yellow") for note in reading.timeline.notes[-2:]]
+    lines += boxes(reading, width)
+    last = islice((one for one in reading.timeline.latest() if one.decision.adaptation not in decisions.HOUSEKEEPING), _DECISIONS)
+    lines += [decisions.line(decided, width) for decided in last]
+    return Group(*lines)
+
+
+def header(reading: Reading, width: int) -> Text:
+    """Task, run, rng seed; how far it has got; how fast."""
+    state, pulse = reading.state, reading.pulse
+    assert state.started is not None
+    left = Text(f" esper · {state.started.task} · run {short(reading.run)} · rng {state.started.rng_seed}", style="bold")
+    if state.status.value in ("finished", "failed"):
+        left.append(f" · {state.status.value}", style="green" if state.status.value == "finished" else "red")
+    planned = state.started.epochs
+    done = max((row.epoch for row in state.epochs[-1:]), default=0)
+    speed = "" if pulse.step_ms is None else f"  {number(pulse.step_ms, 1)} ms/step"
+    of = "" if planned is None else f"/{planned} {bar(done, planned, 18)}"
+    return _spread(left, Text(f"epoch {done}{of}{speed}"), width)
+
+
+def losses(reading: Reading, width: int) -> Text:
+    """Losses, the best, the curve of validation, metrics, learning rate, and how long steps wait for data."""
+    state = reading.state
+    last = state.epochs[-1] if state.epochs else None
+    validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
+    text = Text(" loss  ").append(
+        f"train {number(last.train.loss if last else None)}  valid {number(validation[-1] if validation else None)}"
+    )
+    completed = reading.timeline.completed
+    if completed is not None and completed.system.best_loss is not None:
+        text.append(f"  best {number(completed.system.best_loss)} @{completed.system.best_epoch}")
+    text.append(f"  {sparkline(validation[-60:], 16)}  ", style="cyan")
+    metrics = {} if last is None or last.validation is None else last.validation.metrics
+    for name, value in list(metrics.items())[:2]:
+        text.append(f"acc {percent(value)}  " if name == "accuracy" else f"{name} {number(value)}  ")
+    pulse = reading.pulse
+    lr = pulse.learning_rate if completed is None else next(iter(completed.learning_rates), None)
+    text.append("" if lr is None else f"lr {rate(lr)}  ")
+    text.append("" if pulse.data_wait is None else f"data wait {percent(pulse.data_wait, 0)}")
+    text.truncate(width)
+    return text
+
+
+def log(reading: Reading, width: int) -> Text:
+    """What the log holds, what was lost before it got there, and the last checkpoint."""
+    state, pulse = reading.state, reading.pulse
+    lost = sum(state.dropped.values())
+    left = Text(f" log   {count(pulse.records)} records on disk · ").append(f"{lost} lost", style="red" if lost else "")
+    if pulse.doing is not None and state.end is None:
+        left.append(f" · {pulse.doing}", style="dim")
+    if state.rollbacks:
+        left.append(f" · {len(state.rollbacks)} rolled back", style="red")
+    kept = state.checkpoints[-1] if state.checkpoints else None
+    right = "checkpoint none yet" if kept is None else f"checkpoint {kept.name} · {kept.digest[:8]}"
+    return _spread(left, Text(right, style="dim"), width)
+
+
+def boxes(reading: Reading, width: int) -> list[Text]:
+    """A box per site that has or had seeds; the others are counted."""
+    latest: dict[str, dict[int, Life]] = {}
+    for life in reading.timeline.lives:
+        latest.setdefault(life.site, {})[life.seed] = life
+    sites = reading.state.sites
+    grown = [site for site in sites if site.name in latest]
+    lines: list[Text] = []
+    for site in grown[:_SITES]:
+        lines += box(reading, site, latest[site.name], width)
+    hidden, dormant = len(grown) - _SITES, len(sites) - len(grown)
+    if hidden > 0:
+        lines.append(Text(f" {hidden} more sites with seeds: esper show {reading.run[-6:]}", style="dim"))
+    if dormant:
+        names = ", ".join(site.name for site in sites if site.name not in latest)
+        lines.append(Text(clipped(f" {dormant} dormant: {names}", width), style="dim"))
+    return lines
+
+
+def box(reading: Reading, site: Site, lives: Mapping[int, Life], width: int) -> list[Text]:
+    """One site: what it is, where growth presses, and a lane per slot that was used."""
+    title = f" {clipped(f'{site.name} · {site.layer}', width // 2)} "
+    pressure = f" {pressure_of(reading, site)} "
+    fill = max(1, width - len(title) - len(pressure) - 4)
+    lines = [Text(f" ┌{title}{'─' * fill}{pressure}┐", style="dim")]
+    planned = planned_epochs(reading.state.started)
+    lines += [_lane(reading.state, lives[seed], planned, width) for seed in sorted(lives)]
+    lines.append(Text(f" └{'─' * (width - 4)}┘"[:width], style="dim"))
+    return lines
+
+
+def _lane(state: RunState, life: Life, planned: Mapping[Stage, int], width: int) -> Text:
+    name = f"s{life.seed} {clipped(life.blueprint or UNKNOWN, 12)}"
+    slot = state.slot(life.site, life.seed)
+    alpha = slot.alpha if slot is not None and slot.row.life == life.life else None
+    end = f"alpha {number(alpha, 2)}" if alpha is not None else ""
+    stages = stages_in_words(life, state.epoch, planned)
+    room = width - 6 - 16 - len(end) - 1
+    if stages.cell_len > room:
+        stages.truncate(room, overflow="ellipsis")
+    text = Text(" │ ", style="dim").append(name.ljust(16), style=STYLES[life.stage])
+    text.append_text(stages).append(" " * (room - stages.cell_len + 1)).append(end)
+    return text.append(" │", style="dim")
+
+
+def pressure_of(reading: Reading, site: Site) -> str:
+    """The site's gradient pressure and effective rank as of the last epoch's end; unknown where they were not measured."""
+    completed = reading.timeline.completed
+    if completed is None or site.name not in completed.system.sites.site:
+        return "not measured yet"
+    columns = completed.system.sites
+    row = columns.site.index(site.name)
+    rank = columns.effective_rank[row]
+    ranked = f"rank {number(rank, 1)} of {site.outputs}" if rank is not None else f"rank {UNKNOWN}"
+    return f"|grad| {number(columns.gradient_pressure[row], 2)} · {ranked}"
+
+
+def planned_epochs(started: RunStarted | None) -> dict[Stage, int]:
+    """How many epochs the run's settings plan for each stage; a stage they do not name is absent."""
+    settings = {} if started is None else started.settings
+    return {stage: value for stage, key in _PLANNED.items() if isinstance(value := settings.get(key), int)}
+
+
+def _spread(left: Text, right: Text, width: int) -> Text:
+    gap = max(2, width - left.cell_len - right.cell_len)
+    text = left.append(" " * gap).append_text(right)
+    text.truncate(width)
+    return text

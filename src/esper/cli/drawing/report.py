@@ -1,0 +1,200 @@
+"""The full report of a run at a moment, for `esper show`: what it is, lattice, lanes, losses, decisions, reports, checkpoints, notes."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from esper.cli.drawing import decisions
+from esper.cli.drawing.lanes import STYLES, lane, lattice, legend, name_of, ruler
+from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, number, percent, rate, short, size, sparkline
+from esper.events.kinds.run import RunFailed, RunFinished
+from esper.folds.rows import EpochRow
+from esper.processes.reading import Reading
+from esper.processes.timeline import Decided, Life
+
+
+def report(reading: Reading, digest: str, width: int, *, everything: bool = False) -> Iterator[Text]:
+    """The report of `reading`, section by section; `everything`: housekeeping and decisions for nothing too."""
+    yield from heading(reading, digest)
+    yield from losses(reading, width)
+    yield from seeds(reading, width)
+    yield from lanes(reading, width)
+    yield from decided(reading, width, everything)
+    yield from reports(reading)
+    yield from checkpoints(reading)
+    yield from notes(reading)
+    yield from irregular(reading)
+
+
+def heading(reading: Reading, digest: str) -> Iterator[Text]:
+    """What the run is, where it stands, and how to see more."""
+    state, pulse, run = reading.state, reading.pulse, reading.state.started
+    yield Text(f"run {short(reading.run)}", style="bold").append(f"  {reading.run}", style="dim")
+    if run is None:
+        yield Text("  not started: the log holds no RunStarted yet")
+        return
+    planned = UNKNOWN if run.epochs is None else str(run.epochs)
+    done = state.epochs[-1].epoch if state.epochs else 0
+    yield Text(
+        f"  task {run.task} · rng {run.rng_seed} · {state.status.value} · epoch {done} of {planned} · incarnation {state.incarnation}"
+    )
+    yield Text(f"  {clock(pulse.first_time)} to {clock(pulse.last_time)} UTC · step {count(pulse.step)} · {count(pulse.records)} records")
+    grown = state.epochs[-1].parameters if state.epochs else None
+    yield Text(f"  parameters {count(run.parameters)} at the start, {count(grown)} now · device {run.hardware.device}")
+    yield Text(
+        f"  code {run.code.revision[:12] if run.code.revision else UNKNOWN}{', changed' if run.code.dirty_digest else ''}", style="dim"
+    )
+    yield Text(f"  state at moment {state.moment}: {digest}", style="dim")
+    if isinstance(state.end, RunFinished):
+        metrics = " · ".join(_metric(name, value) for name, value in state.end.metrics.items())
+        early = " early" if state.end.stopped_early else ""
+        yield Text(f"  finished{early}: {metrics or 'no metrics'} · model {state.end.model_digest[:12]}", style="green")
+    if isinstance(state.end, RunFailed):
+        yield Text(f"  failed ({state.end.kind}) in {state.end.where}: {state.end.error}", style="red")
+
+
+def losses(reading: Reading, width: int) -> Iterator[Text]:
+    """Training and validation loss over the epochs."""
+    rows = reading.state.epochs
+    yield _title("losses")
+    if not rows:
+        yield Text("  no epoch was completed yet")
+        return
+    train: list[float | None] = [row.train.loss for row in rows]
+    valid = [None if row.validation is None else row.validation.loss for row in rows]
+    curve = max(10, width - 48)
+    for name, values in (("train", train), ("valid", valid)):
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        span = f"{number(min(finite))} .. {number(max(finite))}" if finite else UNKNOWN
+        yield Text(f"  {name}  {number(values[-1]):>9}  {span:<22} ").append(sparkline(values, curve), style="cyan")
+    completed = reading.timeline.completed
+    if completed is not None:
+        best = completed.system
+        since = f"best valid {number(best.best_loss)} @{best.best_epoch}" if best.best_loss is not None else f"best valid {UNKNOWN}"
+        yield Text(f"  {since} · lr {rate(next(iter(completed.learning_rates), None))} · {_metrics(rows[-1])}")
+
+
+def seeds(reading: Reading, width: int) -> Iterator[Text]:
+    """The lattice: sites by slots."""
+    sites = reading.state.sites
+    yield _title(f"lattice after epoch {reading.state.epoch}")
+    if not sites:
+        yield Text("  this run has no sites: nothing can grow in it")
+        return
+    slots = max(site.slots for site in sites)
+    head = max(len(site.name) for site in sites) + 4
+    for line in lattice(sites, reading.state.seeds, max(12, min(24, (width - head) // max(1, slots)))):
+        yield Text("  ").append_text(line)
+    for site in sites:
+        blueprints = ", ".join(site.blueprints)
+        yield Text(f"  {site.name}: {site.layer}, {site.inputs} in, {site.outputs} out; {blueprints}", style="dim")
+
+
+def lanes(reading: Reading, width: int) -> Iterator[Text]:
+    """A lane per life along the epochs."""
+    lives = reading.timeline.lives
+    yield _title("lives")
+    if not lives:
+        yield Text("  no seed has germinated yet")
+        return
+    epoch = reading.state.epoch
+    heads = [f"{life.site} {name_of(life)} @{life.life}" for life in lives]
+    room = min(38, max(map(len, heads)))
+    axis, columns = epoch + 1, max(20, width - room - 16)
+    yield Text(" " * (room + 4) + ruler(axis, columns), style="dim")
+    for life, head in zip(lives, heads, strict=True):
+        line = Text(f"  {clipped(head, room).ljust(room)}  ", style=STYLES[life.stage])
+        drawn = lane(life, epoch, axis, columns)
+        yield (
+            line.append_text(drawn)
+            .append(" " * max(1, 1 + min(columns, axis) - drawn.cell_len))
+            .append(_ending(life), style=STYLES[life.stage])
+        )
+    yield Text("  ").append_text(legend(tuple({span.stage for life in lives for span in life.spans})))
+
+
+def _ending(life: Life) -> str:
+    return "undone" if life.undone else life.stage.value.lower().replace("_", "-")
+
+
+def decided(reading: Reading, width: int, everything: bool) -> Iterator[Text]:
+    """Decisions with their numbers, refused ones included; housekeeping is counted unless everything is asked for."""
+    made = list(reading.timeline.decisions)
+    shown = made if everything else decisions.adaptations(made) + _gone_wrong(made)
+    shown.sort(key=lambda one: one.moment)
+    yield _title("decisions")
+    if not made:
+        yield Text("  none was made yet")
+    for one in shown:
+        for line in decisions.block(one, width - 1):
+            yield Text(" ").append_text(line)
+    hidden = len(made) - len(shown)
+    if hidden:
+        yield Text(f"  {hidden} of housekeeping or for doing nothing are not shown: --all shows them", style="dim")
+    counts = reading.state.control.counts
+    refused = ", ".join(f"{rule} {many}" for rule, many in sorted(counts.refused.items())) or "none"
+    yield Text(
+        f"  {sum(counts.made.values())} made · refused by the gate: {refused} · {counts.issued} commands: {counts.applied} applied, "
+        f"{counts.commands_refused} refused, {counts.commands_failed} failed",
+        style="dim",
+    )
+
+
+def _gone_wrong(made: Sequence[Decided]) -> list[Decided]:
+    return [one for one in made if one.decision.adaptation in decisions.HOUSEKEEPING and one.fate not in ("applied", "recorded")]
+
+
+def reports(reading: Reading) -> Iterator[Text]:
+    """What came back about each blueprint."""
+    rows = reading.state.field_reports
+    if not rows:
+        return
+    yield _title("field reports")
+    for row in rows:
+        event = row.event
+        change = f"{number(event.metric_before)} → {number(event.metric_after)}"
+        yield Text(f"  {row.epoch:>4}  {event.site} s{event.seed} {event.blueprint} @{event.life}  {event.outcome.lower()}  valid {change}")
+
+
+def checkpoints(reading: Reading) -> Iterator[Text]:
+    """The checkpoints that are kept."""
+    rows = reading.state.checkpoints
+    yield _title("checkpoints kept")
+    if not rows:
+        yield Text("  none")
+    for row in rows:
+        yield Text(f"  {row.epoch:>4}  {row.name}  {row.digest[:12]}  {size(row.size_bytes)}  {row.reason.replace('_', ' ')}")
+
+
+def notes(reading: Reading) -> Iterator[Text]:
+    """What happened to the run itself."""
+    if not reading.timeline.notes:
+        return
+    yield _title("events of the run")
+    for note in reading.timeline.notes:
+        yield Text(f"  {note.epoch:>4}  @{note.moment}  {note.text}")
+
+
+def irregular(reading: Reading) -> Iterator[Text]:
+    """Facts that do not fit what came before them."""
+    rows = reading.state.irregularities
+    if not rows:
+        return
+    yield _title("irregular")
+    for row in rows:
+        yield Text(f"  @{row.moment}  {row.what}", style="red")
+
+
+def _title(words: str) -> Text:
+    return Text(f"\n{words}", style="bold")
+
+
+def _metrics(row: EpochRow) -> str:
+    if row.validation is None:
+        return "not validated"
+    return " · ".join(_metric(name, value) for name, value in row.validation.metrics.items()) or "no metrics"
+
+
+def _metric(name: str, value: float) -> str:
+    return f"{name} {percent(value) if name == 'accuracy' else number(value)}"

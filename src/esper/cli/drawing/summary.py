@@ -1,0 +1,101 @@
+"""One record in one line, for `esper log`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.text import Text
+
+from esper.cli.drawing.text import clipped, count, lasting, number, percent, place, size
+from esper.errors import DataError
+from esper.events import codec
+from esper.events.envelope import Record
+from esper.events.fields import Event
+from esper.events.kinds import control, epoch, kernels, lifecycle, run, telemetry
+from esper.events.topics import is_telemetry
+from esper.processes.reading import mean
+from esper.processes.timeline import note_of
+
+
+def headings() -> Text:
+    """The line above a table of records."""
+    return Text(f"{'moment':>7} {'epoch':>5} {'step':>7}  {'time (UTC)':<12}  {'event':<22} what", style="bold")
+
+
+def line(record: Record, width: int | None) -> Text:
+    """`record` in one line, cut to `width` characters (None: not cut); one that does not decode is shown as such."""
+    name = record.type.removeprefix("esper.").rpartition(".v")[0]
+    head = f"{record.moment:>7} {record.epoch:>5} {record.step:>7}  {record.time:%H:%M:%S}.{record.time.microsecond // 1000:03}  "
+    text = Text(head, style="dim").append(clipped(name, 22).ljust(22) + " ", style="dim" if is_telemetry(record.topic) else "cyan")
+    try:
+        words = words_of(codec.decode(record))
+    except DataError as error:
+        return text.append(f"not understood: {error}", style="red")
+    return text.append(words if width is None else clipped(words, max(20, width - text.cell_len)))
+
+
+def words_of(event: Event) -> str:
+    """What `event` says, in words."""
+    tell = _WORDS.get(type(event))
+    return tell(event) if tell is not None else note_of(event) or codec.encode(event).decode()
+
+
+def _seed(event: Any) -> str:  # Any: every caller's kind has a site and a seed; the table below says which they are.
+    return f"{event.site} s{event.seed}"
+
+
+def _decision(event: control.DecisionMade) -> str:
+    about = "" if event.site is None else f" {event.site}" + ("" if event.seed is None else f" s{event.seed}")
+    numbers = f"conf {number(event.confidence, 2)} urg {number(event.urgency, 2)}"
+    return (
+        f"{event.adaptation.value}{about}, {numbers}: {event.reason} [{', '.join(place(one) for one in event.evidence) or 'no evidence'}]"
+    )
+
+
+def _epoch(event: epoch.EpochCompleted) -> str:
+    validation = "not validated" if event.validation is None else f"valid {number(event.validation.loss)}"
+    metrics = {} if event.validation is None else event.validation.metrics
+    more = "".join(f"  acc {percent(value)}" if name == "accuracy" else f"  {name} {number(value)}" for name, value in metrics.items())
+    return f"train {number(event.train.loss)}  {validation}{more}  {count(event.system.parameters)} parameters"
+
+
+def _steps(event: telemetry.StepsMeasured) -> str:
+    steps = event.steps
+    if not steps.step:
+        return "no steps"
+    last = next((loss for loss in reversed(steps.loss) if loss is not None), None)
+    return f"steps {steps.step[0]}..{steps.step[-1]}  loss {number(last)}  {number(mean(steps.step_latency_ms), 1)} ms/step"
+
+
+def _evaluated(event: lifecycle.SeedEvaluated) -> str:
+    compared = f"{number(event.loss_with, 4)} with, {number(event.loss_without, 4)} without"
+    return f"{_seed(event)} @{event.life} {event.purpose} at alpha {number(event.alpha, 2)}: {compared}, n {event.n}, best of {event.k}"
+
+
+# Any: the key is the kind that the function takes, and `words_of` looks it up by the event's own type.
+_WORDS: dict[type[Event], Callable[[Any], str]] = {
+    run.RunStarted: lambda event: f"{event.task}, rng {event.rng_seed}, {count(event.parameters)} parameters, {len(event.sites)} sites",
+    run.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {size(event.size_bytes)}",
+    run.CheckpointPruned: lambda event: f"{event.checkpoint}: {event.reason}",
+    run.StreamEnded: lambda event: f"last step {event.last_step}",
+    epoch.EpochCompleted: _epoch,
+    lifecycle.SeedTransitioned: lambda event: f"{_seed(event)} {event.from_stage.value} → {event.to_stage.value}: {event.reason}",
+    lifecycle.SeedEvaluated: _evaluated,
+    control.DecisionMade: _decision,
+    control.DecisionRefused: lambda event: f"{event.rule}: {event.reason}",
+    control.CommandIssued: lambda event: f"{event.command.value} {_seed(event)} {event.blueprint or ''}",
+    control.CommandApplied: lambda event: f"{event.command.value} {_seed(event)}",
+    control.CommandRefused: lambda event: f"{event.command.value} {_seed(event)}: {event.reason}",
+    control.CommandFailed: lambda event: f"{event.command.value} {_seed(event)}: {event.error}",
+    control.FieldReported: lambda event: (
+        f"{_seed(event)} {event.blueprint} {event.outcome.lower()}: {number(event.metric_before)} → {number(event.metric_after)}"
+    ),
+    kernels.BlueprintSubmitted: lambda event: f"{_seed(event)} {event.blueprint} as {event.key[:12]}",
+    kernels.KernelCompiled: lambda event: (
+        f"{_seed(event)} {event.kernel[:12]} {'from the cache' if event.from_cache else f'in {number(event.duration_ms, 1)} ms'}"
+    ),
+    kernels.KernelCompileFailed: lambda event: f"{_seed(event)}: {event.error}",
+    kernels.KernelCharacterized: lambda event: f"{event.kernel[:12]} {count(event.parameters)} parameters, {count(event.flops)} FLOPs",
+    telemetry.StepsMeasured: _steps,
+    telemetry.SeedHealthMeasured: lambda event: f"{sum(seed is not None for seed in event.health.seed)} seeds measured",
+    telemetry.Heartbeat: lambda event: f"{event.doing}, {lasting(event.idle_s)} since the last emit",
+}

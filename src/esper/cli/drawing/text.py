@@ -1,0 +1,117 @@
+"""Numbers, names and small curves as text. What was not measured is said to be unknown; it is never drawn as zero."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from esper.events.envelope import EventId, RunId
+
+UNKNOWN = "unknown"
+BLOCKS = "▁▂▃▄▅▆▇█"
+NOT_FINITE = "!"
+GAP = " "
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    """`value` with `decimals` places, in scientific form where that would show only zeros; NaN and infinities by name."""
+    if value is None:
+        return UNKNOWN
+    if not math.isfinite(value):
+        return {True: "NaN"}.get(math.isnan(value), "Infinity" if value > 0 else "-Infinity")
+    if value != 0 and abs(value) < 10.0**-decimals:
+        return f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:.{decimals}f}"
+
+
+def rate(value: float | None) -> str:
+    """A learning rate: always in scientific form."""
+    return UNKNOWN if value is None else f"{value:.1e}".replace("e-0", "e-").replace("e+00", "")
+
+
+def percent(fraction: float | None, decimals: int = 1) -> str:
+    """A fraction as a percentage."""
+    return UNKNOWN if fraction is None else f"{number(fraction * 100, decimals)} %"
+
+
+def count(value: int | None) -> str:
+    """A count with thousands marked."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def size(size_bytes: int | None) -> str:
+    """A size in the largest unit that leaves at least one whole."""
+    if size_bytes is None:
+        return UNKNOWN
+    value, units = float(size_bytes), ("B", "kB", "MB", "GB", "TB")
+    for unit in units[:-1]:
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} {units[-1]}"
+
+
+def lasting(seconds: float | None) -> str:
+    """A duration in two units at most."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def clock(time: datetime | None) -> str:
+    """A time of the log, UTC, to the second."""
+    return UNKNOWN if time is None else time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short(run: RunId) -> str:
+    """The end of a run's id, which is what people see and type."""
+    return f"…{run[-6:]}"
+
+
+def place(event_id: EventId) -> str:
+    """Where the record named by `event_id` stands: `@moment` for a run's own record, else the start of a derived id."""
+    run, slash, moment = event_id.rpartition("/")
+    return f"@{moment}" if slash and "/" not in run else event_id[:8]
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """`values` as a curve of at most `width` blocks between least and greatest; a gap is unknown, "!" not finite.
+
+    Where there are more values than blocks, a block is the mean of its share, and "!" if any of its share is not finite.
+    """
+    blocks = [_share(values, i, width) for i in range(width)] if len(values) > width else list(values)
+    known = [value for value in blocks if value is not None and math.isfinite(value)]
+    if not known:
+        return "".join(GAP if value is None else NOT_FINITE for value in blocks)
+    low, span = min(known), max(known) - min(known)
+    return "".join(_block(value, low, span) for value in blocks)
+
+
+def _share(values: Sequence[float | None], index: int, width: int) -> float | None:
+    share = values[index * len(values) // width : (index + 1) * len(values) // width]
+    known = [value for value in share if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _block(value: float | None, low: float, span: float) -> str:
+    if value is None:
+        return GAP
+    if not math.isfinite(value):
+        return NOT_FINITE
+    return BLOCKS[min(len(BLOCKS) - 1, int((value - low) / span * len(BLOCKS)))] if span > 0 else BLOCKS[0]
+
+
+def bar(done: int, planned: int, width: int) -> str:
+    """A progress bar of `width` characters."""
+    filled = min(width, width * done // planned) if planned > 0 else 0
+    return "━" * filled + ("╸" + "─" * (width - filled - 1) if filled < width else "")
+
+
+def clipped(text: str, width: int) -> str:
+    """`text` in at most `width` characters, an ellipsis where it was cut."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"

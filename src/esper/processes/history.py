@@ -1,0 +1,231 @@
+"""A run's history as its log has it: what `esper.open` returns. Nothing is kept but what the log says, and nothing is written.
+
+The state "at epoch E" is the state when that epoch was over and what was decided after it had taken effect: after the last fact whose
+epoch is at most E. A live run can be opened while it is trained; every question is answered from what is on disk when it is asked.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from esper.errors import RuleError
+from esper.events.codec import decode
+from esper.events.envelope import Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack
+from esper.events.topics import TOPICS
+from esper.folds.run import RunState, digest, initial, step
+from esper.oona.contract import Log, Position
+from esper.oona.directory import Directory
+from esper.processes.reading import FACTS, PAGE, Reading
+from esper.processes.rows import rows_of
+from esper.processes.timeline import Decided, Life
+
+_RUN_ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
+_EPOCH_ENDS = frozenset({EpochCompleted.KIND, RunRolledBack.KIND})
+
+
+class _Mark(NamedTuple):
+    """A state that was reached, and where the log goes on after it: `at` folds from the nearest mark, not from the start."""
+
+    moment: int
+    epoch: int
+    position: Position | None
+    state: RunState
+
+
+class History:
+    """One run of a log, to be asked. Usable as a context manager; threads take turns."""
+
+    def __init__(self, log: Log, run: RunId) -> None:
+        self._log = log
+        self._run = run
+        self._reading = Reading(run)
+        self._marks = [_Mark(0, 0, None, initial(run))]
+        self._reach = _Reach()
+
+    @property
+    def run(self) -> RunId:
+        """The run's whole id."""
+        return self._run
+
+    @property
+    def state(self) -> RunState:
+        """The state after the last fact on disk now. Raises BlockedError where a fact cannot be understood; `at` reaches before it."""
+        return self._caught_up().state
+
+    @property
+    def seeds(self) -> tuple[Life, ...]:
+        """Every life of every seed with the stages it went through, oldest first."""
+        return self._caught_up().timeline.lives
+
+    @property
+    def decisions(self) -> tuple[Decided, ...]:
+        """Every decision with its numbers and what became of it, oldest first."""
+        return self._caught_up().timeline.decisions
+
+    def at(self, *, moment: int | None = None, epoch: int | None = None) -> RunState:
+        """The state at `moment`, or when `epoch` was over. Raises RuleError where the run has not got there, naming how far it goes."""
+        if (moment is None) == (epoch is None):
+            raise RuleError("expected either a moment or an epoch")
+        if moment is not None:
+            self._require_moment(moment)
+            return self._at(self._nearest(moment=moment), moment=moment)
+        assert epoch is not None
+        self._require_epoch(epoch)
+        return self._at(self._nearest(epoch=epoch), epoch=epoch)
+
+    def reading(self, *, moment: int | None = None, epoch: int | None = None) -> Reading:
+        """Everything that a view shows, at `moment`, or when `epoch` was over, or (neither) now; telemetry included."""
+        if moment is not None:
+            self._require_moment(moment)
+        if epoch is not None:
+            self._require_epoch(epoch)
+        reading = Reading(self._run)
+        reading.take(takewhile(lambda record: not _beyond(record, moment, epoch), self.records()))
+        return reading
+
+    def digest(self, moment: int | None = None) -> str:
+        """The digest of the state at `moment`, or now."""
+        return digest(self.state if moment is None else self.at(moment=moment))
+
+    def records(self, topics: frozenset[str] | None = None) -> Iterator[Record]:
+        """The records of `topics` (None: all) that are on disk when they are reached, in the log's order."""
+        for topic in sorted(topics or ()):
+            _require_topic(topic)
+        position: Position | None = None
+        while True:
+            page = self._log.read(position, PAGE, topics)
+            yield from page.records
+            position = page.position
+            if len(page.records) < PAGE:
+                return
+
+    def follow(self, topics: frozenset[str] | None = None, *, wait_s: float = 1.0) -> Iterator[Record]:
+        """The records of `topics`, then those that are written from then on, until the run has ended. Blocks, `wait_s` at a time.
+
+        A run that failed and was resumed has not ended. One whose process was killed goes on once somebody resumes it.
+        """
+        position: Position | None = None
+        ended = False
+        while True:
+            page = self._log.read(position, PAGE)
+            for record in page.records:
+                ended = record.type in _RUN_ENDS or (ended and record.type != RunResumed.KIND)
+                if topics is None or record.topic in topics:
+                    yield record
+            position = page.position
+            if len(page.records) < PAGE:
+                if ended:
+                    return
+                self._log.wait(position, wait_s)
+
+    def events(self, topic: str) -> Iterator[tuple[Record, Event]]:
+        """The records of `topic` with the event in each, in order. Raises DataError at one that does not decode."""
+        for record in self.records(frozenset({topic})):
+            yield record, decode(record)
+
+    def frame(self, topic: str) -> list[dict[str, object]]:
+        """`topic` as flat rows for a data frame: one a record, one a measured step or seed where a record holds columns.
+
+        `pandas.DataFrame(history.frame(topic))` is a table. Coordinates stand first; what was not measured is None.
+        """
+        return [row for record, event in self.events(topic) for row in rows_of(record, event)]
+
+    @property
+    def end(self) -> int:
+        """The last moment of the run that is on disk."""
+        return self._reached().moment
+
+    def close(self) -> None:
+        """Lets go of the log, where it holds anything."""
+        close = getattr(self._log, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _caught_up(self) -> Reading:
+        while self._reading.read(self._log, PAGE, FACTS):
+            pass
+        return self._reading
+
+    def _nearest(self, *, moment: int | None = None, epoch: int | None = None) -> _Mark:
+        if moment is not None:
+            return self._marks[bisect_right(self._marks, moment, key=lambda mark: mark.moment) - 1]
+        assert epoch is not None
+        # The last mark of an *earlier* epoch: one of the same epoch may stand after the rest of it only by luck.
+        return self._marks[max(0, bisect_right(self._marks, epoch - 1, key=lambda mark: mark.epoch) - 1)]
+
+    def _at(self, mark: _Mark, *, moment: int | None = None, epoch: int | None = None) -> RunState:
+        state, position = mark.state, mark.position
+        while True:
+            page = self._log.read(position, PAGE, FACTS)
+            for record in page.records:
+                if _beyond(record, moment, epoch):
+                    return state
+                state = step(state, record)
+            if len(page.records) < PAGE:
+                return state
+            position = page.position
+            if state.moment > self._marks[-1].moment:
+                self._marks.append(_Mark(state.moment, state.epoch, position, state))
+
+    def _require_moment(self, moment: int) -> None:
+        last = self._reached().moment
+        if not 0 <= moment <= last:
+            raise RuleError(f"run {self._run}: expected a moment from 0 to {last}, the last on disk, got {moment}")
+
+    def _require_epoch(self, epoch: int) -> None:
+        reached = self._reached()
+        if not 0 <= epoch <= reached.epoch:
+            raise RuleError(f"run {self._run}: expected an epoch from 0 to {reached.epoch}, the last that is over, got {epoch}")
+
+    def _reached(self) -> "_Reach":
+        """How far the log goes, asked without understanding it: a run whose fold is blocked still has an end."""
+        while True:
+            page = self._log.read(self._reach.position, PAGE)
+            for record in page.records:
+                self._reach.moment = max(self._reach.moment, record.moment)
+                if record.type in _EPOCH_ENDS:
+                    self._reach.epoch = max(self._reach.epoch, record.epoch)
+            self._reach.position = page.position
+            if len(page.records) < PAGE:
+                return self._reach
+
+
+@dataclass(slots=True)
+class _Reach:
+    """The last moment on disk and the last epoch that is over, as far as the log was read for them."""
+
+    position: Position | None = None
+    moment: int = 0
+    epoch: int = 0
+
+
+def open_history(run: str, log: str | Path = "runs") -> History:
+    """The history of `run` (an id, a unique prefix or suffix, or `latest`) in the log directory `log`.
+
+    Raises LogError where there is no such directory or run, naming what there is.
+    """
+    directory = Directory(Path(log))
+    identity = directory.resolve(run)
+    return History(directory.open(identity), identity)
+
+
+def _beyond(record: Record, moment: int | None, epoch: int | None) -> bool:
+    return (moment is not None and record.moment > moment) or (epoch is not None and record.epoch > epoch)
+
+
+def _require_topic(topic: str) -> None:
+    if topic not in TOPICS:
+        raise RuleError(f"expected a topic of the catalogue ({', '.join(TOPICS)}), got {topic!r}")
