@@ -15,7 +15,7 @@ from esper.events.schemas.__main__ import main
 from esper.events.schemas.page import BEGIN, END, with_catalogue
 from esper.events.topics import TOPICS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "events.md").read_text(encoding="utf-8")
 
 
 def test_catalogue_is_as_generated() -> None:

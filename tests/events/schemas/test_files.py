@@ -15,7 +15,7 @@ from esper.events.schemas.__main__ import drift, main
 from esper.events.topics import TOPICS
 from tests.events import sample_files
 
-COMMITTED = Path(__file__).parents[2] / "schemas"
+COMMITTED = Path(__file__).parents[3] / "schemas"
 MADE = files()
 Schema = dict[str, Any]  # Any: JSON, checked by the assertions.
 

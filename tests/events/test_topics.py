@@ -1,0 +1,42 @@
+import pytest
+
+from esper.events import topics
+from esper.events.catalogue import kinds_of
+from esper.events.kinds.control import DecisionMade, DecisionMissed
+from esper.events.kinds.run import StreamEnded
+from esper.events.kinds.telemetry import CustomMetricRecorded, Heartbeat, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
+
+
+@pytest.mark.parametrize("name", [topics.RUN, topics.EPOCH, topics.LIFECYCLE, topics.DECISIONS, topics.COMMANDS, topics.OUTCOMES])
+def test_what_the_trainer_decides_and_does_is_fact_and_kept_for_ever(name: str) -> None:
+    assert topics.is_fact(name)
+    assert not topics.is_telemetry(name)
+    assert topics.TOPICS[name].retention_h is None
+
+
+@pytest.mark.parametrize("name", [topics.SEED_HEALTH, topics.STEPS, topics.HEARTBEAT, topics.RESOURCES, topics.CUSTOM_METRICS])
+def test_what_is_measured_is_telemetry_and_hot_for_three_days(name: str) -> None:
+    assert topics.is_telemetry(name)
+    assert not topics.is_fact(name)
+    assert topics.TOPICS[name].retention_h == 72
+
+
+@pytest.mark.parametrize("name", [topics.PROPOSALS, topics.AGGREGATES, topics.ANOMALIES, topics.ALERTS, topics.OBSERVERS])
+def test_what_follows_from_records_is_neither(name: str) -> None:
+    assert not topics.is_fact(name)
+    assert not topics.is_telemetry(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        (topics.DECISIONS, {DecisionMade, DecisionMissed}),
+        (topics.SEED_HEALTH, {SeedHealthMeasured, StreamEnded}),
+        (topics.STEPS, {StepsMeasured, StreamEnded}),
+        (topics.HEARTBEAT, {Heartbeat, StreamEnded}),
+        (topics.CUSTOM_METRICS, {CustomMetricRecorded, StreamEnded}),
+        (topics.RESOURCES, {ResourcesMeasured}),
+    ],
+)
+def test_topic_takes_its_kinds_and_the_trainers_telemetry_an_end(name: str, kinds: set[type]) -> None:
+    assert set(kinds_of(name)) == kinds
