@@ -142,8 +142,7 @@ def _form(event: Event) -> JsonValue:
 
 def _difference(record: Record, event: Event, *, epoch: int, step: int) -> tuple[str, object, object] | None:
     place: tuple[tuple[str, object, object], ...] = (
-        ("topic", record.topic, event.TOPIC),
-        ("type", record.type, event.KIND),
+        ("type", record.type, event.KIND),  # Which says the topic too.
         ("epoch", record.epoch, epoch),
         ("step", record.step, step),
     )

@@ -38,7 +38,7 @@ def new_run_id(time: datetime, randomness: bytes) -> RunId:
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """One line of a list of runs. `holder` is the pid that writes it now; `summary` stands in a sealed run's mark."""
+    """One line of a list of runs. `holder` is the pid that writes it now; `summary` stands in a sealed run's mark, None if unreadable."""
 
     run: RunId
     path: Path
@@ -75,6 +75,14 @@ class Directory:
         """The log of `run`, to be read."""
         return RunLog.open(self._existing(run))
 
+    def seal_finished(self, run: RunId) -> bool:
+        """True when `run` is sealed now: does what a writer could not do, because a reader held the file or because it was killed first.
+
+        False for a run that is being written or did not finish, or that a reader holds open now. Raises LogError for a damaged file.
+        """
+        folder = self._existing(run)
+        return seal.read_mark(folder) is not None or (holder_of(folder / LOCK) is None and RunLog.seal_finished(folder))
+
     def checkpoints(self, run: RunId) -> Path:
         """The folder of the checkpoints of `run`; made by whoever saves one."""
         return self._folder(run) / CHECKPOINTS
@@ -94,8 +102,7 @@ class Directory:
         folder = self.path / run
         mark = seal.read_mark(folder)
         if mark is not None:
-            summary = seal.summary_of(mark, folder)["summary"]
-            return RunEntry(run, folder, sealed=True, holder=None, summary=summary if isinstance(summary, dict) else {})
+            return RunEntry(run, folder, sealed=True, holder=None, summary=seal.summary_of(mark))
         if not (folder / FILE).exists():
             return None
         return RunEntry(run, folder, sealed=False, holder=holder_of(folder / LOCK), summary=None)

@@ -16,6 +16,7 @@ import apsw
 from pydantic import JsonValue
 
 from esper.errors import DataError, LogError, RuleError
+from esper.events.codec import decode
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.oona import file, seal
@@ -76,6 +77,13 @@ class RunLog:
             lock.release()
             raise
         return cls._own(path, lock)
+
+    @classmethod
+    def seal_finished(cls, path: Path) -> bool:
+        """True when the finished, unsealed run in folder `path` could be sealed; see `Directory.seal_finished`."""
+        with cls.resume(path) as log:
+            summary = log._owned("seal").summary()
+            return summary is not None and log.seal(summary)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -173,8 +181,7 @@ class _Writer:
         self._bell = Bell(path.parent, self.meta.run)
 
     def append(self, records: tuple[Record, ...]) -> None:
-        if self._connection is None:
-            raise LogError(f"cannot append to {self.path}: the log is closed")
+        connection = self._writing("append to")
         heads = self.heads.copy()
         try:
             for record in records:
@@ -183,23 +190,37 @@ class _Writer:
                     raise DataError(f"expected id {file.id_of(self.meta.run, record)}, got {record.id}")
         except DataError as error:
             raise RuleError(str(error)) from error
-        with file.explained(self.path, "append to"), self._connection as connection:
+        with file.explained(self.path, "append to"), connection:
             connection.executemany(file.INSERT, map(file.to_row, records))
         self.heads = heads
         self._bell.ring()
 
+    def summary(self) -> Mapping[str, JsonValue] | None:
+        """The summary to seal with: the one that was kept, else what RunFinished says; None for a run that did not finish."""
+        with file.explained(self.path, "read"):
+            row = self._writing("read").execute("SELECT * FROM records ORDER BY row DESC LIMIT 1").fetchone()
+        last = None if row is None else file.to_record(self.meta.run, self.meta.writer, row)
+        if last is None or last.type != RunFinished.KIND:
+            return None
+        said = decode(last).model_dump(mode="json", include={"metrics", "parameters"})
+        return seal.kept_summary(self.meta.summary) or {"status": "finished", **said}
+
     def seal(self, summary: Mapping[str, JsonValue]) -> bool:
-        if self._connection is None:
-            raise LogError(f"cannot seal {self.path}: the log is closed")
-        seal.keep_summary(self._connection, self.path, summary)
-        sealed = seal.leave_wal(self._connection, self.path)
-        self._connection.close()
+        connection = self._writing("seal")
+        seal.keep_summary(connection, self.path, summary)
+        sealed = seal.leave_wal(connection, self.path)
+        connection.close()
         self._connection = None
         if sealed:
             self.reserve.free()
             seal.write_mark(self.path.parent, self.meta.run, self.heads, summary)
             self._bell.ring()
         return sealed
+
+    def _writing(self, doing: str) -> apsw.Connection:
+        if self._connection is None:
+            raise LogError(f"cannot {doing} {self.path}: the log is closed")
+        return self._connection
 
     def close(self) -> None:
         if self._connection is not None:

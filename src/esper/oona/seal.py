@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 from pydantic import JsonValue
 
-from esper.errors import DataError, LogError
+from esper.errors import LogError
 from esper.events.digests import written_time
 from esper.events.envelope import RunId
 from esper.oona import file
@@ -29,6 +29,12 @@ def keep_summary(connection: apsw.Connection, path: Path, summary: Mapping[str, 
     """Keeps the summary in the file, for whoever seals it if this process cannot."""
     with file.explained(path, "seal"):
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('summary', ?)", (json.dumps(summary),))
+
+
+def kept_summary(text: str | None) -> dict[str, JsonValue] | None:
+    """What `keep_summary` kept; None where it kept nothing."""
+    kept = None if text is None else json.loads(text)
+    return kept if isinstance(kept, dict) else None
 
 
 def leave_wal(connection: apsw.Connection, path: Path) -> bool:
@@ -71,15 +77,21 @@ def read_mark(folder: Path) -> str | None:
         return None
 
 
-def summary_of(mark: str, folder: Path) -> dict[str, JsonValue]:
-    """What the mark says. Raises DataError for a mark that says nothing."""
+def summary_of(mark: str) -> dict[str, JsonValue] | None:
+    """The summary that the run was sealed with; None where the mark does not hold one."""
     try:
-        value = json.loads(mark)
-    except ValueError as error:
-        raise DataError(f"cannot read {folder / MARK}: expected JSON, got {mark[:40]!r}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"cannot read {folder / MARK}: expected a JSON object, got {mark[:40]!r}")
-    return value
+        summary = json.loads(mark)["summary"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def records_of(mark: str) -> int:
+    """How many records the sealed file has; 0 where the mark does not say."""
+    try:
+        return int(json.loads(mark)["records"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 @contextmanager

@@ -1,0 +1,111 @@
+"""What the tests of the log write: small events, a clock that ticks by itself, and records that follow one another."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from esper.events import topics
+from esper.events.envelope import EventId, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.control import Command, CommandIssued
+from esper.events.kinds.run import CheckpointSaved, Code, Determinism, Hardware, RunFinished, RunStarted, SettingChanged
+from esper.events.kinds.telemetry import Heartbeat, StepColumns, StepsMeasured
+from esper.oona.appender import Item, append_items
+from esper.oona.contract import START, Log
+from esper.oona.memory import MemoryLog
+
+RUN = RunId("01900000-0000-7000-8000-000000000001")
+OTHER = RunId("01900000-0000-7000-8000-000000000002")
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def ticking(by: timedelta = timedelta(milliseconds=1)) -> Callable[[], datetime]:
+    """A clock that is one tick later each time it is asked."""
+    ticks = itertools.count()
+    return lambda: BEGAN + by * next(ticks)
+
+
+def command(number: int) -> CommandIssued:
+    """A fact; `number` makes it another one."""
+    return CommandIssued(
+        command=Command.GERMINATE, site="fc", seed=number, blueprint=None, kernel=None, strategy=None, expires_epoch=number + 1
+    )
+
+
+def setting(number: int) -> SettingChanged:
+    """A fact of the run's own topic."""
+    return SettingChanged(name="lr", old=number, new=number + 1, author="test")
+
+
+def steps(step: int) -> StepsMeasured:
+    """Telemetry of one step."""
+    one = StepColumns(step=(step,), loss=(0.5,), gradient_norm=(1.0,), step_latency_ms=(2.0,), data_wait_ms=(None,))
+    return StepsMeasured(
+        steps=one,
+        metrics={},
+        learning_rates=(0.1,),
+        loss_scale=None,
+        skipped_steps=0,
+        live_seeds=0,
+        last_adaptation_step=None,
+        samples_per_s=None,
+        memory_bytes=None,
+    )
+
+
+def started(task: str = "spirals", revision: str = "abc") -> RunStarted:
+    """A run's first record."""
+    return RunStarted(
+        task=task,
+        settings={"epochs": 3},
+        code=Code(revision=revision, dirty_digest=None, argv=()),
+        packages={"torch": revision},
+        data=(),
+        rng_seed=1,
+        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, digest="full"),
+        hardware=Hardware(machine="m", processor="p", cores=2, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
+        parent=None,
+        sites=(),
+        parameters=7,
+        epochs=3,
+    )
+
+
+def finished() -> RunFinished:
+    """A run's planned end."""
+    return RunFinished(metrics={"loss": 0.25}, model_digest="0" * 64, parameters=7, stopped_early=False, tails=())
+
+
+def saved(number: int) -> CheckpointSaved:
+    """A checkpoint; its duration differs each time and is volatile."""
+    return CheckpointSaved(checkpoint=f"{number:04}", digest="1" * 64, size_bytes=10, reason="due", duration_s=number / 7)
+
+
+def item(event: Event, moment: int | None, *, step: int = 0, cause: EventId | None = None) -> Item:
+    """`event` as it would be emitted."""
+    return Item(event, event.TOPIC, moment, 1, BEGAN + timedelta(milliseconds=moment or 0), 0, step, cause, None)
+
+
+def mixed(count: int) -> tuple[Record, ...]:
+    """`count` records of RUN that follow one another: commands, steps, settings, and a heartbeat now and then."""
+    log = MemoryLog(RUN)
+    moments = itertools.count(1)
+    makers: tuple[Callable[[int], Event], ...] = (command, steps, setting, steps, steps)
+    for number in range(count):
+        beats = number % 7 == 6
+        event = Heartbeat(idle_s=0.5, doing="step") if beats else makers[number % len(makers)](number)
+        append_items(log, [item(event, None if beats else next(moments), step=number)])
+    return everything(log)
+
+
+def everything(log: Log, topics_: frozenset[str] | None = None) -> tuple[Record, ...]:
+    """All records of `log`."""
+    return log.read(START, 1_000_000, topics_).records
+
+
+def kinds(records: Iterable[Record]) -> list[str]:
+    """The written names of the records' kinds."""
+    return [record.type for record in records]
+
+
+TOPICS = (topics.COMMANDS, topics.STEPS, topics.RUN, topics.HEARTBEAT)

@@ -1,0 +1,290 @@
+"""A resumed run meets its log again: nothing is written twice, a difference ends it, and what follows is numbered on."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from esper.errors import RuleError
+from esper.events import topics
+from esper.events.codec import decode
+from esper.events.digests import comparison_form
+from esper.events.envelope import EventId, Moment
+from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, SamplesDropped, StreamEnded
+from esper.events.kinds.telemetry import StepsMeasured
+from esper.oona.catch_up import OUTSIDE, CatchUp, DivergedError, catch_up, first_difference
+from esper.oona.emitter import Emitter
+from esper.oona.memory import MemoryLog
+from tests.oona.samples import RUN, command, everything, finished, kinds, saved, setting, started, steps, ticking
+
+NEVER_S = 1e6
+EPOCHS = 4
+
+
+def emitter_on(log: MemoryLog, ahead: CatchUp | None = None, heartbeat_s: float = NEVER_S) -> Emitter:
+    return Emitter(log, RUN, clock=ticking(), heartbeat_s=heartbeat_s, catch_up=ahead)
+
+
+def start(emitter: Emitter) -> None:
+    emitter.emit(started(), epoch=0, step=0)
+    emitter.emit(saved(0), epoch=0, step=0)
+
+
+def train(emitter: Emitter, first: int, last: int = EPOCHS, *, dropped: bool = False) -> None:
+    """A training in small: each epoch measures two steps, issues a command and saves a checkpoint."""
+    for epoch in range(first, last + 1):
+        for step in (2 * epoch - 1, 2 * epoch):
+            if not (dropped and step == 3):
+                emitter.emit(steps(step), epoch=epoch, step=step)
+        cause = emitter.emit(command(epoch), epoch=epoch, step=2 * epoch)
+        emitter.emit(saved(epoch), epoch=epoch, step=2 * epoch, cause=cause)
+
+
+def end(emitter: Emitter) -> None:
+    emitter.tails(epoch=EPOCHS, step=2 * EPOCHS)
+    emitter.emit(finished(), epoch=EPOCHS, step=2 * EPOCHS)
+
+
+def whole() -> MemoryLog:
+    log = MemoryLog(RUN)
+    with emitter_on(log) as emitter:
+        start(emitter)
+        train(emitter, 1)
+        end(emitter)
+    return log
+
+
+def cut(log: MemoryLog, count: int) -> MemoryLog:
+    """The log as a kill leaves it: its first `count` records."""
+    left = MemoryLog(RUN)
+    left.append(everything(log)[:count])
+    return left
+
+
+def checkpoint_in(log: MemoryLog) -> tuple[int, Moment | None]:
+    """The last checkpoint: its epoch, and its moment; -1 and None where there is none."""
+    for record in reversed(everything(log, frozenset({topics.RUN}))):
+        if record.type == CheckpointSaved.KIND:
+            return record.epoch, record.moment
+    return -1, None
+
+
+def compared(log: MemoryLog) -> list[tuple[str, int, int, JsonValue]]:
+    """Facts as two executions are compared: ids replaced by topic and ordinal."""
+    facts = [record for record in everything(log) if record.fact is not None and record.type not in OUTSIDE]
+    places: dict[EventId, str] = {}
+    count: dict[str, int] = {}
+    for record in facts:
+        count[record.topic] = count.get(record.topic, 0) + 1
+        places[record.id] = f"{record.topic}#{count[record.topic]}"
+    return [(record.type, record.epoch, record.step, comparison_form(decode(record), lambda id_: places[id_])) for record in facts]
+
+
+def resume(log: MemoryLog) -> Emitter:
+    epoch, moment = checkpoint_in(log)
+    return emitter_on(log, catch_up(log, moment, None if moment is None else f"{epoch:04}"))
+
+
+WHOLE = whole()
+KILLED = cut(WHOLE, 9)  # Epoch 2 is measured, its command issued; no checkpoint of it.
+
+
+@settings(max_examples=60, deadline=None)
+@given(kills=st.lists(st.integers(0, len(everything(WHOLE))), max_size=3))
+def test_a_run_killed_anywhere_and_resumed_says_the_same(kills: list[int]) -> None:
+    log = WHOLE
+    for kill in kills:
+        log = cut(log, kill)
+        with resume(log) as emitter:
+            epoch, moment = checkpoint_in(log)
+            if moment is None:
+                start(emitter)
+            train(emitter, max(epoch, 0) + 1)
+            end(emitter)
+    assert compared(log) == compared(WHOLE)
+    assert [(record.epoch, record.step) for record in everything(log, frozenset({topics.STEPS}))] == [
+        (record.epoch, record.step) for record in everything(WHOLE, frozenset({topics.STEPS}))
+    ]
+    heads = MemoryLog(RUN).heads()
+    for record in everything(log):
+        heads.verify(record)
+
+
+def test_what_the_log_has_is_not_written_again() -> None:
+    log = cut(KILLED, 9)
+    with resume(log) as emitter:
+        emitter.emit(steps(3), epoch=2, step=3)
+        emitter.emit(steps(4), epoch=2, step=4)
+        before = emitter.catching_up
+        assert emitter.emit(command(2), epoch=2, step=4) == everything(KILLED)[8].id
+        assert (before, emitter.catching_up) == (True, False)
+    assert everything(log) == everything(KILLED)
+
+
+def test_the_first_new_record_comes_after_run_resumed() -> None:
+    log = cut(KILLED, 9)
+    with resume(log) as emitter:
+        emitter.emit(command(2), epoch=2, step=4)
+        emitter.emit(saved(2), epoch=2, step=4)
+        emitter.emit(command(3), epoch=3, step=6)
+    resumed, save, after = everything(log)[9:]
+    assert decode(resumed) == RunResumed(checkpoint="0001", caught_up_to=9, incarnation=2, environment_changes=())
+    assert (resumed.moment, save.type, save.incarnation) == (10, CheckpointSaved.KIND, 2)
+    assert after.cause == resumed.id
+
+
+def test_telemetry_up_to_the_last_logged_step_is_not_written_again() -> None:
+    log = cut(WHOLE, 8)  # Ends with step 4, before the command of epoch 2.
+    with resume(log) as emitter:
+        taken = [emitter.emit(steps(step), epoch=2, step=step) for step in (3, 4, 5)]
+    assert [identity is not None for identity in taken] == [False, False, True]
+    assert kinds(everything(log)[8:]) == [RunResumed.KIND, StepsMeasured.KIND]
+
+
+def test_telemetry_dropped_before_the_kill_stays_dropped_while_facts_are_met_again() -> None:
+    log = MemoryLog(RUN)
+    with emitter_on(log) as emitter:
+        start(emitter)
+        train(emitter, 1, 2, dropped=True)
+        emitter.emit(SamplesDropped(topic=topics.STEPS, count=1, first_step=3, last_step=3), epoch=2, step=4)
+    before = everything(log)
+    with emitter_on(log, catch_up(log, Moment(1), None)) as emitter:
+        emitter.emit(saved(0), epoch=0, step=0)
+        train(emitter, 1, 2)
+    assert everything(log) == before
+
+
+def test_upcoming_facts_are_those_not_met_yet_in_order() -> None:
+    with emitter_on(KILLED, catch_up(KILLED, None, None)) as emitter:
+        assert kinds(emitter.upcoming) == [RunStarted.KIND, CheckpointSaved.KIND, command(0).KIND, CheckpointSaved.KIND, command(0).KIND]
+        start(emitter)
+        assert kinds(emitter.upcoming) == [command(0).KIND, CheckpointSaved.KIND, command(0).KIND]
+    assert not emitter_on(MemoryLog(RUN)).upcoming
+
+
+DIFFERENCES: list[tuple[str, Callable[[Emitter], object]]] = [
+    (r"expected type 'esper\.command\.issued\.v1', got 'esper\.checkpoint", lambda emitter: emitter.emit(saved(2), epoch=2, step=4)),
+    (r"expected epoch 2, got 3", lambda emitter: emitter.emit(command(2), epoch=3, step=4)),
+    (r"expected step 4, got 5", lambda emitter: emitter.emit(command(2), epoch=2, step=5)),
+    (r"expected data\.expires_epoch 3, got 4", lambda emitter: emitter.emit(command(3), epoch=2, step=4)),
+]
+
+
+@pytest.mark.parametrize(("message", "say"), DIFFERENCES)
+def test_saying_something_else_is_a_divergence(message: str, say: Callable[[Emitter], object]) -> None:
+    log = cut(KILLED, 9)
+    with resume(log) as emitter:
+        with pytest.raises(DivergedError, match=message) as raised:
+            say(emitter)
+        assert "sequence 2 (moment 9, epoch 2, step 4)" in str(raised.value)
+    assert everything(log) == everything(KILLED)
+
+
+def test_volatile_fields_may_differ() -> None:
+    log = cut(WHOLE, 10)
+    with emitter_on(log, catch_up(log, Moment(9), None)) as emitter:
+        again = saved(2).model_copy(update={"duration_s": 99.0})
+        assert emitter.emit(again, epoch=2, step=4) == everything(log)[9].id
+
+
+def test_a_new_environment_is_no_divergence_but_new_settings_are() -> None:
+    log = cut(WHOLE, 2)
+    with emitter_on(log, catch_up(log, None, None)) as emitter:
+        assert emitter.emit(started(revision="def"), epoch=0, step=0) == everything(log)[0].id
+    with emitter_on(log, catch_up(log, None, None)) as emitter, pytest.raises(DivergedError, match=r"data\.task 'spirals', got 'digits'"):
+        emitter.emit(started(task="digits"), epoch=0, step=0)
+
+
+def test_a_changed_setting_is_met_again_and_a_new_one_waits_until_the_run_is_live() -> None:
+    log = MemoryLog(RUN)
+    with emitter_on(log) as emitter:
+        start(emitter)
+        change = emitter.emit(setting(1), epoch=1, step=1)
+        emitter.emit(command(1), epoch=1, step=2)
+    with emitter_on(log, catch_up(log, Moment(2), "0000")) as emitter:
+        assert [record.id for record in emitter.setting_changes] == [change]
+        assert emitter.emit(setting(1), epoch=1, step=1) == change
+        with pytest.raises(RuleError, match="once the run has caught up"):
+            emitter.emit(setting(5), epoch=1, step=1)
+        emitter.emit(command(1), epoch=1, step=2)
+        emitter.emit(setting(5), epoch=1, step=2)
+    assert kinds(everything(log)[4:]) == [RunResumed.KIND, setting(5).KIND]
+
+
+def test_no_heartbeat_is_written_while_catching_up() -> None:
+    log = cut(KILLED, 9)
+    with emitter_on(log, catch_up(log, Moment(6), "0001"), heartbeat_s=0.001) as emitter:
+        assert not log.wait(log.end(), 0.02)
+        emitter.emit(command(2), epoch=2, step=4)
+        emitter.emit(saved(2), epoch=2, step=4)
+        emitter.commit()
+        assert log.wait(log.end(), 60.0)
+    assert kinds(everything(log)[9:11]) == [RunResumed.KIND, CheckpointSaved.KIND]
+
+
+def test_failing_while_catching_up_says_how_far_it_came() -> None:
+    log = cut(WHOLE, 14)
+    emitter = emitter_on(log, catch_up(log, Moment(6), "0001"))
+    emitter.emit(command(2), epoch=2, step=4)
+    emitter.fail("diverged", "at the second", where="epoch 2", epoch=2, step=4)
+    resumed, ended, failed = everything(log)[14:]
+    assert decode(resumed) == RunResumed(checkpoint="0001", caught_up_to=9, incarnation=2, environment_changes=())
+    assert kinds((ended, failed)) == [StreamEnded.KIND, RunFailed.KIND]
+    assert (failed.incarnation, failed.epoch, failed.step) == (2, 3, 6)
+
+
+def test_a_failed_run_goes_on_where_it_failed() -> None:
+    log = cut(WHOLE, 9)
+    emitter = emitter_on(log)
+    emitter.fail("error", "a bug", where="epoch 2", epoch=2, step=4)
+    with resume(log) as emitter:
+        train(emitter, 2)
+        end(emitter)
+    assert compared(log) == compared(WHOLE)
+
+
+def test_a_run_killed_between_its_end_and_its_seal_is_sealed_at_last() -> None:
+    log = cut(WHOLE, len(everything(WHOLE)))
+    emitter = resume(log)
+    tails = emitter.tails(epoch=EPOCHS, step=2 * EPOCHS)
+    emitter.emit(finished(), epoch=EPOCHS, step=2 * EPOCHS)
+    emitter.close(seal={"status": "finished"})
+    assert everything(log) == everything(WHOLE)
+    assert log.summary == {"status": "finished"}
+    assert [tail.topic for tail in tails] == [topics.COMMANDS, topics.RUN, topics.STEPS]
+
+
+def test_only_the_streams_that_did_not_end_are_ended_after_a_kill() -> None:
+    records = everything(WHOLE)
+    ended = next(place for place, record in enumerate(records) if record.type == StreamEnded.KIND)
+    log = cut(WHOLE, ended + 1)
+    with resume(log) as emitter:
+        end(emitter)
+    assert kinds(everything(log)[ended + 1 :]) == [RunResumed.KIND, RunFinished.KIND]
+
+
+def test_changes_of_the_environment_stand_in_run_resumed() -> None:
+    log = cut(WHOLE, 6)
+    with emitter_on(log, catch_up(log, Moment(6), "0001", ("torch 2.6 -> 2.7",))) as emitter:
+        emitter.emit(command(2), epoch=2, step=4)
+    resumed = decode(everything(log)[6])
+    assert isinstance(resumed, RunResumed)
+    assert resumed.environment_changes == ("torch 2.6 -> 2.7",)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "difference"),
+    [
+        ({"a": 1}, {"a": 1}, None),
+        ({"a": [1, 2]}, {"a": [1, 3]}, ("data.a[1]", 2, 3)),
+        ({"a": [1]}, {"a": [1, 3]}, ("data.a", [1], [1, 3])),
+        ({"a": 1}, {}, ("data.a", 1, "(absent)")),
+        ({"a": {"b": None}}, {"a": {"b": 0}}, ("data.a.b", None, 0)),
+        ({"a": True}, {"a": 1}, ("data.a", True, 1)),
+        ({"a": "NaN"}, {"a": "NaN"}, None),
+    ],
+)
+def test_the_first_difference_names_its_place(expected: JsonValue, got: JsonValue, difference: tuple[str, object, object] | None) -> None:
+    assert first_difference(expected, got) == difference
