@@ -159,3 +159,9 @@ def test_load_and_train_follow_each_other() -> None:
 
     assert first.reason == "its kernel is ready: load it"
     assert second.reason == "loaded: train in isolation for 3 epochs"
+
+
+def test_a_kernel_that_failed_is_called_so() -> None:
+    cancelled = only(state(seed("a", 0, Stage.GERMINATED, ready=False, recovering=True)))
+
+    assert (cancelled.adaptation, cancelled.reason) == (CANCEL, "its kernel failed")

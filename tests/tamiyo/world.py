@@ -65,6 +65,7 @@ class World:
             site_rows=sites(a=1.0),
             reports=tuple(self.reports),
             gate=self.gate,
+            germinations=len({epoch for epoch, stage, _, _ in self.history if stage == Stage.GERMINATED}),
         )
 
     def _adapt(self, epoch: int, system: SystemState) -> None:

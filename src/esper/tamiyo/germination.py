@@ -1,7 +1,7 @@
 """Where to grow and what to try: a race of blueprints at the site where growth presses most.
 
 A wish to germinate is recorded at most once per epoch's end, and only when nothing rules it out and the plateau is at least half likely
-(`wish`). Where the gate will pass it, it is one decision per candidate, at most `race` and as many as the gate's cap leaves; where the
+(`wish`). Where the gate will pass it, it is one decision per candidate, at most `race` and as many as the gate's cap allows; where the
 gate will refuse it (confidence, urgency, frequency, cooldown, cap), it is the first candidate's alone, so that the refusal can be seen.
 
 What rules it out, in this order: no validation at this epoch's end; a seed anywhere that is live and not FOSSILIZED yet (one cycle at a
@@ -42,7 +42,7 @@ def hindrance(view: View) -> str:
     live = next((seed for seed in view.seeds if seed.stage in LIVE), None)
     if live is not None:
         return f"{live.name} is {live.stage}"
-    started = len(germination_epochs(state))
+    started = state.germinations
     if settings.max_germinations is not None and started >= settings.max_germinations:
         return f"{started} races of at most {settings.max_germinations} were started"
     if state.parameters >= state.parameters_limit:
@@ -54,12 +54,15 @@ def hindrance(view: View) -> str:
     return "no site has a free slot and a blueprint" if place is None else _too_small(view, place)
 
 
-def germinate(view: View, plateau: Plateau, used: int) -> tuple[DecisionMade, ...]:
-    """The wish to germinate, given that `used` adaptations pass the gate before it; empty where it is ruled out or not likely enough."""
+def germinate(view: View, plateau: Plateau) -> tuple[DecisionMade, ...]:
+    """The wish to germinate; empty where it is ruled out or not likely enough.
+
+    No live seed, no other adaptation: the gate's whole cap is left to the race.
+    """
     place = best_place(view.state)
     if hindrance(view) or place is None or not plateau.confidence >= view.settings.wish:
         return ()
-    room = min(view.settings.race, view.state.gate.adaptations_per_epoch - used)
+    room = min(view.settings.race, view.state.gate.adaptations_per_epoch)
     candidates = max(1, room) if _gate_passes(view, plateau) else 1
     return tuple(
         DecisionMade(
@@ -97,11 +100,6 @@ def best_place(state: SystemState) -> Place | None:
     return best
 
 
-def germination_epochs(state: SystemState) -> set[int]:
-    """The epochs at whose end a seed of this run germinated, one per race: every life is in the seed table or in a field report."""
-    return {life for life in state.seeds.life if life is not None} | set(state.field_reports.life)
-
-
 def _too_small(view: View, place: Place) -> str:
     coming = sum(seed.site == place.site and seed.stage in (Stage.CULLED, Stage.CANCELLED) for seed in view.seeds)
     candidates = min(view.settings.race, len(place.blueprints))
@@ -111,8 +109,10 @@ def _too_small(view: View, place: Place) -> str:
 
 
 def _gate_passes(view: View, plateau: Plateau) -> bool:
+    """Whether confidence, urgency, frequency and cooldown let a germination pass; every life is in the seed table or in a field report."""
     gate, epoch = view.state.gate, view.state.epoch
-    last = max(germination_epochs(view.state), default=None)
+    lives = [life for life in view.state.seeds.life if life is not None]
+    last = max((*lives, *view.state.field_reports.life), default=None)
     cooled = last is None or epoch - last >= gate.cooldown
     sure = plateau.confidence > gate.confidence_above and plateau.urgency > gate.urgency_above
     return sure and cooled and epoch % gate.adaptation_every == 0

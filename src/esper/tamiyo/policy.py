@@ -39,7 +39,7 @@ def decide(state: SystemState, evidence: EventId, settings: PolicySettings) -> t
     stalled = plateau(state.validation_losses, settings)
     decisions = [decision for seed in view.seeds if seed.stage not in RACING for decision in decide_alone(view, seed)]
     decisions += _races(view, decisions)
-    decisions += germinate(view, stalled, _passing(view, decisions))
+    decisions += germinate(view, stalled)
     if not decisions:
         return (_nothing(view, stalled),)
     return tuple(sorted(decisions, key=lambda decision: _ORDER[decision.adaptation]))

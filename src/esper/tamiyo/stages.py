@@ -48,7 +48,8 @@ def _germinated(view: View, seed: Seed) -> Decisions:
     if seed.ready:
         return (view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {seed.epochs} epochs"),)
     if seed.epochs >= 1:
-        return (view.decision(Adaptation.CANCEL, seed, f"its kernel was not ready after {seed.epochs} epochs"),)
+        reason = "its kernel failed" if seed.recovering else f"its kernel was not ready after {seed.epochs} epochs"
+        return (view.decision(Adaptation.CANCEL, seed, reason),)
     return ()
 
 
