@@ -147,7 +147,7 @@ def test_removal_and_housekeeping_ask_for_no_frequency(made: DecisionMade, seen:
     assert rule_against(made, seen, GateSettings(adaptation_every=4)) is None
 
 
-@pytest.mark.parametrize(("last", "rule"), [(None, None), (1, None), (5, None), (6, "cooldown"), (9, "cooldown")])
+@pytest.mark.parametrize(("last", "rule"), [(None, None), (1, None), (5, None), (6, "cooldown"), (9, "cooldown"), (10, None)])
 def test_a_germination_waits_for_the_cooldown(last: int | None, rule: str | None) -> None:
     assert rule_against(GERMINATE, replace(DORMANT, last_germination=last)) == rule
 
@@ -235,6 +235,11 @@ def test_a_stage_that_was_just_entered_is_not_left_by_housekeeping_after_the_sam
     seen = view(Stage.GRAFTING)
     seen = after(seen, ADVANCE, judge(ADVANCE, seen, SETTINGS), SETTINGS)
     assert rule_against(ADVANCE, seen) == "ready"
+
+
+def test_housekeeping_leaves_the_room_for_adaptations() -> None:
+    seen = view(Stage.GERMINATED)
+    assert after(seen, ADVANCE, judge(ADVANCE, seen, SETTINGS), SETTINGS).applied == 0
 
 
 def test_a_slot_culled_after_this_epoch_is_under_embargo() -> None:

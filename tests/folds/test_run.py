@@ -276,6 +276,19 @@ def test_a_rollback_replaces_the_seed_table_and_locks_the_blamed_seed_alone() ->
     assert state.irregularities == ()
 
 
+def test_alphas_are_unknown_after_a_rollback_until_the_next_completed_epoch() -> None:
+    writer = begun(1)
+    germinated(writer)
+    row = seed_row("layer0", 0, Stage.GERMINATED, life=1)
+    writer.write(completed(1, (row,), alphas=(0.25,)))
+    writer.write(evaluation())
+    writer.write(rolled_back((row,), None))
+    slot = state_of(writer).slot("layer0", 0)
+    assert slot is not None
+    assert slot.alpha is None
+    assert slot.evaluation is not None
+
+
 def test_a_run_ends_finished_or_failed() -> None:
     finished, failed = begun(), begun()
     finished.write(FINISHED)
@@ -429,6 +442,14 @@ def test_only_the_blamed_seed_may_be_rolled_back() -> None:
     rows = tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))
     back = writer.write(rolled_back(rows, BlamedSeed(site="layer0", seed=1)))
     writer.write(transition(Stage.DORMANT, Stage.ROLLED_BACK, seed=0), back)
+    assert oddities(writer) == ["no edge leads seed 0 of site 'layer0' from DORMANT to ROLLED_BACK"]
+
+
+def test_a_rollback_is_the_cause_of_its_seed_being_rolled_back() -> None:
+    writer = begun(1)
+    writer.write(saved("epoch-2"))
+    writer.write(rolled_back((seed_row("layer0", 0, Stage.DORMANT),), BlamedSeed(site="layer0", seed=0)))
+    writer.write(transition(Stage.DORMANT, Stage.ROLLED_BACK), EventId("run/1"))
     assert oddities(writer) == ["no edge leads seed 0 of site 'layer0' from DORMANT to ROLLED_BACK"]
 
 

@@ -31,6 +31,16 @@ def test_a_table_that_grows_key_by_key_keeps_every_key() -> None:
     assert table[7 * HALF] == -7 * HALF
 
 
+def test_every_key_of_a_large_table_can_be_set_again_and_taken_away() -> None:
+    table = Table((key, 0) for key in range(5 * HALF))
+    for key in range(5 * HALF):
+        table = table.with_item(key, key)
+    assert list(table.items()) == [(key, key) for key in range(5 * HALF)]
+    for key in range(5 * HALF):
+        table = table.without(key)
+    assert table == {}
+
+
 def test_setting_a_key_leaves_the_table_before_as_it_was() -> None:
     before = Table([(1, "a"), (2, "b")])
     after = before.with_item(1, "c").without(2)
