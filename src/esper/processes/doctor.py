@@ -16,7 +16,7 @@ import apsw
 
 from esper.errors import EsperError
 from esper.oona.directory import Directory
-from esper.oona.place import refuse_network
+from esper.oona.place import file_system_of, mounted, refuse_network
 from esper.processes.listing import Listed, listed
 
 Verdict = Literal["ok", "warning", "bad", "unknown"]
@@ -82,12 +82,7 @@ def _absent(log: Path) -> Check:
 
 
 def _place(log: Path) -> Iterator[Check]:
-    try:
-        refuse_network(log)
-    except EsperError as error:
-        yield Check("disk", "bad", str(error))
-    else:
-        yield Check("disk", "ok", "local")
+    yield _disk(log)
     try:
         with tempfile.TemporaryFile(dir=log, prefix=".doctor-") as file:
             file.write(b"\0")
@@ -97,6 +92,18 @@ def _place(log: Path) -> Iterator[Check]:
         yield Check("log", "bad", f"{log} cannot be written: {error.strerror}")
     else:
         yield Check("log", "ok", f"{log} can be written")
+
+
+def _disk(log: Path) -> Check:
+    mounts = mounted()
+    kind = file_system_of(log.resolve(), mounts)
+    if not kind:
+        return Check("disk", "unknown", "this system does not say what it is: a log needs a local one")
+    try:
+        refuse_network(log, mounts)
+    except EsperError as error:
+        return Check("disk", "bad", str(error))
+    return Check("disk", "ok", f"local, {kind}")
 
 
 def _free(log: Path) -> Check:

@@ -42,9 +42,10 @@ class _Mark(NamedTuple):
 class History:
     """One run of a log, to be asked. Usable as a context manager; threads take turns."""
 
-    def __init__(self, log: Log, run: RunId) -> None:
+    def __init__(self, log: Log, run: RunId, *, page: int = PAGE) -> None:
         self._log = log
         self._run = run
+        self._page = page
         self._reading = Reading(run)
         self._marks = [_Mark(0, 0, None, initial(run))]
         self._reach = _Reach()
@@ -100,10 +101,10 @@ class History:
             _require_topic(topic)
         position: Position | None = None
         while True:
-            page = self._log.read(position, PAGE, topics)
+            page = self._log.read(position, self._page, topics)
             yield from page.records
             position = page.position
-            if len(page.records) < PAGE:
+            if len(page.records) < self._page:
                 return
 
     def follow(self, topics: frozenset[str] | None = None, *, wait_s: float = 1.0) -> Iterator[Record]:
@@ -114,13 +115,13 @@ class History:
         position: Position | None = None
         ended = False
         while True:
-            page = self._log.read(position, PAGE)
+            page = self._log.read(position, self._page)
             for record in page.records:
                 ended = record.type in _RUN_ENDS or (ended and record.type != RunResumed.KIND)
                 if topics is None or record.topic in topics:
                     yield record
             position = page.position
-            if len(page.records) < PAGE:
+            if len(page.records) < self._page:
                 if ended:
                     return
                 self._log.wait(position, wait_s)
@@ -155,7 +156,7 @@ class History:
         self.close()
 
     def _caught_up(self) -> Reading:
-        while self._reading.read(self._log, PAGE, FACTS):
+        while self._reading.read(self._log, self._page, FACTS):
             pass
         return self._reading
 
@@ -169,12 +170,12 @@ class History:
     def _at(self, mark: _Mark, *, moment: int | None = None, epoch: int | None = None) -> RunState:
         state, position = mark.state, mark.position
         while True:
-            page = self._log.read(position, PAGE, FACTS)
+            page = self._log.read(position, self._page, FACTS)
             for record in page.records:
                 if _beyond(record, moment, epoch):
                     return state
                 state = step(state, record)
-            if len(page.records) < PAGE:
+            if len(page.records) < self._page:
                 return state
             position = page.position
             if state.moment > self._marks[-1].moment:
@@ -193,13 +194,13 @@ class History:
     def _reached(self) -> "_Reach":
         """How far the log goes, asked without understanding it: a run whose fold is blocked still has an end."""
         while True:
-            page = self._log.read(self._reach.position, PAGE)
+            page = self._log.read(self._reach.position, self._page)
             for record in page.records:
                 self._reach.moment = max(self._reach.moment, record.moment)
                 if record.type in _EPOCH_ENDS:
                     self._reach.epoch = max(self._reach.epoch, record.epoch)
             self._reach.position = page.position
-            if len(page.records) < PAGE:
+            if len(page.records) < self._page:
                 return self._reach
 
 
