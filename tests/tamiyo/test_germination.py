@@ -116,7 +116,7 @@ def test_no_race_starts_while_a_seed_is_on_its_way(stage: Stage) -> None:
     decided = only(system)
 
     assert decided.adaptation is NONE
-    assert decided.reason.startswith(f"waiting for b s0 mlp:24 ({stage}, 0 epochs); best of 5 improved 0.0 % < 15 %")
+    assert decided.reason.startswith(f"waiting for s0 mlp:24 at b ({stage}, 0 epochs); best of 5 improved 0.0 % < 15 %")
 
 
 @pytest.mark.parametrize("stage", [Stage.FOSSILIZED, Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK])

@@ -70,3 +70,15 @@ def test_losses_without_a_ratio_give_no_confidence(bad: float, place: int) -> No
 @pytest.mark.parametrize("length", [0, 1, 5])
 def test_a_window_and_one_loss_before_it_are_needed(length: int) -> None:
     assert plateau((1.0,) * length, SETTINGS).confidence == 0.0
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (0.865, "best of 5 improved 13.5 % < 15 %"),
+        (0.7, "best of 5 improved 30.0 % >= 15 %"),
+        (1.053, "best of 5 is 5.3 % worse than before"),
+    ],
+)
+def test_the_reason_says_by_how_much(last: float, reason: str) -> None:
+    assert plateau((1.0, *(last,) * 5), SETTINGS).reason == reason

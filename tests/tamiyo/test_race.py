@@ -29,8 +29,8 @@ def test_the_largest_gain_is_grafted_and_the_others_are_cancelled() -> None:
 def test_a_graft_and_a_cancellation_say_what_was_compared() -> None:
     cancel, graft = decisions(state(trained(0, 0.0015, event=FIRST), trained(1, 0.004, event=SECOND)))
 
-    assert cancel.reason == "a s1 mlp:24 helped more (-0.8 % against -0.3 %)"
-    assert graft.reason == "shadow 0.496 against 0.5 (-0.8 %), n 350, z 4.0, best of 6 tried, alpha 0.5; next a s0 mlp:24 -0.3 %"
+    assert cancel.reason == "s1 mlp:24 helped more (-0.8 % against -0.3 %)"
+    assert graft.reason == "shadow 0.496 against 0.5 (-0.8 %), n 350, z 4.0, best of 6 tried, alpha 0.5; next s0 mlp:24 -0.3 %"
     assert cancel.evidence == (EPOCH_EVENT, FIRST)
     assert graft.evidence == (EPOCH_EVENT, SECOND)
 
@@ -62,7 +62,8 @@ def test_a_seed_that_does_not_help_trains_on_and_the_reason_says_so() -> None:
 
     assert decided.adaptation is NONE
     assert decided.reason.startswith(
-        "waiting for a s0 mlp:24 (TRAINING, 3 epochs); shadow of a s0 mlp:24: 0.501 against 0.5 (+0.2 %), n 350, z -1.0, best of 3 tried; "
+        "waiting for s0 mlp:24 at a (TRAINING, 3 epochs); "
+        "shadow of s0 mlp:24 at a: 0.501 against 0.5 (+0.2 %), n 350, z -1.0, best of 3 tried; "
     )
 
 
@@ -117,7 +118,7 @@ def test_a_candidate_that_comes_late_is_cancelled_with_the_others() -> None:
     decided = decisions(state(trained(0, 0.02), seed("a", 1, Stage.GERMINATED), seed("a", 2, Stage.LOADING)))
 
     assert [(decision.adaptation, decision.seed) for decision in decided] == [(CANCEL, 1), (CANCEL, 2), (GRAFT, 0)]
-    assert decided[0].reason == "a s0 mlp:24 is grafted, this one was not measured"
+    assert decided[0].reason == "s0 mlp:24 is grafted, this one was not measured"
 
 
 @pytest.mark.parametrize("gate", [GateSettings(adaptations_per_epoch=1), GateSettings(adaptation_every=7)])

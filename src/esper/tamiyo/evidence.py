@@ -79,6 +79,11 @@ def gain_in_words(evidence: Evidence) -> str:
     return f"{-100.0 * evidence.mean / abs(without):+.1f} %"
 
 
+def epochs(count: int) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
 def number(value: float | None) -> str:
     """`value` to four digits, `unmeasured` for None."""
     return "unmeasured" if value is None else f"{value:.4g}"

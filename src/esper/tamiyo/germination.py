@@ -19,6 +19,7 @@ from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.lifecycle import LIVE
+from esper.tamiyo.evidence import epochs
 from esper.tamiyo.plateau import Plateau
 from esper.tamiyo.view import View, free_slots
 
@@ -41,7 +42,7 @@ def hindrance(view: View) -> str:
         return "no validation at this epoch's end"
     live = next((seed for seed in view.seeds if seed.stage in LIVE), None)
     if live is not None:
-        return f"{live.name} is {live.stage}"
+        return f"{live.full_name} is {live.stage}"
     started = state.germinations
     if settings.max_germinations is not None and started >= settings.max_germinations:
         return f"{started} races of at most {settings.max_germinations} were started"
@@ -49,7 +50,7 @@ def hindrance(view: View) -> str:
         return f"{state.parameters} parameters of at most {state.parameters_limit}"
     left = view.epochs_left
     if left is not None and left < 2 * settings.cycle:
-        return f"{left} epochs left, two seed cycles take {2 * settings.cycle}"
+        return f"{epochs(left)} left, two seed cycles take {2 * settings.cycle}"
     place = best_place(state)
     return "no site has a free slot and a blueprint" if place is None else _too_small(view, place)
 

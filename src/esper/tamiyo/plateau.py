@@ -36,8 +36,14 @@ def plateau(losses: tuple[float, ...], settings: PolicySettings) -> Plateau:
     sigma = max(settings.noise, residual_deviation(np.log(last)))
     confidence = phi((settings.tolerance - improved) / sigma)
     urgency = min(1.0, max(0.0, 1.0 - improved / (2.0 * settings.tolerance)))
+    return Plateau(confidence, urgency, _words(improved, settings))
+
+
+def _words(improved: float, settings: PolicySettings) -> str:
+    if improved < 0.0:
+        return f"best of {settings.window} is {-100.0 * improved:.1f} % worse than before"
     sign = "<" if improved < settings.tolerance else ">="
-    return Plateau(confidence, urgency, f"best of {window} improved {100.0 * improved:.1f} % {sign} {100.0 * settings.tolerance:g} %")
+    return f"best of {settings.window} improved {100.0 * improved:.1f} % {sign} {100.0 * settings.tolerance:g} %"
 
 
 def residual_deviation(values: npt.NDArray[np.float64]) -> float:

@@ -12,6 +12,7 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import Stage
+from esper.tamiyo.evidence import epochs
 from esper.tamiyo.germination import germinate, hindrance
 from esper.tamiyo.plateau import Plateau, plateau
 from esper.tamiyo.race import RACING, cancel, run_race, shadow
@@ -93,4 +94,4 @@ def _waiting(live: list[Seed]) -> str:
         return ""
     first = live[0]
     more = f" and {len(live) - 1} more" if len(live) > 1 else ""
-    return f"waiting for {first.name} ({first.stage}, {first.epochs} epochs){more}"
+    return f"waiting for {first.full_name} ({first.stage}, {epochs(first.epochs)}){more}"

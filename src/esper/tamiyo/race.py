@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Stage
-from esper.tamiyo.evidence import Evidence, confidence, describe, gain_in_words, number, usable_z
+from esper.tamiyo.evidence import Evidence, confidence, describe, epochs, gain_in_words, number, usable_z
 from esper.tamiyo.stages import Decisions, cull_broken, decide_alone
 from esper.tamiyo.view import Seed, View
 
@@ -82,7 +82,7 @@ def shadow(view: View, seeds: tuple[Seed, ...]) -> str:
     if not candidates:
         return ""
     best = candidates[0]
-    return f"shadow of {best.seed.name}: {describe(best.evidence, view.settings.least_pairs, _tried(candidates))}"
+    return f"shadow of {best.seed.full_name}: {describe(best.evidence, view.settings.least_pairs, _tried(candidates))}"
 
 
 def _candidates(view: View, seeds: tuple[Seed, ...]) -> tuple[_Candidate, ...]:
@@ -125,7 +125,7 @@ def _graft(view: View, candidates: tuple[_Candidate, ...]) -> DecisionMade:
 
 def _too_late(view: View, seed: Seed, left: int) -> DecisionMade:
     needed = view.settings.settling
-    return view.decision(Adaptation.CANCEL, seed, f"too late for a graft: {left} epochs left, {needed} and one to train on are needed")
+    return view.decision(Adaptation.CANCEL, seed, f"too late for a graft: {epochs(left)} left, {needed} and one to train on are needed")
 
 
 def _overdue(view: View, seeds: tuple[Seed, ...], candidates: tuple[_Candidate, ...]) -> Decisions:
@@ -138,6 +138,6 @@ def _overdue(view: View, seeds: tuple[Seed, ...], candidates: tuple[_Candidate, 
         if seed.stage is Stage.TRAINING and seed.epochs >= view.settings.patience * planned:
             own = measured.get(seed.seed)
             words = "no usable comparison" if own is None else f"shadow {describe(own, view.settings.least_pairs, tried)}"
-            reason = f"no graft in {seed.epochs} epochs, {view.settings.patience} x the {planned} planned: {words}"
+            reason = f"no graft in {epochs(seed.epochs)}, {view.settings.patience} x the {planned} planned: {words}"
             culls.append(view.decision(Adaptation.CULL, seed, reason, rests_on=own))
     return tuple(culls)

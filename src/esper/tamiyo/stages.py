@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Stage
-from esper.tamiyo.evidence import Evidence, confidence, describe, is_harmful, number, usable_z
+from esper.tamiyo.evidence import Evidence, confidence, describe, epochs, is_harmful, number, usable_z
 from esper.tamiyo.view import Seed, View
 
 Decisions = tuple[DecisionMade, ...]
@@ -43,21 +43,21 @@ def _germinated(view: View, seed: Seed) -> Decisions:
     if seed.ready and seed.epochs <= view.settings.patience:
         return (
             view.decision(Adaptation.ADVANCE, seed, "its kernel is ready: load it"),
-            view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {view.settings.train_epochs} epochs"),
+            view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {epochs(view.settings.train_epochs)}"),
         )
     if seed.ready:
-        return (view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {seed.epochs} epochs"),)
+        return (view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {epochs(seed.epochs)}"),)
     if seed.epochs >= 1:
-        reason = "its kernel failed" if seed.recovering else f"its kernel was not ready after {seed.epochs} epochs"
+        reason = "its kernel failed" if seed.recovering else f"its kernel was not ready after {epochs(seed.epochs)}"
         return (view.decision(Adaptation.CANCEL, seed, reason),)
     return ()
 
 
 def _loading(view: View, seed: Seed) -> Decisions:
     if seed.ready and seed.epochs <= view.settings.patience:
-        return (view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {view.settings.train_epochs} epochs"),)
+        return (view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {epochs(view.settings.train_epochs)}"),)
     if seed.epochs >= 1:
-        return (view.decision(Adaptation.CULL, seed, f"failed to load: still LOADING after {seed.epochs} epochs"),)
+        return (view.decision(Adaptation.CULL, seed, f"failed to load: still LOADING after {epochs(seed.epochs)}"),)
     return ()
 
 
@@ -65,13 +65,13 @@ def _grafting(view: View, seed: Seed) -> Decisions:
     if seed.epochs < view.settings.graft_epochs or seed.ready is False:
         return ()
     alpha = "" if seed.alpha is None else f", alpha {seed.alpha:g}"
-    return (view.decision(Adaptation.ADVANCE, seed, f"blended in over {seed.epochs} epochs{alpha}: let the host settle"),)
+    return (view.decision(Adaptation.ADVANCE, seed, f"blended in over {epochs(seed.epochs)}{alpha}: let the host settle"),)
 
 
 def _stabilization(view: View, seed: Seed) -> Decisions:
     if seed.epochs < view.settings.stabilize_epochs or seed.ready is False:
         return ()
-    return (view.decision(Adaptation.ADVANCE, seed, f"the host has settled for {seed.epochs} epochs: measure what the seed is worth"),)
+    return (view.decision(Adaptation.ADVANCE, seed, f"the host has settled for {epochs(seed.epochs)}: measure what the seed is worth"),)
 
 
 def _evaluating(view: View, seed: Seed) -> Decisions:
@@ -113,7 +113,7 @@ def _unjudged(view: View, seed: Seed, fresh: Evidence | None, planned: int) -> D
     if seed.epochs < view.settings.patience * planned:
         return ()
     words = "no evaluation" if fresh is None else describe(fresh, view.settings.least_pairs)
-    reason = f"not shown to help in {seed.epochs} epochs, {view.settings.patience} x the {planned} planned: {words}"
+    reason = f"not shown to help in {epochs(seed.epochs)}, {view.settings.patience} x the {planned} planned: {words}"
     return (view.decision(Adaptation.CULL, seed, reason, rests_on=fresh),)
 
 
@@ -147,7 +147,7 @@ def _fine_tuning(view: View, seed: Seed) -> Decisions:
     final = view.decision(
         Adaptation.FOSSILIZE,
         seed,
-        f"trained with the host for {seed.epochs} epochs: {words}",
+        f"trained with the host for {epochs(seed.epochs)}: {words}",
         confidence=confidence(z, k),
         urgency=urgency,
         rests_on=evidence,

@@ -31,9 +31,13 @@ class Seed(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What reasons call the seed."""
-        blueprint = f" {self.blueprint}" if self.blueprint else ""
-        return f"{self.site} s{self.seed}{blueprint}"
+        """What reasons call the seed where its site is known."""
+        return f"s{self.seed} {self.blueprint}" if self.blueprint else f"s{self.seed}"
+
+    @property
+    def full_name(self) -> str:
+        """What reasons call the seed where any site may be meant."""
+        return f"{self.name} at {self.site}"
 
 
 @dataclass(frozen=True)
