@@ -6,7 +6,7 @@ Bachlechner et al. 2021). Bodies are plain torch layers. GroupNorm and LayerNorm
 
     mlp:24      Linear(in, 24), GELU, Linear(24, out)                                             for a Linear
     lowrank:8   Linear(in, 8, no bias), Linear(8, out); beside a Conv2d the same in convolutions
-    signal:12   Conv1d(1, 12, 5, stride 2), GELU, Conv1d(12, 12, 5, stride 2), GELU, mean to 4, Linear(48, out): a vector as a signal
+    signal:12   Conv1d(1, 12, 5), GELU, Conv1d(12, 12, 5, stride 2), GELU, mean to 5, Linear(60, out): a vector as a signal   for a Linear
     conv:8      Conv2d(in, 8, as the site's), GroupNorm(1), GELU, Conv2d(8, out, 1)               for a Conv2d
 
 `mlp:24:dropout=0.1` puts Dropout before the last layer (mlp, conv and signal).
@@ -25,7 +25,8 @@ from esper.errors import DataError
 from esper.events.digests import canonical
 
 FORMAT = 1
-MINIMUM_SIGNAL = 8
+MINIMUM_SIGNAL = 10
+POOLED = 5
 Kind = Literal["mlp", "lowrank", "conv", "signal"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 KINDS: dict[str, Kind] = {"mlp": "mlp", "lowrank": "lowrank", "conv": "conv", "signal": "signal"}
@@ -175,9 +176,9 @@ def _beside_linear(blueprint: Blueprint, shape: LinearShape, drop: tuple[nn.Modu
         return Built(nn.Sequential(nn.Linear(shape.inputs, width), nn.GELU(), *drop), nn.Linear(width, shape.outputs))
     if blueprint.kind == "lowrank":
         return Built(nn.Sequential(nn.Linear(shape.inputs, width, bias=False)), nn.Linear(width, shape.outputs))
-    convolutions = (nn.Conv1d(1, width, 5, 2, 2), nn.GELU(), nn.Conv1d(width, width, 5, 2, 2), nn.GELU())
-    features = nn.Sequential(nn.Unflatten(-1, (1, shape.inputs)), *convolutions, nn.AdaptiveAvgPool1d(4), nn.Flatten(-2), *drop)
-    return Built(features, nn.Linear(4 * width, shape.outputs))
+    convolutions = (nn.Conv1d(1, width, 5, 1, 2), nn.GELU(), nn.Conv1d(width, width, 5, 2, 2), nn.GELU())
+    features = nn.Sequential(nn.Unflatten(-1, (1, shape.inputs)), *convolutions, nn.AdaptiveAvgPool1d(POOLED), nn.Flatten(-2), *drop)
+    return Built(features, nn.Linear(POOLED * width, shape.outputs))
 
 
 def _beside_conv(blueprint: Blueprint, shape: ConvShape, drop: tuple[nn.Module, ...]) -> Built:
@@ -247,7 +248,8 @@ def probe(spec: str, batch: int, rng_seed: int, dtype: torch.dtype) -> torch.Ten
     """An input of `batch` samples that the layer of `spec` would take, drawn from a generator of its own."""
     shape = _fields(spec).shape
     size = (shape.inputs,) if isinstance(shape, LinearShape) else (shape.inputs, *_field_of_view(shape))
-    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(rng_seed)).to(dtype)
+    generator = torch.Generator().manual_seed(rng_seed)
+    return torch.randn(batch, *size, generator=generator, device="cpu", dtype=torch.float32).to(dtype)
 
 
 def outputs_of(spec: str) -> int:

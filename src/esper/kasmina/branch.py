@@ -39,8 +39,8 @@ class Branch(nn.Module):
         self.trace: Trace | None = None
 
     def set_alpha(self, alpha: float) -> None:
-        """Sets alpha and its mirror."""
-        self.strength = alpha
+        """Sets alpha and its mirror, rounded as alpha is, so that a checkpoint's alpha gives the same mirror."""
+        self.strength = float(torch.tensor(alpha, dtype=self.alpha.dtype))
         self.alpha.fill_(alpha)
 
     def body(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Which layers of a model become sites: by a glob over names, a type, a function, or "auto"; what cannot be one is refused by name."""
 
 import fnmatch
+import inspect
 import math
 from collections.abc import Callable, Iterator
 
@@ -107,6 +108,8 @@ def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
         return "it is a site of another Host already; use that Host, or its export_plain()"
     if "forward" in vars(layer):
         return "its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
+    if len(inspect.signature(layer.forward).parameters) != 1:
+        return "its forward takes more than the input"
     if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
         return "its shape is not known yet: run the model once before"
     if bypassed:

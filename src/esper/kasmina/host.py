@@ -9,7 +9,7 @@ FINE_TUNING and FOSSILIZED step on the task with an optimizer and a clip of thei
 counts once.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
@@ -132,14 +132,18 @@ class Host:
                 task_step(slot, self._clip, scale)
         for _, slot in self._grafting:
             slot.ramp_done += 1
-        self._find_faults()
+        self._find_faults(self._acting)
 
     def measure_health(self) -> HealthSample | None:
         """The health measured in the last measured step, once; None when there is none that was not asked for yet."""
         return self._meter.last()
 
     def epoch_health(self) -> EpochHealth:
-        """The health of the epoch that ends: its last measurement, mean gradient pressure, effective ranks. Starts the next epoch's."""
+        """The health of the epoch that ends: its last measurement, mean gradient pressure, effective ranks. Starts the next epoch's.
+
+        Ask after validation and evaluations: a seed that made a non-finite value there is disabled by now.
+        """
+        self._find_faults(self._acting)
         return self._meter.epoch()
 
     def _learn_isolated(self, place: Place, taps: list[Tap]) -> None:
@@ -153,13 +157,13 @@ class Host:
                 with forked(place.weight.device, derive(self._rng_seed, "seed", slot.site, slot.seed, slot.life or 0, self._step)):
                     isolated_step(slot, targets, self._clip)
 
-    def _find_faults(self) -> None:
-        """Disables seeds in the task graph that made a non-finite value since the last step. The CPU waits for the device here."""
-        for place in self._acting:
-            failed = [slot for slot in place.slots if slot.branch is not None and not slot.branch.take_fine()]
-            for slot in failed:
-                slot.fail()
-            if any(slot.recovering for slot in place.slots):
+    def _find_faults(self, places: Iterable[Place]) -> None:
+        """Disables seeds that acted and made a non-finite value since they were last asked. The CPU waits for the device here."""
+        for place in places:
+            for slot in place.slots:
+                if slot.branch is not None and not slot.branch.take_fine():
+                    slot.fail()
+            if place.silent:
                 place.rewire()
 
     # ---- commands
@@ -177,7 +181,9 @@ class Host:
         lr = self._lr if lr is None else lr
         if lr is None:
             raise CommandError(f"expected a learning rate for {slot.name}: no step was taken yet")
-        dtype = str(place.weight.dtype).removeprefix("torch.")
+        dtype = next((name for name, known in DTYPES.items() if known is place.weight.dtype), None)
+        if dtype is None:
+            raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {place.weight.dtype}")
         spec = chosen.spec(site, place.shape)
         self._refuse_beyond_limit(place, slot, parameter_count(spec))
         slot.clear()
@@ -235,7 +241,7 @@ class Host:
     def override_alpha(self, alphas: Mapping[tuple[str, int], float]) -> Iterator[None]:
         """Within, the named seeds act with these alphas, isolated ones too (shadow validation); 0: without.
 
-        For evaluation in eval mode, between steps.
+        For evaluation in eval mode, between steps. One that makes a non-finite value acts as if it were not there, and is disabled.
         """
         kept: list[tuple[Place, Branch, float]] = []
         for (site, seed), alpha in alphas.items():
@@ -252,6 +258,7 @@ class Host:
             for place, branch, alpha in kept:
                 branch.set_alpha(alpha)
                 place.rewire()
+            self._find_faults(place for place, _, _ in kept)
 
     # ---- saving and restoring
 

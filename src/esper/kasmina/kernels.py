@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,7 +35,13 @@ from esper.kasmina.errors import KernelError
 
 CHECKS = ("shapes at batch 1 and 2", "zero delta at birth", "finite forward and backward", "two equal forwards")
 IN_MEMORY = 64
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class Order:
 
     spec: str
     rng_seed: int
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @property
     def key(self) -> str:
@@ -53,7 +60,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Characterization:
-    """What a kernel costs: FLOPs of one forward at batch 1, bytes of its parameters; latency is this machine's."""
+    """What a kernel costs: FLOPs of one forward at batch 1 (for a Conv2d on the image of `probe`), bytes of its parameters.
+
+    The latency is this machine's, the least of five.
+    """
 
     parameters: int
     flops: int
@@ -248,11 +258,11 @@ def _read(order: Order, path: Path) -> Kernel:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         raw = json.loads(fields["characterization"])
         characterization = Characterization(**{**raw, "checks": tuple(raw["checks"])})
-        found = Order(fields["spec"], int(fields["rng_seed"]), fields["dtype"])
+        found = (fields["spec"], int(fields["rng_seed"]), fields["dtype"])
         digest = fields["digest"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise KernelError(f"expected a kernel in {path.name}, got a damaged file: {error!r}") from error
-    if found != order or _digest(order, tensors) != digest:
+    if found != (order.spec, order.rng_seed, order.dtype) or _digest(order, tensors) != digest:
         raise KernelError(f"expected the kernel of {order.key} in {path.name}: its spec or its tensors are another's")
     return Kernel(order, digest, path, characterization, from_cache=True, duration_ms=0.0, tensors=tensors)
 

@@ -102,9 +102,7 @@ class Growth:
         """The taps of this step that got a gradient; forgets them all. Raises RuleError for a layer that one loss went through twice."""
         taps, self.taps = [tap for tap in self.taps if tap.gradient is not None], []
         if len({tap.task for tap in taps}) < len(taps):
-            raise RuleError(
-                f"expected site {self.name!r} to be called once in a forward pass, got two calls ({where})"
-            )
+            raise RuleError(f"expected site {self.name!r} to be called once in a forward pass, got two calls ({where})")
         return taps
 
 

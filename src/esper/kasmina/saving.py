@@ -1,0 +1,120 @@
+"""A grown model as two files that need only torch: its tensors, and the Python source that puts them together again.
+
+`grown.py` is written out, not pickled: a reader sees what grew where, and nothing runs but torch's own layers.
+"""
+
+from pathlib import Path
+from string import Template
+
+from safetensors.torch import save_file
+from torch import nn
+from torch.fx import GraphModule
+
+from esper.errors import DataError
+from esper.kasmina.host import Host
+
+TENSORS, SOURCE = "model.safetensors", "grown.py"
+_WRITTEN = (nn.Linear, nn.GELU, nn.GroupNorm, nn.Dropout, nn.Unflatten, nn.Flatten, nn.AdaptiveAvgPool1d)
+
+_SOURCE = Template('''"""What grew in a model: `rebuild(host)` adds it to a fresh host and fills in the trained tensors. Needs torch and nothing else."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+TENSORS = Path(__file__).with_name("$tensors")
+
+# Site -> slot -> (features, last layer) of the seeds that are part of the host.
+SITES = {
+$sites}
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "BOOL": torch.bool}
+
+
+class Seed(nn.Module):
+    """A small module beside a layer; alpha says how much of it is in the output."""
+
+    def __init__(self, features, last):
+        super().__init__()
+        self.features, self.last = features, last
+        self.register_buffer("alpha", torch.zeros(()))
+
+
+class Grown(nn.Module):
+    """A layer and the seeds that grew beside it."""
+
+    def __init__(self, layer, seeds):
+        super().__init__()
+        self.layer = layer
+        self.seeds = nn.ModuleDict({slot: Seed(*parts) for slot, parts in seeds.items()})
+
+    def forward(self, input):
+        y = self.layer(input)
+        for seed in self.seeds.values():
+            x = input.reshape(-1, self.layer.in_features) if isinstance(seed.last, nn.Linear) else input
+            y = torch.add(y, torch.mul(seed.alpha, seed.last(seed.features(x)).reshape(y.shape)))
+        return y
+
+
+def rebuild(host):
+    """The trained, grown model, from a fresh `host` of the architecture that was trained. Changes `host`, and returns it."""
+    for site, seeds in SITES.items():
+        if not site:
+            host = Grown(host, seeds)
+            continue
+        parent, _, name = site.rpartition(".")
+        owner = host.get_submodule(parent)
+        setattr(owner, name, Grown(getattr(owner, name), seeds))
+    host.load_state_dict(tensors())
+    return host.eval()
+
+
+def tensors(path=TENSORS):
+    """The tensors of a safetensors file: eight bytes of length, a JSON header, then the data."""
+    data = bytearray(Path(path).read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = entry["data_offsets"]
+        flat = torch.frombuffer(data, dtype=torch.uint8, count=last - first, offset=start + first) if last > first else torch.empty(0)
+        found[name] = flat.clone().view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return found
+''')
+
+
+def save_grown(host: Host, folder: Path) -> Path:
+    """Writes the host as it acts now into `folder`, which is made, and returns it. Raises DataError for a body that has no source form."""
+    plain = host.export_plain()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in plain.state_dict().items()}, folder / TENSORS)
+    (folder / SOURCE).write_text(_SOURCE.substitute(tensors=TENSORS, sites=_sites(plain)))
+    return folder
+
+
+def _sites(plain: nn.Module) -> str:
+    lines: list[str] = []
+    for name, site in plain.named_modules():
+        if not isinstance(site, GraphModule) or not isinstance(seeds := site._modules.get("seeds"), nn.Module):
+            continue
+        lines.append(f"    {name!r}: {{")
+        lines += [f"        {slot!r}: ({_source(parts.features)}, {_source(parts.last)})," for slot, parts in seeds.named_children()]
+        lines.append("    },")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _source(module: object) -> str:
+    if isinstance(module, nn.Sequential):
+        return f"nn.Sequential({', '.join(_source(child) for child in module)})"
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        options = {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+        written = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        kind = type(module).__name__
+        return f"nn.{kind}({module.in_channels}, {module.out_channels}, {written}, bias={module.bias is not None})"
+    if isinstance(module, _WRITTEN):
+        return f"nn.{module!r}"
+    raise DataError(f"expected a body of torch layers that can be written as source, got a {type(module).__name__}")
