@@ -1,1 +1,35 @@
-"""Esper trains neural networks that grow while they train, and keeps what happened in a durable log."""
+"""Esper trains neural networks that grow while they train, and keeps what happened in a durable log.
+
+Importing this costs nothing and needs no torch: the names below are looked up when they are first used.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+# MKL takes other code paths by CPU and by the alignment of memory unless told otherwise, and reads this when torch is first imported.
+# AVX2,STRICT is the newest path whose results are the same bit for bit from run to run.
+os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+
+if TYPE_CHECKING:
+    from esper.processes.api import Grow, Result, fit
+    from esper.processes.history import open_history as open  # noqa: A004 - esper.open reads as what it does
+    from esper.processes.tasks import Task
+
+__all__ = ["Grow", "Result", "Task", "fit", "open"]
+
+_HOMES = {
+    "Grow": ("esper.processes.api", "Grow"),
+    "Result": ("esper.processes.api", "Result"),
+    "Task": ("esper.processes.tasks", "Task"),
+    "fit": ("esper.processes.api", "fit"),
+    "open": ("esper.processes.history", "open_history"),
+}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'esper' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

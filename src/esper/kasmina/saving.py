@@ -16,7 +16,7 @@ from esper.kasmina.host import Host
 TENSORS, SOURCE = "model.safetensors", "grown.py"
 _WRITTEN = (nn.Linear, nn.GELU, nn.GroupNorm, nn.Dropout, nn.Unflatten, nn.Flatten, nn.AdaptiveAvgPool1d)
 
-_SOURCE = Template('''"""What grew in a model: `rebuild(host)` adds it to a fresh host and fills in the trained tensors. Needs torch and nothing else."""
+_SOURCE = Template('''"""What grew in a model: `rebuild(host)` adds it to a fresh host and fills in the trained tensors. Needs only torch."""
 
 import json
 from pathlib import Path
@@ -102,7 +102,13 @@ def _sites(plain: nn.Module) -> str:
         if not isinstance(site, GraphModule) or not isinstance(seeds := site._modules.get("seeds"), nn.Module):
             continue
         lines.append(f"    {name!r}: {{")
-        lines += [f"        {slot!r}: ({_source(parts.features)}, {_source(parts.last)})," for slot, parts in seeds.named_children()]
+        for slot, parts in seeds.named_children():
+            lines += [
+                f"        {slot!r}: (",
+                f"            {_source(parts.features)},",
+                f"            {_source(parts.last)},",
+                "        ),",
+            ]
         lines.append("    },")
     return "".join(f"{line}\n" for line in lines)
 

@@ -9,7 +9,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -68,10 +68,9 @@ class Settings:
     def named(self) -> Named:
         """Every setting by its dotted name, as JSON; what RunStarted records."""
         found: Named = {}
-        for section in fields(self):
-            part = getattr(self, section.name)
-            values = asdict(part) if is_dataclass(part) else part.model_dump()
-            found |= {f"{section.name}.{key}": list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        parts = {"trainer": asdict(self.trainer), "growth": asdict(self.growth), "policy": asdict(self.policy)}
+        for section, values in (parts | {"gate": self.gate.model_dump()}).items():
+            found |= {f"{section}.{key}": list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return found
 
 
