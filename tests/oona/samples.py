@@ -98,6 +98,14 @@ def mixed(count: int) -> tuple[Record, ...]:
     return everything(log)
 
 
+def ended(count: int) -> tuple[Record, ...]:
+    """`count` records of RUN, the last of them its end."""
+    log = MemoryLog(RUN)
+    log.append(mixed(count - 1))
+    append_items(log, [item(finished(), log.heads().moment + 1, step=count)])
+    return everything(log)
+
+
 def everything(log: Log, topics_: frozenset[str] | None = None) -> tuple[Record, ...]:
     """All records of `log`."""
     return log.read(START, 1_000_000, topics_).records

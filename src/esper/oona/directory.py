@@ -16,7 +16,7 @@ from esper.errors import LogError, RuleError
 from esper.events.envelope import TRAINER, RunId
 from esper.oona import seal
 from esper.oona.lock import holder_of
-from esper.oona.place import make_place, refuse_network
+from esper.oona.place import make_place, mounted, refuse_network
 from esper.oona.run_log import FILE, LOCK, RunLog
 
 LATEST = "latest"
@@ -61,7 +61,7 @@ class Directory:
             make_place(self.path)
         elif not self.path.is_dir():
             raise LogError(f"expected a log at {self.path}, got {'a file' if self.path.exists() else 'nothing'}")
-        refuse_network(self.path)
+        refuse_network(self.path, mounted())
 
     def create(self, run: RunId, writer: str = TRAINER) -> RunLog:
         """The new log of `run`, to be written. Raises LogError where the run exists."""

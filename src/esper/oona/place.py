@@ -1,6 +1,7 @@
 """Where a log may stand: a local, writable folder with room to say why a run ended."""
 
 import os
+import re
 from pathlib import Path
 from typing import Self
 
@@ -9,6 +10,7 @@ from esper.oona.file import explained
 
 RESERVE = "reserve"
 _RESERVE_BYTES = 1 << 20
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # How proc(5) writes space, tab, newline and backslash.
 
 # File systems whose files another machine may change, or that do not keep locks and shared memory as SQLite's WAL needs them; behind
 # "fuse." the name of the program counts.
@@ -84,23 +86,27 @@ def make_place(path: Path) -> None:
         raise LogError(f"cannot write a log at {path}: the folder is not writable")
 
 
-def refuse_network(path: Path) -> None:
+def refuse_network(path: Path, mounts: str) -> None:
     """Raises LogError where `path` is on a network file system: SQLite's locks and shared memory need a local disk."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text()
-    except OSError:
-        return  # Not Linux: nothing portable tells.
     kind = file_system_of(path.resolve(), mounts)
     if kind in NETWORK or kind.partition(".")[2] in NETWORK:
         raise LogError(f"cannot keep a log at {path}: expected a local disk, got the network file system {kind}")
 
 
+def mounted() -> str:
+    """What is mounted where, as proc(5) describes mountinfo; empty where the system does not say (it is not Linux)."""
+    try:
+        return Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return ""
+
+
 def file_system_of(path: Path, mounts: str) -> str:
-    """The type of the file system that `path` is on, by the text of /proc/self/mountinfo (proc(5)); empty where it does not say."""
+    """The type of the file system that `path` is on, by the text of `mounted`; empty where that does not say."""
     best, kind = "", ""
     for line in mounts.splitlines():
         fields, _, more = line.partition(" - ")
-        point = fields.split()[4].encode().decode("unicode_escape")
+        point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
         # A later mount on the same point hides the earlier one.
         if path.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, more.split()[0]

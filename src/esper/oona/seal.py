@@ -21,7 +21,7 @@ from esper.oona import file
 from esper.oona.heads import Heads
 
 MARK = "sealed"
-_LEAVE_WAL_S = 5.0
+LEAVE_WAL_S = 5.0
 _RETRY_S = 0.05
 
 
@@ -39,7 +39,7 @@ def kept_summary(text: str | None) -> dict[str, JsonValue] | None:
 
 def leave_wal(connection: apsw.Connection, path: Path) -> bool:
     """True once everything stands in the one file, durably; False when readers kept it open for five seconds."""
-    deadline = time.monotonic() + _LEAVE_WAL_S
+    deadline = time.monotonic() + LEAVE_WAL_S
     connection.set_busy_timeout(0)
     while True:
         try:

@@ -1,0 +1,231 @@
+"""The log on disk: what it survives, what it refuses, and with which words."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import apsw
+import pytest
+
+from esper.errors import LogError, RuleError
+from esper.events import topics
+from esper.events.envelope import Record
+from esper.oona.contract import START
+from esper.oona.directory import Directory
+from esper.oona.file import FORMAT
+from esper.oona.run_log import FILE, RunLog
+from tests.oona.processes import NOBODY, child, line
+from tests.oona.samples import RUN, everything, mixed
+
+RECORDS = mixed(300)
+
+
+@pytest.fixture
+def closed(directory: Directory) -> Path:
+    """The file of a run of 300 records that nobody has open."""
+    with directory.create(RUN) as log:
+        log.append(RECORDS[:200])
+        log.append(RECORDS[200:])
+    return directory.path / RUN / FILE
+
+
+def alter(path: Path, *statements: str) -> None:
+    connection = apsw.Connection(os.fspath(path))
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+def test_a_closed_run_is_read_again(directory: Directory, closed: Path) -> None:
+    with directory.open(RUN) as log:
+        assert everything(log) == RECORDS
+        assert (log.run, log.writer, log.path) == (RUN, "trainer", closed.parent)
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_resumed_run_goes_on(directory: Directory) -> None:
+    with directory.resume(RUN) as log:
+        heads = log.heads()
+        assert heads.moment == RECORDS[-1].moment
+        log.append(mixed(310)[300:])
+    with directory.open(RUN) as log:
+        assert everything(log) == mixed(310)
+
+
+def test_the_file_says_what_it_is(closed: Path) -> None:
+    connection = apsw.Connection(os.fspath(closed), flags=apsw.SQLITE_OPEN_READONLY)
+    meta = {str(key): value for key, value in connection.execute("SELECT key, value FROM meta")}
+    assert {name: meta[name] for name in ("run", "writer", "format")} == {"run": RUN, "writer": "trainer", "format": str(FORMAT)}
+    assert connection.pragma("user_version") == FORMAT
+    assert connection.execute("SELECT data ->> '$.site' FROM records WHERE topic = ? LIMIT 1", (topics.COMMANDS,)).get == "fc"
+    connection.close()
+
+
+def test_a_reader_sees_what_was_appended_while_it_was_open(directory: Directory) -> None:
+    with directory.create(RUN) as log, directory.open(RUN) as reader:
+        log.append(RECORDS[:10])
+        assert everything(reader) == RECORDS[:10]
+        log.append(RECORDS[10:20])
+        assert everything(reader) == RECORDS[:20]
+        assert reader.heads().moment == log.heads().moment
+
+
+def test_a_reader_may_not_write(directory: Directory) -> None:
+    with directory.create(RUN), directory.open(RUN) as reader, pytest.raises(RuleError, match="opened for reading"):
+        reader.append(RECORDS[:1])
+
+
+def test_a_reader_is_woken_by_the_writer(directory: Directory) -> None:
+    with directory.create(RUN) as log, directory.open(RUN) as reader:
+        thread = threading.Thread(target=log.append, args=(RECORDS[:1],))
+        thread.start()
+        assert reader.wait(START, 60.0)
+        thread.join()
+
+
+def test_a_closed_log_takes_nothing(directory: Directory) -> None:
+    log = directory.create(RUN)
+    log.close()
+    log.close()
+    with pytest.raises(LogError, match="the log is closed"):
+        log.append(RECORDS[:1])
+
+
+def test_a_record_with_an_id_of_its_own_is_refused(directory: Directory) -> None:
+    with directory.create(RUN) as log, pytest.raises(RuleError, match="expected id"):
+        log.append((RECORDS[0]._replace(id=RECORDS[1].id),))
+
+
+def test_a_run_is_created_once(directory: Directory, closed: Path) -> None:
+    with pytest.raises(LogError, match="resume it instead") as raised:
+        directory.create(RUN)
+    assert str(closed) in str(raised.value)
+
+
+@pytest.mark.parametrize("kept", [0, 50, 4096, 4096 * 5, 4096 * 20 + 100])
+def test_a_file_cut_off_is_refused(directory: Directory, closed: Path, kept: int) -> None:
+    os.truncate(closed, kept)
+    for opening in (directory.open, directory.resume):
+        with pytest.raises(LogError) as raised:
+            opening(RUN)
+        assert str(closed) in str(raised.value)
+
+
+def test_a_file_of_another_kind_is_refused(directory: Directory, closed: Path) -> None:
+    closed.write_bytes(b"PK\x03\x04" * 2000)
+    for opening in (directory.open, directory.resume):
+        with pytest.raises(LogError, match="expected a run's SQLite file") as raised:
+            opening(RUN)
+        assert str(closed) in str(raised.value)
+
+
+def test_somebody_elses_database_is_refused(directory: Directory, closed: Path) -> None:
+    alter(closed, "PRAGMA application_id = 7")
+    with pytest.raises(LogError, match=r"expected application id 0x45737072 \(Esper\), got 0x7"):
+        directory.open(RUN)
+
+
+def test_a_newer_format_is_refused(directory: Directory, closed: Path) -> None:
+    alter(closed, f"PRAGMA user_version = {FORMAT + 1}")
+    for opening in (directory.open, directory.resume):
+        with pytest.raises(LogError, match="written by a newer Esper") as raised:
+            opening(RUN)
+        assert str(closed) in str(raised.value)
+
+
+def test_a_payload_that_was_edited_breaks_the_chain(directory: Directory, closed: Path) -> None:
+    alter(closed, "UPDATE records SET data = cast(replace(data, '0.5', '0.4') AS BLOB) WHERE type LIKE 'esper.steps%' AND sequence = 50")
+    with pytest.raises(LogError, match=rf"topic {topics.STEPS}, sequence 50, moment \d+: expected chain"):
+        directory.resume(RUN)
+
+
+def test_a_record_that_was_taken_out_is_missed(directory: Directory, closed: Path) -> None:
+    alter(closed, "DELETE FROM records WHERE row = 100")
+    with pytest.raises(LogError, match="expected"):
+        directory.resume(RUN)
+
+
+def test_bits_flipped_anywhere_are_found_or_harm_nothing(directory: Directory, closed: Path) -> None:
+    whole = closed.read_bytes()
+    for place in range(37, len(whole), len(whole) // 60):
+        closed.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        for leftover in ("-wal", "-shm"):
+            closed.with_name(FILE + leftover).unlink(missing_ok=True)
+        found = resumed(directory)
+        assert found == RECORDS or (isinstance(found, LogError) and str(closed) in str(found))
+
+
+def resumed(directory: Directory) -> tuple[Record, ...] | LogError:
+    try:
+        with directory.resume(RUN) as log:
+            return everything(log)
+    except LogError as error:
+        return error
+
+
+def test_a_missing_run_is_refused(directory: Directory) -> None:
+    with pytest.raises(LogError, match="expected the log of run"):
+        directory.open(RUN)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LogError, match="Not a directory") as raised:
+        Directory(tmp_path / "file" / "log", create=True)
+    assert str(tmp_path / "file") in str(raised.value)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+def test_a_place_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    with child("create", tmp_path, user=NOBODY) as process:
+        said = line(process)
+    assert said.startswith("LogError:")
+    assert str(tmp_path) in said
+    assert "not writable" in said
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+def test_a_file_that_may_not_be_written_is_refused(directory: Directory, closed: Path) -> None:
+    for folder in directory.path.parents[:2]:
+        folder.chmod(0o755)
+    with child("resume", directory.path, user=NOBODY) as process:
+        said = line(process)
+    assert said.startswith("LogError:")
+    assert str(closed.parent) in said
+
+
+def test_a_run_written_elsewhere_is_refused_with_the_pid(directory: Directory) -> None:
+    with child("hold", directory.path) as process:
+        assert line(process) == "held"
+        with pytest.raises(LogError, match=f"is being written by process {process.pid} "):
+            directory.resume(RUN)
+        (entry,) = directory.runs()
+        assert (entry.live, entry.holder) == (True, process.pid)
+    assert not directory.runs()[0].live
+
+
+def test_a_run_is_not_opened_twice_by_one_process(directory: Directory) -> None:
+    with directory.create(RUN):
+        with pytest.raises(LogError, match="is being written by this process"):
+            directory.resume(RUN)
+        with pytest.raises(LogError, match="is being written by this process"):
+            RunLog.create(directory.path / RUN, RUN)
+
+
+def test_a_run_whose_process_was_killed_while_it_made_the_file_is_made_again(directory: Directory) -> None:
+    (directory.path / RUN).mkdir()
+    (directory.path / RUN / (FILE + ".new")).write_bytes(b"half a file")
+    assert directory.runs() == []
+    with directory.create(RUN) as log:
+        log.append(RECORDS[:1])
+        assert everything(log) == RECORDS[:1]
+
+
+def test_an_unsealed_run_is_read_from_a_copy(directory: Directory, closed: Path, tmp_path: Path) -> None:
+    shutil.copytree(closed.parent, tmp_path / "copy" / RUN)
+    with Directory(tmp_path / "copy").open(RUN) as log:
+        assert everything(log) == RECORDS
+    assert directory.runs()[0].run == RUN

@@ -1,0 +1,111 @@
+"""Sealing: a finished run becomes one file that never changes, marked last, readable without locks."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from esper.errors import LogError
+from esper.oona import seal
+from esper.oona.contract import START
+from esper.oona.directory import Directory
+from esper.oona.run_log import FILE
+from tests.oona.processes import NOBODY, child, line
+from tests.oona.samples import RUN, ended, everything, mixed
+
+RECORDS = ended(40)
+
+
+def sealed(directory: Directory) -> Path:
+    with directory.create(RUN) as log:
+        log.append(RECORDS)
+        assert log.seal({"status": "finished", "loss": 0.25})
+    return directory.path / RUN
+
+
+def test_a_sealed_run_is_one_file_and_a_mark(directory: Directory) -> None:
+    folder = sealed(directory)
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", FILE, "sealed"]
+    mark = json.loads((folder / seal.MARK).read_text())
+    assert (mark["run"], mark["records"], mark["moment"]) == (RUN, 40, RECORDS[-1].moment)
+    assert mark["summary"] == {"status": "finished", "loss": 0.25}
+
+
+def test_a_sealed_run_is_read_in_pages(directory: Directory) -> None:
+    sealed(directory)
+    with directory.open(RUN) as log:
+        first = log.read(limit=30)
+        assert first.records + log.read(first.position).records == RECORDS
+        assert not log.wait(log.end(), 0.01)
+        assert log.wait(START, 60.0)
+
+
+def test_a_sealed_run_is_read_where_nothing_may_be_written(directory: Directory, tmp_path: Path) -> None:
+    folder = sealed(directory)
+    for path in (folder, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    before = sorted(folder.iterdir())
+    with child("read", directory.path, user=NOBODY if os.getuid() == 0 else None) as process:
+        assert line(process) == "1"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_sealed_run_is_not_resumed(directory: Directory) -> None:
+    sealed(directory)
+    with pytest.raises(LogError, match="is finished and sealed"):
+        directory.resume(RUN)
+
+
+def test_a_reader_that_read_the_end_does_not_keep_the_run_from_being_sealed(directory: Directory) -> None:
+    with directory.create(RUN) as log, directory.open(RUN) as reader:
+        log.append(RECORDS[:5])
+        assert len(everything(reader)) == 5
+        log.append(RECORDS[5:])
+        assert everything(reader) == RECORDS
+        assert log.seal({})
+        assert everything(reader) == RECORDS
+
+
+def test_a_reader_that_holds_on_leaves_the_sealing_to_the_next(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "LEAVE_WAL_S", 0.05)
+    with directory.create(RUN) as log:
+        log.append(RECORDS)
+        with child("read", directory.path) as reader:
+            assert line(reader) == "1"
+            assert not directory.seal_finished(RUN)
+            assert not log.seal({"status": "finished", "task": "spirals"})
+    assert not directory.runs()[0].sealed
+    assert directory.seal_finished(RUN)
+    assert directory.runs()[0].summary == {"status": "finished", "task": "spirals"}
+    with directory.open(RUN) as after:
+        assert everything(after) == RECORDS
+
+
+def test_a_run_killed_before_its_seal_is_sealed_with_what_it_said(directory: Directory) -> None:
+    with child("finish", directory.path) as process:
+        assert line(process) == "finished"
+        assert not directory.seal_finished(RUN)
+    assert directory.seal_finished(RUN)
+    assert directory.seal_finished(RUN)
+    assert directory.runs()[0].summary == {"status": "finished", "metrics": {"loss": 0.25}, "parameters": 7}
+
+
+def test_a_run_that_did_not_finish_is_not_sealed(directory: Directory) -> None:
+    with directory.create(RUN) as log:
+        log.append(mixed(10))
+    assert not directory.seal_finished(RUN)
+    assert not directory.runs()[0].sealed
+
+
+def test_what_was_read_while_the_mark_changed_is_not_trusted(directory: Directory) -> None:
+    folder = sealed(directory)
+    with pytest.raises(LogError, match="was unsealed while it was read"), seal.unchanged(folder):
+        (folder / seal.MARK).write_text("{}")
+
+
+def test_a_mark_that_cannot_be_read_hides_no_run(directory: Directory) -> None:
+    folder = sealed(directory)
+    (folder / seal.MARK).write_text("half a ma")
+    (entry,) = directory.runs()
+    assert (entry.sealed, entry.summary) == (True, None)
