@@ -25,3 +25,9 @@ def line(process: "subprocess.Popen[str]") -> str:
     """The next line that the process says; empty when it ended."""
     assert process.stdout is not None
     return process.stdout.readline().rstrip("\n")
+
+
+def open_to_others(tmp_path: Path) -> None:
+    """Lets other users look into `tmp_path`, which pytest makes private."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)

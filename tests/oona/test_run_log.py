@@ -15,7 +15,7 @@ from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.file import FORMAT
 from esper.oona.run_log import FILE, RunLog
-from tests.oona.processes import NOBODY, child, line
+from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import RUN, everything, mixed
 
 RECORDS = mixed(300)
@@ -178,8 +178,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
 def test_a_place_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
+    open_to_others(tmp_path)
     with child("create", tmp_path, user=NOBODY) as process:
         said = line(process)
     assert said.startswith("LogError:")
@@ -189,8 +188,7 @@ def test_a_place_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
 def test_a_file_that_may_not_be_written_is_refused(directory: Directory, closed: Path) -> None:
-    for folder in directory.path.parents[:2]:
-        folder.chmod(0o755)
+    open_to_others(directory.path)
     with child("resume", directory.path, user=NOBODY) as process:
         said = line(process)
     assert said.startswith("LogError:")

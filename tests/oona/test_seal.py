@@ -11,7 +11,7 @@ from esper.oona import seal
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.run_log import FILE
-from tests.oona.processes import NOBODY, child, line
+from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import RUN, ended, everything, mixed
 
 RECORDS = ended(40)
@@ -43,8 +43,7 @@ def test_a_sealed_run_is_read_in_pages(directory: Directory) -> None:
 
 def test_a_sealed_run_is_read_where_nothing_may_be_written(directory: Directory, tmp_path: Path) -> None:
     folder = sealed(directory)
-    for path in (folder, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    open_to_others(tmp_path)
     before = sorted(folder.iterdir())
     with child("read", directory.path, user=NOBODY if os.getuid() == 0 else None) as process:
         assert line(process) == "1"

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from esper.errors import LogError, RuleError
 from esper.events.envelope import TRAINER, RunId
 from esper.oona import seal
+from esper.oona.file import explained
 from esper.oona.lock import holder_of
 from esper.oona.place import make_place, mounted, refuse_network
 from esper.oona.run_log import FILE, LOCK, RunLog
@@ -132,6 +133,8 @@ class Directory:
 
     def _existing(self, run: RunId) -> Path:
         folder = self._folder(run)
-        if not (folder / FILE).exists():
+        with explained(folder, "open"):
+            exists = (folder / FILE).exists()
+        if not exists:
             raise LogError(f"expected the log of run {run} at {folder / FILE}, got nothing")
         return folder
