@@ -6,7 +6,7 @@ from esper.events.kinds.control import DecisionRefused
 from esper.events.kinds.lifecycle import Stage
 from esper.events.topics import OUTCOMES
 from esper.oona.directory import Directory
-from esper.processes.history import History, open_history
+from esper.processes.history import History, open_run
 from tests.processes.conftest import history, synthetic_log  # noqa: F401 - fixtures
 from tests.synthetic import FIRST, RUN, SECOND, write_run
 
@@ -39,5 +39,5 @@ def test_the_folds_find_nothing_irregular_but_the_epoch_that_was_rolled_back(his
 
 def test_two_runs_written_alike_have_equal_states(tmp_path: Path, history: History) -> None:  # noqa: F811
     write_run(Directory(tmp_path))
-    with open_history("latest", tmp_path) as again:
+    with open_run("latest", tmp_path) as again:
         assert again.digest() == history.digest()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esper.oona.directory import Directory
-from esper.processes.history import History, open_history
+from esper.processes.history import History, open_run
 from tests.synthetic import write_run
 
 
@@ -21,5 +21,5 @@ def synthetic_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def history(synthetic_log: Path) -> Iterator[History]:
     """The synthetic run, open."""
-    with open_history("latest", synthetic_log) as opened:
+    with open_run("latest", synthetic_log) as opened:
         yield opened

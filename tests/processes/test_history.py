@@ -15,7 +15,7 @@ from esper.folds.run import BlockedError, fold, initial, step
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.memory import MemoryLog
-from esper.processes.history import History, open_history
+from esper.processes.history import History, open_run
 from tests.synthetic import EPOCHS, FIRST, ROLLBACK_EPOCH, RUN, SECOND, started, ticking, write_run
 from tests.synthetic import STEPS as STEPS_PER_EPOCH
 
@@ -148,7 +148,7 @@ def test_a_live_run_is_answered_from_what_is_on_disk_when_it_is_asked(tmp_path: 
         emitter = Emitter(log, RUN, clock=ticking())
         emitter.emit(started(), epoch=0, step=0)
         emitter.commit()
-        with open_history("latest", tmp_path) as live:
+        with open_run("latest", tmp_path) as live:
             assert live.state.moment == 1
             emitter.emit(_transition(), epoch=1, step=5)
             emitter.commit()
@@ -160,10 +160,10 @@ def test_a_live_run_is_answered_from_what_is_on_disk_when_it_is_asked(tmp_path: 
 
 
 def test_a_run_is_found_by_its_end_and_an_unknown_one_names_those_there_are(synthetic_log: Path) -> None:
-    with open_history(RUN[-6:], synthetic_log) as found:
+    with open_run(RUN[-6:], synthetic_log) as found:
         assert found.run == RUN
     with pytest.raises(RuleError, match=RUN):
-        open_history("ffffff", synthetic_log)
+        open_run("ffffff", synthetic_log)
 
 
 def test_a_fact_of_a_newer_version_blocks_the_state_and_not_the_moments_before(history: History) -> None:
@@ -194,7 +194,7 @@ def test_following_waits_for_what_is_not_written_yet() -> None:
 
 def test_telemetry_changes_no_state(tmp_path: Path, history: History) -> None:
     write_run(Directory(tmp_path), telemetry=False)
-    with open_history("latest", tmp_path) as silent:
+    with open_run("latest", tmp_path) as silent:
         assert StepsMeasured.KIND not in {record.type for record in silent.records()}
         assert [row.validation for row in silent.state.epochs] == [row.validation for row in history.state.epochs]
         assert silent.state.seeds == history.state.seeds

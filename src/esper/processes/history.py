@@ -213,7 +213,7 @@ class _Reach:
     epoch: int = 0
 
 
-def open_history(run: str, log: str | Path = "runs") -> History:
+def open_run(run: str, log: str | Path = "runs") -> History:
     """The history of `run` (an id, a unique prefix or suffix, or `latest`) in the log directory `log`.
 
     Raises LogError where there is no such directory or run, naming what there is.

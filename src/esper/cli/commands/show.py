@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     else:
         out.lines(report(reading, digest(reading.state), out.width, everything=arguments.all))
         run_id = reading.run[-6:]
-        out.lines((f"\nmore: esper replay {run_id} · esper log {run_id} --topic decisions · esper export {run_id} --format jsonl",))
+        out.lines((f"\nmore: esper replay {run_id} · esper log {run_id} · esper export {run_id} --format jsonl",))
     blocked: BlockedError | None = reading.blocked
     if blocked is not None:
         raise blocked

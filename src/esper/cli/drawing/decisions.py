@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from esper.cli.drawing.text import clipped, number, place
+from esper.cli.drawing.text import clipped, number, place, wrapped
 from esper.events.kinds.control import Adaptation
 from esper.processes.timeline import Decided
 
@@ -63,13 +63,7 @@ def block(decided: Decided, width: int) -> list[Text]:
 
 
 def _indented(words: str, width: int) -> list[Text]:
-    lines, rest = [], words
-    room = max(20, width - 6)
-    while rest:
-        cut = len(rest) if len(rest) <= room else max(rest.rfind(" ", 0, room + 1), 0) or room
-        lines.append(Text(" " * 6 + rest[:cut].rstrip(), style="dim"))
-        rest = rest[cut:].lstrip()
-    return lines
+    return [Text(line, style="dim") for line in wrapped(words, width, 6)]
 
 
 def adaptations(decisions: Iterable[Decided]) -> list[Decided]:

@@ -134,12 +134,10 @@ def ruler(axis: int, width: int) -> str:
     return "".join(line).rstrip()
 
 
-def legend(stages: Sequence[Stage]) -> Text:
-    """What the glyphs of `stages` stand for."""
-    text = Text()
-    for stage in (stage for stage in GLYPHS if stage in stages):
-        text.append(GLYPHS[stage], style=STYLES[stage]).append(f" {WORDS[stage]}  ", style="dim")
-    return text
+def legend(drawn: str) -> Text:
+    """What the glyphs in `drawn` stand for."""
+    shown = [Text.assemble((glyph, STYLES[stage]), (f" {WORDS[stage]}", "dim")) for stage, glyph in GLYPHS.items() if glyph in drawn]
+    return Text(" ").join(shown)
 
 
 def lattice(sites: Sequence[Site], rows: Sequence[SeedRow], cell: int) -> list[Text]:

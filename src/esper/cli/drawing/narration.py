@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from esper.cli.drawing import decisions
-from esper.cli.drawing.text import count, number, percent, rate, short
+from esper.cli.drawing.text import count, metric, number, rate, short
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.epoch import EpochCompleted
@@ -61,7 +61,7 @@ def epoch(reading: Reading) -> Text:
     if system.best_loss is not None:
         text.append(f"  best {number(system.best_loss)} @{system.best_epoch}")
     for name, value in list(system.validation_metrics.items())[:2]:
-        text.append(f"  acc {percent(value)}" if name == "accuracy" else f"  {name} {number(value)}")
+        text.append(f"  {metric(name, value)}")
     text.append(f"  lr {rate(completed.learning_rates[0])}" if completed.learning_rates else "")
     live = sum(system.stages[stage] for stage in system.stages if stage in LIVE)
     return text.append(f"  {count(system.parameters)} parameters, {live} live seed{'' if live == 1 else 's'}", style="dim")

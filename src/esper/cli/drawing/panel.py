@@ -11,7 +11,7 @@ from rich.text import Text
 
 from esper.cli.drawing import decisions
 from esper.cli.drawing.lanes import STYLES, stages_in_words
-from esper.cli.drawing.text import UNKNOWN, bar, clipped, count, number, percent, rate, short, sparkline
+from esper.cli.drawing.text import UNKNOWN, bar, clipped, count, metric, number, percent, rate, short, sparkline
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
 from esper.folds.run import RunState
@@ -70,7 +70,7 @@ def losses(reading: Reading, width: int) -> Text:
     text.append(f"  {sparkline(validation[-60:], 16)}  ", style="cyan")
     metrics = {} if last is None or last.validation is None else last.validation.metrics
     for name, value in list(metrics.items())[:2]:
-        text.append(f"acc {percent(value)}  " if name == "accuracy" else f"{name} {number(value)}  ")
+        text.append(f"{metric(name, value)}  ")
     pulse = reading.pulse
     lr = pulse.learning_rate if completed is None else next(iter(completed.learning_rates), None)
     text.append("" if lr is None else f"lr {rate(lr)}  ")

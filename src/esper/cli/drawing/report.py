@@ -7,7 +7,7 @@ from rich.text import Text
 
 from esper.cli.drawing import decisions
 from esper.cli.drawing.lanes import STYLES, lane, lattice, legend, name_of, ruler
-from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, number, percent, rate, short, size, sparkline
+from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, metric, number, rate, short, size, sparkline, wrapped
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.folds.rows import EpochRow
 from esper.processes.reading import Reading
@@ -16,18 +16,18 @@ from esper.processes.timeline import Decided, Life
 
 def report(reading: Reading, digest: str, width: int, *, everything: bool = False) -> Iterator[Text]:
     """The report of `reading`, section by section; `everything`: housekeeping and decisions for nothing too."""
-    yield from heading(reading, digest)
+    yield from heading(reading, digest, width)
     yield from losses(reading, width)
     yield from seeds(reading, width)
     yield from lanes(reading, width)
     yield from decided(reading, width, everything)
     yield from reports(reading)
     yield from checkpoints(reading)
-    yield from notes(reading)
-    yield from irregular(reading)
+    yield from notes(reading, width)
+    yield from irregular(reading, width)
 
 
-def heading(reading: Reading, digest: str) -> Iterator[Text]:
+def heading(reading: Reading, digest: str, width: int) -> Iterator[Text]:
     """What the run is, where it stands, and how to see more."""
     state, pulse, run = reading.state, reading.pulse, reading.state.started
     yield Text(f"run {short(reading.run)}", style="bold").append(f"  {reading.run}", style="dim")
@@ -46,12 +46,16 @@ def heading(reading: Reading, digest: str) -> Iterator[Text]:
         f"  code {run.code.revision[:12] if run.code.revision else UNKNOWN}{', changed' if run.code.dirty_digest else ''}", style="dim"
     )
     yield Text(f"  state at moment {state.moment}: {digest}", style="dim")
-    if isinstance(state.end, RunFinished):
-        metrics = " · ".join(_metric(name, value) for name, value in state.end.metrics.items())
-        early = " early" if state.end.stopped_early else ""
-        yield Text(f"  finished{early}: {metrics or 'no metrics'} · model {state.end.model_digest[:12]}", style="green")
-    if isinstance(state.end, RunFailed):
-        yield Text(f"  failed ({state.end.kind}) in {state.end.where}: {state.end.error}", style="red")
+    if state.end is not None:
+        style = "green" if isinstance(state.end, RunFinished) else "red"
+        yield from (Text(line, style=style) for line in wrapped(_end(state.end), width, 2))
+
+
+def _end(end: RunFinished | RunFailed) -> str:
+    if isinstance(end, RunFailed):
+        return f"failed ({end.kind}) in {end.where}: {end.error}"
+    metrics = " · ".join(metric(name, value) for name, value in end.metrics.items()) or "no metrics"
+    return f"finished{' early' if end.stopped_early else ''}: {metrics} · model {end.model_digest[:12]}"
 
 
 def losses(reading: Reading, width: int) -> Iterator[Text]:
@@ -103,15 +107,14 @@ def lanes(reading: Reading, width: int) -> Iterator[Text]:
     room = min(38, max(map(len, heads)))
     axis, columns = epoch + 1, max(20, width - room - 16)
     yield Text(" " * (room + 4) + ruler(axis, columns), style="dim")
+    glyphs = ""
     for life, head in zip(lives, heads, strict=True):
         line = Text(f"  {clipped(head, room).ljust(room)}  ", style=STYLES[life.stage])
         drawn = lane(life, epoch, axis, columns)
-        yield (
-            line.append_text(drawn)
-            .append(" " * max(1, 1 + min(columns, axis) - drawn.cell_len))
-            .append(_ending(life), style=STYLES[life.stage])
-        )
-    yield Text("  ").append_text(legend(tuple({span.stage for life in lives for span in life.spans})))
+        glyphs += drawn.plain
+        line.append_text(drawn).append(" " * max(1, 1 + min(columns, axis) - drawn.cell_len))
+        yield line.append(_ending(life), style=STYLES[life.stage])
+    yield Text(" ").append_text(legend(glyphs))
 
 
 def _ending(life: Life) -> str:
@@ -134,11 +137,9 @@ def decided(reading: Reading, width: int, everything: bool) -> Iterator[Text]:
         yield Text(f"  {hidden} of housekeeping or for doing nothing are not shown: --all shows them", style="dim")
     counts = reading.state.control.counts
     refused = ", ".join(f"{rule} {many}" for rule, many in sorted(counts.refused.items())) or "none"
-    yield Text(
-        f"  {sum(counts.made.values())} made · refused by the gate: {refused} · {counts.issued} commands: {counts.applied} applied, "
-        f"{counts.commands_refused} refused, {counts.commands_failed} failed",
-        style="dim",
-    )
+    yield Text(f"  {sum(counts.made.values())} made; refused by the gate: {refused}", style="dim")
+    came_out = f"{counts.applied} applied, {counts.commands_refused} refused, {counts.commands_failed} failed"
+    yield Text(f"  {counts.issued} commands: {came_out}", style="dim")
 
 
 def _gone_wrong(made: Sequence[Decided]) -> list[Decided]:
@@ -167,23 +168,26 @@ def checkpoints(reading: Reading) -> Iterator[Text]:
         yield Text(f"  {row.epoch:>4}  {row.name}  {row.digest[:12]}  {size(row.size_bytes)}  {row.reason.replace('_', ' ')}")
 
 
-def notes(reading: Reading) -> Iterator[Text]:
+def notes(reading: Reading, width: int) -> Iterator[Text]:
     """What happened to the run itself."""
     if not reading.timeline.notes:
         return
     yield _title("events of the run")
     for note in reading.timeline.notes:
-        yield Text(f"  {note.epoch:>4}  @{note.moment}  {note.text}")
+        head = f"  {note.epoch:>4}  @{note.moment}  "
+        first, *more = wrapped(note.text, width, len(head))
+        yield Text(head + first.lstrip())
+        yield from map(Text, more)
 
 
-def irregular(reading: Reading) -> Iterator[Text]:
+def irregular(reading: Reading, width: int) -> Iterator[Text]:
     """Facts that do not fit what came before them."""
     rows = reading.state.irregularities
     if not rows:
         return
     yield _title("irregular")
     for row in rows:
-        yield Text(f"  @{row.moment}  {row.what}", style="red")
+        yield from (Text(line, style="red") for line in wrapped(f"@{row.moment}  {row.what}", width, 2))
 
 
 def _title(words: str) -> Text:
@@ -193,8 +197,4 @@ def _title(words: str) -> Text:
 def _metrics(row: EpochRow) -> str:
     if row.validation is None:
         return "not validated"
-    return " · ".join(_metric(name, value) for name, value in row.validation.metrics.items()) or "no metrics"
-
-
-def _metric(name: str, value: float) -> str:
-    return f"{name} {percent(value) if name == 'accuracy' else number(value)}"
+    return " · ".join(metric(name, value) for name, value in row.validation.metrics.items()) or "no metrics"

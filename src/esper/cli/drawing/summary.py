@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from esper.cli.drawing.text import clipped, count, lasting, number, percent, place, size
+from esper.cli.drawing.text import clipped, count, lasting, metric, number, place, size
 from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record
@@ -54,7 +54,7 @@ def _decision(event: control.DecisionMade) -> str:
 def _epoch(event: epoch.EpochCompleted) -> str:
     validation = "not validated" if event.validation is None else f"valid {number(event.validation.loss)}"
     metrics = {} if event.validation is None else event.validation.metrics
-    more = "".join(f"  acc {percent(value)}" if name == "accuracy" else f"  {name} {number(value)}" for name, value in metrics.items())
+    more = "".join(f"  {metric(name, value)}" for name, value in metrics.items())
     return f"train {number(event.train.loss)}  {validation}{more}  {count(event.system.parameters)} parameters"
 
 

@@ -1,6 +1,7 @@
 """Numbers, names and small curves as text. What was not measured is said to be unknown; it is never drawn as zero."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -110,6 +111,17 @@ def bar(done: int, planned: int, width: int) -> str:
     """A progress bar of `width` characters."""
     filled = min(width, width * done // planned) if planned > 0 else 0
     return "━" * filled + ("╸" + "─" * (width - filled - 1) if filled < width else "")
+
+
+def wrapped(words: str, width: int, indent: int) -> list[str]:
+    """`words` in lines of at most `width` characters, each indented by `indent`."""
+    space = " " * indent
+    return textwrap.wrap(words, max(width, indent + 20), initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+
+
+def metric(name: str, value: float | None) -> str:
+    """A metric with its name; an accuracy as a percentage."""
+    return f"{name} {percent(value) if name.endswith('accuracy') else number(value)}"
 
 
 def clipped(text: str, width: int) -> str:

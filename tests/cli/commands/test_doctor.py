@@ -1,0 +1,32 @@
+"""`esper doctor`."""
+
+import json
+from pathlib import Path
+
+from esper.oona.directory import Directory
+from tests.cli.conftest import Esper
+from tests.synthetic import RUN, write_run
+
+
+def test_a_sound_log_is_ok_line_by_line(esper: Esper) -> None:
+    said = esper("doctor")
+    assert said.code == 0
+    assert {line.split()[0] for line in said.lines} == {"ok"}
+    assert [line.split()[1] for line in said.lines] == ["python", "sqlite", "torch", "disk", "log", "free", "run"]
+
+
+def test_a_damaged_run_makes_the_exit_code_1(esper: Esper, tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=1, finish=False)
+    (tmp_path / RUN / "run.sqlite").write_bytes(b"no database" * 20)
+    said = esper("doctor", "--log", str(tmp_path))
+    assert said.code == 1
+    assert said.lines[-1].startswith("bad      run 7c21ab")
+
+
+def test_json_is_one_object_per_check(esper: Esper) -> None:
+    checks = [json.loads(line) for line in esper("doctor", "--json").lines]
+    assert {"name": "log", "verdict": "ok"}.items() <= checks[4].items()
+
+
+def test_a_log_that_does_not_exist_can_be_asked_about(esper: Esper, tmp_path: Path) -> None:
+    assert esper("doctor", "--log", str(tmp_path / "new")).code == 0

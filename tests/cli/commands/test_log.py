@@ -1,0 +1,60 @@
+"""`esper log`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from esper.events.topics import DECISIONS
+from esper.oona.directory import Directory
+from esper.oona.emitter import Emitter
+from esper.processes.history import open_run
+from tests.cli.conftest import Esper
+from tests.synthetic import RUN, started, ticking
+
+
+def test_every_record_is_a_line(esper: Esper) -> None:
+    said = esper("log", "latest")
+    assert len(said.lines) == 1 + 224
+    assert said.lines[0].split()[:3] == ["moment", "epoch", "step"]
+
+
+def test_a_part_of_a_topic_s_name_is_enough(esper: Esper) -> None:
+    said = esper("log", "latest", "--topic", "decisions")
+    assert {line.split()[4] for line in said.lines[1:]} == {"decision.made"}
+
+
+def test_several_topics_come_in_the_order_of_the_log(esper: Esper) -> None:
+    said = esper("log", "latest", "--topic", "decisions", "--topic", "outcomes")
+    moments = [int(line.split()[0]) for line in said.lines[1:]]
+    assert moments == sorted(moments)
+    assert {line.split()[4].partition(".")[0] for line in said.lines[1:]} == {"decision", "command"}
+
+
+def test_a_pipe_gets_the_whole_of_what_was_said(esper: Esper) -> None:
+    assert "0.2715 against 0.2733 (-0.7 %), n 350, z 4.1 [@32, @31]" in esper("log", "latest", "--topic", "decisions").out
+
+
+def test_json_lines_are_the_payloads_as_they_were_written(esper: Esper, synthetic_log: Path) -> None:
+    said = esper("log", "latest", "--topic", DECISIONS, "--format", "jsonl")
+    with open_run("latest", synthetic_log) as history:
+        written = [record.data.decode() for record in history.records(frozenset({DECISIONS}))]
+    assert [line.partition(',"data":')[2][:-1] for line in said.lines] == written
+    assert json.loads(said.lines[0])["topic"] == DECISIONS
+
+
+def test_following_a_run_that_ended_ends(esper: Esper) -> None:
+    assert len(esper("log", "latest", "--follow").lines) == 1 + 224
+
+
+def test_following_shows_a_record_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    with Directory(tmp_path).create(RUN) as log:
+        emitter = Emitter(log, RUN, clock=ticking())
+        command = (sys.executable, "-m", "esper.cli", "log", RUN, "--follow", "--format", "jsonl", "--log", str(tmp_path))
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            emitter.emit(started(), epoch=0, step=0)
+            emitter.commit()
+            assert json.loads(process.stdout.readline())["moment"] == 1
+            process.terminate()
+        emitter.close()

@@ -1,0 +1,35 @@
+"""`esper runs`."""
+
+import json
+from pathlib import Path
+
+from esper.oona.directory import Directory
+from tests.cli.conftest import Esper
+from tests.synthetic import RUN, write_run
+
+
+def test_a_finished_run_is_a_line(esper: Esper) -> None:
+    lines = esper("runs").lines
+    assert lines[1].split() == ["7c21ab", "2026-03-01", "12:00:00", "finished", "digits", "14/14", "0.2285", "1,030"]
+
+
+def test_json_is_one_object_per_run(esper: Esper) -> None:
+    [line] = esper("runs", "--json").lines
+    assert (json.loads(line)["run"], json.loads(line)["standing"]) == (RUN, "finished")
+
+
+def test_an_empty_log_says_how_to_begin(esper: Esper, tmp_path: Path) -> None:
+    said = esper("runs", "--log", str(tmp_path))
+    assert (said.code, said.out) == (0, f"no runs in {tmp_path} yet: esper train digits --log {tmp_path}\n")
+
+
+def test_what_is_unknown_is_called_unknown(esper: Esper, tmp_path: Path) -> None:
+    Directory(tmp_path).create(RUN).close()
+    assert esper("runs", "--log", str(tmp_path)).lines[1].split()[3:] == ["interrupted", "unknown", "0", "unknown", "unknown"]
+
+
+def test_an_unreadable_run_is_listed_and_the_exit_code_says_so(esper: Esper, tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=1, finish=False)
+    (tmp_path / RUN / "run.sqlite").write_bytes(b"no database" * 20)
+    said = esper("runs", "--log", str(tmp_path))
+    assert (said.code, "unreadable" in said.out, "expected a run's SQLite file" in said.out) == (1, True, True)

@@ -1,0 +1,108 @@
+"""`esper show`."""
+
+import json
+
+from tests.cli.conftest import Esper
+from tests.synthetic import RUN
+
+
+def section(lines: list[str], title: str) -> list[str]:
+    """The lines under `title`, up to the next empty one."""
+    start = next(index for index, line in enumerate(lines) if line.startswith(title)) + 1
+    end = next((index for index in range(start, len(lines)) if not lines[index]), len(lines))
+    return lines[start:end]
+
+
+def test_the_report_fits_a_hundred_columns(esper: Esper) -> None:
+    said = esper("show", "latest", "--all")
+    assert said.code == 0
+    assert max(len(line) for line in said.lines) <= 100
+
+
+def test_the_lattice_shows_every_slot_of_every_site(esper: Esper) -> None:
+    lattice = section(esper("show", "latest").lines, "lattice after epoch 14")
+    assert lattice[0].split() == ["s0", "s1", "s2", "s3"]
+    assert lattice[1].split() == ["hidden.0", "rolled-back", "mlp:24", "·", "cancelled", "signal:12", "training", "mlp:24"]
+    assert lattice[2].split() == ["hidden.2", "fossilized", "lowrank:8", "·"]
+
+
+def test_each_life_has_a_lane_of_its_stages(esper: Esper) -> None:
+    lives = section(esper("show", "latest").lines, "lives")
+    assert lives[1] == "  hidden.2 s0 lowrank:8 @1   ·░░▒▒▓?██━█━━━ fossilized"
+    assert lives[2] == "  hidden.0 s0 mlp:24 @4         ·░░░▒▒▒!    rolled-back"
+    assert lives[6] == "  hidden.2 s1 mlp:24 @10              ·     undone"
+
+
+def test_an_earlier_epoch_shows_what_was_so_then(esper: Esper) -> None:
+    said = esper("show", "latest", "--epoch", "4")
+    assert "running · epoch 4 of 14" in said.out
+    assert section(said.lines, "lattice after epoch 4")[2].split() == ["hidden.2", "grafting", "lowrank:8", "·"]
+    assert "rolled back" not in said.out
+
+
+def test_a_moment_shows_what_was_so_then(esper: Esper) -> None:
+    assert "state at moment 36: " in esper("show", "latest", "--at", "36").out
+
+
+def test_a_refusal_is_shown_with_its_numbers_rule_and_evidence(esper: Esper) -> None:
+    decisions = section(esper("show", "latest").lines, "decisions")
+    start = next(index for index, line in enumerate(decisions) if "refused: urgency" in line)
+    assert decisions[start].split() == ["3", "germinate", "hidden.0", "s0", "mlp:24", "conf", "0.99", "urg", "0.55", "refused:", "urgency"]
+    assert decisions[start + 1].strip() == "@27 from @26: best of 5 improved 13.5 % < 15 %"
+    assert decisions[start + 2].strip() == "expected an urgency above 0.6, got 0.55"
+
+
+def test_a_number_that_is_nan_is_called_nan(esper: Esper) -> None:
+    assert any("urg NaN" in line and "refused: finite" in line for line in esper("show", "latest").lines)
+
+
+def test_housekeeping_is_counted_and_shown_on_request(esper: Esper) -> None:
+    assert "16 of housekeeping or for doing nothing are not shown" in esper("show", "latest").out
+    everything = esper("show", "latest", "--all")
+    assert "not shown" not in everything.out
+    assert len([line for line in everything.lines if "advance hidden" in line]) == 16
+
+
+def test_a_failed_command_is_shown_though_it_is_housekeeping(esper: Esper) -> None:
+    assert "the kernel's file is gone" in esper("show", "latest").out
+
+
+def test_a_rollback_lost_samples_and_the_end_are_told(esper: Esper) -> None:
+    told = " ".join(line.strip() for line in section(esper("show", "latest").lines, "events of the run"))
+    assert "3 samples of telemetry.training.steps dropped, steps 106..108" in told
+    assert "rolled back from epoch 11 to 8 (epoch-000008): the loss is not finite: NaN; hidden.0 s0 is blamed" in told
+    assert "finished: 1,030 parameters" in told
+
+
+def test_checkpoints_are_those_that_are_kept(esper: Esper) -> None:
+    kept = section(esper("show", "latest").lines, "checkpoints kept")
+    assert [line.split()[1] for line in kept] == ["epoch-000008", "epoch-000012"]
+
+
+def test_before_the_first_epoch_what_is_unknown_is_called_so(esper: Esper) -> None:
+    said = esper("show", "latest", "--at", "1")
+    assert "no epoch was completed yet" in said.out
+    assert "parameters 460 at the start, unknown now" in said.out
+    assert "no seed has germinated yet" in said.out
+
+
+def test_nothing_recorded_yet_is_said(esper: Esper) -> None:
+    assert "not started: the log holds no RunStarted yet" in esper("show", "latest", "--at", "0").out
+
+
+def test_json_holds_the_whole_state_as_one_object(esper: Esper) -> None:
+    shown = json.loads(esper("show", "latest", "--json").out)
+    assert (shown["run"], shown["moment"], shown["status"]) == (RUN, 224, "finished")
+    assert len(shown["seeds"]) == 6
+    assert [decided["rule"] for decided in shown["decisions"] if decided["fate"] == "refused"] == ["urgency", "cap", "finite"]
+
+
+def test_a_value_that_is_not_finite_is_a_word_in_json(esper: Esper) -> None:
+    shown = json.loads(esper("show", "latest", "--json").out)
+    assert [one["decision"]["urgency"] for one in shown["decisions"] if one["rule"] == "finite"] == ["NaN"]
+
+
+def test_the_digest_is_the_one_that_replay_gives(esper: Esper) -> None:
+    shown = json.loads(esper("show", "latest", "--epoch", "9", "--json").out)
+    replayed = [json.loads(line) for line in esper("replay", "latest", "--json").lines]
+    assert shown["digest"] == next(one["digest"] for one in replayed if one["epoch"] == 9)

@@ -1,0 +1,51 @@
+"""A log with the synthetic run in it, and a way to type a command and see what comes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from esper.cli.main import main
+from esper.oona.directory import Directory
+from tests.synthetic import write_run
+
+
+class Said(NamedTuple):
+    """What a command wrote, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Standard output, line by line."""
+        return self.out.splitlines()
+
+
+Esper = Callable[..., Said]
+
+
+@pytest.fixture(scope="session")
+def synthetic_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log that holds the finished synthetic run. Not to be written to."""
+    path = tmp_path_factory.mktemp("log")
+    write_run(Directory(path))
+    return path
+
+
+@pytest.fixture
+def esper(synthetic_log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Esper:
+    """Types `esper ARGUMENTS...` with the synthetic log as the environment's."""
+    monkeypatch.setenv("ESPER_LOG", str(synthetic_log))
+
+    def typed(*arguments: str) -> Said:
+        try:
+            code = main(arguments)
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 1
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return typed
