@@ -51,7 +51,7 @@ def learned(host: Host) -> bool:
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 @pytest.mark.parametrize("options", [{}, {"micro_batches": 2}, {"autocast": True}], ids=["plain", "accumulation", "autocast"])
 def test_training_seeds_do_not_change_the_hosts_path(kind: str, options: dict[str, object], tmp_path: Path) -> None:
-    digests, host = with_seeds(kind, tmp_path, **options)
+    digests, host = with_seeds(kind, tmp_path, **options)  # type: ignore[arg-type] # Options of Loop.
     assert first_difference(alone(kind, **options), digests) is None
     assert learned(host)
 

@@ -104,8 +104,7 @@ class Host:
             slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
             place.rewire()
         for slot in self._stepping:
-            assert slot.optimizer is not None
-            slot.optimizer.zero_grad()
+            slot.clear_gradients()
         if measure:
             self._meter.arm(self.model, self._places.values())
 

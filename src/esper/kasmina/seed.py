@@ -47,7 +47,7 @@ def isolated_step(slot: Slot, targets: list[Target], clip: float | None) -> None
     To be called within `forked`: a body may draw random numbers.
     """
     assert slot.branch is not None
-    parameters = list(slot.branch.parameters())
+    parameters = slot.parameters
     device = parameters[0].device.type
     with torch.enable_grad(), torch.autocast(device, enabled=False):
         losses = [_local_loss(slot.branch, target) for target in targets]
@@ -65,8 +65,7 @@ def _local_loss(branch: Branch, target: Target) -> Tensor:
 
 def task_step(slot: Slot, clip: float | None, scale: float) -> None:
     """One step of a seed in the task graph on the gradients that the host's backward left; `scale` is what the loss was multiplied by."""
-    assert slot.branch is not None
-    parameters = [parameter for parameter in slot.branch.parameters() if parameter.grad is not None]
+    parameters = [parameter for parameter in slot.parameters if parameter.grad is not None]
     if not parameters:
         return
     if scale != 1.0:
@@ -82,4 +81,4 @@ def _step(slot: Slot, parameters: list[nn.Parameter], clip: float | None, loss: 
         slot.optimizer.step()
     else:
         slot.fail()
-    slot.optimizer.zero_grad()
+    slot.clear_gradients()

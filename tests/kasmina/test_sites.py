@@ -1,0 +1,212 @@
+"""What adopting a layer changes, which is nothing, and what a tap hears."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from esper.errors import RuleError
+from esper.events.kinds.control import Command
+from esper.kasmina.host import Host
+from esper.kasmina.sites import Growth, growth_of
+from tests.kasmina.training import MODELS, Loop, batch, cache_in, conv_model, host_of, into, into_training, linear_model
+
+GRAFTED = (Command.GRAFT, Command.STABILIZE)
+
+
+def listening(model: nn.Module, site: str, path: Path) -> tuple[Host, Growth]:
+    host = host_of(model, sites=site)
+    into_training(host, cache_in(path), site, 0, "lowrank:8")
+    host.begin_step(epoch=1, step=1)
+    return host, growth_of(model.get_submodule(site))
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_an_adopted_model_looks_and_computes_as_before(kind: str) -> None:
+    plain, grown = MODELS[kind](), MODELS[kind]()
+    host = host_of(grown)
+    assert host.sites
+    assert list(plain.state_dict()) == list(grown.state_dict())
+    assert [type(module).__qualname__ for module in grown.modules()] == [type(module).__qualname__ for module in plain.modules()]
+    assert all(isinstance(new, type(old)) for new, old in zip(grown.modules(), plain.modules(), strict=True))
+    assert repr(plain) == repr(grown)
+    x, _ = batch(kind, 0)
+    torch.manual_seed(0)
+    expected = plain(x)
+    torch.manual_seed(0)
+    assert torch.equal(grown(x), expected)
+
+
+def test_a_deep_copy_is_independent_and_computes_the_same(tmp_path: Path) -> None:
+    model = linear_model().eval()
+    host = host_of(model)
+    into(host, cache_in(tmp_path), "0", 0, "mlp:24", *GRAFTED)
+    host.state()[0]["0/0/last.bias"].fill_(1.0)
+    x, _ = batch("linear", 0)
+    twin = copy.deepcopy(model)
+    expected = model(x)
+    assert torch.equal(twin(x), expected)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    growth_of(twin[0]).branches[0].set_alpha(0.5)
+    assert torch.equal(model(x), expected)
+
+
+def test_a_copy_taken_in_training_hears_nothing(tmp_path: Path) -> None:
+    model = linear_model()
+    host, growth = listening(model, "0", tmp_path)
+    twin = copy.deepcopy(model)
+    twin(batch("linear", 0)[0]).sum().backward()
+    assert growth.taps == []
+    assert growth_of(twin[0]).taps == []
+    host.end_step(lr=1e-3)
+
+
+def test_pickling_a_host_says_what_to_pickle_instead() -> None:
+    model = linear_model()
+    host_of(model)
+    with pytest.raises(RuleError, match=r"export_plain"):
+        pickle.dumps(model)
+
+
+def test_the_gradient_before_an_activation_in_place_is_the_outputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 12), nn.ReLU(inplace=True), nn.Linear(12, 4))
+    _, growth = listening(model, "0", tmp_path)
+    x, _ = batch("linear", 0)
+    model(x).square().sum().backward()
+    y = nn.functional.linear(x, model[0].weight, model[0].bias).detach().requires_grad_()
+    expected = torch.autograd.grad(model[2](torch.relu(y)).square().sum(), y)[0]
+    tap = growth.taps[0]
+    assert tap.gradient is not None
+    assert tap.spread is not None
+    torch.testing.assert_close(tap.gradient, expected)
+    torch.testing.assert_close(tap.spread, y.detach().std())
+
+
+def test_evaluation_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = linear_model()
+    _, growth = listening(model, "0", tmp_path)
+    model.eval()
+    model(batch("linear", 0)[0]).sum().backward()
+    with torch.no_grad():
+        model.train()(batch("linear", 0)[0])
+    assert growth.taps == []
+
+
+def test_a_forward_between_steps_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = linear_model()
+    host, growth = listening(model, "0", tmp_path)
+    host.end_step(lr=1e-3)
+    model(batch("linear", 0)[0]).sum().backward()
+    assert growth.taps == []
+
+
+def test_a_layer_that_one_loss_goes_through_twice_is_refused_by_name(tmp_path: Path) -> None:
+    shared = nn.Linear(20, 20)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    host, _ = listening(model, "0", tmp_path)
+    model(batch("linear", 0)[0]).sum().backward()
+    with pytest.raises(RuleError, match=r"site '0'.*epoch 1, step 1"):
+        host.end_step(lr=1e-3)
+
+
+def test_a_layer_called_twice_is_refused_at_the_first_measured_step() -> None:
+    shared = nn.Linear(20, 20)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    host = host_of(model, sites="0")
+    host.begin_step(epoch=1, step=1, measure=True)
+    model(batch("linear", 0)[0]).sum().backward()
+    with pytest.raises(RuleError, match="site '0'"):
+        host.end_step(lr=1e-3)
+
+
+def test_a_discarded_forward_is_not_a_second_call(tmp_path: Path) -> None:
+    model = linear_model()
+    host, growth = listening(model, "0", tmp_path)
+    model(batch("linear", 0)[0])
+    model(batch("linear", 0)[0]).sum().backward()
+    host.end_step(lr=1e-3)
+    assert growth.taps == []
+
+
+def test_a_site_without_a_gradient_is_refused_by_name(tmp_path: Path) -> None:
+    model = linear_model()
+    model[0].requires_grad_(False)
+    listening(model, "0", tmp_path)
+    with pytest.raises(RuleError, match="'0'.*frozen"):
+        model(batch("linear", 0)[0])
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Sequential(nn.Linear(20, 12), nn.GELU(), nn.Linear(12, 4))
+        self.reentrant = reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = checkpoint(self.inner, x.requires_grad_(), use_reentrant=self.reentrant)
+        assert isinstance(y, torch.Tensor)
+        return y
+
+
+def test_a_recomputation_is_neither_counted_nor_measured(tmp_path: Path) -> None:
+    model = Checkpointed(reentrant=False)
+    host, growth = listening(model, "inner.0", tmp_path)
+    model(batch("linear", 0)[0]).square().sum().backward()
+    assert len(growth.taps) == 1
+    assert growth.taps[0].gradient is not None
+    host.end_step(lr=1e-3)
+    assert host.seeds["inner.0", 0].skipped == 0
+
+
+def test_reentrant_checkpointing_is_refused_by_name(tmp_path: Path) -> None:
+    model = Checkpointed(reentrant=True)
+    listening(model, "inner.0", tmp_path)
+    with pytest.raises(RuleError, match=r"'inner\.0' outside reentrant checkpointing"):
+        model(batch("linear", 0)[0]).sum().backward()
+
+
+@pytest.mark.parametrize("make", [linear_model, conv_model])
+def test_a_compiled_model_computes_the_same(make: type[nn.Module], tmp_path: Path) -> None:
+    kind = "linear" if make is linear_model else "conv"
+    model = make().eval()
+    host = host_of(model)
+    into(host, cache_in(tmp_path), "0", 0, "lowrank:8", *GRAFTED)
+    host.state()[0]["0/0/last.bias"].fill_(1.0)
+    x, _ = batch(kind, 0)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(torch.compile(model, backend="eager")(x), expected)
+    torch.compiler.reset()
+
+
+def test_a_compiled_model_teaches_its_seeds(tmp_path: Path) -> None:
+    model = linear_model()
+    host = host_of(model)
+    into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+    loop = Loop("linear", model, host, measure_every=1000)
+    loop.model = torch.compile(model, backend="eager")  # type: ignore[assignment] # It keeps the module's interface.
+    loop.run(1, 4)
+    assert bool(host.state()[0]["0/0/last.weight"].any())
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_bodies_follow_the_model_to_another_dtype_and_mode(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = linear_model()
+    host = host_of(model)
+    into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+    model.to(dtype)
+    model.eval()
+    branch = growth_of(model[0]).branches[0]
+    assert {parameter.dtype for parameter in branch.parameters()} == {dtype}
+    assert not branch.training
+    assert model.train()[0].training
+    assert branch.training
