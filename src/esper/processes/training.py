@@ -167,7 +167,13 @@ class _Work:
         journal = self._journal = EmittedJournal(emitter)
         memory = self._memory = fresh_memory()
         policy = settings.policy
-        schedule = GrowthSchedule(policy.train_epochs, policy.graft_epochs, policy.alphas, gate=settings.gate)
+        schedule = GrowthSchedule(
+            train_epochs=policy.train_epochs,
+            graft_epochs=policy.graft_epochs,
+            fine_tune_epochs=policy.fine_tune_epochs,
+            alphas=policy.alphas,
+            gate=settings.gate,
+        )
         host = self.host = _host(recipe, settings)
         self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)

@@ -52,10 +52,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Now:
-    """Where an epoch's end stands: the run's clocks, the planned end, and the validation loss just measured."""
+    """Where an epoch's end stands: the run's clocks, the epochs left, the validation loss just measured, and how long a graft takes."""
 
     epoch: int
     step: int
+    epochs_left: int
     validation_loss: float | None
     ramp_steps: int
 
@@ -159,16 +160,14 @@ class Adapter:
             verdict = judge(decision, view, state.gate)
             view = after(view, decision, verdict, state.gate)
             if isinstance(verdict, Refused):
-                self._refuse(decision, decision_id, verdict, now)
+                self._refuse(decision_id, verdict, now)
             elif isinstance(verdict, Passed):
                 orders.append(self._order(decision, decision_id, verdict.command, now))
         return orders
 
-    def _refuse(self, decision: DecisionMade, decision_id: EventId, verdict: Refused, now: Now) -> None:
+    def _refuse(self, decision_id: EventId, verdict: Refused, now: Now) -> None:
         refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
         self._journal.emit(refusal, epoch=now.epoch, step=now.step, cause=decision_id, trace=trace_of(decision_id))
-        if decision.site is not None:
-            self._memory.tally = self._memory.tally.counted("refused", decision.site)
 
     def _order(self, decision: DecisionMade, decision_id: EventId, command: Command, now: Now) -> Order:
         trace = trace_of(decision_id)
@@ -216,6 +215,7 @@ class Adapter:
         except RuleError as error:  # An earlier command of this epoch failed, so this one finds its seed elsewhere.
             refusal = CommandRefused(command=command.command, site=command.site, seed=command.seed, reason=str(error))
             self._journal.emit(refusal, epoch=now.epoch, step=now.step, cause=order.id, trace=order.trace)
+            self._memory.tally = self._memory.tally.counted("refused", command.site)
             return False
         except DataError as error:
             failure = CommandFailed(command=command.command, site=command.site, seed=command.seed, error=str(error))
@@ -299,14 +299,14 @@ class Adapter:
                 memory.tally = memory.tally.germinated(now.epoch)
                 progress = progress.without_note(*place).noted(*place, loss_at_germination=now.validation_loss)
             case Command.GRAFT:
-                progress = progress.noted(*place, loss_before_graft=now.validation_loss)
-                progress = progress.model_copy(update={"validation_losses": ()})
+                progress = progress.noted(*place, loss_before_graft=now.validation_loss).with_new_cycle()
             case _ if to_stage in (Stage.CULLED, Stage.CANCELLED, Stage.DORMANT):
                 progress = progress.without_note(*place)
                 memory.evaluations.pop(slot_name(*place), None)
             case _:
                 pass
-        memory.progress = progress
+        # A plateau is found again after each cycle, be it that a seed was grafted or that none was found worth it.
+        memory.progress = progress.with_new_cycle() if command.command is Command.CULL else progress
 
 
 def slot_name(site: str, seed: int) -> str:

@@ -11,7 +11,7 @@ from esper.errors import DataError
 from esper.events.envelope import EventId
 from esper.events.kinds.control import FieldReported
 from esper.events.kinds.lifecycle import SeedRow, SeedTransitioned, Stage
-from esper.events.kinds.run import BlamedSeed, CheckpointPruned, CheckpointSaved, RunRolledBack
+from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
 from esper.kasmina.host import Host
 from esper.tolaria.checkpoint import load_checkpoint, name_of, prune_checkpoint, save_checkpoint
 from esper.tolaria.journal import Journal
@@ -45,6 +45,7 @@ class Keeper:
         name = name_of(tally.epoch)
         if tally.checkpoints and tally.checkpoints[-1].name == name:
             return
+        self._memory.progress = self._memory.progress.model_copy(update={"blamed": None})
         started = time.perf_counter()
         saved = save_checkpoint(self._folder, name, take(self._host, self._optimizer, self._scheduler, self._memory))
         event = CheckpointSaved(
@@ -66,8 +67,11 @@ class Keeper:
 
     def roll_back(self, reason: str) -> None:
         """Goes back to the newest checkpoint and says so, with the seed that is blamed and the whole seed table now in force."""
-        blamed = self._blamed()
-        before = None if blamed is None else self._row(blamed)
+        blamed = self._memory.progress.blamed
+        place = None if blamed is None else (blamed.site, blamed.seed)
+        before = None if place is None else self._row(place)
+        if before is not None and before.life is None:  # It was removed, and its slot is free again: nobody is left to blame.
+            blamed = place = before = None
         tally = self._memory.tally
         target = tally.checkpoints[-1]
         memory = self._load(target.name, target.digest)
@@ -80,12 +84,12 @@ class Keeper:
             to_epoch=target.epoch,
             checkpoint=target.name,
             reason=reason,
-            blamed=None if blamed is None else BlamedSeed(site=blamed[0], seed=blamed[1]),
-            seeds=tuple(before if before is not None and place == blamed else self._row(place) for place in sorted(self._host.seeds)),
+            blamed=blamed,
+            seeds=tuple(before if before is not None and one == place else self._row(one) for one in sorted(self._host.seeds)),
         )
         cause = self._journal.emit(event, epoch=tally.epoch, step=tally.step)
-        if blamed is not None and before is not None:
-            self._lock(blamed, before, reason, cause)
+        if place is not None and before is not None:
+            self._lock(place, before, reason, cause)
         self._journal.commit()
 
     def _lock(self, place: Place, before: SeedRow, reason: str, cause: EventId) -> None:
@@ -126,11 +130,6 @@ class Keeper:
             return put_back(snapshot, self._host, self._optimizer, self._scheduler)
         except (KeyError, ValueError, RuntimeError) as error:
             raise DataError(f"checkpoint {self._folder / name} does not fit this host: {error}") from error
-
-    def _blamed(self) -> Place | None:
-        """The seed whose alpha changed last since the newest checkpoint: alpha changes in GRAFTING alone, the latest graft last."""
-        grafting = [(seed.since_epoch, place) for place, seed in self._host.seeds.items() if seed.stage is Stage.GRAFTING]
-        return max(grafting)[1] if grafting else None
 
     def _row(self, place: Place) -> SeedRow:
         seed = self._host.seeds[place]

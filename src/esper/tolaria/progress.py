@@ -10,6 +10,7 @@ from pydantic import Field
 from esper.events.envelope import EventId
 from esper.events.fields import Count, Float, NonNegative, Part
 from esper.events.kinds.control import FieldReported
+from esper.events.kinds.run import BlamedSeed
 
 Place = tuple[str, int]
 
@@ -42,7 +43,7 @@ class SeedNotes(Part):
 class Progress(Part):
     """Where training stands; a rollback restores it with the weights.
 
-    `validation_losses` are those since the last graft cycle began anew, oldest first; `blamed` is the seed whose alpha changed last
+    `validation_losses` are those since the last graft or cull, oldest first; `blamed` is the seed whose alpha changed last
     since the checkpoint.
     """
 
@@ -53,6 +54,7 @@ class Progress(Part):
     first_train_loss: Float | None = None
     last_train_loss: Float | None = None
     last_adaptation_step: Count | None = None
+    blamed: BlamedSeed | None = None
     notes: tuple[SeedNotes, ...] = ()
 
     def note(self, site: str, seed: int) -> SeedNotes:
@@ -71,6 +73,10 @@ class Progress(Part):
     def without_note(self, site: str, seed: int) -> "Progress":
         """The same with the slot forgotten."""
         return self.model_copy(update={"notes": tuple(old for old in self.notes if (old.site, old.seed) != (site, seed))})
+
+    def with_new_cycle(self) -> "Progress":
+        """The same with no validation losses behind it: a graft cycle begins anew."""
+        return self.model_copy(update={"validation_losses": ()})
 
     def after_validation(self, epoch: int, loss: float) -> "Progress":
         """The same after one more validation loss; a NaN loss improves nothing."""

@@ -63,18 +63,21 @@ class GrowthSchedule:
 
     train_epochs: epochs in TRAINING after which a shadow validation is made at every epoch's end.
     graft_epochs: epochs over which alpha rises linearly, step by step, to 1.
+    fine_tune_epochs: epochs in FINE_TUNING after which, as at the last epoch but one, a seed is evaluated before it is fossilized.
     alphas: the blends that a shadow validation tries.
     compile_wait_s: how long an epoch's end waits for a kernel before it counts as failed.
     """
 
     train_epochs: int = 3
     graft_epochs: int = 3
+    fine_tune_epochs: int = 10
     alphas: tuple[float, ...] = (0.25, 0.5, 1.0)
     compile_wait_s: float = 60.0
     gate: GateSettings = field(default_factory=GateSettings)
 
     def __post_init__(self) -> None:
         _require("train_epochs", self.train_epochs, self.train_epochs >= 1, "a whole number of at least 1")
+        _require("fine_tune_epochs", self.fine_tune_epochs, self.fine_tune_epochs >= 1, "a whole number of at least 1")
         _require("graft_epochs", self.graft_epochs, self.graft_epochs >= 1, "a whole number of at least 1")
         _require("alphas", self.alphas, bool(self.alphas) and all(0 < alpha <= 1 for alpha in self.alphas), "numbers in (0, 1]")
         _require("compile_wait_s", self.compile_wait_s, 0 < self.compile_wait_s < math.inf, "a finite number above 0")

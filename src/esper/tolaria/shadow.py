@@ -23,14 +23,15 @@ class Examiner:
 
         A seed in TRAINING is due once it has trained for `train_epochs`: each alpha is tried, the largest mean gain is kept, and k
         says how many were tried, since the best of many is better by luck. A seed in EVALUATING is
-        compared with the model without it; never with how the model was before the graft, for the host has adapted to it since.
+        compared with the model without it, and so is one in FINE_TUNING that is about to be fossilized; never with how the model was
+        before the graft, for the host has adapted to it since.
         """
         shadowed = [place for place in sorted(self._host.seeds) if self._is_due(place, now)]
         for place in shadowed:
             alpha, best = self._best_blend(place, losses)
             self._say("shadow", place, best, now, alpha=alpha, k=len(self._schedule.alphas))
         for place, seed in sorted(self._host.seeds.items()):
-            if seed.stage is Stage.EVALUATING and not seed.recovering:
+            if self._is_judged(place, now):
                 with self._host.override_alpha({place: 0.0}):
                     without = self._evaluator.losses()
                 assert seed.alpha is not None
@@ -39,6 +40,11 @@ class Examiner:
     def _is_due(self, place: Place, now: Now) -> bool:
         seed = self._host.seeds[place]
         return seed.stage is Stage.TRAINING and not seed.recovering and now.epoch - seed.since_epoch >= self._schedule.train_epochs
+
+    def _is_judged(self, place: Place, now: Now) -> bool:
+        seed = self._host.seeds[place]
+        tuned = now.epoch - seed.since_epoch >= self._schedule.fine_tune_epochs or now.epochs_left <= 1
+        return (seed.stage is Stage.EVALUATING or (seed.stage is Stage.FINE_TUNING and tuned)) and not seed.recovering
 
     def _best_blend(self, place: Place, losses: Losses) -> tuple[float, Paired]:
         tried: list[tuple[float, Paired]] = []

@@ -20,7 +20,8 @@ from esper.events import codec
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Command
 from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests, SystemState
-from esper.events.kinds.run import RunStarted
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.lifecycle import LIVE
 from esper.kasmina.host import Host
@@ -122,6 +123,7 @@ class Trainer:
         tally = self._memory.tally
         self._memory.tally = tally.model_copy(update={"epoch": tally.epoch + 1})
         seed_epoch(self._settings.rng_seed, tally.epoch + 1)
+        self._remember_blame()
         self._host.model.train()
         epoch = _Epoch(time.perf_counter())
         self._span = Span()
@@ -157,7 +159,7 @@ class Trainer:
         """One optimizer step of the host, then what its seeds do."""
         started = time.perf_counter()
         step = self._next_step()
-        measure = (len(self._span) + 1) % self._settings.measure_every == 0
+        measure = bool(self._host.sites) and (len(self._span) + 1) % self._settings.measure_every == 0
         self._host.begin_step(epoch=self._memory.tally.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
         self._optimizer.zero_grad(set_to_none=True)
@@ -241,7 +243,15 @@ class Trainer:
     def _now(self, validation_loss: float | None) -> Now:
         tally = self._memory.tally
         ramp = self._schedule.graft_epochs * max(1, self._steps_per_epoch or 1)
-        return Now(epoch=tally.epoch, step=tally.step, validation_loss=validation_loss, ramp_steps=ramp)
+        left = self._settings.epochs - tally.epoch
+        return Now(epoch=tally.epoch, step=tally.step, epochs_left=left, validation_loss=validation_loss, ramp_steps=ramp)
+
+    def _remember_blame(self) -> None:
+        """Alpha changes in GRAFTING alone; of several seeds, the one whose graft began last is blamed for what follows."""
+        grafting = [(seed.since_epoch, place) for place, seed in self._host.seeds.items() if seed.stage is Stage.GRAFTING]
+        if grafting:
+            site, slot = max(grafting)[1]
+            self._memory.progress = self._memory.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
 
     def _remember_losses(self, train_loss: float, validation_loss: float) -> None:
         progress = self._memory.progress.after_validation(self._memory.tally.epoch, validation_loss)

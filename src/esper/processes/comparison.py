@@ -1,0 +1,72 @@
+"""A task trained four ways with equal data and equal steps: grown, its host alone, the grown net static from the start, a wider static net.
+
+Each is a run of its own in the same log, so that every figure of the comparison can be looked up.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from esper.events.envelope import RunId
+from esper.events.kinds.control import Command
+from esper.folds.lifecycle import IN_TASK_GRAPH
+from esper.kasmina.host import Host
+from esper.kasmina.kernels import KernelCache, compile_kernel
+from esper.oona.directory import Directory
+from esper.processes.settings import Settings, settings_from
+from esper.processes.tasks import Task, recipe_of
+from esper.processes.training import Trained, fresh_run_id, train
+
+Way = Literal["grown", "host", "static_same", "static_wider"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way of training: its run, the test accuracy it reached (0..1), its parameters."""
+
+    way: Way
+    run: RunId
+    accuracy: float
+    parameters: int
+
+
+def compare(task: Task, settings: Settings, directory: Directory, grown: Trained, *, say: Callable[[Way], None]) -> list[Entry]:
+    """The grown run beside the three others, which are trained now; `say` is called before each."""
+    entries = [_entry("grown", grown)]
+    alone = settings_from(settings.named(), {"growth.enabled": False})
+    models: list[tuple[Way, nn.Module | None]] = [("host", None), ("static_same", static_same(task, settings, directory, grown.host))]
+    if task.wider is not None:
+        models.append(("static_wider", task.wider(settings.trainer.rng_seed)))
+    for way, model in models:
+        say(way)
+        recipe = recipe_of(task, alone, model=model)
+        entries.append(_entry(way, train(recipe, alone, directory, fresh_run_id())))
+    return entries
+
+
+def static_same(task: Task, settings: Settings, directory: Directory, grown: Host) -> nn.Module:
+    """The architecture that `grown` ended with, untrained: a fresh host with fresh bodies in the same places from the start."""
+    recipe = recipe_of(task, settings)
+    host = Host(
+        recipe.model,
+        seed_optimizer=lambda _parameters, _lr: recipe.optimizer,
+        sites=settings.growth.sites,
+        slots=settings.growth.slots,
+        rng_seed=settings.trainer.rng_seed,
+        max_parameters=settings.growth.max_parameters,
+    )
+    cache = KernelCache(directory.path / ".kernels")
+    for (site, slot), seed in sorted(grown.seeds.items()):
+        if seed.stage in IN_TASK_GRAPH:
+            assert seed.blueprint is not None
+            kernel = compile_kernel(host.germinate(site, slot, life=0, blueprint=seed.blueprint, lr=0.0), cache)
+            host.load(site, slot, kernel, epoch=0)
+            for command in (Command.TRAIN, Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE):
+                host.apply(command, site, slot, epoch=0, ramp_steps=1)
+    return host.export_plain()
+
+
+def _entry(way: Way, trained: Trained) -> Entry:
+    return Entry(way, trained.run, trained.metrics["test_accuracy"], trained.host.parameters())
