@@ -102,6 +102,7 @@ def empty_branch(spec: str, dtype: torch.dtype) -> Branch:
     return Branch(build(spec)).to(dtype).to_empty(device="cpu")
 
 
+@lru_cache(maxsize=1024)
 def parameter_count(spec: str) -> int:
     """How many parameters a body of `spec` has, without building it in memory."""
     built = build(spec)
