@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -144,7 +145,7 @@ class KernelCache:
         return kernel
 
     def put(self, order: Order, tensors: dict[str, Tensor], characterization: Characterization, duration_ms: float) -> Kernel:
-        """The kernel of `order`, durable when this returns."""
+        """The kernel of `order`, durable when this returns. Raises KernelError; the key then stands for a whole kernel or for none."""
         digest, path = _digest(order, tensors), self._file(order)
         fields: dict[str, str] = {"spec": order.spec, "rng_seed": str(order.rng_seed), "dtype": order.dtype, "digest": digest}
         payload = save(tensors, fields | {"characterization": json.dumps(asdict(characterization))})
@@ -186,7 +187,7 @@ def check(branch: Branch, order: Order) -> Characterization:
         if delta.shape[:2] != (batch, outputs_of(order.spec)):
             raise KernelError(f"expected an output of {(batch, outputs_of(order.spec))}, got {tuple(delta.shape)}: {order.spec}")
         if torch.count_nonzero(delta):
-            raise KernelError(f"expected a zero delta at birth, got up to {float(delta.abs().max())!r}: {order.spec}")
+            raise KernelError(f"expected a zero delta at birth, got up to {float(delta.detach().abs().max())!r}: {order.spec}")
         if not torch.equal(delta, branch.body(x)[1]):
             raise KernelError(f"expected two equal forwards: {order.spec}")
         _check_backward(branch, x, order)
@@ -240,16 +241,20 @@ def _digest(order: Order, tensors: dict[str, Tensor]) -> str:
 def _write(path: Path, payload: bytes) -> None:
     """Data, then name, then the folder that holds the name: each durable before the next."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with temporary.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise KernelError(f"expected to write {path}: {error}") from error
 
 
 def _read(order: Order, path: Path) -> Kernel:
