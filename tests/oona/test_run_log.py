@@ -195,6 +195,14 @@ def test_a_file_that_may_not_be_written_is_refused(directory: Directory, closed:
     assert str(closed.parent) in said
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+@pytest.mark.usefixtures("closed")
+def test_an_unsealed_run_is_read_where_nothing_may_be_written(directory: Directory) -> None:
+    open_to_others(directory.path)
+    with child("read", directory.path, user=NOBODY) as process:
+        assert line(process) == "1"
+
+
 def test_a_run_written_elsewhere_is_refused_with_the_pid(directory: Directory) -> None:
     with child("hold", directory.path) as process:
         assert line(process) == "held"

@@ -22,11 +22,11 @@ from esper.oona.lock import holder_of
 from esper.oona.run_log import FILE, LOCK, RunLog
 
 OPEN_AT_ONCE = 64
-_LIST_S = 1.0
+LIST_S = 1.0
 _BATCHES = 64  # Pages handed over at once: what follows them holds no more than that in memory.
 # A file's time moves in ticks of up to 4 ms, and a WAL that begins again keeps its size: a file that changed this recently may have changed
 # once more without showing it.
-_RECENT_S = 2.0
+RECENT_S = 2.0
 
 Look = tuple[tuple[int, int], ...]
 
@@ -52,29 +52,23 @@ class Batch(NamedTuple):
 
 
 class _Followed:
-    """One unsealed run: how far it was read, what its files looked like then, and whether it may change any moment."""
+    """One unsealed run: how far it was read, whether more waits there, what its files looked like then, and whether somebody writes it."""
 
-    __slots__ = ("changed_at", "faulty", "live", "log", "look", "position")
+    __slots__ = ("behind", "changed_at", "faulty", "live", "look", "position")
 
     def __init__(self, position: Position) -> None:
         self.position = position
-        self.log: RunLog | None = None
         self.look: Look = ()
         self.changed_at = -math.inf
+        self.behind = True
         self.live = True
         self.faulty = False
 
-    def sees(self, look: Look) -> bool:
-        """Takes note of how the files look now; true when they changed, or may have changed without showing it."""
+    def may_bring(self, look: Look) -> bool:
+        """Takes note of how the files look now; true when there is something to read, or may be without showing it."""
         if look != self.look:
-            self.look, self.changed_at, self.live, self.faulty = look, time.monotonic(), True, False
-        return not self.faulty and time.monotonic() < self.changed_at + _RECENT_S
-
-    def release(self) -> None:
-        """Closes the run's file: an idle reader would keep its writer from sealing it."""
-        if self.log is not None:
-            self.log.close()
-            self.log = None
+            self.look, self.changed_at, self.behind, self.live, self.faulty = look, time.monotonic(), True, True, False
+        return not self.faulty and (self.behind or time.monotonic() < self.changed_at + RECENT_S)
 
 
 class Follower:
@@ -98,6 +92,7 @@ class Follower:
         self._topics = topics
         self._limit = limit
         self._runs: dict[RunId, _Followed] = {}
+        self._logs: dict[RunId, RunLog] = {}
         self._done: set[RunId] = set()
         self._ear = Ear.open(directory.path)
         self._listed_at = 0.0
@@ -121,8 +116,8 @@ class Follower:
 
     def close(self) -> None:
         """Lets go of every file and of the socket."""
-        for run in self._runs.values():
-            run.release()
+        for name in list(self._logs):
+            self._release(name)
         self._ear.close()
 
     def __enter__(self) -> Self:
@@ -132,14 +127,14 @@ class Follower:
         self.close()
 
     def _turn(self, rung: frozenset[RunId]) -> tuple[Batch, ...]:
-        everything = time.monotonic() >= self._listed_at + _LIST_S
+        everything = time.monotonic() >= self._listed_at + LIST_S
         if everything or not rung <= self._runs.keys() | self._done:
             self._list(skip_sealed=False)
         batches: list[Batch] = []
         for name, run in list(self._runs.items()):
             if everything and run.live:
                 run.live = holder_of(self._directory.path / name / LOCK) is not None
-            if (everything or run.live or name in rung) and (batch := self._ask(name, run)):
+            if (everything or run.live or run.behind or name in rung) and (batch := self._ask(name, run)):
                 batches.append(batch)
             if len(batches) >= _BATCHES:
                 break
@@ -149,7 +144,8 @@ class Follower:
         self._listed_at = time.monotonic()
         names = set(self._directory.names(hidden=True))
         for gone in self._runs.keys() - names:
-            self._runs.pop(gone).release()
+            del self._runs[gone]
+            self._release(gone)
         for name in names - self._runs.keys() - self._done:
             folder = self._directory.path / name
             mark = seal.read_mark(folder)
@@ -162,38 +158,47 @@ class Follower:
     def _ask(self, name: RunId, run: _Followed) -> Batch | None:
         folder = self._directory.path / name
         sealed = seal.read_mark(folder) is not None
-        if not run.sees(_look(folder)) and (run.faulty or not sealed):
-            run.release()
+        if not run.may_bring(_look(folder)) and (run.faulty or not sealed):
+            self._release(name)
             return None
         try:
             page = self._read(name, run)
         except LogError as error:
-            run.release()
-            run.faulty = True
+            self._release(name)
+            run.faulty, run.behind = True, False
             return Batch(name, Page((), run.position), ended=False, error=error)
-        run.position = page.position
-        ended = sealed and len(page.records) < self._limit
+        run.position, run.behind = page.position, len(page.records) == self._limit
+        ended = sealed and not run.behind
         if ended:
-            self._runs.pop(name).release()
+            del self._runs[name]
+            self._release(name)
             self._done.add(name)
         return Batch(name, page, ended, None) if page.records or ended else None
 
     def _read(self, name: RunId, run: _Followed) -> Page:
-        if run.log is None:
-            run.log = self._directory.open(name)
-        page = run.log.read(run.position, self._limit, self._topics)
-        if sum(other.log is not None for other in self._runs.values()) > OPEN_AT_ONCE:
-            run.release()
+        log = self._logs.get(name)
+        if log is None:
+            log = self._logs[name] = self._directory.open(name)
+        page = log.read(run.position, self._limit, self._topics)
+        if len(self._logs) > OPEN_AT_ONCE:
+            self._release(name)
         return page
+
+    def _release(self, name: RunId) -> None:
+        """Closes the run's file: an idle reader would keep its writer from sealing it."""
+        log = self._logs.pop(name, None)
+        if log is not None:
+            log.close()
 
 
 def _look(folder: Path) -> Look:
-    """Sizes and times of the run's files."""
+    """Sizes and times of the run's files; but for an empty WAL, which any reader may leave behind."""
     found: list[tuple[int, int]] = []
     for name in (FILE, FILE + "-wal"):
         try:
             status = (folder / name).stat()
         except FileNotFoundError:
             continue
-        found.append((status.st_size, status.st_mtime_ns))
+        if status.st_size:
+            found.append((status.st_size, status.st_mtime_ns))
     return tuple(found)

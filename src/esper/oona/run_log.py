@@ -4,6 +4,7 @@ A reader holds no transaction between calls. It closes its connection once it ha
 and seal the file; a sealed file is opened for one request at a time, as immutable, and its mark is looked at before and after.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from esper.oona import file, seal
 from esper.oona.contract import START, Page, Position
 from esper.oona.doorbell import POLL_S, Bell, Ear
 from esper.oona.heads import Heads
-from esper.oona.lock import Lock
+from esper.oona.lock import Lock, holder_of
 from esper.oona.place import Reserve
 
 FILE = "run.sqlite"
@@ -248,12 +249,12 @@ class _Reader:
         """A connection for one request."""
         if seal.read_mark(self._path) is not None:
             self._release()
-            with _sealed_at_once, seal.unchanged(self._path), file.explained(self._file, "read"):
-                connection = file.open_for_reading(self._file, immutable=True)
-                try:
-                    yield connection
-                finally:
-                    connection.close()
+            with seal.unchanged(self._path), self._immutable() as connection:
+                yield connection
+            return
+        if self._open is None and _is_archived(self._path):
+            with self._immutable() as connection:
+                yield connection
             return
         if self._open is None:
             self._open = file.open_for_reading(self._file, immutable=False)
@@ -263,6 +264,15 @@ class _Reader:
         finally:
             if self._finished:
                 self._release()
+
+    @contextmanager
+    def _immutable(self) -> Iterator[apsw.Connection]:
+        with _sealed_at_once, file.explained(self._file, "read"):
+            connection = file.open_for_reading(self._file, immutable=True)
+            try:
+                yield connection
+            finally:
+                connection.close()
 
     def read(self, row: int, limit: int, topics: frozenset[str] | None) -> Page:
         with self.connection() as connection, connection:
@@ -296,6 +306,13 @@ class _Reader:
         if self._ear is not None:
             self._ear.close()
             self._ear = None
+
+
+def _is_archived(folder: Path) -> bool:
+    """True for an unsealed run where this process may write nothing, and which nobody writes: SQLite could not make its shared memory."""
+    wal = folder / (FILE + "-wal")
+    unwritten = not wal.exists() or not wal.stat().st_size
+    return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / LOCK) is None
 
 
 def walk(connection: apsw.Connection, path: Path, meta: file.Meta) -> Heads:

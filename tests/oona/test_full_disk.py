@@ -1,0 +1,91 @@
+"""A full disk: what was acknowledged is readable, the error is clear, and the reserve has room for the last words."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from esper.errors import LogError
+from esper.events.codec import decode
+from esper.events.envelope import EventId
+from esper.events.kinds.run import RunFailed
+from esper.oona.directory import Directory
+from esper.oona.emitter import Emitter
+from esper.oona.run_log import RunLog
+from tests.oona.samples import RUN, everything, setting, steps, ticking
+
+BIG = setting(0).model_copy(update={"new": "x" * 40_000})
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of four MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def fill(emitter: Emitter) -> list[EventId | None]:
+    """Emits until the disk is full; the ids that were acknowledged."""
+    acknowledged: list[EventId | None] = []
+    for step in range(1000):
+        said = [emitter.emit(steps(step), epoch=0, step=step), emitter.emit(BIG, epoch=0, step=step)]
+        emitter.commit()
+        acknowledged += said
+    return acknowledged
+
+
+def filled(log: RunLog) -> Emitter:
+    emitter = Emitter(log, RUN, clock=ticking(), heartbeat_s=1e6)
+    with pytest.raises(LogError, match="the disk is full"):
+        fill(emitter)
+    return emitter
+
+
+def test_a_full_disk_is_said_with_the_file_it_is_about(small: Path) -> None:
+    with Directory(small).create(RUN) as log:
+        emitter = filled(log)
+        with pytest.raises(LogError, match="the disk is full") as raised:
+            emitter.commit()
+        assert os.fspath(log.path) in str(raised.value)
+        with pytest.raises(LogError):
+            emitter.close()
+
+
+def test_the_last_words_find_room_on_a_full_disk(small: Path) -> None:
+    directory = Directory(small)
+    with directory.create(RUN) as log:
+        filled(log).fail("log", "the disk is full", where="epoch 0", epoch=0, step=1000)
+        durable = everything(log)
+    with directory.open(RUN) as log:
+        records = everything(log)
+        assert log.heads().moment == len(records)
+    assert records == durable
+    failed = decode(records[-1])
+    assert isinstance(failed, RunFailed)
+    assert (failed.kind, len(records) > 50) == ("log", True)
+
+
+def test_a_run_goes_on_once_there_is_room_again(small: Path) -> None:
+    directory = Directory(small)
+    with directory.create(RUN) as log:
+        filled(log).fail("log", "the disk is full", where="epoch 0", epoch=0, step=1000)
+        before = len(everything(log))
+    subprocess.run(["mount", "-o", "remount,size=16m", small], check=True)
+    with directory.resume(RUN) as log:
+        with Emitter(log, RUN, clock=ticking(), heartbeat_s=1e6) as emitter:
+            emitter.emit(setting(1), epoch=0, step=1000)
+        assert len(everything(log)) == before + 1
+
+
+def test_a_disk_without_room_for_the_reserve_takes_no_run(small: Path) -> None:
+    (small / "ballast").write_bytes(b"\0" * (3500 << 10))
+    with pytest.raises(LogError, match="No space left on device") as raised:
+        Directory(small).create(RUN)
+    assert os.fspath(small) in str(raised.value)
