@@ -1,0 +1,230 @@
+"""Whole runs for tests: how one is made, what a bystander sees of it while it trains, and its log as it is read back.
+
+What a `Watch` notes comes from the trainer's own host, objective and model at that time: never from the log, never by a fold.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from esper.events.codec import decode
+from esper.events.digests import comparison_form
+from esper.events.envelope import EventId, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.control import DecisionMade
+from esper.events.kinds.epoch import SystemState
+from esper.events.kinds.lifecycle import SeedRow
+from esper.kasmina.host import Host
+from esper.oona.directory import Directory
+from esper.processes.settings import Settings, settings_from
+from esper.processes.tasks import TASKS, TensorBatches, recipe_of
+from esper.processes.training import Recipe, Trained, fresh_run_id, train
+from esper.tamiyo.policy import decide
+from esper.tolaria.adaptation import Policy
+from esper.tolaria.objective import Batch, Objective
+
+E = TypeVar("E", bound=Event)
+Names = dict[str, JsonValue]
+
+# Growth begins early, so that sixty epochs see races, refusals, grafts, cancellations and a seed that is part of the host for good.
+EARLY: Names = {"trainer.epochs": 60, "policy.tolerance": 0.3, "policy.fine_tune_epochs": 5, "gate.cooldown": 5, "trainer.rng_seed": 4}
+
+
+def digits(*more: Names) -> Settings:
+    """The settings of the task `digits` where growth begins early, with `more` on top."""
+    return settings_from(TASKS["digits"].settings, EARLY, *more)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A run as its log tells it: all records in the log's order, and the event in each by id."""
+
+    directory: Directory
+    run: RunId
+    settings: Settings
+    records: tuple[Record, ...]
+    events: dict[EventId, Event]
+
+    def of(self, kind: type[E]) -> list[tuple[Record, E]]:
+        """Every event of `kind` with its record, in order."""
+        found = ((record, self.events[record.id]) for record in self.records)
+        return [(record, event) for record, event in found if isinstance(event, kind)]
+
+    def events_of(self, kind: type[E]) -> list[E]:
+        """Every event of `kind`, in order."""
+        return [event for _, event in self.of(kind)]
+
+
+def told(directory: Directory, run: RunId, settings: Settings) -> Told:
+    """The log of `run`, read to its end by pages."""
+    records: list[Record] = []
+    with directory.open(run) as log:
+        page = log.read(limit=200)
+        while page.records:
+            records += page.records
+            page = log.read(page.position, limit=200)
+    return Told(directory, run, settings, tuple(records), {record.id: decode(record) for record in records})
+
+
+@dataclass
+class Watch:
+    """What a bystander notes while a run trains.
+
+    `judged`: the seed table when the policy is asked, by the id of that EpochCompleted. `left`: the seed table after that epoch's
+    commands, by epoch. `losses`: loss and samples of every optimizer step. `validated`: (loss, accuracy) of the model on the validation
+    data, by epoch, measured here. `decided`: what the policy said, by the id of that EpochCompleted. `at_end`: called after each epoch's
+    commands, with the epoch.
+    """
+
+    at_end: Callable[["Watch", int], None] | None = None
+    hosts: list[Host] = field(default_factory=list)
+    judged: dict[EventId, tuple[SeedRow, ...]] = field(default_factory=dict)
+    left: dict[int, tuple[SeedRow, ...]] = field(default_factory=dict)
+    losses: list[tuple[float, int]] = field(default_factory=list)
+    validated: dict[int, tuple[float, float]] = field(default_factory=dict)
+    decided: dict[EventId, tuple[DecisionMade, ...]] = field(default_factory=dict)
+    epoch: int = 0
+
+    @property
+    def host(self) -> Host:
+        """The trainer's host."""
+        return self.hosts[-1]
+
+    def table(self) -> tuple[SeedRow, ...]:
+        """The trainer's own seed table as it is now."""
+        return tuple(
+            SeedRow(
+                site=site,
+                seed=slot,
+                stage=seed.stage,
+                since_epoch=seed.since_epoch,
+                life=seed.life,
+                blueprint=seed.blueprint,
+                kernel=seed.kernel,
+                embargo_until=seed.embargo_until,
+            )
+            for (site, slot), seed in sorted(self.host.seeds.items())
+        )
+
+    def watched(self, recipe: Recipe, policy: Policy) -> Recipe:
+        """`recipe` with `policy`, all of it watched. The numbers of the training stay the same."""
+        return replace(
+            recipe,
+            policy=lambda state, evidence: self._judge(recipe, policy, state, evidence),
+            objective=_WatchedObjective(recipe.objective, self),
+            scheduler=_EpochEnd(self),
+        )
+
+    def _judge(self, recipe: Recipe, policy: Policy, state: SystemState, evidence: EventId) -> tuple[DecisionMade, ...]:
+        self.epoch = state.epoch
+        self.judged[evidence] = self.table()
+        self.validated[state.epoch] = _validate(recipe)
+        self.decided[evidence] = policy(state, evidence)
+        return self.decided[evidence]
+
+    @contextmanager
+    def sees_the_host(self) -> Iterator[None]:
+        """Within, the host that a training makes for itself is noted."""
+        seen = self.hosts
+
+        class SeenHost(Host):
+            def __init__(self, *args: object, **kwargs: object) -> None:
+                super().__init__(*args, **kwargs)  # type: ignore[arg-type] # passed on as they came
+                seen.append(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("esper.processes.training.Host", SeenHost)
+            yield
+
+
+def _validate(recipe: Recipe) -> tuple[float, float]:
+    """(loss, accuracy) over the validation data, of digits or a task like it, straight from the model."""
+    assert isinstance(recipe.valid, TensorBatches)
+    recipe.model.eval()
+    with torch.no_grad():
+        output = recipe.model(recipe.valid.inputs)
+    recipe.model.train()
+    losses = F.cross_entropy(output, recipe.valid.targets, reduction="none").double()
+    return float(losses.mean()), float((output.argmax(1) == recipe.valid.targets).double().mean())
+
+
+@dataclass(frozen=True)
+class _WatchedObjective:
+    inner: Objective
+    watch: Watch
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        losses = self.inner.losses(model, batch)
+        self.watch.losses.append((float(losses.detach().mean()), len(losses)))
+        return losses
+
+    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.inner.measure(model, batch)
+
+
+@dataclass(frozen=True)
+class _EpochEnd:
+    """A scheduler that changes nothing: the trainer steps it after an epoch's commands took effect."""
+
+    watch: Watch
+
+    def step(self) -> None:
+        self.watch.left[self.watch.epoch] = self.watch.table()
+        if self.watch.at_end is not None:
+            self.watch.at_end(self.watch, self.watch.epoch)
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        assert state_dict == {}
+
+
+def trained(
+    directory: Directory, settings: Settings, watch: Watch, policy: Policy | None = None, *, recipe: Recipe | None = None
+) -> Trained:
+    """A run of digits, or of `recipe`, in `directory`, watched, by Tamiyo's own policy or by `policy`."""
+    watched = watch.watched(recipe or recipe_of(TASKS["digits"], settings), policy or tamiyo(settings))
+    with watch.sees_the_host():
+        return train(watched, settings, directory, fresh_run_id())
+
+
+def tamiyo(settings: Settings) -> Policy:
+    """Tamiyo's own policy."""
+    return lambda state, evidence: decide(state, evidence, settings.policy)
+
+
+def comparable(run: Told) -> list[JsonValue]:
+    """The facts of `run` in the comparison form, each with its place: what two executions of one training must agree on.
+
+    Of RunStarted, code, packages and hardware are left out: files may change between two runs of a test session.
+    """
+    places = {record.id: f"{record.topic}#{record.sequence}" for record in run.records}
+
+    def placed(cause: EventId | None) -> str | None:
+        return None if cause is None else places[cause]
+
+    found: list[JsonValue] = []
+    for record in run.records:
+        if record.fact is not None:
+            form = comparison_form(run.events[record.id], places.__getitem__)
+            assert isinstance(form, dict)
+            kept = {name: value for name, value in form.items() if name not in ("code", "packages", "hardware")}
+            found.append([record.fact, record.topic, record.sequence, record.type, record.epoch, record.step, placed(record.cause), kept])
+    return found
+
+
+def first_difference(one: list[JsonValue], other: list[JsonValue]) -> str:
+    """The first place where two lists of facts differ, for a message; empty where they are equal."""
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            return f"{json.dumps(left)[:2000]}\nagainst\n{json.dumps(right)[:2000]}"
+    return "" if len(one) == len(other) else f"{len(one)} facts against {len(other)}"
