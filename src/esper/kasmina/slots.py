@@ -61,7 +61,7 @@ class Slot:
 
     def fail(self) -> None:
         """Disables the seed until it is culled: it made a non-finite value."""
-        self.errors += 1
+        self.errors += not self.recovering
         self.recovering = True
 
     def clear(self) -> None:
