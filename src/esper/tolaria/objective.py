@@ -20,12 +20,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Objective(Protocol):
     """Losses of a model on a batch: one per sample, or one for the batch."""
 
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """[N] losses of the batch's samples, or a scalar: their mean."""
-        ...
-
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses, and metrics by name, each [N] or a scalar."""
+        """[N] losses of the batch's samples, or a scalar: their mean; and metrics by name, likewise."""
         ...
 
 
@@ -35,11 +31,6 @@ class Supervised:
 
     loss: Loss
     metrics: Mapping[str, Loss] = field(default_factory=dict)
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss of the model's output."""
-        inputs, targets = self._pair(batch)
-        return self.loss(model(inputs), targets)
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and every metric of one output."""
@@ -60,10 +51,6 @@ class WholeStep:
     """An objective of the user's own: `function(model, batch)` gives the loss."""
 
     function: Callable[[nn.Module, Batch], Tensor]
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """What the function gives."""
-        return self.function(model, batch)
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What the function gives, and no metrics."""

@@ -1,79 +1,96 @@
-"""The steps of a span, collected on the device and written as one record: one transfer per span, never one per value.
+"""The steps of a span, collected on the device and read once: one transfer per span, never one per value.
 
 Shapes: S steps of a span.
 """
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor
 
 from esper.events.fields import float32_column
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
 
+_process = psutil.Process()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step: loss, gradient norm and metrics as 0-dim detached tensors, still on the device."""
+
+    step: int
+    loss: Tensor
+    norm: Tensor
+    metrics: Mapping[str, Tensor]
+    samples: int
+    latency_s: float
+    data_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The same numbers as floats: one per step."""
+
+    losses: list[float]
+    norms: list[float]
+    metrics: dict[str, list[float]]
+
 
 class Span:
-    """Losses and gradient norms of the steps since the last record, still on the device, with their latencies."""
+    """The steps since the last record."""
 
     def __init__(self) -> None:
-        self._steps: list[int] = []
-        self._losses: list[Tensor] = []
-        self._norms: list[Tensor] = []
-        self._latency_ms: list[float] = []
-        self._data_wait_ms: list[float] = []
-        self.samples: list[int] = []
+        self._steps: list[Step] = []
         self._started = self._ended = time.perf_counter()
 
-    def add(self, step: int, loss: Tensor, norm: Tensor, *, samples: int, latency_s: float, data_wait_s: float) -> None:
-        """Keeps one step; `loss` and `norm` are 0-dim and detached."""
+    def add(self, step: Step) -> None:
+        """Keeps one step."""
         self._steps.append(step)
-        self._losses.append(loss)
-        self._norms.append(norm)
-        self.samples.append(samples)
-        self._latency_ms.append(latency_s * 1e3)
-        self._data_wait_ms.append(data_wait_s * 1e3)
         self._ended = time.perf_counter()
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def values(self) -> tuple[list[float], list[float]]:
-        """Losses and gradient norms as floats. Waits for the device."""
-        losses_S = torch.stack(self._losses).double()
-        norms_S = torch.stack(self._norms).to(losses_S)
-        both = torch.stack([losses_S, norms_S])
-        losses, norms = both.cpu().tolist()
-        return losses, norms
-
     @property
     def first_step(self) -> int:
         """The first step of the span."""
-        return self._steps[0]
+        return self._steps[0].step
 
-    def record(
-        self,
-        losses: list[float],
-        norms: list[float],
-        *,
-        learning_rates: tuple[float, ...],
-        live_seeds: int,
-        last_adaptation_step: int | None,
-    ) -> StepsMeasured:
-        """The event for this span. Losses are float64, gradient norms float32, latencies in milliseconds."""
+    @property
+    def samples(self) -> list[int]:
+        """How many samples each step saw."""
+        return [step.samples for step in self._steps]
+
+    def read(self) -> Read:
+        """All numbers as floats. The CPU waits for the device here, once."""
+        names = list(self._steps[0].metrics)
+        losses_S = torch.stack([step.loss for step in self._steps]).double()
+        rows = [losses_S, torch.stack([step.norm for step in self._steps]).to(losses_S)]
+        rows += [torch.stack([step.metrics[name] for step in self._steps]).to(losses_S) for name in names]
+        losses, norms, *metrics = torch.stack(rows).cpu().tolist()
+        return Read(losses, norms, dict(zip(names, metrics, strict=True)))
+
+    def record(self, read: Read, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None) -> StepsMeasured:
+        """The event for this span. Losses are float64, all else float32; memory is the process's, or the device's where it is CUDA."""
+        steps = self._steps
+        on_cuda = steps[0].loss.is_cuda
         return StepsMeasured(
             steps=StepColumns(
-                step=tuple(self._steps),
-                loss=tuple(losses),
-                gradient_norm=float32_column(norms),
-                step_latency_ms=float32_column(self._latency_ms),
-                data_wait_ms=float32_column(self._data_wait_ms),
+                step=tuple(step.step for step in steps),
+                loss=tuple(read.losses),
+                gradient_norm=float32_column(read.norms),
+                step_latency_ms=float32_column([1e3 * step.latency_s for step in steps]),
+                data_wait_ms=float32_column([1e3 * step.data_wait_s for step in steps]),
             ),
-            metrics={},
+            metrics={name: float32_column(values) for name, values in read.metrics.items()},
             learning_rates=learning_rates,
             loss_scale=None,
             skipped_steps=0,
             live_seeds=live_seeds,
             last_adaptation_step=last_adaptation_step,
             samples_per_s=sum(self.samples) / (self._ended - self._started),
-            memory_bytes=None,
+            memory_bytes=torch.cuda.memory_allocated(steps[0].loss.device) if on_cuda else _process.memory_info().rss,
         )

@@ -8,7 +8,8 @@ and steps count on, so nothing stands twice in the log.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ from esper.tolaria.settings import GrowthSchedule, TrainerSettings
 from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler, digests
 from esper.tolaria.system import system_state
-from esper.tolaria.telemetry import Span
+from esper.tolaria.telemetry import Read, Span, Step
 
 
 class UnstableError(EsperError):
@@ -61,8 +62,23 @@ class _Epoch:
 
     started: float
     loss_sum: float = 0.0
+    metric_sums: dict[str, float] = field(default_factory=dict)
     samples: int = 0
     optimizer_steps: int = 0
+
+    def add(self, read: Read, samples: list[int]) -> None:
+        """Adds a span's numbers, each weighted by its samples."""
+        self.samples += sum(samples)
+        self.loss_sum += sum(loss * count for loss, count in zip(read.losses, samples, strict=True))
+        for name, values in read.metrics.items():
+            total = sum(value * count for value, count in zip(values, samples, strict=True))
+            self.metric_sums[name] = self.metric_sums.get(name, 0.0) + total
+
+    @property
+    def measured(self) -> Measured:
+        """The sample-weighted means of the epoch's own steps."""
+        metrics = {name: total / self.samples for name, total in self.metric_sums.items()}
+        return Measured(loss=self.loss_sum / self.samples, metrics=metrics, samples=self.samples)
 
 
 class Trainer:
@@ -127,8 +143,8 @@ class Trainer:
         self._host.model.train()
         epoch = _Epoch(time.perf_counter())
         self._span = Span()
-        for batches in self._batches():
-            self._step(batches, epoch)
+        for batches, data_wait_s in self._batches():
+            self._step(batches, data_wait_s, epoch)
             if len(self._span) >= self._settings.measure_every and (trouble := self._end_span(epoch)):
                 return trouble
             if self._stop():
@@ -141,21 +157,18 @@ class Trainer:
         self._steps_per_epoch = epoch.optimizer_steps
         return self._end_epoch(epoch)
 
-    def _batches(self) -> Iterator[list[Batch]]:
-        """The epoch's batches, grouped by what one optimizer step takes."""
-        group: list[Batch] = []
+    def _batches(self) -> Iterator[tuple[list[Batch], float]]:
+        """The epoch's batches, grouped by what one optimizer step takes, each with the seconds that the loader took for it."""
         limit = None if self._settings.epoch_steps is None else self._settings.epoch_steps * self._settings.accumulate
-        for count, batch in enumerate(self._train, start=1):
-            group.append(batch)
-            if len(group) == self._settings.accumulate:
-                yield group
-                group = []
-            if count == limit:
-                break
-        if group:
-            yield group
+        batches = islice(self._train, limit)
+        while True:
+            started = time.perf_counter()
+            group = list(islice(batches, self._settings.accumulate))
+            if not group:
+                return
+            yield group, time.perf_counter() - started
 
-    def _step(self, batches: list[Batch], epoch: _Epoch) -> None:
+    def _step(self, batches: list[Batch], data_wait_s: float, epoch: _Epoch) -> None:
         """One optimizer step of the host, then what its seeds do."""
         started = time.perf_counter()
         step = self._next_step()
@@ -163,13 +176,12 @@ class Trainer:
         self._host.begin_step(epoch=self._memory.tally.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
         self._optimizer.zero_grad(set_to_none=True)
-        losses: list[Tensor] = []
-        samples = 0
+        parts: list[dict[str, Tensor]] = []
         for batch in batches:
-            loss = self._objective.losses(self._host.model, to_device(batch, self._device)).mean()
+            losses, metrics = self._objective.measure(self._host.model, to_device(batch, self._device))
+            loss = losses.mean()
             (loss / len(batches)).backward()
-            losses.append(loss.detach())
-            samples += size_of(batch)
+            parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
         # 2. clip and step: the host's own parameters, and nobody else's
         own = self._host.host_parameters()
         norm = total_norm(own) if self._settings.clip is None else torch.nn.utils.clip_grad_norm_(own, self._settings.clip)
@@ -177,8 +189,10 @@ class Trainer:
         # 3. seeds: those beside the host learn alone, those in its graph take their own steps
         self._host.end_step(lr=float(self._optimizer.param_groups[0]["lr"]))
         # 4. keep the numbers where they are: no transfer here
-        mean = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-        self._span.add(step, mean, norm.detach(), samples=samples, latency_s=time.perf_counter() - started, data_wait_s=0.0)
+        means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]} if len(parts) > 1 else parts[0]
+        samples = sum(size_of(batch) for batch in batches)
+        latency_s = time.perf_counter() - started
+        self._span.add(Step(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
         epoch.optimizer_steps += 1
         if measure and self._settings.telemetry:
             self._emit_health(step)
@@ -191,13 +205,11 @@ class Trainer:
     def _end_span(self, epoch: _Epoch) -> str | None:
         """Looks at the losses of the span (the one place per span where the CPU waits for the device) and records them."""
         span, self._span = self._span, Span()
-        losses, norms = span.values()
+        read = span.read()
         if self._settings.telemetry:
-            self._emit_steps(span, losses, norms)
-        for loss, samples in zip(losses, span.samples, strict=True):
-            epoch.loss_sum += loss * samples
-            epoch.samples += samples
-        return self._trouble(losses, span.first_step)
+            self._emit_steps(span, read)
+        epoch.add(read, span.samples)
+        return self._trouble(read.losses, span.first_step)
 
     def _trouble(self, losses: list[float], first_step: int) -> str | None:
         for step, loss in enumerate(losses, start=first_step):
@@ -220,7 +232,7 @@ class Trainer:
         now = self._now(None)
         self._adapter.collect_kernels(now)
         losses = self._evaluator.losses()
-        train = Measured(loss=epoch.loss_sum / epoch.samples, metrics={}, samples=epoch.samples)
+        train = epoch.measured
         stable = math.isfinite(losses.mean)
         self._remember_losses(train.loss, losses.mean)
         if stable:
@@ -319,13 +331,13 @@ class Trainer:
             step=step,
         )
 
-    def _emit_steps(self, span: Span, losses: list[float], norms: list[float]) -> None:
+    def _emit_steps(self, span: Span, read: Read) -> None:
         learning_rates = tuple(float(group["lr"]) for group in self._optimizer.param_groups)
         live = sum(1 for seed in self._host.seeds.values() if seed.stage in LIVE)
         last = self._memory.progress.last_adaptation_step
         self._journal.measure(
             StepsMeasured,
-            lambda: span.record(losses, norms, learning_rates=learning_rates, live_seeds=live, last_adaptation_step=last),
+            lambda: span.record(read, learning_rates=learning_rates, live_seeds=live, last_adaptation_step=last),
             epoch=self._memory.tally.epoch,
             step=self._memory.tally.step,
         )
