@@ -12,7 +12,7 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 if TYPE_CHECKING:
     from esper.processes.api import Grow, Result, fit
-    from esper.processes.history import open_history as open  # noqa: A004 - esper.open reads as what it does
+    from esper.processes.history import open_run as open  # noqa: A004 - esper.open reads as what it does
     from esper.processes.tasks import Task
 
 __all__ = ["Grow", "Result", "Task", "fit", "open"]
@@ -22,7 +22,7 @@ _HOMES = {
     "Result": ("esper.processes.api", "Result"),
     "Task": ("esper.processes.tasks", "Task"),
     "fit": ("esper.processes.api", "fit"),
-    "open": ("esper.processes.history", "open_history"),
+    "open": ("esper.processes.history", "open_run"),
 }
 
 

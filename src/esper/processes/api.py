@@ -16,7 +16,7 @@ from esper.kasmina.host import SeedOptimizer
 from esper.kasmina.saving import save_grown
 from esper.oona.directory import Directory
 from esper.processes import training
-from esper.processes.history import History, open_history
+from esper.processes.history import History, open_run
 from esper.processes.settings import Named, settings_from
 from esper.processes.training import Recipe, Trained, fresh_run_id
 from esper.tolaria.adaptation import Policy
@@ -59,7 +59,7 @@ class Result:
     @property
     def history(self) -> History:
         """The run's history, read from its log."""
-        return open_history(self.run, log=self.log)
+        return open_run(self.run, log=self.log)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch."""
