@@ -168,11 +168,15 @@ def write_run(
     telemetry: bool = True,
     until_epoch: int = EPOCHS,
     finish: bool = True,
+    planned: int = EPOCHS,
 ) -> RunId:
-    """Writes the run (or its first `until_epoch` epochs) into `directory` and returns its id; `finish` ends and seals it."""
+    """Writes the run (or its first `until_epoch` epochs) into `directory` and returns its id; `finish` ends and seals it.
+
+    `planned` is how many epochs the run says it will have.
+    """
     log = directory.create(run)
     emitter = Emitter(log, run, clock=clock or ticking(), capacity=CAPACITY)
-    trainer = _Trainer(emitter, telemetry)
+    trainer = _Trainer(emitter, telemetry, planned)
     trainer.start()
     for epoch in range(1, until_epoch + 1):
         trainer.train(epoch)
@@ -186,6 +190,7 @@ def write_run(
 class _Trainer:
     emitter: Emitter
     telemetry: bool
+    planned: int
     epoch: int = 0
     step: int = 0
     seeds: dict[Slot, SeedRow] = field(default_factory=dict)
@@ -206,7 +211,7 @@ class _Trainer:
     def start(self) -> None:
         slots = [(site.name, seed) for site in SITES for seed in range(site.slots)]
         self.seeds = {slot: _row(slot, Stage.DORMANT, 0) for slot in slots}
-        self.say(started())
+        self.say(started(self.planned))
         self.save("start")
 
     def train(self, epoch: int) -> None:
@@ -537,7 +542,7 @@ class _Trainer:
         germinations = len(set(self.germinated))
         return SystemState(
             epoch=self.epoch,
-            epochs_planned=EPOCHS,
+            epochs_planned=self.planned,
             train_loss=loss - 0.027,
             train_metrics={"accuracy": _accuracy(self.epoch) + 0.02},
             validation_loss=loss,
@@ -618,11 +623,11 @@ class _Trainer:
         )
 
 
-def started() -> RunStarted:
+def started(planned: int = EPOCHS) -> RunStarted:
     """The first event of the synthetic run."""
     return RunStarted(
         task="digits",
-        settings={"trainer.epochs": EPOCHS, "policy.train_epochs": 2, "policy.graft_epochs": 2, "policy.fine_tune_epochs": 2},
+        settings={"trainer.epochs": planned, "policy.train_epochs": 2, "policy.graft_epochs": 2, "policy.fine_tune_epochs": 2},
         code=Code(revision="0" * 40, dirty_digest=None, argv=("esper", "train", "digits")),
         packages={"torch": "2.15.0"},
         data=(DataFingerprint(name="train", length=1097, kind="tensors", digest=_digest("data", 0)),),
@@ -634,7 +639,7 @@ def started() -> RunStarted:
         parent=None,
         sites=SITES,
         parameters=460,
-        epochs=EPOCHS,
+        epochs=planned,
     )
 
 

@@ -39,6 +39,11 @@ def log_of(arguments: argparse.Namespace) -> Path:
     return typed if typed is not None else Path(os.environ.get(LOG_VARIABLE) or DEFAULT_LOG)
 
 
+def log_option(arguments: argparse.Namespace) -> str:
+    """What the next command has to be typed with, where this one was; empty, or `--log DIR` after a space."""
+    return "" if arguments.log is None else f" --log {arguments.log}"
+
+
 def directory_of(arguments: argparse.Namespace) -> Directory:
     """The log that was typed. Raises LogError, saying how to name another, where there is none."""
     path = log_of(arguments)

@@ -62,9 +62,13 @@ class _Display:
             print(f"esper: the display has ended, training goes on: {error}", file=sys.stderr)
 
     def _show(self) -> None:
-        while not self._exists():
-            if self.stop.wait(_WAIT_S):
+        while True:
+            stopping = self.stop.is_set()
+            if self._exists():
+                break
+            if stopping:
                 return
+            self.stop.wait(_WAIT_S)
         with self._directory.open(self._reading.run) as log:
             if self._known:
                 self._skip(log)

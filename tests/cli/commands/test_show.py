@@ -47,7 +47,19 @@ def test_a_moment_shows_what_was_so_then(esper: Esper) -> None:
 def test_a_refusal_is_shown_with_its_numbers_rule_and_evidence(esper: Esper) -> None:
     decisions = section(esper("show", "latest").lines, "decisions")
     start = next(index for index, line in enumerate(decisions) if "refused: urgency" in line)
-    assert decisions[start].split() == ["3", "germinate", "hidden.0", "s0", "mlp:24", "conf", "0.99", "urg", "0.55", "refused:", "urgency"]
+    assert decisions[start].split() == [
+        "3",
+        "germinate",
+        "hidden.0",
+        "s0",
+        "mlp:24",
+        "conf",
+        "0.990",
+        "urg",
+        "0.550",
+        "refused:",
+        "urgency",
+    ]
     assert decisions[start + 1].strip() == "@27 from @26: best of 5 improved 13.5 % < 15 %"
     assert decisions[start + 2].strip() == "expected an urgency above 0.6, got 0.55"
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from esper.cli.arguments import Subcommands, add_json, add_run, count, history_of
+from esper.cli.arguments import Subcommands, add_json, add_run, count, history_of, log_option
 from esper.cli.drawing.report import report
 from esper.cli.output import Output
 from esper.folds.run import BlockedError, digest
@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         out.json(as_json(reading))
     else:
         out.lines(report(reading, digest(reading.state), out.width, everything=arguments.all))
-        run_id = reading.run[-6:]
-        out.lines((f"\nmore: esper replay {run_id} · esper log {run_id} · esper export {run_id} --format jsonl",))
+        tail = f"{reading.run[-6:]}{log_option(arguments)}"
+        out.lines((f"\nmore: esper replay {tail}", f"      esper log {tail}"))
     blocked: BlockedError | None = reading.blocked
     if blocked is not None:
         raise blocked

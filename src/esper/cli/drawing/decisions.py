@@ -4,11 +4,13 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from esper.cli.drawing.text import clipped, number, place, wrapped
+from esper.cli.drawing.text import clipped, place, share, wrapped
 from esper.events.kinds.control import Adaptation
+from esper.events.kinds.run import Site
 from esper.processes.timeline import Decided
 
 HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
+_OUTCOME = len("refused: confidence")
 _STYLES = {
     "applied": "green",
     "refused": "yellow",
@@ -38,17 +40,23 @@ def outcome(decided: Decided) -> str:
             return fate
 
 
-def line(decided: Decided, width: int) -> Text:
-    """A decision in one line of `width` characters: epoch, what, why, numbers, outcome; the reason gives way where room is short."""
-    head = f"{decided.epoch:>4}  {clipped(wanted(decided), 24):<22} "
+def room_for(sites: Iterable[Site]) -> int:
+    """How many characters `wanted` takes at most in a run with these sites, up to 24."""
+    longest = max((len(site.name) for site in sites), default=0)
+    return min(24, len("germinate ") + longest + len(" s0"))
+
+
+def line(decided: Decided, width: int, room: int) -> Text:
+    """A decision in one line of `width` characters: epoch, what (in `room`), why, numbers, outcome; the reason gives way."""
+    head = f"{decided.epoch:>4}  {clipped(wanted(decided), room):<{room}}  "
     end = outcome(decided)
-    room = max(0, width - len(head) - len(_numbers(decided)) - max(len(end), 17) - 1)
-    text = Text(head).append(clipped(decided.decision.reason, room).ljust(room) + " ")
+    left = max(0, width - len(head) - len(_numbers(decided)) - 4 - max(len(end), _OUTCOME))
+    text = Text(head).append(clipped(decided.decision.reason, left).ljust(left) + "  ")
     return text.append(_numbers(decided) + "  ", style="dim").append(end, style=_STYLES[decided.fate])
 
 
 def _numbers(decided: Decided) -> str:
-    return f"conf {number(decided.decision.confidence, 2)} urg {number(decided.decision.urgency, 2)}"
+    return f"conf {share(decided.decision.confidence):<5} urg {share(decided.decision.urgency):<5}"
 
 
 def block(decided: Decided, width: int) -> list[Text]:

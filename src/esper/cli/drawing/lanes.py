@@ -60,26 +60,36 @@ def name_of(life: Life) -> str:
     return f"s{life.seed} {life.blueprint or '(blueprint unknown)'}"
 
 
-def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
-    """The stages of `life` up to the end of `epoch`: what is past with a bar per epoch, what lasts in capitals with its age.
+def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int], width: int) -> Text:
+    """The stages of `life` up to the end of `epoch`, in at most `width` characters: the past with a bar per epoch, the present in capitals.
 
-    `planned` is how many epochs a stage is meant to last, where the settings say so. Stages that took no epoch are left out.
+    `planned` is how many epochs a stage is meant to last, where the settings say so. Stages that took no epoch are left out; where room is
+    short the oldest give way to an ellipsis.
     """
-    text = Text()
-    for span in life.spans[:-1]:
-        epochs = _length(span, epoch)
-        if epochs > 0:
-            text.append(f"{WORDS[span.stage]} {_bar(epochs)} ", style=STYLES[span.stage])
+    past = [_past(span, epoch) for span in life.spans[:-1] if _length(span, epoch) > 0]
+    now = _now(life, epoch, planned)
+    # A long reason gives way to the past down to a third of the room, then the past gives way from its front.
+    now.truncate(max(width - sum(part.cell_len for part in past), width // 3), overflow="ellipsis")
+    while past and sum(part.cell_len for part in past) + now.cell_len > width:
+        past = [Text("… ", style="dim"), *past[2:]] if len(past) > 1 else []
+    return Text().join((*past, now))
+
+
+def _past(span: Span, epoch: int) -> Text:
+    bar = "" if span.stage in _OVER else f"{_bar(_length(span, epoch))} "
+    return Text(f"{WORDS[span.stage]} {bar}", style=STYLES[span.stage])
+
+
+def _now(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
     last = life.spans[-1]
-    if last.stage in _OVER:
-        return text.append(f"{WORDS[last.stage]} @{last.from_epoch}: {last.reason}", style=STYLES[last.stage])
-    if last.stage is Stage.FOSSILIZED:
-        text.append(f"FOSSIL since @{last.from_epoch}", style=STYLES[last.stage])
-    else:
-        text.append(f"{WORDS[last.stage].upper()} {_age(_length(last, epoch), planned.get(last.stage))}", style=STYLES[last.stage])
+    style = STYLES[last.stage]
     if life.undone:
-        text.append(" (undone by a rollback)", style="red")
-    return text
+        return Text(f"{WORDS[last.stage]}, undone by a rollback", style="red")
+    if last.stage in _OVER:
+        return Text(f"{WORDS[last.stage]} @{last.from_epoch}: {last.reason}", style=style)
+    if last.stage is Stage.FOSSILIZED:
+        return Text(f"FOSSIL since @{last.from_epoch}", style=style)
+    return Text(f"{WORDS[last.stage].upper()} {_age(_length(last, epoch), planned.get(last.stage))}", style=style)
 
 
 def _length(span: Span, epoch: int) -> int:
@@ -131,7 +141,7 @@ def ruler(axis: int, width: int) -> str:
         for offset, character in enumerate(str((column + 1) * scale)):
             line[column + offset] = character
     line[0] = "1"
-    return "".join(line).rstrip()
+    return "".join(line).rstrip() + ("" if scale == 1 else f"  ({scale} epochs a character)")
 
 
 def legend(drawn: str) -> Text:
@@ -159,7 +169,7 @@ def _slot(row: SeedRow | None, cell: int) -> Text:
     if row is None:
         return Text("unknown".ljust(cell), style="dim")
     if row.stage is Stage.DORMANT:
-        embargo = f" until {row.embargo_until}" if row.embargo_until else ""
-        return Text(f"·{embargo}".ljust(cell), style="dim")
-    words = f"{row.stage.value.lower().replace('_', '-')} {row.blueprint or ''}"
+        return Text("·".ljust(cell), style="dim")
+    embargo = "" if row.embargo_until is None else f" until {row.embargo_until}"
+    words = f"{row.stage.value.lower().replace('_', '-')} {row.blueprint or ''}{embargo}"
     return Text(clipped(words, cell - 1).ljust(cell), style=STYLES[row.stage])

@@ -34,7 +34,7 @@ class Narrator:
             yield transition(record)
         settled = timeline.settled
         if settled is not None and settled.decision.adaptation not in decisions.HOUSEKEEPING:
-            yield decisions.line(settled, self._width)
+            yield decisions.line(settled, self._width, decisions.room_for(reading.state.sites))
         if timeline.noted is not None:
             yield Text(f"{record.epoch:>4}  {timeline.noted.text}", style="yellow")
 

@@ -14,6 +14,7 @@ from esper.cli.drawing.lanes import STYLES, stages_in_words
 from esper.cli.drawing.text import UNKNOWN, bar, clipped, count, metric, number, percent, rate, short, sparkline
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
+from esper.folds.lifecycle import IN_TASK_GRAPH
 from esper.folds.run import RunState
 from esper.processes.reading import Reading
 from esper.processes.timeline import Life
@@ -35,10 +36,11 @@ def panel(reading: Reading, width: int) -> Group:
     if state.started is None:
         return Group(Text(f" esper · run {short(reading.run)} · nothing recorded yet", style="dim"))
     lines = [header(reading, width), losses(reading, width), log(reading, width)]
-    lines += [Text(f"     {note.text}", style="yellow") for note in reading.timeline.notes[-2:]]
+    lines += [Text(clipped(f"     {note.text}", width), style="yellow") for note in reading.timeline.notes[-2:]]
     lines += boxes(reading, width)
     last = islice((one for one in reading.timeline.latest() if one.decision.adaptation not in decisions.HOUSEKEEPING), _DECISIONS)
-    lines += [decisions.line(decided, width) for decided in last]
+    room = decisions.room_for(state.sites)
+    lines += [decisions.line(decided, width, room) for decided in last]
     return Group(*lines)
 
 
@@ -57,26 +59,27 @@ def header(reading: Reading, width: int) -> Text:
 
 
 def losses(reading: Reading, width: int) -> Text:
-    """Losses, the best, the curve of validation, metrics, learning rate, and how long steps wait for data."""
-    state = reading.state
+    """Losses, the best, the curve of validation, metrics, learning rate, and how long steps wait for data; what has no room is left out."""
+    state, pulse, completed = reading.state, reading.pulse, reading.timeline.completed
     last = state.epochs[-1] if state.epochs else None
     validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
-    text = Text(" loss  ").append(
-        f"train {number(last.train.loss if last else None)}  valid {number(validation[-1] if validation else None)}"
-    )
-    completed = reading.timeline.completed
+    parts = [
+        Text(f" loss  train {number(last.train.loss if last else None)}"),
+        Text(f"valid {number(validation[-1] if validation else None)}"),
+    ]
     if completed is not None and completed.system.best_loss is not None:
-        text.append(f"  best {number(completed.system.best_loss)} @{completed.system.best_epoch}")
-    text.append(f"  {sparkline(validation[-60:], 16)}  ", style="cyan")
+        parts.append(Text(f"best {number(completed.system.best_loss)} @{completed.system.best_epoch}"))
+    parts.append(Text(sparkline(validation[-60:], 10), style="cyan"))
     metrics = {} if last is None or last.validation is None else last.validation.metrics
-    for name, value in list(metrics.items())[:2]:
-        text.append(f"{metric(name, value)}  ")
-    pulse = reading.pulse
+    parts += [Text(metric(name, value).replace("accuracy", "acc")) for name, value in list(metrics.items())[:2]]
     lr = pulse.learning_rate if completed is None else next(iter(completed.learning_rates), None)
-    text.append("" if lr is None else f"lr {rate(lr)}  ")
-    text.append("" if pulse.data_wait is None else f"data wait {percent(pulse.data_wait, 0)}")
-    text.truncate(width)
-    return text
+    parts += [] if lr is None else [Text(f"lr {rate(lr)}")]
+    parts += [] if pulse.data_wait is None else [Text(f"data wait {percent(pulse.data_wait, 0)}")]
+    line = parts[0]
+    for part in parts[1:]:
+        if line.cell_len + 2 + part.cell_len <= width:
+            line.append("  ").append_text(part)
+    return line
 
 
 def log(reading: Reading, width: int) -> Text:
@@ -114,7 +117,7 @@ def boxes(reading: Reading, width: int) -> list[Text]:
 
 def box(reading: Reading, site: Site, lives: Mapping[int, Life], width: int) -> list[Text]:
     """One site: what it is, where growth presses, and a lane per slot that was used."""
-    title = f" {clipped(f'{site.name} · {site.layer}', width // 2)} "
+    title = f" {clipped(f'site {site.name} · {site.layer}', width // 2)} "
     pressure = f" {pressure_of(reading, site)} "
     fill = max(1, width - len(title) - len(pressure) - 4)
     lines = [Text(f" ┌{title}{'─' * fill}{pressure}┐", style="dim")]
@@ -127,13 +130,12 @@ def box(reading: Reading, site: Site, lives: Mapping[int, Life], width: int) -> 
 def _lane(state: RunState, life: Life, planned: Mapping[Stage, int], width: int) -> Text:
     name = f"s{life.seed} {clipped(life.blueprint or UNKNOWN, 12)}"
     slot = state.slot(life.site, life.seed)
-    alpha = slot.alpha if slot is not None and slot.row.life == life.life else None
+    blended = slot is not None and slot.row.life == life.life and slot.row.stage in IN_TASK_GRAPH
+    alpha = slot.alpha if slot is not None and blended else None
     end = f"alpha {number(alpha, 2)}" if alpha is not None else ""
-    stages = stages_in_words(life, state.epoch, planned)
     room = width - 6 - 16 - len(end) - 1
-    if stages.cell_len > room:
-        stages.truncate(room, overflow="ellipsis")
-    text = Text(" │ ", style="dim").append(name.ljust(16), style=STYLES[life.stage])
+    stages = stages_in_words(life, state.epoch, planned, room)
+    text = Text().append(" │ ", style="dim").append(name.ljust(16), style=STYLES[life.stage])
     text.append_text(stages).append(" " * (room - stages.cell_len + 1)).append(end)
     return text.append(" │", style="dim")
 
@@ -158,6 +160,6 @@ def planned_epochs(started: RunStarted | None) -> dict[Stage, int]:
 
 def _spread(left: Text, right: Text, width: int) -> Text:
     gap = max(2, width - left.cell_len - right.cell_len)
-    text = left.append(" " * gap).append_text(right)
+    text = Text().append_text(left).append(" " * gap).append_text(right)
     text.truncate(width)
     return text

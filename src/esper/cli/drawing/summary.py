@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from esper.cli.drawing.text import clipped, count, lasting, metric, number, place, size
+from esper.cli.drawing.text import clipped, count, lasting, metric, number, place, share, size
 from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record
@@ -45,7 +45,7 @@ def _seed(event: Any) -> str:  # Any: every caller's kind has a site and a seed;
 
 def _decision(event: control.DecisionMade) -> str:
     about = "" if event.site is None else f" {event.site}" + ("" if event.seed is None else f" s{event.seed}")
-    numbers = f"conf {number(event.confidence, 2)} urg {number(event.urgency, 2)}"
+    numbers = f"conf {share(event.confidence)} urg {share(event.urgency)}"
     return (
         f"{event.adaptation.value}{about}, {numbers}: {event.reason} [{', '.join(place(one) for one in event.evidence) or 'no evidence'}]"
     )

@@ -29,6 +29,11 @@ def rate(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1e}".replace("e-0", "e-").replace("e+00", "")
 
 
+def share(value: float | None) -> str:
+    """A confidence or an urgency: three places, so that what is just above a limit does not look as if it were on it."""
+    return UNKNOWN if value is None else f"{value:.3f}" if math.isfinite(value) else number(value)
+
+
 def percent(fraction: float | None, decimals: int = 1) -> str:
     """A fraction as a percentage."""
     return UNKNOWN if fraction is None else f"{number(fraction * 100, decimals)} %"
@@ -83,13 +88,14 @@ def place(event_id: EventId) -> str:
 def sparkline(values: Sequence[float | None], width: int) -> str:
     """`values` as a curve of at most `width` blocks between least and greatest; a gap is unknown, "!" not finite.
 
-    Where there are more values than blocks, a block is the mean of its share, and "!" if any of its share is not finite.
+    Where all are above 0, as losses are, the scale is logarithmic: a late improvement shows beside an early one. Where there are more
+    values than blocks, a block is the mean of its share, and "!" if any of its share is not finite.
     """
     blocks = [_share(values, i, width) for i in range(width)] if len(values) > width else list(values)
+    if all(value > 0 for value in blocks if value is not None and math.isfinite(value)):
+        blocks = [value if value is None or not math.isfinite(value) else math.log(value) for value in blocks]
     known = [value for value in blocks if value is not None and math.isfinite(value)]
-    if not known:
-        return "".join(GAP if value is None else NOT_FINITE for value in blocks)
-    low, span = min(known), max(known) - min(known)
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
     return "".join(_block(value, low, span) for value in blocks)
 
 

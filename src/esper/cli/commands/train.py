@@ -1,0 +1,161 @@
+"""`esper train` and `esper resume`: the only commands that import torch, and only once they run."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, add_json, add_log, add_run, count, directory_of, log_of, log_option
+from esper.cli.drawing.outcome import Compared, comparison, title
+from esper.cli.drawing.text import metric, short, wrapped
+from esper.cli.live import live_display
+from esper.cli.output import Output
+from esper.errors import SettingsError
+from esper.events.envelope import RunId
+from esper.oona.directory import Directory
+
+if TYPE_CHECKING:
+    from esper.processes.settings import Settings
+    from esper.processes.tasks import Task
+    from esper.processes.training import Trained
+
+INTERRUPTED = 130
+
+
+def add(commands: Subcommands) -> None:
+    """Says what can be typed."""
+    train = commands.add_parser("train", help="train a task; all that happens is in the log")
+    train.add_argument("task", metavar="TASK", help="a task's name (digits, mnist1d), module:attribute, or a TOML file")
+    train.add_argument("--epochs", type=count, metavar="N", help="how many epochs (trainer.epochs)")
+    train.add_argument("--rng-seed", type=count, metavar="N", help="what all randomness is derived from (trainer.rng_seed)")
+    train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
+    train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
+    add_log(train)
+    add_json(train, "the outcome as one JSON object, without a display")
+    train.set_defaults(command=run_train)
+    demo = commands.add_parser("demo", help="train digits, and compare: the same as `train digits --compare`")
+    add_log(demo)
+    add_json(demo, "the outcome as one JSON object, without a display")
+    demo.set_defaults(command=run_train, task="digits", epochs=None, rng_seed=None, set=[], compare=True)
+    resume = commands.add_parser("resume", help="go on with a run that was interrupted")
+    add_run(resume)
+    add_json(resume, "the outcome as one JSON object, without a display")
+    resume.set_defaults(command=run_resume)
+
+
+def run_train(arguments: argparse.Namespace, out: Output) -> int:
+    """Trains a new run. Returns 130 where it was stopped; the last line is then the command that resumes it."""
+    _require_torch()
+    from esper.processes.tasks import recipe_of
+    from esper.processes.training import fresh_run_id, train
+
+    task, settings = _task_and_settings(arguments)
+    directory = Directory(log_of(arguments), create=True)
+    run = fresh_run_id()
+    recipe = recipe_of(task, settings)
+    trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
+    if trained is None:
+        return INTERRUPTED
+    rows = _compared(trained, task, settings, directory, out, quiet=arguments.json) if arguments.compare else []
+    _conclude(trained, rows, arguments, out)
+    return 0
+
+
+def run_resume(arguments: argparse.Namespace, out: Output) -> int:
+    """Goes on with a run from its last checkpoint. Returns 130 where it was stopped again."""
+    _require_torch()
+    from esper.processes.settings import settings_from
+    from esper.processes.tasks import find_task, recipe_of
+    from esper.processes.training import resume, started
+
+    directory = directory_of(arguments)
+    run = directory.resolve(arguments.run)
+    with directory.open(run) as log:
+        begun = started(log)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        task = find_task(begun.task)
+    except SettingsError as error:
+        raise SettingsError(f"run {run} was trained by {begun.task!r}, not by `esper train`: resume it there. {error}") from error
+    settings = settings_from(begun.settings)
+    recipe = recipe_of(task, settings)
+    trained = _conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run)
+    if trained is None:
+        return INTERRUPTED
+    _conclude(trained, [], arguments, out)
+    return 0
+
+
+def _require_torch() -> None:
+    if find_spec("torch") is None:
+        raise SettingsError('training needs torch, and it is not installed: pip install "esper-training[train]"')
+
+
+def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, Settings]":
+    from esper.processes.settings import Named, parse_assignment, read_toml, settings_from
+    from esper.processes.tasks import find_task
+
+    name: str | None = arguments.task
+    written: Named = {}
+    if arguments.task.endswith(".toml"):
+        name, written = read_toml(Path(arguments.task))
+        if name is None:
+            raise SettingsError(f'settings file {arguments.task}: expected the task to train, like task = "digits"')
+    assert name is not None
+    # A console script does not look for modules where it was called; a task of one's own is expected there.
+    sys.path.insert(0, str(Path.cwd()))
+    task = find_task(name)
+    typed: Named = {}
+    for text in arguments.set:
+        typed |= parse_assignment(text)
+    options = {"trainer.epochs": arguments.epochs, "trainer.rng_seed": arguments.rng_seed}
+    typed |= {name: value for name, value in options.items() if value is not None}
+    return task, settings_from(task.settings, written, typed)
+
+
+def _conduct(
+    training: "Callable[[], Trained]", arguments: argparse.Namespace, out: Output, directory: Directory, run: RunId
+) -> "Trained | None":
+    """Trains with the display on. None where it was asked to stop, which has been said then."""
+    from esper.tolaria.trainer import Interrupted
+
+    display = nullcontext() if arguments.json else live_display(directory, run, out)
+    try:
+        with display:
+            return training()
+    except Interrupted as stopped:
+        print(f"esper: {stopped}; all of it is in the log. To go on:", file=sys.stderr)
+        print(f"esper resume {run[-6:]}{log_option(arguments)}", file=sys.stderr)
+        return None
+
+
+def _compared(trained: "Trained", task: "Task", settings: "Settings", directory: Directory, out: Output, *, quiet: bool) -> list[Compared]:
+    from esper.processes.comparison import Way, compare
+
+    def say(way: Way) -> None:
+        if not quiet:
+            out.lines((Text(f" now {title(way)}, with the same data and steps", style="dim"),))
+            out.flush()
+
+    entries = compare(task, settings, directory, trained, say=say)
+    return [Compared(entry.way, entry.accuracy, entry.parameters, entry.run) for entry in entries]
+
+
+def _conclude(trained: "Trained", rows: list[Compared], arguments: argparse.Namespace, out: Output) -> None:
+    if arguments.json:
+        out.json({"run": trained.run, "parameters": trained.host.parameters(), "metrics": trained.metrics, "compared": rows})
+        return
+    out.lines(("",))
+    out.lines(comparison(rows, out.width))
+    reached = " · ".join(metric(name, value) for name, value in trained.metrics.items())
+    out.lines(wrapped(f"run {short(trained.run)} · {trained.host.parameters():,} parameters · {reached}", out.width, 1))
+    name, log = trained.run[-6:], log_option(arguments)
+    more = "   ".join(
+        f"esper {command} {name}{rest}{log}" for command, rest in (("show", ""), ("replay", ""), ("log", " --topic decisions"))
+    )
+    out.lines((Text(f" every claim above is in the log:   {more}", style="dim"),))

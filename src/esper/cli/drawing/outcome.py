@@ -1,0 +1,55 @@
+"""What a training came to: its metrics, beside the host alone and the static nets where they were trained too."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.text import Text
+
+from esper.cli.drawing.text import count, number
+
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+_WAYS = {
+    "grown": ("grown", ""),
+    "host": ("host alone", ""),
+    "static_same": ("same, static", "the grown net from the start"),
+    "static_wider": ("wider, static", "needs a restart"),
+}
+
+
+class Compared(NamedTuple):
+    """One way of training: what it is called in the code, its accuracy (0..1), its parameters, the end of its run's id."""
+
+    way: str
+    accuracy: float
+    parameters: int
+    run: str
+
+
+def comparison(rows: Sequence[Compared], width: int) -> list[Text]:
+    """A bar per way, from 0 to 100 %, the best first."""
+    alone = next((row.accuracy for row in rows if row.way == "host"), None)
+    lines = []
+    for row in sorted(rows, key=lambda row: -row.accuracy):
+        name, remark = _WAYS.get(row.way, (row.way, ""))
+        if row.way == "grown" and alone is not None:
+            remark = f"{(row.accuracy - alone) * 100:+.1f} points against host alone"
+        line = Text(f" {name:<14} {number(row.accuracy * 100, 1):>5} %  ", style="bold" if row.way == "grown" else "")
+        line.append(bar(row.accuracy, 20), style="green" if row.way == "grown" else "cyan")
+        line.append(f"  {count(row.parameters):>7} parameters  {remark}")
+        line.truncate(width)
+        lines.append(line)
+    return lines
+
+
+def title(way: str) -> str:
+    """What people call a way of training."""
+    return _WAYS.get(way, (way, ""))[0]
+
+
+def bar(fraction: float, width: int) -> str:
+    """A bar of `width` characters for 1, in eighths of a character; empty for what is not a fraction."""
+    # Written so that NaN draws nothing: every comparison with it is false.
+    if not 0 <= fraction <= 1:
+        return " " * width
+    eighths = round(fraction * width * 8)
+    return ("█" * (eighths // 8) + _BLOCKS[eighths % 8]).strip().ljust(width)

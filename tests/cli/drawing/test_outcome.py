@@ -1,0 +1,33 @@
+"""What a training came to, beside the other ways."""
+
+import math
+
+import pytest
+
+from esper.cli.drawing.outcome import Compared, bar, comparison
+
+ROWS = [
+    Compared("grown", 0.9686, 2170, "000001"),
+    Compared("host", 0.9443, 460, "000002"),
+    Compared("static_same", 0.95, 2170, "000003"),
+    Compared("static_wider", 0.9714, 2185, "000004"),
+]
+
+
+def test_the_best_comes_first_and_a_better_static_net_is_not_hidden() -> None:
+    assert [line.plain.split()[0] for line in comparison(ROWS, 100)] == ["wider,", "grown", "same,", "host"]
+
+
+def test_the_gain_is_over_the_host_alone_and_may_be_a_loss() -> None:
+    assert any("+2.4 points against host alone" in line.plain for line in comparison(ROWS, 100))
+    worse = [Compared("grown", 0.93, 2170, "000001"), ROWS[1]]
+    assert any("-1.4 points against host alone" in line.plain for line in comparison(worse, 100))
+
+
+def test_a_row_fits_a_hundred_columns() -> None:
+    assert max(line.cell_len for line in comparison(ROWS, 100)) <= 100
+
+
+@pytest.mark.parametrize(("fraction", "shown"), [(0.0, "    "), (0.5, "██  "), (1.0, "████"), (0.53, "██▏ "), (math.nan, "    ")])
+def test_a_bar_is_in_proportion_from_nothing_to_all(fraction: float, shown: str) -> None:
+    assert bar(fraction, 4) == shown

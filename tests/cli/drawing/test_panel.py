@@ -1,0 +1,78 @@
+"""The live panel, drawn from a reading."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from esper.cli.drawing.panel import panel
+from esper.events.envelope import RunId
+from esper.processes.history import open_run
+from esper.processes.reading import Reading
+
+
+def drawn(reading: Reading, width: int = 100) -> list[str]:
+    """The panel as lines of text."""
+    file = StringIO()
+    Console(file=file, width=width, highlight=False).print(panel(reading, width))
+    return file.getvalue().splitlines()
+
+
+def at_epoch(log: Path, epoch: int) -> list[str]:
+    """The panel of the synthetic run when `epoch` was over."""
+    with open_run("latest", log) as history:
+        return drawn(history.reading(epoch=epoch))
+
+
+@pytest.mark.parametrize("width", [100, 80])
+@pytest.mark.parametrize("epoch", [0, 1, 4, 9, 11, 14])
+def test_no_line_is_wider_than_it_may_be(synthetic_log: Path, epoch: int, width: int) -> None:
+    with open_run("latest", synthetic_log) as history:
+        assert max(map(len, drawn(history.reading(epoch=epoch), width))) <= width
+
+
+def test_the_header_says_what_how_far_and_how_fast(synthetic_log: Path) -> None:
+    assert at_epoch(synthetic_log, 9)[0].split() == [
+        "esper", "·", "digits", "·", "run", "…7c21ab", "·", "rng", "0", "epoch", "9/14", "━━━━━━━━━━━╸──────", "0.8", "ms/step",
+    ]  # fmt: skip
+
+
+def test_losses_come_with_the_best_the_curve_and_the_wait_for_data(synthetic_log: Path) -> None:
+    line = at_epoch(synthetic_log, 9)[1]
+    assert line == " loss  train 0.293  valid 0.320  best 0.320 @9  █▇▆▅▄▃▂▁▁  acc 90.5 %  lr 3.0e-3  data wait 3 %"
+
+
+def test_what_was_lost_and_rolled_back_is_shown(synthetic_log: Path) -> None:
+    lines = at_epoch(synthetic_log, 14)
+    assert lines[2].startswith(" log   224 records on disk · 3 lost · 1 rolled back")
+    assert lines[2].endswith("checkpoint epoch-000012 · e79fb061")
+
+
+def test_each_site_has_a_box_with_a_lane_per_slot_that_was_used(synthetic_log: Path) -> None:
+    lines = at_epoch(synthetic_log, 9)
+    top = next(index for index, line in enumerate(lines) if "site hidden.0" in line)
+    assert lines[top].endswith(" |grad| 0.48 · rank 5.2 of 6 ┐")
+    assert lines[top + 1] == " │ s0 mlp:24       germ ━ train ━━━ GRAFT 1/2                                          alpha 0.33 │"
+    assert [line.split()[1] for line in lines[top + 1 : top + 5]] == ["s0", "s1", "s2", "s3"]
+
+
+def test_what_was_not_measured_is_unknown(synthetic_log: Path) -> None:
+    assert any("|grad| unknown · rank unknown ┐" in line for line in at_epoch(synthetic_log, 9))
+
+
+def test_before_the_first_epoch_nothing_is_made_up(synthetic_log: Path) -> None:
+    lines = at_epoch(synthetic_log, 0)
+    assert lines[1].rstrip() == " loss  train unknown  valid unknown"
+    assert "ms/step" not in lines[0]
+    assert lines[3] == " 2 dormant: hidden.0, hidden.2"
+
+
+def test_the_last_decisions_stand_below_with_their_numbers(synthetic_log: Path) -> None:
+    lines = at_epoch(synthetic_log, 4)
+    assert lines[-6] == "   4  germinate hidden.0 s2  best of 5 improved 3.1 % < …  conf 0.990 urg 0.900  refused: cap"
+    assert [line.split()[0] for line in lines[-6:]] == ["4", "4", "4", "4", "3", "1"]
+
+
+def test_a_run_without_a_record_is_said_to_have_none() -> None:
+    assert drawn(Reading(RunId("x-000001"))) == [" esper · run …000001 · nothing recorded yet"]

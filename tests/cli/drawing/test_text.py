@@ -1,0 +1,115 @@
+"""Numbers, names and small curves as text."""
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+
+from esper.cli.drawing.text import (
+    UNKNOWN,
+    bar,
+    clipped,
+    clock,
+    count,
+    lasting,
+    metric,
+    number,
+    percent,
+    place,
+    rate,
+    share,
+    short,
+    size,
+    sparkline,
+    wrapped,
+)
+from esper.events.envelope import EventId, RunId
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.2141, "0.214"),
+        (0.0, "0.000"),
+        (0.00042, "4.2e-4"),
+        (-0.5, "-0.500"),
+        (12345.6789, "12345.679"),
+        (None, "unknown"),
+        (NAN, "NaN"),
+        (INF, "Infinity"),
+        (-INF, "-Infinity"),
+    ],
+)
+def test_a_number_is_never_rounded_to_zero_nor_made_up(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_what_was_not_measured_is_unknown_in_every_form() -> None:
+    assert {show(None) for show in (number, percent, share, rate, count, size, lasting, clock)} == {UNKNOWN}
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.603, "0.603"), (0.5996, "0.600"), (0.00029, "0.000"), (NAN, "NaN")])
+def test_a_share_has_three_places(value: float, shown: str) -> None:
+    assert share(value) == shown
+
+
+def test_other_forms() -> None:
+    assert percent(0.946) == "94.6 %"
+    assert rate(3e-3) == "3.0e-3"
+    assert count(14208) == "14,208"
+    assert (size(999), size(41_300), size(2_500_000_000)) == ("999 B", "41.3 kB", "2.5 GB")
+    assert (lasting(2.0), lasting(61), lasting(7260), lasting(200_000)) == ("2.0 s", "1 min 1 s", "2 h 1 min", "2 d 7 h")
+    assert clock(datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)) == "2026-03-01 12:00:05"
+    assert short(RunId("019ca945-0a00-7000-8000-0000007c21ab")) == "…7c21ab"
+    assert metric("test_accuracy", 0.963) == "test_accuracy 96.3 %"
+    assert metric("perplexity", 12.0) == "perplexity 12.000"
+
+
+def test_an_event_is_named_by_its_place() -> None:
+    assert place(EventId("019ca945-0a00-7000-8000-0000007c21ab/238")) == "@238"
+    assert place(EventId("0d41f3f0a1b2c3d4e5f60718293a4b5c")) == "0d41f3f0"
+
+
+def test_a_curve_runs_between_its_own_least_and_greatest() -> None:
+    assert sparkline([-1.0, 0.0, 1.0], 10) == "▁▅█"
+
+
+def test_a_curve_of_positive_values_is_logarithmic() -> None:
+    assert sparkline([1.0, 10.0, 100.0], 10) == "▁▅█"
+
+
+def test_a_curve_shows_gaps_and_what_is_not_finite() -> None:
+    assert sparkline([1.0, None, NAN, INF, 2.0], 10) == "▁ !!█"
+
+
+def test_a_curve_of_equal_values_is_flat_and_one_of_nothing_is_empty() -> None:
+    assert sparkline([3.0, 3.0], 10) == "▁▁"
+    assert sparkline([], 10) == ""
+    assert sparkline([None, None], 10) == "  "
+
+
+def test_a_long_curve_keeps_its_width_and_hides_no_nan() -> None:
+    values: list[float | None] = [1.0 + index for index in range(100)]
+    values[42] = NAN
+    drawn = sparkline(values, 20)
+    assert len(drawn) == 20
+    assert drawn.index("!") == 8
+
+
+@pytest.mark.parametrize(
+    ("done", "planned", "shown"), [(0, 80, "╸─────────"), (40, 80, "━━━━━╸────"), (80, 80, "━━━━━━━━━━"), (90, 80, "━━━━━━━━━━")]
+)
+def test_a_progress_bar_has_its_width(done: int, planned: int, shown: str) -> None:
+    assert bar(done, planned, 10) == shown
+
+
+def test_text_that_is_cut_says_so() -> None:
+    assert (clipped("abcdef", 4), clipped("abcd", 4)) == ("abc…", "abcd")
+
+
+def test_wrapped_text_keeps_its_width_and_its_words() -> None:
+    lines = wrapped("0.2721 against 0.2989 (-9.0 %), n 350, z 4.7, best of 9 tried", 30, 4)
+    assert all(len(line) <= 30 and line.startswith("    ") for line in lines)
+    assert " ".join(line.strip() for line in lines) == "0.2721 against 0.2989 (-9.0 %), n 350, z 4.7, best of 9 tried"
