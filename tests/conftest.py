@@ -1,4 +1,4 @@
-"""Properties are asked the same examples every time, and none of them by the clock."""
+"""What holds for all tests: properties are asked the same examples every time, and none of them by the clock."""
 
 from hypothesis import settings
 
