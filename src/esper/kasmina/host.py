@@ -96,9 +96,9 @@ class Host:
         `measure`: health is measured in this step. Choose it by the step's number alone where health is to be the same in every execution.
         """
         self._epoch, self._step, self._measuring = epoch, step, measure
-        for place in self._listening:
-            place.growth.learning = True
-            place.growth.listen()
+        listened = self._places.values() if measure else self._listening
+        for place in listened:
+            place.growth.listen(learning=place in self._listening, measuring=measure)
         for place, slot in self._grafting:
             assert slot.branch is not None
             slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
@@ -119,9 +119,9 @@ class Host:
         where = f"epoch {self._epoch}, step {self._step}"
         listened = self._places.values() if self._measuring else self._listening
         taps = {place.info.name: place.growth.heard(where) for place in listened}
+        for place in listened:
+            place.growth.listen(learning=False, measuring=False)
         for place in self._listening:
-            place.growth.learning = False
-            place.growth.listen()
             self._learn_isolated(place, taps[place.info.name])
         if self._measuring:
             self._meter.take(self._places.values(), taps, scale=scale, sound=stepped)
@@ -291,14 +291,14 @@ class Host:
             place = self._places[slot.site]
             prefix = f"{slot.name}/"
             own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            if own:
+            if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
                 self._revive(place, slot, own)
         self._lr, self._measuring = lr, False
         self._meter.forget()
         for place in self._places.values():
             place.slots = [slot for slot in slots if slot.site == place.info.name]
             place.growth.branches = {slot.seed: slot.branch for slot in place.slots if slot.branch is not None}
-            place.growth.taps.clear()
+            place.growth.listen(learning=False, measuring=False)
             sites.unregister(place.layer)
         self._wire()
 
@@ -315,7 +315,7 @@ class Host:
             branch.load_state_dict(tensors)
         except RuntimeError as error:
             raise DataError(f"expected the tensors of {slot.name} ({slot.blueprint}), got {sorted(tensors)}") from error
-        branch.strength = float(tensors["alpha"])
+        branch.strength = float(branch.alpha)
         slot.branch = place.settle(branch)
         slot.optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)
 

@@ -93,11 +93,10 @@ class Meter:
     _errors: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def arm(self, model: nn.Module, places: Iterable[Place]) -> None:
-        """From now until `take`, sites and seeds leave samples, and activation functions are watched."""
+        """From now until `take`, seeds leave samples, and activation functions are watched; the sites listen already."""
         kept = list(places)
+        self._unhook()
         for place in kept:
-            place.growth.measuring = True
-            place.growth.listen()
             for slot in place.slots:
                 if slot.branch is not None:
                     slot.branch.trace = Trace()
@@ -111,14 +110,10 @@ class Meter:
 
     def take(self, places: Iterable[Place], taps: Mapping[str, list[Tap]], *, scale: float, sound: bool) -> None:
         """Reduces the step's samples and disarms. `scale` is what the loss was multiplied by; an unsound step has no gradients."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._unhook()
         rows: list[Row] = []
         numbers: list[list[Tensor | None]] = []
         for place in places:
-            place.growth.measuring, place.growth.output = False, None
-            place.growth.listen()
             rows.append(Row(place.info.name))
             numbers.append(self._site(place, taps[place.info.name], scale, sound))
             for slot in place.slots:
@@ -164,8 +159,14 @@ class Meter:
         return extra
 
     def forget(self) -> None:
-        """Drops everything, for a restore."""
+        """Drops everything, for a restore, also in the middle of a step."""
+        self._unhook()
         self.__dict__.update(Meter(self.loss_is_mean).__dict__)
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
     def _site(self, place: Place, taps: list[Tap], scale: float, sound: bool) -> list[Tensor | None]:
         taps = [tap for tap in taps if tap.sample is not None and tap.gradient is not None]

@@ -46,7 +46,7 @@ class Tap:
 
 @dataclass(eq=False)
 class Growth:
-    """What a site knows: its branches by slot, which of them act, and who listens. `active` is the one truth test of a dormant site.
+    """What a site knows: its branches by slot, which of them act, what is listened for. `active` is the one truth test of a dormant site.
 
     `output` is the site's last output while it is measured, the very object, so that the activation function that takes it can be told.
     """
@@ -64,11 +64,13 @@ class Growth:
         """Puts in force what the branches' alphas say; those in `silent` never act."""
         acting = (branch for slot, branch in sorted(self.branches.items()) if branch.strength != 0.0 and slot not in silent)
         self.acting = tuple(acting)
-        self.listen()
-
-    def listen(self) -> None:
-        """Recomputes `active` after `learning` or `measuring` was set."""
         self.active = bool(self.acting) or self.learning or self.measuring
+
+    def listen(self, *, learning: bool, measuring: bool) -> None:
+        """From now on taps are left for learning, for measuring, or not at all; what an unfinished step left is gone."""
+        self.learning, self.measuring, self.output = learning, measuring, None
+        self.taps.clear()
+        self.active = bool(self.acting) or learning or measuring
 
     def grow(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The site's output from the layer's; taps it where someone listens."""
@@ -148,7 +150,7 @@ class Site:
         copy.__dict__.update({key: deepcopy(value, memo) for key, value in self.__dict__.items()})
         growth.branches = deepcopy(self.esper_growth.branches, memo)
         growth.acting = tuple(deepcopy(branch, memo) for branch in self.esper_growth.acting)
-        growth.listen()
+        growth.active = bool(growth.acting)
         return copy
 
 
