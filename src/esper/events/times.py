@@ -17,7 +17,7 @@ def written_time(time: datetime) -> str:
     if time.tzinfo is not UTC and time.utcoffset() != _ZERO:
         raise RuleError(f"expected an aware time in UTC, got {time!r}")
     # isoformat writes an offset of zero as "+00:00"; it is five times as fast as strftime.
-    return time.isoformat(timespec="microseconds")[:26] + "Z"
+    return time.isoformat("T", "microseconds")[:26] + "Z"
 
 
 def read_time(text: str) -> datetime:
