@@ -289,6 +289,18 @@ def test_alphas_are_unknown_after_a_rollback_until_the_next_completed_epoch() ->
     assert slot.evaluation is not None
 
 
+def test_an_epoch_that_a_rollback_ended_is_not_missing() -> None:
+    writer = begun(1)
+    writer.epoch = 4
+    writer.write(completed(4))
+    writer.epoch = 5
+    writer.write(saved("epoch-2"))
+    writer.write(rolled_back((seed_row("layer0", 0, Stage.DORMANT),), None))
+    writer.epoch = 6
+    writer.write(completed(6))
+    assert state_of(writer).irregularities == ()
+
+
 def test_a_run_ends_finished_or_failed() -> None:
     finished, failed = begun(), begun()
     finished.write(FINISHED)

@@ -211,8 +211,10 @@ def _epoch_completed(state: RunState, record: Record, event: EpochCompleted) -> 
     epoch = event.system.epoch
     if epoch != record.epoch:
         state = _noted(state, f"EpochCompleted of epoch {record.epoch} holds the system state of epoch {epoch}")
-    if state.epochs and epoch != state.epochs[-1].epoch + 1:
-        state = _noted(state, f"epoch {epoch} was completed after epoch {state.epochs[-1].epoch}")
+    # An epoch that a rollback ended is over too: epochs count on from it.
+    over = max((*(row.epoch for row in state.epochs[-1:]), *(row.from_epoch for row in state.rollbacks[-1:])), default=epoch - 1)
+    if epoch != over + 1:
+        state = _noted(state, f"epoch {epoch} was completed after epoch {over}")
     row = EpochRow(
         epoch=epoch,
         step=record.step,
