@@ -4,10 +4,11 @@ What a `Watch` notes comes from the trainer's own host, objective and model at t
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from esper.tolaria.adaptation import Policy
 from esper.tolaria.objective import Batch, Objective
 
 E = TypeVar("E", bound=Event)
+POISONED_BATCH = 3
 Names = dict[str, JsonValue]
 
 # Growth begins early, so that sixty epochs see races, refusals, grafts, cancellations and a seed that is part of the host for good.
@@ -79,16 +81,16 @@ class Watch:
     """What a bystander notes while a run trains.
 
     `judged`: the seed table when the policy is asked, by the id of that EpochCompleted. `left`: the seed table after that epoch's
-    commands, by epoch. `losses`: loss and samples of every optimizer step. `validated`: (loss, accuracy) of the model on the validation
-    data, by epoch, measured here. `decided`: what the policy said, by the id of that EpochCompleted. `at_end`: called after each epoch's
-    commands, with the epoch.
+    commands, by epoch. `steps`: what the objective gave at every optimizer step. `validated`: (loss, accuracy) of the model on the
+    validation data, by epoch, measured here. `decided`: what the policy said, by the id of that EpochCompleted. `at_end`: called after
+    each epoch's commands, with the epoch.
     """
 
     at_end: Callable[["Watch", int], None] | None = None
     hosts: list[Host] = field(default_factory=list)
     judged: dict[EventId, tuple[SeedRow, ...]] = field(default_factory=dict)
     left: dict[int, tuple[SeedRow, ...]] = field(default_factory=dict)
-    losses: list[tuple[float, int]] = field(default_factory=list)
+    steps: list["Taken"] = field(default_factory=list)
     validated: dict[int, tuple[float, float]] = field(default_factory=dict)
     decided: dict[EventId, tuple[DecisionMade, ...]] = field(default_factory=dict)
     epoch: int = 0
@@ -156,18 +158,24 @@ def _validate(recipe: Recipe) -> tuple[float, float]:
     return float(losses.mean()), float((output.argmax(1) == recipe.valid.targets).double().mean())
 
 
+class Taken(NamedTuple):
+    """One optimizer step, as the objective measured it."""
+
+    loss: float
+    accuracy: float
+    samples: int
+
+
 @dataclass(frozen=True)
 class _WatchedObjective:
     inner: Objective
     watch: Watch
 
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        losses = self.inner.losses(model, batch)
-        self.watch.losses.append((float(losses.detach().mean()), len(losses)))
-        return losses
-
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.inner.measure(model, batch)
+        losses, metrics = self.inner.measure(model, batch)
+        if torch.is_grad_enabled():  # Validation has none.
+            self.watch.steps.append(Taken(float(losses.detach().mean()), float(metrics["accuracy"].mean()), len(losses)))
+        return losses, metrics
 
 
 @dataclass(frozen=True)
@@ -228,3 +236,26 @@ def first_difference(one: list[JsonValue], other: list[JsonValue]) -> str:
         if left != right:
             return f"{json.dumps(left)[:2000]}\nagainst\n{json.dumps(right)[:2000]}"
     return "" if len(one) == len(other) else f"{len(one)} facts against {len(other)}"
+
+
+class Poisoned:
+    """Batches of which one is NaN in those passes that `when` picks (by number, from 1); `begun` is told of each pass before it begins."""
+
+    def __init__(self, batches: TensorBatches, when: Callable[[int], bool], begun: Callable[[int], None] = lambda _number: None) -> None:
+        self._batches, self._when, self._begun, self._passes = batches, when, begun, 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._passes += 1
+        self._begun(self._passes)
+        poisoned = self._when(self._passes)
+        for number, (inputs, targets) in enumerate(self._batches):
+            yield (inputs * math.nan if poisoned and number == POISONED_BATCH else inputs), targets
+
+
+def break_seed(host: Host, site: str, seed: int) -> None:
+    """Makes a weight of the seed's body NaN, as an optimizer step gone wrong would."""
+    tensors, _ = host.state()
+    tensors[f"{site}/{seed}/last.weight"].view(-1)[0] = math.nan

@@ -86,23 +86,21 @@ def test_history_at_an_epoch_has_the_seed_table_that_the_trainer_went_on_with(gr
 
 def test_folded_epochs_have_the_losses_and_metrics_that_were_measured_beside_the_trainer(grown: Grown, states: dict[int, RunState]) -> None:
     rows = states[max(states)].epochs
-    steps = iter(grown.watch.losses)
-    samples = sum(count for _, count in grown.watch.losses) // len(rows)
+    per_epoch = len(grown.watch.steps) // len(rows)
 
+    assert len(rows) == 60
     for row in rows:
-        losses: list[tuple[float, int]] = []
-        while sum(count for _, count in losses) < samples:
-            losses.append(next(steps))
-        mean = sum(loss * count for loss, count in losses) / samples
+        taken = grown.watch.steps[(row.epoch - 1) * per_epoch : row.epoch * per_epoch]
+        samples = sum(step.samples for step in taken)
         loss, accuracy = grown.watch.validated[row.epoch]
-        assert row.train.loss == pytest.approx(mean, rel=1e-12)
+        assert row.step == row.epoch * per_epoch
         assert row.train.samples == samples == 1097
+        assert row.train.loss == pytest.approx(sum(step.loss * step.samples for step in taken) / samples, rel=1e-12)
+        assert row.train.metrics == pytest.approx({"accuracy": sum(step.accuracy * step.samples for step in taken) / samples}, rel=1e-12)
         assert row.validation is not None
+        assert row.validation.samples == 350
         assert row.validation.loss == pytest.approx(loss, rel=1e-12)
         assert row.validation.metrics == pytest.approx({"accuracy": accuracy}, rel=1e-6)
-        assert row.validation.samples == 350
-        assert row.step == row.epoch * len(losses)
-    assert next(steps, None) is None
 
 
 def test_folded_state_ends_as_the_trainer_did(grown: Grown, states: dict[int, RunState]) -> None:
@@ -111,7 +109,7 @@ def test_folded_state_ends_as_the_trainer_did(grown: Grown, states: dict[int, Ru
     assert isinstance(end.end, RunFinished)
     assert end.end.metrics == grown.trained.metrics
     assert end.end.parameters == grown.trained.host.parameters() == end.epochs[-1].parameters
-    assert end.step == len(grown.watch.losses)
+    assert end.step == len(grown.watch.steps)
     assert end.irregularities == ()
 
 
@@ -304,5 +302,5 @@ def test_steps_measured_are_all_steps_with_the_losses_that_the_objective_gave(gr
     steps = [step for event in grown.told.events_of(StepsMeasured) for step in event.steps.step]
     losses = [loss for event in grown.told.events_of(StepsMeasured) for loss in event.steps.loss]
 
-    assert steps == list(range(1, len(grown.watch.losses) + 1))
-    assert np.array_equal(np.array(losses, dtype=np.float64), np.array([loss for loss, _ in grown.watch.losses]))
+    assert steps == list(range(1, len(grown.watch.steps) + 1))
+    assert np.array_equal(np.array(losses, dtype=np.float64), np.array([step.loss for step in grown.watch.steps]))
