@@ -13,7 +13,6 @@ import apsw
 
 from esper.events.kinds.kernels import KernelCompiled
 from esper.events.kinds.run import RunFinished, RunRolledBack
-from esper.kasmina import kernels
 from esper.oona import emitter, file, run_log, seal
 from esper.oona.catch_up import CatchUp
 from esper.processes.journal import EmittedJournal
@@ -33,7 +32,7 @@ class Kill(NamedTuple):
 
 
 class Fuse:
-    """Counts passes from an epoch on, and kills this process at the last."""
+    """Counts passes from an epoch on."""
 
     def __init__(self, kill: Kill) -> None:
         self._epoch, self._left = kill.epoch, kill.passes
@@ -44,11 +43,6 @@ class Fuse:
         if self.now >= self._epoch:
             self._left -= 1
         return self._left == 0
-
-    def burn(self) -> None:
-        """Passes, or dies."""
-        if self.burnt():
-            die()
 
 
 def die() -> None:
@@ -137,9 +131,14 @@ def _at_the_commit(fuse: Fuse) -> None:
     """Dies in SQLite's commit hook: every row is inserted, nothing is committed."""
 
     def make(open_for_writing: Function) -> Function:
+        def at_commit() -> bool:
+            if fuse.burnt():
+                die()
+            return False  # Go on and commit.
+
         def wrapped(path: Path) -> apsw.Connection:
             connection: apsw.Connection = open_for_writing(path)
-            connection.set_commit_hook(lambda: bool(fuse.burn()))
+            connection.set_commit_hook(at_commit)
             return connection
 
         return wrapped
@@ -179,7 +178,7 @@ def _commit(adapter_or_keeper: Any, *_arguments: object) -> None:
 
 
 def _forget_a_file(folder: Path, name: str) -> None:
-    (folder / name / checkpoint.MANIFEST).unlink()
+    (folder / name / checkpoint.MANIFEST).unlink(missing_ok=True)
 
 
 POINTS: Mapping[str, Callable[[Fuse], None]] = {

@@ -1,8 +1,9 @@
 """The processes that die: a template that has imported everything, and one forked child of it per life of a run.
 
-The template has one thread, no log, no tensor of a run and no autograd engine when it forks (it checks the thread), so a life starts as a
-fresh process would after its imports, which take two to three seconds. It reads one line of JSON per life and answers with two: the pid,
-then how the life ended. What the child's `commit` acknowledged goes to the pipe whose descriptor is the first argument.
+The template has one thread (it checks that before each fork), no log, no emitter and no autograd engine, only modules and the data of the
+task; so a life starts as a fresh process would after its imports, which take two to three seconds. It reads one line of JSON per life and
+answers with two: the pid, then how the life ended. What the life has to tell (see `_Teller`) goes to the pipe whose descriptor is the
+first argument.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.processes.training import resume, train
 from esper.tolaria.trainer import Interrupted, Trainer
-from tests.whole import scenario
-from tests.whole.points import Function, Kill, arm, wrap
+from tests.whole.kills import scenario
+from tests.whole.kills.points import Function, Kill, arm, wrap
 
 FINISHED, INTERRUPTED, FAILED = 0, 3, 4
 
@@ -114,13 +116,28 @@ def serve(descriptor: int) -> None:
     scenario.recipe()  # The data and torch's lazy parts are loaded once.
     for line in sys.stdin:
         order = json.loads(line)
-        threads = os.listdir("/proc/self/task")
-        assert len(threads) == 1, f"expected to fork from one thread, there are {len(threads)}"
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        assert threads == 1, f"expected to fork from one thread, there are {threads}"
         pid = os.fork()
         if pid == 0:
-            os._exit(live(descriptor, order["path"], order["mode"], Kill(*order["kill"]) if order["kill"] else None))
-        print(pid, flush=True)
-        print(os.waitpid(pid, 0)[1], flush=True)
+            _live_and_exit(descriptor, order)
+        _answer(pid)
+        _answer(os.waitpid(pid, 0)[1])
+
+
+def _answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def _live_and_exit(descriptor: int, order: dict[str, Any]) -> None:
+    code = FAILED
+    try:
+        code = live(descriptor, order["path"], order["mode"], Kill(*order["kill"]) if order["kill"] else None)
+    except BaseException:  # The process's outermost line: it never returns into the template's loop.
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":
