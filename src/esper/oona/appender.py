@@ -10,9 +10,10 @@ from esper.events.digests import chain
 from esper.events.envelope import EventId, Moment, Record, heartbeat_id, record_id
 from esper.events.fields import Event
 from esper.events.kinds.telemetry import Heartbeat
-from esper.events.topics import is_fact
-from esper.oona.contract import RunWriter
+from esper.oona.contract import FACTS, RunWriter
 from esper.oona.heads import Heads
+
+_NO_END = (0, b"")
 
 
 class Telemetry(NamedTuple):
@@ -41,48 +42,44 @@ def append_items(log: RunWriter, items: Sequence[Item]) -> None:
 
     Raises DataError for an item that cannot be built or encoded: the ones before it are durable then. Otherwise as `RunWriter.append`.
     """
-    heads = log.heads()
+    numbers = _Numbers(log.heads())
     records: list[Record] = []
     try:
         for item in items:
-            record = _record(heads, item)
-            heads.follow(record)
-            records.append(record)
+            records.append(numbers.record(item))
     except Exception as error:
         # Whatever a builder raises: what came before it was emitted earlier, and stands.
-        if records:
-            log.append(tuple(records))
+        log.append(tuple(records))
         kind = item.event.kind.KIND if isinstance(item.event, Telemetry) else item.event.KIND
         raise DataError(f"run {log.run}, topic {item.topic}, moment {item.moment}: cannot record one {kind}: {error}") from error
-    if records:
-        log.append(tuple(records))
+    log.append(tuple(records))
 
 
-def _record(heads: Heads, item: Item) -> Record:
-    event = item.event.build() if isinstance(item.event, Telemetry) else item.event
-    head = heads.topic(item.topic)
-    sequence = head.sequence + 1
-    moment = heads.moment if item.moment is None else Moment(item.moment)
-    record = Record(
-        id=heartbeat_id(heads.run, sequence) if item.moment is None else record_id(heads.run, moment),
-        run=heads.run,
-        topic=item.topic,
-        writer=heads.writer,
-        sequence=sequence,
-        fact=heads.fact + 1 if is_fact(item.topic) else None,
-        moment=moment,
-        generation=0,
-        incarnation=item.incarnation,
-        type=type(event).KIND,
-        time=max(item.time, heads.time),
-        epoch=item.epoch,
-        step=item.step,
-        cause=item.cause,
-        trace=item.trace,
-        chain=None,
-        data=encode(event),
-    )
-    return record._replace(chain=chain(record, head.chain))
+class _Numbers:
+    """Numbers and chains records from a log's end on. The log checks them once more: see `Heads.follow`."""
+
+    def __init__(self, heads: Heads) -> None:
+        self._run, self._writer, self._moment, self._fact, self._time = heads.run, heads.writer, heads.moment, heads.fact, heads.time
+        self._ends = {name: (head.sequence, head.chain) for name, head in heads.topics.items()}
+
+    def record(self, item: Item) -> Record:
+        """The record of `item`: the next of its topic and of the run."""
+        event, topic, numbered, incarnation, time, epoch, step, cause, trace = item
+        if isinstance(event, Telemetry):
+            event = event.build()
+        data = encode(event)
+        sequence, previous = self._ends.get(topic, _NO_END)
+        sequence += 1
+        moment = self._moment if numbered is None else Moment(numbered)
+        identity = heartbeat_id(self._run, sequence) if numbered is None else record_id(self._run, moment)
+        fact = self._fact + 1 if topic in FACTS else None
+        time = max(time, self._time)
+        place = (identity, self._run, topic, self._writer, sequence, fact, moment, 0, incarnation)
+        clocks = (event.KIND, time, epoch, step, cause, trace)
+        tied = chain(Record(*place, *clocks, None, data), previous)
+        self._moment, self._fact, self._time = moment, self._fact if fact is None else fact, time
+        self._ends[topic] = (sequence, tied)
+        return Record(*place, *clocks, tied, data)
 
 
 def heartbeat_item(heads: Heads, time: datetime, event: Heartbeat) -> Item:

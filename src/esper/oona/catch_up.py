@@ -18,10 +18,8 @@ from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, SettingChanged
-from esper.events.topics import TOPICS, TopicClass
-from esper.oona.contract import START, Log
+from esper.oona.contract import FACTS, START, Log
 
-FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
 OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, SettingChanged.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
 

@@ -13,7 +13,10 @@ from pydantic import JsonValue
 
 from esper.errors import DataError
 from esper.events.envelope import Record, RunId
+from esper.events.topics import TOPICS, TopicClass
 from esper.oona.heads import Heads
+
+FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
 
 
 @dataclass(frozen=True, slots=True)

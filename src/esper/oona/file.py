@@ -34,10 +34,11 @@ CREATE TABLE records (
     incarnation INTEGER NOT NULL, type TEXT NOT NULL, time INTEGER NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
     cause TEXT, trace TEXT, chain BLOB NOT NULL, data BLOB NOT NULL
 ) STRICT;
-CREATE INDEX records_by_topic ON records (topic);
+CREATE INDEX facts_by_topic ON records (topic) WHERE fact IS NOT NULL;
 """
 
 Row = tuple[str, int | None, int | None, int, int, str, int, int, int, str | None, str | None, bytes | None, bytes]
+Stored = tuple[Any, ...]  # Any: SQLite checks the types, the table is STRICT.
 INSERT = (
     "INSERT INTO records (topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -185,24 +186,11 @@ def quick_check(connection: apsw.Connection, path: Path) -> None:
 
 def to_row(record: Record) -> Row:
     """`record` as the parameters of INSERT."""
-    return (
-        record.topic,
-        record.sequence,
-        record.fact,
-        record.moment,
-        record.incarnation,
-        record.type,
-        (record.time - _SINCE) // _MICROSECOND,
-        record.epoch,
-        record.step,
-        record.cause,
-        record.trace,
-        record.chain,
-        record.data,
-    )
+    _, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, cause, trace, chain, data = record
+    return topic, sequence, fact, moment, incarnation, kind, (time - _SINCE) // _MICROSECOND, epoch, step, cause, trace, chain, data
 
 
-def to_record(run: RunId, writer: str, row: tuple[Any, ...]) -> Record:  # Any: SQLite checks the types, the table is STRICT.
+def to_record(run: RunId, writer: str, row: Stored) -> Record:
     """The record in a row of `records`, all columns in the table's order."""
     _, topic, sequence, fact, moment, incarnation, kind, time, epoch, step, cause, trace, chain, data = row
     return Record(

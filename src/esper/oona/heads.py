@@ -5,7 +5,7 @@
 topic. Both logs refuse what does not follow, and a resume walks the whole file through it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
@@ -20,18 +20,15 @@ ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TopicHead:
-    """The last record of one topic: its sequence, chain and clocks, and whether it was a StreamEnded."""
+    """The last record of one topic: its sequence, chain and clocks, and whether it was a StreamEnded. Moves with its `Heads`."""
 
     sequence: int = 0
     chain: bytes = b""
     epoch: int = 0
     step: int = 0
     ended: bool = False
-
-
-_EMPTY = TopicHead()
 
 
 class Heads:
@@ -57,39 +54,41 @@ class Heads:
         """The same end, to be moved on without moving this one."""
         other = type(self)(self.run, self.writer)
         other.moment, other.fact, other.incarnation, other.time = self.moment, self.fact, self.incarnation, self.time
-        other.epoch, other.step, other.anchor, other.topics = self.epoch, self.step, self.anchor, self.topics.copy()
+        other.epoch, other.step, other.anchor = self.epoch, self.step, self.anchor
+        other.topics = {name: replace(head) for name, head in self.topics.items()}
         return other
 
     def topic(self, name: str) -> TopicHead:
         """The end of topic `name`; zeros and an empty chain where it has no record."""
-        return self.topics.get(name, _EMPTY)
+        return self.topics.get(name) or TopicHead()
 
     def follow(self, record: Record) -> None:
         """Moves the end to `record`. Raises DataError, naming the field, for one that does not continue the log; nothing moved then."""
-        before = self.topics.get(record.topic, _EMPTY)
-        moment = self.moment if record.type == Heartbeat.KIND else self.moment + 1
+        identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, _, _, tied, _ = record
+        head = self.topics.get(topic)
+        if head is None:
+            head = TopicHead()
         if (
-            record.sequence != before.sequence + 1
-            or record.moment != moment
-            or (record.fact is not None and record.fact != self.fact + 1)
-            or record.time < self.time
-            or record.step < before.step
-            or record.epoch < before.epoch
-            or record.incarnation < self.incarnation
-            or record.chain is None
-            or record.generation != 0
-            or record.run != self.run
-            or record.writer != self.writer
+            sequence != head.sequence + 1
+            or moment != (self.moment if kind == Heartbeat.KIND else self.moment + 1)
+            or (fact is not None and fact != self.fact + 1)
+            or time < self.time
+            or step < head.step
+            or epoch < head.epoch
+            or incarnation < self.incarnation
+            or tied is None
+            or generation != 0
+            or run != self.run
+            or writer != self.writer
         ):
-            raise DataError(self._fault(record, before, moment))
-        self.moment = record.moment
-        if record.fact is not None:
-            self.fact = record.fact
-        self.incarnation, self.time, self.epoch, self.step = record.incarnation, record.time, record.epoch, record.step
-        if self.anchor is None or record.type in ANCHORS:
-            self.anchor = record.id
-        ended = record.type == StreamEnded.KIND
-        self.topics[record.topic] = TopicHead(record.sequence, record.chain, record.epoch, record.step, ended)
+            raise DataError(self._fault(record))
+        self.moment, self.incarnation, self.time, self.epoch, self.step = moment, incarnation, time, epoch, step
+        if fact is not None:
+            self.fact = fact
+        if self.anchor is None or kind in ANCHORS:
+            self.anchor = identity
+        head.sequence, head.chain, head.epoch, head.step, head.ended = sequence, tied, epoch, step, kind == StreamEnded.KIND
+        self.topics[topic] = head
 
     def verify(self, record: Record) -> None:
         """Like `follow`, and the record's chain must be the one computed from its fields and its predecessor's chain."""
@@ -106,7 +105,9 @@ class Heads:
         head = self.topic(name)
         return max(epoch, head.epoch), max(step, head.step)
 
-    def _fault(self, record: Record, before: TopicHead, moment: int) -> str:
+    def _fault(self, record: Record) -> str:
+        before = self.topic(record.topic)
+        moment = self.moment if record.type == Heartbeat.KIND else self.moment + 1
         expected: tuple[tuple[str, bool, object, object], ...] = (
             ("run", record.run == self.run, self.run, record.run),
             ("writer", record.writer == self.writer, self.writer, record.writer),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import apsw
 from pydantic import JsonValue
@@ -21,7 +21,7 @@ from esper.events.codec import decode
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.oona import file, seal
-from esper.oona.contract import START, Page, Position
+from esper.oona.contract import FACTS, START, Page, Position
 from esper.oona.doorbell import POLL_S, Bell, Ear
 from esper.oona.heads import Heads
 from esper.oona.lock import Lock, holder_of
@@ -277,13 +277,20 @@ class _Reader:
     def read(self, row: int, limit: int, topics: frozenset[str] | None) -> Page:
         with self.connection() as connection, connection:
             rows = _select(connection, row, limit, topics)
-            last = int(rows[-1][0]) if len(rows) == limit and rows else max(row, _last_row(connection))
-            self._finished = bool(rows) and rows[-1][6] == RunFinished.KIND
+            full = bool(rows) and len(rows) == limit
+            last = int(rows[-1][0]) if full else max(row, self._end(connection))
         return Page(tuple(file.to_record(self.meta.run, self.meta.writer, found) for found in rows), _at(last))
 
     def last_row(self) -> int:
         with self.connection() as connection:
-            return _last_row(connection)
+            return self._end(connection)
+
+    def _end(self, connection: apsw.Connection) -> int:
+        """The last row. Once that is RunFinished nothing follows, and the file is let go of after each request."""
+        found = connection.execute("SELECT row, type FROM records ORDER BY row DESC LIMIT 1").fetchone()
+        row, kind = found or (0, "")
+        self._finished = kind == RunFinished.KIND
+        return int(row)
 
     def wait(self, row: int, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -327,22 +334,19 @@ def walk(connection: apsw.Connection, path: Path, meta: file.Meta) -> Heads:
     return heads
 
 
-def _select(
-    connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None
-) -> list[tuple[Any, ...]]:  # Any: see file.to_record.
+def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None) -> list[file.Stored]:
     if topics is None:
         return connection.execute("SELECT * FROM records WHERE row > ? ORDER BY row LIMIT ?", (row, limit)).fetchall()
-    if not topics:
-        return []
-    # One index walk per topic, merged by SQLite: telemetry between two facts is never touched.
-    branch = "SELECT * FROM records WHERE topic = ? AND row > ?"
-    query = " UNION ALL ".join([branch] * len(topics)) + " ORDER BY row LIMIT ?"
-    bindings = [value for topic in sorted(topics) for value in (topic, row)]
+    names = sorted(topics)
+    if topics <= FACTS:
+        # One walk per topic along the index of facts, merged by SQLite: the telemetry between two facts is never touched.
+        branch = "SELECT * FROM records WHERE fact IS NOT NULL AND topic = ? AND row > ?"
+        query = " UNION ALL ".join([branch] * len(names) or [branch]) + " ORDER BY row LIMIT ?"
+        bindings: list[str | int] = [value for name in names or [""] for value in (name, row)]
+    else:
+        query = f"SELECT * FROM records WHERE row > ? AND topic IN ({', '.join('?' * len(names))}) ORDER BY row LIMIT ?"  # noqa: S608
+        bindings = [row, *names]
     return connection.execute(query, (*bindings, limit)).fetchall()
-
-
-def _last_row(connection: apsw.Connection) -> int:
-    return int(connection.execute("SELECT coalesce(max(row), 0) FROM records").get)
 
 
 def _at(row: int) -> Position:
