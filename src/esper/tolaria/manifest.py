@@ -1,11 +1,12 @@
 """What ran, on what, with which data: the parts of RunStarted that are read off the machine."""
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from importlib import metadata
 from pathlib import Path
 
@@ -72,15 +73,22 @@ def fingerprint(name: str, data: object) -> DataFingerprint:
     inputs, targets = getattr(source, "inputs", None), getattr(source, "targets", None)
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
-        chosen = range(0, len(inputs), max(1, len(inputs) // SAMPLES))
-        return DataFingerprint(name=name, length=len(inputs), kind=kind, digest=_digest([(inputs[i], targets[i]) for i in chosen]))
+        chosen = [(inputs[i], targets[i]) for i in _strided(len(inputs))]
+        return DataFingerprint(name=name, length=len(inputs), kind=kind, digest=_digest(chosen))
     if length is None or not hasattr(source, "__getitem__"):
         return DataFingerprint(name=name, length=length, kind=kind, digest=None)
-    samples = [source[i] for i in range(0, length, max(1, length // SAMPLES))]
-    return DataFingerprint(name=name, length=length, kind=kind, digest=_digest(samples))
+    try:
+        digest = _digest([source[i] for i in _strided(length)])
+    except (LookupError, TypeError, NotImplementedError):  # A mapping; torch's data sets for iteration alone.
+        digest = None
+    return DataFingerprint(name=name, length=length, kind=kind, digest=digest)
 
 
-def _digest(samples: list[object]) -> str | None:
+def _strided(length: int) -> range:
+    return range(0, length, max(1, math.ceil(length / SAMPLES)))
+
+
+def _digest(samples: Sequence[object]) -> str | None:
     digest = hashlib.sha256()
     for sample in samples:
         for part in sample if isinstance(sample, tuple | list) else (sample,):

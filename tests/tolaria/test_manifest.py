@@ -1,0 +1,142 @@
+"""What RunStarted says about code, packages, machine and data."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from esper.events.kinds.run import DataFingerprint
+from esper.processes.tasks import TensorBatches
+from esper.tolaria import manifest
+from tests.tolaria.worlds import CPU, World
+
+
+def dataset(count: int = 1000, *, change: int | None = None) -> TensorDataset:
+    inputs = torch.arange(count * 2, dtype=torch.float32).reshape(count, 2)
+    if change is not None:
+        inputs[change] += 1
+    return TensorDataset(inputs, torch.arange(count))
+
+
+def digest_of(data: object) -> str | None:
+    return manifest.fingerprint("train", data).digest
+
+
+def test_data_is_named_with_its_length_and_class() -> None:
+    said = manifest.fingerprint("train", DataLoader(dataset(), batch_size=10))
+    assert (said.name, said.length, said.kind) == ("train", 1000, "torch.utils.data.dataset.TensorDataset")
+
+
+def test_a_loader_and_its_data_set_have_the_same_digest() -> None:
+    assert digest_of(DataLoader(dataset(), batch_size=10, shuffle=True)) == digest_of(dataset()) != None  # noqa: E711 - all three
+
+
+def test_the_digest_notices_another_sample() -> None:
+    assert digest_of(dataset(change=0)) != digest_of(dataset())
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 511, 1000])
+def test_at_most_256_samples_are_looked_at(count: int) -> None:
+    class Counting(list[int]):
+        def __getitem__(self, index: object) -> int:  # type: ignore[override] # Only single samples are asked for.
+            seen.append(index)
+            return 1
+
+    seen: list[object] = []
+    assert digest_of(Counting([1] * count)) is not None
+    assert 0 < len(seen) <= 256
+    assert len(set(seen)) == len(seen)
+
+
+def test_batches_in_memory_are_fingerprinted_by_sample_not_by_batch() -> None:
+    inputs, targets = dataset().tensors
+    one, other = (TensorBatches(inputs, targets, size, shuffle=False) for size in (10, 100))
+    assert digest_of(one) == digest_of(other)
+    assert manifest.fingerprint("train", one).length == 1000
+
+
+def test_batches_in_memory_have_another_digest_when_a_target_changes() -> None:
+    inputs, targets = dataset().tensors
+    changed = targets.clone()
+    changed[0] += 1
+    assert digest_of(TensorBatches(inputs, changed, 10, shuffle=False)) != digest_of(TensorBatches(inputs, targets, 10, shuffle=False))
+
+
+class Stream(IterableDataset[int]):
+    """A stream that knows how long it is, and cannot be indexed."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+    def __len__(self) -> int:
+        return 3
+
+
+UNINDEXED: list[tuple[object, int | None]] = [
+    (iter([1, 2]), None),
+    (Stream(), 3),
+    ({"x": [1, 2]}, 1),
+    ([object()], 1),
+]
+
+
+@pytest.mark.parametrize(("data", "length"), UNINDEXED)
+def test_what_cannot_be_read_by_index_has_no_digest(data: object, length: int | None) -> None:
+    said = manifest.fingerprint("train", data)
+    assert (said.length, said.digest) == (length, None)
+    assert isinstance(said, DataFingerprint)
+
+
+def test_packages_are_those_installed_with_python_itself() -> None:
+    found = manifest.packages()
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["python"].startswith("3.")
+    assert "esper-training" in found
+
+
+def test_the_machine_is_described() -> None:
+    said = manifest.hardware(CPU)
+    assert (said.device, said.cores > 0, said.memory_bytes > 0, said.processor != "") == ("cpu", True, True, True)
+
+
+def test_sites_are_those_of_the_host(tmp_path: Path) -> None:
+    (said,) = manifest.sites(World(tmp_path).host)
+    assert (said.name, said.layer, said.inputs, said.outputs, said.slots) == ("0", "Linear 4→3", 4, 3, 2)
+    assert said.blueprints == ("mlp:2", "lowrank:1")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one commit, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("one")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+    for words in (("init", "-q"), ("add", "a.txt"), ("commit", "-q", "-m", "one")):
+        subprocess.run(("git", *identity, *words), check=True)
+    return tmp_path
+
+
+def test_the_revision_is_said_and_nothing_more_where_nothing_changed(repository: Path) -> None:
+    head = subprocess.run(("git", "rev-parse", "HEAD"), check=True, capture_output=True, text=True, cwd=repository).stdout.strip()
+    said = manifest.code()
+    assert (said.revision, said.dirty_digest) == (head, None)
+
+
+def test_what_was_changed_beside_the_revision_has_a_digest(repository: Path) -> None:
+    (repository / "a.txt").write_text("two")
+    two = manifest.code()
+    (repository / "a.txt").write_text("three")
+    three = manifest.code()
+    assert two.revision == three.revision
+    assert None not in (two.dirty_digest, three.dirty_digest)
+    assert two.dirty_digest != three.dirty_digest
+
+
+def test_outside_of_a_repository_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    said = manifest.code()
+    assert (said.revision, said.dirty_digest) == (None, None)

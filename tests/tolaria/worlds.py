@@ -1,0 +1,270 @@
+"""A whole tiny training, its parts within reach: a Linear host of 4-3-2, twenty samples, a policy that reads from a script.
+
+A script says, by epoch, what is decided at its end: (adaptation, slot) or (adaptation, slot, blueprint), all at the site "0". A life goes
+GERMINATED at the end of epoch E; TRAINING at the end of E+1, by two `advance`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.events.envelope import EventId
+from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.epoch import Measured, SystemState
+from esper.events.kinds.run import Code, Determinism, Hardware, RunStarted
+from esper.kasmina.blueprints import Blueprint
+from esper.kasmina.errors import KernelError
+from esper.kasmina.host import Host
+from esper.kasmina.kernels import Compiler, Kernel, KernelCache, Order
+from esper.tolaria.adaptation import Adapter, Now, Policy
+from esper.tolaria.evaluation import Evaluator
+from esper.tolaria.keeper import Keeper
+from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised
+from esper.tolaria.settings import GrowthSchedule, TrainerSettings
+from esper.tolaria.shadow import Examiner
+from esper.tolaria.snapshots import Scheduler
+from esper.tolaria.system import system_state
+from esper.tolaria.trainer import Trainer, fresh_memory
+from tests.tolaria.journals import ListedJournal
+
+torch.set_num_threads(1)
+
+SITE = "0"
+CPU = torch.device("cpu")
+STEPS = 4
+SAMPLES = 20
+
+Step = tuple[Adaptation, int] | tuple[Adaptation, int, str]
+Script = Mapping[int, Sequence[Step]]
+
+GERMINATE: Step = (Adaptation.GERMINATE, 0, "mlp:2")
+ADVANCE: Step = (Adaptation.ADVANCE, 0)
+GRAFT: Step = (Adaptation.GRAFT, 0)
+CULL: Step = (Adaptation.CULL, 0)
+CANCEL: Step = (Adaptation.CANCEL, 0)
+FOSSILIZE: Step = (Adaptation.FOSSILIZE, 0)
+
+TRAINING: Script = {1: [GERMINATE], 2: [ADVANCE, ADVANCE]}
+"""A seed in TRAINING from the end of epoch 2 on."""
+
+GRAFTED: Script = {**TRAINING, 3: [GRAFT]}
+"""... in GRAFTING from the end of epoch 3 on."""
+
+
+def perceptron(rng_seed: int = 3, *middle: nn.Module) -> nn.Sequential:
+    """The host."""
+    torch.manual_seed(rng_seed)
+    return nn.Sequential(nn.Linear(4, 3), nn.GELU(), *middle, nn.Linear(3, 2))
+
+
+def samples(count: int = SAMPLES, rng_seed: int = 7) -> tuple[Tensor, Tensor]:
+    """Inputs and targets that can be learnt: the class is the sign of the first input, mostly."""
+    generator = torch.Generator().manual_seed(rng_seed)
+    inputs = torch.randn(count, 4, generator=generator)
+    return inputs, (inputs[:, 0] + 0.5 * torch.randn(count, generator=generator) > 0).long()
+
+
+def batches(size: int = 5, count: int = SAMPLES) -> list[tuple[Tensor, Tensor]]:
+    """The same samples in the same order, in batches of `size`."""
+    inputs, targets = samples(count)
+    return list(zip(inputs.split(size), targets.split(size), strict=True))
+
+
+def loss_of(output: Tensor, target: Tensor) -> Tensor:
+    """One loss a sample."""
+    return F.cross_entropy(output, target, reduction="none")
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-2) -> Optimizer:
+    """The host's optimizer."""
+    return torch.optim.Adam(parameters, lr=lr)
+
+
+def decided(step: Step, evidence: EventId, *, confidence: float = 1.0, urgency: float = 1.0) -> DecisionMade:
+    """The decision that one line of a script stands for."""
+    return DecisionMade(
+        adaptation=step[0],
+        site=SITE,
+        seed=step[1],
+        blueprint=step[2] if len(step) == 3 else None,
+        confidence=confidence,
+        urgency=urgency,
+        reason="the script says so",
+        evidence=(evidence,),
+    )
+
+
+def scripted(script: Script) -> Policy:
+    """A policy that decides what stands in the script."""
+    return lambda state, evidence: tuple(decided(step, evidence) for step in script.get(state.epoch, ()))
+
+
+class BrokenCompiler(Compiler):
+    """Compiles nothing: every order fails."""
+
+    def wait(self, key: str, timeout_s: float) -> Kernel:
+        """Raises KernelError, as compiling did."""
+        raise KernelError(f"expected a kernel, {key[:8]} burst within {timeout_s:g} s")
+
+    def submit(self, order: Order) -> None:
+        """Takes the order."""
+
+
+class Marked:
+    """Batches that say in a journal's story when each is asked for."""
+
+    def __init__(self, inner: Batches, journal: ListedJournal) -> None:
+        self._inner, self._journal = inner, journal
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._inner:
+            self._journal.story.append("step")
+            yield batch
+
+
+class World:
+    """The parts of one training."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        script: Script | Policy | None = None,
+        settings: TrainerSettings | None = None,
+        schedule: GrowthSchedule | None = None,
+        model: nn.Module | None = None,
+        train: Batches | None = None,
+        valid: Batches | None = None,
+        loss: Loss = loss_of,
+        objective: Objective | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = adam,
+        scheduler: Callable[[Optimizer], Scheduler] | None = None,
+        compiler: type[Compiler] = Compiler,
+        stop: Callable[[], bool] = lambda: False,
+        sites: str | None = SITE,
+        slots: int = 2,
+        clip: float | None = 1.0,
+    ) -> None:
+        self.journal, self.memory = ListedJournal(), fresh_memory()
+        self.settings = settings or TrainerSettings(epochs=3)
+        self.schedule = schedule or GrowthSchedule()
+        self.model = perceptron() if model is None else model
+        self.optimizer = optimizer(list(self.model.parameters()))
+        self.scheduler = None if scheduler is None else scheduler(self.optimizer)
+        self.host = Host(
+            self.model,
+            seed_optimizer=adam,
+            sites=sites,
+            blueprints=None if sites is None else _blueprints(),
+            slots=slots,
+            rng_seed=self.settings.rng_seed,
+            max_parameters=20.0,
+            clip=clip,
+        )
+        self.compiler = compiler(KernelCache(folder / "kernels"))
+        chosen = objective or Supervised(loss, {"accuracy": lambda output, target: (output.argmax(1) == target).float()})
+        self.evaluator = Evaluator(self.model, batches(20) if valid is None else valid, chosen, CPU)
+        self.adapter = Adapter(
+            host=self.host,
+            journal=self.journal,
+            policy=script if callable(script) else scripted(script or {}),
+            schedule=self.schedule,
+            compiler=self.compiler,
+            memory=self.memory,
+        )
+        self.examiner = Examiner(host=self.host, evaluator=self.evaluator, memory=self.memory, journal=self.journal, schedule=self.schedule)
+        self.checkpoints = folder / "checkpoints"
+        self.keeper = Keeper(
+            self.checkpoints,
+            host=self.host,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            journal=self.journal,
+            memory=self.memory,
+            keep=self.settings.keep_checkpoints,
+            device=CPU,
+        )
+        self.trainer = Trainer(
+            host=self.host,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            train=Marked(batches() if train is None else train, self.journal),
+            objective=chosen,
+            evaluator=self.evaluator,
+            journal=self.journal,
+            adapter=self.adapter,
+            keeper=self.keeper,
+            examiner=self.examiner,
+            memory=self.memory,
+            settings=self.settings,
+            schedule=self.schedule,
+            device=CPU,
+            stop=stop,
+        )
+
+    def run(self) -> "World":
+        """Starts and trains to the end."""
+        self.trainer.start(started())
+        self.trainer.train()
+        return self
+
+    def step(self, epoch: int = 1, step: int = 1, *, measure: bool = False) -> None:
+        """One step of the host and its seeds, without the trainer."""
+        inputs, targets = samples()
+        self.host.begin_step(epoch=epoch, step=step, measure=measure)
+        self.optimizer.zero_grad()
+        loss_of(self.model(inputs), targets).mean().backward()
+        self.optimizer.step()
+        self.host.end_step(lr=1e-2)
+
+    def state(self, epoch: int) -> SystemState:
+        """The SystemState at the end of `epoch`."""
+        return system_state(
+            self.host,
+            self.memory.progress,
+            self.memory.tally,
+            epoch=epoch,
+            epochs_planned=self.settings.epochs,
+            train=Measured(loss=1.0, metrics={}, samples=SAMPLES),
+            validation=Measured(loss=1.0, metrics={}, samples=SAMPLES),
+            ready=self.adapter.ready(epoch),
+            evaluations=self.memory.evaluations,
+            gate=self.schedule.gate,
+        )
+
+    def end(self, epoch: int, validation_loss: float = 1.0) -> None:
+        """An epoch's end without training: kernels are collected, then the script is applied."""
+        at = now(epoch, validation_loss)
+        self.adapter.collect_kernels(at)
+        self.adapter.adapt(self.state(epoch), EventId(f"epoch/{epoch}"), at)
+
+
+def _blueprints() -> tuple[Blueprint, ...]:
+    return tuple(map(Blueprint.parse, ("mlp:2", "lowrank:1")))
+
+
+def now(epoch: int, validation_loss: float | None = 1.0, *, epochs_left: int = 50) -> Now:
+    """An epoch's end, in the middle of a long training."""
+    return Now(epoch=epoch, step=STEPS * epoch, epochs_left=epochs_left, validation_loss=validation_loss, ramp_steps=8)
+
+
+def started() -> RunStarted:
+    """How the run begins."""
+    return RunStarted(
+        task="tiny",
+        settings={},
+        code=Code(revision=None, dirty_digest=None, argv=()),
+        packages={},
+        data=(),
+        rng_seed=0,
+        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, digest="full"),
+        hardware=Hardware(machine="m", processor="p", cores=1, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
+        parent=None,
+        sites=(),
+        parameters=23,
+        epochs=3,
+    )
