@@ -3,6 +3,7 @@
 Both are frozen values, part of every checkpoint, and made new rather than changed.
 """
 
+import math
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -80,7 +81,7 @@ class Progress(Part):
 
     def after_validation(self, epoch: int, loss: float) -> "Progress":
         """The same after one more validation loss; a NaN loss improves nothing."""
-        better = self.best_loss is None or loss < self.best_loss
+        better = loss < (math.inf if self.best_loss is None else self.best_loss)
         return self.model_copy(
             update={
                 "validation_losses": (*self.validation_losses, loss),

@@ -1,0 +1,71 @@
+"""What a trainer remembers: values that are made new, never changed."""
+
+import math
+
+from esper.tolaria.progress import Evaluation, Progress, SeedNotes, Tally
+
+
+def after(*losses: float) -> Progress:
+    progress = Progress()
+    for epoch, loss in enumerate(losses, start=1):
+        progress = progress.after_validation(epoch, loss)
+    return progress
+
+
+def test_the_best_loss_is_the_lowest_so_far_with_its_epoch() -> None:
+    progress = after(3.0, 1.0, 2.0)
+    assert (progress.best_loss, progress.best_epoch, progress.validation_losses) == (1.0, 2, (3.0, 1.0, 2.0))
+
+
+def test_epochs_without_improvement_are_counted_from_the_best() -> None:
+    assert [after(*losses).epochs_since_improvement for losses in ((1.0,), (1.0, 1.0), (1.0, 2.0, 3.0), (1.0, 2.0, 0.5))] == [0, 1, 2, 0]
+
+
+def test_a_loss_that_is_not_a_number_improves_nothing() -> None:
+    progress = after(1.0, math.nan)
+    assert (progress.best_loss, progress.best_epoch, progress.epochs_since_improvement) == (1.0, 1, 1)
+
+
+def test_a_number_is_better_than_a_first_loss_that_is_none() -> None:
+    progress = after(math.nan, 5.0)
+    assert (progress.best_loss, progress.best_epoch) == (5.0, 2)
+
+
+def test_a_new_cycle_forgets_the_losses_but_not_the_best() -> None:
+    progress = after(1.0, 2.0).with_new_cycle()
+    assert (progress.validation_losses, progress.best_loss, progress.epochs_since_improvement) == ((), 1.0, 1)
+
+
+def test_a_slot_without_notes_has_empty_ones() -> None:
+    assert Progress().note("0", 1) == SeedNotes(site="0", seed=1)
+
+
+def test_notes_are_kept_by_site_and_slot() -> None:
+    progress = Progress().noted("a", 0, kernel="k1").noted("a", 1, kernel="k2").noted("b", 0, kernel="k3").noted("a", 0, kernel_failed=True)
+    assert progress.note("a", 0) == SeedNotes(site="a", seed=0, kernel="k1", kernel_failed=True)
+    assert progress.note("a", 1).kernel == "k2"
+    assert progress.note("b", 0).kernel == "k3"
+    assert len(progress.notes) == 3
+
+
+def test_a_forgotten_slot_leaves_the_others() -> None:
+    progress = Progress().noted("a", 0, kernel="k1").noted("a", 1, kernel="k2").without_note("a", 0)
+    assert progress.notes == (SeedNotes(site="a", seed=1, kernel="k2"),)
+
+
+def test_progress_survives_being_written_and_read() -> None:
+    evaluation = Evaluation(epoch=1, alpha=0.5, n=1, k=3, mean=math.inf, standard_error=math.nan, loss_without=1.0, loss_with=2.0)
+    progress = after(math.inf, 1.0).noted("a", 0, evaluation=evaluation)
+    again = Progress.model_validate_json(progress.model_dump_json())
+    assert again.model_dump_json() == progress.model_dump_json()
+    assert again.validation_losses == (math.inf, 1.0)
+
+
+def test_candidates_of_one_race_are_one_germination() -> None:
+    tally = Tally().germinated(4).germinated(4).germinated(9)
+    assert (tally.germinations, tally.germination_epochs) == (2, (4, 9))
+
+
+def test_what_was_refused_and_what_failed_is_counted_by_site() -> None:
+    tally = Tally().counted("refused", "a").counted("refused", "a").counted("failed", "b")
+    assert (tally.refused, tally.failed) == ({"a": 2}, {"b": 1})
