@@ -1,0 +1,117 @@
+"""Random streams without state, work that leaves no trace in them, and digests that notice everything."""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.tolaria.determinism import (
+    described,
+    digest_of_tensors,
+    make_deterministic,
+    random_state_digest,
+    seed_epoch,
+    total_norm,
+    undisturbed,
+)
+from tests.tolaria.worlds import CPU
+
+
+def drawn_in(rng_seed: int, epoch: int) -> list[float]:
+    seed_epoch(rng_seed, epoch)
+    return torch.rand(4).tolist()
+
+
+def test_an_epoch_draws_the_same_numbers_whatever_came_before() -> None:
+    first = drawn_in(0, 3)
+    torch.rand(17)
+    assert drawn_in(0, 3) == first
+
+
+def test_other_epochs_and_other_rng_seeds_draw_other_numbers() -> None:
+    streams = [drawn_in(rng_seed, epoch) for rng_seed, epoch in ((0, 1), (0, 2), (1, 1), (1, 2), (12, 1), (1, 21))]
+    assert len({tuple(stream) for stream in streams}) == len(streams)
+
+
+def test_what_is_drawn_undisturbed_leaves_the_stream_where_it_was() -> None:
+    seed_epoch(0, 1)
+    expected = torch.rand(2).tolist()
+    seed_epoch(0, 1)
+    with undisturbed(CPU):
+        torch.manual_seed(99)
+        torch.rand(100)
+    assert torch.rand(2).tolist() == expected
+
+
+def _burst() -> None:
+    with undisturbed(CPU):
+        torch.rand(1)
+        raise ZeroDivisionError
+
+
+def test_an_exception_inside_leaves_the_stream_where_it_was() -> None:
+    before = random_state_digest(CPU)
+    with pytest.raises(ZeroDivisionError):
+        _burst()
+    assert random_state_digest(CPU) == before
+
+
+def test_the_digest_of_the_random_state_changes_with_every_draw() -> None:
+    before = random_state_digest(CPU)
+    torch.rand(1)
+    assert random_state_digest(CPU) != before
+
+
+BASE = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[3, 4]])}
+OTHERS: dict[str, dict[str, Tensor]] = {
+    "a value": {**BASE, "a": torch.tensor([1.0, 2.0000002])},
+    "the sign of a zero": {"a": torch.tensor([0.0, 2.0]), "b": BASE["b"]},
+    "a name": {"A": BASE["a"], "b": BASE["b"]},
+    "a shape": {**BASE, "b": torch.tensor([3, 4])},
+    "a dtype": {**BASE, "a": torch.tensor([1.0, 2.0]).view(torch.int32)},
+    "one more": {**BASE, "c": torch.zeros(0)},
+    "one less": {"a": BASE["a"]},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_the_digest_of_tensors_notices(what: str) -> None:
+    assert digest_of_tensors(OTHERS[what]) != digest_of_tensors(BASE)
+
+
+def test_the_digest_of_tensors_notices_the_sign_of_a_zero() -> None:
+    assert digest_of_tensors({"a": torch.tensor([0.0])}) != digest_of_tensors({"a": torch.tensor([-0.0])})
+
+
+def test_the_digest_of_tensors_depends_on_neither_order_nor_layout() -> None:
+    turned = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).t()
+    one = digest_of_tensors({"a": turned, "b": torch.ones(2, dtype=torch.bfloat16)})
+    assert digest_of_tensors({"b": torch.ones(2, dtype=torch.bfloat16), "a": turned.contiguous()}) == one
+
+
+def test_the_digest_of_tensors_notices_what_is_beside_them() -> None:
+    assert digest_of_tensors(BASE, b"lr 1") != digest_of_tensors(BASE, b"lr 2")
+
+
+def test_the_total_norm_is_over_all_gradients_there_are() -> None:
+    one, two, without = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(3))
+    one.grad, two.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    assert float(total_norm([one, without, two])) == pytest.approx(5.0)
+
+
+def test_without_gradients_the_total_norm_is_zero() -> None:
+    assert float(total_norm([nn.Parameter(torch.zeros(2))])) == 0.0
+
+
+def test_determinism_is_described_as_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    make_deterministic(threads=1)
+    said = described("parameters")
+    assert (said.threads, said.deterministic_algorithms, said.mkl_cbwr, said.digest) == (1, True, "COMPATIBLE", "parameters")
+
+
+def test_cublas_is_told_once_to_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    make_deterministic(threads=1)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
