@@ -129,6 +129,23 @@ def test_a_hole_in_telemetry_that_stays_is_passed_over() -> None:
     assert reason_of(admit(guard, records[3])) is Reason.DUPLICATE
 
 
+def test_what_was_passed_over_and_comes_after_all_is_a_duplicate_whichever_incarnation_wrote_it() -> None:
+    older, newer = measured(7)[:4], [record._replace(incarnation=2) for record in measured(7)[4:]]
+    hole = admit(admitted(*older[:2]), newer[2])
+    assert isinstance(hole, Hole)
+    following = admit(hole.guard.passed_over(RUN, topics.STEPS), newer[2])
+    assert isinstance(following, Apply)
+    assert [reason_of(admit(following.guard, record)) for record in (*older, *newer)] == [Reason.DUPLICATE] * 7
+
+
+def test_an_older_incarnation_right_behind_what_was_passed_over_is_a_conflict() -> None:
+    records = [measured(5)[0], *(record._replace(incarnation=2) for record in measured(5)[1:])]
+    hole = admit(admitted(*records[:2]), records[4])
+    assert isinstance(hole, Hole)
+    guard = hole.guard.passed_over(RUN, topics.STEPS)
+    assert reason_of(admit(guard, records[4]._replace(incarnation=1))) is Reason.CONFLICT
+
+
 def test_missing_facts_are_never_passed_over() -> None:
     records = epochs(3)
     hole = admit(admitted(records[0]), records[2])

@@ -12,8 +12,9 @@ shows a hole. A derived record has no sequence and is admitted by its id. A verd
 What is noticed here: a repeat of the *last* record of a topic, or of any derived one, with other bytes; a repeat of any earlier record by
 another incarnation than the one that wrote its sequence; a record that an older incarnation wrote after a newer one. Not here: an older
 record repeated by its own incarnation with other bytes (remembering all of them would cost a digest each: check `log.conflict`, over a
-store), a record that does not follow from its predecessor's chain (check `log.chain`), and one moment or fact number in two topics (`merge`
-for facts, else `log.conflict`).
+store), what lies before telemetry that was passed over (who wrote it is forgotten then), a record that does not follow from its
+predecessor's chain (check `log.chain`), and one moment or fact number in two topics (`merge` for facts as long as the first of them waits,
+else `log.conflict`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ class Stream:
     """What is remembered of one topic of one run.
 
     `sequence` is the last one applied, `fingerprint` its digest (empty where it was never seen), `lives` the incarnations that wrote the
-    topic, each with the first sequence it wrote, `hole_to` the end of a hole that was reported and is still open.
+    topic, each with the first sequence it is known to have written, `hole_to` the end of a hole that was reported and is still open.
     """
 
     sequence: int = 0
@@ -78,7 +79,9 @@ class Guard:
             raise RuleError(f"expected an open hole in topic {topic} of run {run}, got none")
         if topic in TOPICS and TOPICS[topic].kind is TopicClass.FACT:
             raise RuleError(f"expected a topic of telemetry, got {topic} of run {run}: a missing fact blocks the run")
-        passed = replace(stream, sequence=stream.hole_to, fingerprint=b"", hole_to=None)
+        # Nobody knows which incarnations wrote what is missing: what the last one wrote is known from behind the hole only.
+        lives = tuple((incarnation, stream.hole_to + 1) for incarnation, _ in stream.lives[-1:])
+        passed = Stream(sequence=stream.hole_to, lives=lives)
         return replace(self, streams=self.streams.with_item((run, topic), passed))
 
     def without(self, run: RunId) -> "Guard":
