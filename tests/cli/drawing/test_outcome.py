@@ -15,13 +15,13 @@ ROWS = [
 
 
 def test_the_best_comes_first_and_a_better_static_net_is_not_hidden() -> None:
-    assert [line.plain.split()[0] for line in comparison(ROWS, 100)] == ["wider,", "grown", "same,", "host"]
+    assert [line.plain.split()[0] for line in comparison(ROWS, 100)] == ["wider", "grown", "same", "host"]
 
 
-def test_the_gain_is_over_the_host_alone_and_may_be_a_loss() -> None:
-    assert any("+2.4 points against host alone" in line.plain for line in comparison(ROWS, 100))
+def test_what_was_gained_or_lost_against_the_host_alone_is_said() -> None:
+    assert any("2.4 points over the host alone" in line.plain for line in comparison(ROWS, 100))
     worse = [Compared("grown", 0.93, 2170, "000001"), ROWS[1]]
-    assert any("-1.4 points against host alone" in line.plain for line in comparison(worse, 100))
+    assert any("1.4 points under the host alone" in line.plain for line in comparison(worse, 100))
 
 
 def test_a_row_fits_a_hundred_columns() -> None:

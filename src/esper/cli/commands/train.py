@@ -155,7 +155,5 @@ def _conclude(trained: "Trained", rows: list[Compared], arguments: argparse.Name
     reached = " · ".join(metric(name, value) for name, value in trained.metrics.items())
     out.lines(wrapped(f"run {short(trained.run)} · {trained.host.parameters():,} parameters · {reached}", out.width, 1))
     name, log = trained.run[-6:], log_option(arguments)
-    more = "   ".join(
-        f"esper {command} {name}{rest}{log}" for command, rest in (("show", ""), ("replay", ""), ("log", " --topic decisions"))
-    )
-    out.lines((Text(f" every claim above is in the log:   {more}", style="dim"),))
+    out.lines((Text(" every claim above is in the log:", style="dim"),))
+    out.lines(f"   esper {command.format(name)}{log}" for command in ("show {}", "replay {}", "log {} --topic decisions"))

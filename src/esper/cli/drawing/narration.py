@@ -47,7 +47,7 @@ def started(reading: Reading) -> Text:
     slots = sum(site.slots for site in run.sites)
     return Text(
         f"run {short(reading.run)} ({reading.run}) · {run.task} · rng {run.rng_seed} · {epochs} · {count(run.parameters)} parameters · "
-        f"{len(run.sites)} sites, {slots} slots"
+        f"{len(run.sites)} site{'' if len(run.sites) == 1 else 's'}, {slots} slots"
     )
 
 

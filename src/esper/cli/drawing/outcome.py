@@ -11,8 +11,8 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 _WAYS = {
     "grown": ("grown", ""),
     "host": ("host alone", ""),
-    "static_same": ("same, static", "the grown net from the start"),
-    "static_wider": ("wider, static", "needs a restart"),
+    "static_same": ("same static", "has to be known beforehand"),
+    "static_wider": ("wider static", "has to be known beforehand"),
 }
 
 
@@ -32,7 +32,8 @@ def comparison(rows: Sequence[Compared], width: int) -> list[Text]:
     for row in sorted(rows, key=lambda row: -row.accuracy):
         name, remark = _WAYS.get(row.way, (row.way, ""))
         if row.way == "grown" and alone is not None:
-            remark = f"{(row.accuracy - alone) * 100:+.1f} points against host alone"
+            gain = (row.accuracy - alone) * 100
+            remark = f"{number(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host alone"
         line = Text(f" {name:<14} {number(row.accuracy * 100, 1):>5} %  ", style="bold" if row.way == "grown" else "")
         line.append(bar(row.accuracy, 20), style="green" if row.way == "grown" else "cyan")
         line.append(f"  {count(row.parameters):>7} parameters  {remark}")

@@ -1,0 +1,105 @@
+"""`esper train` and `esper resume`: what is typed, what is refused, how a stopped run goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from esper.oona.directory import Directory
+from esper.oona.emitter import Emitter
+from esper.processes.history import open_run
+from tests.cli.conftest import Esper
+from tests.synthetic import RUN, started, ticking
+
+PYTHON = (sys.executable, "-m", "esper.cli")
+
+
+@pytest.mark.whole
+def test_a_trained_run_is_in_the_log_and_the_next_commands_are_named(esper: Esper, tmp_path: Path) -> None:
+    said = esper("train", "digits", "--epochs", "2", "--rng-seed", "7", "--log", str(tmp_path))
+    assert said.code == 0
+    assert any(line.startswith("   2/2  train ") for line in said.lines)
+    with open_run("latest", tmp_path) as history:
+        begun = history.state.started
+        assert begun is not None
+        assert (begun.task, begun.epochs, begun.rng_seed, history.state.status.value) == ("digits", 2, 7, "finished")
+    assert f"   esper show {history.run[-6:]} --log {tmp_path}" in said.lines
+
+
+@pytest.mark.whole
+def test_json_is_the_outcome_alone(esper: Esper, tmp_path: Path) -> None:
+    outcome = json.loads(esper("train", "digits", "--epochs", "1", "--json", "--log", str(tmp_path)).out)
+    assert set(outcome) == {"run", "parameters", "metrics", "compared"}
+    assert 0 < outcome["metrics"]["test_accuracy"] < 1
+
+
+@pytest.mark.whole
+def test_settings_come_from_the_file_then_from_what_is_typed(esper: Esper, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('task = "digits"\n[trainer]\nepochs = 9\nrng_seed = 3\n[policy]\nwindow = 4\n')
+    assert esper("train", str(file), "--epochs", "1", "--set", "gate.cooldown=6", "--json", "--log", str(tmp_path / "log")).code == 0
+    with open_run("latest", tmp_path / "log") as history:
+        begun = history.state.started
+        assert begun is not None
+        named = {name: begun.settings[name] for name in ("trainer.epochs", "trainer.rng_seed", "policy.window", "gate.cooldown")}
+    assert named == {"trainer.epochs": 1, "trainer.rng_seed": 3, "policy.window": 4, "gate.cooldown": 6}
+
+
+@pytest.mark.whole
+def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
+    log = str(tmp_path / "log")
+    command = (*PYTHON, "train", "digits", "--epochs", "40", "--log", log)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        next(line for line in process.stdout if "10/40  train" in line)
+        process.send_signal(signal.SIGINT)
+        last = process.stderr.read().splitlines()[-1]
+        assert process.wait() == 130
+    assert last.startswith("esper resume ")
+    resumed = subprocess.run((*PYTHON, *last.split()[1:]), capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
+    assert "40/40  train" in resumed.stdout
+    with open_run("latest", log) as history:
+        assert (history.state.status.value, history.state.epoch, history.state.incarnation) == ("finished", 40, 2)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("cifar",), "expected a task, one of digits, mnist1d, or module:attribute; got 'cifar'"),
+        (("nowhere:task",), "task 'nowhere:task': No module named 'nowhere'"),
+        (("digits", "--set", "trainer.epoch=3"), "unknown setting 'trainer.epoch': expected one of "),
+        (("digits", "--set", "gate.cooldown"), "--set: expected name=value, got 'gate.cooldown'"),
+        (("digits", "--epochs", "0"), "setting epochs: expected a whole number of at least 1, got 0"),
+        (("absent.toml",), "settings file absent.toml: expected readable TOML"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    esper: Esper, tmp_path: Path, typed: tuple[str, ...], message: str
+) -> None:
+    said = esper("train", *typed, "--log", str(tmp_path / "log"))
+    assert (said.code, said.out) == (1, "")
+    assert message in said.err
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.whole
+def test_a_run_that_the_shell_did_not_train_is_not_resumed_by_it(esper: Esper, tmp_path: Path) -> None:
+
+    with Directory(tmp_path).create(RUN) as log:
+        emitter = Emitter(log, RUN, clock=ticking())
+        emitter.emit(started().model_copy(update={"task": "mine.py"}), epoch=0, step=0)
+        emitter.close()
+    said = esper("resume", "latest", "--log", str(tmp_path))
+    assert (said.code, "was trained by 'mine.py', not by `esper train`: resume it there" in said.err) == (1, True)
+
+
+@pytest.mark.whole
+def test_a_finished_run_is_not_resumed(esper: Esper) -> None:
+    said = esper("resume", "latest")
+    assert (said.code, "finished and sealed" in said.err) == (1, True)
