@@ -122,7 +122,7 @@ class Watch:
             recipe,
             policy=lambda state, evidence: self._judge(recipe, policy, state, evidence),
             objective=_WatchedObjective(recipe.objective, self),
-            scheduler=_EpochEnd(self),
+            scheduler=EpochEnd(self._end),
         )
 
     def _judge(self, recipe: Recipe, policy: Policy, state: SystemState, evidence: EventId) -> tuple[DecisionMade, ...]:
@@ -131,6 +131,11 @@ class Watch:
         self.validated[state.epoch] = _validate(recipe)
         self.decided[evidence] = policy(state, evidence)
         return self.decided[evidence]
+
+    def _end(self) -> None:
+        self.left[self.epoch] = self.table()
+        if self.at_end is not None:
+            self.at_end(self, self.epoch)
 
     @contextmanager
     def sees_the_host(self) -> Iterator[None]:
@@ -179,20 +184,21 @@ class _WatchedObjective:
 
 
 @dataclass(frozen=True)
-class _EpochEnd:
-    """A scheduler that changes nothing: the trainer steps it after an epoch's commands took effect."""
+class EpochEnd:
+    """A scheduler that schedules nothing: the trainer steps it after an epoch's commands took effect, and `ended` is told."""
 
-    watch: Watch
+    ended: Callable[[], None] = lambda: None
 
     def step(self) -> None:
-        self.watch.left[self.watch.epoch] = self.watch.table()
-        if self.watch.at_end is not None:
-            self.watch.at_end(self.watch, self.watch.epoch)
+        """One epoch is over."""
+        self.ended()
 
     def state_dict(self) -> dict[str, object]:
+        """Nothing: it has no state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Takes nothing back."""
         assert state_dict == {}
 
 
