@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import JsonValue
+from torch import nn
 
 from esper.events import topics
 from esper.events.envelope import EventId
@@ -86,7 +87,7 @@ def _setting(facts: list[JsonValue], name: str) -> JsonValue:
 
 @dataclass(frozen=True)
 class Hosted:
-    """A run, with the recipe that its host and optimizer came from."""
+    """A run of a host with BatchNorm and dropout, with the recipe that the host and its optimizer came from."""
 
     told: Told
     recipe: Recipe
@@ -128,7 +129,10 @@ def _host(
     watch: Watch,
     policy: Callable[[SystemState, EventId], tuple[DecisionMade, ...]] | None = None,
 ) -> Hosted:
-    recipe = recipe_of(TASKS["digits"], settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = nn.Sequential(nn.Linear(64, 6), nn.BatchNorm1d(6), nn.GELU(), nn.Dropout(0.1), nn.Linear(6, 10))
+    recipe = recipe_of(TASKS["digits"], settings, model=model)
     result = trained(directory, settings, watch, policy, recipe=recipe)
     return Hosted(told(directory, result.run, settings), recipe, result)
 
@@ -149,7 +153,7 @@ def test_rejected_race_leaves_the_host_as_it_would_have_been_alone(alone: Hosted
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert _optimizer(rejected) == _optimizer(alone)
     (with_race,), (without,) = rejected.told.events_of(RunFinished), alone.told.events_of(RunFinished)
-    assert (with_race.model_digest, with_race.metrics, with_race.parameters) == (without.model_digest, without.metrics, 460)
+    assert (with_race.model_digest, with_race.metrics, with_race.parameters) == (without.model_digest, without.metrics, 472)
 
 
 def _optimizer(run: Hosted) -> list[tuple[int, str, list[float]]]:
