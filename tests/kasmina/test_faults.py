@@ -113,6 +113,7 @@ def test_a_disabled_seed_learns_no_more_and_cannot_be_grafted(tmp_path: Path) ->
     host = broken("linear", tmp_path, "last.bias", NAN)
     loop = Loop("linear", host.model, host)
     loop.run(0, 1)
+    host.state()[0]["4/0/last.bias"].fill_(0.0)
     weight: Tensor = host.state()[0]["4/0/last.weight"].clone()
     loop.run(1, 4)
     assert torch.equal(host.state()[0]["4/0/last.weight"], weight)

@@ -13,6 +13,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.kasmina import host as host_module
 from esper.kasmina import kernels as kernels_module
 from esper.kasmina.host import Host
+from esper.kasmina.kernels import Compiler
 from tests.kasmina.training import MODELS, Loop, cache_in, first_difference, host_of, into_training
 
 STEPS = 40
@@ -20,6 +21,12 @@ BORN = 8  # Seeds germinate after some steps, so that birth itself is on the pat
 SEEDS = {
     "linear": (("0", "mlp:6:dropout=0.3"), ("4", "lowrank:3"), ("0", "signal:4")),
     "conv": (("0", "conv:4:dropout=0.3"), ("3", "lowrank:3")),
+}
+OPTIONS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "accumulation": {"micro_batches": 2},
+    "autocast": {"autocast": True},
+    "scaler": {"autocast": True, "scaled": True, "micro_batches": 2},
 }
 NAMES = ("mlp:6:dropout=0.3", "lowrank:3", "signal:4", "conv:4:dropout=0.3")
 
@@ -49,7 +56,7 @@ def learned(host: Host) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
-@pytest.mark.parametrize("options", [{}, {"micro_batches": 2}, {"autocast": True}], ids=["plain", "accumulation", "autocast"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_training_seeds_do_not_change_the_hosts_path(kind: str, options: dict[str, object], tmp_path: Path) -> None:
     digests, host = with_seeds(kind, tmp_path, **options)  # type: ignore[arg-type] # Options of Loop.
     assert first_difference(alone(kind, **options), digests) is None
@@ -93,6 +100,21 @@ def test_shadow_validation_does_not_change_the_hosts_path(tmp_path: Path) -> Non
 
     digests, _ = with_seeds("linear", tmp_path, spoil=spoil)
     assert first_difference(alone("linear"), digests) is None
+
+
+def test_compiling_kernels_beside_training_does_not_change_the_hosts_path(tmp_path: Path) -> None:
+    compiler = Compiler(cache_in(tmp_path))
+    model = MODELS["linear"]()
+    host = host_of(model, blueprints=NAMES, slots=STEPS)
+    loop = Loop("linear", model, host)
+    digests, orders = [], []
+    for step in range(STEPS):
+        orders.append(host.germinate("0", step, life=step, blueprint=NAMES[step % 3], lr=1e-3))
+        compiler.submit(orders[-1])
+        digests.append(loop.step(step))
+    assert first_difference(alone("linear"), digests) is None
+    assert [compiler.wait(order.key, 60).order for order in orders] == orders
+    compiler.close()
 
 
 def test_a_joint_clip_of_host_and_seeds_is_seen(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a host measures of its sites and seeds, against the same taken by hand from a whole forward and backward."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,19 +113,34 @@ def no_seeds(_parameters: list[nn.Parameter], _lr: float) -> torch.optim.Optimiz
 
 
 class Functional(nn.Module):
-    def __init__(self) -> None:
+    """A model that calls its activation as a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.site, self.head = nn.Linear(20, 12), nn.Linear(12, 4)
+        torch.manual_seed(0)
+        self.site, self.head, self.function = nn.Linear(20, 12), nn.Linear(12, 4), function
+        with torch.no_grad():
+            self.site.bias[:3] = -100.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.head(torch.sin(self.site(x)))
-        assert isinstance(y, Tensor)
-        return y
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.head(self.function(self.site(x)))}
 
 
-def test_a_dead_ratio_without_an_activation_function_is_not_measured() -> None:
-    host = host_of(Functional(), sites="site")
-    measured_step(host, "linear")
+@pytest.mark.parametrize("function", [torch.relu, nn.functional.gelu, nn.functional.silu, torch.sigmoid, torch.relu_])
+def test_an_activation_called_as_a_function_is_found(function: Callable[[Tensor], Tensor]) -> None:
+    host = host_of(Functional(function), sites="site")
+    for step in range(2):
+        host.begin_step(epoch=1, step=step, measure=True)
+        host.model(batch("linear", 0)[0])["logits"].square().sum().backward()
+        host.end_step(lr=LR)
+        assert columns_of(host).dead_neuron_ratio == (0.25,)
+
+
+def test_a_dead_ratio_without_a_known_activation_is_not_measured() -> None:
+    host = host_of(Functional(torch.sin), sites="site")
+    host.begin_step(epoch=1, step=0, measure=True)
+    host.model(batch("linear", 0)[0])["logits"].square().sum().backward()
+    host.end_step(lr=LR)
     columns = columns_of(host)
     assert columns.dead_neuron_ratio == (None,)
     assert columns.activation_variance[0] is not None

@@ -94,12 +94,14 @@ class Loop:
     host: Host | None
     micro_batches: int = 1
     autocast: bool = False
+    scaled: bool = False
     measure_every: int = 5
     clipped: Callable[["Loop"], list[nn.Parameter]] | None = None
 
     def __post_init__(self) -> None:
         self.own = list(self.model.parameters())
         self.optimizer = torch.optim.Adam(self.own, lr=LR)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=self.scaled)
         torch.manual_seed(11)
 
     def step(self, step: int) -> str:
@@ -111,11 +113,13 @@ class Loop:
             x, t = batch(self.kind, step * self.micro_batches + part)
             with torch.autocast("cpu", enabled=self.autocast):
                 loss = nn.functional.cross_entropy(self.model(x), t) / self.micro_batches
-            loss.backward()
+            self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.own if self.clipped is None else self.clipped(self), 0.1)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
         if self.host is not None:
-            self.host.end_step(lr=LR)
+            self.host.end_step(lr=LR, scale=self.scaler.get_scale())
+        self.scaler.update()
         return self.digest()
 
     def run(self, first: int, last: int) -> list[str]:

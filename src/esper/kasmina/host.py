@@ -96,17 +96,16 @@ class Host:
         `measure`: health is measured in this step. Choose it by the step's number alone where health is to be the same in every execution.
         """
         self._epoch, self._step, self._measuring = epoch, step, measure
-        listened = self._places.values() if measure else self._listening
-        for place in listened:
-            place.growth.listen(learning=place in self._listening, measuring=measure)
+        if measure:
+            self._meter.arm(self.model, self._places.values())
+        for place in self._places.values() if measure else self._listening:
+            place.growth.listen(learning=place.has_pupils, outputs=self._meter.watch.outputs if measure else None)
         for place, slot in self._grafting:
             assert slot.branch is not None
             slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
             place.rewire()
         for slot in self._stepping:
             slot.clear_gradients()
-        if measure:
-            self._meter.arm(self.model, self._places.values())
 
     def end_step(self, *, lr: float, scale: float = 1.0, stepped: bool = True) -> None:
         """Lets the seeds learn, after the host's own optimizer step.
@@ -120,7 +119,7 @@ class Host:
         listened = self._places.values() if self._measuring else self._listening
         taps = {place.info.name: place.growth.heard(where) for place in listened}
         for place in listened:
-            place.growth.listen(learning=False, measuring=False)
+            place.growth.listen(learning=False, outputs=None)
         for place in self._listening:
             self._learn_isolated(place, taps[place.info.name])
         if self._measuring:
@@ -298,7 +297,7 @@ class Host:
         for place in self._places.values():
             place.slots = [slot for slot in slots if slot.site == place.info.name]
             place.growth.branches = {slot.seed: slot.branch for slot in place.slots if slot.branch is not None}
-            place.growth.listen(learning=False, measuring=False)
+            place.growth.listen(learning=False, outputs=None)
             sites.unregister(place.layer)
         self._wire()
 
@@ -338,7 +337,7 @@ class Host:
                 slot.branch.requires_grad_(slot.stage in STEPPING or slot.stage not in IN_TASK_GRAPH)
                 if slot.stage is Stage.FOSSILIZED:
                     sites.register(place.layer, slot.seed, slot.branch)
-            if any(slot.stage in ISOLATED for slot in living):
+            if place.has_pupils:
                 self._listening.append(place)
             if any(slot.stage in IN_TASK_GRAPH for slot in living):
                 self._acting.append(place)

@@ -1,49 +1,27 @@
 """Takes the measurements of a step: arms sites and seeds before it, reduces their samples after it, keeps what an epoch's end asks for.
 
-Numbers stay on the device in one packed tensor until somebody asks. The dead ratio of a site is taken after its activation function: the
-module that takes the site's output, directly or through normalisation and dropout. It is found anew in every measured forward pass by the
-identity of the tensors (one activation module often serves many layers). An activation that is not a module is not found: null, not zero.
+Numbers stay on the device in one packed tensor until somebody asks. A site's dead ratio is taken behind its activation function, a seed's and
+its correlation at the last hidden units of its body.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.lifecycle import LIVE
 from esper.kasmina import health
+from esper.kasmina.activation import Watch
 from esper.kasmina.branch import Trace
 from esper.kasmina.places import Place
 from esper.kasmina.readings import CORRELATION, STATISTICS, VARIANCE, EpochHealth, Health, HealthSample, Row
 from esper.kasmina.sites import Tap
 from esper.kasmina.slots import Slot
 
-ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Softplus,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Hardtanh,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-)
-PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity)
 MINIMUM_ROWS = 8
 
 
@@ -60,32 +38,12 @@ class _Packed:
         return HealthSample(self.rows, values, measured)
 
 
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """Forward hooks that follow a site's output, by identity, through what does not change its units to the activation function."""
-
-    places: list[Place]
-    after: dict[str, Tensor]
-
-    def passed(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # torch calls it with what the module got.
-        for place in self.places:
-            if inputs and place.growth.output is inputs[0]:
-                place.growth.output = output
-
-    def activated(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # torch calls it with what the module got.
-        for place in self.places:
-            if inputs and place.growth.output is inputs[0]:
-                self.after[place.info.name] = health.sample(output.detach())
-                place.growth.output = None
-
-
 @dataclass(eq=False)
 class Meter:
     """The measurements of one host."""
 
     loss_is_mean: bool
-    _handles: list[RemovableHandle] = field(default_factory=list)
-    _after: dict[str, Tensor] = field(default_factory=dict)
+    watch: Watch = field(default_factory=Watch)
     _packed: _Packed | None = None
     _taken: bool = True
     _samples: dict[str, Tensor] = field(default_factory=dict)
@@ -94,23 +52,15 @@ class Meter:
 
     def arm(self, model: nn.Module, places: Iterable[Place]) -> None:
         """From now until `take`, seeds leave samples, and activation functions are watched; the sites listen already."""
-        kept = list(places)
-        self._unhook()
-        for place in kept:
+        self.watch.arm(model)
+        for place in places:
             for slot in place.slots:
                 if slot.branch is not None:
                     slot.branch.trace = Trace()
-        self._after.clear()
-        watch = _Watch(kept, self._after)
-        for module in model.modules():
-            if isinstance(module, PASSING):
-                self._handles.append(module.register_forward_hook(watch.passed))
-            elif isinstance(module, ACTIVATIONS):
-                self._handles.append(module.register_forward_hook(watch.activated))
 
     def take(self, places: Iterable[Place], taps: Mapping[str, list[Tap]], *, scale: float, sound: bool) -> None:
         """Reduces the step's samples and disarms. `scale` is what the loss was multiplied by; an unsound step has no gradients."""
-        self._unhook()
+        self.watch.disarm()
         rows: list[Row] = []
         numbers: list[list[Tensor | None]] = []
         for place in places:
@@ -160,13 +110,8 @@ class Meter:
 
     def forget(self) -> None:
         """Drops everything, for a restore, also in the middle of a step."""
-        self._unhook()
+        self.watch.disarm()
         self.__dict__.update(Meter(self.loss_is_mean).__dict__)
-
-    def _unhook(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
     def _site(self, place: Place, taps: list[Tap], scale: float, sound: bool) -> list[Tensor | None]:
         taps = [tap for tap in taps if tap.sample is not None and tap.gradient is not None]
@@ -181,7 +126,7 @@ class Meter:
         if pressure is not None:
             self._pressures.setdefault(name, []).append(pressure)
         G = factor * health.sample(gradient) if sound else None
-        return [*_of_units(S, G, self._after.get(name), S), pressure]
+        return [*_of_units(S, G, self.watch.behind(name, S), S), pressure]
 
     def _seed(self, slot: Slot, scale: float, sound: bool) -> list[Tensor | None]:
         trace = slot.branch.trace if slot.branch is not None else None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from esper.folds.lifecycle import ISOLATED
 from esper.kasmina import sites
 from esper.kasmina.blueprints import Blueprint, Shape, shape_of
 from esper.kasmina.branch import Branch
@@ -44,6 +45,11 @@ class Place:
     def silent(self) -> frozenset[int]:
         """The slots whose seeds were disabled."""
         return frozenset(slot.seed for slot in self.slots if slot.recovering)
+
+    @property
+    def has_pupils(self) -> bool:
+        """True if a seed learns here beside the host."""
+        return any(slot.stage in ISOLATED and slot.branch is not None for slot in self.slots)
 
     def rewire(self) -> None:
         """Puts in force what the alphas and the disabled seeds say."""

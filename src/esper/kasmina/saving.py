@@ -16,7 +16,7 @@ from esper.kasmina.host import Host
 TENSORS, SOURCE = "model.safetensors", "grown.py"
 _WRITTEN = (nn.Linear, nn.GELU, nn.GroupNorm, nn.Dropout, nn.Unflatten, nn.Flatten, nn.AdaptiveAvgPool1d)
 
-_SOURCE = Template('''"""What grew in a model: `rebuild(host)` adds it to a fresh host and fills in the trained tensors. Needs only torch."""
+_SOURCE = Template('''"""What grew in a model: `rebuild(host)` adds it to a fresh host, fills in the trained tensors. Needs only torch."""
 
 import json
 from pathlib import Path

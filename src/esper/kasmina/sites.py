@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import RuleError
+from esper.kasmina.activation import Output
 from esper.kasmina.branch import Branch
 from esper.kasmina.health import sample
 
@@ -48,15 +49,14 @@ class Tap:
 class Growth:
     """What a site knows: its branches by slot, which of them act, what is listened for. `active` is the one truth test of a dormant site.
 
-    `output` is the site's last output while it is measured, the very object, so that the activation function that takes it can be told.
+    While the site is measured, it puts its output into `outputs`, the very object, so that the activation behind it can be told.
     """
 
     name: str
     branches: dict[int, Branch] = field(default_factory=dict)
     acting: tuple[Branch, ...] = ()
     learning: bool = False
-    measuring: bool = False
-    output: Tensor | None = None
+    outputs: dict[int, Output] | None = None
     taps: list[Tap] = field(default_factory=list)
     active: bool = False
 
@@ -64,19 +64,19 @@ class Growth:
         """Puts in force what the branches' alphas say; those in `silent` never act."""
         acting = (branch for slot, branch in sorted(self.branches.items()) if branch.strength != 0.0 and slot not in silent)
         self.acting = tuple(acting)
-        self.active = bool(self.acting) or self.learning or self.measuring
+        self.active = bool(self.acting) or self.learning or self.outputs is not None
 
-    def listen(self, *, learning: bool, measuring: bool) -> None:
-        """From now on taps are left for learning, for measuring, or not at all; what an unfinished step left is gone."""
-        self.learning, self.measuring, self.output = learning, measuring, None
+    def listen(self, *, learning: bool, outputs: dict[int, Output] | None) -> None:
+        """From now on taps are left for learning, for measuring (`outputs`), or not at all; what an unfinished step left is gone."""
+        self.learning, self.outputs = learning, outputs
         self.taps.clear()
-        self.active = bool(self.acting) or learning or measuring
+        self.active = bool(self.acting) or learning or outputs is not None
 
     def grow(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The site's output from the layer's; taps it where someone listens."""
         for branch in self.acting:
             y = branch(x, y)
-        if (self.learning or self.measuring) and layer.training and torch.is_grad_enabled():
+        if (self.learning or self.outputs is not None) and layer.training and torch.is_grad_enabled():
             self._tap(x, y)
         return y
 
@@ -92,13 +92,13 @@ class Growth:
             x=x.detach() if self.learning else None,
             version=x._version,
             spread=value.float().std() if self.learning else None,
-            sample=sample(value) if self.measuring else None,
+            sample=sample(value) if self.outputs is not None else None,
             samples=y.shape[0] if y.dim() > 1 else 1,
         )
         y.register_hook(tap.hear)
         self.taps.append(tap)
-        if self.measuring:
-            self.output = y
+        if self.outputs is not None:
+            self.outputs[id(y)] = Output(self.name, y, y.grad_fn)
 
     def heard(self, where: str) -> list[Tap]:
         """The taps of this step that got a gradient; forgets them all. Raises RuleError for a layer that one loss went through twice."""
