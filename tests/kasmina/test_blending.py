@@ -161,7 +161,7 @@ def test_a_skipped_step_skips_seeds_in_the_task_graph_too(tmp_path: Path) -> Non
 
 def test_the_loss_scale_is_taken_out_before_clipping(tmp_path: Path) -> None:
     def weight_after(scale: float, path: Path) -> Tensor:
-        host = Host(linear_model(), seed_optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr), max_parameters=50.0)
+        host = Host(linear_model(), seed_optimizer=torch.optim.SGD, max_parameters=50.0)
         into(host, cache_in(path), "0", 0, "mlp:24", Command.GRAFT)
         torch.manual_seed(0)
         for step in range(3):

@@ -117,6 +117,24 @@ def test_compiling_kernels_beside_training_does_not_change_the_hosts_path(tmp_pa
     compiler.close()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # The compiler looks at it at any break.
+def test_training_seeds_do_not_change_the_path_of_a_compiled_host(tmp_path: Path) -> None:
+    def path(seeds: bool) -> list[str]:
+        model = MODELS["linear"]()
+        host = host_of(model)
+        loop = Loop("linear", model, host)
+        loop.model = torch.compile(model, backend="aot_eager")  # type: ignore[assignment] # It keeps the module's interface.
+        digests = loop.run(0, 3)
+        if seeds:
+            into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+        digests += loop.run(3, 8)
+        assert not seeds or learned(host)
+        torch.compiler.reset()
+        return digests
+
+    assert first_difference(path(False), path(True)) is None
+
+
 def test_a_joint_clip_of_host_and_seeds_is_seen(tmp_path: Path) -> None:
     """The fault that holding bodies outside the host's modules prevents: a seed's gradient in the host's norm."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
 from esper.errors import RuleError
@@ -210,3 +211,25 @@ def test_bodies_follow_the_model_to_another_dtype_and_mode(dtype: torch.dtype, t
     assert not branch.training
     assert model.train()[0].training
     assert branch.training
+
+
+class Explicit(nn.Module):
+    """Calls its layers one by one: a loop over modules is not compiled at all where it breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(20, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(torch.relu(self.b(torch.relu(self.a(2 * x)))))
+        assert isinstance(y, torch.Tensor)
+        return y
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # The compiler looks at it at any break.
+def test_a_compiled_model_breaks_once_per_site() -> None:
+    model, graphs = Explicit(), CompileCounter()
+    assert len(host_of(model).sites) == 2
+    torch.compile(model, backend=graphs)(batch("linear", 0)[0])
+    assert graphs.frame_count == 3
+    torch.compiler.reset()

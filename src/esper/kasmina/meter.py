@@ -1,7 +1,7 @@
 """Takes the measurements of a step: arms sites and seeds before it, reduces their samples after it, keeps what an epoch's end asks for.
 
-Numbers stay on the device in one packed tensor until somebody asks. A site's dead ratio is taken behind its activation function, a seed's and
-its correlation at the last hidden units of its body.
+Numbers stay on the device in one packed tensor until somebody asks. A site's dead ratio is taken behind its activation function, a seed's
+dead ratio and correlation at the last hidden units of its body, its variances at the delta.
 """
 
 from collections.abc import Iterable, Mapping

@@ -72,6 +72,7 @@ class Growth:
         self.taps.clear()
         self.active = bool(self.acting) or learning or outputs is not None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def grow(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The site's output from the layer's; taps it where someone listens."""
         for branch in self.acting:
@@ -118,11 +119,14 @@ class Site:
 
     esper_growth: Growth
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
+    # Not recursive: a wrapper around the call, which the recursive form is, would cost twice what a dormant site costs.
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name: callers pass it by keyword
         y: Tensor = super().forward(input)  # type: ignore[misc] # The layer's class comes next in the order of resolution.
         growth = self.esper_growth
-        return growth.grow(self, input, y) if growth.active else y  # type: ignore[arg-type] # A site is a layer.
+        if not growth.active:
+            return y
+        return growth.grow(self, input, y)  # type: ignore[no-any-return] # `grow` is typed; its decorator is not.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Site":
         super()._apply(fn, recurse)  # type: ignore[misc] # nn.Module's.
