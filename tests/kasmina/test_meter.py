@@ -146,6 +146,17 @@ def test_a_dead_ratio_without_a_known_activation_is_not_measured() -> None:
     assert columns.activation_variance[0] is not None
 
 
+def test_a_function_behind_a_normalisation_module_is_not_taken_for_the_sites() -> None:
+    norm = nn.BatchNorm1d(12)
+    model = Functional(lambda y: torch.relu(norm(y)))
+    model.norm = norm
+    host = host_of(model, sites="site")
+    host.begin_step(epoch=1, step=0, measure=True)
+    host.model(batch("linear", 0)[0])["logits"].square().sum().backward()
+    host.end_step(lr=LR)
+    assert columns_of(host).dead_neuron_ratio == (None,)
+
+
 class SharedActivation(nn.Module):
     """One activation module after two sites, as residual blocks have it."""
 
