@@ -11,7 +11,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from types import UnionType
+from typing import Literal, cast, get_args, get_origin, get_type_hints
 
 from pydantic import JsonValue, ValidationError
 
@@ -64,6 +65,11 @@ class Settings:
     growth: GrowthSettings = field(default_factory=GrowthSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     gate: GateSettings = field(default_factory=GateSettings)
+
+    def __post_init__(self) -> None:
+        for name, value in self.gate:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"setting gate.{name}: expected a finite number, got {value!r}: NaN passes no limit")
 
     def named(self) -> Named:
         """Every setting by its dotted name, as JSON; what RunStarted records."""
@@ -126,37 +132,48 @@ def _section(section: str, merged: Named) -> Named:
 
 
 def _made(kind: type[TrainerSettings | GrowthSettings | PolicySettings], values: Named, section: str) -> object:
-    defaults = kind()
+    declared = get_type_hints(kind)
     for key, value in values.items():
-        _check_type(f"{section}.{key}", value, getattr(defaults, key))
+        if not _fits(value, declared[key]):
+            raise SettingsError(f"setting {section}.{key}: expected {_in_words(declared[key])}, got {value!r}")
     typed = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        return kind(**typed)  # type: ignore[arg-type] # checked just above, against the defaults
+        return kind(**typed)  # type: ignore[arg-type] # checked just above, against what is declared
     except SettingsError as error:
         raise SettingsError(f"{section}: {error}") from error
-    except TypeError as error:
-        raise SettingsError(f"{section}: {error}") from error
 
 
-def _check_type(name: str, value: JsonValue, default: object) -> None:
-    if value is None or default is None:
-        return
-    if isinstance(default, bool) or isinstance(value, bool):
-        fits = isinstance(default, bool) and isinstance(value, bool)
-    elif isinstance(default, float):
-        fits = isinstance(value, int | float)
-    elif isinstance(default, tuple):
-        fits = isinstance(value, list)
-    else:
-        fits = isinstance(value, type(default))
-    if not fits:
-        raise SettingsError(f"setting {name}: expected a value like {default!r}, got {value!r}")
+def _fits(value: JsonValue, declared: object) -> bool:
+    """Whether `value`, as JSON gives it, is of the type that a setting declares; a whole number is a number, a truth value is none."""
+    if get_origin(declared) is UnionType:
+        return any(_fits(value, one) for one in get_args(declared))
+    if get_origin(declared) is Literal:
+        return value in get_args(declared)
+    if get_origin(declared) is tuple:
+        return isinstance(value, list) and all(_fits(item, get_args(declared)[0]) for item in value)
+    if declared is float:
+        return type(value) in (int, float)
+    return type(value) is declared
+
+
+_WORDS: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "nothing",
+    tuple[str, ...]: "a list of texts",
+    tuple[float, ...]: "a list of numbers",
+}
+
+
+def _in_words(declared: object) -> str:
+    if get_origin(declared) is UnionType:
+        return ", or ".join(_in_words(one) for one in get_args(declared))
+    return f"one of {', '.join(get_args(declared))}" if get_origin(declared) is Literal else _WORDS[declared]
 
 
 def _gate(values: Named) -> GateSettings:
-    for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SettingsError(f"setting gate.{key}: expected a finite number, got {value!r}: NaN passes no limit")
     try:
         return GateSettings.model_validate(values)
     except ValidationError as error:

@@ -111,8 +111,9 @@ def find_task(name: str) -> Task:
         raise SettingsError(f"expected a task, one of {', '.join(sorted(TASKS))}, or module:attribute; got {name!r}")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"task {name!r}: {error}; expected a Task that can be imported from here") from error
+    except Exception as error:  # The module is the user's own code: whatever it raises, the task cannot be had.
+        what = f"{type(error).__name__}: {error}"
+        raise SettingsError(f"task {name!r}: {what}; expected a Task that can be imported from here") from error
     if not isinstance(found, Task):
         raise SettingsError(f"task {name!r}: expected an esper Task, got a {type(found).__name__}")
     # The name in the log is the path, so that `esper resume` finds the task again.
