@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.errors import DataError, LogError
+from esper.errors import DataError, LogError, SettingsError
 from esper.events import codec
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
@@ -83,14 +83,16 @@ def fresh_run_id() -> RunId:
 
 def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; whatever else is raised, the log has RunFailed."""
+    host = _host(recipe, settings)  # Before the run exists: settings that no host fits leave nothing behind.
     with directory.create(run) as log:
-        return _conduct(recipe, settings, directory, log, None)
+        return _conduct(recipe, settings, directory, log, host=host, checkpoint=None)
 
 
 def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
     """Goes on with `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does."""
+    host = _host(recipe, settings)
     with directory.resume(run) as log:
-        return _conduct(recipe, settings, directory, log, newest_checkpoint(log))
+        return _conduct(recipe, settings, directory, log, host=host, checkpoint=newest_checkpoint(log))
 
 
 def newest_checkpoint(log: Log) -> Record | None:
@@ -129,7 +131,7 @@ def facts_of(log: Log, topic: str) -> Iterator[Record]:
         position = page.position
 
 
-def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, checkpoint: Record | None) -> Trained:
+def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, *, host: Host, checkpoint: Record | None) -> Trained:
     make_deterministic(threads=1)
     resuming = log.heads().moment > 0
     saved = None if checkpoint is None else codec.decode(checkpoint)
@@ -140,14 +142,14 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
     with ExitStack() as stack:
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         stop = stack.enter_context(_stopped_by_signals())
-        work = _Work(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
+        work = _Work(recipe, settings, directory, log.run, host=host, emitter=emitter, stop=stop)
         stack.callback(work.close)
         try:
             if saved is None:
                 work.trainer.start(work.manifest())
             else:
                 work.trainer.resume(saved.checkpoint, saved.digest)
-            outcome = work.trainer.train()
+            outcome = work.tested(work.trainer.train())
         except Interrupted:
             emitter.commit()
             raise
@@ -161,7 +163,15 @@ class _Work:
     """The parts of one training, put together."""
 
     def __init__(
-        self, recipe: Recipe, settings: Settings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
+        self,
+        recipe: Recipe,
+        settings: Settings,
+        directory: Directory,
+        run: RunId,
+        *,
+        host: Host,
+        emitter: Emitter,
+        stop: Callable[[], bool],
     ) -> None:
         self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
         journal = self._journal = EmittedJournal(emitter)
@@ -174,7 +184,7 @@ class _Work:
             alphas=policy.alphas,
             gate=settings.gate,
         )
-        host = self.host = _host(recipe, settings)
+        self.host = host
         self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         adapter = Adapter(
@@ -235,16 +245,21 @@ class _Work:
             epochs=settings.trainer.epochs,
         )
 
+    def tested(self, outcome: Outcome) -> Outcome:
+        """The same with the metrics on the test data, where there is some."""
+        recipe = self._recipe
+        if recipe.test is None:
+            return outcome
+        losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
+        tested = {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
+        return outcome._replace(metrics=outcome.metrics | tested)
+
     def finish(self, outcome: Outcome) -> Trained:
         """Says that the run finished, and seals it."""
-        recipe, tally = self._recipe, self._memory.tally
-        metrics = dict(outcome.metrics)
-        if recipe.test is not None:
-            losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device).losses()
-            metrics |= {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
+        tally = self._memory.tally
         tails = self._journal.tails(epoch=tally.epoch, step=tally.step)
         finished = RunFinished(
-            metrics=metrics,
+            metrics=outcome.metrics,
             model_digest=outcome.model_digest,
             parameters=self.host.parameters(),
             stopped_early=outcome.stopped_early,
@@ -253,7 +268,7 @@ class _Work:
         self._journal.emit(finished, epoch=tally.epoch, step=tally.step)
         self._journal.commit()
         self._emitter.close(seal=self._summary(finished))
-        return Trained(self._run, self.host, metrics)
+        return Trained(self._run, self.host, outcome.metrics)
 
     def _summary(self, finished: RunFinished) -> dict[str, JsonValue]:
         tally = self._memory.tally
@@ -289,12 +304,21 @@ def _host(recipe: Recipe, settings: Settings) -> Host:
         recipe.model,
         seed_optimizer=recipe.seed_optimizer or _like(recipe.optimizer, growth.seed_lr),
         sites=(recipe.sites or growth.sites) if growth.enabled else None,
-        blueprints=None if growth.blueprints is None else tuple(Blueprint.parse(name) for name in growth.blueprints),
+        blueprints=None if growth.blueprints is None else _blueprints(growth.blueprints),
         slots=growth.slots,
         rng_seed=settings.trainer.rng_seed,
         max_parameters=growth.max_parameters,
         clip=growth.clip,
     )
+
+
+def _blueprints(names: tuple[str, ...]) -> tuple[Blueprint, ...]:
+    if not names:
+        raise SettingsError("setting growth.blueprints: expected one or more, got none; growth.enabled=false is how nothing grows")
+    try:
+        return tuple(Blueprint.parse(name) for name in names)
+    except DataError as error:
+        raise SettingsError(f"setting growth.blueprints: {error}") from error
 
 
 def _like(optimizer: Optimizer, factor: float) -> SeedOptimizer:

@@ -52,8 +52,10 @@ class Paired:
 class Evaluator:
     """Measures losses in eval mode, without gradients, leaving mode and random state as they were."""
 
-    def __init__(self, model: nn.Module, batches: Batches, objective: Objective, device: torch.device) -> None:
-        self._model, self._batches, self._objective, self._device = model, batches, objective, device
+    def __init__(
+        self, model: nn.Module, batches: Batches, objective: Objective, device: torch.device, *, name: str = "validation data"
+    ) -> None:
+        self._model, self._batches, self._objective, self._device, self._name = model, batches, objective, device, name
 
     def losses(self) -> Losses:
         """One loss per sample (or batch) in the order of the data. Waits for the device once per data set."""
@@ -77,7 +79,7 @@ class Evaluator:
             for name, metric in metrics.items():
                 sums.setdefault(name, []).append(metric.double().mean() * count)
         if not values:
-            raise DataError("the validation data is empty: expected at least one batch, got none")
+            raise DataError(f"the {self._name} is empty: expected at least one batch, got none")
         total = float(torch.cat(weights).sum())
         means = {name: float(torch.stack(parts).sum()) / total for name, parts in sums.items()}
         return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), means)

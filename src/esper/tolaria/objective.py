@@ -70,10 +70,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def size_of(batch: Batch) -> int:
-    """How many samples are in the batch. Raises DataError where there is no tensor with a first dimension."""
+    """How many samples are in the batch. Raises DataError for none, or without a tensor with a first dimension."""
     tensor = _first_tensor(batch)
     if tensor is None or tensor.dim() == 0:
         raise DataError(f"expected a batch with a tensor whose first dimension are the samples, got a {type(batch).__name__}")
+    if len(tensor) == 0:
+        raise DataError(f"expected a batch with at least one sample, got {type(batch).__name__} with none")
     return len(tensor)
 
 
