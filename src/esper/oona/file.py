@@ -16,7 +16,7 @@ from urllib.parse import quote
 import apsw
 
 from esper.errors import LogError
-from esper.events.envelope import EventId, Record, RunId, heartbeat_id, record_id
+from esper.events.envelope import Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.telemetry import Heartbeat
 
 APPLICATION_ID = 0x45737072  # "Espr"
@@ -214,6 +214,6 @@ def to_record(run: RunId, writer: str, row: Stored) -> Record:
     )
 
 
-def id_of(run: RunId, record: Record) -> EventId:
+def id_of(record: Record) -> str:
     """The id that `record` gets back when it is read: a record with another one cannot be stored."""
-    return heartbeat_id(run, record.sequence or 0) if record.type == Heartbeat.KIND else record_id(run, record.moment)
+    return heartbeat_id(record.run, record.sequence or 0) if record.type == Heartbeat.KIND else f"{record.run}/{record.moment}"

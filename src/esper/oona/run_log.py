@@ -187,8 +187,8 @@ class _Writer:
         try:
             for record in records:
                 heads.follow(record)
-                if record.id != file.id_of(self.meta.run, record):
-                    raise DataError(f"expected id {file.id_of(self.meta.run, record)}, got {record.id}")
+                if record.id != file.id_of(record):
+                    raise DataError(f"expected id {file.id_of(record)}, got {record.id}")
         except DataError as error:
             raise RuleError(str(error)) from error
         with file.explained(self.path, "append to"), connection:

@@ -1,0 +1,227 @@
+"""How fast a run is written: the log's own path from values to the disk, against a bare file with the same bytes.
+
+    python benchmarks/append.py [--json] [--directory DIR]
+
+Every round writes the same groups of 100 facts three times: into the log (built and validated, encoded, numbered, chained, committed with
+synchronous FULL), the same through `emit` and `commit` with the writer thread between, and as bytes, all columns of every record, appended
+to a bare file with one fdatasync per group. Rounds alternate; figures are medians over rounds, `share_of_raw` is the median of each round's
+own ratio. Reader latency runs from the return of `append` to the moment when a reader in another process holds the record. Disks differ:
+put DIR where runs are to stand.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from esper.events.codec import encode
+from esper.events.digests import chain
+from esper.events.envelope import EventId, RunId
+from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.oona.appender import Item, append_items
+from esper.oona.directory import Directory, new_run_id
+from esper.oona.emitter import Emitter
+from esper.oona.file import to_row
+
+ROUNDS = 9
+GROUPS = 40
+GROUP = 100
+RINGS = 400
+SERIES = 200
+CAUSE = EventId("01900000-0000-7000-8000-000000000001/1234")
+
+
+def event(number: int) -> SeedTransitioned:
+    """A fact as a growing run writes it."""
+    return SeedTransitioned(
+        site="blocks.3.fc",
+        seed=number % 4,
+        from_stage=Stage.TRAINING,
+        to_stage=Stage.GRAFTING,
+        reason="the shadow evaluation improved in 5 of 5 chunks",
+        blueprint="mlp:24",
+        kernel="5f0c9d1e7a3b48266d2c",
+        life=number,
+        embargo_until=None,
+    )
+
+
+def now() -> datetime:
+    """The time, aware and in UTC."""
+    return datetime.now(UTC)
+
+
+def new_run() -> RunId:
+    """An id for one more run."""
+    return new_run_id(now(), os.urandom(10))
+
+
+def items(first: int) -> list[Item]:
+    """One group of facts, ready to be appended."""
+    return [Item(event(number), SeedTransitioned.TOPIC, number, 1, now(), 0, number, CAUSE, None) for number in range(first, first + GROUP)]
+
+
+def into_the_log(directory: Directory) -> tuple[float, list[bytes]]:
+    """Records per second through build, encode, chain and commit; and the bytes of each group."""
+    with directory.create(new_run()) as log:
+        began = time.perf_counter()
+        for group in range(GROUPS):
+            append_items(log, items(group * GROUP + 1))
+        took_s = time.perf_counter() - began
+        records = log.read(limit=GROUPS * GROUP).records
+    written = [b"".join(map(as_bytes, to_row(record))) for record in records]
+    return len(records) / took_s, [b"".join(written[first : first + GROUP]) for first in range(0, len(written), GROUP)]
+
+
+def as_bytes(value: object) -> bytes:
+    """One column's value as a bare file would have it."""
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def through_the_emitter(directory: Directory) -> tuple[float, float]:
+    """Records per second through emit and commit, and the caller's microseconds per emit of an event that it has."""
+    run, emitting_s = new_run(), 0.0
+    with directory.create(run) as log, Emitter(log, run, clock=now) as emitter:
+        began = time.perf_counter()
+        for group in range(GROUPS):
+            events = [event(number) for number in range(GROUP)]
+            asked = time.perf_counter()
+            for one in events:
+                emitter.emit(one, epoch=0, step=group)
+            emitting_s += time.perf_counter() - asked
+            emitter.commit()
+        took_s = time.perf_counter() - began
+    return GROUPS * GROUP / took_s, emitting_s / (GROUPS * GROUP) * 1e6
+
+
+def to_a_bare_file(path: Path, groups: list[bytes]) -> float:
+    """Records per second as bytes, appended and fdatasynced by the group."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    began = time.perf_counter()
+    for data in groups:
+        os.write(descriptor, data)
+        os.fdatasync(descriptor)
+    took_s = time.perf_counter() - began
+    os.close(descriptor)
+    path.unlink()
+    return len(groups) * GROUP / took_s
+
+
+def each_us(action: Callable[[], object]) -> float:
+    """Microseconds of one call: the median of many short series."""
+    series: list[float] = []
+    for _ in range(SERIES):
+        began = time.perf_counter()
+        for _ in range(20):
+            action()
+        series.append((time.perf_counter() - began) / 20 * 1e6)
+    return statistics.median(series)
+
+
+def codec_and_chain_us(directory: Directory) -> tuple[float, float]:
+    """Microseconds to encode one payload, and to chain one record."""
+    sample = event(1)
+    with directory.create(new_run()) as log:
+        append_items(log, items(1))
+        record = log.read(limit=1).records[0]
+    return each_us(lambda: encode(sample)), each_us(lambda: chain(record, b"\0" * 32))
+
+
+def latencies_ms(directory: Directory) -> list[float]:
+    """From the return of `append` to a reader in another process; a reader that is faster than the return counts as 0."""
+    run, sample = new_run(), event(1)
+    with directory.create(run) as log:
+        command = [sys.executable, __file__, "--reader", run, "--directory", str(directory.path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdout is not None
+            reader.stdout.readline()
+            written: list[int] = []
+            for number in range(1, RINGS + 1):
+                append_items(log, [Item(sample, sample.TOPIC, number, 1, now(), 0, number, CAUSE, None)])
+                written.append(time.monotonic_ns())
+                time.sleep(0.005)
+            seen: list[int] = json.loads(reader.stdout.read())
+    return [max(0, late - early) / 1e6 for early, late in zip(written, seen, strict=True)]
+
+
+def read_along(directory: Directory, run: RunId) -> None:
+    """The other process: notes when each record came."""
+    seen: list[int] = []
+    with directory.open(run) as log:
+        position = log.end()
+        log.wait(position, 0.0)  # Opens the ear before the writer is told to go.
+        print("ready", flush=True)
+        while len(seen) < RINGS and log.wait(position, 10.0):
+            page = log.read(position)
+            seen += [time.monotonic_ns()] * len(page.records)
+            position = page.position
+    print(json.dumps(seen), flush=True)
+
+
+def measure(directory: Directory) -> dict[str, float]:
+    """All figures."""
+    rounds: list[tuple[float, float, float, float]] = []
+    for number in range(ROUNDS + 1):
+        records, groups = into_the_log(directory)
+        raw = to_a_bare_file(directory.path / "raw", groups)
+        emitted, emit_us = through_the_emitter(directory)
+        if number:  # The first round warms up.
+            rounds.append((records, raw, emitted, emit_us))
+    codec_us, chain_us = codec_and_chain_us(directory)
+    late = sorted(latencies_ms(directory))
+    return {
+        "records_per_s": statistics.median(records for records, _, _, _ in rounds),
+        "raw_file_per_s": statistics.median(raw for _, raw, _, _ in rounds),
+        "share_of_raw": statistics.median(records / raw for records, raw, _, _ in rounds),
+        "emitted_per_s": statistics.median(emitted for _, _, emitted, _ in rounds),
+        "emit_us": statistics.median(emit_us for _, _, _, emit_us in rounds),
+        "codec_us": codec_us,
+        "chain_us": chain_us,
+        "record_bytes": len(groups[0]) / GROUP,
+        "reader_p50_ms": late[len(late) // 2],
+        "reader_p99_ms": late[len(late) * 99 // 100],
+    }
+
+
+LABELS = {
+    "records_per_s": "records/s into the log, groups of 100",
+    "raw_file_per_s": "records/s to a bare file with fdatasync",
+    "share_of_raw": "share of the bare file",
+    "emitted_per_s": "records/s through emit and commit, groups of 100",
+    "emit_us": "emit, microseconds for the caller",
+    "codec_us": "encode one payload, microseconds",
+    "chain_us": "chain one record, microseconds",
+    "record_bytes": "one record, bytes",
+    "reader_p50_ms": "to a reader in another process, median ms",
+    "reader_p99_ms": "to a reader in another process, 99th percentile ms",
+}
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--directory", type=Path, default=Path(), help="where to write (default: here)")
+    parser.add_argument("--reader", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.reader:
+        read_along(Directory(options.directory), RunId(options.reader))
+        return
+    with tempfile.TemporaryDirectory(dir=options.directory) as place:
+        figures = measure(Directory(place))
+    if options.json:
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+        return
+    for name, value in figures.items():
+        print(f"{LABELS[name]:52} {value:>12,.{0 if value >= 100 else 2}f}")
+
+
+if __name__ == "__main__":
+    main()
