@@ -1,0 +1,64 @@
+"""The README is run: every command line in it, in order, as a newcomer would type it."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.partition("#")[0].strip()
+]
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ESPER_LOG": str(folder / "runs"), "COLUMNS": "100"}
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_make_knows_every_target_in_the_readme(command: str) -> None:
+    done = subprocess.run(["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.whole
+def test_every_esper_command_in_the_readme_works_in_order(tmp_path: Path) -> None:
+    commands = [command for command in COMMANDS if command.startswith("esper ")]
+    assert [command.split()[1] for command in commands][:2] == ["train", "runs"]
+    for command in commands:
+        arguments = [sys.executable, "-m", "esper.cli", *shlex.split(command)[1:]]
+        done = run(arguments, tmp_path)
+        if command.startswith("esper resume"):
+            assert done.returncode == 1, "a run that ended cannot go on, and the command says so"
+            assert "ended" in done.stderr or "finished" in done.stderr
+        else:
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+            assert done.stdout, f"{command} printed nothing"
+
+
+@pytest.mark.whole
+def test_the_demo_compares_and_names_the_next_commands(tmp_path: Path) -> None:
+    done = run([sys.executable, "-m", "esper.cli", "demo"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("grown", "host alone", "wider static", "esper show", "esper replay"):
+        assert word in done.stdout
+
+
+def test_every_file_the_readme_points_to_exists() -> None:
+    missing = [target for target in re.findall(r"\]\(([^)#:]+)\)", README) if not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_every_benchmark_the_readme_names_exists() -> None:
+    named = re.findall(r"`(benchmarks/\w+\.py)`", README)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
