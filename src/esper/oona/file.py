@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import apsw
 
-from esper.errors import LogError
+from esper.errors import DataError, LogError
 from esper.events.envelope import Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.telemetry import Heartbeat
 
@@ -176,10 +176,14 @@ def read_meta(connection: apsw.Connection, path: Path) -> Meta:
         raise LogError(f"cannot read {path}: expected {error} in its table meta; the file is damaged") from error
 
 
-def quick_check(connection: apsw.Connection, path: Path) -> None:
-    """Raises LogError unless SQLite finds the file's structure whole. Reads all of it."""
+def check_integrity(connection: apsw.Connection, path: Path) -> None:
+    """Raises LogError unless SQLite finds the file's structure whole, its index included. Reads all of it.
+
+    Not `quick_check`, which takes two thirds of the time: it does not compare the index with the table, and a reader of one topic that goes
+    by a damaged index misses records without a word.
+    """
     with explained(path, "check"):
-        answer = connection.pragma("quick_check")
+        answer = connection.pragma("integrity_check")
     if answer != "ok":
         raise LogError(f"cannot trust {path}: the file is damaged: {answer}")
 
@@ -191,8 +195,12 @@ def to_row(record: Record) -> Row:
 
 
 def to_record(run: RunId, writer: str, row: Stored) -> Record:
-    """The record in a row of `records`, all columns in the table's order."""
-    _, topic, sequence, fact, moment, incarnation, kind, time, epoch, step, cause, trace, chain, data = row
+    """The record in a row of `records`, all columns in the table's order. Raises DataError for a row that a damaged file made up."""
+    number, topic, sequence, fact, moment, incarnation, kind, time, epoch, step, cause, trace, chain, data = row
+    try:
+        written = _SINCE + _MICROSECOND * time
+    except (TypeError, OverflowError) as error:
+        raise DataError(f"row {number}: expected microseconds since 1970, got {time!r}") from error
     return Record(
         id=heartbeat_id(run, sequence) if kind == Heartbeat.KIND else record_id(run, moment),
         run=run,
@@ -204,7 +212,7 @@ def to_record(run: RunId, writer: str, row: Stored) -> Record:
         generation=0,
         incarnation=incarnation,
         type=kind,
-        time=_SINCE + _MICROSECOND * time,
+        time=written,
         epoch=epoch,
         step=step,
         cause=cause,

@@ -66,8 +66,8 @@ class RunLog:
     def resume(cls, path: Path) -> Self:
         """The log in folder `path`, locked, checked and ready to be continued.
 
-        Raises LogError with the pid where another process writes it; where it is sealed; where SQLite's quick_check, a number or a chain
-        is wrong. Reads the whole file.
+        Raises LogError with the pid where another process writes it; where it is sealed; where SQLite's integrity_check, a number or a
+        chain is wrong. Reads the whole file.
         """
         lock = Lock.take(path / LOCK, f"run {path.name}")
         try:
@@ -172,7 +172,7 @@ class _Writer:
         self._lock = lock
         self._connection: apsw.Connection | None = file.open_for_writing(self.path)
         try:
-            file.quick_check(self._connection, self.path)
+            file.check_integrity(self._connection, self.path)
             self.meta = file.read_meta(self._connection, self.path)
             self.heads = walk(self._connection, self.path, self.meta)
             self.reserve = Reserve.make(path)
@@ -279,7 +279,11 @@ class _Reader:
             rows = _select(connection, row, limit, topics)
             full = bool(rows) and len(rows) == limit
             last = int(rows[-1][0]) if full else max(row, self._end(connection))
-        return Page(tuple(file.to_record(self.meta.run, self.meta.writer, found) for found in rows), _at(last))
+        try:
+            records = tuple(file.to_record(self.meta.run, self.meta.writer, found) for found in rows)
+        except DataError as error:
+            raise LogError(f"cannot read {self._file}: the file is damaged: {error}") from error
+        return Page(records, _at(last))
 
     def last_row(self) -> int:
         with self.connection() as connection:
