@@ -23,6 +23,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
 from esper.events.topics import RUN
 from esper.kasmina.blueprints import Blueprint
+from esper.kasmina.finding import find
 from esper.kasmina.host import Host, SeedOptimizer
 from esper.kasmina.kernels import Compiler, KernelCache
 from esper.oona.catch_up import DivergedError, catch_up
@@ -83,16 +84,15 @@ def fresh_run_id() -> RunId:
 
 def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; whatever else is raised, the log has RunFailed."""
-    host = _host(recipe, settings)  # Before the run exists: settings that no host fits leave nothing behind.
+    _require_sites(recipe, settings)  # Before the run exists: settings that fit no host leave nothing behind.
     with directory.create(run) as log:
-        return _conduct(recipe, settings, directory, log, host=host, checkpoint=None)
+        return _conduct(recipe, settings, directory, log, None)
 
 
 def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
     """Goes on with `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does."""
-    host = _host(recipe, settings)
     with directory.resume(run) as log:
-        return _conduct(recipe, settings, directory, log, host=host, checkpoint=newest_checkpoint(log))
+        return _conduct(recipe, settings, directory, log, newest_checkpoint(log))
 
 
 def newest_checkpoint(log: Log) -> Record | None:
@@ -131,7 +131,7 @@ def facts_of(log: Log, topic: str) -> Iterator[Record]:
         position = page.position
 
 
-def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, *, host: Host, checkpoint: Record | None) -> Trained:
+def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, checkpoint: Record | None) -> Trained:
     make_deterministic(threads=1)
     resuming = log.heads().moment > 0
     saved = None if checkpoint is None else codec.decode(checkpoint)
@@ -142,7 +142,7 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
     with ExitStack() as stack:
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         stop = stack.enter_context(_stopped_by_signals())
-        work = _Work(recipe, settings, directory, log.run, host=host, emitter=emitter, stop=stop)
+        work = _Work(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
         stack.callback(work.close)
         try:
             if saved is None:
@@ -163,15 +163,7 @@ class _Work:
     """The parts of one training, put together."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        settings: Settings,
-        directory: Directory,
-        run: RunId,
-        *,
-        host: Host,
-        emitter: Emitter,
-        stop: Callable[[], bool],
+        self, recipe: Recipe, settings: Settings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
     ) -> None:
         self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
         journal = self._journal = EmittedJournal(emitter)
@@ -184,7 +176,7 @@ class _Work:
             alphas=policy.alphas,
             gate=settings.gate,
         )
-        self.host = host
+        host = self.host = _host(recipe, settings)
         self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         adapter = Adapter(
@@ -304,7 +296,7 @@ def _host(recipe: Recipe, settings: Settings) -> Host:
         recipe.model,
         seed_optimizer=recipe.seed_optimizer or _like(recipe.optimizer, growth.seed_lr),
         sites=(recipe.sites or growth.sites) if growth.enabled else None,
-        blueprints=None if growth.blueprints is None else _blueprints(growth.blueprints),
+        blueprints=_blueprints(growth.blueprints),
         slots=growth.slots,
         rng_seed=settings.trainer.rng_seed,
         max_parameters=growth.max_parameters,
@@ -312,7 +304,16 @@ def _host(recipe: Recipe, settings: Settings) -> Host:
     )
 
 
-def _blueprints(names: tuple[str, ...]) -> tuple[Blueprint, ...]:
+def _require_sites(recipe: Recipe, settings: Settings) -> None:
+    """Raises SettingsError where the model has no place for what the settings ask for; the model is left as it is."""
+    growth = settings.growth
+    if growth.enabled:
+        find(recipe.model, recipe.sites or growth.sites, _blueprints(growth.blueprints))
+
+
+def _blueprints(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:
+    if names is None:
+        return None
     if not names:
         raise SettingsError("setting growth.blueprints: expected one or more, got none; growth.enabled=false is how nothing grows")
     try:
