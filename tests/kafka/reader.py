@@ -1,0 +1,106 @@
+"""A reader of Kafka, as a host is one: admits what comes, merges a run's facts, folds them, and reads a hole again where it can."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from esper.events import topics
+from esper.events.envelope import Record, RunId
+from esper.events.kinds.epoch import EpochCompleted
+from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, admit
+from esper.folds.merge import Merge, merge
+from esper.folds.run import RunState, digest, initial, step
+
+Reread = Callable[[RunId, str, int, int], Iterable[Record]]
+
+
+class Missing(NamedTuple):
+    """A hole: the first and the last missing sequence of a topic."""
+
+    run: RunId
+    topic: str
+    first: int
+    last: int
+
+
+def nothing(_run: RunId, _topic: str, _first: int, _last: int) -> Iterable[Record]:
+    """Where there is no log to read again from."""
+    return ()
+
+
+@dataclass
+class Reader:
+    """`epoch_digests` are those of a run's state after each EpochCompleted; `blocked` are holes of facts that stayed open."""
+
+    reread: Reread = nothing
+    guard: Guard = field(default_factory=Guard.start)
+    merges: dict[RunId, Merge] = field(default_factory=dict)
+    states: dict[RunId, RunState] = field(default_factory=dict)
+    epoch_digests: dict[RunId, list[str]] = field(default_factory=dict)
+    applied: list[Record] = field(default_factory=list)
+    holes: list[Missing] = field(default_factory=list)
+    blocked: list[Missing] = field(default_factory=list)
+    passed_over: Counter[tuple[RunId, str]] = field(default_factory=Counter)
+    expired: Counter[tuple[RunId, str]] = field(default_factory=Counter)
+    conflicts: list[Drop] = field(default_factory=list)
+    drops: Counter[Reason] = field(default_factory=Counter)
+
+    def going_on(self) -> "Reader":
+        """A reader that begins with what this one would have saved, and has seen nothing itself."""
+        return Reader(self.reread, self.guard, dict(self.merges), dict(self.states))
+
+    def take_all(self, records: Iterable[Record]) -> "Reader":
+        """This reader, after `records`."""
+        for record in records:
+            self.take(record)
+        return self
+
+    def take(self, record: Record) -> None:
+        """Does with one record what its verdict says."""
+        match admit(self.guard, record):
+            case Apply(guard):
+                self.guard = guard
+                self._apply(record)
+            case Drop() as drop:
+                self.drops[drop.reason] += 1
+                if drop.reason is Reason.CONFLICT:
+                    self.conflicts.append(drop)
+            case Expired(guard, to):
+                self.guard = guard
+                self.expired[record.run, record.topic] += to
+                self.take(record)
+            case Hole(guard, from_, to):
+                self.guard = guard
+                missing = Missing(record.run, record.topic, from_, to)
+                self.holes.append(missing)
+                self.fill(missing)
+                self.take(record)
+
+    def fill(self, missing: Missing) -> None:
+        """Reads an open hole again; telemetry that is not found is passed over, a fact that is not found leaves its topic where it is."""
+        self.take_all(self.reread(*missing))
+        left = self.guard.hole(missing.run, missing.topic)
+        if left is None:
+            return
+        if not topics.is_telemetry(missing.topic):
+            self.blocked.append(Missing(missing.run, missing.topic, *left))
+            return
+        self.passed_over[missing.run, missing.topic] += left[1] - left[0] + 1
+        self.guard = self.guard.passed_over(missing.run, missing.topic)
+
+    def _apply(self, record: Record) -> None:
+        self.applied.append(record)
+        if record.fact is None:
+            return
+        merged = merge(self.merges.get(record.run, Merge.start(record.run)), record)
+        self.merges[record.run] = merged.merge
+        self._fold(record.run, merged.ready)
+
+    def _fold(self, run: RunId, facts: Sequence[Record]) -> None:
+        state = self.states.get(run, initial(run))
+        for fact in facts:
+            state = step(state, fact)
+            if fact.type == EpochCompleted.KIND:
+                self.epoch_digests.setdefault(run, []).append(digest(state))
+        self.states[run] = state
