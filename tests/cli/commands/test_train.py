@@ -72,7 +72,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
     ("typed", "message"),
     [
         (("cifar",), "expected a task, one of digits, mnist1d, or module:attribute; got 'cifar'"),
-        (("nowhere:task",), "task 'nowhere:task': No module named 'nowhere'"),
+        (("nowhere:task",), "task 'nowhere:task': ModuleNotFoundError: No module named 'nowhere'"),
         (("digits", "--set", "trainer.epoch=3"), "unknown setting 'trainer.epoch': expected one of "),
         (("digits", "--set", "gate.cooldown"), "--set: expected name=value, got 'gate.cooldown'"),
         (("digits", "--epochs", "0"), "setting epochs: expected a whole number of at least 1, got 0"),
