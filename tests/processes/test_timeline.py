@@ -26,11 +26,8 @@ class Told:
         moment = Moment(self.moment)
         identity = record_id(RUN, moment)
         time = datetime(2026, 3, 1, tzinfo=UTC)
-        self.timeline.add(
-            Record(
-                identity, RUN, event.TOPIC, "trainer", 1, 1, moment, 0, 1, event.KIND, time, epoch, epoch, cause, None, None, encode(event)
-            )
-        )
+        coordinates = (RUN, event.TOPIC, "trainer", 1, 1, moment, 0, 1, event.KIND, time, epoch, epoch)
+        self.timeline.add(Record(identity, *coordinates, cause, None, None, encode(event)))
         return identity
 
     def move(self, seed: int, start: Stage, end: Stage, epoch: int, life: int) -> None:
