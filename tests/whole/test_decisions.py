@@ -26,7 +26,7 @@ from esper.folds.run import RunState, initial, step
 from esper.processes.settings import settings_from
 from esper.tamiyo.policy import decide
 from tests.whole.conftest import Grown
-from tests.whole.figures import Figures, Known, command_of, each_decision
+from tests.whole.figures import Known, command_of, each_decision
 from tests.whole.runs import Told
 
 pytestmark = pytest.mark.whole
@@ -68,9 +68,8 @@ def test_confidence_and_urgency_of_every_decision_can_be_computed_from_the_log(r
     seen = Counter[Adaptation]()
 
     def compare(known: Known, _record: object, decision: DecisionMade) -> None:
-        expected = known.figures(decision)
-        found = Figures(decision.confidence, decision.urgency)
-        assert found == pytest.approx(expected, abs=1e-12), f"epoch {known.epoch}: {decision}"
+        expected = tuple(known.figures(decision))
+        assert (decision.confidence, decision.urgency) == pytest.approx(expected, abs=1e-12), f"epoch {known.epoch}: {decision}"
         seen[decision.adaptation] += 1
 
     assert each_decision(run, compare) >= 60
@@ -245,8 +244,7 @@ def test_a_wrong_number_would_have_been_seen(grown: Grown) -> None:
     wrong: list[bool] = []
 
     def compare(known: Known, _record: object, decision: DecisionMade) -> None:
-        other = Figures(decision.confidence + 1e-6, decision.urgency)
-        wrong.append(other != pytest.approx(known.figures(decision), abs=1e-12))
+        wrong.append((decision.confidence + 1e-6, decision.urgency) != pytest.approx(tuple(known.figures(decision)), abs=1e-12))
 
     each_decision(grown.told, compare)
     assert all(wrong)
