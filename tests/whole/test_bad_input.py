@@ -1,7 +1,6 @@
 """What cannot work is refused by an error that names the place, and nothing that was written before is lost."""
 
 import json
-import math
 import random
 import shutil
 import subprocess
@@ -19,14 +18,14 @@ from torch import Tensor, nn
 from esper.errors import DataError, EsperError, LogError, RuleError, SettingsError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
-from esper.events.kinds.epoch import EpochCompleted, GateSettings
+from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.run import Status, fold
 from esper.kasmina.blueprints import Blueprint, LinearShape
 from esper.oona.directory import Directory
-from esper.processes.settings import Settings, parse_assignment, read_toml, settings_from
-from esper.processes.tasks import TASKS, TensorBatches, find_task, perceptron, recipe_of
+from esper.processes.settings import Settings
+from esper.processes.tasks import TASKS, TensorBatches, perceptron, recipe_of
 from esper.processes.training import Recipe, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from tests.whole.conftest import ROOT, Grown
@@ -35,105 +34,6 @@ from tests.whole.runs import digits, told
 pytestmark = pytest.mark.whole
 
 FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
-
-
-# Settings
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("trainer.epoch", 3, r"unknown setting 'trainer\.epoch': expected one of .*trainer\.epochs"),
-        ("epochs", 3, r"unknown setting 'epochs'"),
-        ("gate.confidence_above", math.nan, r"gate\.confidence_above: expected a finite number, got nan"),
-        ("gate.confidence_above", "NaN", r"gate\.confidence_above: expected a finite number, got nan"),
-        ("gate.urgency_above", "-Infinity", r"gate\.urgency_above: expected a finite number, got -inf"),
-        ("gate.cooldown", -1, r"gate\.cooldown: .*greater than or equal to 0, got -1"),
-        ("policy.tolerance", math.nan, r"policy: tolerance: expected a number above 0 and below 1, got nan"),
-        ("policy.needed_z", math.inf, r"policy: needed_z: expected a number from 0 to 100, got inf"),
-        ("policy.alphas", [0.5, math.nan], r"policy: alphas: expected numbers above 0 and at most 1, got nan"),
-        ("trainer.clip", math.nan, r"trainer: setting clip: expected a finite number above 0, or nothing, got nan"),
-        ("trainer.explosion_factor", math.nan, r"trainer: setting explosion_factor: expected a finite number above 1, got nan"),
-        ("growth.seed_lr", math.nan, r"growth: setting seed_lr: expected a finite number above 0, got nan"),
-        ("growth.max_parameters", math.nan, r"growth: setting max_parameters: .* got nan"),
-        ("trainer.epochs", None, r"trainer\.epochs: expected a whole number, got None"),
-        ("trainer.epochs", 2.5, r"trainer\.epochs: expected a whole number, got 2\.5"),
-        ("trainer.epochs", True, r"trainer\.epochs: expected a whole number, got True"),
-        ("trainer.patience", 1.5, r"trainer\.patience: expected a whole number, or nothing, got 1\.5"),
-        ("trainer.digest", "none", r"trainer\.digest: expected one of full, parameters, off, got 'none'"),
-        ("growth.enabled", None, r"growth\.enabled: expected true or false, got None"),
-        ("growth.blueprints", "mlp:24", r"growth\.blueprints: expected a list of texts, or nothing, got 'mlp:24'"),
-        ("growth.blueprints", [24], r"growth\.blueprints: expected a list of texts, or nothing, got \[24\]"),
-    ],
-)
-def test_impossible_setting_is_refused_by_name(name: str, value: JsonValue, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        settings_from(TASKS["digits"].settings, {name: value})
-
-
-def test_nan_threshold_is_refused_however_it_comes(tmp_path: Path) -> None:
-    file = tmp_path / "run.toml"
-    file.write_text("[gate]\nconfidence_above = nan\n")
-    (_, from_file), from_option = read_toml(file), parse_assignment("gate.confidence_above=NaN")
-
-    for found in (from_file, from_option):
-        with pytest.raises(SettingsError, match=r"gate\.confidence_above: expected a finite number, got nan"):
-            settings_from(found)
-    with pytest.raises(SettingsError, match=r"gate\.confidence_above"):
-        Settings(gate=GateSettings(confidence_above=math.nan))
-
-
-def test_every_setting_can_be_given_as_it_is_recorded() -> None:
-    """The check above refuses nothing that is a setting's own value."""
-    for task in TASKS.values():
-        settings = settings_from(task.settings)
-        assert settings_from(settings.named()) == settings
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"epochs = ", "expected readable TOML"),
-        (b"\xff\xfe", "expected readable TOML"),
-        (b"epochs = 3", r"expected a table \[epochs\], got epochs = 3"),
-        (b"task = 3", "expected `task` to be a text, got 3"),
-    ],
-)
-def test_unreadable_settings_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    file = tmp_path / "run.toml"
-    file.write_bytes(content)
-
-    with pytest.raises(SettingsError, match=f"settings file {file}: {message}"):
-        read_toml(file)
-
-
-# Tasks
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("digitz", r"expected a task, one of digits, mnist1d, or module:attribute; got 'digitz'"),
-        ("no_such_module:task", r"task 'no_such_module:task': .*No module named 'no_such_module'"),
-        ("esper.processes.tasks:nothing", r"task 'esper.processes.tasks:nothing': .*has no attribute 'nothing'"),
-        ("esper.processes.tasks:adam", r"task 'esper.processes.tasks:adam': expected an esper Task, got a function"),
-        (":task", r"task ':task': .*Empty module name"),
-        ("..up:task", r"task '..up:task': .*relative import"),
-    ],
-)
-def test_unknown_task_is_named(name: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        find_task(name)
-
-
-@pytest.mark.parametrize(("source", "message"), [("raise ValueError('no GPU here')", "ValueError: no GPU here"), ("def (", "SyntaxError")])
-def test_task_whose_module_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
-    (tmp_path / "failing_task.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "failing_task", raising=False)
-
-    with pytest.raises(SettingsError, match=f"task 'failing_task:task': {message}"):
-        find_task("failing_task:task")
 
 
 # Hosts: refused before there is a run
