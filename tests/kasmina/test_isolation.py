@@ -16,6 +16,8 @@ from esper.kasmina.host import Host
 from esper.kasmina.kernels import Compiler
 from tests.kasmina.training import MODELS, Loop, cache_in, first_difference, host_of, into_training
 
+pytestmark = pytest.mark.whole  # Forty steps, many times over.
+
 STEPS = 40
 BORN = 8  # Seeds germinate after some steps, so that birth itself is on the path.
 SEEDS = {
