@@ -267,11 +267,20 @@ def test_only_the_streams_that_did_not_end_are_ended_after_a_kill() -> None:
 
 def test_changes_of_the_environment_stand_in_run_resumed() -> None:
     log = cut(WHOLE, 6)
-    with emitter_on(log, catch_up(log, Moment(6), "0001", ("torch 2.6 -> 2.7",))) as emitter:
+    ahead = catch_up(log, Moment(6), "0001")
+    ahead.compare_start(started(revision="def"))
+    with emitter_on(log, ahead) as emitter:
         emitter.emit(command(2), epoch=2, step=4)
     resumed = decode(everything(log)[6])
     assert isinstance(resumed, RunResumed)
-    assert resumed.environment_changes == ("torch 2.6 -> 2.7",)
+    assert resumed.environment_changes == ("code.revision was 'abc', is 'def'", "packages.torch was 'abc', is 'def'")
+
+
+def test_another_start_is_a_divergence_even_where_nothing_is_to_be_met_again() -> None:
+    ahead = catch_up(cut(WHOLE, 6), Moment(6), "0001")
+    with pytest.raises(DivergedError, match=r"data\.task 'spirals', got 'digits'") as raised:
+        ahead.compare_start(started(task="digits"))
+    assert raised.value.where == "topic system.events.run, sequence 1, field data.task"
 
 
 @pytest.mark.parametrize(

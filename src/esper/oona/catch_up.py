@@ -3,8 +3,10 @@
 A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must be the one that the log has at that
 place: the same topic, type, epoch and step, and the same comparison form (payload without volatile fields). Ids need no translation here,
 because `Emitter.emit` answers with the logged id. RunResumed, SamplesDropped, SettingChanged and RunFailed stand outside: the first two
-depend on how fast the machine was, the third takes effect at its place, the last is what the resume gets over. In RunStarted, code,
-packages and hardware are not compared: their changes stand in RunResumed.
+depend on how fast the machine was, the third takes effect at its place, the last is what the resume gets over.
+
+RunStarted is compared at every resume, from whichever checkpoint: where no fact is to be met again, nothing else would notice other data
+or settings. In it code, packages and hardware are not compared: their changes stand in RunResumed.
 """
 
 from collections import deque
@@ -25,7 +27,14 @@ _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
 
 
 class DivergedError(LogError):
-    """A resumed run said something else than the log has at that place: it is not the same training any more."""
+    """A resumed run said something else than the log has at `where`, a topic, sequence and field: it is not the same training any more."""
+
+    def __init__(self, record: Record, field: str, expected: object, got: object) -> None:
+        self.where = f"topic {record.topic}, sequence {record.sequence}, field {field}"
+        super().__init__(
+            f"run {record.run} diverged from its log at topic {record.topic}, sequence {record.sequence} (moment {record.moment}, "
+            f"epoch {record.epoch}, step {record.step}): expected {field} {expected!r}, got {got!r}"
+        )
 
 
 class CatchUp:
@@ -36,14 +45,15 @@ class CatchUp:
         expected: tuple[Record, ...],
         setting_changes: tuple[Record, ...],
         *,
+        started: Record | None,
         after: Moment | None,
         logged_to: Moment,
         checkpoint: str | None,
-        environment_changes: tuple[str, ...],
     ) -> None:
         self.setting_changes = setting_changes
         self.checkpoint = checkpoint
-        self.environment_changes = environment_changes
+        self.environment_changes: tuple[str, ...] = ()
+        self._started = started
         self._expected = deque(expected)
         self._met = Moment(after or 0)
         self._logged_to = logged_to
@@ -72,6 +82,18 @@ class CatchUp:
             environment_changes=self.environment_changes,
         )
 
+    def compare_start(self, event: RunStarted) -> None:
+        """Holds how this execution starts against how the run began. What changed around it will stand in RunResumed.
+
+        Raises DivergedError, naming the field, for another task, other settings, data or sites.
+        """
+        if self._started is None:
+            return
+        _require_same(self._started, event, epoch=self._started.epoch, step=self._started.step)
+        began = decode(self._started)
+        assert isinstance(began, RunStarted)
+        self.environment_changes = environment_changes(began, event)
+
     def meet(self, event: Event, *, epoch: int, step: int) -> EventId:
         """The id of the logged fact that `event` is again. Raises DivergedError, naming place and field, when it is not that fact.
 
@@ -80,13 +102,7 @@ class CatchUp:
         if isinstance(event, SettingChanged):
             return self._meet_change(event)
         record = self._expected[0]
-        difference = _difference(record, event, epoch=epoch, step=step)
-        if difference is not None:
-            field, wanted, came = difference
-            raise DivergedError(
-                f"run {record.run} diverged from its log at topic {record.topic}, sequence {record.sequence} (moment {record.moment}, "
-                f"epoch {record.epoch}, step {record.step}): expected {field} {wanted!r}, got {came!r}"
-            )
+        _require_same(record, event, epoch=epoch, step=step)
         self._expected.popleft()
         self._met = record.moment
         return record.id
@@ -98,13 +114,16 @@ class CatchUp:
         raise RuleError(f"setting {event.name} can change once the run has caught up with its log, at moment {self._logged_to}; not before")
 
 
-def catch_up(log: Log, after: Moment | None, checkpoint: str | None, environment_changes: tuple[str, ...] = ()) -> CatchUp:
+def catch_up(log: Log, after: Moment | None, checkpoint: str | None) -> CatchUp:
     """What `log` holds after moment `after` (None: all of it, when there is no checkpoint). Reads the log's facts; keeps those after it."""
     expected: list[Record] = []
     changes: list[Record] = []
+    started: Record | None = None
     last = Moment(0)
     for record in _facts(log):
         last = record.moment
+        if record.type == RunStarted.KIND:
+            started = record
         if record.moment <= (after or 0):
             continue
         if record.type == SettingChanged.KIND:
@@ -114,11 +133,26 @@ def catch_up(log: Log, after: Moment | None, checkpoint: str | None, environment
     return CatchUp(
         tuple(expected),
         tuple(changes),
+        started=started,
         after=after,
         logged_to=last,
         checkpoint=checkpoint,
-        environment_changes=environment_changes,
     )
+
+
+def environment_changes(began: RunStarted, now: RunStarted) -> tuple[str, ...]:
+    """What of code, packages and hardware is not as it was when the run began, one sentence each."""
+    before, after = _environment(began), _environment(now)
+    changed = (name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+    return tuple(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in changed)
+
+
+def _environment(event: RunStarted) -> dict[str, JsonValue]:
+    """By dotted name; what is absent is None."""
+    form = comparison_form(event, str)
+    assert isinstance(form, dict)
+    parts = {name: form[name] for name in _ENVIRONMENT}
+    return {f"{name}.{key}": value for name, part in parts.items() if isinstance(part, dict) for key, value in part.items()}
 
 
 def _facts(log: Log) -> Iterator[Record]:
@@ -136,6 +170,12 @@ def _form(event: Event) -> JsonValue:
     if isinstance(event, RunStarted) and isinstance(form, dict):
         return {name: value for name, value in form.items() if name not in _ENVIRONMENT}
     return form
+
+
+def _require_same(record: Record, event: Event, *, epoch: int, step: int) -> None:
+    difference = _difference(record, event, epoch=epoch, step=step)
+    if difference is not None:
+        raise DivergedError(record, *difference)
 
 
 def _difference(record: Record, event: Event, *, epoch: int, step: int) -> tuple[str, object, object] | None:

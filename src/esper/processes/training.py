@@ -145,18 +145,21 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
         work = _Work(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
         stack.callback(work.close)
         try:
+            start = work.manifest()
+            if ahead is not None:
+                ahead.compare_start(start)
             if saved is None:
-                work.trainer.start(work.manifest())
+                work.trainer.start(start)
             else:
                 work.trainer.resume(saved.checkpoint, saved.digest)
-            outcome = work.tested(work.trainer.train())
+            finished = work.finish(work.tested(work.trainer.train()))
         except Interrupted:
             emitter.commit()
             raise
         except BaseException as error:
             work.fail(error)
             raise
-        return work.finish(outcome)
+        return work.seal(finished)
 
 
 class _Work:
@@ -246,8 +249,8 @@ class _Work:
         tested = {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
         return outcome._replace(metrics=outcome.metrics | tested)
 
-    def finish(self, outcome: Outcome) -> Trained:
-        """Says that the run finished, and seals it."""
+    def finish(self, outcome: Outcome) -> RunFinished:
+        """Says that the run finished; on disk when it returns."""
         tally = self._memory.tally
         tails = self._journal.tails(epoch=tally.epoch, step=tally.step)
         finished = RunFinished(
@@ -259,8 +262,12 @@ class _Work:
         )
         self._journal.emit(finished, epoch=tally.epoch, step=tally.step)
         self._journal.commit()
+        return finished
+
+    def seal(self, finished: RunFinished) -> Trained:
+        """Seals the run that has finished."""
         self._emitter.close(seal=self._summary(finished))
-        return Trained(self._run, self.host, outcome.metrics)
+        return Trained(self._run, self.host, finished.metrics)
 
     def _summary(self, finished: RunFinished) -> dict[str, JsonValue]:
         tally = self._memory.tally
@@ -273,7 +280,9 @@ class _Work:
         }
 
     def fail(self, error: BaseException) -> None:
-        """Says that the run failed and why; the run stays unsealed, for it may be resumed."""
+        """Says that the run failed and why; the run stays unsealed, for it may be resumed. One that has finished stays finished."""
+        if any(record.type == RunFinished.KIND for record in self._emitter.upcoming):
+            return
         tally = self._memory.tally
         kinds: tuple[tuple[type[BaseException], FailureKind], ...] = (
             (DivergedError, "diverged"),
@@ -281,7 +290,7 @@ class _Work:
             (LogError, "log"),
         )
         kind: FailureKind = next((name for cause, name in kinds if isinstance(error, cause)), "error")
-        where = f"epoch {tally.epoch}, step {tally.step}"
+        where = error.where if isinstance(error, DivergedError) else f"epoch {tally.epoch}, step {tally.step}"
         self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, epoch=tally.epoch, step=tally.step)
 
     def close(self) -> None:
