@@ -33,7 +33,7 @@ def test_samples_are_dropped_by_the_emitter_s_own_rule(history: History) -> None
     assert dict(history.state.dropped) == {"telemetry.training.steps": 3}
 
 
-def test_the_folds_find_nothing_irregular(history: History) -> None:  # noqa: F811
+def test_the_folds_find_the_run_regular(history: History) -> None:  # noqa: F811
     assert history.state.irregularities == ()
 
 

@@ -144,7 +144,9 @@ def _run(directory: Directory, one: Listed) -> Check:
         case "live":
             return Check(name, "ok", f"{words}; process {one.holder} writes it")
         case "interrupted":
-            return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: esper resume {one.run[-6:]}")
+            return Check(
+                name, "warning", f"{words}; interrupted in epoch {heads.epoch}: esper resume {one.run[-6:]} --log {directory.path}"
+            )
         case "finished" if not one.sealed:
             return Check(name, "warning", f"{words}; finished but not sealed")
         case standing:

@@ -6,6 +6,7 @@ epoch is at most E. A live run can be opened while it is trained; every question
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +20,7 @@ from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack
 from esper.events.topics import TOPICS
-from esper.folds.run import RunState, digest, initial, step
+from esper.folds.run import BlockedError, RunState, digest, initial, step
 from esper.oona.contract import Log, Position
 from esper.oona.directory import Directory
 from esper.processes.reading import FACTS, PAGE, Reading
@@ -82,13 +83,17 @@ class History:
         return self._at(self._nearest(epoch=epoch), epoch=epoch)
 
     def reading(self, *, moment: int | None = None, epoch: int | None = None) -> Reading:
-        """Everything that a view shows, at `moment`, or when `epoch` was over, or (neither) now; telemetry included."""
+        """Everything that a view shows, at `moment`, or when `epoch` was over, or (neither) now; telemetry included.
+
+        A run with a fact that this version cannot understand is read up to it; the reading's `blocked` says so.
+        """
         if moment is not None:
             self._require_moment(moment)
         if epoch is not None:
             self._require_epoch(epoch)
         reading = Reading(self._run)
-        reading.take(takewhile(lambda record: not _beyond(record, moment, epoch), self.records()))
+        with suppress(BlockedError):
+            reading.take(takewhile(lambda record: not _beyond(record, moment, epoch), self.records()))
         return reading
 
     def digest(self, moment: int | None = None) -> str:

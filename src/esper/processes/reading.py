@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from esper.errors import DataError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
@@ -25,28 +26,27 @@ class Pulse:
     """What telemetry said last. A value that was never measured is None."""
 
     records: int = 0
-    epoch: int = 0
     step: int = 0
-    moment: int = 0
     first_time: datetime | None = None
     last_time: datetime | None = None
-    loss: float | None = None
     step_ms: float | None = None
     data_wait: float | None = None
     learning_rate: float | None = None
     doing: str | None = None
 
     def take(self, record: Record) -> None:
-        """Takes the coordinates of `record`, and its numbers where it is telemetry of the training loop."""
+        """Takes the coordinates of `record`."""
         self.records += 1
         self.first_time = self.first_time or record.time
         self.last_time = record.time
-        self.epoch, self.step = max(self.epoch, record.epoch), max(self.step, record.step)
-        self.moment = max(self.moment, record.moment)
+        self.step = max(self.step, record.step)
 
     def measure(self, record: Record) -> None:
-        """Takes the numbers of `record`, which need not be of the latest kind that a display asks for."""
-        event = decode(record)
+        """Takes the numbers of `record`; one that does not decode is telemetry that nobody can read, and says nothing."""
+        try:
+            event = decode(record)
+        except DataError:
+            return
         if isinstance(event, Heartbeat):
             self.doing = event.doing
         elif isinstance(event, StepsMeasured):
@@ -57,7 +57,6 @@ class Pulse:
         waited = mean(event.steps.data_wait_ms)
         # Written so that an unknown or zero step latency gives no share.
         self.data_wait = waited / self.step_ms if waited is not None and self.step_ms else None
-        self.loss = next((loss for loss in reversed(event.steps.loss) if loss is not None), None)
         self.learning_rate = event.learning_rates[0] if event.learning_rates else None
 
 
@@ -92,18 +91,19 @@ class Reading:
         if self.blocked is not None:
             raise self.blocked
         latest: dict[str, Record] = {}
-        for record in records:
-            try:
+        try:
+            for record in records:
                 self.state = step(self.state, record)
-            except BlockedError as error:
-                self.blocked = error
-                raise
-            self.timeline.add(record)
-            self.pulse.take(record)
-            if record.type in _MEASURED:
-                latest[record.type] = record
-        for record in latest.values():
-            self.pulse.measure(record)
+                self.timeline.add(record)
+                self.pulse.take(record)
+                if record.type in _MEASURED:
+                    latest[record.type] = record
+        except BlockedError as error:
+            self.blocked = error
+            raise
+        finally:
+            for record in latest.values():
+                self.pulse.measure(record)
 
     def read(self, log: Log, limit: int = PAGE, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
         """Takes and returns the next page of `log`; empty at its end as it is now."""

@@ -1,9 +1,13 @@
 """`esper show`."""
 
 import json
+from pathlib import Path
 
+from esper.events.digests import chain
+from esper.events.envelope import Moment, record_id
+from esper.oona.directory import Directory
 from tests.cli.conftest import Esper
-from tests.synthetic import RUN
+from tests.synthetic import RUN, write_run
 
 
 def section(lines: list[str], title: str) -> list[str]:
@@ -118,3 +122,37 @@ def test_the_digest_is_the_one_that_replay_gives(esper: Esper) -> None:
     shown = json.loads(esper("show", "latest", "--epoch", "9", "--json").out)
     replayed = [json.loads(line) for line in esper("replay", "latest", "--json").lines]
     assert shown["digest"] == next(one["digest"] for one in replayed if one["epoch"] == 9)
+
+
+def test_an_interrupted_run_comes_with_the_command_that_resumes_it(esper: Esper, tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=3, finish=False)
+    said = esper("show", "latest", "--log", str(tmp_path))
+    assert f"it has not ended: esper resume 7c21ab --log {tmp_path}" in said.out
+
+
+def test_a_run_that_is_being_written_is_not_called_interrupted(esper: Esper, tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=3, finish=False)
+    with Directory(tmp_path).resume(RUN):
+        assert "esper resume" not in esper("show", "latest", "--log", str(tmp_path)).out
+
+
+def test_a_run_with_a_fact_of_a_newer_version_is_shown_up_to_it_and_the_error_follows(esper: Esper, tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=3, finish=False)
+    with Directory(tmp_path).resume(RUN) as log:
+        heads = log.heads()
+        *_, last = log.read().records
+        head = heads.topic(last.topic)
+        newer = last._replace(
+            id=record_id(RUN, Moment(heads.moment + 1)),
+            moment=Moment(heads.moment + 1),
+            fact=heads.fact + 1,
+            sequence=head.sequence + 1,
+            type="esper.seed.rewound.v9",
+            data=b"{}",
+        )
+        log.append((newer._replace(chain=chain(newer, head.chain)),))
+    said = esper("show", "latest", "--log", str(tmp_path))
+    assert said.code == 1
+    assert "lattice after epoch 3" in said.out
+    assert "esper.seed.rewound.v9" in said.err
+    assert json.loads(esper("show", "latest", "--json", "--log", str(tmp_path)).out)["blocked"] is not None

@@ -2,7 +2,7 @@
 
 import argparse
 
-from esper.cli.arguments import Subcommands, add_json, add_run, count, history_of, log_option
+from esper.cli.arguments import Subcommands, add_json, add_run, count, directory_of, history_of, log_option
 from esper.cli.drawing.report import report
 from esper.cli.output import Output
 from esper.folds.run import BlockedError, digest
@@ -30,11 +30,20 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     else:
         out.lines(report(reading, digest(reading.state), out.width, everything=arguments.all))
         tail = f"{reading.run[-6:]}{log_option(arguments)}"
+        if _is_interrupted(reading, arguments):
+            out.lines((f"\nno process writes this run now, and it has not ended: esper resume {tail}",))
         out.lines((f"\nmore: esper replay {tail}", f"      esper log {tail}"))
     blocked: BlockedError | None = reading.blocked
     if blocked is not None:
         raise blocked
     return 0
+
+
+def _is_interrupted(reading: Reading, arguments: argparse.Namespace) -> bool:
+    if reading.state.end is not None or arguments.at is not None or arguments.epoch is not None:
+        return False
+    entry = directory_of(arguments).entry(reading.run)
+    return entry is not None and not entry.live
 
 
 def as_json(reading: Reading) -> dict[str, object]:
