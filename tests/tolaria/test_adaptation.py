@@ -416,5 +416,26 @@ def test_decisions_that_were_cut_short_stand_alone_where_the_policy_differs(tmp_
     assert catching_up(tmp_path, (changed, SECOND), FIRST) == [FIRST]
 
 
+def test_the_next_epochs_first_word_says_that_all_was_decided(tmp_path: Path) -> None:
+    compiled = KernelCompiled(key="0" * 64, kernel="1" * 64, site=SITE, seed=0, life=1, duration_ms=1.0, from_cache=False)
+    assert catching_up(tmp_path, None, FIRST, compiled) == [FIRST]
+
+
+def test_a_decision_that_is_not_a_number_agrees_with_itself(tmp_path: Path) -> None:
+    impossible = FIRST.model_copy(update={"confidence": math.nan})
+    decisions = catching_up(tmp_path, (impossible, SECOND), impossible)
+    assert [one.blueprint for one in decisions] == [FIRST.blueprint, SECOND.blueprint]
+
+
+def test_a_kernel_that_failed_by_the_log_has_failed_even_if_it_could_be_made_now(tmp_path: Path) -> None:
+    made = lived(tmp_path, TRAINING, 1)
+    (submitted,) = made.journal.of(BlueprintSubmitted)
+    failed = KernelCompileFailed(key=submitted.key, site=SITE, seed=0, life=1, error="the disk was full")
+    made.journal.upcoming = logged(failed, epoch=2)
+    made.adapter.collect_kernels(now(2))
+    assert made.journal.said[-1].event == failed
+    assert made.state(2).seeds.recovering[0]
+
+
 def test_at_the_end_of_the_log_the_policy_decides(tmp_path: Path) -> None:
     assert catching_up(tmp_path, (SECOND,)) == [SECOND]

@@ -20,14 +20,14 @@ from esper.events.kinds.control import (
     DecisionRefused,
     FieldReported,
 )
-from esper.events.kinds.epoch import EpochCompleted, SystemState
+from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
-from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack
 from esper.folds.gate import Passed, Refused, after, judge, view_at
 from esper.folds.lifecycle import next_stage
+from esper.kasmina.errors import KernelError
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Compiler
+from esper.kasmina.kernels import Compiler, Kernel
 from esper.kasmina.kernels import Order as KernelOrder
 from esper.tolaria.journal import Journal
 from esper.tolaria.progress import Memory, Place
@@ -36,8 +36,8 @@ from esper.tolaria.settings import GrowthSchedule
 Policy = Callable[[SystemState, EventId], tuple[DecisionMade, ...]]
 
 _ENDS: dict[Stage, str] = {Stage.FOSSILIZED: "FOSSILIZED", Stage.CULLED: "CULLED", Stage.CANCELLED: "CANCELLED"}
-_AFTER_DECIDING = frozenset({CommandApplied.KIND, CommandRefused.KIND, CommandFailed.KIND, SeedTransitioned.KIND, EpochCompleted.KIND})
-_NEXT_EPOCH = frozenset({EpochCompleted.KIND, RunRolledBack.KIND, RunFinished.KIND, RunFailed.KIND})
+# All that is said between an EpochCompleted and the last command that follows from it; whatever else comes, the deciding is over.
+_DECIDING = frozenset({DecisionMade.KIND, DecisionRefused.KIND, CommandIssued.KIND})
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Adapter:
         order, life = self._order_of(place), self._host.seeds[place].life
         assert life is not None
         try:
-            kernel = self._compiler.wait(order.key, timeout_s=self._schedule.compile_wait_s)
+            kernel = self._kernel_of(order)
         except DataError as error:
             self._memory.progress = self._memory.progress.noted(*place, kernel_failed=True)
             self._memory.tally = self._memory.tally.counted("failed", site)
@@ -111,6 +111,17 @@ class Adapter:
         traits = asdict(kernel.characterization)
         measured = KernelCharacterized(key=order.key, kernel=kernel.digest, **traits)
         self._journal.emit(measured, epoch=now.epoch, step=now.step, cause=cause)
+
+    def _kernel_of(self, order: KernelOrder) -> Kernel:
+        """The kernel of `order`. Raises DataError where it could not be made, now or as the log that is caught up with says.
+
+        A failure may have been the machine's (a full disk, a timeout): what followed from it stands, even if it would succeed today.
+        """
+        for record in self._journal.upcoming[:1]:
+            failed = codec.decode(record)
+            if isinstance(failed, KernelCompileFailed) and failed.key == order.key:
+                raise KernelError(failed.error)
+        return self._compiler.wait(order.key, timeout_s=self._schedule.compile_wait_s)
 
     def _order_of(self, place: Place) -> KernelOrder:
         order = self._host.seeds[place].order
@@ -138,12 +149,14 @@ class Adapter:
         if complete:
             return logged
         fresh = self._policy(state, epoch_id)
-        return fresh if fresh[: len(logged)] == logged else logged
+        # As bytes: a NaN is equal to itself in the log alone.
+        agreed = [codec.encode(decision) for decision in fresh[: len(logged)]] == [codec.encode(decision) for decision in logged]
+        return fresh if agreed else logged
 
     def _logged(self) -> tuple[tuple[DecisionMade, ...], bool]:
         decisions: list[DecisionMade] = []
         for record in self._journal.upcoming:
-            if record.type in _AFTER_DECIDING or record.type in _NEXT_EPOCH:
+            if record.type not in _DECIDING:
                 return tuple(decisions), True
             if record.type == DecisionMade.KIND:
                 event = codec.decode(record)
