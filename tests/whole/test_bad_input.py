@@ -216,17 +216,30 @@ def test_corrupt_checkpoint_is_named_and_costs_nothing_that_was_logged(failed: F
 
 
 def test_checkpoint_of_another_host_is_named(failed: Failed) -> None:
+    """Of a host that RunStarted cannot tell from the run's own: sites and parameters are the same, their names are not."""
+    own = perceptron((64, 6, 10), 4)
+    other = nn.Sequential(own[0], own[1], nn.Identity(), own[2])
+
     with pytest.raises(DataError, match=f"checkpoint {failed.checkpoint} does not fit this host: "):
-        resume(failed.recipe(perceptron((64, 7, 10), 4)), failed.settings, failed.directory, failed.run)
+        resume(failed.recipe(other), failed.settings, failed.directory, failed.run)
 
 
-def test_run_that_is_resumed_with_other_settings_is_refused_where_it_differs(failed: Failed) -> None:
-    other = digits({"trainer.epochs": 8, "trainer.rng_seed": 5})
+@pytest.mark.parametrize(
+    ("changed", "model", "field"),
+    [
+        ({"trainer.rng_seed": 5}, None, r"data\.data\[0\]\.digest"),
+        ({"policy.window": 6}, None, r"data\.settings\.policy\.window 5, got 6"),
+        ({}, (64, 7, 10), r"data\.parameters 460, got 535"),
+    ],
+)
+def test_run_that_is_resumed_as_another_is_refused_where_it_differs(
+    failed: Failed, changed: dict[str, JsonValue], model: tuple[int, ...] | None, field: str
+) -> None:
+    other = digits({"trainer.epochs": 8}, changed)
+    recipe = recipe_of(TASKS["digits"], other, model=None if model is None else perceptron(model, 4))
 
-    with pytest.raises(
-        LogError, match=rf"run {failed.run} diverged from its log at topic .*, sequence \d+ \(moment \d+, epoch 6, step 108\)"
-    ):
-        resume(recipe_of(TASKS["digits"], other), other, failed.directory, failed.run)
+    with pytest.raises(LogError, match=rf"run {failed.run} diverged from its log at .* \(moment 1, epoch 0, step 0\): expected {field}"):
+        resume(recipe, other, failed.directory, failed.run)
 
     records = told(failed.directory, failed.run, failed.settings).records
     assert records[: len(failed.records)] == failed.records
