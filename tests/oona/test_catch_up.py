@@ -235,6 +235,14 @@ def test_failing_while_catching_up_says_how_far_it_came() -> None:
     assert (failed.incarnation, failed.epoch, failed.step) == (2, 3, 6)
 
 
+def test_an_execution_that_failed_far_behind_does_not_take_the_clocks_back() -> None:
+    log = cut(KILLED, 9)
+    emitter = emitter_on(log, catch_up(log, None, None))
+    emitter.fail("error", "a damaged checkpoint", where="epoch 0", epoch=0, step=0)
+    facts = [record for record in everything(log) if record.fact is not None]
+    assert [record.epoch for record in facts] == sorted(record.epoch for record in facts)
+
+
 def test_a_failed_run_goes_on_where_it_failed() -> None:
     log = cut(WHOLE, 9)
     emitter = emitter_on(log)

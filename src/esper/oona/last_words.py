@@ -38,16 +38,20 @@ def record_failure(
     epoch: int,
     step: int,
 ) -> None:
-    """Appends the end of every stream and RunFailed to `log`, on the calling thread: no writer thread may be running."""
+    """Appends the end of every stream and RunFailed to `log`, on the calling thread: no writer thread may be running.
 
+    An execution that failed while it caught up stands behind the log's end; what it says of the run stands at that end.
+    """
+    end = log.heads()
+    here = {"epoch": max(epoch, end.epoch), "step": max(step, end.step)}
     if catch_up is not None:
         resumed = catch_up.resumed(log.heads().incarnation + 1)
-        _say(log, clock, topics.RUN, resumed, incarnation=resumed.incarnation, epoch=epoch, step=step)
+        _say(log, clock, topics.RUN, resumed, incarnation=resumed.incarnation, **here)
     incarnation = log.heads().incarnation
     for name, _, ended in end_streams(log.heads(), epoch=epoch, step=step):
         _say(log, clock, name, ended, incarnation=incarnation, epoch=epoch, step=step)
     failed = RunFailed(kind=kind, error=error, where=where, tails=tails_of(log.heads()))
-    _say(log, clock, topics.RUN, failed, incarnation=incarnation, epoch=epoch, step=step)
+    _say(log, clock, topics.RUN, failed, incarnation=incarnation, **here)
 
 
 def _say(log: RunWriter, clock: Callable[[], datetime], topic: str, event: Event, *, incarnation: int, epoch: int, step: int) -> None:
