@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from esper.events.envelope import Record
-from tests.whole.kills.accounts import Faults, records_of
+from tests.whole.kills.accounts import Faults, missing, records_of
 from tests.whole.kills.lives import Lives, lives
 from tests.whole.kills.points import Kill
 from tests.whole.kills.story import After, Death, play
@@ -116,7 +116,10 @@ def _unkilled(one: Lives, path: Path) -> tuple[tuple[Record, ...], float]:
     life = one.live(path, "train")
     if life.end != "finished":
         raise RuntimeError(f"expected the run that nobody kills to finish, it {life.end}: {life.error}")
-    return records_of(path), time.monotonic() - since
+    whole_s, whole = time.monotonic() - since, records_of(path)
+    if missing(whole):
+        raise RuntimeError(f"expected everything to happen in the run that nobody kills, there is no {', '.join(missing(whole))}")
+    return whole, whole_s
 
 
 def _plans(whole_s: float, rng: random.Random) -> Iterator[Sequence[Kill | After]]:

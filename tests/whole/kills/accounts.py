@@ -1,7 +1,7 @@
 """What a run's log says, held against what was acknowledged and against the run that was never killed.
 
 Facts are compared by their place and their comparison form, ids in them resolved to topic and ordinal among comparable records. RunResumed,
-SamplesDropped, SettingChanged and RunFailed stand outside; so do heartbeats, which a clock writes.
+SamplesDropped, SettingChanged and RunFailed stand outside; so do heartbeats, which a clock writes, and a failed life's StreamEnded.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ from pydantic import JsonValue
 from esper.events.codec import decode
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Record
+from esper.events.kinds.control import Command, CommandApplied
 from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import RunFailed, RunResumed, RunStarted
+from esper.events.kinds.run import CheckpointPruned, RunFailed, RunResumed, RunRolledBack, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.folds.form import form
 from esper.folds.run import fold
@@ -61,6 +62,22 @@ class Comparable:
 
     def __str__(self) -> str:
         return f"{self.type}, epoch {self.epoch}, step {self.step}, cause {self.cause}: {self.text[:2000]}"
+
+
+def missing(whole: tuple[Record, ...]) -> tuple[str, ...]:
+    """What makes resuming hard and does not happen in the run that nobody kills: a comparison with it would prove less than it claims."""
+    events = [decode(record) for record in whole]
+    applied = {event.command for event in events if isinstance(event, CommandApplied)}
+    rollbacks = [event for event in events if isinstance(event, RunRolledBack)]
+    needed = {
+        **{command.value: command in applied for command in Command},
+        "at least 30 epochs": max((record.epoch for record in whole), default=0) >= 30,
+        "a rollback that blames a seed": any(event.blamed is not None for event in rollbacks),
+        "a rollback that blames none": any(event.blamed is None for event in rollbacks),
+        "a pruned checkpoint": any(isinstance(event, CheckpointPruned) for event in events),
+        "telemetry": any(record.fact is None for record in whole),
+    }
+    return tuple(name for name, found in needed.items() if not found)
 
 
 def records_of(path: Path) -> tuple[Record, ...]:
@@ -110,8 +127,10 @@ def comparables(records: tuple[Record, ...]) -> tuple[tuple[Comparable, ...], tu
     ordinals: Counter[str] = Counter()
     facts: list[Comparable] = []
     telemetry: list[Comparable] = []
+    last = {record.topic: record.id for record in records}
     for record in records:
-        if record.type in OUTSIDE or record.type == Heartbeat.KIND:
+        went_on = record.type == StreamEnded.KIND and last[record.topic] != record.id
+        if record.type in OUTSIDE or record.type == Heartbeat.KIND or went_on:
             names[record.id] = record.type
             continue
         ordinals[record.topic] += 1
@@ -138,10 +157,8 @@ def held_against(records: tuple[Record, ...], whole: tuple[Record, ...]) -> Faul
     The log may be shorter than the whole run's: a life that was killed.
     """
     repeated = len(records) - len({record.id for record in records})
-    failures = [event for record in records if record.type == RunFailed.KIND and isinstance(event := decode(record), RunFailed)]
-    found = Faults(
-        duplicated=repeated, diverged=sum(event.kind == "diverged" for event in failures), words=tuple(one.error for one in failures)
-    )
+    failures = [event for record in records if isinstance(event := decode(record), RunFailed) and event.kind == "diverged"]
+    found = Faults(duplicated=repeated, diverged=len(failures), words=tuple(one.error for one in failures))
     for ours, theirs in zip(comparables(records), comparables(whole), strict=True):
         again = Counter(ours) - Counter(theirs)
         twice = sum(count for one, count in again.items() if one in set(theirs))
