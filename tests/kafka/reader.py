@@ -10,7 +10,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, admit
 from esper.folds.merge import Merge, merge
-from esper.folds.run import RunState, digest, initial, step
+from esper.folds.run import RunState, digest, fold, initial, step
 
 Reread = Callable[[RunId, str, int, int], Iterable[Record]]
 
@@ -27,6 +27,19 @@ class Missing(NamedTuple):
 def nothing(_run: RunId, _topic: str, _first: int, _last: int) -> Iterable[Record]:
     """Where there is no log to read again from."""
     return ()
+
+
+def local_digests(records: Iterable[Record]) -> list[str]:
+    """What a reader must come to: the digests of the state after every EpochCompleted of a local log, and at its end.
+
+    Neither admission nor merging has a part in it.
+    """
+    state, digests = None, []
+    for record in records:
+        state = fold([record], state)
+        if record.type == EpochCompleted.KIND:
+            digests.append(digest(state))
+    return digests if state is None else [*digests, digest(state)]
 
 
 @dataclass
@@ -49,6 +62,10 @@ class Reader:
     def going_on(self) -> "Reader":
         """A reader that begins with what this one would have saved, and has seen nothing itself."""
         return Reader(self.reread, self.guard, dict(self.merges), dict(self.states))
+
+    def digests(self, run: RunId) -> list[str]:
+        """The digests of the state of `run` after every EpochCompleted that was met here, and as it is now."""
+        return [*self.epoch_digests.get(run, ()), digest(self.states[run])]
 
     def take_all(self, records: Iterable[Record]) -> "Reader":
         """This reader, after `records`."""
