@@ -55,6 +55,25 @@ def finish(directory: Path) -> None:
         sys.stdin.read()
 
 
+def fork(directory: Path) -> None:
+    """Forks while it writes: the child leaves as a program does that knows nothing of the run, and this process goes on."""
+    with Directory(directory).create(RUN) as log, Emitter(log, RUN, clock=_now) as emitter:
+        emitter.emit(setting(0), epoch=0, step=0)
+        emitter.commit()
+        child = os.fork()
+        if child == 0:
+            try:
+                log.append(())
+            except EsperError as error:
+                say(error)
+            sys.exit(0)
+        os.waitpid(child, 0)
+        emitter.emit(command(1), epoch=0, step=0)
+        emitter.commit()
+        say("went on")
+        sys.stdin.read()
+
+
 def read(directory: Path) -> None:
     """Keeps an open reader on a run until its standard input ends."""
     with Directory(directory).open(RUN) as log:
@@ -80,7 +99,7 @@ def resume(directory: Path) -> None:
         say(f"{type(error).__name__}: {error}")
 
 
-COMMANDS: dict[str, Callable[[Path], None]] = {action.__name__: action for action in (write, hold, finish, read, create, resume)}
+COMMANDS: dict[str, Callable[[Path], None]] = {action.__name__: action for action in (write, hold, finish, fork, read, create, resume)}
 
 if __name__ == "__main__":
     if len(sys.argv) > 3:

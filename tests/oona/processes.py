@@ -27,7 +27,8 @@ def line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().rstrip("\n")
 
 
-def open_to_others(tmp_path: Path) -> None:
-    """Lets other users look into `tmp_path`, which pytest makes private."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+def open_to_others(path: Path) -> None:
+    """Lets other users look into `path`, which is private as temporary folders are."""
+    for folder in (path, *path.parents):
+        if not folder.stat().st_mode & 0o077:
+            folder.chmod(0o755)

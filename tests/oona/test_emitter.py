@@ -14,7 +14,7 @@ from esper.events.envelope import EventId, Record, heartbeat_id, record_id
 from esper.events.fields import Event
 from esper.events.kinds.observability import ObserverStarted
 from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, StreamEnded
-from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
+from esper.events.kinds.telemetry import Heartbeat, ResourcesMeasured, StepsMeasured
 from esper.oona.contract import RunWriter
 from esper.oona.emitter import Emitter, Telemetry
 from esper.oona.memory import MemoryLog
@@ -138,9 +138,10 @@ def test_clocks_that_go_back_within_a_topic_are_refused_without_a_gap(epoch: int
         StreamEnded(last_step=1),
         Heartbeat(idle_s=0.0, doing="step"),
         ObserverStarted(rules={}, settings={}, settings_digest="0" * 64),
+        Telemetry(ResourcesMeasured, lambda: steps(1)),
         Telemetry(type(command(1)), lambda: command(1)),
     ],
-    ids=["resumed", "stream ended", "heartbeat", "derived", "unbuilt fact"],
+    ids=["resumed", "stream ended", "heartbeat", "derived", "an agent's", "unbuilt fact"],
 )
 def test_what_is_not_the_callers_to_say_is_refused(event: Event | Telemetry) -> None:
     with emitter_on(MemoryLog(RUN)) as emitter, pytest.raises(RuleError):
@@ -210,6 +211,15 @@ def test_telemetry_that_cannot_be_built_stops_the_run_after_what_came_before_it(
     with pytest.raises(LogError):
         emitter.close()
     assert [decode(record) for record in everything(log)] == [command(0)]
+
+
+def test_a_builder_that_makes_another_kind_stops_the_run() -> None:
+    emitter = emitter_on(MemoryLog(RUN))
+    emitter.emit(Telemetry(StepsMeasured, lambda: command(1)), epoch=0, step=1)
+    with pytest.raises(LogError, match=r"expected one esper\.steps\.measured\.v1 of its builder, got CommandIssued"):
+        emitter.commit()
+    with pytest.raises(LogError):
+        emitter.close()
 
 
 def test_last_words_are_written_after_the_log_failed() -> None:

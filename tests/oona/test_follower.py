@@ -131,6 +131,14 @@ def test_a_follower_goes_on_where_the_last_one_stopped(directory: Directory) -> 
         assert follower.following == frozenset()
 
 
+def test_a_run_that_was_sealed_while_nobody_followed_is_read_to_its_end(directory: Directory) -> None:
+    seal_one(directory)
+    with directory.open(RUN) as log:
+        middle = log.read(limit=12).position
+    with Follower(directory, {RUN: middle}) as follower:
+        assert collected(follower, RUN, 18) == WHOLE[12:]
+
+
 def test_only_the_topics_asked_for_come(directory: Directory) -> None:
     seal_one(directory)
     with Follower(directory, topics=frozenset({topics.STEPS}), from_start=True) as follower:

@@ -213,6 +213,17 @@ def test_a_run_written_elsewhere_is_refused_with_the_pid(directory: Directory) -
     assert not directory.runs()[0].live
 
 
+def test_a_forked_child_that_ends_leaves_the_run_to_its_parent(directory: Directory) -> None:
+    with child("fork", directory.path) as process:
+        assert "in a forked child: process" in line(process)
+        assert line(process) == "went on"
+        assert (directory.path / RUN / "reserve").exists()
+        with pytest.raises(LogError, match=f"by process {process.pid} "):
+            directory.resume(RUN)
+    with directory.resume(RUN) as log:
+        assert len(everything(log)) == 2
+
+
 def test_a_run_is_not_opened_twice_by_one_process(directory: Directory) -> None:
     with directory.create(RUN):
         with pytest.raises(LogError, match="is being written by this process"):

@@ -66,7 +66,7 @@ class _Numbers:
         """The record of `item`: the next of its topic and of the run."""
         event, topic, numbered, incarnation, time, epoch, step, cause, trace = item
         if isinstance(event, Telemetry):
-            event = event.build()
+            event = _built(event)
         data = encode(event)
         sequence, previous = self._ends.get(topic, _NO_END)
         sequence += 1
@@ -80,6 +80,13 @@ class _Numbers:
         self._moment, self._fact, self._time = moment, self._fact if fact is None else fact, time
         self._ends[topic] = (sequence, tied)
         return Record(*place, *clocks, tied, data)
+
+
+def _built(telemetry: Telemetry) -> Event:
+    event = telemetry.build()
+    if type(event) is not telemetry.kind:
+        raise DataError(f"expected one {telemetry.kind.KIND} of its builder, got {type(event).__name__}")
+    return event
 
 
 def heartbeat_item(heads: Heads, time: datetime, event: Heartbeat) -> Item:

@@ -6,6 +6,7 @@ import select
 import socket
 import stat
 import tempfile
+import time
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ from esper.events.envelope import RunId
 
 POLL_S = 0.05  # What a reader falls back to without a bell: 50 ms.
 _LONGEST_PATH = 100  # A Unix socket's path has 108 bytes on Linux, 104 on macOS.
+_TICK_NS = 100_000_000
 _ears = count(1)
 
 
@@ -41,7 +43,7 @@ class Bell:
     def __init__(self, log: Path, run: RunId) -> None:
         self._folder = bell_folder(log)
         self._message = run.encode()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if self._folder else None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._folder else None
         if self._socket is not None:
             self._socket.setblocking(False)
         self._seen = -1
@@ -55,7 +57,8 @@ class Bell:
             changed = self._folder.stat().st_mtime_ns
             if changed != self._seen:
                 self._ears = tuple(os.fspath(ear) for ear in self._folder.iterdir())
-                self._seen = changed
+                # A folder's time moves in ticks: one that changed just now may change once more without showing it.
+                self._seen = changed if time.time_ns() - changed > _TICK_NS else -1
         except OSError:
             return
         for ear in self._ears:
@@ -90,7 +93,7 @@ class Ear:
         if folder is None:
             return cls(None, None)
         path = folder / f"{os.getpid()}-{next(_ears)}"
-        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             path.unlink(missing_ok=True)
             receiver.bind(os.fspath(path))

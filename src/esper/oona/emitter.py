@@ -248,13 +248,15 @@ class Emitter:
             writer.wait_for_room(self._capacity)
         if writer.failure is not None:
             writer.check()
-        time = self._clock()
-        stream.epoch, stream.step = epoch, step
-        moment = self._moment = self._moment + 1
+        moment = self._moment + 1
         identity = EventId(self._prefix + str(moment))
-        self._queue.append(Item(event, stream.name, moment, self._incarnation, time, epoch, step, cause or self._anchor, trace))
-        if self._anchor is None or type(event) in _ANCHORS:
-            self._anchor = identity
+        item = Item(event, stream.name, moment, self._incarnation, self._clock(), epoch, step, cause or self._anchor, trace)
+        anchor = identity if self._anchor is None or type(event) in _ANCHORS else self._anchor
+        # From here to the append nothing is called: CPython handles signals between calls, so a Ctrl-C cannot take a number without its
+        # record.
+        stream.epoch, stream.step = epoch, step
+        self._moment, self._anchor = moment, anchor
+        self._queue.append(item)
         if writer.asleep:
             writer.wake()
         return identity
@@ -285,8 +287,8 @@ class Emitter:
 
     def _open_stream(self, kind: type[Event]) -> _Stream:
         topic = topics.TOPICS.get(kind.TOPIC)
-        if topic is None or topic.kind is topics.TopicClass.DERIVED:
-            raise RuleError(f"expected a kind that a run's writer says, got {kind.KIND}")
+        if topic is None or topic.kind is topics.TopicClass.DERIVED or self._log.writer not in topic.writers:
+            raise RuleError(f"expected a kind that {self._log.writer!r} writes itself, got {kind.KIND}")
         return self._stream(kind.TOPIC)
 
     def _stream(self, name: str) -> _Stream:

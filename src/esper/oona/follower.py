@@ -149,11 +149,11 @@ class Follower:
         for name in names - self._runs.keys() - self._done:
             folder = self._directory.path / name
             mark = seal.read_mark(folder)
-            position = self._positions.pop(name, START)
-            if mark is not None and (skip_sealed or position.row(FILE) >= seal.records_of(mark)):
+            position = self._positions.pop(name, None)
+            if mark is not None and _is_read(mark, position, skip=skip_sealed):
                 self._done.add(name)
             elif mark is not None or (folder / FILE).exists():
-                self._runs[name] = _Followed(position)
+                self._runs[name] = _Followed(position or START)
 
     def _ask(self, name: RunId, run: _Followed) -> Batch | None:
         folder = self._directory.path / name
@@ -189,6 +189,11 @@ class Follower:
         log = self._logs.pop(name, None)
         if log is not None:
             log.close()
+
+
+def _is_read(mark: str, position: Position | None, *, skip: bool) -> bool:
+    """True for a sealed run that has nothing to bring: all of it was read before, or it was never followed and is to be skipped."""
+    return skip if position is None else position.row(FILE) >= seal.records_of(mark)
 
 
 def _look(folder: Path) -> Look:

@@ -70,7 +70,10 @@ class Reserve:
         """The reserve of the run in `folder`, one MiB, really allocated. Raises LogError on a disk that is full already."""
         path = folder / RESERVE
         with explained(path, "write"), path.open("wb") as reserve:
-            os.posix_fallocate(reserve.fileno(), 0, _RESERVE_BYTES)
+            # Written, not truncated to its length or fallocated: a hole keeps no room, and not every system has the other.
+            reserve.write(bytes(_RESERVE_BYTES))
+            reserve.flush()
+            os.fsync(reserve.fileno())
         return cls(path)
 
     def free(self) -> None:

@@ -1,14 +1,11 @@
 """The log of one run in its SQLite file: one process appends, any number read.
 
-A reader holds no transaction between calls. It closes its connection once it has read RunFinished, so that the writer can leave WAL mode
-and seal the file; a sealed file is opened for one request at a time, as immutable, and its mark is looked at before and after.
+The writing end stands here, the reading end in `reader`. A process that forks keeps the writing end to itself: in the child it refuses to
+append, and closing it there touches nothing, for the file, its locks and its reserve are the parent's.
 """
 
 import os
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,18 +18,14 @@ from esper.events.codec import decode
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.oona import file, seal
-from esper.oona.contract import FACTS, START, Page, Position
-from esper.oona.doorbell import POLL_S, Bell, Ear
+from esper.oona.contract import START, Page, Position
+from esper.oona.doorbell import Bell
 from esper.oona.heads import Heads
-from esper.oona.lock import Lock, holder_of
+from esper.oona.lock import Lock
 from esper.oona.place import Reserve
+from esper.oona.reader import FILE, LOCK, Reader, position_at, walk
 
-FILE = "run.sqlite"
-LOCK = "lock"
-_VERIFY_PAGE = 2000
-# How many sealed files one process has open at once, over all threads: `ulimit -n` is 1024 on many machines, and a connection takes up to
-# three descriptors.
-_sealed_at_once = threading.BoundedSemaphore(64)
+__all__ = ["FILE", "LOCK", "RunLog"]
 
 
 class RunLog:
@@ -41,7 +34,7 @@ class RunLog:
     One thread at a time appends; one thread at a time reads, waits or asks for the end. Close it, or use it in a `with` statement.
     """
 
-    def __init__(self, path: Path, meta: file.Meta, reader: "_Reader", writer: "_Writer | None") -> None:
+    def __init__(self, path: Path, meta: file.Meta, reader: "Reader", writer: "_Writer | None") -> None:
         self.path = path
         self.meta = meta
         self._reader = reader
@@ -89,7 +82,7 @@ class RunLog:
     @classmethod
     def open(cls, path: Path) -> Self:
         """The log in folder `path`, to be read. Raises LogError for a file that is damaged, newer, or not a run's."""
-        reader = _Reader(path)
+        reader = Reader(path)
         return cls(path, reader.meta, reader, None)
 
     @classmethod
@@ -99,7 +92,7 @@ class RunLog:
         except BaseException:
             lock.release()
             raise
-        return cls(path, writer.meta, _Reader(path), writer)
+        return cls(path, writer.meta, Reader(path), writer)
 
     @property
     def run(self) -> RunId:
@@ -128,7 +121,7 @@ class RunLog:
 
     def end(self) -> Position:
         """The position after the last durable record."""
-        return _at(self._reader.last_row())
+        return position_at(self._reader.last_row())
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`, woken by the writer's bell or within 50 ms; False when `timeout_s` passed."""
@@ -170,6 +163,7 @@ class _Writer:
     def __init__(self, path: Path, lock: Lock) -> None:
         self.path = path / FILE
         self._lock = lock
+        self._process = os.getpid()
         self._connection: apsw.Connection | None = file.open_for_writing(self.path)
         try:
             file.check_integrity(self._connection, self.path)
@@ -219,139 +213,18 @@ class _Writer:
         return sealed
 
     def _writing(self, doing: str) -> apsw.Connection:
+        if os.getpid() != self._process:
+            raise RuleError(f"cannot {doing} {self.path} in a forked child: process {self._process} opened it and goes on writing it")
         if self._connection is None:
             raise LogError(f"cannot {doing} {self.path}: the log is closed")
         return self._connection
 
     def close(self) -> None:
+        if os.getpid() != self._process:
+            return
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         self.reserve.free()
         self._bell.close()
         self._lock.release()
-
-
-class _Reader:
-    """Reads one run's file, live or sealed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path / FILE
-        self._open: apsw.Connection | None = None
-        self._ear: Ear | None = None
-        self._finished = False
-        with self.connection() as connection:
-            self.meta = file.read_meta(connection, self._file)
-
-    @contextmanager
-    def connection(self) -> Iterator[apsw.Connection]:
-        """A connection for one request."""
-        if seal.read_mark(self._path) is not None:
-            self._release()
-            with seal.unchanged(self._path), self._immutable() as connection:
-                yield connection
-            return
-        if self._open is None and _is_archived(self._path):
-            with self._immutable() as connection:
-                yield connection
-            return
-        if self._open is None:
-            self._open = file.open_for_reading(self._file, immutable=False)
-        try:
-            with file.explained(self._file, "read"):
-                yield self._open
-        finally:
-            if self._finished:
-                self._release()
-
-    @contextmanager
-    def _immutable(self) -> Iterator[apsw.Connection]:
-        with _sealed_at_once, file.explained(self._file, "read"):
-            connection = file.open_for_reading(self._file, immutable=True)
-            try:
-                yield connection
-            finally:
-                connection.close()
-
-    def read(self, row: int, limit: int, topics: frozenset[str] | None) -> Page:
-        with self.connection() as connection, connection:
-            rows = _select(connection, row, limit, topics)
-            full = bool(rows) and len(rows) == limit
-            last = int(rows[-1][0]) if full else max(row, self._end(connection))
-        try:
-            records = tuple(file.to_record(self.meta.run, self.meta.writer, found) for found in rows)
-        except DataError as error:
-            raise LogError(f"cannot read {self._file}: the file is damaged: {error}") from error
-        return Page(records, _at(last))
-
-    def last_row(self) -> int:
-        with self.connection() as connection:
-            return self._end(connection)
-
-    def _end(self, connection: apsw.Connection) -> int:
-        """The last row. Once that is RunFinished nothing follows, and the file is let go of after each request."""
-        found = connection.execute("SELECT row, type FROM records ORDER BY row DESC LIMIT 1").fetchone()
-        row, kind = found or (0, "")
-        self._finished = kind == RunFinished.KIND
-        return int(row)
-
-    def wait(self, row: int, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        if self._ear is None:
-            self._ear = Ear.open(self._path.parent)
-        while self.last_row() <= row:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            self._ear.listen(min(left, POLL_S))
-        return True
-
-    def _release(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    def close(self) -> None:
-        self._release()
-        if self._ear is not None:
-            self._ear.close()
-            self._ear = None
-
-
-def _is_archived(folder: Path) -> bool:
-    """True for an unsealed run where this process may write nothing, and which nobody writes: SQLite could not make its shared memory."""
-    wal = folder / (FILE + "-wal")
-    unwritten = not wal.exists() or not wal.stat().st_size
-    return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / LOCK) is None
-
-
-def walk(connection: apsw.Connection, path: Path, meta: file.Meta) -> Heads:
-    """How the file ends, every number and chain on the way there checked. Raises LogError at the first that is wrong."""
-    heads = Heads(meta.run, meta.writer)
-    with file.explained(path, "read"):
-        for row in connection.execute("SELECT * FROM records ORDER BY row"):
-            try:
-                heads.verify(file.to_record(meta.run, meta.writer, row))
-            except DataError as error:
-                raise LogError(f"cannot trust {path}: {error}; restore the file from a copy or a mirror") from error
-    return heads
-
-
-def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None) -> list[file.Stored]:
-    if topics is None:
-        return connection.execute("SELECT * FROM records WHERE row > ? ORDER BY row LIMIT ?", (row, limit)).fetchall()
-    names = sorted(topics)
-    if topics <= FACTS:
-        # One walk per topic along the index of facts, merged by SQLite: the telemetry between two facts is never touched.
-        branch = "SELECT * FROM records WHERE fact IS NOT NULL AND topic = ? AND row > ?"
-        query = " UNION ALL ".join([branch] * len(names) or [branch]) + " ORDER BY row LIMIT ?"
-        bindings: list[str | int] = [value for name in names or [""] for value in (name, row)]
-    else:
-        query = f"SELECT * FROM records WHERE row > ? AND topic IN ({', '.join('?' * len(names))}) ORDER BY row LIMIT ?"  # noqa: S608
-        bindings = [row, *names]
-    return connection.execute(query, (*bindings, limit)).fetchall()
-
-
-def _at(row: int) -> Position:
-    return Position(((FILE, row),))

@@ -1,0 +1,160 @@
+"""Reads one run's file, whatever state it is in: being written, left by a writer, or sealed.
+
+No transaction is held between requests. Once RunFinished has been read the connection is let go of after each request, so that the writer
+can leave WAL mode; a sealed file is opened for one request at a time, as immutable, and its mark is looked at before and after.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from esper.errors import DataError, LogError
+from esper.events.kinds.run import RunFinished
+from esper.oona import file, seal
+from esper.oona.contract import FACTS, Page, Position
+from esper.oona.doorbell import POLL_S, Ear
+from esper.oona.heads import Heads
+from esper.oona.lock import holder_of
+
+FILE = "run.sqlite"
+LOCK = "lock"
+# How many sealed files one process has open at once, over all threads: `ulimit -n` is 1024 on many machines, and a connection takes up to
+# three descriptors.
+_sealed_at_once = threading.BoundedSemaphore(64)
+
+
+class Reader:
+    """The reading end of the run in one folder. One thread at a time uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path / FILE
+        self._open: apsw.Connection | None = None
+        self._ear: Ear | None = None
+        self._finished = False
+        with self.connection() as connection:
+            self.meta = file.read_meta(connection, self._file)
+
+    @contextmanager
+    def connection(self) -> Iterator[apsw.Connection]:
+        """A connection for one request."""
+        if seal.read_mark(self._path) is not None:
+            self._release()
+            with seal.unchanged(self._path), self._immutable() as connection:
+                yield connection
+            return
+        if self._open is None and _is_archived(self._path):
+            with self._immutable() as connection:
+                yield connection
+            return
+        if self._open is None:
+            self._open = file.open_for_reading(self._file, immutable=False)
+        try:
+            with file.explained(self._file, "read"):
+                yield self._open
+        finally:
+            if self._finished:
+                self._release()
+
+    @contextmanager
+    def _immutable(self) -> Iterator[apsw.Connection]:
+        with _sealed_at_once, file.explained(self._file, "read"):
+            connection = file.open_for_reading(self._file, immutable=True)
+            try:
+                yield connection
+            finally:
+                connection.close()
+
+    def read(self, row: int, limit: int, topics: frozenset[str] | None) -> Page:
+        """At most `limit` records after row `row`, of `topics`, as one consistent view."""
+        with self.connection() as connection, connection:
+            rows = _select(connection, row, limit, topics)
+            full = bool(rows) and len(rows) == limit
+            last = int(rows[-1][0]) if full else max(row, self._end(connection))
+        try:
+            records = tuple(file.to_record(self.meta.run, self.meta.writer, found) for found in rows)
+        except DataError as error:
+            raise LogError(f"cannot read {self._file}: the file is damaged: {error}") from error
+        return Page(records, position_at(last))
+
+    def last_row(self) -> int:
+        """The number of the last durable row; 0 before the first."""
+        with self.connection() as connection:
+            return self._end(connection)
+
+    def _end(self, connection: apsw.Connection) -> int:
+        """The last row. Once that is RunFinished nothing follows, and the file is let go of after each request."""
+        found = connection.execute("SELECT row, type FROM records ORDER BY row DESC LIMIT 1").fetchone()
+        row, kind = found or (0, "")
+        self._finished = kind == RunFinished.KIND
+        return int(row)
+
+    def wait(self, row: int, timeout_s: float) -> bool:
+        """True as soon as a row stands after `row`; False when `timeout_s` passed."""
+        deadline = time.monotonic() + timeout_s
+        if self._ear is None:
+            self._ear = Ear.open(self._path.parent)
+        while self.last_row() <= row:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._ear.listen(min(left, POLL_S))
+        return True
+
+    def _release(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def close(self) -> None:
+        """Lets go of connection and socket; the next request opens them again."""
+        self._release()
+        if self._ear is not None:
+            self._ear.close()
+            self._ear = None
+
+
+def _is_archived(folder: Path) -> bool:
+    """True for an unsealed run where this process may write nothing, and which nobody writes: SQLite could not make its shared memory."""
+    wal = folder / (FILE + "-wal")
+    unwritten = not wal.exists() or not wal.stat().st_size
+    return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / LOCK) is None
+
+
+def walk(connection: apsw.Connection, path: Path, meta: file.Meta) -> Heads:
+    """How the file ends, every number and chain on the way there checked. Raises LogError at the first that is wrong."""
+    heads = Heads(meta.run, meta.writer)
+    with file.explained(path, "read"):
+        for row in connection.execute("SELECT * FROM records ORDER BY row"):
+            try:
+                heads.verify(file.to_record(meta.run, meta.writer, row))
+            except DataError as error:
+                raise LogError(f"cannot trust {path}: {error}; restore the file from a copy or a mirror") from error
+    return heads
+
+
+def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None) -> list[file.Stored]:
+    if topics is None:
+        return connection.execute("SELECT * FROM records WHERE row > ? ORDER BY row LIMIT ?", (row, limit)).fetchall()
+    if not topics:
+        return []
+    names = sorted(topics)
+    if topics <= FACTS:
+        # One walk per topic along the index of facts, merged by SQLite: the telemetry between two facts is never touched.
+        branch = "SELECT * FROM records WHERE fact IS NOT NULL AND topic = ? AND row > ?"
+        query = " UNION ALL ".join([branch] * len(names)) + " ORDER BY row LIMIT ?"
+        bindings: list[str | int] = [value for name in names for value in (name, row)]
+    else:
+        query = f"SELECT * FROM records WHERE row > ? AND topic IN ({', '.join('?' * len(names))}) ORDER BY row LIMIT ?"  # noqa: S608
+        bindings = [row, *names]
+    return connection.execute(query, (*bindings, limit)).fetchall()
+
+
+def position_at(row: int) -> Position:
+    """The position after row `row` of a run's file."""
+    return Position(((FILE, row),))
