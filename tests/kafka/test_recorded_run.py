@@ -221,6 +221,14 @@ def test_a_fact_that_came_late_is_found_by_reading_its_topic_again(trip: Trip) -
     assert reader.digests(LATE) == trip.digests[LATE]
 
 
+def test_a_fact_missing_at_its_topic_s_front_is_a_hole_and_not_expired(trip: Trip) -> None:
+    first = place(trip.logs[LATE], topics.EPOCH, 1)
+    reader = Reader(trip.reread).take_all(record for record in trip.of(LATE, trip.messages) if record != first)
+    assert sorted(reader.holes) == sorted([hole_at(first), hole_at(trip.late)])
+    assert not reader.expired
+    assert reader.digests(LATE) == trip.digests[LATE]
+
+
 def test_a_fact_missing_at_its_topic_s_end_shows_as_what_the_later_facts_wait_for(trip: Trip) -> None:
     last = next(record for record in reversed(trip.logs[FINISHED]) if record.topic == topics.FIELD_REPORTS)
     reader = Reader(trip.reread).take_all(record for record in trip.of(FINISHED, trip.messages) if record != last)
