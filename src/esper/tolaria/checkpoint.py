@@ -21,6 +21,7 @@ from torch import Tensor
 
 from esper.errors import DataError
 from esper.events.digests import canonical
+from esper.tolaria.plain import from_json, to_json
 
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
@@ -104,50 +105,30 @@ def flatten_optimizer(name: str, optimizer: torch.optim.Optimizer) -> tuple[dict
     """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, JsonValue]] = {}
+    plain: dict[int, dict[str, object]] = {}
     for index, entries in state["state"].items():
         for key, value in entries.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{name}/{index}/{key}"] = value
             else:
-                plain.setdefault(str(index), {})[key] = require_json(value, f"optimizer state {key!r} of {name}")
-    groups = require_json(state["param_groups"], f"parameter groups of {name}")
-    return tensors, {"groups": groups, "plain": json.loads(json.dumps(plain))}
+                plain.setdefault(index, {})[key] = value
+    rest = {"class": type(optimizer).__qualname__, "groups": state["param_groups"], "plain": plain}
+    return tensors, to_json(rest, f"the state of optimizer {name}")
 
 
 def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: JsonValue) -> None:
-    """Puts back what `flatten_optimizer` took."""
-    assert isinstance(saved, dict)
-    state: dict[int, dict[str, object]] = {}
-    plain, groups = saved["plain"], saved["groups"]
-    assert isinstance(plain, dict)
-    for index, entries in plain.items():
-        assert isinstance(entries, dict)
-        state.setdefault(int(index), {}).update(entries)
+    """Puts back what `flatten_optimizer` took. Raises ValueError for an optimizer of another class."""
+    rest = from_json(saved)
+    assert isinstance(rest, dict)
+    if rest["class"] != type(optimizer).__qualname__:
+        raise ValueError(f"expected optimizer {name} of class {rest['class']}, got {type(optimizer).__qualname__}")
+    state: dict[int, dict[str, object]] = rest["plain"]
     prefix = f"optimizer/{name}/"
     for key, tensor in tensors.items():
         if key.startswith(prefix):
             index, _, entry = key[len(prefix) :].partition("/")
             state.setdefault(int(index), {})[entry] = tensor.clone()
-    current = optimizer.state_dict()["param_groups"]
-    assert isinstance(groups, list)
-    restored = [_with_tuples(fresh, old) for fresh, old in zip(current, groups, strict=True)]
-    optimizer.load_state_dict({"state": state, "param_groups": restored})
-
-
-def require_json(value: object, what: str) -> JsonValue:
-    """`value` as plain JSON; DataError where it is not (a function, a tensor, NaN)."""
-    try:
-        plain: JsonValue = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"a checkpoint holds tensors and JSON only; {what} is neither: {error}") from error
-    return plain
-
-
-def _with_tuples(fresh: dict[str, object], saved: JsonValue) -> dict[str, object]:
-    # JSON has no tuples; Adam's betas are one.
-    assert isinstance(saved, dict)
-    return {key: tuple(value) if isinstance(fresh.get(key), tuple) and isinstance(value, list) else value for key, value in saved.items()}
+    optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
 
 
 def _digest(body: Mapping[str, JsonValue]) -> str:

@@ -5,9 +5,11 @@ Every random stream is derived from (rng_seed, purpose, ...) by a hash, so nothi
 
 import hashlib
 import os
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,8 +45,13 @@ def described(digest: str) -> Determinism:
 
 
 def seed_epoch(rng_seed: int, epoch: int) -> None:
-    """Starts the host's random stream of `epoch`: data order, dropout, augmentation all draw from it."""
+    """Starts the host's random streams of `epoch`: data order, dropout, augmentation all draw from them.
+
+    Python's and numpy's as well: a data set's transforms use whichever their author knew, and a resumed run must draw the same.
+    """
     torch.manual_seed(derive(rng_seed, "epoch", epoch))
+    random.seed(derive(rng_seed, "epoch", epoch, "python"))
+    np.random.seed(derive(rng_seed, "epoch", epoch, "numpy") % 2**32)
 
 
 @contextmanager

@@ -7,10 +7,12 @@ from pydantic import JsonValue
 from torch import Tensor
 from torch.optim import Optimizer
 
+from esper.errors import DataError
 from esper.events.digests import canonical
 from esper.events.envelope import EventId
 from esper.kasmina.host import Host
-from esper.tolaria.checkpoint import Snapshot, flatten_optimizer, require_json, restore_optimizer
+from esper.tolaria.checkpoint import Snapshot, flatten_optimizer, restore_optimizer
+from esper.tolaria.plain import from_json, to_json
 from esper.tolaria.progress import Memory, Progress, Tally
 
 HOST = "host"
@@ -24,7 +26,7 @@ class Scheduler(Protocol):
         ...
 
     def state_dict(self) -> dict[str, object]:
-        """Its state, plain JSON."""
+        """Its state, of plain values."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
@@ -34,7 +36,7 @@ class Scheduler(Protocol):
 
 def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, memory: Memory) -> Snapshot:
     """The training state as it is now. Tensors are not copied: write it before the next step."""
-    tensors: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in host.model.state_dict().items()}
+    tensors = {f"model/{name}": _require_tensor(name, tensor) for name, tensor in host.model.state_dict().items()}
     seed_tensors, seeds = host.state()
     tensors |= {f"seeds/{name}": tensor for name, tensor in seed_tensors.items()}
     optimizers: dict[str, JsonValue] = {}
@@ -44,7 +46,7 @@ def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, memory: 
     body: dict[str, JsonValue] = {
         "seeds": seeds,
         "optimizers": optimizers,
-        "scheduler": None if scheduler is None else require_json(scheduler.state_dict(), "the scheduler's state"),
+        "scheduler": None if scheduler is None else to_json(scheduler.state_dict(), "the scheduler's state"),
         "progress": memory.progress.model_dump_json(),
         "tally": memory.tally.model_dump_json(),
     }
@@ -52,16 +54,17 @@ def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, memory: 
 
 
 def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Scheduler | None) -> Memory:
-    """Restores everything but the clocks of the caller, and returns what was remembered when the snapshot was taken."""
+    """Restores everything but the clocks of the caller, and returns what was remembered when the snapshot was taken.
+
+    Raises ValueError, RuntimeError or KeyError for a host, optimizer or scheduler that it was not taken of.
+    """
     host.restore(_named("seeds/", snapshot.tensors), snapshot.body["seeds"])
     host.model.load_state_dict(_named("model/", snapshot.tensors))
     saved = snapshot.body["optimizers"]
     assert isinstance(saved, dict)
     for name, one in ((HOST, optimizer), *host.optimizers().items()):
         restore_optimizer(name, one, snapshot.tensors, saved[name])
-    state = snapshot.body["scheduler"]
-    if scheduler is not None and isinstance(state, dict):
-        scheduler.load_state_dict(dict(state))
+    _restore_scheduler(scheduler, from_json(snapshot.body["scheduler"]))
     progress, tally = snapshot.body["progress"], snapshot.body["tally"]
     assert isinstance(progress, str)
     assert isinstance(tally, str)
@@ -72,6 +75,14 @@ def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Sc
         tally=Tally.model_validate_json(tally),
         evaluations={slot: EventId(str(event)) for slot, event in evaluations.items()},
     )
+
+
+def _restore_scheduler(scheduler: Scheduler | None, state: object) -> None:
+    if isinstance(state, dict) and scheduler is not None:
+        scheduler.load_state_dict(state)
+    elif state is not None or scheduler is not None:
+        wanted, found = ("a", "none") if scheduler is None else ("no", "one")
+        raise ValueError(f"expected {wanted} learning rate scheduler, as when it was saved; got {found}")
 
 
 def digests(host: Host, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor], bytes]:
@@ -85,6 +96,12 @@ def digests(host: Host, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[s
         flat, plain[name] = flatten_optimizer(name, one)
         states |= flat
     return tensors, states, canonical(plain)
+
+
+def _require_tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise DataError(f"a checkpoint holds the model's tensors; its state {name!r} is a {type(value).__name__}: make it a buffer")
+    return value
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -123,7 +123,8 @@ class Trainer:
 
     def train(self) -> Outcome:
         """Trains all epochs that are left. Raises Interrupted when asked to stop, UnstableError after too many rollbacks."""
-        stopped_early = False
+        # Out of patience already: the run was killed between its last epoch and its end.
+        stopped_early = self._out_of_patience()
         while self._memory.tally.epoch < self._settings.epochs and not stopped_early:
             trouble = self._run_epoch()
             if trouble is not None:

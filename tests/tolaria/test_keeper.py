@@ -1,0 +1,293 @@
+"""Checkpoints are said before others are removed, and kept by rule; training that goes on from one is the training that never stopped."""
+
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR, OneCycleLR, SequentialLR, StepLR
+
+from esper.errors import DataError
+from esper.events.digests import comparison_form
+from esper.events.kinds.control import Adaptation, FieldReported
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
+from esper.kasmina.randomness import derive
+from esper.tolaria.progress import KeptCheckpoint
+from esper.tolaria.settings import TrainerSettings
+from esper.tolaria.snapshots import Scheduler
+from tests.tolaria.journals import COMMIT, ListedJournal, Said
+from tests.tolaria.worlds import ADVANCE, GRAFTED, SITE, Script, World, batches, perceptron
+
+OTHER = (Adaptation.GERMINATE, 1, "lowrank:1")
+GROWN: Script = {**GRAFTED, 6: [ADVANCE, OTHER], 7: [ADVANCE], 8: [ADVANCE]}
+EPOCHS = 9
+SETTINGS = TrainerSettings(epochs=EPOCHS, checkpoint_every=1, keep_checkpoints=100, measure_every=2)
+
+Schedule = Callable[[Optimizer], Scheduler]
+
+
+def exponential(optimizer: Optimizer) -> Scheduler:
+    return ExponentialLR(optimizer, 0.9)
+
+
+def multi_step(optimizer: Optimizer) -> Scheduler:
+    return MultiStepLR(optimizer, [4, 7])
+
+
+SCHEDULES: list[Schedule] = [
+    exponential,
+    multi_step,
+    lambda optimizer: StepLR(optimizer, 3),
+    lambda optimizer: CosineAnnealingLR(optimizer, EPOCHS),
+    lambda optimizer: OneCycleLR(optimizer, max_lr=0.05, total_steps=EPOCHS + 1),
+    lambda optimizer: SequentialLR(optimizer, [ExponentialLR(optimizer, 0.9), StepLR(optimizer, 2, 0.5)], [5]),
+]
+
+
+class PoisonedIn:
+    """Batches, the last of which is NaN in some epochs; an epoch is known by torch's seed."""
+
+    def __init__(self, *epochs: int) -> None:
+        self._seeds = {derive(0, "epoch", epoch) for epoch in epochs}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        *most, (inputs, targets) = batches()
+        yield from most
+        yield inputs * torch.nan if torch.initial_seed() in self._seeds else inputs, targets
+
+
+def world(folder: Path, schedule: Schedule | None = None, *, settings: TrainerSettings = SETTINGS, poisoned: int = 0) -> World:
+    """Dropout and BatchNorm keep a state each, and so does the host's optimizer."""
+    model = perceptron(3, nn.BatchNorm1d(3), nn.Dropout(0.2))
+    return World(folder, script=GROWN, settings=settings, scheduler=schedule, model=model, train=PoisonedIn(poisoned))
+
+
+def comparable(said: list[Said]) -> list[tuple[str, int, int, JsonValue]]:
+    return [(one.event.KIND, one.epoch, one.step, comparison_form(one.event, lambda _id: "")) for one in said]
+
+
+def after(journal: ListedJournal, name: str) -> list[Said]:
+    """What was said after checkpoint `name`."""
+    place = next(at for at, one in enumerate(journal.said) if isinstance(one.event, CheckpointSaved) and one.event.checkpoint == name)
+    return journal.said[place + 1 :]
+
+
+def goes_on_the_same(folder: Path, schedule: Schedule | None, epochs: Container[int], *, poisoned: int = 0) -> int:
+    """From every checkpoint of a whole training at one of `epochs` a fresh one goes on; returns how many that were."""
+    whole = world(folder, schedule, poisoned=poisoned).run()
+    chosen = [kept for kept in whole.memory.tally.checkpoints if kept.epoch in epochs]
+    for kept in chosen:
+        fresh = world(folder, schedule, poisoned=poisoned)
+        torch.manual_seed(99)
+        fresh.trainer.resume(kept.name, kept.digest)
+        fresh.trainer.train()
+        assert comparable(fresh.journal.said) == comparable(after(whole.journal, kept.name))
+    return len(chosen)
+
+
+def test_from_every_checkpoint_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    assert goes_on_the_same(tmp_path, None, range(EPOCHS + 1)) == EPOCHS + 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_learning_rate_goes_on_as_planned(tmp_path: Path, schedule: Schedule) -> None:
+    assert goes_on_the_same(tmp_path, schedule, (3, 6)) == 2
+
+
+def test_a_rollback_comes_again(tmp_path: Path) -> None:
+    assert goes_on_the_same(tmp_path, multi_step, (3, 5), poisoned=6) == 2
+
+
+def test_a_run_out_of_patience_is_resumed_at_its_end_without_another_step(tmp_path: Path) -> None:
+    settings = TrainerSettings(epochs=EPOCHS, patience=1, checkpoint_every=100)
+    standing_still = World(tmp_path, settings=settings, optimizer=lambda parameters: SGD(parameters, lr=0.0))
+    standing_still.run()
+    end = standing_still.memory.tally.checkpoints[-1]
+    assert end.epoch < EPOCHS
+    again = World(tmp_path, settings=settings, optimizer=lambda parameters: SGD(parameters, lr=0.0))
+    again.trainer.resume(end.name, end.digest)
+    assert again.trainer.train().stopped_early
+    assert again.journal.story == []
+
+
+# Saving and pruning
+
+
+def test_a_checkpoint_is_on_disk_before_it_is_said_and_said_before_another_goes(tmp_path: Path) -> None:
+    made = world(tmp_path, settings=TrainerSettings(epochs=3, checkpoint_every=1, keep_checkpoints=1))
+    folders: list[list[str]] = []
+    commit = made.journal.commit
+
+    def watched() -> None:
+        folders.append(sorted(path.name for path in made.checkpoints.iterdir()))
+        commit()
+
+    made.journal.commit = watched  # type: ignore[method-assign] # A look at the folder at every commit.
+    made.memory.tally = made.memory.tally.model_copy(update={"epoch": 1})
+    made.keeper.save("due")
+    made.memory.progress = made.memory.progress.model_copy(update={"best_epoch": 2})
+    made.memory.tally = made.memory.tally.model_copy(update={"epoch": 2})
+    made.keeper.save("due")
+    assert made.journal.kinds() == ["CheckpointSaved", COMMIT, "CheckpointSaved", COMMIT, "CheckpointPruned", COMMIT]
+    assert folders == [["epoch-000001"], ["epoch-000001", "epoch-000002"], ["epoch-000001", "epoch-000002"]]
+    assert [path.name for path in made.checkpoints.iterdir()] == ["epoch-000002"]
+
+
+def test_an_epoch_is_saved_once(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    made.keeper.save("start")
+    made.keeper.save("end")
+    assert [one.reason for one in made.journal.of(CheckpointSaved)] == ["start"]
+
+
+def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
+    made = world(tmp_path, settings=TrainerSettings(epochs=9, keep_checkpoints=2))
+    for epoch in range(1, 7):
+        best = {"best_epoch": 2} if epoch == 2 else {}
+        made.memory.progress = made.memory.progress.model_copy(update=best)
+        made.memory.tally = made.memory.tally.model_copy(update={"epoch": epoch})
+        made.keeper.save("due")
+    assert [(one.epoch, one.best) for one in made.memory.tally.checkpoints] == [(2, True), (5, False), (6, False)]
+    assert sorted(path.name for path in made.checkpoints.iterdir()) == ["epoch-000002", "epoch-000005", "epoch-000006"]
+    assert [one.checkpoint for one in made.journal.of(CheckpointPruned)] == ["epoch-000001", "epoch-000003", "epoch-000004"]
+
+
+def test_what_a_killed_process_did_not_get_to_prune_is_pruned_at_the_restore(tmp_path: Path) -> None:
+    settings = TrainerSettings(epochs=9, keep_checkpoints=1)
+    made = world(tmp_path, settings=settings)
+    for epoch in (1, 2):
+        made.memory.progress = made.memory.progress.model_copy(update={"best_epoch": epoch})
+        made.memory.tally = made.memory.tally.model_copy(update={"epoch": epoch})
+        made.keeper.save("due")
+    (kept,) = made.memory.tally.checkpoints
+    (made.checkpoints / "epoch-000001").mkdir()
+    again = world(tmp_path, settings=settings)
+    again.keeper.restore(kept.name, kept.digest)
+    assert again.journal.kinds() == ["CheckpointPruned", COMMIT]
+    assert [path.name for path in made.checkpoints.iterdir()] == ["epoch-000002"]
+    assert again.memory.tally == made.memory.tally
+
+
+# Going back
+
+
+def rolled_back(folder: Path, poisoned: int, *, checkpoint_every: int = 5) -> World:
+    chosen = TrainerSettings(epochs=EPOCHS, checkpoint_every=checkpoint_every, measure_every=2)
+    return world(folder, settings=chosen, poisoned=poisoned).run()
+
+
+def test_a_rollback_names_the_checkpoint_and_epochs_count_on(tmp_path: Path) -> None:
+    made = rolled_back(tmp_path, 8)
+    (event,) = made.journal.of(RunRolledBack)
+    assert (event.from_epoch, event.to_epoch, event.checkpoint) == (8, 5, "epoch-000005")
+    assert event.reason.startswith("loss nan at step 32")
+    assert [one.epoch for one in made.journal.said if isinstance(one.event, EpochCompleted)] == [1, 2, 3, 4, 5, 6, 7, 9]
+    steps = [one.step for one in made.journal.said]
+    assert steps == sorted(steps)
+
+
+def test_a_rollback_takes_the_weights_back_to_the_checkpoint(tmp_path: Path) -> None:
+    made = world(tmp_path, settings=TrainerSettings(epochs=EPOCHS, checkpoint_every=100))
+    made.keeper.save("start")
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    for step in range(1, 4):
+        made.step(step=step)
+    made.keeper.roll_back("for a reason")
+    assert {name: tensor.tolist() for name, tensor in made.model.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in before.items()
+    }
+    assert made.optimizer.state_dict()["state"] == {}
+
+
+def test_the_seed_that_is_being_grafted_is_blamed_and_its_slot_locked(tmp_path: Path) -> None:
+    made = rolled_back(tmp_path, 4)
+    (event,) = made.journal.of(RunRolledBack)
+    assert event.blamed is not None
+    assert (event.blamed.site, event.blamed.seed) == (SITE, 0)
+    table = {(row.site, row.seed): row.stage for row in event.seeds}
+    assert table == {(SITE, 0): Stage.GRAFTING, (SITE, 1): Stage.DORMANT}
+    locked = [one for one in made.journal.said if isinstance(one.event, SeedTransitioned) and one.event.to_stage is Stage.ROLLED_BACK]
+    (moved,) = locked
+    rollback = next(one for one in made.journal.said if isinstance(one.event, RunRolledBack))
+    assert moved.cause == rollback.id
+    report = next(one for one in made.journal.said if isinstance(one.event, FieldReported))
+    assert isinstance(report.event, FieldReported)
+    assert (report.cause, report.event.outcome) == (moved.id, "ROLLED_BACK")
+    assert made.host.seeds[SITE, 0].stage is Stage.ROLLED_BACK
+    assert made.memory.tally.reports == (report.event,)
+
+
+def test_where_no_alpha_changed_nobody_is_blamed(tmp_path: Path) -> None:
+    made = rolled_back(tmp_path, 3)
+    (event,) = made.journal.of(RunRolledBack)
+    assert event.blamed is None
+    assert Stage.ROLLED_BACK not in {one.to_stage for one in made.journal.of(SeedTransitioned)}
+
+
+def test_a_stage_has_lasted_as_long_after_a_rollback_as_at_the_checkpoint(tmp_path: Path) -> None:
+    made = rolled_back(tmp_path, 3, checkpoint_every=2)
+    (event,) = made.journal.of(RunRolledBack)
+    row = next(row for row in event.seeds if row.seed == 0)
+    assert (event.to_epoch, row.stage, row.since_epoch) == (2, Stage.TRAINING, 3)
+
+
+# Refusals
+
+
+def saved(made: World) -> KeptCheckpoint:
+    made.keeper.save("start")
+    return made.memory.tally.checkpoints[-1]
+
+
+def wider() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 2))
+
+
+def sgd(parameters: object) -> Optimizer:
+    return SGD(parameters, lr=0.1)  # type: ignore[arg-type] # Whatever a World hands in: parameters.
+
+
+OTHER_PARTS: list[tuple[Callable[[Path], World], str]] = [
+    (lambda folder: World(folder, model=wider()), r"size mismatch for 0\.weight"),
+    (lambda folder: World(folder, optimizer=sgd), "expected optimizer host of class Adam, got SGD"),
+    (lambda folder: World(folder, scheduler=exponential), "expected no learning rate scheduler, as when it was saved; got one"),
+    (lambda folder: World(folder, slots=3), "expected the state of a host with slots"),
+]
+
+
+@pytest.mark.parametrize(("other", "message"), OTHER_PARTS)
+def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path, other: Callable[[Path], World], message: str) -> None:
+    kept = saved(World(tmp_path))
+    with pytest.raises(DataError, match=message):
+        other(tmp_path).keeper.restore(kept.name, kept.digest)
+
+
+def test_a_scheduler_that_is_gone_is_missed(tmp_path: Path) -> None:
+    kept = saved(World(tmp_path, scheduler=exponential))
+    with pytest.raises(DataError, match=r"epoch-000000 does not fit this host: expected a learning rate scheduler.*got none"):
+        World(tmp_path).keeper.restore(kept.name, kept.digest)
+
+
+def test_a_model_with_a_state_that_is_no_tensor_is_refused_by_name(tmp_path: Path) -> None:
+    class Counting(nn.Identity):
+        def get_extra_state(self) -> object:
+            return {"calls": 3}
+
+        def set_extra_state(self, state: object) -> None:
+            raise AssertionError(state)
+
+    with pytest.raises(DataError, match=r"its state '2\._extra_state' is a dict"):
+        saved(World(tmp_path, model=perceptron(3, Counting())))
+
+
+def test_a_damaged_checkpoint_is_named_at_a_rollback_too(tmp_path: Path) -> None:
+    made = World(tmp_path)
+    kept = saved(made)
+    (made.checkpoints / kept.name / "manifest.json").unlink()
+    with pytest.raises(DataError, match=kept.name):
+        made.keeper.roll_back("for a reason")
