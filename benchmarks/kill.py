@@ -36,8 +36,11 @@ from tests.whole.kills.story import After, Death, play
 # Each inner tuple is one run; the epochs are those in which the scenario does what the point is about.
 NAMED: tuple[tuple[Kill, ...], ...] = (
     (
+        Kill("the log's file is made, not renamed"),
+        Kill("the log is empty"),
         Kill("RunStarted is durable, no checkpoint yet"),
         Kill("in a transaction, between two rows", 2),
+        Kill("telemetry is durable, the epoch goes on", 3, 3),
         Kill("a decision is durable, its command is not", 4, 2),
         Kill("CommandIssued is durable, not applied", 4, 2),
         Kill("a kernel is written, not renamed", 4, 2),
@@ -62,6 +65,7 @@ NAMED: tuple[tuple[Kill, ...], ...] = (
         Kill("a fact is durable, the next is not said", 14, 2),
         Kill("CommandIssued is durable, not applied", 15),
         Kill("while pruning", 16),
+        Kill("telemetry is durable, the epoch goes on", 18, 2),
     ),
     (
         Kill("in COMMIT", 16, 3),

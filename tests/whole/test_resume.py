@@ -26,7 +26,10 @@ Records = tuple[Record, ...]
 
 # The places where a resume is hardest; benchmarks/kill.py has them all, and random ones.
 KILLS = (
+    Kill("the log's file is made, not renamed"),
+    Kill("the log is empty"),
     Kill("RunStarted is durable, no checkpoint yet"),
+    Kill("telemetry is durable, the epoch goes on", 3, 3),
     Kill("CommandIssued is durable, not applied", 4, 2),
     Kill("a command took effect, no outcome", 5, 4),
     Kill("catching up", 0, 5),

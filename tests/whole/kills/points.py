@@ -181,7 +181,13 @@ def _forget_a_file(folder: Path, name: str) -> None:
     (folder / name / checkpoint.MANIFEST).unlink(missing_ok=True)
 
 
+def _is_new_log(path: Path, *_arguments: object) -> bool:
+    return path.name == run_log.FILE + ".new"
+
+
 POINTS: Mapping[str, Callable[[Fuse], None]] = {
+    "the log's file is made, not renamed": _before(Path, "rename", when=_is_new_log),
+    "the log is empty": _before(EmittedJournal, "emit"),
     "RunStarted is durable, no checkpoint yet": _before(
         keeper.Keeper, "save", when=lambda _keeper, reason: reason == "start", first=_commit
     ),
@@ -189,6 +195,7 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "in COMMIT": _at_the_commit,
     "a group is durable, the writer does not know": _after(run_log._Writer, "append"),
     "a fact is durable, the next is not said": _after(EmittedJournal, "emit", then=lambda journal, *_: journal.commit()),
+    "telemetry is durable, the epoch goes on": _after(EmittedJournal, "measure", then=lambda journal, *_: journal.commit()),
     "a decision is durable, its command is not": _before(Adapter, "_order", first=_commit),
     "CommandIssued is durable, not applied": _before(Adapter, "_apply"),
     "a command took effect, no outcome": _before(Adapter, "_say_applied"),
