@@ -20,9 +20,10 @@ from esper.events.kinds.control import (
     DecisionRefused,
     FieldReported,
 )
-from esper.events.kinds.epoch import GateSettings, SystemState
+from esper.events.kinds.epoch import EpochCompleted, GateSettings, SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.events.kinds.run import CheckpointSaved
 from esper.kasmina.errors import KernelError
 from esper.kasmina.kernels import Compiler, Kernel
 from esper.tolaria.adaptation import trace_of
@@ -402,9 +403,10 @@ def test_the_logged_decisions_of_an_epoch_stand_and_the_policy_is_not_asked(tmp_
     assert catching_up(tmp_path, None, FIRST, SECOND, APPLIED) == [FIRST, SECOND]
 
 
-def test_an_epoch_that_was_logged_without_decisions_stays_without(tmp_path: Path) -> None:
-    epoch = World(tmp_path / "other").run().journal.said[2].event
-    assert catching_up(tmp_path, None, epoch, FIRST) == []
+@pytest.mark.parametrize("following", [CheckpointSaved, EpochCompleted])
+def test_an_epoch_that_was_logged_without_decisions_stays_without(tmp_path: Path, following: type[Event]) -> None:
+    ahead = World(tmp_path / "other").run().journal.of(following)[0]
+    assert catching_up(tmp_path, None, ahead) == []
 
 
 def test_decisions_that_were_cut_short_are_completed_by_a_policy_that_agrees(tmp_path: Path) -> None:
