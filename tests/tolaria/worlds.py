@@ -125,6 +125,10 @@ class Marked:
             self._journal.story.append("step")
             yield batch
 
+    def __len__(self) -> int:
+        """As many as there are, where that is known."""
+        return len(self._inner)  # type: ignore[arg-type] # A TypeError, as a DataLoader's over a stream.
+
 
 class World:
     """The parts of one training."""

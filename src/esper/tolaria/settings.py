@@ -13,7 +13,7 @@ class TrainerSettings:
     """Settings of the training loop; every one is recorded in RunStarted.
 
     epochs: how many epochs are trained, rolled-back ones included.
-    epoch_steps: batches per epoch for a stream; None takes the loader once.
+    epoch_steps: optimizer steps per epoch for a stream; None takes the loader once.
     accumulate: micro-batches per optimizer step.
     clip: largest gradient norm of the host's parameters; None clips nothing.
     checkpoint_every: epochs between checkpoints; one is also saved before every graft and at the start.

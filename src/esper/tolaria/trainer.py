@@ -7,7 +7,7 @@ and steps count on, so nothing stands twice in the log.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -110,6 +110,7 @@ class Trainer:
         self._settings, self._schedule, self._device, self._stop = settings, schedule, device, stop
         self._span = Span()
         self._steps_per_epoch = settings.epoch_steps
+        self._measured_step = min(settings.measure_every, self._known_steps() or settings.measure_every)
 
     def start(self, started: RunStarted) -> None:
         """Begins the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
@@ -169,11 +170,23 @@ class Trainer:
                 return
             yield group, time.perf_counter() - started
 
+    def _known_steps(self) -> int | None:
+        """How many steps an epoch takes, as far as it can be known before: a short one is to be measured at its last step."""
+        steps = self._settings.epoch_steps
+        try:
+            batches = len(self._train) if isinstance(self._train, Sized) else None
+        except TypeError:  # A DataLoader over a stream.
+            batches = None
+        if batches is None:
+            return steps
+        passed = math.ceil(batches / self._settings.accumulate)
+        return passed if steps is None else min(passed, steps)
+
     def _step(self, batches: list[Batch], data_wait_s: float, epoch: _Epoch) -> None:
         """One optimizer step of the host, then what its seeds do."""
         started = time.perf_counter()
         step = self._next_step()
-        measure = bool(self._host.sites) and (len(self._span) + 1) % self._settings.measure_every == 0
+        measure = bool(self._host.sites) and len(self._span) + 1 == self._measured_step
         self._host.begin_step(epoch=self._memory.tally.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
         self._optimizer.zero_grad(set_to_none=True)
