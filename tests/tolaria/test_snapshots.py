@@ -1,0 +1,114 @@
+"""The whole training state is taken and put back; the digests of an epoch's end notice every part of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR
+
+from esper.events.envelope import EventId
+from esper.tolaria.determinism import digest_of_tensors
+from esper.tolaria.snapshots import digests, put_back, take
+from tests.tolaria.worlds import ADVANCE, GERMINATE, GRAFTED, SITE, TRAINING, Script, World, perceptron
+
+SCRIPTS: dict[str, tuple[Script, int]] = {
+    "dormant": ({}, 1),
+    "waiting": ({1: [GERMINATE]}, 1),
+    "training": (TRAINING, 3),
+    "grafting": (GRAFTED, 4),
+    "evaluating": ({**GRAFTED, 6: [ADVANCE], 7: [ADVANCE]}, 8),
+}
+
+
+def normed() -> nn.Module:
+    return perceptron(3, nn.BatchNorm1d(3), nn.Dropout(0.2))
+
+
+def lived(folder: Path, script: Script, until: int) -> World:
+    """A host that took a step in every epoch."""
+    made = World(folder, script=script, model=normed(), scheduler=lambda optimizer: ExponentialLR(optimizer, 0.5))
+    torch.manual_seed(1)
+    for epoch in range(1, until + 1):
+        made.step(epoch, epoch)
+        made.end(epoch)
+        assert made.scheduler is not None
+        made.scheduler.step()
+    return made
+
+
+def digested(made: World) -> tuple[str, str]:
+    tensors, states, plain = digests(made.host, made.optimizer)
+    return digest_of_tensors(tensors), digest_of_tensors(states, plain)
+
+
+def copied(made: World) -> "World":
+    """Another process's world, with what was taken of this one put back."""
+    snapshot = take(made.host, made.optimizer, made.scheduler, made.memory)
+    held = snapshot._replace(tensors={name: tensor.clone() for name, tensor in snapshot.tensors.items()})
+    again = lived(made.checkpoints.parent / "again", {}, 1)
+    memory = put_back(held, again.host, again.optimizer, again.scheduler)
+    again.memory.progress, again.memory.tally, again.memory.evaluations = memory.progress, memory.tally, memory.evaluations
+    return again
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_world_with_a_snapshot_put_back_is_the_one_it_was_taken_of(tmp_path: Path, name: str) -> None:
+    made = lived(tmp_path, *SCRIPTS[name])
+    again = copied(made)
+    assert digested(again) == digested(made)
+    assert dict(again.host.seeds) == dict(made.host.seeds)
+    assert again.memory.progress == made.memory.progress
+    assert again.memory.tally == made.memory.tally
+    assert [group["lr"] for group in again.optimizer.param_groups] == [group["lr"] for group in made.optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_both_go_on_with_the_same_bits(tmp_path: Path, name: str) -> None:
+    made = lived(tmp_path, *SCRIPTS[name])
+    again = copied(made)
+    for world in (made, again):
+        torch.manual_seed(2)
+        for step in (50, 51, 52):
+            world.step(9, step)
+        assert world.scheduler is not None
+        world.scheduler.step()
+        world.step(10, 53)
+    assert digested(again) == digested(made)
+
+
+def test_ids_of_evaluations_are_put_back(tmp_path: Path) -> None:
+    made = lived(tmp_path, {}, 1)
+    made.memory.evaluations = {"0#0": EventId("run/7")}
+    assert copied(made).memory.evaluations == {"0#0": "run/7"}
+
+
+CHANGES: dict[str, Callable[[World], object]] = {
+    "a parameter": lambda made: made.model.get_parameter("0.weight").data.view(-1)[0].mul_(1.0001),
+    "a buffer": lambda made: made.model.get_buffer("2.running_mean").mul_(1.0001),
+    "a seed's weights": lambda made: made.host.state()[0][f"{SITE}/0/features.0.weight"].mul_(1.0001),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_digest_of_parameters_notices(tmp_path: Path, what: str) -> None:
+    made = lived(tmp_path, TRAINING, 3)
+    before = digested(made)
+    CHANGES[what](made)
+    assert digested(made)[0] != before[0]
+    assert digested(made)[1] == before[1]
+
+
+def test_the_digest_of_the_optimizers_notices_moments_of_host_and_seeds_and_the_learning_rate(tmp_path: Path) -> None:
+    made = lived(tmp_path, TRAINING, 3)
+    found = [digested(made)]
+    made.optimizer.state[made.model.get_parameter("0.weight")]["exp_avg"].mul_(1.0001)
+    found.append(digested(made))
+    (own,) = made.host.optimizers().values()
+    own.state[own.param_groups[0]["params"][0]]["exp_avg_sq"].add_(1e-3)
+    found.append(digested(made))
+    made.optimizer.param_groups[0]["lr"] *= 1.0001
+    found.append(digested(made))
+    assert len({optimizers for _, optimizers in found}) == 4
+    assert len({parameters for parameters, _ in found}) == 1

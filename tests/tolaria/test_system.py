@@ -1,0 +1,145 @@
+"""The SystemState of an epoch's end says what host and trainer would say, column by column."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from esper.events.envelope import EventId
+from esper.events.kinds.control import Adaptation, FieldReported
+from esper.events.kinds.epoch import GateSettings, SystemState
+from esper.events.kinds.lifecycle import Stage
+from esper.tolaria.progress import Evaluation
+from esper.tolaria.settings import GrowthSchedule, TrainerSettings
+from tests.tolaria.worlds import CULL, GRAFTED, SITE, TRAINING, World, perceptron
+
+OTHER = (Adaptation.GERMINATE, 1, "lowrank:1")
+EVALUATION = Evaluation(epoch=3, alpha=0.5, n=20, k=3, mean=0.1, standard_error=0.02, loss_without=1.0, loss_with=0.9)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> World:
+    """After epoch 4: slot 0 in GRAFTING, slot 1 GERMINATED and waiting; one step was measured since."""
+    script = {**GRAFTED, 4: [OTHER]}
+    world = World(tmp_path, script=script, schedule=GrowthSchedule(gate=GateSettings(cooldown=2)))
+    world.step()
+    for epoch in range(1, 5):
+        world.end(epoch, validation_loss=10.0 - epoch)
+    world.step(5, 20, measure=True)
+    return world
+
+
+def test_the_seed_columns_are_the_hosts_own_words(made: World) -> None:
+    seeds, rows = made.state(6).seeds, [made.host.seeds[place] for place in sorted(made.host.seeds)]
+    assert list(zip(seeds.site, seeds.seed, strict=True)) == [(SITE, 0), (SITE, 1)] == [(row.site, row.seed) for row in rows]
+    assert seeds.stage == tuple(row.stage for row in rows) == (Stage.GRAFTING, Stage.GERMINATED)
+    assert seeds.life == tuple(row.life for row in rows) == (1, 4)
+    assert seeds.blueprint == tuple(row.blueprint for row in rows) == ("mlp:2", "lowrank:1")
+    assert seeds.kernel == tuple(row.kernel for row in rows)
+    assert seeds.alpha == tuple(row.alpha for row in rows) == (1 / 8, None)
+    assert (seeds.recovering, seeds.errors) == ((False, False), (0, 0))
+    assert seeds.epochs_in_stage == (3, 2)
+
+
+def test_losses_of_a_life_stand_beside_it(made: World) -> None:
+    seeds = made.state(5).seeds
+    assert (seeds.loss_at_germination, seeds.loss_before_graft) == ((9.0, 6.0), (7.0, None))
+
+
+def test_health_is_what_was_measured_and_absent_where_nothing_was(made: World) -> None:
+    state = made.state(5)
+    assert state.sites.site == (SITE,)
+    for column in (state.sites.activation_variance, state.sites.gradient_pressure, state.sites.effective_rank):
+        assert column[0] is not None
+        assert column[0] > 0
+    assert state.seeds.activation_variance[0] is not None
+    assert state.seeds.activation_variance[1] is None
+    assert made.state(5).sites.gradient_pressure == (None,)  # Nothing was measured since.
+
+
+def test_an_evaluation_is_repeated_with_the_id_of_its_event(made: World) -> None:
+    made.memory.progress = made.memory.progress.noted(SITE, 0, evaluation=EVALUATION)
+    made.memory.evaluations = {"0#0": EventId("run/9")}
+    seeds = made.state(5).seeds
+    assert seeds.evaluated == ("run/9", None)
+    assert (seeds.evaluated_epoch, seeds.evaluated_alpha, seeds.evaluated_n, seeds.evaluated_k) == (
+        (3, None),
+        (0.5, None),
+        (20, None),
+        (3, None),
+    )
+    assert (seeds.evaluated_mean, seeds.evaluated_standard_error) == ((0.1, None), (0.02, None))
+    assert (seeds.evaluated_loss_without, seeds.evaluated_loss_with) == ((1.0, None), (0.9, None))
+
+
+def test_losses_are_those_of_the_cycle_and_the_best_is_over_the_run(made: World) -> None:
+    progress = made.memory.progress
+    for epoch, loss in enumerate((3.0, 1.0, math.nan), start=1):
+        progress = progress.after_validation(epoch, loss)
+    made.memory.progress = progress.with_new_cycle().after_validation(4, 2.0)
+    state = made.state(4)
+    assert state.validation_losses == (2.0,)
+    assert (state.best_loss, state.best_epoch, state.epochs_since_improvement) == (1.0, 2, 2)
+
+
+def test_parameters_are_the_hosts_with_its_grafted_seeds_and_their_limit(made: World) -> None:
+    own = 4 * 3 + 3 + 3 * 2 + 2
+    state = made.state(5)
+    assert state.parameters == own + 4 * 2 + 2 + 2 * 3 + 3 == made.host.parameters()
+    assert state.parameters_limit == 20 * own
+
+
+def test_every_stage_is_counted(made: World) -> None:
+    stages = made.state(5).stages
+    assert set(stages) == set(Stage)
+    assert {stage: count for stage, count in stages.items() if count} == {Stage.GRAFTING: 1, Stage.GERMINATED: 1}
+
+
+def test_counts_of_the_run_are_by_site(made: World) -> None:
+    made.memory.tally = made.memory.tally.counted("refused", SITE).counted("failed", SITE).counted("failed", SITE)
+    state = made.state(5)
+    assert (state.sites.refused, state.sites.failed, state.germinations) == ((1,), (2,), 2)
+    assert state.sites.blueprints == (("mlp:2", "lowrank:1"),)
+
+
+def test_a_slot_that_is_empty_is_neither_ready_nor_not(tmp_path: Path) -> None:
+    assert World(tmp_path).state(1).seeds.ready == (None, None)
+
+
+def test_an_embargo_stands_in_its_column(tmp_path: Path) -> None:
+    world = World(tmp_path, script={**TRAINING, 3: [CULL]}, schedule=GrowthSchedule(gate=GateSettings(embargo=4)))
+    world.step()
+    for epoch in (1, 2, 3):
+        world.end(epoch)
+    assert world.state(3).seeds.embargo_until == (7, None)
+
+
+def test_field_reports_stand_in_the_order_in_which_they_were_made(made: World) -> None:
+    reports = tuple(
+        FieldReported(
+            blueprint=blueprint, kernel=None, site=SITE, seed=0, life=1, metric_before=1.0, metric_after=None, outcome="ROLLED_BACK"
+        )
+        for blueprint in ("mlp:2", "lowrank:1")
+    )
+    made.memory.tally = made.memory.tally.model_copy(update={"reports": reports})
+    found = made.state(5).field_reports
+    assert (found.blueprint, found.outcome) == (("mlp:2", "lowrank:1"), ("ROLLED_BACK", "ROLLED_BACK"))
+    assert (found.metric_before, found.metric_after) == ((1.0, 1.0), (None, None))
+
+
+def test_epochs_planned_and_limits_are_those_of_the_settings(tmp_path: Path) -> None:
+    world = World(tmp_path, settings=TrainerSettings(epochs=17), schedule=GrowthSchedule(gate=GateSettings(cooldown=9)))
+    state = world.state(2)
+    assert (state.epoch, state.epochs_planned, state.gate.cooldown) == (2, 17, 9)
+
+
+def test_a_host_without_sites_has_empty_columns(tmp_path: Path) -> None:
+    state = World(tmp_path, sites=None).state(1)
+    assert (state.sites.site, state.seeds.site) == ((), ())
+    assert sum(state.stages.values()) == 0
+
+
+def test_a_wider_host_has_its_sites_in_the_models_order(tmp_path: Path) -> None:
+    state: SystemState = World(tmp_path, sites="*", model=perceptron()).state(1)
+    assert state.sites.site == ("0", "2")
+    assert list(zip(state.seeds.site, state.seeds.seed, strict=True)) == [("0", 0), ("0", 1), ("2", 0), ("2", 1)]
