@@ -91,7 +91,7 @@ def fit(
 
     Exactly one of `loss(output, target)` and `objective(model, batch)`; one number per sample makes sharper decisions than a mean. `train`
     and `valid` are iterated once an epoch; `valid` must give the same order each time. The default optimizer is Adam at 3e-3. An epoch is
-    one pass over `train`, or `epoch_steps` batches of it. `resume` goes on with a run of this log ("latest", or its id): give the same
+    one pass over `train`, or `epoch_steps` optimizer steps. `resume` goes on with a run of this log ("latest", or its id): give the same
     model, data and settings again. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
 
     Raises SettingsError for what cannot work, DataError for empty or malformed data, LogError where the log fails; a run that ends by an
