@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from inspect import Parameter, signature
 from types import FrameType
 
 import torch
@@ -84,7 +85,7 @@ def fresh_run_id() -> RunId:
 
 def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; whatever else is raised, the log has RunFailed."""
-    _require_sites(recipe, settings)  # Before the run exists: settings that fit no host leave nothing behind.
+    _require_growth(recipe, settings)  # Before the run exists: settings that fit no host leave nothing behind.
     with directory.create(run) as log:
         return _conduct(recipe, settings, directory, log, None)
 
@@ -303,7 +304,7 @@ def _host(recipe: Recipe, settings: Settings) -> Host:
     recipe.model.to(recipe.device)
     return Host(
         recipe.model,
-        seed_optimizer=recipe.seed_optimizer or _like(recipe.optimizer, growth.seed_lr),
+        seed_optimizer=_seed_optimizer(recipe, settings),
         sites=(recipe.sites or growth.sites) if growth.enabled else None,
         blueprints=_blueprints(growth.blueprints),
         slots=growth.slots,
@@ -313,11 +314,19 @@ def _host(recipe: Recipe, settings: Settings) -> Host:
     )
 
 
-def _require_sites(recipe: Recipe, settings: Settings) -> None:
-    """Raises SettingsError where the model has no place for what the settings ask for; the model is left as it is."""
+def _require_growth(recipe: Recipe, settings: Settings) -> None:
+    """Raises SettingsError where what the settings ask for cannot grow in the model; the model is left as it is."""
     growth = settings.growth
-    if growth.enabled:
-        find(recipe.model, recipe.sites or growth.sites, _blueprints(growth.blueprints))
+    if not growth.enabled:
+        return
+    find(recipe.model, recipe.sites or growth.sites, _blueprints(growth.blueprints))
+    try:
+        _seed_optimizer(recipe, settings)([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)
+    except (TypeError, ValueError) as error:
+        name = type(recipe.optimizer).__name__
+        raise SettingsError(
+            f"expected an optimizer that can be made for a seed as well, {name} cannot: {error}; give seed_optimizer="
+        ) from error
 
 
 def _blueprints(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:
@@ -331,14 +340,20 @@ def _blueprints(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:
         raise SettingsError(f"setting growth.blueprints: {error}") from error
 
 
+def _seed_optimizer(recipe: Recipe, settings: Settings) -> SeedOptimizer:
+    return recipe.seed_optimizer or _like(recipe.optimizer, settings.growth.seed_lr)
+
+
 def _like(optimizer: Optimizer, factor: float) -> SeedOptimizer:
     """Makes a seed's optimizer: class and options of the host's first group, without weight decay, at `factor` times its learning rate."""
-    group = optimizer.param_groups[0]
-    options = {name: value for name, value in group.items() if name in optimizer.defaults and name not in ("lr", "weight_decay")}
-    if "weight_decay" in optimizer.defaults:
-        options["weight_decay"] = 0.0
-
     kind: Callable[..., Optimizer] = type(optimizer)
+    # Not all that stands in a group can be given: AdamW's says that it is Adam with decoupled weight decay.
+    given = set(signature(kind).parameters)
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in signature(kind).parameters.values()):
+        given |= set(optimizer.defaults)
+    options = {name: value for name, value in optimizer.param_groups[0].items() if name in given and name not in ("params", "lr")}
+    if "weight_decay" in given:
+        options["weight_decay"] = 0.0
 
     def make(parameters: list[nn.Parameter], lr: float) -> Optimizer:
         return kind(parameters, lr=factor * lr, **options)
