@@ -17,7 +17,7 @@ from esper.kasmina.kernels import KernelCache, compile_kernel
 from esper.oona.directory import Directory
 from esper.processes.settings import Settings, settings_from
 from esper.processes.tasks import Task, recipe_of
-from esper.processes.training import Trained, fresh_run_id, train
+from esper.processes.training import Trained, blueprints_of, fresh_run_id, train
 
 Way = Literal["grown", "host", "static_same", "static_wider"]
 
@@ -53,6 +53,7 @@ def static_same(task: Task, settings: Settings, directory: Directory, grown: Hos
         recipe.model,
         seed_optimizer=lambda _parameters, _lr: recipe.optimizer,
         sites=settings.growth.sites,
+        blueprints=blueprints_of(settings.growth.blueprints),
         slots=settings.growth.slots,
         rng_seed=settings.trainer.rng_seed,
         max_parameters=settings.growth.max_parameters,

@@ -306,7 +306,7 @@ def _host(recipe: Recipe, settings: Settings) -> Host:
         recipe.model,
         seed_optimizer=_seed_optimizer(recipe, settings),
         sites=(recipe.sites or growth.sites) if growth.enabled else None,
-        blueprints=_blueprints(growth.blueprints),
+        blueprints=blueprints_of(growth.blueprints),
         slots=growth.slots,
         rng_seed=settings.trainer.rng_seed,
         max_parameters=growth.max_parameters,
@@ -319,7 +319,7 @@ def _require_growth(recipe: Recipe, settings: Settings) -> None:
     growth = settings.growth
     if not growth.enabled:
         return
-    find(recipe.model, recipe.sites or growth.sites, _blueprints(growth.blueprints))
+    find(recipe.model, recipe.sites or growth.sites, blueprints_of(growth.blueprints))
     try:
         _seed_optimizer(recipe, settings)([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)
     except (TypeError, ValueError) as error:
@@ -329,7 +329,8 @@ def _require_growth(recipe: Recipe, settings: Settings) -> None:
         ) from error
 
 
-def _blueprints(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:
+def blueprints_of(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:
+    """The blueprints that the settings name; None: the first set. Raises SettingsError."""
     if names is None:
         return None
     if not names:
