@@ -52,6 +52,9 @@ def fits(shape: Shape, blueprints: tuple[Blueprint, ...] | None) -> tuple[Bluepr
 
 def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...] | None) -> list[tuple[str, nn.Module, tuple[Blueprint, ...]]]:
     layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if shape_of(layer) is not None]
+    for name, layer, bypassed in layers:
+        if isinstance(layer, Site):
+            _shape_or_refusal(name, layer, bypassed)
     found = []
     for name, layer, bypassed in layers[:-1]:
         shape = shape_of(layer)

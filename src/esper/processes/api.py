@@ -41,6 +41,15 @@ class Grow:
     seed_optimizer: SeedOptimizer | None = None
     settings: Named = field(default_factory=dict)
 
+    def named(self, *, apart_from: Named) -> Named:
+        """The settings that this asks for, by dotted name. Raises SettingsError for one that is an argument of `fit` or a field here."""
+        blueprints: Named = {} if self.blueprints is None else {"growth.blueprints": list(self.blueprints)}
+        fields: Named = {"growth.max_parameters": self.max_parameters, **blueprints}
+        for name in self.settings:
+            if name in fields or name in apart_from:
+                raise SettingsError(f"setting {name}: expected as an argument of its own, got it in Grow(settings=...)")
+        return fields | self.settings
+
 
 @dataclass(frozen=True)
 class Result:
@@ -97,18 +106,16 @@ def fit(
     Raises SettingsError for what cannot work, DataError for empty or malformed data, LogError where the log fails; a run that ends by an
     exception has RunFailed in its log.
     """
-    settings = settings_from(
-        {} if grow is None else {"growth.max_parameters": grow.max_parameters} | grow.settings,
-        {} if grow is None or grow.blueprints is None else {"growth.blueprints": list(grow.blueprints)},
-        {"growth.enabled": grow is not None, "growth.sites": _named(None if grow is None else grow.sites)},
-        {
-            "trainer.epochs": epochs,
-            "trainer.accumulate": accumulate,
-            "trainer.clip": clip,
-            "trainer.epoch_steps": epoch_steps,
-            "trainer.rng_seed": rng_seed,
-        },
-    )
+    named: Named = {
+        "growth.enabled": grow is not None,
+        "growth.sites": _named(None if grow is None else grow.sites),
+        "trainer.epochs": epochs,
+        "trainer.accumulate": accumulate,
+        "trainer.clip": clip,
+        "trainer.epoch_steps": epoch_steps,
+        "trainer.rng_seed": rng_seed,
+    }
+    settings = settings_from(named if grow is None else named | grow.named(apart_from=named))
     where = _device(device)
     recipe = Recipe(
         task=Path(sys.argv[0]).name or "python",

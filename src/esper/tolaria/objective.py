@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from esper.errors import DataError
+from esper.errors import DataError, SettingsError
 
 Batch = object
 Batches = Iterable[Batch]
@@ -31,6 +31,10 @@ class Supervised:
 
     loss: Loss
     metrics: Mapping[str, Loss] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "loss" in self.metrics:
+            raise SettingsError("expected metrics of other names than 'loss', which is the loss's own")
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and every metric of one output."""
