@@ -1,5 +1,6 @@
 """Settings that cannot be are refused by name, however they come."""
 
+import json
 import math
 from pathlib import Path
 
@@ -77,3 +78,69 @@ def test_unreadable_settings_file_is_named(tmp_path: Path, content: bytes, messa
 
     with pytest.raises(SettingsError, match=f"settings file {file}: {message}"):
         read_toml(file)
+
+
+def test_later_layers_win_over_earlier_ones_and_those_over_the_defaults() -> None:
+    settings = settings_from({"trainer.epochs": 3, "trainer.clip": None}, {"trainer.epochs": 4})
+    assert (settings.trainer.epochs, settings.trainer.clip, settings.trainer.accumulate) == (4, None, 1)
+
+
+def test_every_setting_has_a_name_and_is_json() -> None:
+    named = Settings().named()
+    assert json.loads(json.dumps(named)) == named
+    assert {name.partition(".")[0] for name in named} == {"trainer", "growth", "policy", "gate"}
+    assert named["policy.alphas"] == [0.25, 0.5, 1.0]
+
+
+def test_no_setting_is_lost_between_its_name_and_the_component() -> None:
+    """Another value for every setting that has a number comes back as it was given."""
+    changed: dict[str, JsonValue] = {
+        name: value + 1 for name, value in Settings().named().items() if isinstance(value, int) and not isinstance(value, bool)
+    }
+    assert len(changed) > 20
+    assert {name: value for name, value in settings_from(changed).named().items() if name in changed} == changed
+
+
+def test_a_settings_file_gives_a_task_and_settings_by_dotted_name(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('task = "digits"\n[trainer]\nepochs = 7\nclip = 0.5\n[policy]\nalphas = [0.5, 1]\n[growth]\nblueprints = ["mlp:2"]\n')
+    task, named = read_toml(file)
+    assert (task, named) == (
+        "digits",
+        {"trainer.epochs": 7, "trainer.clip": 0.5, "policy.alphas": [0.5, 1], "growth.blueprints": ["mlp:2"]},
+    )
+    settings = settings_from(named)
+    assert (settings.trainer.epochs, settings.policy.alphas, settings.growth.blueprints) == (7, (0.5, 1), ("mlp:2",))
+
+
+def test_a_settings_file_need_name_no_task(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("")
+    assert read_toml(tmp_path / "run.toml") == (None, {})
+
+
+def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"settings file {tmp_path / 'none.toml'}: expected readable TOML: .*No such file"):
+        read_toml(tmp_path / "none.toml")
+
+
+ASSIGNED: list[tuple[str, dict[str, JsonValue]]] = [
+    ("trainer.epochs=3", {"trainer.epochs": 3}),
+    ("trainer.clip=null", {"trainer.clip": None}),
+    ("trainer.telemetry=false", {"trainer.telemetry": False}),
+    ("policy.alphas=[0.5, 1]", {"policy.alphas": [0.5, 1]}),
+    ("growth.sites=auto", {"growth.sites": "auto"}),
+    ("growth.sites=a=b", {"growth.sites": "a=b"}),
+    ("growth.sites=", {"growth.sites": ""}),
+    ('growth.sites="0"', {"growth.sites": "0"}),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), ASSIGNED)
+def test_an_assignment_is_a_name_and_json_or_a_bare_text(text: str, expected: dict[str, JsonValue]) -> None:
+    assert parse_assignment(text) == expected
+
+
+@pytest.mark.parametrize("text", ["trainer.epochs", "=3", ""])
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=f"--set: expected name=value, got '{text}'"):
+        parse_assignment(text)

@@ -1,12 +1,15 @@
-"""A task is found by its name or import path, and one that is not there is named."""
+"""Tasks: found by name or import path; their splits, hosts and batches vary with the rng seed and with nothing else."""
 
+import math
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from esper.errors import SettingsError
-from esper.processes.tasks import find_task
+from esper.processes.settings import settings_from
+from esper.processes.tasks import TASKS, Split, TensorBatches, accuracy, cross_entropy, find_task, perceptron, recipe_of
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,141 @@ def test_task_whose_module_fails_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
     with pytest.raises(SettingsError, match=f"task 'failing_task:task': {message}"):
         find_task("failing_task:task")
+
+
+def test_a_task_found_by_its_path_is_called_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_task.py").write_text("from esper.processes.tasks import TASKS\nmine = TASKS['digits']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_task", raising=False)
+    assert find_task("own_task:mine").name == "own_task:mine"
+
+
+# Data
+
+SIZES = {"digits": (1097, 350, 350), "mnist1d": (3200, 800, 1000)}
+WIDTHS = {"digits": 64, "mnist1d": 40}
+
+
+def sets_of(split: Split) -> tuple[TensorBatches, TensorBatches, TensorBatches]:
+    return split.train, split.valid, split.test
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_split_has_the_sizes_that_the_figures_were_measured_with(name: str) -> None:
+    parts = sets_of(TASKS[name].data(0))
+    assert tuple(len(part.inputs) for part in parts) == tuple(len(part.targets) for part in parts) == SIZES[name]
+    assert {(part.inputs.dtype, part.inputs.shape[1], part.targets.dtype) for part in parts} == {(torch.float32, WIDTHS[name], torch.int64)}
+    assert {int(target) for part in parts for target in part.targets} == set(range(10))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_split_is_the_same_for_the_same_rng_seed_and_another_for_another(name: str) -> None:
+    one, again, other = (TASKS[name].data(rng_seed).train.inputs for rng_seed in (3, 3, 4))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_no_sample_is_in_two_parts_of_a_split() -> None:
+    rows = [tuple(row) for part in sets_of(TASKS["mnist1d"].data(0)) for row in part.inputs.tolist()]
+    assert len(set(rows)) == len(rows) == 5000
+
+
+def test_digits_are_between_zero_and_one() -> None:
+    inputs = TASKS["digits"].data(0).train.inputs
+    assert (float(inputs.min()), float(inputs.max())) == (0.0, 1.0)
+
+
+def test_mnist1d_is_standardised_over_all_samples_and_balanced() -> None:
+    parts = sets_of(TASKS["mnist1d"].data(0))
+    inputs, targets = torch.cat([part.inputs for part in parts]).double(), torch.cat([part.targets for part in parts])
+    assert float(inputs.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(inputs.std(correction=0)) == pytest.approx(1.0, abs=1e-6)
+    assert torch.bincount(targets).tolist() == [500] * 10
+
+
+def test_mnist1d_is_a_shape_somewhere_in_noise_that_a_linear_reader_cannot_find() -> None:
+    """Its recipe shifts the template: class means tell little, so that least squares on the raw signal stays far from 1."""
+    train, _, test = sets_of(TASKS["mnist1d"].data(0))
+    design = torch.cat([train.inputs, torch.ones(len(train.inputs), 1)], dim=1).double()
+    weights = torch.linalg.lstsq(design, torch.nn.functional.one_hot(train.targets).double()).solution
+    guesses = (torch.cat([test.inputs, torch.ones(len(test.inputs), 1)], dim=1).double() @ weights).argmax(dim=1)
+    share = float((guesses == test.targets).double().mean())
+    assert 0.2 < share < 0.5
+
+
+# Batches
+
+
+def pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(10.0).reshape(10, 1), torch.arange(10)
+
+
+def order(data: TensorBatches) -> list[int]:
+    return [int(target) for _, targets in data for target in targets]
+
+
+def test_the_order_of_shuffled_batches_is_drawn_from_torchs_generator_at_each_pass() -> None:
+    data = TensorBatches(*pairs(), 4, shuffle=True)
+    torch.manual_seed(5)
+    first, second = order(data), order(data)
+    torch.manual_seed(5)
+    assert (order(data), order(data)) == (first, second)
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(10))
+
+
+def test_batches_that_are_not_shuffled_keep_their_order_and_draw_nothing() -> None:
+    data, before = TensorBatches(*pairs(), 4, shuffle=False), torch.get_rng_state()
+    assert order(data) == list(range(10))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_pair_inputs_with_their_targets_and_the_last_may_be_smaller() -> None:
+    data = TensorBatches(*pairs(), 4, shuffle=True)
+    taken = list(data)
+    assert [len(targets) for _, targets in taken] == [4, 4, 2]
+    assert len(data) == 3
+    assert all(torch.equal(inputs[:, 0], targets.float()) for inputs, targets in taken)
+
+
+# Hosts and recipes
+
+
+def test_initial_weights_vary_with_the_rng_seed_and_leave_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    one, again, other = (perceptron((4, 3, 2), rng_seed).state_dict() for rng_seed in (1, 1, 2))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_perceptron_has_gelu_between_its_layers_and_nothing_after_the_last() -> None:
+    assert [type(layer).__name__ for layer in perceptron((4, 5, 3, 2), 0)] == ["Linear", "GELU", "Linear", "GELU", "Linear"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_wider_net_has_about_the_parameters_that_a_grown_host_ends_with(name: str) -> None:
+    wider = TASKS[name].wider
+    assert wider is not None
+    parameters = sum(parameter.numel() for parameter in wider(0).parameters())
+    host = sum(parameter.numel() for parameter in TASKS[name].model(0).parameters())
+    assert 2 * host < parameters < 10 * host
+
+
+def test_a_recipe_is_of_the_tasks_host_or_of_another_model_with_an_optimizer_over_all_of_it() -> None:
+    task = TASKS["digits"]
+    own, wide = recipe_of(task, settings_from()), perceptron((64, 29, 10), 0)
+    other = recipe_of(task, settings_from(), model=wide)
+    assert sum(parameter.numel() for parameter in own.model.parameters()) == 64 * 6 + 6 + 6 * 10 + 10
+    assert other.model is wide
+    for recipe in (own, other):
+        held = {id(parameter) for group in recipe.optimizer.param_groups for parameter in group["params"]}
+        assert held == {id(parameter) for parameter in recipe.model.parameters()}
+        assert recipe.optimizer.param_groups[0]["lr"] == 3e-3
+
+
+def test_losses_and_accuracy_are_by_sample() -> None:
+    output, target = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 1, 0])
+    assert accuracy(output, target).tolist() == [1.0, 1.0, 0.0]
+    assert cross_entropy(output, target).shape == (3,)
+    assert float(cross_entropy(output, target)[0]) == pytest.approx(math.log(1 + math.exp(-2.0)))
