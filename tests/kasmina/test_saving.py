@@ -100,6 +100,11 @@ def test_what_stands_in_the_file_is_what_the_source_reads(kind: str, tmp_path: P
     assert all(torch.equal(read[name], truth[name]) and read[name].dtype == truth[name].dtype for name in truth)
 
 
+def test_a_rebuilt_model_is_in_eval_mode(tmp_path: Path) -> None:
+    folder = save_grown(grown("linear", tmp_path), tmp_path / "saved")
+    assert not [module for module in rebuilt(folder, MODELS["linear"]().train()).modules() if module.training]
+
+
 def test_a_lone_layer_can_be_the_host(tmp_path: Path) -> None:
     torch.manual_seed(3)
     host = host_of(nn.Linear(20, 4), sites="", blueprints=("mlp:5",))

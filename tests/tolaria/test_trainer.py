@@ -16,6 +16,7 @@ from esper.events.codec import decode_payload, encode
 from esper.events.envelope import EventId
 from esper.events.kinds.control import CommandApplied, CommandIssued, DecisionMade
 from esper.events.kinds.epoch import EpochCompleted, StateDigests, SystemState
+from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointSaved, RunRolledBack
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.kasmina.randomness import derive
@@ -23,9 +24,10 @@ from esper.tolaria.objective import Batch, Supervised
 from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.trainer import Interrupted, UnstableError
 from tests.tolaria.journals import COMMIT, Said
-from tests.tolaria.worlds import ADVANCE, GRAFTED, SAMPLES, STEPS, Script, World, batches, loss_of, perceptron, samples, started
+from tests.tolaria.worlds import ADVANCE, FOSSILIZE, GRAFTED, SAMPLES, STEPS, Script, World, batches, loss_of, perceptron, samples, started
 
 GROWN: Script = {**GRAFTED, 6: [ADVANCE]}
+WHOLE: Script = {**GROWN, 7: [ADVANCE], 8: [ADVANCE], 9: [FOSSILIZE]}
 
 
 def sgd(parameters: object) -> SGD:
@@ -96,6 +98,7 @@ def test_the_policy_sees_what_the_log_has(tmp_path: Path) -> None:
     again = [decode_payload(EpochCompleted.KIND, encode(one.event)) for one in said]
     assert [state for state, _ in seen] == [one.system for one in again if isinstance(one, EpochCompleted)]
     assert [evidence for _, evidence in seen] == [one.id for one in said]
+    assert not [one for one, (state, _) in zip(completed(made), seen, strict=True) if one.system is state]  # It was written and read.
 
 
 def test_a_checkpoint_is_saved_at_the_start_when_due_before_a_graft_and_at_the_end(tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_the_clip_bounds_the_gradient_and_keeps_its_direction(tmp_path: Path) ->
 
 
 def test_the_clip_is_over_the_hosts_own_parameters_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = World(tmp_path, script=GROWN, settings=TrainerSettings(epochs=7, clip=0.5))
+    made = World(tmp_path, script=WHOLE, settings=TrainerSettings(epochs=11, clip=0.5))
     clipped: list[list[int]] = []
     clip = torch.nn.utils.clip_grad_norm_
 
@@ -158,7 +161,9 @@ def test_the_clip_is_over_the_hosts_own_parameters_alone(tmp_path: Path, monkeyp
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
     own = [id(parameter) for parameter in made.model.parameters()]
     made.run()
-    assert clipped == [own] * (7 * STEPS)
+    assert made.host.seeds["0", 0].stage is Stage.FOSSILIZED
+    assert len(list(made.model.parameters())) > len(own)
+    assert clipped == [own] * (11 * STEPS)
 
 
 def test_train_loss_and_metrics_are_means_over_the_samples_of_the_epoch(tmp_path: Path) -> None:
