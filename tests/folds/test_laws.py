@@ -1,4 +1,4 @@
-"""The laws of ARCHITECTURE.md, Processors: however the topics of a run arrive, admission, merging and folding come to the same."""
+"""However the topics of a run arrive, admission, merging and folding come to the same."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The lifecycle table says what EVENTS.md says, the page about it is drawn from it, and nothing else is legal."""
+"""The lifecycle table says what docs/lifecycle.md says, the page about it is drawn from it, and nothing else is legal."""
 
 import re
 from itertools import product

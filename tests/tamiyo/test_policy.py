@@ -161,7 +161,7 @@ def judged(system: SystemState) -> list[tuple[DecisionMade, object]]:
 
 
 def computed_again(system: SystemState, decision: DecisionMade) -> tuple[float, float] | None:
-    """Confidence and urgency from the columns, by numpy, as TRAINING.md has them; None for housekeeping and cancellations."""
+    """Confidence and urgency from the columns, by numpy, as docs/training.md has them; None for housekeeping and cancellations."""
     if decision.adaptation in {Adaptation.GERMINATE, Adaptation.NONE}:
         usable = len(system.validation_losses) > 5 and np.isfinite(system.validation_losses).all()
         return second_opinion(list(system.validation_losses), 5, 0.15) if usable else (0.0, 0.0)

@@ -1,7 +1,7 @@
 """Health, measured: what a site and a seed look like at one step, from samples.
 
 A measurement takes at most 256 rows and 64 features of an output, strided, so that its cost does not grow with the layer (full tensors
-would cost 58 ms for a convolution of 64x32x32: measured, TRAINING.md). A row of a Linear is one position of its leading dimensions, of a
+would cost 58 ms for a convolution of 64x32x32: measured). A row of a Linear is one position of its leading dimensions, of a
 Conv2d one pixel of one sample; the stride through the rows shares no factor with the image, or one column would be seen for all.
 Everything measured stands in one packed tensor and is brought over at once.
 

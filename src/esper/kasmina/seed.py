@@ -4,7 +4,7 @@
 float32, within `forked`: host parameters, buffers, optimizer state and random state go exactly where they would have gone without it.
 **Objective: local.** Regress t = -g * std(y) / rms(g), g = dL/dy, on the layer's input: the direction in which the output should move, at
 the output's own size. Not the raw gradient (its size is about 1/batch), not the straight-through estimator (alpha 1 after 12 isolated
-epochs multiplied the loss by 13.5), not self-reconstruction (no gain): measured, TRAINING.md.
+epochs multiplied the loss by 13.5), not self-reconstruction (no gain): measured.
 **Accumulation.** Each micro-batch has its own target; their gradients are averaged and the seed steps once per step of the host, so that
 accumulating changes neither the number of its steps nor what its learning rate means.
 """

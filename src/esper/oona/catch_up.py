@@ -10,7 +10,6 @@ or settings. In it code, packages and hardware are not compared: their changes s
 """
 
 from collections import deque
-from collections.abc import Iterator
 
 from pydantic import JsonValue
 
@@ -20,7 +19,7 @@ from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, SettingChanged
-from esper.oona.contract import FACTS, START, Log
+from esper.oona.contract import FACTS, Log, records_of
 
 OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, SettingChanged.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
@@ -120,7 +119,7 @@ def catch_up(log: Log, after: Moment | None, checkpoint: str | None) -> CatchUp:
     changes: list[Record] = []
     started: Record | None = None
     last = Moment(0)
-    for record in _facts(log):
+    for record in records_of(log, FACTS):
         last = record.moment
         if record.type == RunStarted.KIND:
             started = record
@@ -153,16 +152,6 @@ def _environment(event: RunStarted) -> dict[str, JsonValue]:
     assert isinstance(form, dict)
     parts = {name: form[name] for name in _ENVIRONMENT}
     return {f"{name}.{key}": value for name, part in parts.items() if isinstance(part, dict) for key, value in part.items()}
-
-
-def _facts(log: Log) -> Iterator[Record]:
-    position, limit = START, 1000
-    while True:
-        page = log.read(position, limit, FACTS)
-        yield from page.records
-        if len(page.records) < limit:
-            return
-        position = page.position
 
 
 def _form(event: Event) -> JsonValue:

@@ -4,7 +4,7 @@ Order of writing everywhere: data durable, then what readers see. Nothing here o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -13,10 +13,10 @@ from pydantic import JsonValue
 
 from esper.errors import DataError
 from esper.events.envelope import Record, RunId
-from esper.events.topics import TOPICS, TopicClass
+from esper.events.topics import TOPICS, is_fact
 from esper.oona.heads import Heads
 
-FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
+FACTS = frozenset(filter(is_fact, TOPICS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Position:
 
 
 START = Position()
+_PAGE = 1000
 
 
 class Page(NamedTuple):
@@ -72,6 +73,17 @@ class Log(Protocol):
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`; False when `timeout_s` passed without one."""
         ...
+
+
+def records_of(log: Log, topics: frozenset[str]) -> Iterator[Record]:
+    """The records of `topics` that stand in `log` now, oldest first, a page at a time."""
+    position = START
+    while True:
+        page = log.read(position, _PAGE, topics)
+        yield from page.records
+        if len(page.records) < _PAGE:
+            return
+        position = page.position
 
 
 class RunWriter(Log, Protocol):

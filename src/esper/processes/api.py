@@ -132,10 +132,8 @@ def fit(
         device=where,
     )
     directory = Directory(log, create=True)
-    if resume is None:
-        trained = training.train(recipe, settings, directory, fresh_run_id())
-    else:
-        trained = training.resume(recipe, settings, directory, directory.resolve(resume))
+    conduct, run = (training.train, fresh_run_id()) if resume is None else (training.resume, directory.resolve(resume))
+    trained = conduct(recipe, settings, directory, run)
     return Result(trained.run, Path(log), trained.metrics, trained)
 
 

@@ -14,7 +14,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
 from esper.events.topics import EPOCH, RUN
-from esper.oona.contract import Position
+from esper.oona.contract import records_of
 from esper.oona.directory import Directory, RunEntry
 from esper.oona.run_log import RunLog
 
@@ -79,7 +79,7 @@ def _from_log(directory: Directory, entry: RunEntry) -> Listed:
     standing = unended
     ends: dict[str, Standing] = {RunFinished.KIND: "finished", RunFailed.KIND: "failed", RunResumed.KIND: unended}
     with directory.open(entry.run) as log:
-        for record in _records(log, RUN):
+        for record in records_of(log, frozenset({RUN})):
             if record.type == RunStarted.KIND:
                 event = decode(record)
                 assert isinstance(event, RunStarted)
@@ -101,21 +101,11 @@ def _from_log(directory: Directory, entry: RunEntry) -> Listed:
 
 def _last_epoch(log: RunLog) -> EpochCompleted | None:
     last: Record | None = None
-    for record in _records(log, EPOCH):
+    for record in records_of(log, frozenset({EPOCH})):
         last = record
     event = None if last is None else decode(last)
     assert event is None or isinstance(event, EpochCompleted)
     return event
-
-
-def _records(log: RunLog, topic: str) -> Iterator[Record]:
-    position: Position | None = None
-    while True:
-        page = log.read(position, _PAGE, frozenset({topic}))
-        yield from page.records
-        if len(page.records) < _PAGE:
-            return
-        position = page.position
 
 
 def began(run: RunId) -> datetime | None:

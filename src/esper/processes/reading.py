@@ -12,13 +12,11 @@ from esper.errors import DataError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
-from esper.events.topics import TOPICS, TopicClass
 from esper.folds.run import BlockedError, RunState, initial, step
 from esper.oona.contract import Log, Position
 from esper.processes.timeline import Timeline
 
 PAGE = 1000
-FACTS = frozenset(topic.name for topic in TOPICS.values() if topic.kind is TopicClass.FACT)
 
 
 @dataclass(slots=True)

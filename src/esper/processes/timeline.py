@@ -26,7 +26,6 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolled
 
 Slot = tuple[str, int]
 Fate = Literal["pending", "applied", "refused", "command refused", "failed", "recorded"]
-ENDED = frozenset({Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK, Stage.FOSSILIZED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from esper.kasmina.finding import find
 from esper.kasmina.host import Host, SeedOptimizer
 from esper.kasmina.kernels import Compiler, KernelCache
 from esper.oona.catch_up import DivergedError, catch_up
-from esper.oona.contract import START, Log
+from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
 from esper.oona.last_words import FailureKind
@@ -99,7 +99,7 @@ def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId)
 def newest_checkpoint(log: Log) -> Record | None:
     """The record of the newest checkpoint that was not pruned; None where there is none yet."""
     saved: dict[str, Record] = {}
-    for record in facts_of(log, RUN):
+    for record in records_of(log, frozenset({RUN})):
         if record.type == CheckpointSaved.KIND:
             event = codec.decode(record)
             assert isinstance(event, CheckpointSaved)
@@ -113,23 +113,12 @@ def newest_checkpoint(log: Log) -> Record | None:
 
 def started(log: Log) -> RunStarted:
     """How the run began. Raises DataError where the log holds no RunStarted."""
-    for record in facts_of(log, RUN):
+    for record in records_of(log, frozenset({RUN})):
         if record.type == RunStarted.KIND:
             event = codec.decode(record)
             assert isinstance(event, RunStarted)
             return event
     raise DataError("the log holds no RunStarted: the run was interrupted before it began; start it again")
-
-
-def facts_of(log: Log, topic: str) -> Iterator[Record]:
-    """All records of one topic, oldest first."""
-    position, limit = START, 1000
-    while True:
-        page = log.read(position, limit, frozenset({topic}))
-        yield from page.records
-        if len(page.records) < limit:
-            return
-        position = page.position
 
 
 def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, checkpoint: Record | None) -> Trained:

@@ -1,7 +1,7 @@
 """How a run is trained: length, batches, checkpoints, what counts as unstable, what is measured."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from esper.errors import SettingsError
@@ -51,10 +51,6 @@ class TrainerSettings:
         _require("explosion_factor", self.explosion_factor, 1 < self.explosion_factor < math.inf, "a finite number above 1")
         _require("max_rollbacks", self.max_rollbacks, self.max_rollbacks >= 0, "a whole number of at least 0")
         _require("digest", self.digest, self.digest in ("full", "parameters", "off"), "one of full, parameters, off")
-
-    def recorded(self) -> dict[str, int | float | str | bool | None]:
-        """Every setting by name, as RunStarted records it."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 @dataclass(frozen=True)
