@@ -88,3 +88,5 @@ def test_a_task_without_a_wider_net_is_compared_with_the_others(grown: tuple[Dir
     short = replace(chosen, trainer=replace(chosen.trainer, epochs=1))
     entries = compare(replace(TASK, wider=None), short, directory, trained, say=lambda _way: None)
     assert [entry.way for entry in entries] == ["grown", "host", "static_same"]
+    [begun] = events(directory, entries[2].run, RunStarted)
+    assert begun.task == "tiny (static_same)", "a run of another net must not be resumed as the task's own"

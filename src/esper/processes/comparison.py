@@ -4,7 +4,7 @@ Each is a run of its own in the same log, so that every figure of the comparison
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -41,7 +41,8 @@ def compare(task: Task, settings: Settings, directory: Directory, grown: Trained
         models.append(("static_wider", task.wider(settings.trainer.rng_seed)))
     for way, model in models:
         say(way)
-        recipe = recipe_of(task, alone, model=model)
+        # Its own name: a run of another net is not the task's, and `esper resume` would train the wrong one.
+        recipe = replace(recipe_of(task, alone, model=model), task=f"{task.name} ({way})")
         entries.append(_entry(way, train(recipe, alone, directory, fresh_run_id())))
     return entries
 
