@@ -1,0 +1,166 @@
+"""The numbers that an event of a watched topic carries, as columns by metric name: the one reading that everything derived starts from.
+
+Names are stable and in base units: seconds, bytes, ratios in 0..1. A metric that changes slowly is measured once a record, and its column
+has one entry whatever the length of `steps`. What was not measured is NaN with `measured` false; a NaN that was measured is a NaN with
+`measured` true. `METRICS` says what may come from where, so that a rule about a metric that nobody measures can be refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+from esper.events import topics
+from esper.events.fields import Event
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+Values = tuple[float | None, ...] | tuple[int, ...]
+
+_GPU = ("utilization", "memory_used_ratio", "temperature_celsius", "power_watts")
+_LOG = ("log_lag_records", "log_dead_letters", "log_dropped_samples")
+
+METRICS: Mapping[str, frozenset[str]] = {
+    topics.STEPS: frozenset(
+        ("loss", "gradient_norm", "step_latency_s", "data_wait_s", "samples_per_s", "memory_bytes", "learning_rate", "metric.*")
+    ),
+    topics.SEED_HEALTH: frozenset(
+        (
+            *("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation"),
+            *("latency_s", "errors", "health_score"),
+        )
+    ),
+    topics.EPOCH: frozenset(("train.*", "validation.*", "duration_s", "samples_per_s")),
+    topics.RESOURCES: frozenset(
+        (
+            *("cpu_utilization", "memory_used_ratio", "disk_free_bytes", "disk_free_ratio"),
+            *("network_received_bytes", "network_sent_bytes"),
+            *(f"gpu.*.{name}" for name in _GPU),
+            *_LOG,
+        )
+    ),
+    topics.CUSTOM_METRICS: frozenset(("esper_custom_*",)),
+}
+"""The metrics of each watched topic; a name with a star is a family, like the user's own metrics `metric.*`."""
+
+
+def is_known(topic: str, metric: str) -> bool:
+    """True if records of `topic` may carry `metric`, by its own name or as a member of a family."""
+    return any(fnmatchcase(metric, name) for name in METRICS.get(topic, frozenset()))
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What one record measured. Shapes: a column is 1-D; those of a health record have one entry a row, those of a span one a step or one.
+
+    `steps`: the optimizer steps of the columns' entries (one: the record's last step), None where the record has no steps of its own.
+    `sites`, `seeds`: whose values a row holds, seed None for a site's own; None where the readings are the run's.
+    """
+
+    steps: IntArray | None
+    columns: Mapping[str, FloatArray]
+    measured: Mapping[str, BoolArray]
+    sites: tuple[str, ...] | None
+    seeds: tuple[int | None, ...] | None
+    last_adaptation_step: int | None
+
+
+def readings(event: Event) -> Readings | None:
+    """The numbers that `event` carries; None for a kind that is not watched."""
+    if isinstance(event, StepsMeasured):
+        return _steps(event)
+    if isinstance(event, SeedHealthMeasured):
+        return _health(event)
+    if isinstance(event, EpochCompleted):
+        return _run_level(_epoch(event))
+    if isinstance(event, ResourcesMeasured):
+        return _run_level(_resources(event))
+    if isinstance(event, CustomMetricRecorded):
+        return _run_level({event.name: (event.value,)})
+    return None
+
+
+def _run_level(values: Mapping[str, Values], steps: IntArray | None = None, last_adaptation_step: int | None = None) -> Readings:
+    columns, measured = _columns(values)
+    return Readings(steps, columns, measured, None, None, last_adaptation_step)
+
+
+def _steps(event: StepsMeasured) -> Readings:
+    columns = event.steps
+    values: dict[str, Values] = {
+        "loss": columns.loss,
+        "gradient_norm": columns.gradient_norm,
+        "step_latency_s": columns.step_latency_ms,
+        "data_wait_s": columns.data_wait_ms,
+        "samples_per_s": (event.samples_per_s,),
+        "memory_bytes": (event.memory_bytes,),
+        "learning_rate": event.learning_rates[:1] or (None,),
+    }
+    values |= {f"metric.{name}": column for name, column in event.metrics.items()}
+    found = _run_level(values, np.array(columns.step, dtype=np.int64), event.last_adaptation_step)
+    for name in ("step_latency_s", "data_wait_s"):
+        found.columns[name][:] /= 1e3
+    return found
+
+
+def _health(event: SeedHealthMeasured) -> Readings:
+    health = event.health
+    columns, measured = _columns(
+        {
+            "activation_variance": health.activation_variance,
+            "gradient_variance": health.gradient_variance,
+            "dead_neuron_ratio": health.dead_neuron_ratio,
+            "avg_correlation": health.avg_correlation,
+            "latency_s": health.latency_ms,
+            "errors": health.errors,
+            "health_score": health.health_score,
+        }
+    )
+    columns["latency_s"][:] /= 1e3
+    return Readings(None, columns, measured, health.site, health.seed, event.last_adaptation_step)
+
+
+def _epoch(event: EpochCompleted) -> dict[str, Values]:
+    values: dict[str, Values] = {"duration_s": (event.duration_s,), "samples_per_s": (event.samples_per_s,)}
+    for name, part in (("train", event.train), ("validation", event.validation)):
+        if part is not None:
+            values |= {f"{name}.{metric}": (value,) for metric, value in part.metrics.items()}
+            values[f"{name}.loss"] = (part.loss,)
+    return values
+
+
+def _resources(event: ResourcesMeasured) -> dict[str, Values]:
+    values: dict[str, Values] = {
+        "cpu_utilization": (event.cpu_utilization,),
+        "memory_used_ratio": (_ratio(event.memory_used_bytes, event.memory_total_bytes),),
+        "disk_free_bytes": (event.disk_free_bytes,),
+        "disk_free_ratio": (_ratio(event.disk_free_bytes, event.disk_total_bytes),),
+        "network_received_bytes": (event.network_received_bytes,),
+        "network_sent_bytes": (event.network_sent_bytes,),
+    }
+    values |= {name: (getattr(event, name),) for name in _LOG}
+    for gpu in event.gpus:
+        used = _ratio(gpu.memory_used_bytes, gpu.memory_total_bytes)
+        measured = (gpu.utilization, used, gpu.temperature_celsius, gpu.power_watts)
+        values |= {f"gpu.{gpu.index}.{name}": (value,) for name, value in zip(_GPU, measured, strict=True)}
+    return values
+
+
+def _ratio(part: int, total: int) -> float | None:
+    return part / total if total else None
+
+
+def _columns(values: Mapping[str, Values]) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
+    columns: dict[str, FloatArray] = {}
+    measured: dict[str, BoolArray] = {}
+    for name, column in values.items():
+        numbers = columns[name] = np.array(column, dtype=np.float64)  # None becomes NaN here.
+        known = measured[name] = ~np.isnan(numbers)
+        if not known.all():
+            known[:] = [value is not None for value in column]
+    return columns, measured
