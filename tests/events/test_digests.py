@@ -34,11 +34,10 @@ RECORD = Record(
 )
 
 
-def test_chain_is_over_the_fields_in_order_each_preceded_by_its_length() -> None:
-    fields = [b"system.events.run", b"run", b"trainer", b"3", b"7", b"esper.run.heartbeat.v1"]
-    fields += [b"2026-03-01T12:00:00.000250Z", b"2", b"40", b"run/1", b"\x01" * 32, b"{}"]
-    expected = hashlib.sha256(b"".join(len(field).to_bytes(8, "big") + field for field in fields)).digest()
-    assert chain(RECORD, b"\x01" * 32) == expected
+def test_chain_is_over_counted_texts_then_numbers_then_the_previous_chain_and_the_payload() -> None:
+    texts = b"17:system.events.run3:run7:trainer22:esper.run.heartbeat.v15:run/1"
+    numbers = b"3 7 1772366400000250 2 40 2 "
+    assert chain(RECORD, b"\x01" * 32) == hashlib.sha256(texts + numbers + b"\x01" * 32 + b"{}").digest()
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)

@@ -17,6 +17,7 @@ from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, Stream
 from esper.events.kinds.telemetry import Heartbeat, ResourcesMeasured, StepsMeasured
 from esper.oona.contract import RunWriter
 from esper.oona.emitter import Emitter, Telemetry
+from esper.oona.heads import Heads
 from esper.oona.memory import MemoryLog
 from tests.oona.samples import RUN, command, everything, finished, kinds, setting, steps, ticking
 
@@ -34,12 +35,12 @@ class Gate:
         self.freed = False
         real = self.log.append
 
-        def append(records: tuple[Record, ...]) -> None:
+        def append(records: tuple[Record, ...], reached: Heads | None = None) -> None:
             self.entered.set()
             assert self.open.wait(60)
             if self.error is not None:
                 raise self.error
-            real(records)
+            real(records, reached)
 
         def free() -> None:
             self.freed = True

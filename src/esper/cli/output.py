@@ -15,7 +15,7 @@ from pydantic import BaseModel, JsonValue
 from rich.console import Console
 from rich.text import Text
 
-from esper.events.digests import written_time
+from esper.events.times import written_time
 
 WIDTH = 100
 

@@ -1,8 +1,8 @@
 """Digests over events: the chain that ties a record to its predecessor, ids of derived events, canonical JSON, and the comparison form.
 
-The chain of a record is sha256 over these fields in this order, each preceded by its length as 8 bytes, big endian: topic, run, writer,
-sequence, moment, type, time, epoch, step, cause, the previous record's chain, the payload's bytes. Numbers are decimal digits, time is
-ISO 8601 in UTC with six decimals and a "Z", what is absent is empty. The first record of a topic follows an empty chain.
+The chain of a record is sha256 over, in this order: topic, run, writer, type and cause, each as its length in bytes, a colon and itself;
+sequence, moment, time, epoch, step and the payload's length, each as decimal digits and a space; the previous record's chain; the
+payload. Time is in microseconds since 1970 in UTC, what is absent is empty. The first record of a topic follows an empty chain.
 
 The comparison form is what two executions of the same training must agree on: the payload as it is written, without the fields that its
 JSON Schema marks volatile, and with every id that it marks a reference replaced. One walk over the schema makes a plan per kind.
@@ -19,37 +19,35 @@ from pydantic import JsonValue
 from esper.events.codec import encode
 from esper.events.envelope import EventId, Record
 from esper.events.fields import Event
-from esper.events.times import written_time
+from esper.events.times import MICROSECOND, SINCE
 
-__all__ = ["canonical", "chain", "comparison_form", "derived_id", "digest_of", "written_time"]
+__all__ = ["canonical", "chain", "comparison_form", "derived_id", "digest_of"]
 
 Resolve = Callable[[EventId], str]
-
-
-_LENGTHS = tuple(length.to_bytes(8, "big") for length in range(256))
 
 
 def chain(record: Record, previous: bytes) -> bytes:
     """The chain of `record` after `previous` (32 bytes, or none at a topic's start); the record's own `chain` field is not read.
 
-    Every record passes here, so it is written for speed: one digest over one buffer, and what lasts for a topic is made once.
+    Every record passes here, so it is written for speed: what lasts for a topic is made once, the rest is one text and one digest.
     """
-    _, run, topic, writer, number, _, at, _, _, kind, written, epoch_, step_, after, _, _, data = record
-    sequence, moment, epoch, step = b"" if number is None else b"%d" % number, b"%d" % at, b"%d" % epoch_, b"%d" % step_
-    time, cause = written_time(written).encode(), (after or "").encode()
-    buffer = b"".join(
-        (
-            *(_lasting(topic, run, writer), _LENGTHS[len(sequence)], sequence, _LENGTHS[len(moment)], moment),
-            *(_lasting(kind), _LENGTHS[len(time)], time, _LENGTHS[len(epoch)], epoch, _LENGTHS[len(step)], step),
-            *(len(cause).to_bytes(8, "big"), cause, _LENGTHS[len(previous)], previous, len(data).to_bytes(8, "big"), data),
-        )
-    )
-    return hashlib.sha256(buffer).digest()
+    _, run, topic, writer, sequence, _, moment, _, _, kind, time, epoch, step, cause, _, _, data = record
+    number = "" if sequence is None else sequence
+    microseconds = (time - SINCE) // MICROSECOND
+    numbers = f"{number} {moment} {microseconds} {epoch} {step} {len(data)} "
+    digest = hashlib.sha256(f"{_lasting(topic, run, writer, kind)}{_counted(cause or '')}{numbers}".encode())
+    digest.update(previous)
+    digest.update(data)
+    return digest.digest()
+
+
+def _counted(text: str) -> str:
+    return f"{len(text) if text.isascii() else len(text.encode())}:{text}"
 
 
 @lru_cache(maxsize=1024)
-def _lasting(*fields: str) -> bytes:
-    return b"".join(len(field.encode()).to_bytes(8, "big") + field.encode() for field in fields)
+def _lasting(*texts: str) -> str:
+    return "".join(map(_counted, texts))
 
 
 def derived_id(cause: EventId, rule: str, version: int, settings_digest: str, index: int) -> EventId:

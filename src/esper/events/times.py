@@ -8,6 +8,9 @@ from esper.errors import DataError, RuleError
 
 _WRITTEN = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z", re.ASCII)
 _ZERO = timedelta()
+# A time as a whole number: (time - SINCE) // MICROSECOND; what files and chains hold.
+SINCE = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 def written_time(time: datetime) -> str:

@@ -103,8 +103,10 @@ class RunWriter(Log, Protocol):
         """How the log ends, as a copy: numbers and chains that the next records continue."""
         ...
 
-    def append(self, records: tuple[Record, ...]) -> None:
+    def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
         """Makes `records` durable, all or none, before it returns; readers see them from then on.
+
+        `reached` is the log's end after them, where `Heads.next` made them from a copy of its end; without it each of them is checked.
 
         Raises RuleError for records that do not continue the log's numbers, LogError when they could not be written: whatever was
         appended before stands, and `heads` still says how the log ends.

@@ -8,7 +8,7 @@ SQLite's JSON functions read as they are. Durability: WAL with synchronous FULL,
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -18,14 +18,13 @@ import apsw
 from esper.errors import DataError, LogError
 from esper.events.envelope import Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.telemetry import Heartbeat
+from esper.events.times import MICROSECOND, SINCE
 
 APPLICATION_ID = 0x45737072  # "Espr"
 FORMAT = 1
 BUSY_TIMEOUT_MS = 5000
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
-_SINCE = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -34,7 +33,7 @@ CREATE TABLE records (
     incarnation INTEGER NOT NULL, type TEXT NOT NULL, time INTEGER NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
     cause TEXT, trace TEXT, chain BLOB NOT NULL, data BLOB NOT NULL
 ) STRICT;
-CREATE INDEX facts_by_topic ON records (topic) WHERE fact IS NOT NULL;
+CREATE INDEX facts ON records (row) WHERE fact IS NOT NULL;
 """
 
 Row = tuple[str, int | None, int | None, int, int, str, int, int, int, str | None, str | None, bytes | None, bytes]
@@ -191,14 +190,14 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
 def to_row(record: Record) -> Row:
     """`record` as the parameters of INSERT."""
     _, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, cause, trace, chain, data = record
-    return topic, sequence, fact, moment, incarnation, kind, (time - _SINCE) // _MICROSECOND, epoch, step, cause, trace, chain, data
+    return topic, sequence, fact, moment, incarnation, kind, (time - SINCE) // MICROSECOND, epoch, step, cause, trace, chain, data
 
 
 def to_record(run: RunId, writer: str, row: Stored) -> Record:
     """The record in a row of `records`, all columns in the table's order. Raises DataError for a row that a damaged file made up."""
     number, topic, sequence, fact, moment, incarnation, kind, time, epoch, step, cause, trace, chain, data = row
     try:
-        written = _SINCE + _MICROSECOND * time
+        written = SINCE + MICROSECOND * time
     except (TypeError, OverflowError) as error:
         raise DataError(f"row {number}: expected microseconds since 1970, got {time!r}") from error
     return Record(
@@ -220,8 +219,3 @@ def to_record(run: RunId, writer: str, row: Stored) -> Record:
         chain=chain,
         data=data,
     )
-
-
-def id_of(record: Record) -> str:
-    """The id that `record` gets back when it is read: a record with another one cannot be stored."""
-    return heartbeat_id(record.run, record.sequence or 0) if record.type == Heartbeat.KIND else f"{record.run}/{record.moment}"

@@ -1,17 +1,17 @@
 """How a run's log ends: the numbers and chains that its next records continue.
 
-`Heads.follow` is the one place that says what may come next in a run: sequences dense per topic, moments dense over all topics
-(a heartbeat has the last one's), facts dense over the facts, time and incarnation never back, epoch and step never back within a
-topic. Both logs refuse what does not follow, and a resume walks the whole file through it.
+This is the one place that says what may come next in a run: sequences dense per topic, moments dense over all topics (a heartbeat has the
+last one's), facts dense over the facts, time and incarnation never back, epoch and step never back within a topic. `Heads.next` makes such
+a record, `Heads.follow` refuses any other, and a resume walks the whole file through it.
 """
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import NamedTuple, Self
 
-from esper.errors import DataError
+from esper.errors import DataError, RuleError
 from esper.events.digests import chain
-from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.envelope import EventId, Moment, Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunResumed, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
@@ -29,6 +29,22 @@ class TopicHead:
     epoch: int = 0
     step: int = 0
     ended: bool = False
+
+
+class Draft(NamedTuple):
+    """What is to be recorded next, before it is numbered. `moment` is absent on a heartbeat."""
+
+    kind: str
+    topic: str
+    moment: Moment | None
+    is_fact: bool
+    incarnation: int
+    time: datetime
+    epoch: int
+    step: int
+    cause: EventId | None
+    trace: str | None
+    data: bytes
 
 
 class Heads:
@@ -62,6 +78,31 @@ class Heads:
         """The end of topic `name`; zeros and an empty chain where it has no record."""
         return self.topics.get(name) or TopicHead()
 
+    def next(self, draft: Draft) -> Record:
+        """The record that comes next, numbered and chained, and the end moved to it. A time before the last record's is raised to it.
+
+        Raises DataError as `follow` does, for clocks or a moment that do not continue the log; nothing moved then.
+        """
+        kind, topic, numbered, is_fact, incarnation, time, epoch, step, cause, trace, data = draft
+        head = self.topics.get(topic)
+        if head is None:
+            head = TopicHead()
+        sequence = head.sequence + 1
+        beats = kind == Heartbeat.KIND
+        moment = self.moment if numbered is None else numbered
+        identity = heartbeat_id(self.run, sequence) if beats else record_id(self.run, moment)
+        fact = self.fact + 1 if is_fact else None
+        time = max(time, self.time)
+        place = (identity, self.run, topic, self.writer, sequence, fact, moment, 0, incarnation, kind, time, epoch, step, cause, trace)
+        unchained = Record(*place, None, data)
+        tied = chain(unchained, head.chain)
+        dense = moment == (self.moment if beats else self.moment + 1)
+        if not dense or step < head.step or epoch < head.epoch or incarnation < self.incarnation:
+            raise DataError(self._fault(unchained))
+        record = Record(*place, tied, data)
+        self._move(record, head)
+        return record
+
     def follow(self, record: Record) -> None:
         """Moves the end to `record`. Raises DataError, naming the field, for one that does not continue the log; nothing moved then."""
         identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, _, _, tied, _ = record
@@ -76,12 +117,18 @@ class Heads:
             or step < head.step
             or epoch < head.epoch
             or incarnation < self.incarnation
+            or identity != (heartbeat_id(run, sequence) if kind == Heartbeat.KIND else record_id(run, moment))
             or tied is None
             or generation != 0
             or run != self.run
             or writer != self.writer
         ):
             raise DataError(self._fault(record))
+        self._move(record, head)
+
+    def _move(self, record: Record, head: TopicHead) -> None:
+        identity, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, _, _, tied, _ = record
+        assert sequence is not None and tied is not None  # noqa: PT018 - both were checked together.
         self.moment, self.incarnation, self.time, self.epoch, self.step = moment, incarnation, time, epoch, step
         if fact is not None:
             self.fact = fact
@@ -89,6 +136,16 @@ class Heads:
             self.anchor = identity
         head.sequence, head.chain, head.epoch, head.step, head.ended = sequence, tied, epoch, step, kind == StreamEnded.KIND
         self.topics[topic] = head
+
+    def after(self, records: tuple[Record, ...]) -> Self:
+        """The end after `records`; this one stays. Raises RuleError for records that do not continue the log."""
+        heads = self.copy()
+        try:
+            for record in records:
+                heads.follow(record)
+        except DataError as error:
+            raise RuleError(str(error)) from error
+        return heads
 
     def verify(self, record: Record) -> None:
         """Like `follow`, and the record's chain must be the one computed from its fields and its predecessor's chain."""
@@ -107,7 +164,8 @@ class Heads:
 
     def _fault(self, record: Record) -> str:
         before = self.topic(record.topic)
-        moment = self.moment if record.type == Heartbeat.KIND else self.moment + 1
+        moment = self.moment if record.type == Heartbeat.KIND else Moment(self.moment + 1)
+        identity = heartbeat_id(self.run, before.sequence + 1) if record.type == Heartbeat.KIND else record_id(self.run, moment)
         expected: tuple[tuple[str, bool, object, object], ...] = (
             ("run", record.run == self.run, self.run, record.run),
             ("writer", record.writer == self.writer, self.writer, record.writer),
@@ -119,6 +177,7 @@ class Heads:
             ("time", record.time >= self.time, f"at least {self.time.isoformat()}", record.time.isoformat()),
             ("epoch", record.epoch >= before.epoch, f"at least {before.epoch}", record.epoch),
             ("step", record.step >= before.step, f"at least {before.step}", record.step),
+            ("id", record.id == identity, identity, record.id),
             ("chain", record.chain is not None, "32 bytes", "none"),
         )
         field, _, wanted, came = next(row for row in expected if not row[1])

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from esper.errors import DataError, LogError, RuleError
+from esper.errors import LogError
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.oona.contract import START, Page, Position
 from esper.oona.heads import Heads
@@ -38,16 +38,11 @@ class MemoryLog:
         """How the log ends, as a copy."""
         return self._heads.copy()
 
-    def append(self, records: tuple[Record, ...]) -> None:
+    def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
         """Adds `records`, all or none. Raises RuleError for records that do not continue the log, LogError once it is sealed."""
         if self.summary is not None:
             raise LogError(f"run {self.run} is sealed: expected no record after its end, got {len(records)}")
-        heads = self._heads.copy()
-        try:
-            for record in records:
-                heads.follow(record)
-        except DataError as error:
-            raise RuleError(str(error)) from error
+        heads = reached or self._heads.after(records)
         with self._grown:
             self._records.extend(records)
             self._heads = heads

@@ -13,7 +13,7 @@ from typing import Self
 import apsw
 from pydantic import JsonValue
 
-from esper.errors import DataError, LogError, RuleError
+from esper.errors import LogError, RuleError
 from esper.events.codec import decode
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
@@ -111,9 +111,9 @@ class RunLog:
         with self._reader.connection() as connection:
             return walk(connection, self.path / FILE, self.meta)
 
-    def append(self, records: tuple[Record, ...]) -> None:
-        """Makes `records` durable, all or none, then rings the readers. Errors: see `RunWriter.append`."""
-        self._owned("append to").append(records)
+    def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
+        """Makes `records` durable, all or none, then rings the readers. Contract and errors: see `RunWriter.append`."""
+        self._owned("append to").append(records, reached)
 
     def read(self, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None) -> Page:
         """At most `limit` records after `position`, of `topics`, oldest first, as one consistent view."""
@@ -175,16 +175,9 @@ class _Writer:
             raise
         self._bell = Bell(path.parent, self.meta.run)
 
-    def append(self, records: tuple[Record, ...]) -> None:
+    def append(self, records: tuple[Record, ...], reached: Heads | None) -> None:
         connection = self._writing("append to")
-        heads = self.heads.copy()
-        try:
-            for record in records:
-                heads.follow(record)
-                if record.id != file.id_of(record):
-                    raise DataError(f"expected id {file.id_of(record)}, got {record.id}")
-        except DataError as error:
-            raise RuleError(str(error)) from error
+        heads = reached or self.heads.after(records)
         with file.explained(self.path, "append to"), connection:
             connection.executemany(file.INSERT, map(file.to_row, records))
         self.heads = heads

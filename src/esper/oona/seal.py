@@ -15,8 +15,8 @@ import apsw
 from pydantic import JsonValue
 
 from esper.errors import LogError
-from esper.events.digests import written_time
 from esper.events.envelope import RunId
+from esper.events.times import written_time
 from esper.oona import file
 from esper.oona.heads import Heads
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from esper.errors import LogError
-from esper.events.digests import written_time
 from esper.events.envelope import Record, RunId
+from esper.events.times import written_time
 from esper.processes.history import History
 
 
