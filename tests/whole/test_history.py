@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 from itertools import groupby
 
 import numpy as np
@@ -198,21 +199,13 @@ def test_clocks_never_go_back_and_no_cause_comes_after_its_effect(grown: Grown) 
 
 
 def chain_again(record: Record, before: bytes) -> bytes:
-    """The chain of a record, written from the catalogue's words: sha256 over length-prefixed fields."""
-    fields = [
-        record.topic,
-        record.run,
-        record.writer,
-        str(record.sequence),
-        str(record.moment),
-        record.type,
-        record.time.strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z",
-        str(record.epoch),
-        str(record.step),
-        record.cause or "",
-    ]
-    parts = [*(field.encode("utf-8") for field in fields), before, record.data]
-    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
+    """The chain of a record, written from the catalogue's words: counted texts, numbers, the chain before it, the payload."""
+    texts = (record.topic, record.run, record.writer, record.type, record.cause or "")
+    counted = b"".join(str(len(text.encode())).encode() + b":" + text.encode() for text in texts)
+    since_1970 = record.time - datetime(1970, 1, 1, tzinfo=UTC)
+    microseconds = (since_1970.days * 86_400 + since_1970.seconds) * 1_000_000 + since_1970.microseconds
+    numbers = (record.sequence or 0, record.moment, microseconds, record.epoch, record.step, len(record.data))
+    return hashlib.sha256(counted + b"".join(b"%d " % number for number in numbers) + before + record.data).digest()
 
 
 def test_chains_hold_over_the_whole_run_and_the_run_names_their_ends(grown: Grown) -> None:
