@@ -26,8 +26,8 @@ BUSY_TIMEOUT_MS = 5000
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;"
+TABLES = """
 CREATE TABLE records (
     row INTEGER PRIMARY KEY, topic TEXT NOT NULL, sequence INTEGER NOT NULL, fact INTEGER, moment INTEGER NOT NULL,
     incarnation INTEGER NOT NULL, type TEXT NOT NULL, time INTEGER NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
@@ -79,8 +79,11 @@ def _reason(error: apsw.Error | OSError) -> str:
     return f"{known or type(error).__name__} ({error})"
 
 
-def create_file(path: Path, run: RunId, writer: str) -> None:
-    """Makes the empty file of `run` at `path`, whole or not at all. Raises LogError where it cannot be written."""
+def create_file(path: Path, run: RunId, writer: str, tables: str = TABLES) -> None:
+    """Makes the empty file of `run` at `path`, with `tables` and a table meta, whole or not at all.
+
+    Raises LogError where it cannot be written.
+    """
     draft = path.with_name(path.name + ".new")
     with explained(path, "create"):
         draft.unlink(missing_ok=True)
@@ -90,7 +93,7 @@ def create_file(path: Path, run: RunId, writer: str) -> None:
             connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", FORMAT)
             with connection:
-                connection.execute(_SCHEMA)
+                connection.execute(_META + tables)
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
                 meta = {"run": run, "writer": writer, "format": str(FORMAT), "created": created}
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())

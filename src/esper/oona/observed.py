@@ -1,0 +1,198 @@
+"""The file beside a run's log that its observer writes: derived events, how far they were derived, and the state that goes on from there.
+
+One process writes it, the holder of the observer's lock; any number read. Derived events are kept for good, for what somebody was told
+cannot be derived again; the state can be made again from the run and may be deleted (`forget`). Records and the position that they were
+derived to are saved in one transaction. Nothing here knows what is derived, or from what.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import apsw
+
+from esper.errors import LogError
+from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.times import MICROSECOND, SINCE
+from esper.oona import file, seal
+from esper.oona.contract import START, Page, Position
+
+FILE = "observed.sqlite"
+MARK = "observed.sealed"
+
+_TABLES = """
+CREATE TABLE derived (
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, topic TEXT NOT NULL, writer TEXT NOT NULL, moment INTEGER NOT NULL,
+    generation INTEGER NOT NULL, incarnation INTEGER NOT NULL, type TEXT NOT NULL, time INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    step INTEGER NOT NULL, cause TEXT, trace TEXT, data BLOB NOT NULL
+) STRICT;
+CREATE INDEX derived_by_topic ON derived (topic, row);
+CREATE TABLE progress (name TEXT PRIMARY KEY, position TEXT NOT NULL, state BLOB) STRICT, WITHOUT ROWID;
+"""
+_COLUMNS = "id, topic, writer, moment, generation, incarnation, type, time, epoch, step, cause, trace, data"
+_INSERT = f"INSERT INTO derived ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id"  # noqa: S608
+_SAVE = "INSERT INTO progress VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET position = excluded.position, state = excluded.state"
+_DERIVED, _STATE = "derived", "state"
+
+
+class Saved(NamedTuple):
+    """How far an observer had come with a run: events are derived up to `derived_to`; `state`, where there is one, is after `state_to`."""
+
+    derived_to: Position
+    state: bytes | None
+    state_to: Position
+
+
+class Observed:
+    """The writing end of one run's observed file. One thread at a time uses it; close it, or use it in a `with` statement."""
+
+    def __init__(self, folder: Path, run: RunId) -> None:
+        """Opens the file in `folder`, made if need be; a sealed one is sealed no more. Raises LogError where it cannot be written."""
+        self.run = run
+        self._path = folder / FILE
+        if not self._path.exists():
+            file.create_file(self._path, run, "observer", _TABLES)
+        with file.explained(self._path, "unseal"):
+            (folder / MARK).unlink(missing_ok=True)
+        self._connection: apsw.Connection | None = file.open_for_writing(self._path)
+        meta = file.read_meta(self._connection, self._path)
+        if meta.run != run:
+            self.close()
+            raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {meta.run}")
+
+    def saved(self) -> Saved:
+        """How far the last observer came."""
+        with file.explained(self._path, "read"):
+            rows = {name: (position, state) for name, position, state in self._open().execute("SELECT name, position, state FROM progress")}
+        derived_to, _ = rows.get(_DERIVED, (START.to_text(), None))
+        state_to, state = rows.get(_STATE, (START.to_text(), None))
+        return Saved(Position.from_text(derived_to), state, Position.from_text(state_to))
+
+    def save(self, records: Sequence[Record], derived_to: Position | None = None, state: bytes | None = None) -> tuple[Record, ...]:
+        """Those of `records` that are new, durable when it returns together with the position and the state after it.
+
+        A record whose id stands there already is not written again. Raises LogError where it stands there with other bytes.
+        """
+        connection = self._open()
+        with file.explained(self._path, "append to"), connection:
+            new = tuple(record for record in records if self._insert(connection, record))
+            if derived_to is not None:
+                connection.execute(_SAVE, (_DERIVED, derived_to.to_text(), None))
+                if state is not None:
+                    connection.execute(_SAVE, (_STATE, derived_to.to_text(), state))
+        return new
+
+    def forget(self) -> None:
+        """Deletes the state: whoever goes on makes it again from the run's beginning. What was derived stays."""
+        with file.explained(self._path, "write"):
+            self._open().execute("DELETE FROM progress WHERE name = ?", (_STATE,))
+
+    def seal(self) -> bool:
+        """Closes the file as ended, until somebody opens it for writing again; false when readers held it open for five seconds."""
+        connection = self._open()
+        sealed = seal.leave_wal(connection, self._path)
+        rows = connection.execute("SELECT count(*) FROM derived").fetchone()
+        self.close()
+        if sealed:
+            with file.explained(self._path, "seal"):
+                draft = self._path.with_name(MARK + ".new")
+                draft.write_text(f"{rows[0] if rows else 0}\n")
+                draft.rename(self._path.with_name(MARK))
+        return sealed
+
+    def _insert(self, connection: apsw.Connection, record: Record) -> bool:
+        if connection.execute(_INSERT, _to_row(record)).fetchone() is not None:
+            return True
+        stored = connection.execute("SELECT topic, type, data FROM derived WHERE id = ?", (record.id,)).fetchone()
+        if stored != (record.topic, record.type, record.data):
+            raise LogError(f"run {self.run}, {record.topic}: derived event {record.id} stands in {self._path} with other bytes already")
+        return False
+
+    def _open(self) -> apsw.Connection:
+        if self._connection is None:
+            raise LogError(f"cannot use {self._path}: it is closed")
+        return self._connection
+
+    def close(self) -> None:
+        """Lets go of the file; a second call does nothing."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def is_observed(folder: Path) -> bool:
+    """True when an observer has written something about the run in `folder`."""
+    return (folder / FILE).exists()
+
+
+def is_settled(folder: Path) -> bool:
+    """True when the observed file in `folder` is sealed: nothing about the run is firing or undelivered."""
+    return (folder / MARK).exists()
+
+
+def read_observed(
+    folder: Path, run: RunId, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None
+) -> Page:
+    """At most `limit` derived records of the run in `folder` after `position`, of `topics`, oldest first; none where nobody observed it.
+
+    Opens the file for this one request. Raises LogError for a damaged one.
+    """
+    row = (position or START).row(FILE)
+    if not is_observed(folder):
+        return Page((), _at(row))
+    among = "" if topics is None else f" AND topic IN ({', '.join('?' * len(topics))})"
+    query = f"SELECT row, {_COLUMNS} FROM derived WHERE row > ?{among} ORDER BY row LIMIT ?"  # noqa: S608
+    path = folder / FILE
+    immutable = is_settled(folder) and not os.access(folder, os.W_OK)
+    with file.explained(path, "read"):
+        connection = file.open_for_reading(path, immutable=immutable)
+        try:
+            with connection:
+                rows = connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
+                ends: list[file.Stored] = connection.execute("SELECT coalesce(max(row), 0) FROM derived").fetchall()
+        finally:
+            connection.close()
+    full = len(rows) == limit and bool(rows)
+    last = int(rows[-1][0]) if full else max(row, int(ends[0][0]))
+    return Page(tuple(_to_record(run, found) for found in rows), _at(last))
+
+
+def _at(row: int) -> Position:
+    return Position(((FILE, row),))
+
+
+def _to_row(record: Record) -> tuple[str | int | bytes | None, ...]:
+    identity, _, topic, writer, _, _, moment, generation, incarnation, kind, time, epoch, step, cause, trace, _, data = record
+    microseconds = (time - SINCE) // MICROSECOND
+    return identity, topic, writer, moment, generation, incarnation, kind, microseconds, epoch, step, cause, trace, data
+
+
+def _to_record(run: RunId, row: file.Stored) -> Record:
+    _, identity, topic, writer, moment, generation, incarnation, kind, time, epoch, step, cause, trace, data = row
+    return Record(
+        id=EventId(identity),
+        run=run,
+        topic=topic,
+        writer=writer,
+        sequence=None,
+        fact=None,
+        moment=Moment(moment),
+        generation=generation,
+        incarnation=incarnation,
+        type=kind,
+        time=SINCE + MICROSECOND * time,
+        epoch=epoch,
+        step=step,
+        cause=cause,
+        trace=trace,
+        chain=None,
+        data=data,
+    )
