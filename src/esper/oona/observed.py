@@ -156,7 +156,7 @@ def read_observed(
         connection = file.open_for_reading(path, immutable=immutable)
         try:
             with connection:
-                rows = connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
+                rows: list[file.Stored] = connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
                 ends: list[file.Stored] = connection.execute("SELECT coalesce(max(row), 0) FROM derived").fetchall()
         finally:
             connection.close()
