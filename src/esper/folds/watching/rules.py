@@ -1,0 +1,108 @@
+"""Alert rules as data: what each one watches, when it fires and when it stops, how severe it is, and what it says.
+
+A rule reads one topic and has one source: a metric of that topic with a limit, an anomaly that a detector finds there, or a kind of event.
+How rules are written as TOML is `rule_files`; how they become alerts is `alerts`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter
+from typing import Literal
+
+from esper.events.fields import Event
+
+Severity = Literal["info", "warning", "critical"]
+Scalar = str | int | bool
+Pairs = tuple[tuple[str, str], ...]
+
+SOURCE_LABELS = ("site", "seed", "metric", "detector")
+"""What an alert may be about, besides the labels that its rule gives it; a closed set, so that alerts stay few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A value is out of it when above, below or not finite. Once firing, an alert ends at `clear` (hysteresis), by default at the limit.
+
+    NaN is neither above nor below anything, and neither clears an alert: only `not_finite` is satisfied by it, and by both infinities.
+    """
+
+    side: Literal["above", "below", "not_finite"]
+    value: float = 0.0
+    clear: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSource:
+    """A metric of the topic is out of `limit`; for a metric of seeds each site and seed is judged alone."""
+
+    metric: str
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalySource:
+    """`detector` finds an anomaly in the topic, in any metric or in one."""
+
+    detector: str
+    metric: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventSource:
+    """An event of `kind` stands in the topic `count` times within `within_s` of event time.
+
+    Counted are events whose fields equal `where` and whose `field`, if there is one, is out of `limit`; for each set of the labels `by`
+    alone. The alert's value is that of `field`. An event of a kind in `until` ends the alert where its labels are the same.
+    """
+
+    kind: str
+    where: tuple[tuple[str, Scalar], ...] = ()
+    field: str | None = None
+    limit: Limit | None = None
+    count: int = 1
+    within_s: int | None = None
+    by: tuple[str, ...] = ("site", "seed")
+    until: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When an alert of this name is raised on `topic`, and what it says.
+
+    `for_s`: the source must hold for so long in event time. `keep_s`: an alert keeps firing for so long after its source stopped holding;
+    None on an event: until `until`, or the end of the stream or run. Templates speak of labels and, in annotations, of the value.
+    """
+
+    name: str
+    topic: str
+    source: MetricSource | AnomalySource | EventSource
+    severity: Severity
+    for_s: int = 0
+    keep_s: int | None = None
+    labels: Pairs = ()
+    annotations: Pairs = ()
+
+
+def template_fields(template: str) -> frozenset[str]:
+    """The names in braces of a label's or annotation's template. Raises ValueError for one that says more than names."""
+    names: set[str] = set()
+    for _, name, spec, conversion in Formatter().parse(template):
+        if name is None:
+            continue
+        if spec or conversion or not name.isidentifier():
+            raise ValueError(
+                f"expected a name alone in braces, got {{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
+            )
+        names.add(name)
+    return frozenset(names)
+
+
+def rendered(template: str, values: Mapping[str, str]) -> str:
+    """`template` with what `values` has for its names; "-" for a label that this alert does not have."""
+    return template.format_map({name: values.get(name, "-") for name in template_fields(template)})
+
+
+def labels_of(event: Event) -> dict[str, str]:
+    """The site and seed that `event` is about, where it says so."""
+    found = {name: getattr(event, name, None) for name in ("site", "seed")}
+    return {name: str(value) for name, value in found.items() if value is not None}

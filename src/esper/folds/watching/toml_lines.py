@@ -1,0 +1,96 @@
+"""Where things stand in a TOML text: the line of every key and table header, which `tomllib` does not tell.
+
+The text must have been parsed by `tomllib` before: what is wrong with its syntax is said there. Here is only as much of TOML's grammar
+(v1.0.0) as it takes to tell keys from values: strings of the four kinds, comments, brackets, dotted and quoted keys.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+Path = tuple[str | int, ...]
+
+_STRING = r'"""(?:\\.|[^\\])*?"""(?:"{0,2})|\'\'\'.*?\'\'\'(?:\'{0,2})|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\''
+_COMMENT = r"#[^\n]*"
+_PART = re.compile(rf"[ \t]*(?P<part>[A-Za-z0-9_-]+|{_STRING})[ \t]*(?P<dot>\.?)", re.DOTALL)
+_BLANK = re.compile(rf"(?:[ \t\r\n]|{_COMMENT})*")
+_VALUE = re.compile(rf"{_STRING}|{_COMMENT}|[\[{{]|[\]}}]|\n|[^\"'#\[\]{{}}\n]+", re.DOTALL)
+
+
+class _Key(NamedTuple):
+    parts: tuple[str, ...]
+    end: int
+
+
+def lines_of(text: str) -> Mapping[Path, int]:
+    """The line, from 1, of every key and table in `text`; a table of an array has its index in the path. Inside inline values: nothing."""
+    lines: dict[Path, int] = {}
+    counts: dict[Path, int] = {}
+    table: Path = ()
+    at = _blank(text, 0)
+    while at < len(text):
+        line = text.count("\n", 0, at) + 1
+        if text[at] == "[":
+            array = text.startswith("[[", at)
+            key = _key(text, at + 1 + array)
+            table = _table(key.parts, counts, array)
+            lines.setdefault(table, line)
+            at = text.index("]", key.end) + 1 + array
+        else:
+            key = _key(text, at)
+            path = table
+            for part in key.parts:
+                path = (*path, part)
+                lines.setdefault(path, line)
+            at = _behind_value(text, text.index("=", key.end) + 1)
+        at = _blank(text, at)
+    return lines
+
+
+def line_of(lines: Mapping[Path, int], path: Path) -> int:
+    """The line of what stands at `path`, or of the nearest thing around it that has a line of its own; 1 where nothing has."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def _blank(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    assert found is not None, "the pattern matches nothing too"
+    return found.end()
+
+
+def _key(text: str, at: int) -> _Key:
+    parts: list[str] = []
+    while (found := _PART.match(text, at)) is not None:
+        part = found["part"]
+        parts.append(tomllib.loads(f"part = {part}")["part"] if part[0] in "\"'" else part)
+        at = found.end()
+        if not found["dot"]:
+            break
+    return _Key(tuple(parts), at)
+
+
+def _table(parts: tuple[str, ...], counts: dict[Path, int], array: bool) -> Path:
+    path: Path = ()
+    for place, part in enumerate(parts):
+        path = (*path, part)
+        last = place == len(parts) - 1
+        if array and last:
+            counts[path] = counts.get(path, -1) + 1
+        if path in counts:
+            path = (*path, counts[path])
+    return path
+
+
+def _behind_value(text: str, at: int) -> int:
+    depth = 0
+    while at < len(text):
+        found = _VALUE.match(text, at)
+        assert found is not None, "tomllib has read this text"
+        part, at = found.group(), found.end()
+        depth += (part in {"[", "{"}) - (part in {"]", "}"})
+        if part == "\n" and depth == 0:
+            break
+    return at

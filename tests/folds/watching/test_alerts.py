@@ -1,0 +1,224 @@
+"""Alerts go from pending to firing to resolved, in event time, each change once."""
+
+import math
+
+import pytest
+
+from esper.events import topics
+from esper.events.codec import decode
+from esper.events.fields import Event
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.observability import AlertFiring, AlertResolved
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, SamplesDropped, StreamEnded
+from tests.folds.histories import transition
+from tests.folds.watching.streams import Host, TimedWriter, losses, resources, spoken, watching
+
+DISK = """
+[[rule]]
+name = "disk"
+topic = "telemetry.system.resources"
+metric = "disk_free_ratio"
+below = 0.1
+clear = 0.2
+severity = "critical"
+"""
+LASTING = DISK + 'for = "30s"\n'
+KEPT = DISK + 'keep_firing_for = "30s"\n'
+LOSS = """
+[[rule]]
+name = "loss"
+topic = "telemetry.training.steps"
+metric = "loss"
+above = 2.0
+severity = "warning"
+"""
+FAILED = RunFailed(kind="error", error="out of memory", where="epoch 1", tails=())
+RESUMED = RunResumed(checkpoint=None, caught_up_to=1, incarnation=2, environment_changes=())
+
+
+def changes(rules: str, *events: tuple[float, Event], topic: str | None = None) -> list[tuple[str, str]]:
+    """The changes of alerts that events at their seconds make."""
+    return Host(watching(rules)).take_all(spoken(TimedWriter(), events, topic)).changes
+
+
+def test_a_value_beyond_its_limit_fires_and_one_behind_clear_resolves() -> None:
+    found = changes(DISK, (0, resources(0.05)), (10, resources(0.15)), (20, resources(0.2)))
+    assert found == [("disk", "firing"), ("disk", "resolved")]
+
+
+def test_a_value_between_limit_and_clear_neither_fires_nor_resolves() -> None:
+    assert changes(DISK, (0, resources(0.15))) == []
+    assert changes(DISK, (0, resources(0.05)), (10, resources(0.19))) == [("disk", "firing")]
+
+
+def test_for_is_pending_until_enough_event_time_has_passed() -> None:
+    found = changes(LASTING, (0, resources(0.05)), (29.9, resources(0.05)), (30, resources(0.05)))
+    assert found == [("disk", "pending"), ("disk", "firing")]
+
+
+def test_a_pending_alert_ends_with_the_first_value_within_the_limit() -> None:
+    found = changes(LASTING, (0, resources(0.05)), (10, resources(0.15)), (40, resources(0.05)))
+    assert found == [("disk", "pending"), ("disk", "resolved"), ("disk", "pending")]
+
+
+def test_keep_firing_for_outlives_short_recoveries() -> None:
+    found = changes(KEPT, (0, resources(0.05)), (5, resources(0.5)), (30, resources(0.05)), (40, resources(0.5)), (70, resources(0.5)))
+    assert found == [("disk", "firing"), ("disk", "resolved")]
+
+
+def test_an_alert_and_its_resolution_share_fingerprint_and_since() -> None:
+    host = Host(watching(DISK)).take_all(spoken(TimedWriter(), [(0, resources(0.05)), (20, resources(0.2))]))
+    fired, resolved = host.alerts
+    assert isinstance(fired, AlertFiring)
+    assert isinstance(resolved, AlertResolved)
+    assert (fired.fingerprint, fired.since) == (resolved.fingerprint, resolved.since)
+    assert (fired.value, resolved.value) == (0.05, 0.2)
+    assert fired.labels == {"metric": "disk_free_ratio"}
+
+
+@pytest.mark.parametrize("side", ["above = 2.0", "below = 2.0"])
+def test_nan_is_beyond_no_limit_and_clears_none(side: str) -> None:
+    rules = LOSS.replace("above = 2.0", side)
+    beyond = 3.0 if side.startswith("above") else 1.0
+    assert changes(rules, (0, losses(math.nan))) == []
+    assert changes(rules, (0, losses(beyond)), (1, losses(math.nan)), (2, losses(None))) == [("loss", "firing")]
+
+
+def test_nan_ends_a_pending_alert_and_what_was_not_measured_does_not() -> None:
+    rules = LOSS + 'for = "10s"\n'
+    assert changes(rules, (0, losses(3.0)), (5, losses(None)), (10, losses(3.0))) == [("loss", "pending"), ("loss", "firing")]
+    assert changes(rules, (0, losses(3.0)), (5, losses(math.nan)), (10, losses(3.0)))[:2] == [("loss", "pending"), ("loss", "resolved")]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_not_finite_is_satisfied_by_what_is_no_finite_number_alone(value: float) -> None:
+    rules = LOSS.replace("above = 2.0", "not_finite = true")
+    assert changes(rules, (0, losses(1e308, None))) == []
+    assert changes(rules, (0, losses(1.0, value, 1.0)), (1, losses(1.0))) == [("loss", "firing"), ("loss", "resolved")]
+
+
+def test_without_for_one_value_of_a_record_is_enough_and_with_for_all_must_be_beyond() -> None:
+    assert changes(LOSS, (0, losses(1.0, 3.0, 1.0))) == [("loss", "firing")]
+    assert changes(LOSS + 'for = "1s"\n', (0, losses(1.0, 3.0, 1.0))) == []
+
+
+def test_the_end_of_a_stream_resolves_what_fires_and_what_is_pending() -> None:
+    ended = StreamEnded(last_step=3)
+    assert changes(LOSS, (0, losses(3.0)), (1, ended), topic=topics.STEPS) == [("loss", "firing"), ("loss", "resolved")]
+    assert changes(LOSS + 'for = "1m"\n', (0, losses(3.0)), (1, ended), topic=topics.STEPS) == [("loss", "pending"), ("loss", "resolved")]
+
+
+def test_a_stream_goes_on_after_its_end_and_fires_anew() -> None:
+    found = changes(LOSS, (0, losses(3.0)), (1, StreamEnded(last_step=1)), (2, losses(3.0)), topic=topics.STEPS)
+    assert found == [("loss", "firing"), ("loss", "resolved"), ("loss", "firing")]
+
+
+FAILURE = """
+[[rule]]
+name = "failed"
+topic = "system.events.run"
+event = "esper.run.failed.v1"
+until = ["esper.run.resumed.v1"]
+severity = "critical"
+
+[[rule]]
+name = "dropped"
+topic = "system.events.run"
+event = "esper.samples.dropped.v1"
+field = "count"
+above = 10
+keep_firing_for = "1m"
+severity = "warning"
+annotations = { summary = "{value} are lost" }
+"""
+
+
+def dropped(count: int) -> SamplesDropped:
+    """So many samples found no room."""
+    return SamplesDropped(topic=topics.STEPS, count=count, first_step=1, last_step=2)
+
+
+def test_the_failure_of_a_run_fires_until_it_is_resumed() -> None:
+    assert changes(FAILURE, (0, FAILED)) == [("failed", "firing")]
+    assert changes(FAILURE, (0, FAILED), (9, RESUMED)) == [("failed", "firing"), ("failed", "resolved")]
+
+
+def test_the_end_of_a_run_resolves_what_else_fires_on_its_topic() -> None:
+    assert changes(FAILURE, (0, dropped(11)), (1, FAILED)) == [("dropped", "firing"), ("dropped", "resolved"), ("failed", "firing")]
+
+
+def test_an_alert_about_an_event_fires_for_as_long_as_its_rule_says_after_the_last_one() -> None:
+    found = changes(FAILURE, (0, dropped(11)), (50, dropped(99)), (100, dropped(1)), (110, dropped(1)))
+    assert found == [("dropped", "firing"), ("dropped", "resolved")]
+
+
+def test_the_field_of_an_event_is_compared_and_told() -> None:
+    assert changes(FAILURE, (0, dropped(10))) == []
+    host = Host(watching(FAILURE)).take_all(spoken(TimedWriter(), [(0, dropped(12))]))
+    assert [(alert.value, alert.annotations) for alert in host.alerts] == [(12.0, {"summary": "12 are lost"})]
+
+
+CULLS = """
+[[rule]]
+name = "culls"
+topic = "system.events.lifecycle"
+event = "esper.seed.transitioned.v1"
+where = { to_stage = "CULLED" }
+by = ["site"]
+count = 3
+within = "1m"
+severity = "warning"
+labels = { place = "at {site}" }
+"""
+
+
+def culled(site: str, seed: int = 0) -> Event:
+    """A seed that was culled."""
+    return transition(Stage.TRAINING, Stage.CULLED, site, seed)
+
+
+def test_events_are_counted_for_each_set_of_labels_within_a_span_of_event_time() -> None:
+    host = Host(watching(CULLS))
+    events = [
+        (0.0, culled("a")),
+        (10.0, culled("b")),
+        (20.0, culled("a", 1)),
+        (70.0, culled("a")),
+        (75.0, culled("b")),
+        (79.0, culled("a")),
+    ]
+    host.take_all(spoken(TimedWriter(), events))
+    assert [(alert.labels, alert.since[-14:]) for alert in host.alerts] == [({"site": "a", "place": "at a"}, "0:01:19.000000Z"[-14:])]
+
+
+def test_what_an_event_rule_does_not_ask_for_is_not_counted() -> None:
+    grown = transition(Stage.DORMANT, Stage.GERMINATED, "a")
+    assert changes(CULLS, (0, culled("a")), (1, grown), (2, grown), (3, culled("a"))) == []
+
+
+def test_the_end_of_the_run_resolves_alerts_on_its_other_facts_with_ids_of_their_own() -> None:
+    end = RunFinished(metrics={}, model_digest="ab" * 32, parameters=1, stopped_early=False, tails=())
+    host = Host(watching(CULLS + LOSS.replace("telemetry.training.steps", "system.events.epoch").replace('"loss"\nab', '"train.loss"\nab')))
+    writer = TimedWriter()
+    host.take_all(spoken(writer, [(second, culled("a")) for second in range(3)]))
+    host.take(writer.at(9, end))
+    assert host.changes == [("culls", "firing"), ("culls", "resolved")]
+    assert len({record.id for record in host.derived}) == len(host.derived)
+
+
+def test_an_alert_of_a_rule_that_is_gone_is_resolved_by_the_next_record() -> None:
+    writer = TimedWriter()
+    before = Host(watching(DISK)).take_all(spoken(writer, [(0, resources(0.05))]))
+    after = Host(watching(LOSS), states=before.states)
+    after.take(writer.at(1, resources(0.05)))
+    assert after.changes == [("disk", "resolved")]
+    assert after.alerts[0].fingerprint == before.alerts[0].fingerprint
+
+
+def test_derived_records_stand_at_the_place_of_their_cause() -> None:
+    writer = TimedWriter()
+    cause = writer.at(0, resources(0.05))
+    (made,) = Host(watching(DISK)).take_all([cause]).derived
+    assert (made.moment, made.time, made.cause, made.generation) == (cause.moment, cause.time, cause.id, 1)
+    assert (made.sequence, made.fact, made.chain, made.writer) == (None, None, None, "observer")
+    assert (made.topic, made.type) == (topics.ALERTS, decode(made).KIND)
