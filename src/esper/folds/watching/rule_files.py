@@ -175,7 +175,7 @@ class _RuleReader:
 
     def _refuse_present(self, keys: Sequence[str], why: str) -> None:
         for key in keys:
-            if key in self.written.model_fields_set:
+            if ("for_" if key == "for" else key) in self.written.model_fields_set:
                 self.refuse(key, f"{key} {why}")
 
     def _duration(self, key: str, text: str) -> int:
@@ -191,7 +191,8 @@ class _RuleReader:
             self._refuse_present(("clear",), "needs a limit, above or below")
             return None
         if len(sides) > 1:
-            self.refuse(sides[1], f"expected one of above, below and not_finite, got {' and '.join(sides)}")
+            later = max(sides, key=lambda side: line_of(self.file.lines, (*self.path, side)))
+            self.refuse(later, f"expected one of above, below and not_finite, got {' and '.join(sides)}")
         if sides[0] == "not_finite":
             self._refuse_present(("clear",), "goes with above or below, not with not_finite")
             return Limit("not_finite")

@@ -35,7 +35,8 @@ def lines_of(text: str) -> Mapping[Path, int]:
             array = text.startswith("[[", at)
             key = _key(text, at + 1 + array)
             table = _table(key.parts, counts, array)
-            lines.setdefault(table, line)
+            for size in range(1, len(table) + 1):
+                lines.setdefault(table[:size], line)
             at = text.index("]", key.end) + 1 + array
         else:
             key = _key(text, at)

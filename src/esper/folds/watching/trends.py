@@ -81,7 +81,8 @@ def step(
     stretch = int(closed[-1].starts_s) // settings.every_s
     if state.looked is None or stretch <= state.looked:
         return TrendState(series, stretch if state.looked is None else state.looked, state.findings, full), ()
-    found = [trend for metric, row in series.items() if (trend := trend_of(topic, metric, row, settings)) is not None]
+    half_s = closed[-1].length_s / 2
+    found = [trend for metric, row in series.items() if (trend := trend_of(topic, metric, row, half_s, settings)) is not None]
     new = tuple(trend for trend in found if state.findings.get(trend.metric) != trend.finding)
     return TrendState(series, stretch, {trend.metric: trend.finding for trend in found}, full), new
 
@@ -98,14 +99,15 @@ def _followed(state: TrendState, closed: Sequence[WindowAggregated], settings: T
     return series, full
 
 
-def trend_of(topic: str, metric: str, points: Sequence[Point], settings: TrendSettings) -> TrendDetected | None:
-    """What the points of `metric` show; None where they show nothing."""
+def trend_of(topic: str, metric: str, points: Sequence[Point], half_s: float, settings: TrendSettings) -> TrendDetected | None:
+    """What the points of `metric` show, each the mean of a window of twice `half_s`; None where they show nothing."""
     if len(points) < settings.least:
         return None
     slope = theil_sen(points, settings.deviations)
     limit = next((value for name, value in settings.limits if fnmatchcase(metric, name)), None)
     last = points[-1]
-    limit_in_s = _reached_in(last.mean, limit, slope) if limit is not None else None
+    # A window's mean stands for its middle; time is told from its end.
+    limit_in_s = _reached_in(last.mean, limit, slope, half_s) if limit is not None else None
     ahead = limit_in_s is not None and limit_in_s <= settings.forecast_s
     finding = "limit_ahead" if ahead else _finding(points, slope, settings)
     if finding is None:
@@ -144,10 +146,10 @@ def _finding(points: Sequence[Point], slope: Slope, settings: TrendSettings) -> 
     return "rising" if slope.low > 0 else "falling" if slope.high < 0 else None
 
 
-def _reached_in(value: float, limit: float, slope: Slope) -> float | None:
+def _reached_in(value: float, limit: float, slope: Slope, half_s: float) -> float | None:
     # Only a slope whose whole interval leads towards the limit forecasts anything.
     towards = slope.low > 0 if limit > value else slope.high < 0
-    return (limit - value) / slope.middle if towards and limit != value else None
+    return max((limit - value) / slope.middle - half_s, 0.0) if towards and limit != value else None
 
 
 def _median(values: Iterable[float]) -> float:
