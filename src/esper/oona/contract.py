@@ -29,6 +29,10 @@ class Position:
         """The last row read of `file`; 0 before the first."""
         return dict(self.rows).get(file, 0)
 
+    def records_since(self, earlier: "Position") -> int:
+        """How many records stand between `earlier` and this position of the same log, of all topics; 0 where that is later."""
+        return sum(max(0, row - earlier.row(file)) for file, row in self.rows)
+
     def to_text(self) -> str:
         """The position as JSON, to be stored beside what was made of the records before it."""
         return json.dumps(dict(self.rows), sort_keys=True, separators=(",", ":"))
@@ -84,6 +88,17 @@ def records_of(log: Log, topics: frozenset[str]) -> Iterator[Record]:
         if len(page.records) < _PAGE:
             return
         position = page.position
+
+
+def records_between(log: Log, start: Position, end: Position) -> Iterator[Record]:
+    """The records of `log` after `start`, up to `end` and no further, oldest first, a page at a time."""
+    at = start
+    while (left := end.records_since(at)) > 0:
+        page = log.read(at, min(left, _PAGE))
+        yield from page.records
+        if not page.records:
+            return
+        at = page.position
 
 
 class RunWriter(Log, Protocol):

@@ -103,6 +103,11 @@ class Follower:
         """The runs that may still bring records."""
         return frozenset(self._runs)
 
+    @property
+    def live(self) -> frozenset[RunId]:
+        """The followed runs that some process was writing when it was last looked at, at most a second ago."""
+        return frozenset(name for name, run in self._runs.items() if run.live)
+
     def poll(self, timeout_s: float) -> tuple[Batch, ...]:
         """What is new, at most one page per run, as soon as there is something; empty when `timeout_s` passed without it."""
         deadline = time.monotonic() + timeout_s
@@ -113,6 +118,11 @@ class Follower:
             if found or left <= 0:
                 return found
             rung = self._ear.listen(min(left, POLL_S))
+
+    def go_back(self, run: RunId, position: Position) -> None:
+        """Reads `run` from `position` again, whether or not it was read to its end."""
+        self._done.discard(run)
+        self._runs[run] = _Followed(position)
 
     def close(self) -> None:
         """Lets go of every file and of the socket."""

@@ -5,18 +5,20 @@ of runs opens no database.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import apsw
 from pydantic import JsonValue
 
-from esper.errors import LogError
+from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
-from esper.events.times import written_time
+from esper.events.times import read_time, written_time
 from esper.oona import file
 from esper.oona.heads import Heads
 
@@ -84,6 +86,14 @@ def summary_of(mark: str) -> dict[str, JsonValue] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return summary if isinstance(summary, dict) else None
+
+
+def sealed_ago_s(folder: Path, now: datetime) -> float:
+    """How long ago the run in `folder` ended, by its mark; infinity for a run that is not sealed, or whose mark does not say."""
+    try:
+        return (now - read_time(json.loads(read_mark(folder) or "{}")["ended"])).total_seconds()
+    except (ValueError, KeyError, TypeError, DataError):
+        return math.inf
 
 
 def records_of(mark: str) -> int:

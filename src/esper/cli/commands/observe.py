@@ -1,0 +1,64 @@
+"""`esper observe` and `esper rebuild`: derive aggregates, anomalies and alerts as a log grows, or make an observer's states again."""
+
+import argparse
+import signal
+import threading
+from pathlib import Path
+
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of
+from esper.cli.drawing.text import short
+from esper.cli.output import Output
+from esper.oona.directory import Directory
+from esper.processes.observing import observe, rebuild
+
+
+def add(commands: Subcommands) -> None:
+    """Says what can be typed."""
+    watch = commands.add_parser("observe", help="derive aggregates, anomalies and alerts as runs go on, and have alerts delivered")
+    add_log(watch)
+    _add_rules(watch)
+    watch.add_argument(
+        "--from-start", action="store_true", help="begin with the first record of runs that have ended, not after their last"
+    )
+    watch.add_argument("--background", action="store_true", help="let training go first, and leave when nothing is trained any more")
+    watch.set_defaults(command=run_observe)
+    again = commands.add_parser("rebuild", help="make an observer's states again from the log; what was derived stays")
+    again.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
+    add_log(again)
+    _add_rules(again)
+    add_json(again, "one JSON object per run")
+    again.set_defaults(command=run_rebuild)
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="alert rules (default: alerts.toml in the log's directory)")
+
+
+def run_observe(arguments: argparse.Namespace, out: Output) -> int:
+    """Observes until it is interrupted."""
+    directory = Directory(log_of(arguments), create=True)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    if not arguments.background:
+        out.lines((Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"),))
+        out.flush()
+    observe(directory, rules=arguments.rules, background=arguments.background, from_start=arguments.from_start, stop=stopped.is_set)
+    return 0
+
+
+def run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
+    """Makes the states again. Returns 1 where one is not the state that was saved."""
+    directory = directory_of(arguments)
+    runs = tuple(directory.resolve(name) for name in arguments.run) or None
+    differs = False
+    for made in rebuild(directory, runs, rules=arguments.rules):
+        differs = differs or made.same is False
+        if arguments.json:
+            out.json({"run": made.run, "records": made.records, "digest": made.digest, "same": made.same})
+        else:
+            word = {True: "same as saved", False: "differs from what was saved", None: "nothing was saved at that place"}[made.same]
+            out.lines((f"{short(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {word}",))
+    return 1 if differs else 0

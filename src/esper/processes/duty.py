@@ -1,0 +1,91 @@
+"""Who observes: of all processes that offer to, the one that holds the directory's lock. The others wait for it.
+
+Every training starts a process that offers (`start_observer`), `esper observe` and `esper nissa` are others. When the holder ends, however
+it ends, the next one takes the lock within a second and goes on where the files say. The holder leaves some time after the last training,
+unless it was told to stay; one that had to wait, and finds nothing trained any more, leaves as soon as nothing is left to do.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from esper.errors import LogError
+from esper.oona.directory import Directory
+from esper.oona.lock import Lock, holder_of
+from esper.processes.observer import Observer
+
+LOCK = "observer.lock"
+LEAVE_AFTER_S = 60.0
+OBSERVE_VARIABLE = "ESPER_OBSERVE"
+_TURN_S = 0.25
+_WAIT_S = 0.5
+_LATE_S = 3.0
+
+
+def observer_of(directory: Directory) -> int | None:
+    """The pid of the process that observes `directory`; None where nobody does."""
+    return holder_of(directory.path / LOCK)
+
+
+def serve(
+    directory: Directory,
+    make: Callable[[], Observer],
+    *,
+    stop: Callable[[], bool],
+    leave_after_s: float | None,
+    waiting: Callable[[int], None],
+) -> None:
+    """Waits for the lock of `directory`, then observes with what `make` makes, until `stop`, or until there is nothing to do for so long.
+
+    `waiting` is told once the pid of the process that observes already.
+    """
+    told = False
+    while not stop():
+        holder = observer_of(directory)
+        if holder is None and (lock := _taken(directory)) is not None:
+            try:
+                _observe(make, stop, None if leave_after_s is None else min(leave_after_s, _LATE_S) if told else leave_after_s)
+            finally:
+                lock.release()
+            return
+        if not told and holder is not None:
+            told = True
+            waiting(holder)
+        time.sleep(_WAIT_S)
+
+
+def _taken(directory: Directory) -> Lock | None:
+    try:
+        return Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
+    except LogError:
+        if observer_of(directory) is None:
+            raise  # Nobody holds it: it cannot be made.
+        return None
+
+
+def _observe(make: Callable[[], Observer], stop: Callable[[], bool], leave_after_s: float | None) -> None:
+    with make() as observer:
+        busy_at = time.monotonic()
+        while not stop():
+            came = observer.turn(_TURN_S)
+            if came or not observer.idle:
+                busy_at = time.monotonic()
+            elif leave_after_s is not None and time.monotonic() >= busy_at + leave_after_s:
+                return
+
+
+def start_observer(directory: Directory) -> None:
+    """Starts a process of its own session that offers to observe `directory`, and leaves on its own. ESPER_OBSERVE=0 keeps it from that.
+
+    What it has to say goes to `observer.log` in the directory.
+    """
+    if os.environ.get(OBSERVE_VARIABLE) == "0":
+        return
+    command = [sys.executable, "-m", "esper.cli", "observe", "--log", os.fspath(directory.path.absolute()), "--background"]
+    with (directory.path / "observer.log").open("ab") as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
+    # Somebody has to wait for it, or it stays as a zombie as long as this process lives.
+    threading.Thread(target=process.wait, name="esper-observer", daemon=True).start()

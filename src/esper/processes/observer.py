@@ -1,0 +1,346 @@
+"""The observer: follows a directory, derives what follows from each run's records, keeps it beside the run, and has alerts delivered.
+
+One process at a time holds the observer's lock and does this (`esper.processes.duty`). What was derived is saved in one transaction with
+the position that it was derived to; the state is saved with it now and then. A killed observer's successor loads the state, folds without
+deriving up to that position, and goes on: the derived records are the same, whenever it was killed. Silence alone is judged by a clock.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Protocol, Self
+
+from esper.errors import DataError, EsperError
+from esper.events import topics
+from esper.events.envelope import EventId, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.observability import (
+    AlertFiring,
+    AlertNotified,
+    AlertResolved,
+    AlertSuppressed,
+    FoldBlocked,
+    ObserverStarted,
+)
+from esper.folds.form import form
+from esper.folds.watching.silence import SilenceSettings
+from esper.folds.watching.stream import RULE_VERSIONS, WatchSettings
+from esper.oona import seal
+from esper.oona.contract import START, Position, records_between, records_of
+from esper.oona.directory import Directory
+from esper.oona.follower import Batch, Follower
+from esper.oona.observed import Observed, Saved, is_observed, is_settled, read_observed
+from esper.processes.watch import Watch, fold, own_id
+
+Outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]
+_OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
+_OUTCOMES = frozenset({AlertNotified.KIND, AlertSuppressed.KIND})
+_ALERTS = frozenset({topics.ALERTS})
+
+
+class Delivers(Protocol):
+    """Who tells people: `esper.nissa.delivery`. Every outcome comes back through the queue that the observer was given."""
+
+    def start(self) -> None: ...
+    def offer(self, alert: Record) -> None: ...
+    def settled(self, outcome: Record) -> None: ...
+    def outstanding(self, run: RunId | None = None) -> int: ...
+
+
+@dataclass(frozen=True)
+class ObserverSettings:
+    """How a directory is observed."""
+
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    silence: SilenceSettings = field(default_factory=SilenceSettings)
+    state_every_s: float = 2.0
+    """How often the state of a run is saved: what a successor has to fold again at most."""
+    tick_s: float = 1.0
+    """How often silence is judged, and runs that ended are let go of."""
+    fresh_s: float = 600.0
+    """A run that was sealed before anybody observed it is observed from its start when that is no longer ago."""
+
+
+class _Run:
+    """One run that is open: what is known of it, its file, and how far it was derived."""
+
+    __slots__ = ("came", "observed", "position", "saved_at", "saved_to", "was_free", "watch")
+
+    def __init__(self, watch: Watch, observed: Observed, position: Position) -> None:
+        self.watch = watch
+        self.observed = observed
+        self.position = position
+        self.saved_to: Position | None = None
+        self.saved_at = time.monotonic()
+        self.was_free = False
+        self.came = True
+
+
+class Observer:
+    """Observes `directory`. One thread uses it; `turn` again and again, then `close`, or use it in a `with` statement.
+
+    The caller holds the observer's lock. `deliverer`, where there is one, is started here once it knows what was settled before; its
+    outcomes come through `outcomes`, from any thread. Trouble with one run is told to `report` and leaves the others alone.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        settings: ObserverSettings,
+        *,
+        now: Callable[[], datetime],
+        deliverer: Delivers | None = None,
+        outcomes: Outcomes | None = None,
+        from_start: bool = False,
+        report: Callable[[str], None],
+    ) -> None:
+        self._directory, self._settings, self._now, self._report = directory, settings, now, report
+        self._deliverer, self._outcomes = deliverer, outcomes or SimpleQueue()
+        self._instance, self._began, self._counter = socket.gethostname(), now(), 0
+        self._runs: dict[RunId, _Run] = {}
+        self._parked: set[RunId] = set()
+        self._unsettled: set[RunId] = set()
+        self._troubled: set[RunId] = set()
+        self._to_note: list[tuple[RunId, AlertNotified | AlertSuppressed]] = []
+        self._introduced: set[RunId] = set()
+        self._ticked_at = -settings.tick_s
+        positions = self._positions()
+        self._follower = Follower(directory, positions, from_start=from_start)
+        if deliverer is not None:
+            self._hand_over(positions)
+            deliverer.start()
+
+    @property
+    def live(self) -> frozenset[RunId]:
+        """The trainings that some process writes."""
+        return frozenset(run for run in self._follower.live if ":" not in run)
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is left to do but to wait: no run is written, and no alert is undelivered."""
+        return not self.live and (self._deliverer is None or not self._deliverer.outstanding())
+
+    def turn(self, timeout_s: float) -> int:
+        """Waits at most `timeout_s` for records and observes them; how many came."""
+        batches = self._follower.poll(timeout_s)
+        for batch in batches:
+            with self._guarded(batch.run):
+                self._take(batch)
+        self._note_outcomes()
+        if time.monotonic() >= self._ticked_at + self._settings.tick_s:
+            self._tick()
+        return sum(len(batch.page.records) for batch in batches)
+
+    def close(self) -> None:
+        """Saves all states and lets go of every file."""
+        self._note_outcomes()
+        for run in list(self._runs):
+            with self._guarded(run):
+                self._park(run)
+        self._follower.close()
+
+    def _positions(self) -> dict[RunId, Position]:
+        """Where to go on: what was derived, and from the start for runs that were sealed lately, before anybody could look."""
+        positions: dict[RunId, Position] = {}
+        for run in self._directory.names(hidden=True):
+            folder = self._directory.path / run
+            if is_observed(folder):
+                if not (is_settled(folder) and seal.read_mark(folder) is not None):
+                    with self._guarded(run):
+                        positions[run] = _derived_to(folder, run)
+            elif seal.sealed_ago_s(folder, self._now()) <= self._settings.fresh_s:
+                positions[run] = START
+        return positions
+
+    def _hand_over(self, runs: Iterable[RunId]) -> None:
+        """Tells the deliverer what was derived before, and what became of it."""
+        assert self._deliverer is not None
+        for run in runs:
+            folder = self._directory.path / run
+            position: Position | None = None
+            while (page := read_observed(folder, run, position, topics=_ALERTS)).records:
+                for record in page.records:
+                    if record.type in _OFFERED:
+                        self._deliverer.offer(record)
+                    elif record.type in _OUTCOMES:
+                        self._deliverer.settled(record)
+                position = page.position
+
+    def _take(self, batch: Batch) -> None:
+        run = self._open(batch.run)
+        found: list[Record] = []
+        if batch.error is not None:
+            self._report(str(batch.error))
+            found += self._said(run, FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
+        for record in batch.page.records:
+            found += run.watch.take(record)
+        run.position, run.came = batch.page.position, True
+        self._save(run, found, with_state=batch.ended or time.monotonic() >= run.saved_at + self._settings.state_every_s)
+        if batch.ended:
+            self._park(batch.run)
+
+    def _save(self, run: _Run, found: Iterable[Record], *, with_state: bool) -> None:
+        new = run.observed.save(tuple(found), run.position, run.watch.to_bytes() if with_state else None)
+        if with_state:
+            run.saved_at, run.saved_to = time.monotonic(), run.position
+        if self._deliverer is not None:
+            for record in new:
+                if record.type in _OFFERED:
+                    self._deliverer.offer(record)
+
+    def _open(self, name: RunId) -> _Run:
+        run = self._runs.get(name)
+        if run is None:
+            run = self._runs[name] = self._opened(name)
+            self._parked.discard(name)
+            self._unsettled.discard(name)
+            if name not in self._introduced:
+                self._introduced.add(name)
+                self._save(run, self._said(run, _started(self._settings.watch), self._now()), with_state=True)
+        return run
+
+    def _opened(self, name: RunId) -> _Run:
+        observed = Observed(self._directory.path / name, name)
+        try:
+            saved = observed.saved()
+            watch, state_to = self._loaded(name, saved)
+            own = own_records(self._directory.path / name, name) if state_to == START else ()
+            with self._directory.open(name) as log:
+                fold(watch, records_between(log, state_to, saved.derived_to), own)
+                again = [record for topic in watch.unblock() for record in records_of(log, frozenset({topic}))]
+            run = _Run(watch, observed, saved.derived_to)
+            self._save(run, [one for record in again for one in watch.take(record)], with_state=bool(again))
+        except BaseException:
+            observed.close()
+            raise
+        return run
+
+    def _loaded(self, name: RunId, saved: Saved) -> tuple[Watch, Position]:
+        settings = self._settings.watch
+        if saved.state is not None:
+            try:
+                return Watch.from_bytes(name, settings, saved.state), saved.state_to
+            except DataError as error:
+                self._report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
+        return Watch(name, settings), START
+
+    def _park(self, name: RunId) -> None:
+        """Saves a run and lets go of it: it ended, its process is gone, or the observer leaves. More records open it again."""
+        run = self._runs.pop(name)
+        try:
+            if run.saved_to != run.position:
+                self._save(run, (), with_state=True)
+        finally:
+            run.observed.close()
+        self._parked.add(name)
+        if not run.watch.firing:
+            self._unsettled.add(name)
+
+    def _settle(self, name: RunId) -> None:
+        """Seals the observed file of a sealed run: nothing about it is firing or undelivered."""
+        folder = self._directory.path / name
+        outstanding = 0 if self._deliverer is None else self._deliverer.outstanding(name)
+        if not outstanding and seal.read_mark(folder) is not None:
+            self._unsettled.discard(name)
+            Observed(folder, name).seal()
+
+    def _note_outcomes(self) -> None:
+        while True:
+            try:
+                self._to_note.append(self._outcomes.get_nowait())
+            except Empty:
+                break
+        waiting, self._to_note = self._to_note, []
+        for name, event in waiting:
+            noted = False
+            with self._guarded(name):
+                self._note(name, event)
+                noted = True
+            if not noted:
+                self._to_note.append((name, event))
+
+    def _note(self, name: RunId, event: AlertNotified | AlertSuppressed) -> None:
+        run = self._open(name)
+        self._save(run, self._said(run, event, self._now()), with_state=False)
+
+    def _tick(self) -> None:
+        self._ticked_at = time.monotonic()
+        live = self._follower.live
+        for name in self._troubled | (self._follower.following - self._runs.keys() - self._parked):
+            with self._guarded(name):
+                self._begin_again(name)
+        for name in list(self._runs):
+            with self._guarded(name):
+                self._judge(name, free=name not in live)
+        for name in list(self._unsettled):
+            with self._guarded(name):
+                self._settle(name)
+
+    def _begin_again(self, name: RunId) -> None:
+        self._follower.go_back(name, self._open(name).position)
+
+    def _judge(self, name: RunId, *, free: bool) -> None:
+        """A free lock counts once the run has been read again since it was seen: else one that ended in between is called dead."""
+        run = self._runs[name]
+        gone = free and run.was_free and not run.came
+        run.was_free, run.came = free, False
+        if ":" not in name:
+            verdict = run.watch.judge(self._now(), lock_free=gone, settings=self._settings.silence)
+            if verdict is not None:
+                self._save(run, self._said(run, *verdict), with_state=True)
+        if gone and (run.watch.ended or ":" in name or run.watch.silence.silent == "dead"):
+            self._park(name)
+
+    def _said(self, run: _Run, event: Event, at: datetime) -> tuple[Record, ...]:
+        return run.watch.says(event, self._next_id(), at)
+
+    def _next_id(self) -> EventId:
+        self._counter += 1
+        return own_id(self._instance, self._began, self._counter)
+
+    @contextmanager
+    def _guarded(self, name: RunId) -> Iterator[None]:
+        """Within it trouble with one run is reported once, and the run begun again from what was saved, until that succeeds."""
+        try:
+            yield
+            self._troubled.discard(name)
+        except EsperError as error:
+            if name not in self._troubled:
+                self._report(str(error))
+            self._troubled.add(name)
+            run = self._runs.pop(name, None)
+            if run is not None:
+                run.observed.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _derived_to(folder: Path, run: RunId) -> Position:
+    with Observed(folder, run) as observed:
+        return observed.saved().derived_to
+
+
+def _started(settings: WatchSettings) -> ObserverStarted:
+    written = form(settings)
+    assert isinstance(written, dict), "settings are written as an object"
+    return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)
+
+
+def own_records(folder: Path, run: RunId) -> tuple[Record, ...]:
+    """What observers said of a run by themselves, oldest first."""
+    found: list[Record] = []
+    position: Position | None = None
+    while (page := read_observed(folder, run, position, topics=frozenset({topics.OBSERVERS}))).records:
+        found += page.records
+        position = page.position
+    return tuple(found)

@@ -1,0 +1,125 @@
+"""`esper observe` and `esper rebuild`: an observer put together from what stands in the directory, and its states made again."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from esper.errors import DataError, LogError, SettingsError
+from esper.events.envelope import RunId
+from esper.folds.watching.rule_files import parse_rules
+from esper.folds.watching.rules import Rule
+from esper.folds.watching.stream import WatchSettings
+from esper.oona.contract import START, records_between
+from esper.oona.directory import Directory
+from esper.oona.lock import Lock
+from esper.oona.observed import Observed, is_observed, is_settled
+from esper.processes.duty import LEAVE_AFTER_S, LOCK, serve
+from esper.processes.observer import Observer, ObserverSettings, own_records
+from esper.processes.watch import Watch, fold
+
+RULES = "alerts.toml"
+
+
+def builtin_rules() -> tuple[Rule, ...]:
+    """The alert rules that every run is watched by."""
+    return parse_rules(files("esper.folds.watching").joinpath("builtin.toml").read_text(), "builtin.toml")
+
+
+def rules_of(directory: Directory, path: Path | None = None) -> tuple[Rule, ...]:
+    """The rules in force: the built-in ones with what `path`, or `alerts.toml` in the directory, says.
+
+    Raises SettingsError, with the line, for the first mistake.
+    """
+    where = directory.path / RULES if path is None else path
+    try:
+        text = where.read_text()
+    except FileNotFoundError:
+        if path is not None:
+            raise SettingsError(f"expected alert rules at {path}, got nothing") from None
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the alert rules at {where}: {error}") from error
+    return parse_rules(text, os.fspath(where), builtin_rules())
+
+
+def observe(
+    directory: Directory, *, rules: Path | None = None, background: bool = False, from_start: bool = False, stop: Callable[[], bool]
+) -> None:
+    """Waits until nobody else observes `directory`, then observes it until `stop`; in the background niced, until nothing is left to do.
+
+    Raises SettingsError for a file of rules with a mistake, before it waits.
+    """
+    settings = ObserverSettings(watch=WatchSettings(rules=rules_of(directory, rules)))
+    if background:
+        os.nice(10)
+
+    def make() -> Observer:
+        return Observer(directory, settings, now=lambda: datetime.now(UTC), from_start=from_start, report=_said)
+
+    def waiting(holder: int) -> None:
+        _said(f"process {holder} observes {directory.path} already; waiting to take over")
+
+    serve(directory, make, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
+
+
+def _said(problem: str) -> None:
+    sys.stderr.write(f"esper observe: {problem}\n")
+    sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What came of making a run's state again. `before` is the digest of the saved state where that stood at the same place."""
+
+    run: RunId
+    records: int
+    digest: str
+    before: str | None
+
+    @property
+    def same(self) -> bool | None:
+        """Whether the state made again is the one that was saved; None where none was saved at its place."""
+        return None if self.before is None else self.before == self.digest
+
+
+def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None, *, rules: Path | None = None) -> Iterator[Rebuilt]:
+    """Makes the states of `runs`, or of all that were observed, again from their logs; what was derived stays as it is.
+
+    Raises LogError where somebody observes the directory now.
+    """
+    settings = WatchSettings(rules=rules_of(directory, rules))
+    lock = Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
+    try:
+        for run in directory.names(hidden=True) if runs is None else runs:
+            folder = directory.path / run
+            if is_observed(folder):
+                yield _rebuilt(directory, run, settings)
+            elif runs is not None:
+                raise LogError(f"expected an observed run, got {run}: nobody observed it yet")
+    finally:
+        lock.release()
+
+
+def _rebuilt(directory: Directory, run: RunId, settings: WatchSettings) -> Rebuilt:
+    folder = directory.path / run
+    settled = is_settled(folder)
+    with Observed(folder, run) as observed, directory.open(run) as log:
+        saved = observed.saved()
+        watch = Watch(run, settings)
+        fold(watch, records_between(log, START, saved.derived_to), own_records(folder, run))
+        before = _digest(run, settings, saved.state) if saved.state is not None and saved.state_to == saved.derived_to else None
+        observed.save((), saved.derived_to, watch.to_bytes())
+        if settled:
+            observed.seal()
+    return Rebuilt(run, saved.derived_to.records_since(START), watch.digest(), before)
+
+
+def _digest(run: RunId, settings: WatchSettings, state: bytes) -> str | None:
+    try:
+        return Watch.from_bytes(run, settings, state).digest()
+    except DataError:
+        return None

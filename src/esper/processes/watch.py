@@ -1,0 +1,272 @@
+"""What an observer keeps of one run: which records were admitted, the state of each watched topic, whether the run is silent, and what it
+could not understand.
+
+Nothing here reads a clock or a file. `take` is handed the run's records in the log's order and gives what follows from them; `says` makes a
+record of the observer's own. A fact that cannot be understood, or that is missing, stops its topic there: `blocked` names the sequence, a
+FoldBlocked says so, and a version that knows better goes on from it. Telemetry that cannot be understood is set aside whole, under
+`<topic>.dead-letter`, and its stream goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from esper.errors import DataError
+from esper.events import topics
+from esper.events.codec import decode, encode
+from esper.events.digests import canonical
+from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.observability import FoldBlocked, RunHeardAgain, RunWentSilent
+from esper.events.kinds.run import RunFailed, RunFinished
+from esper.events.times import SINCE, written_time
+from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Stream, admit
+from esper.folds.table import Table
+from esper.folds.watching import silence, stream
+from esper.folds.watching.silence import SilenceSettings, SilenceState
+from esper.folds.watching.stream import TopicState, WatchSettings
+
+WRITER = "observer"
+DEAD_LETTER = ".dead-letter"
+
+
+class Watch:
+    """One run as its observer knows it."""
+
+    def __init__(self, run: RunId, settings: WatchSettings) -> None:
+        self.run = run
+        self.silence = SilenceState()
+        self.blocked: dict[str, int] = {}
+        self.dead_letters = 0
+        self._settings = settings
+        self._guard = Guard.start()
+        self._states: dict[str, TopicState] = {}
+        self._anchor = _Anchor()
+
+    @property
+    def ended(self) -> bool:
+        """True once the run said that it finished or failed, and was not resumed since."""
+        return self.silence.ended
+
+    @property
+    def firing(self) -> int:
+        """How many alerts of the run are firing."""
+        alerts = (alert for state in self._states.values() for row in state.alerts.active.values() for alert in row.values())
+        return sum(alert.firing for alert in alerts)
+
+    def take(self, record: Record) -> tuple[Record, ...]:
+        """What follows from the next record of the run's log: derived records, dead letters, or the one that says what blocks a topic."""
+        if record.topic in self.blocked:
+            return ()
+        verdict = admit(self._guard, record)
+        if isinstance(verdict, Expired):
+            verdict = admit(verdict.guard, record)
+        if isinstance(verdict, Drop):
+            return self._conflict(record, verdict)
+        if isinstance(verdict, Hole):
+            return self._missing(record, verdict)
+        assert isinstance(verdict, Apply)
+        try:
+            event = decode(record)
+        except DataError as error:
+            return self._not_understood(record, verdict.guard, str(error))
+        self._guard = verdict.guard
+        self._anchor = _Anchor(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
+        self.silence = silence.heard(self.silence, record, event)
+        return self._followed(record, event)
+
+    def says(self, event: Event, identity: EventId, time: datetime) -> tuple[Record, ...]:
+        """The observer's own record of `event`, caused by the last record that was taken, and what follows from it."""
+        last = self._anchor
+        record = Record(
+            id=identity,
+            run=self.run,
+            topic=event.TOPIC,
+            writer=WRITER,
+            sequence=None,
+            fact=None,
+            moment=Moment(last.moment),
+            generation=1,
+            incarnation=last.incarnation,
+            type=event.KIND,
+            time=time,
+            epoch=last.epoch,
+            step=last.step,
+            cause=None if last.id is None else EventId(last.id),
+            trace=None,
+            chain=None,
+            data=encode(event),
+        )
+        return (record, *(self._stepped(event.TOPIC, record, event) if event.TOPIC != topics.ALERTS else ()))
+
+    def remember(self, record: Record) -> None:
+        """Takes up an own record that was written before. What blocked a topic is found again by whoever takes the run's records."""
+        event = decode(record)
+        if isinstance(event, FoldBlocked):
+            return
+        if isinstance(event, RunWentSilent | RunHeardAgain):
+            self.silence = replace(self.silence, silent=event.state if isinstance(event, RunWentSilent) else None)
+        self._stepped(record.topic, record, event)
+
+    def judge(self, now: datetime, *, lock_free: bool, settings: SilenceSettings) -> tuple[RunWentSilent | RunHeardAgain, datetime] | None:
+        """What the clock says of the run, and since when it is so; None where it says nothing new."""
+        verdict = silence.judge(self.silence, (now - SINCE).total_seconds(), lock_free, settings)
+        self.silence = verdict.state
+        if verdict.event is None or verdict.since_s is None:
+            return None
+        return verdict.event, datetime.fromtimestamp(verdict.since_s, tz=now.tzinfo)
+
+    def unblock(self) -> Mapping[str, int]:
+        """Forgets what blocked topics, to try again: the sequences, by topic, from which their records must be taken once more."""
+        blocked, self.blocked = self.blocked, {}
+        return blocked
+
+    def _followed(self, record: Record, event: Event) -> tuple[Record, ...]:
+        found = [*self._stepped(record.topic, record, event)]
+        if isinstance(event, RunFinished | RunFailed):
+            for topic in sorted(self._states):
+                if topic != record.topic and stream.ended_by_run(topic):
+                    found += self._stepped(topic, record, event)
+        return tuple(found)
+
+    def _stepped(self, topic: str, record: Record, event: Event) -> tuple[Record, ...]:
+        if topic not in self._settings.watched:
+            return ()
+        state = self._states.get(topic) or stream.initial(topic)
+        self._states[topic], derivations = stream.step(state, record, event, self._settings)
+        return stream.derived(record, derivations, self._settings.settings_digest, WRITER)
+
+    def _conflict(self, record: Record, dropped: Drop) -> tuple[Record, ...]:
+        return self._block(record, dropped.what) if dropped.reason is Reason.CONFLICT else ()
+
+    def _missing(self, record: Record, hole: Hole) -> tuple[Record, ...]:
+        """A log that was read in order has no holes: what is missing is gone. Telemetry goes on behind it, facts stop."""
+        reason = f"sequences {hole.from_} to {hole.to} are missing"
+        if record.fact is not None:
+            return self._block(record, reason)
+        self._guard = hole.guard.passed_over(record.run, record.topic)
+        return (*self._says_of(record, FoldBlocked(topic=record.topic, sequence=hole.from_, reason=reason)), *self.take(record))
+
+    def _not_understood(self, record: Record, guard: Guard, reason: str) -> tuple[Record, ...]:
+        if record.fact is not None:
+            return self._block(record, reason)
+        self._guard = guard
+        self.dead_letters += 1
+        identity = EventId(hashlib.sha256(f"{WRITER}\x1f{record.id}\x1f{record.topic}".encode()).hexdigest()[:32])
+        return (
+            record._replace(
+                id=identity,
+                topic=record.topic + DEAD_LETTER,
+                writer=WRITER,
+                sequence=None,
+                generation=record.generation + 1,
+                cause=record.id,
+                chain=None,
+            ),
+        )
+
+    def _block(self, record: Record, reason: str) -> tuple[Record, ...]:
+        assert record.sequence is not None, "only records of the run's own writer are taken"
+        self.blocked[record.topic] = record.sequence
+        return self._says_of(record, FoldBlocked(topic=record.topic, sequence=record.sequence, reason=reason))
+
+    def _says_of(self, record: Record, event: FoldBlocked) -> tuple[Record, ...]:
+        """Its id follows from the record that blocks, not from the process that met it: met again, it is said once."""
+        identity = EventId(hashlib.sha256(f"{WRITER}\x1f{record.id}\x1f{event.topic}\x1f{event.sequence}".encode()).hexdigest()[:32])
+        return self.says(event, identity, record.time)
+
+    def to_bytes(self) -> bytes:
+        """All of it as JSON, to be saved with the position that it stands at."""
+        kept = _Kept(
+            streams={
+                topic: _Stream(sequence=one.sequence, fingerprint=one.fingerprint.hex(), lives=one.lives, hole_to=one.hole_to)
+                for (_, topic), one in self._guard.streams.items()
+            },
+            states=[stream.to_form(state) for _, state in sorted(self._states.items())],
+            silence=self.silence,
+            blocked=self.blocked,
+            dead_letters=self.dead_letters,
+            anchor=self._anchor,
+        )
+        return kept.model_dump_json().encode()
+
+    def digest(self) -> str:
+        """sha256 over what `to_bytes` saves: two observers that know the same of a run have the same."""
+        return hashlib.sha256(canonical(json.loads(self.to_bytes()))).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, run: RunId, settings: WatchSettings, saved: bytes) -> "Watch":
+        """The watch that `to_bytes` saved. Raises DataError for anything else: then it is made again from the run's beginning."""
+        try:
+            kept = _Kept.model_validate_json(saved)
+        except ValidationError as error:
+            raise DataError(f"run {run}: expected an observer's saved state, got another: {error}") from error
+        watch = cls(run, settings)
+        streams = {
+            (run, topic): Stream(one.sequence, bytes.fromhex(one.fingerprint), one.lives, one.hole_to)
+            for topic, one in kept.streams.items()
+        }
+        watch._guard = Guard(Table(streams.items()), Table())
+        watch._states = {state.topic: state for state in map(stream.from_form, kept.states)}
+        watch.silence, watch._anchor = kept.silence, kept.anchor
+        watch.blocked, watch.dead_letters = dict(kept.blocked), kept.dead_letters
+        return watch
+
+
+def own_id(instance: str, started: datetime, counter: int) -> EventId:
+    """The id of the `counter`-th record that no single record caused, of an observer `instance` that started then."""
+    parts = "\x1f".join((WRITER, instance, written_time(started), str(counter)))
+    return EventId(hashlib.sha256(parts.encode()).hexdigest()[:32])
+
+
+def fold(watch: Watch, records: Iterable[Record], own: Iterable[Record] = ()) -> None:
+    """Brings `watch` up to date without deriving: what follows from `records` was derived before.
+
+    `own` are the observer's own records about the run, as they were written: each has its effect after the record that it names as cause.
+    """
+    said: dict[EventId | None, list[Record]] = {}
+    for record in own:
+        said.setdefault(record.cause, []).append(record)
+    for mine in said.pop(None, ()):
+        watch.remember(mine)
+    for record in records:
+        watch.take(record)
+        for mine in said.pop(record.id, ()):
+            watch.remember(mine)
+
+
+_CONFIG = ConfigDict(strict=True, extra="forbid")
+
+
+class _Stream(BaseModel):
+    model_config = _CONFIG
+    sequence: int
+    fingerprint: Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
+    lives: Annotated[tuple[tuple[int, int], ...], Field(strict=False)]
+    hole_to: int | None
+
+
+class _Anchor(BaseModel):
+    """The last record that was taken: what the observer's own records name as their cause, and where they stand."""
+
+    model_config = _CONFIG
+    id: str | None = None
+    moment: int = 0
+    incarnation: int = 1
+    epoch: int = 0
+    step: int = 0
+
+
+class _Kept(BaseModel):
+    model_config = _CONFIG
+    streams: dict[str, _Stream]
+    states: list[JsonValue]
+    silence: SilenceState
+    blocked: dict[str, int]
+    dead_letters: int
+    anchor: _Anchor
