@@ -76,6 +76,22 @@ def test_pages_of_any_size_and_topics_are_the_log_filtered(log: RunWriter, limit
     assert got == [record for record in MANY if chosen is None or record.topic in chosen]
 
 
+@pytest.mark.parametrize("chosen", [None, frozenset(TOPICS), frozenset({topics.RUN}), frozenset({topics.STEPS}), frozenset[str]()])
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_the_last_records_are_the_end_of_the_log_filtered(log: RunWriter, limit: int, chosen: frozenset[str] | None) -> None:
+    log.append(MANY)
+    filtered = [record for record in MANY if chosen is None or record.topic in chosen]
+    assert log.last(limit, chosen) == tuple(filtered[-limit:])
+
+
+@pytest.mark.parametrize(("at", "keep", "passed"), [(0, 0, 10), (0, 4, 6), (3, 4, 3), (3, 7, 0), (10, 0, 0), (10, 4, 0)])
+def test_a_reader_too_far_behind_goes_on_nearer_to_the_end(log: RunWriter, at: int, keep: int, passed: int) -> None:
+    log.append(TEN)
+    position, skipped = log.skip(log.read(limit=at).position if at else None, keep)
+    assert skipped == passed
+    assert log.read(position).records == TEN[at + passed :]
+
+
 def test_waiting_ends_at_once_when_records_stand_there(log: RunWriter) -> None:
     log.append(TEN)
     assert log.wait(START, 60.0)

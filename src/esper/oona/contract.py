@@ -70,6 +70,14 @@ class Log(Protocol):
         """
         ...
 
+    def last(self, limit: int = 1, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
+        """The newest `limit` records of `topics` (None: all), oldest first; looked for from the end, whatever stands before."""
+        ...
+
+    def skip(self, position: Position | None, keep: int) -> tuple[Position, int]:
+        """Where a reader at `position` (None: at the start) goes on who may be `keep` records behind, and how many it passes over."""
+        ...
+
     def end(self) -> Position:
         """The position after the last durable record."""
         ...

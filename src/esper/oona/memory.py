@@ -60,6 +60,17 @@ class MemoryLog:
             row += 1
         return Page(tuple(found), _at(row))
 
+    def last(self, limit: int = 1, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
+        """The newest `limit` records of `topics`, oldest first."""
+        found = [record for record in self._records if topics is None or record.topic in topics]
+        return tuple(found[max(0, len(found) - limit) :])
+
+    def skip(self, position: Position | None, keep: int) -> tuple[Position, int]:
+        """Where a reader goes on who may be `keep` records behind, and how many it passes over."""
+        row = (position or START).row(_FILE)
+        to = max(row, len(self._records) - keep)
+        return _at(to), to - row
+
     def end(self) -> Position:
         """The position after the last record."""
         return _at(len(self._records))

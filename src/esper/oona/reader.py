@@ -14,6 +14,7 @@ from pathlib import Path
 import apsw
 
 from esper.errors import DataError, LogError
+from esper.events.envelope import Record
 from esper.events.kinds.run import RunFinished
 from esper.oona import file, seal
 from esper.oona.contract import FACTS, Page, Position
@@ -76,11 +77,20 @@ class Reader:
             rows = _select(connection, row, limit, topics)
             full = bool(rows) and len(rows) == limit
             last = int(rows[-1][0]) if full else max(row, self._end(connection))
+        return Page(self._records(rows), position_at(last))
+
+    def last(self, limit: int, topics: frozenset[str] | None) -> tuple[Record, ...]:
+        """The newest `limit` records of `topics`, oldest first, as one consistent view."""
+        with self.connection() as connection, connection:
+            rows = _select_last(connection, limit, topics)
+            self._end(connection)
+        return self._records(rows[::-1])
+
+    def _records(self, rows: list[file.Stored]) -> tuple[Record, ...]:
         try:
-            records = tuple(file.to_record(self.meta.run, self.meta.writer, found) for found in rows)
+            return tuple(file.to_record(self.meta.run, self.meta.writer, found) for found in rows)
         except DataError as error:
             raise LogError(f"cannot read {self._file}: the file is damaged: {error}") from error
-        return Page(records, position_at(last))
 
     def last_row(self) -> int:
         """The number of the last durable row; 0 before the first."""
@@ -148,6 +158,16 @@ def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset
     among = "fact IS NOT NULL AND " if topics <= FACTS else ""
     query = f"SELECT * FROM records WHERE {among}row > ? AND topic IN ({', '.join('?' * len(names))}) ORDER BY row LIMIT ?"  # noqa: S608
     return connection.execute(query, (row, *names, limit)).fetchall()
+
+
+def _select_last(connection: apsw.Connection, limit: int, topics: frozenset[str] | None) -> list[file.Stored]:
+    names = sorted(topics or ())
+    if topics is not None and not names:
+        return []
+    facts = "fact IS NOT NULL AND " if topics is not None and topics <= FACTS else ""
+    among = "" if topics is None else f"WHERE {facts}topic IN ({', '.join('?' * len(names))}) "
+    query = f"SELECT * FROM records {among}ORDER BY row DESC LIMIT ?"  # noqa: S608
+    return connection.execute(query, (*names, limit)).fetchall()
 
 
 def position_at(row: int) -> Position:

@@ -119,6 +119,16 @@ class RunLog:
         """At most `limit` records after `position`, of `topics`, oldest first, as one consistent view."""
         return self._reader.read((position or START).row(FILE), limit, topics)
 
+    def last(self, limit: int = 1, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
+        """The newest `limit` records of `topics` (None: all), oldest first."""
+        return self._reader.last(limit, topics)
+
+    def skip(self, position: Position | None, keep: int) -> tuple[Position, int]:
+        """Where a reader at `position` goes on who may be `keep` records behind, and how many it passes over."""
+        row = (position or START).row(FILE)
+        to = max(row, self._reader.last_row() - keep)
+        return position_at(to), to - row
+
     def end(self) -> Position:
         """The position after the last durable record."""
         return position_at(self._reader.last_row())

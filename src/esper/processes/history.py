@@ -7,7 +7,6 @@ epoch is at most E. A live run can be opened while it is trained; every question
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack
-from esper.events.topics import TOPICS
+from esper.events.topics import EPOCH, RUN, TOPICS
 from esper.folds.run import BlockedError, RunState, digest, initial, step
 from esper.oona.contract import FACTS, Log, Position
 from esper.oona.directory import Directory
@@ -28,6 +27,7 @@ from esper.processes.rows import rows_of
 from esper.processes.timeline import Decided, Life
 
 _RUN_ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
+_EPOCH_TOPICS = frozenset({EPOCH, RUN})
 _EPOCH_ENDS = frozenset({EpochCompleted.KIND, RunRolledBack.KIND})
 
 
@@ -49,7 +49,8 @@ class History:
         self._page = page
         self._reading = Reading(run)
         self._marks = [_Mark(0, 0, None, initial(run))]
-        self._reach = _Reach()
+        self._reach: Position | None = None
+        self._epoch = 0
 
     @property
     def run(self) -> RunId:
@@ -60,6 +61,18 @@ class History:
     def state(self) -> RunState:
         """The state after the last fact on disk now. Raises BlockedError where a fact cannot be understood; `at` reaches before it."""
         return self._caught_up().state
+
+    @property
+    def known(self) -> Reading:
+        """The run as its facts tell it now: state and timeline up to one that cannot be understood, which `blocked` names. Not a copy."""
+        with suppress(BlockedError):
+            self._caught_up()
+        return self._reading
+
+    @property
+    def log(self) -> Log:
+        """The log that is asked; whoever reads it besides takes turns with whoever asks this history."""
+        return self._log
 
     @property
     def seeds(self) -> tuple[Life, ...]:
@@ -146,7 +159,8 @@ class History:
     @property
     def end(self) -> int:
         """The last moment of the run that is on disk."""
-        return self._reached().moment
+        newest = self._log.last()
+        return newest[0].moment if newest else 0
 
     def close(self) -> None:
         """Lets go of the log, where it holds anything."""
@@ -187,35 +201,23 @@ class History:
                 self._marks.append(_Mark(state.moment, state.epoch, position, state))
 
     def _require_moment(self, moment: int) -> None:
-        last = self._reached().moment
+        last = self.end
         if not 0 <= moment <= last:
             raise RuleError(f"run {self._run}: expected a moment from 0 to {last}, the last on disk, got {moment}")
 
     def _require_epoch(self, epoch: int) -> None:
-        reached = self._reached()
-        if not 0 <= epoch <= reached.epoch:
-            raise RuleError(f"run {self._run}: expected an epoch from 0 to {reached.epoch}, the last that is over, got {epoch}")
+        last = self._last_epoch()
+        if not 0 <= epoch <= last:
+            raise RuleError(f"run {self._run}: expected an epoch from 0 to {last}, the last that is over, got {epoch}")
 
-    def _reached(self) -> "_Reach":
-        """How far the log goes, asked without understanding it: a run whose fold is blocked still has an end."""
+    def _last_epoch(self) -> int:
+        """The last epoch that is over, asked without understanding any: a run whose fold is blocked still has one."""
         while True:
-            page = self._log.read(self._reach.position, self._page)
-            for record in page.records:
-                self._reach.moment = max(self._reach.moment, record.moment)
-                if record.type in _EPOCH_ENDS:
-                    self._reach.epoch = max(self._reach.epoch, record.epoch)
-            self._reach.position = page.position
+            page = self._log.read(self._reach, self._page, _EPOCH_TOPICS)
+            self._epoch = max(self._epoch, *(record.epoch for record in page.records if record.type in _EPOCH_ENDS), 0)
+            self._reach = page.position
             if len(page.records) < self._page:
-                return self._reach
-
-
-@dataclass(slots=True)
-class _Reach:
-    """The last moment on disk and the last epoch that is over, as far as the log was read for them."""
-
-    position: Position | None = None
-    moment: int = 0
-    epoch: int = 0
+                return self._epoch
 
 
 def open_run(run: str, log: str | Path = "runs") -> History:

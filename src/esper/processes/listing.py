@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from esper.errors import EsperError
 from esper.events.codec import decode
-from esper.events.envelope import Record, RunId
+from esper.events.envelope import RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
 from esper.events.topics import EPOCH, RUN
@@ -19,7 +19,6 @@ from esper.oona.directory import Directory, RunEntry
 from esper.oona.run_log import RunLog
 
 Standing = Literal["live", "finished", "failed", "interrupted", "unreadable"]
-_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,20 @@ class Listed:
 def listed(directory: Directory) -> Iterator[Listed]:
     """Every run of `directory`, the newest first, one after another. A run that cannot be read is listed with its problem."""
     for name in directory.names():
-        try:
-            entry = directory.entry(name)
-            if entry is not None:
-                yield _from_mark(entry, entry.summary) if entry.summary is not None else _from_log(directory, entry)
-        except EsperError as error:
-            yield Listed(name, "unreadable", problem=str(error))
+        one = described(directory, name)
+        if one is not None:
+            yield one
+
+
+def described(directory: Directory, name: RunId) -> Listed | None:
+    """The line of one run; None where there is no log yet. One that cannot be read is described by its problem."""
+    try:
+        entry = directory.entry(name)
+        if entry is None:
+            return None
+        return _from_mark(entry, entry.summary) if entry.summary is not None else _from_log(directory, entry)
+    except EsperError as error:
+        return Listed(name, "unreadable", problem=str(error))
 
 
 def _from_mark(entry: RunEntry, summary: Mapping[str, JsonValue]) -> Listed:
@@ -100,10 +107,8 @@ def _from_log(directory: Directory, entry: RunEntry) -> Listed:
 
 
 def _last_epoch(log: RunLog) -> EpochCompleted | None:
-    last: Record | None = None
-    for record in records_of(log, frozenset({EPOCH})):
-        last = record
-    event = None if last is None else decode(last)
+    last = log.last(1, frozenset({EPOCH}))
+    event = decode(last[0]) if last else None
     assert event is None or isinstance(event, EpochCompleted)
     return event
 

@@ -1,0 +1,135 @@
+"""Records as they stand in the log: paged by cursor, and as a live tail."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import AfterValidator
+from starlette.responses import StreamingResponse
+
+from esper.events.envelope import RunId
+from esper.events.topics import TOPICS, TopicClass
+from esper.nissa.api.answers import Cursor, Limit, RunRef, event_json, events_json, sent, tagged, unchanged
+from esper.nissa.problems import problem, responses
+from esper.nissa.source import Cut, Source
+from esper.nissa.views import EventPage
+from esper.nissa.wake import Wake
+
+KEEP_ALIVE_S = 15.0
+BEHIND = 10_000  # Records that a tail may be behind before it goes on nearer to the end, and says so.
+_PAGE = 500
+
+
+def _known(topic: str) -> str:
+    if topic not in TOPICS:
+        raise ValueError("expected a topic of the catalogue")
+    return topic
+
+
+Topics = Annotated[
+    list[Annotated[str, AfterValidator(_known)]] | None,
+    Query(
+        alias="topic", max_length=len(TOPICS), description="Only these topics; repeatable. Without it all that the run's own process wrote."
+    ),
+]
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        max_length=512,
+        pattern=r"^[0-9A-Za-z_-]+$",
+        description="The id of the last event that came: goes on after it.",
+    ),
+]
+_ABOUT_STREAM = "Events `record` (data: a record) and `gap` (data: from, to, missed)."
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"description": _ABOUT_STREAM, "content": {"text/event-stream": {}}}}
+
+
+def events_router(source: Source, wake: Wake) -> APIRouter:
+    """The routes over `source`; `wake` tells tails that the log grew."""
+    router = APIRouter(prefix="/api/v1/runs", tags=["events"])
+
+    @router.get("/{run}/events", response_model=EventPage, responses=responses(404, 409, 503))
+    def list_events(request: Request, run: RunRef, cursor: Cursor = None, limit: Limit = 100, topics: Topics = None) -> Response:
+        """Records of a run as they stand in the log, in its order; derived ones come after the run's own of the same page."""
+        name = source.resolve(run)
+        chosen = None if topics is None else frozenset(topics)
+        # What is derived may still be added to after the run is sealed.
+        lasting = chosen is None or not any(TOPICS[topic].kind is TopicClass.DERIVED for topic in chosen)
+        held = unchanged(request, source, name, run) if lasting else None
+        if held is not None:
+            return held
+        body = events_json(source.page(name, cursor, limit, chosen))
+        return tagged(request, source, name, run, body) if lasting else sent(body)
+
+    @router.get("/{run}/tail", response_class=StreamingResponse, responses=_STREAM | responses(404, 409, 503))
+    async def tail(run: RunRef, topics: Topics = None, cursor: Cursor = None, last_event_id: LastEventId = None) -> Response:
+        """Server-sent events: the records of a run as they come, each with a cursor as its id.
+
+        Without a cursor it begins at the end of the log. A reader that is more than 10,000 records behind gets a `gap` and goes on nearer
+        to the end.
+        """
+        if wake.full or wake.closing:
+            return problem(503, "too-many-tails", "as many live tails are open as may be: try again later", headers={"Retry-After": "5"})
+        name = await asyncio.to_thread(source.resolve, run)
+        after = last_event_id or cursor
+        # Asked before the answer begins, so that a cursor that is none is a 400 and not a broken stream.
+        began = await asyncio.to_thread(source.near_end, name, after, BEHIND if after else 0)
+        chosen = frozenset(topics) if topics else frozenset(TOPICS)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        reading = _Reading(name, after, *began, chosen)
+        return StreamingResponse(_stream(source, wake, reading), media_type="text/event-stream", headers=headers)
+
+    return router
+
+
+class _Reading(NamedTuple):
+    """Where a tail goes on: at `cursor`, which is `missed` records after `after`."""
+
+    run: RunId
+    after: str | None
+    cursor: str
+    missed: int
+    topics: frozenset[str]
+
+
+async def _stream(source: Source, wake: Wake, reading: _Reading) -> AsyncIterator[bytes]:
+    run, after, cursor, missed, topics = reading
+    yield b"retry: 2000\nid: %s\n\n" % cursor.encode()
+    with wake.listening(run) as grown:
+        while not wake.closing:
+            if missed:
+                yield _gap(after, cursor, missed)
+            # Cleared before the log is read: what comes in between sets it again.
+            grown.clear()
+            cut = await asyncio.to_thread(source.page, run, cursor, _PAGE, topics)
+            if cut.records:
+                yield _messages(cut)
+            after, cursor, missed = cut.cursor, cut.cursor, 0
+            if cut.more:
+                cursor, missed = await asyncio.to_thread(source.near_end, run, cursor, BEHIND)
+            elif not await _rang(grown):
+                yield b": still here\n\n"
+
+
+async def _rang(grown: asyncio.Event) -> bool:
+    """True as soon as the run grew; False when it did not for a while."""
+    try:
+        async with asyncio.timeout(KEEP_ALIVE_S):
+            await grown.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _messages(cut: Cut) -> bytes:
+    """The records of a page. The cursor is the last one's id: who resumes from an earlier one gets no record twice that had an id."""
+    parts = [b"event: record\ndata: %s\n" % event_json(record) for record in cut.records]
+    return b"\n".join(parts) + b"id: %s\n\n" % cut.cursor.encode()
+
+
+def _gap(after: str | None, cursor: str, missed: int) -> bytes:
+    said = json.dumps({"from": after, "to": cursor, "missed": missed}, separators=(",", ":")).encode()
+    return b"event: gap\nid: %s\ndata: %s\n\n" % (cursor.encode(), said)

@@ -1,0 +1,17 @@
+"""The collectors that Esper brings, the handlers that feed them, and the path of each as settings name it."""
+
+from esper.events.fields import Event
+from esper.nissa.collectors import adaptations, kernels, pipeline, resources, seeds, training
+from esper.nissa.metrics.model import Handler, Model
+
+_PARTS = (seeds, kernels, adaptations, training, resources, pipeline)
+PATHS = tuple(f"{part.__name__}:COLLECTOR" for part in _PARTS)
+
+
+def built_in_model() -> Model:
+    """A model that counts what the built-in collectors show."""
+    handlers: dict[type[Event], tuple[Handler, ...]] = {}
+    for part in _PARTS:
+        for kind, handler in part.HANDLERS.items():
+            handlers[kind] = (*handlers.get(kind, ()), handler)
+    return Model((family for part in _PARTS for family in part.FAMILIES), handlers)
