@@ -1,6 +1,13 @@
-"""Processes that the tests start and kill: `python -m tests.oona.child WHAT DIRECTORY ...`. They speak in lines on standard output."""
+"""Processes that the tests start and kill. They speak in lines on standard output.
 
+`python -m tests.oona.child FD` is their parent: on that socket it takes orders and forks a process for each, so that all of this is
+imported once. An order is JSON: [WHAT, DIRECTORY, USER or null] with the two ends that become standard input and output, answered
+with a pid; or a pid, answered once that process is gone.
+"""
+
+import json
 import os
+import socket
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -101,7 +108,34 @@ def resume(directory: Path) -> None:
 
 COMMANDS: dict[str, Callable[[Path], None]] = {action.__name__: action for action in (write, hold, finish, fork, read, create, resume)}
 
+
+def obey(orders: socket.socket) -> None:
+    """Forks, and waits for, whatever is asked for, until nobody asks any more. The forked processes leave it by SystemExit."""
+    while order := (received := socket.recv_fds(orders, 4096, 2))[0]:
+        what = json.loads(order)
+        if isinstance(what, int):
+            os.waitpid(what, 0)
+            orders.send(b"gone")
+            continue
+        pid = os.fork()
+        if pid == 0:
+            orders.close()
+            become(*what, *received[1])
+            sys.exit()
+        for end in received[1]:
+            os.close(end)
+        orders.send(b"%d" % pid)
+
+
+def become(what: str, directory: str, user: int | None, reading: int, writing: int) -> None:
+    """Does `what` with these two ends as standard input and output."""
+    for end, standard in ((reading, 0), (writing, 1)):
+        os.dup2(end, standard)
+        os.close(end)
+    if user is not None:
+        os.setuid(user)  # Only now: the interpreter itself may stand where only root may look.
+    COMMANDS[what](Path(directory))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 3:
-        os.setuid(int(sys.argv[3]))  # Only now: the interpreter itself may stand where only root may look.
-    COMMANDS[sys.argv[1]](Path(sys.argv[2]))
+    obey(socket.socket(fileno=int(sys.argv[1])))

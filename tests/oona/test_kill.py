@@ -22,8 +22,7 @@ def kill_after(directory: Path, acknowledged: int) -> str:
         for _ in range(acknowledged):
             last = line(process)
         process.kill()
-        assert process.stdout is not None
-        said = process.stdout.read().splitlines()
+        said = process.output.read().splitlines()
     return said[-1] if said and said[-1].startswith(RUN) else last
 
 
