@@ -1,15 +1,26 @@
-"""What holds for all tests: properties are asked the same examples every time, and none of them by the clock.
+"""What holds for all tests.
 
+Properties are asked the same examples every time, and none of them by the clock: few where long tests are left out, more where all run.
 The half million objects that torch and the tests themselves are made of stay for good, so the garbage collector is told to leave them be.
 """
 
 import gc
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60, database=None)
-settings.load_profile("repeatable")
+settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=100, database=None)
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=25)
+LONG = ("whole", "kafka")
 gc.disable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever leaves whole runs out is in a hurry."""
+    settings.load_profile("quick" if "not whole" in config.getoption("markexpr") else "thorough")
 
 
 def pytest_collection_finish() -> None:
@@ -21,3 +32,15 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Lets go of everything, as a process that ends expects."""
     gc.unfreeze()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder of the test's own; in memory where there is one, but for long tests, which write more.
+
+    These tests commit a lot, and how long a disk takes is not what they are about.
+    """
+    memory = Path("/dev/shm")  # noqa: S108
+    small = memory.is_dir() and not any(request.node.get_closest_marker(name) for name in LONG)
+    with tempfile.TemporaryDirectory(prefix="esper-", dir=memory if small else None) as folder:
+        yield Path(folder)

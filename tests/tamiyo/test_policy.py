@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.events.envelope import EventId
@@ -21,7 +21,6 @@ from tests.tamiyo.test_plateau import second_opinion
 ORDER = ["advance", "cull cancel", "fossilize", "graft", "germinate"]
 numbers = st.floats(-0.01, 0.01) | st.sampled_from([0.0, math.nan, math.inf, -math.inf])
 errors = st.floats(0.0, 0.01) | st.sampled_from([0.0, math.nan, math.inf])
-law = settings(derandomize=True, deadline=None, max_examples=60)
 losses = st.floats(0.01, 2.0) | st.sampled_from([math.nan, math.inf])
 
 
@@ -69,7 +68,6 @@ def states(draw: st.DrawFn) -> SystemState:
     )
 
 
-@law
 @given(states())
 def test_decisions_stand_in_the_fixed_order_and_never_beside_none(system: SystemState) -> None:
     names = [decision.adaptation.value for decision in decide(system, EPOCH_EVENT, PolicySettings())]
@@ -80,7 +78,6 @@ def test_decisions_stand_in_the_fixed_order_and_never_beside_none(system: System
     assert names
 
 
-@law
 @given(states())
 def test_every_decision_names_what_it_rests_on(system: SystemState) -> None:
     own = dict(zip(zip(system.seeds.site, system.seeds.seed, strict=True), system.seeds.evaluated, strict=True))
@@ -93,7 +90,6 @@ def test_every_decision_names_what_it_rests_on(system: SystemState) -> None:
             assert own[decision.site, decision.seed] in decision.evidence
 
 
-@law
 @given(states())
 def test_the_gate_finds_every_decision_finite_legal_fresh_and_out_of_embargo(system: SystemState) -> None:
     assert {refusal.rule for _, refusal in judged(system) if isinstance(refusal, Refused)} <= {
@@ -106,7 +102,6 @@ def test_the_gate_finds_every_decision_finite_legal_fresh_and_out_of_embargo(sys
     }
 
 
-@law
 @given(states())
 def test_whoever_is_cancelled_for_a_better_one_sees_it_grafted(system: SystemState) -> None:
     verdicts = judged(system)
@@ -116,7 +111,6 @@ def test_whoever_is_cancelled_for_a_better_one_sees_it_grafted(system: SystemSta
     assert lost <= grafted
 
 
-@law
 @given(states())
 def test_a_seed_gets_one_decision_or_load_and_train(system: SystemState) -> None:
     decided = [decision for decision in decide(system, EPOCH_EVENT, PolicySettings()) if decision.site is not None]
@@ -131,7 +125,6 @@ def test_a_seed_gets_one_decision_or_load_and_train(system: SystemState) -> None
         assert alike == (2 if stages[decision.site, decision.seed] is Stage.GERMINATED and decision.adaptation is Adaptation.ADVANCE else 1)
 
 
-@law
 @given(states())
 def test_the_same_bytes_give_the_same_decisions(system: SystemState) -> None:
     decoded = SystemState.model_validate_json(system.model_dump_json())
@@ -139,7 +132,6 @@ def test_the_same_bytes_give_the_same_decisions(system: SystemState) -> None:
     assert decide(decoded, EPOCH_EVENT, PolicySettings()) == decide(system, EPOCH_EVENT, PolicySettings())
 
 
-@law
 @given(states())
 def test_a_second_computation_gives_the_same_confidence_and_urgency(system: SystemState) -> None:
     for decision in decide(system, EPOCH_EVENT, PolicySettings()):
