@@ -6,8 +6,9 @@
         | holds, no `for`              v                             v the stream or run ended; the rule is gone
         +--------------> firing     resolved                      resolved
 
-Every arrow is an event; an alert takes at most one of them in a record. An alert that was only pending is resolved without having fired:
-whoever tells people skips that one. Event time passes with the records of the topic: a topic that is still keeps its alerts as they are.
+Every arrow is an event; an alert takes at most one in a record, but that the end of a run, which ends what fired, may itself be what a rule
+waits for. An alert that was only pending is resolved without having fired: whoever tells people skips that one. Event time passes with the
+records of the topic: a topic that is still keeps its alerts as they are.
 
 At most `AlertSettings.most` alerts are kept, a quarter of them for critical rules alone. What holds beyond that is not raised; it is raised
 later, if it still holds when there is room. `AlertState.full` says so, and `stream` records it.
@@ -20,12 +21,11 @@ from typing import NamedTuple
 from esper.events.digests import digest_of
 from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved, AnomalyDetected
-from esper.events.times import written_time
+from esper.events.times import MICROSECOND, SINCE, written_time
 from esper.folds.watching import conditions
 from esper.folds.watching.conditions import Judged
 from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Pairs, Rule, Severity, rendered
 from esper.folds.watching.series import Readings
-from esper.folds.watching.times import time_at
 
 AlertEvent = AlertPending | AlertFiring | AlertResolved
 
@@ -215,7 +215,7 @@ class _Step:
                 labels=labels,
                 annotations={label: rendered(template, told) for label, template in self.annotations.get(name, ())},
                 value=value,
-                since=written_time(time_at(alert.since_us)),
+                since=written_time(SINCE + alert.since_us * MICROSECOND),
             )
         )
 

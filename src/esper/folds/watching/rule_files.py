@@ -66,7 +66,8 @@ class _Written(BaseModel):
     annotations: dict[str, Annotated[str, Field(max_length=1000)]] = {}
 
 
-_KEYS = ", ".join(field.alias or name for name, field in _Written.model_fields.items())
+KEYS = tuple(field.alias or name for name, field in _Written.model_fields.items())
+"""What may stand in a [[rule]] table."""
 
 
 class _File:
@@ -166,7 +167,7 @@ class _RuleReader:
         named = ".".join(str(part) for part in place)
         match first["type"]:
             case "extra_forbidden":
-                reason = f"unknown key {named!r}, expected one of {_KEYS}"
+                reason = f"unknown key {named!r}, expected one of {', '.join(KEYS)}"
             case "missing":
                 reason = f"expected the key {named!r}"
             case _:

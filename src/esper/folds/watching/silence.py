@@ -17,7 +17,7 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
 from esper.events.kinds.telemetry import Heartbeat
-from esper.folds.watching.times import microseconds
+from esper.events.times import SINCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
 
 def heard(state: SilenceState, record: Record, event: Event) -> SilenceState:
     """`state` after a record of the run's own writer, which holds `event`."""
-    time_s = microseconds(record.time) / 1e6
+    time_s = (record.time - SINCE).total_seconds()
     if isinstance(event, Heartbeat):
         # The first beats may come before anything else is read: then the run moved when its writer says so.
         moved_s = time_s - event.idle_s if state.moved_s is None else state.moved_s

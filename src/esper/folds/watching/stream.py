@@ -25,12 +25,12 @@ from esper.events.envelope import Record
 from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
+from esper.events.times import MICROSECOND, SINCE
 from esper.folds.form import form
 from esper.folds.watching import alerts, trends, windows
 from esper.folds.watching.alerts import Alert, AlertSettings, AlertState, Seen
 from esper.folds.watching.rules import Pairs, Rule
 from esper.folds.watching.series import METRICS, Readings, readings
-from esper.folds.watching.times import microseconds
 from esper.folds.watching.trends import TrendSettings, TrendState
 from esper.folds.watching.windows import WindowSettings, WindowState
 
@@ -103,7 +103,7 @@ def step(state: TopicState, record: Record, event: Event, settings: WatchSetting
     ends = isinstance(event, StreamEnded | RunFinished | RunFailed)
     if record.topic != state.topic and not (ends and ended_by_run(state.topic)):
         raise RuleError(f"expected records of topic {state.topic}, got {record.type} of topic {record.topic}, run {record.run}")
-    topic, time_us = state.topic, microseconds(record.time)
+    topic, time_us = state.topic, (record.time - SINCE) // MICROSECOND
     read = readings(event) if topic in METRICS else None
     made: list[tuple[str, Sequence[Event]]] = []
     if topic in METRICS:
