@@ -1,6 +1,7 @@
 """Alerts go from pending to firing to resolved, in event time, each change once."""
 
 import math
+from collections.abc import Collection
 
 import pytest
 
@@ -8,8 +9,10 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.fields import Event
 from esper.events.kinds.lifecycle import Stage
-from esper.events.kinds.observability import AlertFiring, AlertResolved
+from esper.events.kinds.observability import AlertFiring, AlertResolved, AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, SamplesDropped, StreamEnded
+from esper.folds.watching.alerts import AlertSettings, AlertState, Seen, step
+from esper.folds.watching.rules import AnomalySource, Pairs, Rule
 from tests.folds.histories import transition
 from tests.folds.watching.streams import Host, TimedWriter, losses, resources, spoken, watching
 
@@ -222,3 +225,54 @@ def test_derived_records_stand_at_the_place_of_their_cause() -> None:
     assert (made.moment, made.time, made.cause, made.generation) == (cause.moment, cause.time, cause.id, 1)
     assert (made.sequence, made.fact, made.chain, made.writer) == (None, None, None, "observer")
     assert (made.topic, made.type) == (topics.ALERTS, decode(made).KIND)
+
+
+SPIKE = AnomalySource("spike")
+FOUND = AnomalyDetected(topic=topics.STEPS, detector="spike", metric="loss", site=None, seed=None, value=9.0, expected=1.0, score=8.0)
+LABELS = (("metric", "loss"), ("detector", "spike"))
+
+
+def seen(second: int, *found: AnomalyDetected, lasting: Collection[Pairs] = ()) -> Seen:
+    """A record of the steps at which detectors found something, and something lasts."""
+    return Seen(topics.STEPS, second * 1_000_000, losses(1.0), None, found, lasting, ends=False)
+
+
+def stepped(rule: Rule, *records: Seen) -> list[tuple[str, dict[str, str], float | None]]:
+    """The changes that records make, with labels and values."""
+    state = AlertState()
+    made: list[tuple[str, dict[str, str], float | None]] = []
+    for record in records:
+        state, events = step(state, [rule], record, AlertSettings())
+        made += [(type(event).__name__, event.labels, event.value) for event in events]
+    return made
+
+
+def test_an_anomaly_fires_from_where_it_was_found_until_it_lasts_no_more() -> None:
+    rule = Rule("spikes", topics.STEPS, SPIKE, "warning")
+    found = stepped(rule, seen(0), seen(1, FOUND, lasting=[LABELS]), seen(2, lasting=[LABELS]), seen(3), seen(4))
+    assert found == [("AlertFiring", dict(LABELS), 9.0), ("AlertResolved", dict(LABELS), None)]
+
+
+def test_an_anomaly_that_is_over_within_its_record_fires_until_the_next() -> None:
+    rule = Rule("spikes", topics.STEPS, SPIKE, "warning")
+    assert [name for name, _, _ in stepped(rule, seen(0, FOUND), seen(1))] == ["AlertFiring", "AlertResolved"]
+
+
+def test_an_anomaly_may_have_to_last() -> None:
+    rule = Rule("spikes", topics.STEPS, SPIKE, "warning", for_s=5)
+    lasting = [seen(second, lasting=[LABELS]) for second in range(1, 7)]
+    assert [name for name, _, _ in stepped(rule, seen(0, FOUND, lasting=[LABELS]), *lasting)] == ["AlertPending", "AlertFiring"]
+    assert [name for name, _, _ in stepped(rule, seen(0, FOUND, lasting=[LABELS]), seen(1))] == ["AlertPending", "AlertResolved"]
+
+
+def test_a_rule_about_one_detector_and_metric_takes_no_other() -> None:
+    other = FOUND.model_copy(update={"detector": "drift"})
+    of_norm = FOUND.model_copy(update={"metric": "gradient_norm"})
+    assert stepped(Rule("spikes", topics.STEPS, SPIKE, "warning"), seen(0, other)) == []
+    assert stepped(Rule("spikes", topics.STEPS, AnomalySource("spike", "loss"), "warning"), seen(0, of_norm)) == []
+
+
+def test_anomalies_of_several_seeds_are_alerts_of_their_own() -> None:
+    seeds = [FOUND.model_copy(update={"site": "layer0", "seed": seed}) for seed in (0, 1)]
+    found = stepped(Rule("spikes", topics.STEPS, SPIKE, "warning"), seen(0, *seeds))
+    assert [labels["seed"] for _, labels, _ in found] == ["0", "1"]
