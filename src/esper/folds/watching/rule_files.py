@@ -6,14 +6,12 @@ name may then be written anew. Checked is everything that can be: names of topic
 
 import json
 import re
-import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from esper.errors import SettingsError
 from esper.events.catalogue import BY_NAME, kinds_of
 from esper.events.fields import CONFIG, Event
 from esper.events.topics import TOPICS
@@ -29,7 +27,7 @@ from esper.folds.watching.rules import (
     template_fields,
 )
 from esper.folds.watching.series import METRICS, is_known
-from esper.folds.watching.toml_lines import Path, line_of, lines_of
+from esper.folds.watching.toml_lines import Path, TomlFile
 
 _DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -37,7 +35,6 @@ _LABEL = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RESERVED = frozenset((*SOURCE_LABELS, "run", "rule", "topic", "severity", "value", "alertname"))
 _MOST_COUNTED = 100
 _ONLY_EVENTS = ("where", "field", "count", "within", "by", "until")
-_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
 class _Written(BaseModel):
@@ -70,32 +67,12 @@ KEYS = tuple(field.alias or name for name, field in _Written.model_fields.items(
 """What may stand in a [[rule]] table."""
 
 
-class _File:
-    """One text, and how what is wrong in it is told."""
-
-    def __init__(self, text: str, where: str) -> None:
-        self.where = where
-        try:
-            self.content: dict[str, Any] = tomllib.loads(text)  # Any: TOML; `_Written` checks it.
-        except tomllib.TOMLDecodeError as error:
-            place = _AT_LINE.search(str(error))
-            line = int(place[1]) if place else text.count("\n") + 1
-            self.refuse(line, _AT_LINE.sub("", str(error)), error)
-        self.lines: Mapping[Path, int] = lines_of(text)
-
-    def refuse(self, line: int, reason: str, cause: Exception | None = None) -> NoReturn:
-        raise SettingsError(f"{self.where}:{line}: {reason}") from cause
-
-    def refuse_at(self, path: Path, reason: str, cause: Exception | None = None) -> NoReturn:
-        self.refuse(line_of(self.lines, path), reason, cause)
-
-
 def parse_rules(text: str, where: str, builtin: Sequence[Rule] = ()) -> tuple[Rule, ...]:
     """The rules in force: those of `builtin` that `text` does not switch off, then its own. `where` names the text in errors.
 
     Raises SettingsError, with the line, for the first mistake.
     """
-    file = _File(text, where)
+    file = TomlFile(text, where)
     for key in file.content.keys() - {"off", "rule"}:
         file.refuse_at((key,), f"unknown key {key!r}, expected off or [[rule]]")
     off = _off(file, [rule.name for rule in builtin])
@@ -108,12 +85,12 @@ def parse_rules(text: str, where: str, builtin: Sequence[Rule] = ()) -> tuple[Ru
         reader = _RuleReader(file, ("rule", place), table)
         if reader.written.name in names:
             reader.refuse("name", f"two rules of the name {reader.written.name!r}: the other is {names[reader.written.name]}")
-        names[reader.written.name] = f"in line {line_of(file.lines, ('rule', place, 'name'))}"
+        names[reader.written.name] = f"in line {file.line_of(('rule', place, 'name'))}"
         rules.append(reader.rule())
     return tuple(rules)
 
 
-def _off(file: _File, builtin: Sequence[str]) -> frozenset[str]:
+def _off(file: TomlFile, builtin: Sequence[str]) -> frozenset[str]:
     off = file.content.get("off", [])
     if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
         file.refuse_at(("off",), "expected off to be a list of names of built-in rules")
@@ -126,7 +103,7 @@ def _off(file: _File, builtin: Sequence[str]) -> frozenset[str]:
 class _RuleReader:
     """One [[rule]] table on its way to a rule."""
 
-    def __init__(self, file: _File, path: Path, table: dict[str, Any]) -> None:  # Any: TOML; `_Written` checks it.
+    def __init__(self, file: TomlFile, path: Path, table: dict[str, Any]) -> None:  # Any: TOML; `_Written` checks it.
         self.file, self.path = file, path
         try:
             self.written = _Written.model_validate(table)
@@ -192,7 +169,7 @@ class _RuleReader:
             self._refuse_present(("clear",), "needs a limit, above or below")
             return None
         if len(sides) > 1:
-            later = max(sides, key=lambda side: line_of(self.file.lines, (*self.path, side)))
+            later = max(sides, key=lambda side: self.file.line_of((*self.path, side)))
             self.refuse(later, f"expected one of above, below and not_finite, got {' and '.join(sides)}")
         if sides[0] == "not_finite":
             self._refuse_present(("clear",), "goes with above or below, not with not_finite")

@@ -1,13 +1,15 @@
 """Where things stand in a TOML text: the line of every key and table header, which `tomllib` does not tell.
 
-The text must have been parsed by `tomllib` before: what is wrong with its syntax is said there. Here is only as much of TOML's grammar
-(v1.0.0) as it takes to tell keys from values: strings of the four kinds, comments, brackets, dotted and quoted keys.
+For `lines_of` the text must have been parsed by `tomllib` before: what is wrong with its syntax is said there. Here is only as much of
+TOML's grammar (v1.0.0) as it takes to tell keys from values: strings of the four kinds, comments, brackets, dotted and quoted keys.
 """
 
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
+
+from esper.errors import SettingsError
 
 Path = tuple[str | int, ...]
 
@@ -16,11 +18,38 @@ _COMMENT = r"#[^\n]*"
 _PART = re.compile(rf"[ \t]*(?P<part>[A-Za-z0-9_-]+|{_STRING})[ \t]*(?P<dot>\.?)", re.DOTALL)
 _BLANK = re.compile(rf"(?:[ \t\r\n]|{_COMMENT})*")
 _VALUE = re.compile(rf"{_STRING}|{_COMMENT}|[\[{{]|[\]}}]|\n|[^\"'#\[\]{{}}\n]+", re.DOTALL)
+_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
 class _Key(NamedTuple):
     parts: tuple[str, ...]
     end: int
+
+
+class TomlFile:
+    """One TOML text, and how what is wrong in it is told: a SettingsError with its name, the line and the reason."""
+
+    def __init__(self, text: str, where: str) -> None:
+        """Reads `text`, called `where`. Raises SettingsError for a mistake of syntax."""
+        self.where = where
+        try:
+            self.content: dict[str, Any] = tomllib.loads(text)  # Any: TOML; whoever reads it checks it.
+        except tomllib.TOMLDecodeError as error:
+            place = _AT_LINE.search(str(error))
+            line = int(place[1]) if place else text.count("\n") + 1
+            self._refuse(line, _AT_LINE.sub("", str(error)), error)
+        self._lines = lines_of(text)
+
+    def line_of(self, path: Path) -> int:
+        """The line of what stands at `path`, or of the nearest thing around it that has a line."""
+        return line_of(self._lines, path)
+
+    def refuse_at(self, path: Path, reason: str, cause: Exception | None = None) -> NoReturn:
+        """Raises SettingsError for what stands at `path`."""
+        self._refuse(self.line_of(path), reason, cause)
+
+    def _refuse(self, line: int, reason: str, cause: Exception | None = None) -> NoReturn:
+        raise SettingsError(f"{self.where}:{line}: {reason}") from cause
 
 
 def lines_of(text: str) -> Mapping[Path, int]:
