@@ -5,6 +5,7 @@ The half million objects that torch and the tests themselves are made of stay fo
 """
 
 import gc
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ gc.disable()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Whoever leaves whole runs out is in a hurry."""
+    os.environ["ESPER_OBSERVE"] = "0"  # No run of a test is observed unless the test asks for it.
     settings.load_profile("quick" if "not whole" in config.getoption("markexpr") else "thorough")
 
 

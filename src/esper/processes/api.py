@@ -16,6 +16,7 @@ from esper.kasmina.host import SeedOptimizer
 from esper.kasmina.saving import save_grown
 from esper.oona.directory import Directory
 from esper.processes import training
+from esper.processes.duty import start_observer
 from esper.processes.history import History, open_run
 from esper.processes.settings import Named, settings_from
 from esper.processes.training import Recipe, Trained, fresh_run_id
@@ -95,13 +96,15 @@ def fit(
     log: str | Path = "runs",
     rng_seed: int = 0,
     resume: str | None = None,
+    observe: bool = True,
 ) -> Result:
     """The model trained for `epochs`, grown where `grow` (None: nowhere) found it worth it, and its run in `log`.
 
     Exactly one of `loss(output, target)` and `objective(model, batch)`; one number per sample makes sharper decisions than a mean. `train`
     and `valid` are iterated once an epoch; `valid` must give the same order each time. The default optimizer is Adam at 3e-3. An epoch is
     one pass over `train`, or `epoch_steps` optimizer steps. `resume` goes on with a run of this log ("latest", or its id): give the same
-    model, data and settings again. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
+    model, data and settings again. `observe` starts a process that derives aggregates, anomalies and alerts beside the training, unless one
+    does already; it never influences it. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
 
     Raises SettingsError for what cannot work, DataError for empty or malformed data, LogError where the log fails; a run that ends by an
     exception has RunFailed in its log.
@@ -132,6 +135,8 @@ def fit(
         device=where,
     )
     directory = Directory(log, create=True)
+    if observe:
+        start_observer(directory)
     conduct, run = (training.train, fresh_run_id()) if resume is None else (training.resume, directory.resolve(resume))
     trained = conduct(recipe, settings, directory, run)
     return Result(trained.run, Path(log), trained.metrics, trained)

@@ -5,6 +5,7 @@ the position that it was derived to; the state is saved with it now and then. A 
 deriving up to that position, and goes on: the derived records are the same, whenever it was killed. Silence alone is judged by a clock.
 """
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -102,7 +103,7 @@ class Observer:
     ) -> None:
         self._directory, self._settings, self._now, self._report = directory, settings, now, report
         self._deliverer, self._outcomes = deliverer, outcomes or SimpleQueue()
-        self._instance, self._began, self._counter = socket.gethostname(), now(), 0
+        self._instance, self._began, self._counter = f"{socket.gethostname()}:{os.getpid()}", now(), 0
         self._runs: dict[RunId, _Run] = {}
         self._parked: set[RunId] = set()
         self._unsettled: set[RunId] = set()

@@ -18,6 +18,7 @@ from esper.cli.output import Output
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
+from esper.processes.duty import start_observer
 
 if TYPE_CHECKING:
     from esper.processes.settings import Settings
@@ -37,15 +38,22 @@ def add(commands: Subcommands) -> None:
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
     add_log(train)
     add_json(train, "the outcome as one JSON object, without a display")
+    _add_observe(train)
     train.set_defaults(command=run_train)
     demo = commands.add_parser("demo", help="train digits, and compare: the same as `train digits --compare`")
     add_log(demo)
     add_json(demo, "the outcome as one JSON object, without a display")
+    _add_observe(demo)
     demo.set_defaults(command=run_train, task="digits", epochs=None, rng_seed=None, set=[], compare=True)
     resume = commands.add_parser("resume", help="go on with a run that was interrupted")
     add_run(resume)
     add_json(resume, "the outcome as one JSON object, without a display")
+    _add_observe(resume)
     resume.set_defaults(command=run_resume)
+
+
+def _add_observe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-observe", action="store_true", help="start no process that derives aggregates, anomalies and alerts")
 
 
 def run_train(arguments: argparse.Namespace, out: Output) -> int:
@@ -124,6 +132,8 @@ def _conduct(
     """Trains with the display on. None where it was asked to stop, which has been said then."""
     from esper.tolaria.trainer import Interrupted
 
+    if not arguments.no_observe:
+        start_observer(directory)
     display = nullcontext() if arguments.json else live_display(directory, run, out)
     try:
         with display:

@@ -1,0 +1,69 @@
+"""A run that is written a few records at a time, so that an observer can be stopped between any two of them."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from esper.events.envelope import Record, RunId
+from esper.events.topics import OBSERVERS
+from esper.folds.watching.silence import SilenceSettings
+from esper.folds.watching.stream import WatchSettings
+from esper.oona.directory import Directory
+from esper.oona.observed import read_observed
+from esper.oona.run_log import RunLog
+from esper.processes.observer import Delivers, Observer, ObserverSettings, Outcomes
+from esper.processes.observing import builtin_rules
+
+NOW = datetime(2026, 3, 1, 13, 0, tzinfo=UTC)
+NEVER = SilenceSettings(dead_after_s=1e9, idle_after_s=1e9)
+SETTINGS = ObserverSettings(watch=WatchSettings(rules=builtin_rules()), silence=NEVER, tick_s=0.0)
+
+
+class Growing:
+    """`records` on their way into a log, as its writer would append them."""
+
+    def __init__(self, path: Path, records: Iterable[Record]) -> None:
+        self._waiting = list(records)
+        self._observers = 0
+        self.run = self._waiting[0].run
+        self.directory = Directory(path, create=True)
+        self.log: RunLog = self.directory.create(self.run)
+
+    def write(self, count: int = 1_000_000) -> None:
+        """Appends the next `count` records."""
+        now, self._waiting = tuple(self._waiting[:count]), self._waiting[count:]
+        self.log.append(now)
+
+    def observer(
+        self, settings: ObserverSettings = SETTINGS, *, deliverer: Delivers | None = None, outcomes: Outcomes | None = None
+    ) -> Observer:
+        """An observer of the directory, started at one o'clock, each a moment after the one before."""
+        self._observers += 1
+        now = NOW + timedelta(microseconds=self._observers)
+        return Observer(
+            self.directory,
+            settings,
+            now=lambda: now,
+            deliverer=deliverer,
+            outcomes=outcomes,
+            report=problems.append,
+        )
+
+    def derived(self) -> tuple[Record, ...]:
+        """What was derived from the run's records so far: all but what the observer says by itself."""
+        return tuple(record for record in read(self.directory, self.run) if record.topic != OBSERVERS)
+
+
+def abandon(observer: Observer) -> None:
+    """Lets go of an observer's files as the end of a killed process does: nothing is saved."""
+    for run in observer._runs.values():
+        run.observed.close()
+    observer._follower.close()
+
+
+problems: list[str] = []
+
+
+def read(directory: Directory, run: RunId) -> tuple[Record, ...]:
+    """All that stands in a run's observed file."""
+    return read_observed(directory.path / run, run, limit=1_000_000).records

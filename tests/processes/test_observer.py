@@ -1,0 +1,258 @@
+"""An observer derives the same wherever it was stopped, keeps runs apart, and tells who delivers of each alert once."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from esper.events import topics
+from esper.events.codec import decode
+from esper.events.envelope import Moment, Record, RunId
+from esper.events.kinds.observability import (
+    AlertFiring,
+    AlertNotified,
+    AlertResolved,
+    AlertSuppressed,
+    FoldBlocked,
+    ObserverStarted,
+    RunWentSilent,
+    WindowAggregated,
+)
+from esper.events.kinds.telemetry import StepsMeasured
+from esper.folds.watching.silence import SilenceSettings
+from esper.oona.directory import Directory
+from esper.oona.heads import Draft
+from esper.oona.observed import FILE, Observed, is_settled
+from esper.processes.history import History
+from esper.processes.observer import Observer
+from esper.processes.observing import rebuild
+from tests.processes.observed_runs import SETTINGS, Growing, abandon, problems, read
+
+ENDED = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
+NOW_SOON, NOW_LATE = ENDED + timedelta(minutes=5), ENDED + timedelta(hours=1)
+
+
+@pytest.fixture
+def records(history: History) -> tuple[Record, ...]:
+    return tuple(history.records())
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, records: tuple[Record, ...]) -> tuple[Record, ...]:
+    growing = Growing(tmp_path / "undisturbed", records)
+    growing.write()
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    growing.log.close()
+    return growing.derived()
+
+
+@pytest.fixture
+def growing(tmp_path: Path, records: tuple[Record, ...]) -> Iterator[Growing]:
+    made = Growing(tmp_path / "log", records)
+    yield made
+    made.log.close()
+
+
+class Post:
+    """Who delivers, as far as an observer sees it: what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.offered: list[Record] = []
+        self.known: list[Record] = []
+        self.started_after: int | None = None
+
+    def start(self) -> None:
+        self.started_after = len(self.offered)
+
+    def offer(self, alert: Record) -> None:
+        self.offered.append(alert)
+
+    def settled(self, outcome: Record) -> None:
+        self.known.append(outcome)
+
+    def outstanding(self, _run: RunId | None = None) -> int:
+        return 0
+
+
+def notified(alert: Record) -> AlertNotified:
+    event = decode(alert)
+    assert isinstance(event, AlertFiring)
+    return AlertNotified(
+        alert=alert.id, fingerprint=event.fingerprint, since=event.since, handler="page", outcome="delivered", attempts=1, error=None
+    )
+
+
+def newer_fact(growing: Growing) -> Record:
+    """The run's next fact, of a kind that this version does not know."""
+    heads = growing.log.heads()
+    draft = Draft(
+        "esper.seed.transitioned.v9", topics.LIFECYCLE, Moment(heads.moment + 1), True, 1, heads.time, 1, 10**6, heads.anchor, None, b"{}"
+    )
+    return heads.next(draft)
+
+
+def firing(records: tuple[Record, ...]) -> list[Record]:
+    return [record for record in records if record.type == AlertFiring.KIND]
+
+
+def test_a_run_with_a_nan_and_a_rollback_raises_both_alerts(undisturbed: tuple[Record, ...]) -> None:
+    rules = {event.rule for event in map(decode, firing(undisturbed)) if isinstance(event, AlertFiring)}
+    assert {"loss-not-finite", "run-rolled-back"} <= rules
+
+
+def test_windows_say_how_many_values_they_hold(undisturbed: tuple[Record, ...], records: tuple[Record, ...]) -> None:
+    counts = [event.count for event in map(decode, undisturbed) if isinstance(event, WindowAggregated) and event.metric == "gradient_norm"]
+    spans = [event.steps.gradient_norm for event in map(decode, records) if isinstance(event, StepsMeasured)]
+    assert sum(counts) == sum(norm is not None and math.isfinite(norm) for span in spans for norm in span)
+
+
+@pytest.mark.parametrize("portion", [1, 7, 40])
+def test_an_observer_that_is_killed_again_and_again_derives_the_same(
+    growing: Growing, records: tuple[Record, ...], undisturbed: tuple[Record, ...], portion: int
+) -> None:
+    for _ in range(0, len(records), portion):
+        growing.write(portion)
+        observer = growing.observer(replace(SETTINGS, state_every_s=1e9))
+        observer.turn(0.0)
+        abandon(observer)
+    assert growing.derived() == undisturbed
+
+
+def test_a_state_that_was_saved_in_between_changes_nothing(
+    growing: Growing, records: tuple[Record, ...], undisturbed: tuple[Record, ...]
+) -> None:
+    for _ in range(0, len(records), 9):
+        growing.write(9)
+        with growing.observer(replace(SETTINGS, state_every_s=0.0)) as observer:
+            observer.turn(0.0)
+    assert growing.derived() == undisturbed
+
+
+def test_a_state_that_was_lost_is_folded_again_without_deriving(growing: Growing, undisturbed: tuple[Record, ...]) -> None:
+    growing.write(150)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    with Observed(growing.log.path, growing.run) as observed:
+        observed.forget()
+    growing.write()
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert growing.derived() == undisturbed
+
+
+def test_a_rebuilt_state_is_the_one_that_was_saved(growing: Growing) -> None:
+    growing.write(150)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    before = growing.derived()
+    assert [made.same for made in rebuild(growing.directory)] == [True]
+    assert growing.derived() == before
+
+
+def test_a_run_that_an_observer_names_its_rules_for_has_them_once(growing: Growing) -> None:
+    with growing.observer() as observer:
+        for _ in range(3):
+            growing.write(50)
+            observer.turn(0.0)
+    started = [decode(record) for record in read(growing.directory, growing.run) if record.type == ObserverStarted.KIND]
+    assert [event.settings_digest for event in started if isinstance(event, ObserverStarted)] == [SETTINGS.watch.settings_digest]
+
+
+def test_alerts_are_offered_once_each_as_they_are_derived(growing: Growing, undisturbed: tuple[Record, ...]) -> None:
+    post = Post()
+    growing.write()
+    with growing.observer(deliverer=post) as observer:
+        observer.turn(0.0)
+    alerts = [record for record in undisturbed if record.type in {AlertFiring.KIND, "esper.alert.resolved.v1"}]
+    assert post.offered == alerts
+
+
+def test_a_new_observer_offers_again_what_was_derived_and_says_what_became_of_it_before_it_starts(growing: Growing) -> None:
+    outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]()
+    growing.write(200)
+    with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
+        observer.turn(0.0)
+        told = firing(growing.derived())
+        outcomes.put((growing.run, notified(told[0])))
+        observer.turn(0.0)
+    after = Post()
+    with growing.observer(deliverer=after):
+        assert [record.id for record in after.offered if record.type == AlertFiring.KIND] == [record.id for record in told]
+        assert after.started_after == len(after.offered)
+    assert [decode(record) for record in after.known] == [notified(told[0])]
+
+
+def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> None:
+    outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]()
+    growing.write()
+    with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
+        observer.turn(0.0)
+        told = firing(growing.derived())
+        outcomes.put((growing.run, notified(told[0])))
+    assert [decode(record) for record in growing.derived() if record.type == AlertNotified.KIND] == [notified(told[0])]
+
+
+def test_a_sealed_run_is_observed_to_its_end_and_its_observed_file_sealed(
+    tmp_path: Path, synthetic_log: Path, undisturbed: tuple[Record, ...]
+) -> None:
+    shutil.copytree(synthetic_log, tmp_path / "log")
+    directory = Directory(tmp_path / "log")
+    (run,) = directory.names()
+    with Observer(directory, SETTINGS, now=lambda: NOW_SOON, report=problems.append) as observer:
+        observer.turn(0.0)
+        observer.turn(0.0)
+    assert tuple(record for record in read(directory, run) if record.topic != topics.OBSERVERS) == undisturbed
+    assert is_settled(directory.path / run)
+
+
+def test_a_run_that_ended_long_before_anybody_observed_is_left_alone(tmp_path: Path, synthetic_log: Path) -> None:
+    shutil.copytree(synthetic_log, tmp_path / "log")
+    directory = Directory(tmp_path / "log")
+    (run,) = directory.names()
+    with Observer(directory, SETTINGS, now=lambda: NOW_LATE, report=problems.append) as observer:
+        observer.turn(0.0)
+    assert not (directory.path / run / FILE).exists()
+
+
+def test_a_fact_of_a_newer_version_stops_its_topic_and_says_so_once(growing: Growing) -> None:
+    growing.write(20)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+        newer = newer_fact(growing)
+        growing.log.append((newer,))
+        observer.turn(0.0)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    blocked = [decode(record) for record in read(growing.directory, growing.run) if record.type == FoldBlocked.KIND]
+    assert [(event.topic, event.sequence) for event in blocked if isinstance(event, FoldBlocked)] == [(newer.topic, newer.sequence)]
+    assert any(
+        event.rule == "fold-blocked" for event in map(decode, read(growing.directory, growing.run)) if isinstance(event, AlertFiring)
+    )
+
+
+def test_a_run_from_which_nothing_comes_raises_an_alert_once_and_ends_it_when_it_is_heard_again(growing: Growing) -> None:
+    settings = replace(SETTINGS, silence=SilenceSettings())
+    growing.write(100)
+    for _ in range(2):
+        with growing.observer(settings) as observer:
+            observer.turn(0.0)
+    said = [record.type for record in read(growing.directory, growing.run) if "silent" in record.type]
+    assert said == [RunWentSilent.KIND]
+    assert "run-dead" in {event.rule for event in map(decode, growing.derived()) if isinstance(event, AlertFiring)}
+    growing.write(20)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert "run-dead" in {event.rule for event in map(decode, growing.derived()) if isinstance(event, AlertResolved)}
+
+
+def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
+    growing.write(100)
+    with growing.observer(replace(SETTINGS, silence=SilenceSettings())) as observer:
+        observer.turn(0.0)
+    assert [made.same for made in rebuild(growing.directory)] == [True]
