@@ -5,34 +5,76 @@ a gauge's does not, so that neither ever stands in the other's place in an expos
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import DataError
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.nissa.metrics.model import CUSTOM_METRICS, CUSTOM_SERIES, Custom
-from esper.nissa.views import CustomSample, InvalidPart
+from esper.nissa.views import InvalidPart
 
 PREFIX = "esper_custom_"
 MOST_LABELS = 4
-LONGEST_VALUE = 128
 _NAME = re.compile(r"esper_custom_[a-z][a-z0-9_]{0,99}")
-_LABEL = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_RESERVED = frozenset({"le", "quantile"})
-_SUFFIXES = ("_total", "_bucket", "_count", "_sum", "_created", "_info")
+_KNOWN_BY_SUFFIX = "total|bucket|count|sum|created|info"
+_CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, regex_engine="python-re")
+
+LabelName = Annotated[str, Field(pattern=r"^(?!(le|quantile)$)[a-z][a-z0-9_]{0,63}$")]
+LabelValue = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=MOST_LABELS, json_schema_extra={"additionalProperties": False})]
+About = Annotated[str, Field(max_length=128, description="The run that the sample is about.")]
 
 
-class InvalidSamplesError(DataError):
-    """Samples break a rule; `parts` says which, and where, without repeating them."""
+class GaugeSample(BaseModel):
+    """What a gauge is now. `esper_custom_` is put before a name that does not begin with it."""
+
+    model_config = _CONFIG
+    name: Annotated[str, Field(pattern=rf"^(?!.*_({_KNOWN_BY_SUFFIX})$)(esper_custom_)?[a-z][a-z0-9_]{{0,99}}$")]
+    type: Literal["gauge"]
+    labels: Labels = {}
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    about: About | None = None
+
+
+class CounterSample(BaseModel):
+    """What a counter grew by. `esper_custom_` is put before a name that does not begin with it."""
+
+    model_config = _CONFIG
+    name: Annotated[str, Field(pattern=r"^(esper_custom_)?[a-z][a-z0-9_]{0,93}_total$")]
+    type: Literal["counter"]
+    labels: Labels = {}
+    value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    about: About | None = None
+
+
+CustomSample = GaugeSample | CounterSample
+
+
+class CustomBatch(BaseModel):
+    """Samples that are accepted together or not at all."""
+
+    model_config = _CONFIG
+    samples: Annotated[list[Annotated[CustomSample, Field(discriminator="type")]], Field(min_length=1, max_length=1000)]
+
+
+class RefusedSamplesError(DataError):
+    """Samples that do not fit what is known of their metrics; `parts` says where and why, without repeating them."""
 
     def __init__(self, parts: Sequence[InvalidPart]) -> None:
         super().__init__("; ".join(f"{part.pointer}: {part.detail}" for part in parts))
         self.parts = tuple(parts)
 
 
-class RedefinedError(InvalidSamplesError):
+class RedefinedError(RefusedSamplesError):
     """A metric is known with another type or other labels."""
+
+
+class TooManyError(RefusedSamplesError):
+    """There would be more metrics, or more series of one, than may be."""
 
 
 @dataclass(slots=True)
@@ -44,31 +86,7 @@ class _Known:
 
 def full_name(name: str) -> str:
     """`name` with the prefix that every custom metric has."""
-    return name if name.startswith(PREFIX) else PREFIX + name
-
-
-def faults(sample: CustomSample, at: str) -> Iterable[InvalidPart]:
-    """What is wrong with one sample by itself; `at` is where it stands."""
-    name = full_name(sample.name)
-    if not _NAME.fullmatch(name):
-        yield InvalidPart(pointer=f"{at}/name", detail="expected small letters, digits and _, a letter first, at most 100 after the prefix")
-    if sample.type == "counter" and not name.endswith("_total"):
-        yield InvalidPart(pointer=f"{at}/name", detail="expected the name of a counter to end with _total")
-    if sample.type == "gauge" and name.endswith(_SUFFIXES):
-        yield InvalidPart(pointer=f"{at}/name", detail=f"expected the name of a gauge to end with none of {', '.join(_SUFFIXES)}")
-    # Written so that NaN fails: every comparison with it is false.
-    if sample.type == "counter" and not sample.value >= 0:
-        yield InvalidPart(pointer=f"{at}/value", detail="expected what a counter grew by: 0 or more")
-    yield from _label_faults(sample.labels, at)
-
-
-def _label_faults(labels: Mapping[str, str], at: str) -> Iterable[InvalidPart]:
-    if len(labels) > MOST_LABELS:
-        yield InvalidPart(pointer=f"{at}/labels", detail=f"expected at most {MOST_LABELS} labels")
-    if any(not _LABEL.fullmatch(name) or name in _RESERVED for name in labels):
-        yield InvalidPart(pointer=f"{at}/labels", detail="expected label names of small letters, digits and _; neither le nor quantile")
-    if any(len(value) > LONGEST_VALUE or not value.isprintable() for value in labels.values()):
-        yield InvalidPart(pointer=f"{at}/labels", detail=f"expected label values of at most {LONGEST_VALUE} printable characters")
+    return name if _NAME.fullmatch(name) else PREFIX + name
 
 
 class CustomMetrics:
@@ -81,10 +99,7 @@ class CustomMetrics:
         self._known: dict[str, _Known] = {}
 
     def accept(self, samples: Sequence[CustomSample]) -> int:
-        """How many samples are durable now: all of them. Raises InvalidSamplesError, RedefinedError, and what `record` raises."""
-        wrong = [part for at, sample in enumerate(samples) for part in faults(sample, f"/samples/{at}")]
-        if wrong:
-            raise InvalidSamplesError(wrong)
+        """How many samples are durable now: all of them. Raises RedefinedError, TooManyError, and what `record` raises."""
         with self._lock:
             self._learn()
             grown = self._grown(samples)
@@ -114,7 +129,7 @@ class CustomMetrics:
         if len(self._known.keys() | grown.keys()) > CUSTOM_METRICS:
             wrong.append(InvalidPart(pointer="/samples", detail=f"expected at most {CUSTOM_METRICS} metrics"))
         if wrong:
-            raise InvalidSamplesError(wrong)
+            raise TooManyError(wrong)
         return grown
 
     def _copy(self, name: str) -> _Known | None:

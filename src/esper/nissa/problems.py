@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from esper.errors import EsperError
-from esper.nissa.custom import InvalidSamplesError, RedefinedError
-from esper.nissa.source import AmbiguousRunError, CursorError, NotReachedError, NotRecordedError, UnknownRunError
+from esper.nissa.custom import RedefinedError, RefusedSamplesError, TooManyError
+from esper.nissa.source import AmbiguousRunError, NotReachedError, NotRecordedError, UnknownRunError
 from esper.nissa.views import InvalidPart, Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -19,6 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 _PLACES = ("path", "query", "header", "body")
 _PARAMETERS = ("run", "at", "limit", "cursor", "after", "topic", "standing", "metric", "last-event-id", "accept")
 _FIELDS = ("samples", "name", "type", "labels", "value", "about")
+_CHOICES = frozenset(("gauge", "counter"))  # pydantic's word for the branch that it took; no place in the body.
 NAMES = frozenset((*_PLACES, *_PARAMETERS, *_FIELDS))
 
 
@@ -61,7 +62,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 def _parts(errors: Iterable[Any]) -> Iterable[InvalidPart]:  # Any: pydantic's error records; only type, place and message are used.
     for one in list(errors)[:20]:
-        place = [str(part) if isinstance(part, int) or part in NAMES else "?" for part in one["loc"]]
+        place = [str(part) if isinstance(part, int) or part in NAMES else "?" for part in one["loc"] if part not in _CHOICES]
         detail = "unknown field" if one["type"] == "extra_forbidden" else _DETAILS.get(one["type"], str(one["msg"]))
         yield InvalidPart(pointer="/" + "/".join(place), detail=detail)
 
@@ -95,9 +96,8 @@ _OWN_WORDS = {
 _KNOWN: tuple[tuple[type[EsperError], int, str, str], ...] = (
     (UnknownRunError, 404, "unknown-run", "no run begins or ends with this; GET /api/v1/runs lists those there are"),
     (AmbiguousRunError, 409, "ambiguous-run", "several runs begin or end with this: name more of its digits"),
-    (CursorError, 400, "bad-cursor", "expected a cursor that this service gave for this run"),
     (RedefinedError, 409, "metric-redefined", "a metric keeps its type and its label names"),
-    (InvalidSamplesError, 422, "invalid", "nothing was recorded: samples break a rule"),
+    (TooManyError, 409, "too-many-series", "nothing was recorded: there would be more metrics or series than may be"),
     (NotRecordedError, 503, "not-recorded", "the log could not be written: nothing was recorded"),
     (EsperError, 503, "log-unreadable", "the log could not be read; `esper doctor` says what is wrong with it"),
 )
@@ -107,7 +107,7 @@ async def _esper(_request: Request, error: Exception) -> Response:
     if isinstance(error, NotReachedError):
         return problem(404, "moment-not-reached", f"expected a moment from 0 to {error.last}, the last on disk")
     _, status, kind, detail = next(known for known in _KNOWN if isinstance(error, known[0]))
-    return problem(status, kind, detail, error.parts if isinstance(error, InvalidSamplesError) else ())
+    return problem(status, kind, detail, error.parts if isinstance(error, RefusedSamplesError) else ())
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:

@@ -23,10 +23,6 @@ class AmbiguousRunError(RuleError):
     """Several runs begin or end with what was asked for."""
 
 
-class CursorError(RuleError):
-    """The cursor is not one that this log gave for this run."""
-
-
 class NotReachedError(RuleError):
     """The run has no such moment yet; `last` is the last it has."""
 
@@ -96,7 +92,7 @@ class Source(Protocol):
         ...
 
     def page(self, run: RunId, after: str | None, limit: int, topics: frozenset[str] | None) -> Cut:
-        """Records of `run` after the cursor (None: from the first), of `topics` (None: all of the run's own). Raises CursorError."""
+        """Records of `run` after the cursor (None: from the first), of `topics` (None: all of the run's own)."""
         ...
 
     def latest(self, run: RunId, kind: type[Event], limit: int) -> Sequence[Record]:

@@ -1,9 +1,9 @@
 """What the API answers with. Numbers that are not finite are the log's words, null is not measured."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from esper.events.fields import Count, Float, Fraction, NonNegative
 from esper.events.kinds.control import Adaptation
@@ -371,26 +371,6 @@ class HistoryView(View):
     """The last 100 windows of every run and metric that was asked for."""
 
     metrics: tuple[MetricHistory, ...]
-
-
-class CustomSample(View):
-    """One sample of a metric of the user's own: a gauge's value, or what a counter grew by."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    name: Annotated[str, Field(max_length=113)]
-    """`esper_custom_` is put before a name that does not begin with it."""
-    type: Literal["counter", "gauge"] = "gauge"
-    labels: dict[str, str] = {}
-    value: Annotated[float, Field(allow_inf_nan=False)]
-    about: Annotated[str, Field(max_length=128)] | None = None
-    """The run that the sample is about."""
-
-
-class CustomBatch(View):
-    """Samples that are accepted together or not at all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    samples: Annotated[list[CustomSample], Field(min_length=1, max_length=1000)]
 
 
 class Accepted(View):

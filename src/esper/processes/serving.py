@@ -14,19 +14,22 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from esper.errors import SettingsError
+from esper.errors import EsperError, SettingsError
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunFinished
+from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.nissa.app import Parts, build_app
 from esper.nissa.collectors.builtin import PATHS, built_in_model
 from esper.nissa.collectors.collector import Collectors, find_collector
 from esper.nissa.metrics.model import Model, Progress
 from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings, check_token, is_loopback
-from esper.nissa.source import Freshness
+from esper.nissa.source import Freshness, NotRecordedError
 from esper.nissa.wake import Wake
 from esper.oona.directory import Directory
 from esper.oona.follower import Batch, Follower
-from esper.processes.custom_run import CustomRun
+from esper.processes.daily_run import DailyRun
+from esper.processes.derived import DerivedFollower
+from esper.processes.duty import observer_of
 from esper.processes.log_source import LogSource
 
 POLL_S = 0.5
@@ -41,6 +44,7 @@ class Following:
         self._directory = directory
         self._model = model
         self._wake = wake
+        self._derived = DerivedFollower(directory)
         self._stopping = threading.Event()
         self._troubled: set[RunId] = set()
         self._caught_up_at: float | None = None
@@ -61,7 +65,7 @@ class Following:
         """How far it has read."""
         progress = self._model.progress
         lag_s = None if progress.caught_up_at is None else max(0.0, time.time() - progress.caught_up_at)
-        return Freshness(lag_s, progress.following, len(progress.live), None)
+        return Freshness(lag_s, progress.following, len(progress.live), observer_of(self._directory))
 
     def firing(self) -> Sequence[Record]:
         """The AlertFiring of every alert that fires now."""
@@ -73,6 +77,7 @@ class Following:
             with Follower(self._directory, limit=PAGE) as follower:
                 while not self._stopping.is_set():
                     self._take(follower.poll(POLL_S), follower)
+                    self._take_derived(follower.live)
         except Exception:
             traceback.print_exc(file=sys.stderr)
             self.failed()
@@ -102,6 +107,11 @@ class Following:
             )
         )
 
+    def _take_derived(self, live: frozenset[RunId]) -> None:
+        for run, records in self._derived.poll(live):
+            self._model.take_derived(run, records)
+            self._wake.ring((run,))
+
 
 class Service:
     """Everything that serves one directory: made, started and closed together."""
@@ -109,13 +119,19 @@ class Service:
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
         model = built_in_model()
         self.wake = Wake(settings.tails)
-        self.custom = CustomRun(directory, lambda: datetime.now(UTC))
+        self.custom = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
         self.following = Following(directory, model, self.wake)
-        self.source = LogSource(directory, following=self.following, record=self.custom.record)
+        self.source = LogSource(directory, following=self.following, record=self._record)
         self.following.finished = self.source.release
         collectors = Collectors([find_collector(path) for path in (*PATHS, *settings.collectors)], model)
         parts = Parts(self.source, model, collectors, self.wake)
         self.app: FastAPI = build_app(parts, settings, version=version("esper-training"), token=token)
+
+    def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:
+        try:
+            self.custom.append(samples)
+        except EsperError as error:
+            raise NotRecordedError("custom metrics could not be written") from error
 
     def close(self) -> None:
         """Lets go of everything."""

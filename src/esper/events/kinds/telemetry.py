@@ -99,8 +99,8 @@ class Gpu(Part):
 
     index: Count
     name: str
-    utilization: Float
-    """0..1."""
+    utilization: Float | None
+    """0..1; null where the driver does not say, as for one that is partitioned."""
     memory_used_bytes: Count
     memory_total_bytes: Count
     temperature_celsius: Float | None

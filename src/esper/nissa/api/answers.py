@@ -14,15 +14,15 @@ from esper.nissa.source import Cut, Source
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
 
+CURSOR = r"^[0-9]{1,18}\.[0-9]{1,18}$"
+
 RunRef = Annotated[
     str,
     Path(
         pattern=r"^[0-9A-Za-z][0-9A-Za-z:._-]*$", max_length=128, description="A run's id, what only one id begins or ends with, or latest."
     ),
 ]
-Cursor = Annotated[
-    str | None, Query(max_length=512, pattern=r"^[0-9A-Za-z_-]+$", description="Goes on after what an answer's cursor says.")
-]
+Cursor = Annotated[str | None, Query(pattern=CURSOR, description="Goes on after what an answer's cursor says.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from starlette.responses import StreamingResponse
 
 from esper.events.envelope import RunId
 from esper.events.topics import TOPICS, TopicClass
-from esper.nissa.api.answers import Cursor, Limit, RunRef, event_json, events_json, sent, tagged, unchanged
+from esper.nissa.api.answers import CURSOR, Cursor, Limit, RunRef, event_json, events_json, sent, tagged, unchanged
 from esper.nissa.problems import problem, responses
 from esper.nissa.source import Cut, Source
 from esper.nissa.views import EventPage
@@ -29,19 +29,12 @@ def _known(topic: str) -> str:
 
 
 Topics = Annotated[
-    list[Annotated[str, AfterValidator(_known)]] | None,
-    Query(
-        alias="topic", max_length=len(TOPICS), description="Only these topics; repeatable. Without it all that the run's own process wrote."
-    ),
+    list[Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(TOPICS)})]] | None,
+    Query(alias="topic", max_length=len(TOPICS), description="Only these topics. Without it all that the run's own process wrote."),
 ]
 LastEventId = Annotated[
     str | None,
-    Header(
-        alias="Last-Event-ID",
-        max_length=512,
-        pattern=r"^[0-9A-Za-z_-]+$",
-        description="The id of the last event that came: goes on after it.",
-    ),
+    Header(alias="Last-Event-ID", pattern=CURSOR, description="The id of the last event that came: goes on after it."),
 ]
 _ABOUT_STREAM = "Events `record` (data: a record) and `gap` (data: from, to, missed)."
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"description": _ABOUT_STREAM, "content": {"text/event-stream": {}}}}

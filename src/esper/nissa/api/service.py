@@ -8,11 +8,11 @@ from fastapi.responses import PlainTextResponse
 
 from esper.nissa.api.answers import sent
 from esper.nissa.collectors.collector import Collectors
-from esper.nissa.custom import CustomMetrics
+from esper.nissa.custom import CustomBatch, CustomMetrics
 from esper.nissa.metrics.exposition import Exposition
 from esper.nissa.problems import responses
 from esper.nissa.source import Source
-from esper.nissa.views import Accepted, CollectorView, CustomBatch, Health, Ready, StatusView
+from esper.nissa.views import Accepted, CollectorView, Health, Ready, StatusView
 
 _FORMATS = {"text/plain": {"schema": {"type": "string"}}, "application/openmetrics-text": {"schema": {"type": "string"}}}
 _METRICS: dict[int | str, dict[str, Any]] = {200: {"description": "Metrics.", "content": _FORMATS}}

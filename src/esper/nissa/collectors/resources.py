@@ -75,10 +75,9 @@ def _machine(event: ResourcesMeasured) -> Iterator[Sample]:
 
 def _gpu(gpu: Gpu) -> Iterator[Sample]:
     labels = (str(gpu.index),)
-    yield Sample(GPU_UTILIZATION, gpu.utilization, labels)
     yield Sample(GPU_MEMORY_USED, gpu.memory_used_bytes, labels)
     yield Sample(GPU_MEMORY_TOTAL, gpu.memory_total_bytes, labels)
-    for family, value in ((GPU_TEMPERATURE, gpu.temperature_celsius), (GPU_POWER, gpu.power_watts)):
+    for family, value in ((GPU_UTILIZATION, gpu.utilization), (GPU_TEMPERATURE, gpu.temperature_celsius), (GPU_POWER, gpu.power_watts)):
         if value is not None:
             yield Sample(family, value, labels)
 

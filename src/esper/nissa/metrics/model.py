@@ -104,6 +104,12 @@ class Model:
             if len(self._runs) > RUNS:
                 del self._runs[next(iter(self._runs))]
 
+    def take_derived(self, run: RunId, records: Iterable[Record]) -> None:
+        """Counts records that observers derived from `run`, in their order; they say nothing about where the run itself stands."""
+        with self._lock:
+            for record in records:
+                self._counted(self._runs.get(run) or Watched(run), record)
+
     def forget(self, run: RunId) -> None:
         """Keeps nothing more of `run`, which has ended or is gone; what was counted stays counted."""
         with self._lock:
@@ -172,21 +178,23 @@ class Model:
         self._custom[event.name] = replace(known, series={**known.series, values: value})
 
     def _taken(self, watched: Watched, record: Record) -> Watched:
-        if record.topic in TOPICS:
-            self.tally.add(RECORDS, record.topic)
         ahead = record.step - self._steps.get(watched.run, 0)
         if ahead > 0:
             self.tally.add(STEPS, by=ahead)
             self._steps[watched.run] = record.step
         here = replace(watched, writer=record.writer, epoch=record.epoch, step=max(record.step, watched.step), time=record.time)
+        return self._counted(here, record)
+
+    def _counted(self, watched: Watched, record: Record) -> Watched:
+        self.tally.add(RECORDS, record.topic)
         handlers = self._handlers.get(record.type)
         if handlers is None:
-            return here
+            return watched
         try:
             event = decode(record)
         except DataError:
             self.tally.add(UNREADABLE, record.topic)
-            return here
+            return watched
         for handle in handlers:
-            here = handle(self, here, record, event)
-        return here
+            watched = handle(self, watched, record, event)
+        return watched

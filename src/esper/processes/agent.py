@@ -1,0 +1,152 @@
+"""`esper agent`: measures the machine that trains, and what its log lost, and says so in a run of its own. One per log.
+
+What cannot be measured is absent: without a driver there are no GPUs, and the first load of the processor is known only after one interval.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from esper.events.codec import decode
+from esper.events.kinds.run import SamplesDropped
+from esper.events.kinds.telemetry import Gpu, ResourcesMeasured
+from esper.events.topics import RUN
+from esper.oona.directory import Directory
+from esper.oona.follower import Follower
+from esper.oona.lock import Lock
+from esper.processes.daily_run import DailyRun
+
+LOCK = "agent.lock"
+INTERVAL_S = 5.0
+WRITER = "agent"
+
+
+class Gpus:
+    """The GPUs that NVIDIA's driver knows. `library` is the module pynvml; None, or one that finds no driver: there are none."""
+
+    def __init__(self, library: Any) -> None:  # Any: pynvml has no types; what it gives is checked by the event's model.
+        self._library = library
+        self._handles: list[Any] = []
+        if library is None:
+            return
+        try:
+            library.nvmlInit()
+            self._handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+        except library.NVMLError:
+            self._handles = []
+
+    def measure(self) -> Iterator[Gpu]:
+        """Each GPU as its driver reports it now; one that has fallen off the bus is left out."""
+        for index, handle in enumerate(self._handles):
+            memory = self._asked("nvmlDeviceGetMemoryInfo", handle)
+            name = self._asked("nvmlDeviceGetName", handle)
+            if memory is None or name is None:
+                continue
+            rates = self._asked("nvmlDeviceGetUtilizationRates", handle)
+            power_mw = self._asked("nvmlDeviceGetPowerUsage", handle)
+            celsius = self._asked("nvmlDeviceGetTemperature", handle, getattr(self._library, "NVML_TEMPERATURE_GPU", 0))
+            yield Gpu(
+                index=index,
+                name=name.decode() if isinstance(name, bytes) else name,
+                utilization=None if rates is None else rates.gpu / 100,
+                memory_used_bytes=int(memory.used),
+                memory_total_bytes=int(memory.total),
+                temperature_celsius=None if celsius is None else float(celsius),
+                power_watts=None if power_mw is None else power_mw / 1000,
+            )
+
+    def _asked(self, question: str, *arguments: object) -> Any:
+        """The driver's answer; None where this GPU has none (a partitioned one has no utilisation)."""
+        try:
+            return getattr(self._library, question)(*arguments)
+        except self._library.NVMLError:
+            return None
+
+
+def nvml() -> Any:
+    """The module pynvml; None where it is not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    return pynvml
+
+
+class Dropped:
+    """How much telemetry the runs of a directory did not take, as far as they say so: those that had not ended when it began."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._follower = Follower(directory, topics=frozenset({RUN}))
+        self.samples = 0
+
+    def read(self) -> int:
+        """The sum so far, everything on disk now included."""
+        while batches := self._follower.poll(0.0):
+            for record in (record for batch in batches for record in batch.page.records if record.type == SamplesDropped.KIND):
+                event = decode(record)
+                assert isinstance(event, SamplesDropped)
+                self.samples += event.count
+        return self.samples
+
+    def close(self) -> None:
+        """Lets go of every file."""
+        self._follower.close()
+
+
+class Agent:
+    """Measures one machine for one directory; holds the agent's lock. Use it in a `with` statement."""
+
+    def __init__(self, directory: Directory, gpus: Gpus, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Raises LogError, with the pid, where another agent measures for this directory."""
+        self._lock = Lock.take(directory.path / LOCK, f"the machine of {directory.path}")
+        self._path = directory.path
+        self._run = DailyRun(directory, "machine", WRITER, clock)
+        self._gpus = gpus
+        self._dropped = Dropped(directory)
+        psutil.cpu_percent(interval=None)  # The first call measures nothing: it only begins.
+
+    def measure(self) -> ResourcesMeasured:
+        """The machine now; the processor's load since the last call."""
+        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(str(self._path)), psutil.net_io_counters()
+        return ResourcesMeasured(
+            cpu_utilization=psutil.cpu_percent(interval=None) / 100,
+            memory_used_bytes=memory.total - memory.available,
+            memory_total_bytes=memory.total,
+            disk_free_bytes=disk.free,
+            disk_total_bytes=disk.total,
+            network_received_bytes=network.bytes_recv,
+            network_sent_bytes=network.bytes_sent,
+            gpus=tuple(self._gpus.measure()),
+            log_lag_records=None,
+            log_dead_letters=None,
+            log_dropped_samples=self._dropped.read(),
+        )
+
+    def record(self) -> None:
+        """Measures, and makes the record durable."""
+        self._run.append([self.measure()])
+
+    def close(self) -> None:
+        """Ends the stream and gives the lock back."""
+        try:
+            self._run.close()
+        finally:
+            self._dropped.close()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def run_agent(directory: Directory, interval_s: float, stopped: threading.Event) -> None:
+    """Measures every `interval_s` until `stopped`. Raises LogError where another agent is there, or the log cannot be written."""
+    with Agent(directory, Gpus(nvml())) as agent:
+        while not stopped.wait(interval_s):
+            agent.record()

@@ -1,0 +1,101 @@
+"""A run that is about no training: `machine:<name>:<date>` of the agent, `nissa:<name>:<date>` of custom metrics that came by HTTP.
+
+It has no epoch and no step, is hidden from lists, and a new one begins every day (UTC). Yesterday's is ended and sealed by whoever opens
+today's.
+"""
+
+import re
+import socket
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from threading import Lock
+
+from esper.errors import EsperError, LogError
+from esper.events.envelope import RunId
+from esper.events.fields import Event
+from esper.oona.appender import Item, append_items
+from esper.oona.directory import Directory
+from esper.oona.last_words import end_streams
+from esper.oona.lock import holder_of
+from esper.oona.run_log import FILE, LOCK, RunLog
+
+
+def machine_name() -> str:
+    """This machine's name as it stands in run ids: small letters, digits and hyphens."""
+    return re.sub(r"[^0-9a-z-]+", "-", socket.gethostname().lower()).strip("-")[:48] or "machine"
+
+
+class DailyRun:
+    """The run of one kind on this machine, opened by the first append. For any number of threads.
+
+    `instances` is how many processes may have one of their own at a time, told apart by a number. Close it, or leave it to the process's
+    end: the next to open one of this kind ends it.
+    """
+
+    def __init__(self, directory: Directory, kind: str, writer: str, clock: Callable[[], datetime], *, instances: int = 1) -> None:
+        self._directory = directory
+        self._prefix = f"{kind}:{machine_name()}"
+        self._writer = writer
+        self._clock = clock
+        self._instances = instances
+        self._lock = Lock()
+        self._log: RunLog | None = None
+        self._day = ""
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Makes `events` durable, all or none, before it returns. Raises LogError."""
+        with self._lock:
+            log = self._today()
+            moment = log.heads().moment
+            append_items(log, [self._item(event, event.TOPIC, moment + number) for number, event in enumerate(events, 1)])
+
+    def close(self) -> None:
+        """Ends the stream and lets go of the file; today's run may go on later."""
+        with self._lock:
+            if self._log is not None:
+                log, self._log = self._log, None
+                with log:
+                    self._end(log)
+
+    def _item(self, event: Event, topic: str, moment: int) -> Item:
+        return Item(event, topic, moment, 1, self._clock(), 0, 0, None, None)
+
+    def _today(self) -> RunLog:
+        day = f"{self._clock():%Y-%m-%d}"
+        if self._log is None or day != self._day:
+            if self._log is not None:
+                self._log.close()
+            self._log, self._day = None, day
+            self._end_earlier(day)
+            self._log = self._opened(day)
+        return self._log
+
+    def _opened(self, day: str) -> RunLog:
+        refusal: LogError | None = None
+        for instance in range(1, self._instances + 1):
+            run = RunId(f"{self._prefix}{'' if instance == 1 else f'-{instance}'}:{day}")
+            try:
+                exists = (self._directory.path / run / FILE).exists()
+                return self._directory.resume(run) if exists else self._directory.create(run, self._writer)
+            except LogError as error:
+                refusal = error
+        assert refusal is not None, "at least one instance is tried"
+        raise refusal
+
+    def _end_earlier(self, day: str) -> None:
+        """Ends and seals the runs of earlier days that nobody writes any more. One that cannot be is left to be found."""
+        for run in self._directory.names(hidden=True):
+            own = run.startswith(self._prefix) and run.rpartition(":")[2] < day
+            entry = self._directory.entry(run) if own else None
+            if entry is None or entry.sealed or holder_of(entry.path / LOCK) is not None:
+                continue
+            try:
+                with self._directory.resume(run) as log:
+                    self._end(log)
+                    log.seal({"status": "finished"})
+            except EsperError:
+                continue
+
+    def _end(self, log: RunLog) -> None:
+        for name, _, event in end_streams(log.heads(), epoch=0, step=0):
+            append_items(log, [self._item(event, name, log.heads().moment + 1)])
