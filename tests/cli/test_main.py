@@ -1,5 +1,6 @@
 """Exit codes, errors, pipes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,16 +84,31 @@ def test_a_pipe_whose_reader_goes_away_ends_quietly(synthetic_log: Path) -> None
         assert (process.stderr.read(), process.wait()) == (b"", 0)
 
 
-def test_a_pipe_gets_no_colours_and_no_cursor_movements(synthetic_log: Path) -> None:
-    for command in (("show", "latest"), ("replay", "latest"), ("runs",), ("log", "latest")):
-        done = subprocess.run((*PYTHON, *command, "--log", str(synthetic_log)), capture_output=True, check=True)
-        assert b"\x1b" not in done.stdout
+READING = (("show", "latest"), ("replay", "latest"), ("runs",), ("log", "latest"))
+PROGRAM = """
+import sys
+from esper.cli.main import main
+for typed in {typed}:
+    print("esper", *typed)
+    assert main([*typed, "--log", sys.argv[1]]) == 0
+sys.exit("torch was imported" if "torch" in sys.modules else 0)
+"""
 
 
-def test_reading_a_log_imports_no_torch(synthetic_log: Path) -> None:
-    typed = ["show", "latest", "--log", str(synthetic_log)]
-    script = f"import sys; from esper.cli.main import main; main({typed!r}); sys.exit('torch' in sys.modules)"
-    assert subprocess.run((sys.executable, "-c", script), capture_output=True, check=False).returncode == 0
+@pytest.fixture(scope="module")
+def piped(synthetic_log: Path) -> "subprocess.CompletedProcess[str]":
+    """What every command that reads says into a pipe, one after another, in a process of its own."""
+    command = (sys.executable, "-c", PROGRAM.format(typed=READING), str(synthetic_log))
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_pipe_gets_no_colours_and_no_cursor_movements(piped: "subprocess.CompletedProcess[str]") -> None:
+    _, *said = re.split("^esper .*\n", piped.stdout, flags=re.MULTILINE)
+    assert (len(said), all(said), "\x1b" in piped.stdout) == (len(READING), True, False)
+
+
+def test_reading_a_log_imports_no_torch(piped: "subprocess.CompletedProcess[str]") -> None:
+    assert (piped.stderr, piped.returncode) == ("", 0)
 
 
 def test_a_fault_of_esper_s_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, synthetic_log: Path) -> None:

@@ -1,7 +1,6 @@
 """A grown host as plain modules: the same output, and nothing of Esper in it."""
 
 import io
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from esper.events.kinds.control import Command
 from esper.kasmina.host import Host
-from tests.kasmina.training import MODELS, Loop, batch, cache_in, host_of, into
+from tests.kasmina.training import MODELS, Loop, batch, host_of, into
 
 WHOLE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE)
 KINDS = pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -19,13 +18,12 @@ BODIES = {
 }
 
 
-def grown(kind: str, path: Path) -> Host:
+def grown(kind: str) -> Host:
     model = MODELS[kind]()
     host = host_of(model)
-    cache = cache_in(path)
     for seed, (site, blueprint) in enumerate(BODIES[kind]):
-        into(host, cache, site, seed, blueprint, *(WHOLE if seed else (*WHOLE, Command.FOSSILIZE)))
-    into(host, cache, BODIES[kind][2][0], 0, "lowrank:8")
+        into(host, site, seed, blueprint, *(WHOLE if seed else (*WHOLE, Command.FOSSILIZE)))
+    into(host, BODIES[kind][2][0], 0, "lowrank:8")
     Loop(kind, model, host).run(0, 3)
     return host
 
@@ -41,14 +39,14 @@ def outputs(model: nn.Module, kind: str) -> Tensor:
 
 
 @KINDS
-def test_the_output_is_the_hosts_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    host = grown(kind, tmp_path)
+def test_the_output_is_the_hosts_bit_for_bit(kind: str) -> None:
+    host = grown(kind)
     assert torch.equal(outputs(host.export_plain(), kind), outputs(host.model, kind))
 
 
 @KINDS
-def test_gradients_are_the_hosts_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    host = grown(kind, tmp_path)
+def test_gradients_are_the_hosts_bit_for_bit(kind: str) -> None:
+    host = grown(kind)
     plain = host.export_plain()
     gradients = []
     for model in (host.model, plain):
@@ -60,23 +58,23 @@ def test_gradients_are_the_hosts_bit_for_bit(kind: str, tmp_path: Path) -> None:
 
 
 @KINDS
-def test_nothing_of_esper_is_in_it(kind: str, tmp_path: Path) -> None:
-    plain = grown(kind, tmp_path).export_plain()
+def test_nothing_of_esper_is_in_it(kind: str) -> None:
+    plain = grown(kind).export_plain()
     assert not [type(module) for module in plain.modules() if "esper" in type(module).__module__]
     assert not [name for module in plain.modules() for name in vars(module) if "esper" in name]
 
 
 @KINDS
-def test_it_is_saved_and_loaded_by_torch_alone(kind: str, tmp_path: Path) -> None:
-    host = grown(kind, tmp_path)
+def test_it_is_saved_and_loaded_by_torch_alone(kind: str) -> None:
+    host = grown(kind)
     file = io.BytesIO()
     torch.save(host.export_plain(), file)
     file.seek(0)
     assert torch.equal(outputs(torch.load(file, weights_only=False), kind), outputs(host.model, kind))
 
 
-def test_it_is_a_copy(tmp_path: Path) -> None:
-    host = grown("linear", tmp_path)
+def test_it_is_a_copy() -> None:
+    host = grown("linear")
     plain, before = host.export_plain(), outputs(host.model, "linear")
     with torch.no_grad():
         for parameter in plain.parameters():
@@ -94,27 +92,27 @@ def test_a_host_that_did_not_grow_is_exported_as_it_was() -> None:
     assert list(plain.state_dict()) == list(model.state_dict())
 
 
-def test_a_layer_that_is_the_whole_model_is_exported(tmp_path: Path) -> None:
+def test_a_layer_that_is_the_whole_model_is_exported() -> None:
     torch.manual_seed(0)
     host = host_of(nn.Linear(20, 12), sites="")
-    into(host, cache_in(tmp_path), "", 0, "mlp:24", *WHOLE)
+    into(host, "", 0, "mlp:24", *WHOLE)
     host.state()[0]["/0/last.bias"].fill_(1.0)
     assert torch.equal(outputs(host.export_plain(), "linear"), outputs(host.model, "linear"))
 
 
-def test_a_shared_layer_is_exported_as_one(tmp_path: Path) -> None:
+def test_a_shared_layer_is_exported_as_one() -> None:
     shared = nn.Linear(12, 12)
     model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(shared)})
     host = host_of(model, sites="a.0")
-    into(host, cache_in(tmp_path), "a.0", 0, "lowrank:8", *WHOLE)
+    into(host, "a.0", 0, "lowrank:8", *WHOLE)
     plain = host.export_plain()
     assert plain.get_submodule("a.0") is plain.get_submodule("b.0")
 
 
-def test_a_disabled_seed_is_left_out(tmp_path: Path) -> None:
+def test_a_disabled_seed_is_left_out() -> None:
     model = MODELS["linear"]()
     host = host_of(model)
-    into(host, cache_in(tmp_path), "0", 0, "mlp:24", *WHOLE)
+    into(host, "0", 0, "mlp:24", *WHOLE)
     host.state()[0]["0/0/last.bias"].fill_(float("nan"))
     Loop("linear", model, host).run(0, 1)
     assert list(host.export_plain().state_dict()) == list(model.state_dict())

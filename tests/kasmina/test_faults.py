@@ -1,7 +1,5 @@
 """A non-finite value that a seed makes stays in the seed; one that the host makes is not held against it."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from esper.events.kinds.control import Command
 from esper.kasmina.errors import CommandError
 from esper.kasmina.host import Host
-from tests.kasmina.training import LR, MODELS, Loop, batch, cache_in, first_difference, host_of, into
+from tests.kasmina.training import LR, MODELS, Loop, batch, first_difference, host_of, into
 
 NAN = float("nan")
 SITE = {"linear": "4", "conv": "3"}  # In the middle: gradients flow through the body into the host.
@@ -17,9 +15,9 @@ LEARNING = (Command.GRAFT,)
 FROZEN = (Command.GRAFT, Command.STABILIZE)
 
 
-def broken(kind: str, path: Path, tensor: str, value: float, *commands: Command) -> Host:
+def broken(kind: str, tensor: str, value: float, *commands: Command) -> Host:
     host = host_of(MODELS[kind]())
-    into(host, cache_in(path), SITE[kind], 0, "lowrank:8", *commands)
+    into(host, SITE[kind], 0, "lowrank:8", *commands)
     host.state()[0][f"{SITE[kind]}/0/{tensor}"].fill_(value)
     return host
 
@@ -32,18 +30,16 @@ def info(host: Host, kind: str) -> tuple[int, bool]:
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 @pytest.mark.parametrize("commands", [LEARNING, FROZEN], ids=["learning", "frozen"])
 @pytest.mark.parametrize("tensor", ["last.bias", "features.0.weight"])
-def test_a_nan_of_a_seed_in_the_task_graph_never_reaches_the_host(
-    kind: str, commands: tuple[Command, ...], tensor: str, tmp_path: Path
-) -> None:
-    host = broken(kind, tmp_path, tensor, NAN, *commands)
+def test_a_nan_of_a_seed_in_the_task_graph_never_reaches_the_host(kind: str, commands: tuple[Command, ...], tensor: str) -> None:
+    host = broken(kind, tensor, NAN, *commands)
     alone = Loop(kind, MODELS[kind](), None).run(0, 10)
     assert first_difference(alone, Loop(kind, host.model, host).run(0, 10)) is None
     assert info(host, kind) == (1, True)
 
 
-def test_an_infinite_gradient_of_a_seed_never_reaches_the_host(tmp_path: Path) -> None:
+def test_an_infinite_gradient_of_a_seed_never_reaches_the_host() -> None:
     """Forward is finite here (the last layer is zero); backward through the body is not."""
-    host = broken("linear", tmp_path, "features.0.weight", 1.0, *FROZEN)
+    host = broken("linear", "features.0.weight", 1.0, *FROZEN)
     tensors, _ = host.state()
     tensors["4/0/last.weight"].fill_(1e38)
     tensors["4/0/features.0.weight"].fill_(0.0)
@@ -57,18 +53,18 @@ def test_an_infinite_gradient_of_a_seed_never_reaches_the_host(tmp_path: Path) -
     assert info(host, "linear") == (1, True)
 
 
-def test_an_infinite_gradient_of_the_host_is_not_the_seeds_fault(tmp_path: Path) -> None:
+def test_an_infinite_gradient_of_the_host_is_not_the_seeds_fault() -> None:
     host = host_of(MODELS["linear"]())
-    into(host, cache_in(tmp_path), "4", 0, "lowrank:8", *FROZEN)
+    into(host, "4", 0, "lowrank:8", *FROZEN)
     host.begin_step(epoch=1, step=0)
     (host.model(batch("linear", 0)[0]).sum() * float("inf")).backward()
     host.end_step(lr=LR, stepped=False)
     assert info(host, "linear") == (0, False)
 
 
-def test_an_infinite_gradient_of_the_host_skips_the_micro_batch_and_is_counted(tmp_path: Path) -> None:
+def test_an_infinite_gradient_of_the_host_skips_the_micro_batch_and_is_counted() -> None:
     host = host_of(MODELS["linear"]())
-    into(host, cache_in(tmp_path), "4", 0, "lowrank:8")
+    into(host, "4", 0, "lowrank:8")
     host.begin_step(epoch=1, step=0)
     for factor in (float("inf"), 1.0):
         (host.model(batch("linear", 0)[0]).square().sum() * factor).backward()
@@ -78,9 +74,9 @@ def test_an_infinite_gradient_of_the_host_skips_the_micro_batch_and_is_counted(t
     assert bool(host.state()[0]["4/0/last.weight"].any())
 
 
-def test_a_micro_batch_whose_input_was_changed_in_place_is_skipped(tmp_path: Path) -> None:
+def test_a_micro_batch_whose_input_was_changed_in_place_is_skipped() -> None:
     host = host_of(MODELS["linear"]())
-    into(host, cache_in(tmp_path), "0", 0, "mlp:24")
+    into(host, "0", 0, "mlp:24")
     host.begin_step(epoch=1, step=0)
     x, _ = batch("linear", 0)
     host.model(x).square().sum().backward()
@@ -90,8 +86,8 @@ def test_a_micro_batch_whose_input_was_changed_in_place_is_skipped(tmp_path: Pat
     assert not host.state()[0]["0/0/last.weight"].any()
 
 
-def test_a_nan_in_shadow_validation_counts_as_no_seed_and_disables_it(tmp_path: Path) -> None:
-    host = broken("linear", tmp_path, "last.bias", NAN)
+def test_a_nan_in_shadow_validation_counts_as_no_seed_and_disables_it() -> None:
+    host = broken("linear", "last.bias", NAN)
     host.model.eval()
     x, _ = batch("linear", 0)
     with torch.no_grad():
@@ -101,16 +97,16 @@ def test_a_nan_in_shadow_validation_counts_as_no_seed_and_disables_it(tmp_path: 
     assert info(host, "linear") == (1, True)
 
 
-def test_a_nan_in_validation_is_known_at_the_epochs_end(tmp_path: Path) -> None:
-    host = broken("linear", tmp_path, "last.bias", NAN, *FROZEN)
+def test_a_nan_in_validation_is_known_at_the_epochs_end() -> None:
+    host = broken("linear", "last.bias", NAN, *FROZEN)
     with torch.no_grad():
         assert bool(host.model.eval()(batch("linear", 0)[0]).isfinite().all())
     host.epoch_health()
     assert info(host, "linear") == (1, True)
 
 
-def test_a_disabled_seed_learns_no_more_and_cannot_be_grafted(tmp_path: Path) -> None:
-    host = broken("linear", tmp_path, "last.bias", NAN)
+def test_a_disabled_seed_learns_no_more_and_cannot_be_grafted() -> None:
+    host = broken("linear", "last.bias", NAN)
     loop = Loop("linear", host.model, host)
     loop.run(0, 1)
     host.state()[0]["4/0/last.bias"].fill_(0.0)

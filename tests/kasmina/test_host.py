@@ -1,7 +1,5 @@
 """Commands: what they do to the seed table, and what is refused and changes nothing."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,8 +9,7 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.errors import CommandError
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import compile_kernel
-from tests.kasmina.training import LR, Loop, adam, cache_in, conv_model, host_of, into, into_training, linear_model
+from tests.kasmina.training import LR, Loop, adam, conv_model, host_of, into, into_training, kernel_of, linear_model
 
 WHOLE_LIFE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE)
 
@@ -30,11 +27,11 @@ def test_a_host_without_sites_records_and_never_grows() -> None:
     assert Loop("linear", host.model, host).run(0, 3) == Loop("linear", linear_model(), None).run(0, 3)
 
 
-def test_a_life_goes_through_its_stages(tmp_path: Path) -> None:
-    host, cache = host_of(linear_model()), cache_in(tmp_path)
+def test_a_life_goes_through_its_stages() -> None:
+    host = host_of(linear_model())
     order = host.germinate("0", 1, life=4, blueprint="mlp:24", lr=LR)
     assert host.seeds["0", 1].stage is Stage.GERMINATED
-    kernel = compile_kernel(order, cache)
+    kernel = kernel_of(order)
     host.load("0", 1, kernel, epoch=5)
     seed = host.seeds["0", 1]
     assert (seed.stage, seed.life, seed.since_epoch, seed.kernel, seed.lr, seed.alpha) == (Stage.LOADING, 4, 5, kernel.digest, LR, 0.0)
@@ -45,10 +42,10 @@ def test_a_life_goes_through_its_stages(tmp_path: Path) -> None:
     assert stages == [Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING, Stage.FOSSILIZED]
 
 
-def test_a_fossilized_seed_stands_in_the_model_but_not_in_the_hosts_parameters(tmp_path: Path) -> None:
-    host, cache = host_of(linear_model()), cache_in(tmp_path)
+def test_a_fossilized_seed_stands_in_the_model_but_not_in_the_hosts_parameters() -> None:
+    host = host_of(linear_model())
     plain = list(host.model.state_dict())
-    into(host, cache, "0", 2, "lowrank:8", *WHOLE_LIFE[:-1])
+    into(host, "0", 2, "lowrank:8", *WHOLE_LIFE[:-1])
     assert list(host.model.state_dict()) == plain
     host.apply(Command.FOSSILIZE, "0", 2, epoch=9)
     added = [name for name in host.model.state_dict() if name not in plain]
@@ -57,9 +54,9 @@ def test_a_fossilized_seed_stands_in_the_model_but_not_in_the_hosts_parameters(t
     assert sum(parameter.numel() for parameter in host.host_parameters()) < host.parameters()
 
 
-def test_a_culled_seed_is_gone_and_its_slot_can_be_reset(tmp_path: Path) -> None:
-    host, cache = host_of(linear_model()), cache_in(tmp_path)
-    into(host, cache, "0", 0, "mlp:24", Command.GRAFT, Command.STABILIZE)
+def test_a_culled_seed_is_gone_and_its_slot_can_be_reset() -> None:
+    host = host_of(linear_model())
+    into(host, "0", 0, "mlp:24", Command.GRAFT, Command.STABILIZE)
     host.apply(Command.CULL, "0", 0, epoch=6, embargo_until=9)
     seed = host.seeds["0", 0]
     assert (seed.stage, seed.embargo_until, seed.alpha, seed.life) == (Stage.CULLED, 9, None, 1)
@@ -67,13 +64,13 @@ def test_a_culled_seed_is_gone_and_its_slot_can_be_reset(tmp_path: Path) -> None
     host.apply(Command.RESET, "0", 0, epoch=9)
     seed = host.seeds["0", 0]
     assert (seed.stage, seed.embargo_until, seed.life, seed.blueprint, seed.kernel) == (Stage.DORMANT, None, None, None, None)
-    into_training(host, cache, "0", 0, "mlp:24", life=9)
+    into_training(host, "0", 0, "mlp:24", life=9)
     assert host.seeds["0", 0].life == 9
 
 
-def test_a_blamed_seed_is_locked(tmp_path: Path) -> None:
+def test_a_blamed_seed_is_locked() -> None:
     host = host_of(linear_model())
-    into(host, cache_in(tmp_path), "0", 0, "mlp:24", Command.GRAFT)
+    into(host, "0", 0, "mlp:24", Command.GRAFT)
     host.roll_back("0", 0, epoch=7)
     assert host.seeds["0", 0].stage is Stage.ROLLED_BACK
     with pytest.raises(CommandError, match="no command"):
@@ -90,11 +87,11 @@ def test_another_life_in_a_slot_begins_with_other_weights() -> None:
     assert first.key != second.key
 
 
-def test_the_learning_rate_at_germination_is_kept(tmp_path: Path) -> None:
+def test_the_learning_rate_at_germination_is_kept() -> None:
     host = host_of(linear_model())
     host.begin_step(epoch=1, step=1)
     host.end_step(lr=0.25)
-    kernel = compile_kernel(host.germinate("0", 0, life=1, blueprint="mlp:24"), cache_in(tmp_path))
+    kernel = kernel_of(host.germinate("0", 0, life=1, blueprint="mlp:24"))
     host.begin_step(epoch=2, step=2)
     host.end_step(lr=0.5)
     host.load("0", 0, kernel, epoch=2)
@@ -113,31 +110,30 @@ def test_a_race_counts_once_by_its_largest() -> None:
     assert host.seeds["4", 0].stage is Stage.DORMANT
 
 
-def give(host: Host, command: Command, path: Path) -> None:
+def give(host: Host, command: Command) -> None:
     if command is Command.GERMINATE:
         host.germinate("0", 0, life=3, blueprint="mlp:24", lr=LR)
     elif command is Command.LOAD:
         order = host_of(linear_model()).germinate("0", 0, life=1, blueprint="mlp:24", lr=LR)
-        host.load("0", 0, compile_kernel(order, cache_in(path)), epoch=3)
+        host.load("0", 0, kernel_of(order), epoch=3)
     else:
         host.apply(command, "0", 0, epoch=3, ramp_steps=2)
 
 
 @pytest.mark.parametrize("command", sorted(set(Command) - {Command.GRAFT, Command.CULL, Command.CANCEL}))
-def test_a_command_that_is_not_in_the_table_is_refused_and_changes_nothing(command: Command, tmp_path: Path) -> None:
+def test_a_command_that_is_not_in_the_table_is_refused_and_changes_nothing(command: Command) -> None:
     host = host_of(linear_model())
-    into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+    into_training(host, "0", 0, "mlp:24")
     before = dict(host.seeds)
     with pytest.raises(CommandError, match="0/0: expected one of cancel, cull, graft"):
-        give(host, command, tmp_path)
+        give(host, command)
     assert host.seeds == before
 
 
-def test_commands_that_cannot_be_applied_change_nothing(tmp_path: Path) -> None:
+def test_commands_that_cannot_be_applied_change_nothing() -> None:
     host = host_of(linear_model())
-    cache = cache_in(tmp_path)
-    into_training(host, cache, "0", 0, "mlp:24")
-    other = compile_kernel(host.germinate("4", 0, life=1, blueprint="lowrank:8", lr=LR), cache)
+    into_training(host, "0", 0, "mlp:24")
+    other = kernel_of(host.germinate("4", 0, life=1, blueprint="lowrank:8", lr=LR))
     host.germinate("4", 1, life=1, blueprint="lowrank:8", lr=LR)
     before = dict(host.seeds)
     with pytest.raises(CommandError, match="expected the kernel of 4/1"):
@@ -170,11 +166,11 @@ def test_impossible_settings_are_refused(options: dict[str, float]) -> None:
         Host(linear_model(), seed_optimizer=adam, **options)  # type: ignore[arg-type] # One option of several types.
 
 
-def test_a_shared_layer_stays_shared(tmp_path: Path) -> None:
+def test_a_shared_layer_stays_shared() -> None:
     shared = nn.Linear(12, 12)
     model = nn.ModuleDict({"a": nn.Sequential(shared, nn.ReLU()), "b": nn.Sequential(shared), "head": nn.Linear(12, 2)})
     host = host_of(model, sites="a.0")
-    into(host, cache_in(tmp_path), "a.0", 0, "lowrank:8", Command.GRAFT, Command.STABILIZE)
+    into(host, "a.0", 0, "lowrank:8", Command.GRAFT, Command.STABILIZE)
     host.state()[0]["a.0/0/last.bias"].fill_(1.0)
     x = torch.ones(2, 12)
     assert torch.equal(model["b"](x), shared(x))

@@ -13,8 +13,8 @@ from esper.events.kinds.lifecycle import Stage
 from esper.kasmina import host as host_module
 from esper.kasmina import kernels as kernels_module
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Compiler
-from tests.kasmina.training import MODELS, Loop, cache_in, first_difference, host_of, into_training
+from esper.kasmina.kernels import Compiler, KernelCache, compile_kernel
+from tests.kasmina.training import MODELS, Loop, first_difference, host_of, into_training
 
 pytestmark = pytest.mark.whole  # Forty steps, many times over.
 
@@ -42,9 +42,9 @@ def with_seeds(kind: str, path: Path, *, spoil: Callable[[Host, int], None] | No
     host = host_of(model, blueprints=NAMES)
     loop = Loop(kind, model, host, **options)  # type: ignore[arg-type] # Options of Loop.
     digests = loop.run(0, BORN)
-    cache = cache_in(path)
+    cache = KernelCache(path)
     for seed, (site, blueprint) in enumerate(SEEDS[kind]):
-        into_training(host, cache, site, seed, blueprint)
+        into_training(host, site, seed, blueprint, compiled=lambda order: compile_kernel(order, cache))  # Compiling may disturb it too.
     for step in range(BORN, STEPS):
         if spoil is not None:
             spoil(host, step)
@@ -105,7 +105,7 @@ def test_shadow_validation_does_not_change_the_hosts_path(tmp_path: Path) -> Non
 
 
 def test_compiling_kernels_beside_training_does_not_change_the_hosts_path(tmp_path: Path) -> None:
-    compiler = Compiler(cache_in(tmp_path))
+    compiler = Compiler(KernelCache(tmp_path))
     model = MODELS["linear"]()
     host = host_of(model, blueprints=NAMES, slots=STEPS)
     loop = Loop("linear", model, host)
@@ -120,7 +120,7 @@ def test_compiling_kernels_beside_training_does_not_change_the_hosts_path(tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # The compiler looks at it at any break.
-def test_training_seeds_do_not_change_the_path_of_a_compiled_host(tmp_path: Path) -> None:
+def test_training_seeds_do_not_change_the_path_of_a_compiled_host() -> None:
     def path(seeds: bool) -> list[str]:
         model = MODELS["linear"]()
         host = host_of(model)
@@ -128,7 +128,7 @@ def test_training_seeds_do_not_change_the_path_of_a_compiled_host(tmp_path: Path
         loop.model = torch.compile(model, backend="aot_eager")  # type: ignore[assignment] # It keeps the module's interface.
         digests = loop.run(0, 3)
         if seeds:
-            into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+            into_training(host, "0", 0, "mlp:24")
         digests += loop.run(3, 8)
         assert not seeds or learned(host)
         torch.compiler.reset()
@@ -188,7 +188,7 @@ def test_what_a_seed_learns_does_not_depend_on_the_seeds_beside_it(tmp_path: Pat
     host = host_of(model, blueprints=NAMES)
     loop = Loop("linear", model, host)
     loop.run(0, BORN)
-    into_training(host, cache_in(tmp_path / "other"), "0", 0, "mlp:6:dropout=0.3")
+    into_training(host, "0", 0, "mlp:6:dropout=0.3")
     loop.run(BORN, STEPS)
     assert torch.equal(host.state()[0]["0/0/last.weight"], together.state()[0]["0/0/last.weight"])
 

@@ -1,7 +1,6 @@
 """What a host measures of its sites and seeds, against the same taken by hand from a whole forward and backward."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from esper.kasmina.host import Host
 from esper.kasmina.readings import Health
 from esper.kasmina.sites import growth_of
 from tests.kasmina.test_health import as_rows, slow_correlation, slow_dead_ratio, slow_effective_rank, slow_pressure, slow_variance
-from tests.kasmina.training import LR, Loop, batch, cache_in, conv_model, host_of, into, into_training, linear_model
+from tests.kasmina.training import LR, Loop, batch, conv_model, host_of, into, into_training, linear_model
 
 HOST_MODELS = {"linear": ("0", linear_model), "conv": ("3", conv_model)}
 
@@ -182,9 +181,9 @@ def test_one_activation_module_serves_many_sites() -> None:
 
 
 @pytest.mark.parametrize("commands", [(), (Command.GRAFT,)], ids=["training", "grafting"])
-def test_a_seeds_health_stands_beside_its_site(commands: tuple[Command, ...], tmp_path: Path) -> None:
+def test_a_seeds_health_stands_beside_its_site(commands: tuple[Command, ...]) -> None:
     host = host_of(linear_model(), sites="0")
-    into(host, cache_in(tmp_path), "0", 1, "mlp:24", *commands)
+    into(host, "0", 1, "mlp:24", *commands)
     host.state()[0]["0/1/last.weight"].normal_(generator=torch.Generator().manual_seed(0))
     host.state()[0]["0/1/features.0.bias"][:6] = -100.0
     x, _ = batch("linear", 0)
@@ -207,9 +206,9 @@ def test_a_seeds_health_stands_beside_its_site(commands: tuple[Command, ...], tm
     assert columns.latency_ms[1] is not None
 
 
-def test_a_frozen_seed_that_no_gradient_passes_has_none_measured(tmp_path: Path) -> None:
+def test_a_frozen_seed_that_no_gradient_passes_has_none_measured() -> None:
     host = host_of(linear_model(), sites="0")
-    into(host, cache_in(tmp_path), "0", 0, "mlp:24", Command.GRAFT, Command.STABILIZE)
+    into(host, "0", 0, "mlp:24", Command.GRAFT, Command.STABILIZE)
     measured_step(host, "linear")
     columns = columns_of(host)
     assert columns.gradient_variance[1] is None
@@ -225,9 +224,9 @@ def test_seeds_that_wait_are_in_the_rows_with_nothing_measured() -> None:
     assert columns.activation_variance[1] is columns.alpha[1] is columns.health_score[1] is None
 
 
-def test_errors_are_counted_since_the_last_measurement(tmp_path: Path) -> None:
+def test_errors_are_counted_since_the_last_measurement() -> None:
     host = host_of(linear_model(), sites="0")
-    into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+    into_training(host, "0", 0, "mlp:24")
     host.state()[0]["0/0/last.bias"].fill_(float("nan"))
     errors, recovering, scores = [], [], []
     for step in range(3):

@@ -1,7 +1,6 @@
 """A state put back goes on bit for bit, whatever the host holds when it is put back."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.host import Host
 from esper.kasmina.sites import growth_of
-from tests.kasmina.training import LR, MODELS, Loop, batch, cache_in, host_of, into, into_training
+from tests.kasmina.training import LR, MODELS, Loop, batch, host_of, into, into_training
 
 NAMES = ("mlp:6:dropout=0.3", "lowrank:3", "conv:4:dropout=0.3")
 KINDS = pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -49,18 +48,17 @@ def frozen(optimizer: Optimizer) -> dict[str, object]:
     return {"state": copied, "param_groups": [dict(group) for group in state["param_groups"]]}
 
 
-def busy(kind: str, path: Path) -> Loop:
+def busy(kind: str) -> Loop:
     """A host with seeds in TRAINING, GRAFTING, FOSSILIZED and CULLED, some steps in."""
     loop = Loop(kind, MODELS[kind](), None)
     loop.host = host = host_of(loop.model, blueprints=NAMES)
-    cache = cache_in(path)
     first, second = SITES[kind]
     dropping = "conv:4:dropout=0.3" if kind == "conv" else "mlp:6:dropout=0.3"
     loop.run(0, 2)
-    into(host, cache, first, 0, dropping, *TO_FOSSIL)
-    into(host, cache, first, 1, "lowrank:3")
-    into(host, cache, second, 0, "lowrank:3", Command.GRAFT, ramp_steps=12)
-    into(host, cache, second, 1, dropping, Command.CULL)
+    into(host, first, 0, dropping, *TO_FOSSIL)
+    into(host, first, 1, "lowrank:3")
+    into(host, second, 0, "lowrank:3", Command.GRAFT, ramp_steps=12)
+    into(host, second, 1, dropping, Command.CULL)
     loop.run(2, 5)
     return loop
 
@@ -73,33 +71,33 @@ def after(loop: Loop) -> tuple[list[str], dict[str, list[float]], object]:
     return digests, bodies, dict(loop.host.seeds)
 
 
-def change_nothing(_host: Host, _path: Path) -> None: ...
+def change_nothing(_host: Host) -> None: ...
 
 
-def train_on(host: Host, _path: Path) -> None:
+def train_on(host: Host) -> None:
     site = host.sites[1].name
     host.apply(Command.STABILIZE, site, 0, epoch=5)
     host.apply(Command.CANCEL, host.sites[0].name, 1, epoch=5)
 
 
-def grow_more(host: Host, path: Path) -> None:
+def grow_more(host: Host) -> None:
     site = host.sites[1].name
-    into(host, cache_in(path), site, 2, "lowrank:3", *TO_FOSSIL)
-    into(host, cache_in(path), host.sites[0].name, 2, "lowrank:3")
+    into(host, site, 2, "lowrank:3", *TO_FOSSIL)
+    into(host, host.sites[0].name, 2, "lowrank:3")
     host.apply(Command.CULL, site, 0, epoch=5)
     host.apply(Command.RESET, site, 1, epoch=5)
 
 
 @KINDS
 @pytest.mark.parametrize("between", [change_nothing, train_on, grow_more], ids=lambda between: between.__name__)
-def test_restoring_in_place_goes_on_bit_for_bit(kind: str, between: object, tmp_path: Path) -> None:
-    loop = busy(kind, tmp_path)
+def test_restoring_in_place_goes_on_bit_for_bit(kind: str, between: object) -> None:
+    loop = busy(kind)
     assert loop.host is not None
     saved = Saved(loop)
     keys = list(loop.model.state_dict())
     expected = after(loop)
     assert callable(between)
-    between(loop.host, tmp_path)
+    between(loop.host)
     loop.run(20, 23)
     saved.put_back(loop)
     assert list(loop.model.state_dict()) == keys
@@ -107,8 +105,8 @@ def test_restoring_in_place_goes_on_bit_for_bit(kind: str, between: object, tmp_
 
 
 @KINDS
-def test_restoring_into_a_fresh_host_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    loop = busy(kind, tmp_path)
+def test_restoring_into_a_fresh_host_goes_on_bit_for_bit(kind: str) -> None:
+    loop = busy(kind)
     saved = Saved(loop)
     expected = after(loop)
     fresh = Loop(kind, MODELS[kind](), None)
@@ -118,15 +116,15 @@ def test_restoring_into_a_fresh_host_goes_on_bit_for_bit(kind: str, tmp_path: Pa
     assert after(fresh) == expected
 
 
-def test_saving_and_restoring_between_steps_leaves_no_trace(tmp_path: Path) -> None:
-    expected = after(busy("linear", tmp_path / "plain"))
-    saving = busy("linear", tmp_path / "saving")
+def test_saving_and_restoring_between_steps_leaves_no_trace() -> None:
+    expected = after(busy("linear"))
+    saving = busy("linear")
     Saved(saving).put_back(saving)
     assert after(saving) == expected
 
 
-def test_a_restored_body_is_in_its_layers_mode_and_frozen_where_its_stage_says(tmp_path: Path) -> None:
-    loop = busy("linear", tmp_path)
+def test_a_restored_body_is_in_its_layers_mode_and_frozen_where_its_stage_says() -> None:
+    loop = busy("linear")
     assert loop.host is not None
     loop.host.apply(Command.STABILIZE, "4", 0, epoch=5)
     saved = Saved(loop)
@@ -137,8 +135,8 @@ def test_a_restored_body_is_in_its_layers_mode_and_frozen_where_its_stage_says(t
     assert not branch.last.weight.requires_grad
 
 
-def test_a_state_of_another_host_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    loop, other = busy("linear", tmp_path / "one"), busy("conv", tmp_path / "other")
+def test_a_state_of_another_host_is_refused_and_changes_nothing() -> None:
+    loop, other = busy("linear"), busy("conv")
     assert loop.host is not None
     saved, before = Saved(other), dict(loop.host.seeds)
     with pytest.raises(DataError, match="expected the state of a host with slots"):
@@ -147,8 +145,8 @@ def test_a_state_of_another_host_is_refused_and_changes_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("spoil", ["missing", "shape"])
-def test_tensors_that_do_not_fit_are_refused_and_change_nothing(spoil: str, tmp_path: Path) -> None:
-    loop = busy("linear", tmp_path)
+def test_tensors_that_do_not_fit_are_refused_and_change_nothing(spoil: str) -> None:
+    loop = busy("linear")
     assert loop.host is not None
     saved, before = Saved(loop), Loop.digest(loop)
     if spoil == "missing":
@@ -161,8 +159,8 @@ def test_tensors_that_do_not_fit_are_refused_and_change_nothing(spoil: str, tmp_
     assert loop.host.seeds["4", 0].stage is Stage.GRAFTING
 
 
-def test_a_body_without_tensors_is_refused(tmp_path: Path) -> None:
-    loop = busy("linear", tmp_path)
+def test_a_body_without_tensors_is_refused() -> None:
+    loop = busy("linear")
     assert loop.host is not None
     saved = Saved(loop)
     kept = {name: tensor for name, tensor in saved.seeds.items() if not name.startswith("4/0/")}
@@ -189,10 +187,10 @@ def test_waiting_seeds_survive_a_restore() -> None:
     assert tensors == {}
 
 
-def test_health_measured_before_a_restore_is_forgotten(tmp_path: Path) -> None:
+def test_health_measured_before_a_restore_is_forgotten() -> None:
     loop = Loop("linear", MODELS["linear"](), None)
     loop.host = host_of(loop.model)
-    into_training(loop.host, cache_in(tmp_path), "0", 0, "mlp:24")
+    into_training(loop.host, "0", 0, "mlp:24")
     saved = Saved(loop)
     loop.host.begin_step(epoch=1, step=0, measure=True)
     loop.model(batch("linear", 0)[0]).sum().backward()

@@ -16,7 +16,7 @@ from esper.errors import DataError
 from esper.events.kinds.control import Command
 from esper.kasmina.host import Host
 from esper.kasmina.saving import save_grown
-from tests.kasmina.training import INPUT, MODELS, Loop, batch, cache_in, host_of, into
+from tests.kasmina.training import INPUT, MODELS, Loop, batch, host_of, into
 
 WHOLE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE)
 BODIES = {
@@ -26,13 +26,12 @@ BODIES = {
 KINDS = pytest.mark.parametrize("kind", BODIES)
 
 
-def grown(kind: str, folder: Path) -> Host:
+def grown(kind: str) -> Host:
     """A trained host with three seeds of its own, one of them half grafted, and one that is not in it yet."""
     host = host_of(MODELS[kind](), blueprints=tuple({name for _, name in BODIES[kind]}))
-    cache = cache_in(folder)
     for seed, (site, name) in enumerate(BODIES[kind]):
-        into(host, cache, site, seed, name, *(WHOLE if seed else WHOLE[:1]), ramp_steps=6)
-    into(host, cache, BODIES[kind][2][0], 0, "lowrank:8")
+        into(host, site, seed, name, *(WHOLE if seed else WHOLE[:1]), ramp_steps=6)
+    into(host, BODIES[kind][2][0], 0, "lowrank:8")
     Loop(kind, host.model, host).run(0, 3)
     return host
 
@@ -62,7 +61,7 @@ def output_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 @KINDS
 def test_a_rebuilt_model_gives_the_hosts_output_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    host = grown(kind, tmp_path)
+    host = grown(kind)
     again = rebuilt(save_grown(host, tmp_path / "saved"), MODELS[kind]())
     x, _ = batch(kind, 0)
     assert torch.equal(output_of(again, x), output_of(host.model, x))
@@ -71,7 +70,7 @@ def test_a_rebuilt_model_gives_the_hosts_output_bit_for_bit(kind: str, tmp_path:
 
 @KINDS
 def test_a_rebuilt_model_has_the_parameters_of_the_grown_one_and_can_be_trained_on(kind: str, tmp_path: Path) -> None:
-    host = grown(kind, tmp_path)
+    host = grown(kind)
     again = rebuilt(save_grown(host, tmp_path / "saved"), MODELS[kind]())
     assert sum(parameter.numel() for parameter in again.parameters()) == host.parameters()
     again.train()
@@ -81,7 +80,7 @@ def test_a_rebuilt_model_has_the_parameters_of_the_grown_one_and_can_be_trained_
 
 @KINDS
 def test_the_source_imports_torch_and_the_standard_library_alone(kind: str, tmp_path: Path) -> None:
-    source = (save_grown(grown(kind, tmp_path), tmp_path / "saved") / "grown.py").read_text()
+    source = (save_grown(grown(kind), tmp_path / "saved") / "grown.py").read_text()
     imports = {
         name.name.partition(".")[0] if isinstance(node, ast.Import) else str(node.module).partition(".")[0]
         for node in ast.walk(ast.parse(source))
@@ -94,28 +93,28 @@ def test_the_source_imports_torch_and_the_standard_library_alone(kind: str, tmp_
 
 @KINDS
 def test_what_stands_in_the_file_is_what_the_source_reads(kind: str, tmp_path: Path) -> None:
-    folder = save_grown(grown(kind, tmp_path), tmp_path / "saved")
+    folder = save_grown(grown(kind), tmp_path / "saved")
     read, truth = imported(folder).tensors(), load_file(folder / "model.safetensors")
     assert read.keys() == truth.keys()
     assert all(torch.equal(read[name], truth[name]) and read[name].dtype == truth[name].dtype for name in truth)
 
 
 def test_a_rebuilt_model_is_in_eval_mode(tmp_path: Path) -> None:
-    folder = save_grown(grown("linear", tmp_path), tmp_path / "saved")
+    folder = save_grown(grown("linear"), tmp_path / "saved")
     assert not [module for module in rebuilt(folder, MODELS["linear"]().train()).modules() if module.training]
 
 
 def test_a_lone_layer_can_be_the_host(tmp_path: Path) -> None:
     torch.manual_seed(3)
     host = host_of(nn.Linear(20, 4), sites="", blueprints=("mlp:5",))
-    into(host, cache_in(tmp_path), "", 0, "mlp:5", *WHOLE)
+    into(host, "", 0, "mlp:5", *WHOLE)
     x = torch.randn(7, 20)
     again = rebuilt(save_grown(host, tmp_path / "saved"), nn.Linear(20, 4))
     assert torch.equal(output_of(again, x), output_of(host.model, x))
 
 
 def test_inputs_with_more_dimensions_are_taken_as_the_host_takes_them(tmp_path: Path) -> None:
-    host = grown("linear", tmp_path)
+    host = grown("linear")
     layer, x = host.model.get_submodule("0"), torch.randn(2, 3, 20)
     again = rebuilt(save_grown(host, tmp_path / "saved"), MODELS["linear"]())
     assert torch.equal(output_of(again.get_submodule("0"), x), output_of(layer, x))
@@ -147,7 +146,7 @@ def test_a_buffer_of_any_dtype_and_shape_comes_back(dtype: torch.dtype, shape: t
 
 
 def test_a_host_of_another_shape_is_refused_by_torch(tmp_path: Path) -> None:
-    folder = save_grown(grown("linear", tmp_path), tmp_path / "saved")
+    folder = save_grown(grown("linear"), tmp_path / "saved")
     other = MODELS["linear"]()
     other[6] = nn.Linear(8, 5)
     with pytest.raises(RuntimeError, match=r"size mismatch for 6\.weight"):
@@ -155,7 +154,7 @@ def test_a_host_of_another_shape_is_refused_by_torch(tmp_path: Path) -> None:
 
 
 def test_saving_again_replaces_what_was_saved(tmp_path: Path) -> None:
-    host = grown("linear", tmp_path)
+    host = grown("linear")
     folder = save_grown(host, tmp_path / "saved")
     Loop("linear", host.model, host).run(3, 5)
     assert save_grown(host, tmp_path / "saved") == folder
@@ -165,14 +164,14 @@ def test_saving_again_replaces_what_was_saved(tmp_path: Path) -> None:
 
 
 def test_saving_leaves_the_host_as_it_was(tmp_path: Path) -> None:
-    one, other = (grown("linear", tmp_path / name) for name in ("one", "other"))
+    one, other = (grown("linear") for name in ("one", "other"))
     save_grown(one, tmp_path / "saved")
     assert Loop("linear", one.model, one).run(3, 6) == Loop("linear", other.model, other).run(3, 6)
 
 
 def test_a_body_that_has_no_source_is_refused_by_its_class(tmp_path: Path) -> None:
     host = host_of(MODELS["linear"](), blueprints=("mlp:5",))
-    into(host, cache_in(tmp_path), "0", 0, "mlp:5", *WHOLE)
+    into(host, "0", 0, "mlp:5", *WHOLE)
     seed = host.model.get_submodule("0.seeds.0")
     seed.features = nn.Sequential(nn.Linear(20, 5), nn.Softplus())
     with pytest.raises(DataError, match="got a Softplus"):
@@ -212,7 +211,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("esper", 
 
 @pytest.mark.whole
 def test_a_machine_without_esper_computes_the_same_bits(tmp_path: Path) -> None:
-    hosts = {kind: grown(kind, tmp_path / "kernels" / kind) for kind in BODIES}
+    hosts = {kind: grown(kind) for kind in BODIES}
     for kind, host in hosts.items():
         save_grown(host, tmp_path / kind)
         torch.save(torch.randn(9, *INPUT[kind]), tmp_path / f"{kind}.x")

@@ -1,7 +1,5 @@
 """What a seed learns: the local objective against a reference, its own clip, its own random stream."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.host import Host
 from esper.kasmina.sites import growth_of
-from tests.kasmina.training import LR, batch, cache_in, into_training
+from tests.kasmina.training import LR, batch, into_training
 
 
 def model_of() -> nn.Sequential:
@@ -17,10 +15,10 @@ def model_of() -> nn.Sequential:
     return nn.Sequential(nn.Linear(20, 12), nn.GELU(), nn.Linear(12, 4))
 
 
-def host_with(blueprint: str, path: Path, *, clip: float | None) -> Host:
+def host_with(blueprint: str, *, clip: float | None) -> Host:
     named = (Blueprint.parse(blueprint),)
     host = Host(model_of(), seed_optimizer=torch.optim.SGD, blueprints=named, sites="0", max_parameters=50.0, clip=clip)
-    into_training(host, cache_in(path), "0", 0, blueprint)
+    into_training(host, "0", 0, blueprint)
     return host
 
 
@@ -33,9 +31,9 @@ def learn(host: Host, *, step: int = 1, parts: int = 1) -> Tensor:
     return host.state()[0]["0/0/last.weight"].clone()
 
 
-def reference_gradient(path: Path, parts: int) -> Tensor:
+def reference_gradient(parts: int) -> Tensor:
     """dL/dW of the last layer, in float64: mean over micro-batches of mean((body(x) + g std(y) / rms(g))^2)."""
-    host = host_with("mlp:24", path, clip=None)
+    host = host_with("mlp:24", clip=None)
     branch, layer = growth_of(host.model.get_submodule("0")).branches[0].double(), host.model.double()
     gradients = []
     for part in range(parts):
@@ -51,30 +49,30 @@ def reference_gradient(path: Path, parts: int) -> Tensor:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_a_seed_regresses_the_descent_direction_at_the_outputs_size(parts: int, tmp_path: Path) -> None:
-    weight = learn(host_with("mlp:24", tmp_path, clip=None), parts=parts)
-    torch.testing.assert_close(weight.double(), -LR * reference_gradient(tmp_path, parts), rtol=1e-4, atol=1e-9)
+def test_a_seed_regresses_the_descent_direction_at_the_outputs_size(parts: int) -> None:
+    weight = learn(host_with("mlp:24", clip=None), parts=parts)
+    torch.testing.assert_close(weight.double(), -LR * reference_gradient(parts), rtol=1e-4, atol=1e-9)
 
 
-def test_a_seeds_gradient_is_clipped_by_its_own_norm(tmp_path: Path) -> None:
-    host = host_with("mlp:24", tmp_path, clip=1e-3)
+def test_a_seeds_gradient_is_clipped_by_its_own_norm() -> None:
+    host = host_with("mlp:24", clip=1e-3)
     before = [parameter.detach().clone() for parameter in host.optimizers()["0/0"].param_groups[0]["params"]]
     learn(host)
     moved = [new.detach() - old for new, old in zip(host.optimizers()["0/0"].param_groups[0]["params"], before, strict=True)]
     assert float(torch.stack([part.square().sum() for part in moved]).sum().sqrt()) == pytest.approx(LR * 1e-3, rel=1e-2)
 
 
-def test_every_step_draws_from_its_own_stream(tmp_path: Path) -> None:
-    first, again, second = (learn(host_with("mlp:24:dropout=0.5", tmp_path, clip=None), step=step) for step in (1, 1, 2))
+def test_every_step_draws_from_its_own_stream() -> None:
+    first, again, second = (learn(host_with("mlp:24:dropout=0.5", clip=None), step=step) for step in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
 
 
-def test_a_seed_of_a_larger_batch_learns_at_the_same_size(tmp_path: Path) -> None:
+def test_a_seed_of_a_larger_batch_learns_at_the_same_size() -> None:
     """The raw gradient of a mean loss shrinks with the batch; the target does not."""
 
     def step_size(copies: int) -> float:
-        host = host_with("mlp:24", tmp_path, clip=None)
+        host = host_with("mlp:24", clip=None)
         x, t = batch("linear", 0)
         host.begin_step(epoch=1, step=1)
         nn.functional.cross_entropy(host.model(x.repeat(copies, 1)), t.repeat(copies)).backward()

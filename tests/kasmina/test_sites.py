@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,14 +13,14 @@ from esper.errors import RuleError
 from esper.events.kinds.control import Command
 from esper.kasmina.host import Host
 from esper.kasmina.sites import Growth, growth_of
-from tests.kasmina.training import MODELS, Loop, batch, cache_in, conv_model, host_of, into, into_training, linear_model
+from tests.kasmina.training import MODELS, Loop, batch, conv_model, host_of, into, into_training, linear_model
 
 GRAFTED = (Command.GRAFT, Command.STABILIZE)
 
 
-def listening(model: nn.Module, site: str, path: Path) -> tuple[Host, Growth]:
+def listening(model: nn.Module, site: str) -> tuple[Host, Growth]:
     host = host_of(model, sites=site)
-    into_training(host, cache_in(path), site, 0, "lowrank:8")
+    into_training(host, site, 0, "lowrank:8")
     host.begin_step(epoch=1, step=1)
     return host, growth_of(model.get_submodule(site))
 
@@ -42,10 +41,10 @@ def test_an_adopted_model_looks_and_computes_as_before(kind: str) -> None:
     assert torch.equal(grown(x), expected)
 
 
-def test_a_deep_copy_is_independent_and_computes_the_same(tmp_path: Path) -> None:
+def test_a_deep_copy_is_independent_and_computes_the_same() -> None:
     model = linear_model().eval()
     host = host_of(model)
-    into(host, cache_in(tmp_path), "0", 0, "mlp:24", *GRAFTED)
+    into(host, "0", 0, "mlp:24", *GRAFTED)
     host.state()[0]["0/0/last.bias"].fill_(1.0)
     x, _ = batch("linear", 0)
     twin = copy.deepcopy(model)
@@ -58,9 +57,9 @@ def test_a_deep_copy_is_independent_and_computes_the_same(tmp_path: Path) -> Non
     assert torch.equal(model(x), expected)
 
 
-def test_a_copy_taken_in_training_hears_nothing(tmp_path: Path) -> None:
+def test_a_copy_taken_in_training_hears_nothing() -> None:
     model = linear_model()
-    host, growth = listening(model, "0", tmp_path)
+    host, growth = listening(model, "0")
     twin = copy.deepcopy(model)
     twin(batch("linear", 0)[0]).sum().backward()
     assert growth.taps == []
@@ -75,10 +74,10 @@ def test_pickling_a_host_says_what_to_pickle_instead() -> None:
         pickle.dumps(model)
 
 
-def test_the_gradient_before_an_activation_in_place_is_the_outputs(tmp_path: Path) -> None:
+def test_the_gradient_before_an_activation_in_place_is_the_outputs() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 12), nn.ReLU(inplace=True), nn.Linear(12, 4))
-    _, growth = listening(model, "0", tmp_path)
+    _, growth = listening(model, "0")
     x, _ = batch("linear", 0)
     model(x).square().sum().backward()
     y = nn.Linear.forward(model.get_submodule("0"), x).detach().requires_grad_()  # type: ignore[arg-type] # It is a Linear.
@@ -90,9 +89,9 @@ def test_the_gradient_before_an_activation_in_place_is_the_outputs(tmp_path: Pat
     torch.testing.assert_close(tap.spread, y.detach().std())
 
 
-def test_evaluation_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_evaluation_leaves_nothing_behind() -> None:
     model = linear_model()
-    _, growth = listening(model, "0", tmp_path)
+    _, growth = listening(model, "0")
     model.eval()
     model(batch("linear", 0)[0]).sum().backward()
     with torch.no_grad():
@@ -100,18 +99,18 @@ def test_evaluation_leaves_nothing_behind(tmp_path: Path) -> None:
     assert growth.taps == []
 
 
-def test_a_forward_between_steps_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_forward_between_steps_leaves_nothing_behind() -> None:
     model = linear_model()
-    host, growth = listening(model, "0", tmp_path)
+    host, growth = listening(model, "0")
     host.end_step(lr=1e-3)
     model(batch("linear", 0)[0]).sum().backward()
     assert growth.taps == []
 
 
-def test_a_layer_that_one_loss_goes_through_twice_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_layer_that_one_loss_goes_through_twice_is_refused_by_name() -> None:
     shared = nn.Linear(20, 20)
     model = nn.Sequential(shared, nn.ReLU(), shared)
-    host, _ = listening(model, "0", tmp_path)
+    host, _ = listening(model, "0")
     model(batch("linear", 0)[0]).sum().backward()
     with pytest.raises(RuleError, match=r"site '0'.*epoch 1, step 1"):
         host.end_step(lr=1e-3)
@@ -127,19 +126,19 @@ def test_a_layer_called_twice_is_refused_at_the_first_measured_step() -> None:
         host.end_step(lr=1e-3)
 
 
-def test_a_discarded_forward_is_not_a_second_call(tmp_path: Path) -> None:
+def test_a_discarded_forward_is_not_a_second_call() -> None:
     model = linear_model()
-    host, growth = listening(model, "0", tmp_path)
+    host, growth = listening(model, "0")
     model(batch("linear", 0)[0])
     model(batch("linear", 0)[0]).sum().backward()
     host.end_step(lr=1e-3)
     assert growth.taps == []
 
 
-def test_a_site_without_a_gradient_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_site_without_a_gradient_is_refused_by_name() -> None:
     model = linear_model()
     model[0].requires_grad_(False)
-    listening(model, "0", tmp_path)
+    listening(model, "0")
     with pytest.raises(RuleError, match=r"'0'.*frozen"):
         model(batch("linear", 0)[0])
 
@@ -157,9 +156,9 @@ class Checkpointed(nn.Module):
         return y
 
 
-def test_a_recomputation_is_neither_counted_nor_measured(tmp_path: Path) -> None:
+def test_a_recomputation_is_neither_counted_nor_measured() -> None:
     model = Checkpointed(reentrant=False)
-    host, growth = listening(model, "inner.0", tmp_path)
+    host, growth = listening(model, "inner.0")
     model(batch("linear", 0)[0]).square().sum().backward()
     assert len(growth.taps) == 1
     assert growth.taps[0].gradient is not None
@@ -167,19 +166,19 @@ def test_a_recomputation_is_neither_counted_nor_measured(tmp_path: Path) -> None
     assert host.seeds["inner.0", 0].skipped == 0
 
 
-def test_reentrant_checkpointing_is_refused_by_name(tmp_path: Path) -> None:
+def test_reentrant_checkpointing_is_refused_by_name() -> None:
     model = Checkpointed(reentrant=True)
-    listening(model, "inner.0", tmp_path)
+    listening(model, "inner.0")
     with pytest.raises(RuleError, match=r"'inner\.0' outside reentrant checkpointing"):
         model(batch("linear", 0)[0]).sum().backward()
 
 
 @pytest.mark.parametrize("make", [linear_model, conv_model])
-def test_a_compiled_model_computes_the_same(make: type[nn.Module], tmp_path: Path) -> None:
+def test_a_compiled_model_computes_the_same(make: type[nn.Module]) -> None:
     kind = "linear" if make is linear_model else "conv"
     model = make().eval()
     host = host_of(model)
-    into(host, cache_in(tmp_path), "0", 0, "lowrank:8", *GRAFTED)
+    into(host, "0", 0, "lowrank:8", *GRAFTED)
     host.state()[0]["0/0/last.bias"].fill_(1.0)
     x, _ = batch(kind, 0)
     with torch.no_grad():
@@ -188,10 +187,10 @@ def test_a_compiled_model_computes_the_same(make: type[nn.Module], tmp_path: Pat
     torch.compiler.reset()
 
 
-def test_a_compiled_model_teaches_its_seeds(tmp_path: Path) -> None:
+def test_a_compiled_model_teaches_its_seeds() -> None:
     model = linear_model()
     host = host_of(model)
-    into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+    into_training(host, "0", 0, "mlp:24")
     loop = Loop("linear", model, host, measure_every=1000)
     loop.model = torch.compile(model, backend="eager")  # type: ignore[assignment] # It keeps the module's interface.
     loop.run(1, 4)
@@ -200,10 +199,10 @@ def test_a_compiled_model_teaches_its_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_bodies_follow_the_model_to_another_dtype_and_mode(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_bodies_follow_the_model_to_another_dtype_and_mode(dtype: torch.dtype) -> None:
     model = linear_model()
     host = host_of(model)
-    into_training(host, cache_in(tmp_path), "0", 0, "mlp:24")
+    into_training(host, "0", 0, "mlp:24")
     model.to(dtype)
     model.eval()
     branch = growth_of(model[0]).branches[0]

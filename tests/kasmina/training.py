@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from esper.events.kinds.control import Command
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.finding import Choice
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import KernelCache, compile_kernel
+from esper.kasmina.kernels import Kernel, KernelCache, Order, compile_kernel
 
 LR = 3e-3
 BATCH = 16
@@ -66,23 +68,27 @@ def host_of(
     return Host(model, seed_optimizer=adam, sites=sites, blueprints=named, slots=slots, rng_seed=7, max_parameters=limit)
 
 
-def into_training(host: Host, cache: KernelCache, site: str, seed: int, blueprint: str, *, life: int = 1) -> None:
+@cache
+def kernel_of(order: Order) -> Kernel:
+    """The kernel of `order`; its file is gone. An order names its kernel bit by bit, so it is compiled once for all tests."""
+    with TemporaryDirectory() as folder:
+        return compile_kernel(order, KernelCache(Path(folder)))
+
+
+def into_training(
+    host: Host, site: str, seed: int, blueprint: str, *, life: int = 1, compiled: Callable[[Order], Kernel] = kernel_of
+) -> None:
     """Brings a dormant slot to TRAINING."""
-    kernel = compile_kernel(host.germinate(site, seed, life=life, blueprint=blueprint, lr=LR), cache)
+    kernel = compiled(host.germinate(site, seed, life=life, blueprint=blueprint, lr=LR))
     host.load(site, seed, kernel, epoch=life + 1)
     host.apply(Command.TRAIN, site, seed, epoch=life + 1)
 
 
-def into(host: Host, cache: KernelCache, site: str, seed: int, blueprint: str, *commands: Command, ramp_steps: int = 1) -> None:
+def into(host: Host, site: str, seed: int, blueprint: str, *commands: Command, ramp_steps: int = 1) -> None:
     """Brings a dormant slot to TRAINING and through `commands`."""
-    into_training(host, cache, site, seed, blueprint)
+    into_training(host, site, seed, blueprint)
     for command in commands:
         host.apply(command, site, seed, epoch=3, ramp_steps=ramp_steps)
-
-
-def cache_in(path: Path) -> KernelCache:
-    """A kernel cache in a fresh folder."""
-    return KernelCache(path / "kernels")
 
 
 @dataclass(eq=False)

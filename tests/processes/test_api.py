@@ -1,5 +1,6 @@
 """`esper.fit`, `esper.open`, and what importing them costs."""
 
+import copy
 import importlib.util
 import pickle
 import signal
@@ -43,6 +44,13 @@ def output_of(model: nn.Module, inputs: Tensor) -> Tensor:
     return output
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A log with one finished run, as `fit` makes it; for tests that only look at it."""
+    log = tmp_path_factory.mktemp("log")
+    return log, fit(log)
+
+
 # What comes back
 
 
@@ -57,8 +65,8 @@ def test_a_model_is_trained_and_grown_and_its_history_is_in_the_log(tmp_path: Pa
     assert losses[-1] < losses[0]
 
 
-def test_the_model_that_comes_back_is_plain_and_can_be_pickled(tmp_path: Path) -> None:
-    result = fit(tmp_path)
+def test_the_model_that_comes_back_is_plain_and_can_be_pickled(finished: tuple[Path, Result]) -> None:
+    _, result = finished
     modules = {type(module).__module__.partition(".")[0] for module in result.model.modules()}
     assert modules == {"torch"}
     again = pickle.loads(pickle.dumps(result.model))  # noqa: S301 - made here
@@ -76,8 +84,8 @@ def test_the_model_that_was_given_is_the_one_that_was_trained(tmp_path: Path) ->
     assert not torch.equal(output_of(model, inputs), output_of(perceptron(), inputs))
 
 
-def test_what_is_saved_rebuilds_the_model_from_a_fresh_host(tmp_path: Path) -> None:
-    result = fit(tmp_path)
+def test_what_is_saved_rebuilds_the_model_from_a_fresh_host(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    _, result = finished
     folder = result.save(tmp_path / "grown")
     spec = importlib.util.spec_from_file_location("grown", folder / "grown.py")
     assert spec is not None
@@ -96,7 +104,7 @@ def test_a_loss_a_batch_trains_as_well(tmp_path: Path) -> None:
     assert by_batch.metrics["validation_loss"] == pytest.approx(by_sample.metrics["validation_loss"], rel=1e-5)
 
 
-def test_an_objective_takes_batches_of_any_shape(tmp_path: Path) -> None:
+def test_an_objective_takes_batches_of_any_shape(finished: tuple[Path, Result], tmp_path: Path) -> None:
     def objective(model: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(batch, dict)
         return loss_of(model(batch["x"]), batch["y"])
@@ -105,7 +113,7 @@ def test_an_objective_takes_batches_of_any_shape(tmp_path: Path) -> None:
         return [{"x": inputs, "y": targets} for inputs, targets in given]
 
     result = fit(tmp_path, loss=None, objective=objective, train=named(batches()), valid=named(batches(20)))
-    assert result.metrics == fit(tmp_path).metrics
+    assert result.metrics == finished[1].metrics
 
 
 def objective(_model: nn.Module, _batch: Batch) -> Tensor:
@@ -167,34 +175,33 @@ def test_sites_are_chosen_by_glob_type_or_function(tmp_path: Path, sites: str, e
 
 
 def test_without_growth_the_host_is_trained_alone(tmp_path: Path) -> None:
-    result = fit(tmp_path, grow=None)
+    result = fit(tmp_path, grow=None, epochs=1)
     assert result.trained.host.sites == ()
     assert sum(parameter.numel() for parameter in result.model.parameters()) == 23
 
 
 def test_growth_as_it_comes_works_on_a_model_as_it_comes(tmp_path: Path) -> None:
-    result = fit(tmp_path, grow=esper.Grow(), optimizer=None)
+    result = fit(tmp_path, grow=esper.Grow(), optimizer=None, epochs=1)
     assert result.trained.host.sites[0].blueprints == ("mlp:24", "lowrank:8")
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
 def test_a_seed_grows_under_any_optimizer(tmp_path: Path, make: Callable[..., torch.optim.Optimizer]) -> None:
     model = perceptron()
-    result = fit(tmp_path, model, optimizer=make(model.parameters(), lr=1e-2))
+    result = fit(tmp_path, model, epochs=2, optimizer=make(model.parameters(), lr=1e-2))
     assert [type(own) for own in result.trained.host.optimizers().values()] == [make]
 
 
 def test_a_scheduler_is_stepped(tmp_path: Path) -> None:
     model = perceptron()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    fit(tmp_path, model, optimizer=optimizer, scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.5**4)
+    fit(tmp_path, model, epochs=2, optimizer=optimizer, scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.5**2)
 
 
-def test_the_same_call_twice_gives_the_same_bits(tmp_path: Path) -> None:
+def test_the_same_call_twice_gives_the_same_bits(finished: tuple[Path, Result], tmp_path: Path) -> None:
     inputs, _ = samples()
-    one, other = (output_of(fit(tmp_path).model, inputs) for _ in range(2))
-    assert torch.equal(one, other)
+    assert torch.equal(output_of(fit(tmp_path).model, inputs), output_of(finished[1].model, inputs))
 
 
 REFUSED: list[tuple[dict[str, JsonValue], str]] = [
@@ -231,27 +238,26 @@ def test_a_model_that_grew_before_is_refused_by_name(tmp_path: Path, sites: str)
         fit(tmp_path, model, epochs=1, grow=esper.Grow(sites=sites))
 
 
-def test_what_grew_before_can_be_trained_on_as_the_plain_model_that_came_back(tmp_path: Path) -> None:
-    result = fit(tmp_path, fit(tmp_path).model, grow=None)
+def test_what_grew_before_can_be_trained_on_as_the_plain_model_that_came_back(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    result = fit(tmp_path, copy.deepcopy(finished[1].model), grow=None, epochs=1)
     assert sum(parameter.numel() for parameter in result.model.parameters()) == 23 + 19
 
 
 # Resuming
 
 
-def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
-    result = fit(tmp_path)
+def test_a_finished_run_is_not_resumed(finished: tuple[Path, Result]) -> None:
+    log, result = finished
     with pytest.raises(LogError, match=f"run {result.run} is finished and sealed"):
-        fit(tmp_path, resume="latest")
+        fit(log, resume="latest")
 
 
-def test_an_interrupted_run_is_resumed_to_the_same_end(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_end(finished: tuple[Path, Result], tmp_path: Path) -> None:
     stops = Acting(STEPS + 1, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
-        fit(tmp_path / "one", train=stops)
-    resumed = fit(tmp_path / "one", train=Acting(0, lambda: None), resume="latest")
-    whole = fit(tmp_path / "other")
-    assert resumed.metrics == whole.metrics
+        fit(tmp_path, train=stops)
+    resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest")
+    assert resumed.metrics == finished[1].metrics
     with resumed.history as history:
         assert history.state.incarnation == 2
 
@@ -281,13 +287,6 @@ def in_a_process_without_torch(program: str, *arguments: object) -> str:
 def test_importing_esper_imports_nothing_that_training_needs() -> None:
     program = "import esper; print(sorted(name for name in sys.modules if name in ('torch', 'numpy', 'pydantic', 'apsw')))"
     assert in_a_process_without_torch(program) == "[]\n"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """A log with one finished run."""
-    log = tmp_path_factory.mktemp("log")
-    return log, fit(log)
 
 
 def test_a_history_is_read_without_torch(finished: tuple[Path, Result]) -> None:

@@ -77,12 +77,12 @@ def after(journal: ListedJournal, name: str) -> list[Said]:
     return journal.said[place + 1 :]
 
 
-def goes_on_the_same(folder: Path, schedule: Schedule | None, epochs: Container[int], *, poisoned: int = 0) -> int:
+def goes_on_the_same(made: Callable[[], World], epochs: Container[int]) -> int:
     """From every checkpoint of a whole training at one of `epochs` a fresh one goes on; returns how many that were."""
-    whole = world(folder, schedule, poisoned=poisoned).run()
+    whole = made().run()
     chosen = [kept for kept in whole.memory.tally.checkpoints if kept.epoch in epochs]
     for kept in chosen:
-        fresh = world(folder, schedule, poisoned=poisoned)
+        fresh = made()
         torch.manual_seed(99)
         fresh.trainer.resume(kept.name, kept.digest)
         fresh.trainer.train()
@@ -90,17 +90,20 @@ def goes_on_the_same(folder: Path, schedule: Schedule | None, epochs: Container[
     return len(chosen)
 
 
+@pytest.mark.whole  # Ten trainings.
 def test_from_every_checkpoint_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    assert goes_on_the_same(tmp_path, None, range(EPOCHS + 1)) == EPOCHS + 1
+    assert goes_on_the_same(lambda: world(tmp_path), range(EPOCHS + 1)) == EPOCHS + 1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_learning_rate_goes_on_as_planned(tmp_path: Path, schedule: Schedule) -> None:
-    assert goes_on_the_same(tmp_path, schedule, (3, 6)) == 2
+    settings = TrainerSettings(epochs=EPOCHS, checkpoint_every=3, keep_checkpoints=100, measure_every=2)
+    short = batches(10)
+    assert goes_on_the_same(lambda: World(tmp_path, script=GROWN, settings=settings, scheduler=schedule, train=short), (3, 6)) == 2
 
 
 def test_a_rollback_comes_again(tmp_path: Path) -> None:
-    assert goes_on_the_same(tmp_path, multi_step, (3, 5), poisoned=6) == 2
+    assert goes_on_the_same(lambda: world(tmp_path, multi_step, poisoned=6), (3, 5)) == 2
 
 
 def test_a_run_out_of_patience_is_resumed_at_its_end_without_another_step(tmp_path: Path) -> None:
