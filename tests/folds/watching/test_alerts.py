@@ -13,6 +13,7 @@ from esper.events.kinds.observability import AlertFiring, AlertResolved, Anomaly
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, SamplesDropped, StreamEnded
 from esper.folds.watching.alerts import AlertSettings, AlertState, Seen, step
 from esper.folds.watching.rules import AnomalySource, Pairs, Rule
+from esper.folds.watching.stream import WatchSettings
 from tests.folds.histories import transition
 from tests.folds.watching.streams import Host, TimedWriter, losses, resources, spoken, watching
 
@@ -55,8 +56,9 @@ def test_a_value_between_limit_and_clear_neither_fires_nor_resolves() -> None:
 
 
 def test_for_is_pending_until_enough_event_time_has_passed() -> None:
-    found = changes(LASTING, (0, resources(0.05)), (29.9, resources(0.05)), (30, resources(0.05)))
-    assert found == [("disk", "pending"), ("disk", "firing")]
+    early = [(0.0, resources(0.05)), (29.9, resources(0.05))]
+    assert changes(LASTING, *early) == [("disk", "pending")]
+    assert changes(LASTING, *early, (30, resources(0.05))) == [("disk", "pending"), ("disk", "firing")]
 
 
 def test_a_pending_alert_ends_with_the_first_value_within_the_limit() -> None:
@@ -67,6 +69,12 @@ def test_a_pending_alert_ends_with_the_first_value_within_the_limit() -> None:
 def test_keep_firing_for_outlives_short_recoveries() -> None:
     found = changes(KEPT, (0, resources(0.05)), (5, resources(0.5)), (30, resources(0.05)), (40, resources(0.5)), (70, resources(0.5)))
     assert found == [("disk", "firing"), ("disk", "resolved")]
+
+
+def test_keep_firing_for_counts_from_the_first_record_that_has_cleared() -> None:
+    early = [(0.0, resources(0.05)), (40.0, resources(0.5)), (69.9, resources(0.5))]
+    assert changes(KEPT, *early) == [("disk", "firing")]
+    assert changes(KEPT, *early, (70, resources(0.5))) == [("disk", "firing"), ("disk", "resolved")]
 
 
 def test_an_alert_and_its_resolution_share_fingerprint_and_since() -> None:
@@ -151,8 +159,11 @@ def test_the_end_of_a_run_resolves_what_else_fires_on_its_topic() -> None:
 
 
 def test_an_alert_about_an_event_fires_for_as_long_as_its_rule_says_after_the_last_one() -> None:
-    found = changes(FAILURE, (0, dropped(11)), (50, dropped(99)), (100, dropped(1)), (110, dropped(1)))
-    assert found == [("dropped", "firing"), ("dropped", "resolved")]
+    assert changes(FAILURE, (0, dropped(11)), (59, dropped(1))) == [("dropped", "firing")]
+    assert changes(FAILURE, (0, dropped(11)), (60, dropped(1))) == [("dropped", "firing"), ("dropped", "resolved")]
+    again = [(0.0, dropped(11)), (50.0, dropped(99)), (109.0, dropped(1))]
+    assert changes(FAILURE, *again) == [("dropped", "firing")]
+    assert changes(FAILURE, *again, (110, dropped(1))) == [("dropped", "firing"), ("dropped", "resolved")]
 
 
 def test_the_field_of_an_event_is_compared_and_told() -> None:
@@ -192,6 +203,20 @@ def test_events_are_counted_for_each_set_of_labels_within_a_span_of_event_time()
     ]
     host.take_all(spoken(TimedWriter(), events))
     assert [(alert.labels, alert.since[-14:]) for alert in host.alerts] == [({"site": "a", "place": "at a"}, "0:01:19.000000Z"[-14:])]
+
+
+@pytest.mark.parametrize(("last", "raised"), [(60.0, 1), (60.1, 0)])
+def test_a_span_includes_its_own_beginning(last: float, raised: int) -> None:
+    assert len(changes(CULLS, (0, culled("a")), (1, culled("a")), (last, culled("a")))) == raised
+
+
+def test_sites_that_are_counted_are_bounded_and_what_was_long_ago_makes_room() -> None:
+    few = WatchSettings(alerts=AlertSettings(most=2), rules=watching(CULLS).rules)
+    writer, host = TimedWriter(), Host(few)
+    host.take_all(spoken(writer, [(second, culled(site)) for second in range(3) for site in "abc"]))
+    assert [alert.labels["site"] for alert in host.alerts] == ["a"]  # Half of the room is for critical rules; c was never counted.
+    host.take_all(spoken(writer, [(second, culled("c")) for second in (100, 101, 102)]))
+    assert host.states[topics.LIFECYCLE].alerts.counted["culls"].keys() == {(("site", "c"),)}
 
 
 def test_what_an_event_rule_does_not_ask_for_is_not_counted() -> None:

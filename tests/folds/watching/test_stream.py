@@ -252,6 +252,18 @@ def test_alerts_beyond_the_bound_are_not_raised_and_that_is_recorded_once() -> N
     assert [(said.metric, said.value) for said in bounds(host)] == [("alerts", 8.0)]
 
 
+def test_a_bound_that_is_reached_again_is_recorded_again() -> None:
+    full, still, nearly, empty = (health(*(1.0,) * dead, *(0.0,) * (20 - dead)) for dead in (20, 20, 6, 0))
+    rows = [(0.0, full), (1.0, still), (2.0, nearly), (3.0, empty), (4.0, full)]
+    assert len(bounds(Host(FEW).take_all(spoken(TimedWriter(), rows)))) == 2
+    assert len(bounds(Host(FEW).take_all(spoken(TimedWriter(), [(0.0, full), (1.0, nearly), (2.0, full)])))) == 1
+
+
+def test_room_is_counted_over_records() -> None:
+    rows = [(0.0, health(*(1.0,) * 4, *(0.0,) * 16)), (1.0, health(*(1.0,) * 20))]
+    assert len(Host(FEW).take_all(spoken(TimedWriter(), rows)).alerts) == 6
+
+
 def test_what_had_no_room_is_raised_when_there_is_room_and_it_still_holds() -> None:
     full, later = health(*(1.0,) * 9), health(*(0.0,) * 7, 1.0, 1.0)
     host = Host(FEW).take_all(spoken(TimedWriter(), [(0, full), (1, later), (2, later)]))
