@@ -7,7 +7,7 @@ READY_DEMO := $(VENV)/.ready-demo
 
 .PHONY: demo test unit check format schemas clean
 
-demo: $(READY_DEMO) ## Trains a growing network on handwritten digits, beside static ones, and tells its history from the log.
+demo: $(READY_DEMO) ## Trains a growing network on handwritten digits and tells its history again.
 	@$(BIN)/esper demo
 
 test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka broker.
@@ -33,18 +33,17 @@ schemas: $(READY) ## Writes schemas/ from the models.
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# pip is the last thing that venv makes: without it the environment is half made, and is made again.
-$(BIN)/pip:
+$(BIN)/python:
 	@echo "esper: making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esper needs Python 3.11 or newer, this is " + sys.version.split()[0])'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@$(PYTHON) -m venv $(VENV)
 
-$(READY_DEMO): pyproject.toml | $(BIN)/pip
+$(READY_DEMO): pyproject.toml | $(BIN)/python
 	@echo "esper: installing; torch for Linux is the CUDA build: about 2.5 GB to download, 5.3 GB unpacked, a minute on a fast line"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	@touch $@
 
-$(READY): pyproject.toml | $(BIN)/pip
+$(READY): pyproject.toml | $(BIN)/python
 	@echo "esper: installing with the development tools; torch for Linux is the CUDA build: about 2.5 GB to download, 5.3 GB unpacked"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(READY_DEMO)

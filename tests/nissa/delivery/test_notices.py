@@ -41,9 +41,9 @@ def test_links_carry_options_and_a_page_where_there_is_one() -> None:
     link_to = linker(options=" --log /var/log/esper", base_url="https://nissa.example.org/")
     assert link_to(RUN, Moment(12)) == (
         f"esper show {RUN} --at 12 --log /var/log/esper",
-        f"https://nissa.example.org/runs/{RUN}?at=12",
+        f"https://nissa.example.org/api/v1/runs/{RUN}/state?at=12",
     )
-    assert link_to(RUN, None) == (f"esper alerts list {RUN} --log /var/log/esper", f"https://nissa.example.org/runs/{RUN}")
+    assert link_to(RUN, None) == (f"esper alerts list {RUN} --log /var/log/esper", f"https://nissa.example.org/api/v1/runs/{RUN}/alerts")
 
 
 def test_the_message_about_held_back_alerts_counts_them_and_takes_the_worst_severity() -> None:

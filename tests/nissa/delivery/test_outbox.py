@@ -179,13 +179,13 @@ def test_the_resolution_of_what_only_was_pending_leaves_no_trace() -> None:
 
 def test_a_flood_sends_what_the_limit_allows_and_tells_of_the_rest_in_one_message() -> None:
     box = outbox()
-    outcomes = [outcome for number in range(10_000) for outcome in said(box.offer(alert(number, severity="critical"), now(0)))]
-    assert outcomes == [(alert(number).id, "rate_limit") for number in range(3, 10_000)]
+    outcomes = [outcome for number in range(1_000) for outcome in said(box.offer(alert(number, severity="critical"), now(0)))]
+    assert outcomes == [(alert(number).id, "rate_limit") for number in range(3, 1_000)]
     assert len(deliver(box, 0)) == 3
     assert deliver(box, 4.9) == []
     [sending] = deliver(box, 5)
     assert isinstance(sending, SendHeldBack)
-    assert (sending.held.number, sending.held.severities, sending.held.runs) == (9_997, {"critical": 9_997}, {RUN: 9_997})
+    assert (sending.held.number, sending.held.severities, sending.held.runs) == (997, {"critical": 997}, {RUN: 997})
     assert deliver(box, 1000) == []
     assert box.outstanding() == 0
 

@@ -156,7 +156,7 @@ class Deliverer:
 
     `record` appends an outcome to a run's observed records. It is called by the thread that offers and by those of handlers, several at
     once, and never under a lock of the deliverer. What it raises on a handler's thread ends that thread, and the next call here raises it.
-    `lives` says whether a process writes a run: what fires in a dead one is sent again only while it is young.
+    `lives`, called by handlers' threads, says whether a process writes a run: what fires in a dead one is sent again while it is young.
     """
 
     def __init__(

@@ -170,16 +170,16 @@ def trial_notice(handler: str, now: datetime) -> Notice:
 
 
 def linker(*, options: str = "", base_url: str | None = None) -> LinkTo:
-    """Makes links: `esper show RUN --at MOMENT` with `options` (such as " --log DIR"), and BASE/runs/RUN?at=MOMENT where Nissa has a URL.
+    """Makes links: `esper show RUN --at MOMENT` with `options` (such as " --log DIR"), and the same in Nissa's API where it has a URL.
 
-    Without a moment: `esper alerts list RUN`, and the run's page.
+    Without a moment: `esper alerts list RUN`, and the run's alerts.
     """
     base = None if base_url is None else base_url.rstrip("/")
 
     def link_to(run: RunId, moment: Moment | None) -> Link:
-        page = None if base is None else f"{base}/runs/{run}"
+        page = None if base is None else f"{base}/api/v1/runs/{run}"
         if moment is None:
-            return Link(f"esper alerts list {run}{options}", page)
-        return Link(f"esper show {run} --at {moment}{options}", None if page is None else f"{page}?at={moment}")
+            return Link(f"esper alerts list {run}{options}", None if page is None else f"{page}/alerts")
+        return Link(f"esper show {run} --at {moment}{options}", None if page is None else f"{page}/state?at={moment}")
 
     return link_to
