@@ -7,7 +7,7 @@ READY_DEMO := $(VENV)/.ready-demo
 
 .PHONY: demo test unit check format schemas clean
 
-demo: $(READY_DEMO) ## Trains a growing network on handwritten digits and tells its history again.
+demo: $(READY_DEMO) ## Trains a growing network on handwritten digits, beside static ones, and tells its history from the log.
 	@$(BIN)/esper demo
 
 test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka broker.
@@ -33,17 +33,18 @@ schemas: $(READY) ## Writes schemas/ from the models.
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(BIN)/python:
+# pip is the last thing that venv makes: without it the environment is half made, and is made again.
+$(BIN)/pip:
 	@echo "esper: making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esper needs Python 3.11 or newer, this is " + sys.version.split()[0])'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(READY_DEMO): pyproject.toml | $(BIN)/python
+$(READY_DEMO): pyproject.toml | $(BIN)/pip
 	@echo "esper: installing; torch for Linux is the CUDA build: about 2.5 GB to download, 5.3 GB unpacked, a minute on a fast line"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	@touch $@
 
-$(READY): pyproject.toml | $(BIN)/python
+$(READY): pyproject.toml | $(BIN)/pip
 	@echo "esper: installing with the development tools; torch for Linux is the CUDA build: about 2.5 GB to download, 5.3 GB unpacked"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(READY_DEMO)

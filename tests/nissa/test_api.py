@@ -16,7 +16,7 @@ SHORT = RUN[-6:]
 
 @pytest.fixture(scope="module")
 def records(finished: Client) -> list[Record]:
-    with open_run(RUN, finished.service.source._directory.path) as history:
+    with open_run(RUN, finished.service.directory.path) as history:
         return list(history.records())
 
 
@@ -32,7 +32,7 @@ def test_a_run_is_found_by_what_people_type(finished: Client, ref: str) -> None:
 
 @pytest.mark.parametrize("moment", [0, 1, 57, 120])
 def test_the_state_at_a_moment_is_the_folds(finished: Client, moment: int) -> None:
-    with open_run(RUN, finished.service.source._directory.path) as history:
+    with open_run(RUN, finished.service.directory.path) as history:
         expected = history.at(moment=moment)
     answer = finished.get(f"/api/v1/runs/{SHORT}/state?at={moment}").json
     assert answer["digest"] == digest(expected)

@@ -8,7 +8,7 @@ import pytest
 from esper.errors import LogError
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.oona.contract import START, Position
-from esper.oona.observed import Observed, is_observed, is_settled, read_observed
+from esper.oona.observed import Observed, end_of_observed, is_observed, is_settled, read_observed
 
 RUN = RunId("run")
 THERE = Position((("run.sqlite", 7),))
@@ -88,6 +88,16 @@ def test_a_page_holds_the_topics_that_were_asked_for_and_goes_on_after_itself(tm
     rest = read_observed(tmp_path, RUN, first.position, topics=alerts)
     assert [record.id for record in (*first.records, *rest.records)] == ["a", "b", "c"]
     assert read_observed(tmp_path, RUN, rest.position, topics=alerts) == ((), rest.position)
+
+
+def test_the_end_is_where_a_reader_finds_nothing_yet(tmp_path: Path) -> None:
+    assert end_of_observed(tmp_path).row("observed.sqlite") == 0
+    with Observed(tmp_path, RUN) as observed:
+        observed.save([derived("a"), derived("b")])
+        end = end_of_observed(tmp_path)
+        assert read_observed(tmp_path, RUN, end).records == ()
+        observed.save([derived("c")])
+        assert read_observed(tmp_path, RUN, end).records == (derived("c"),)
 
 
 def test_a_forgotten_state_leaves_the_derived_records_and_their_position(tmp_path: Path) -> None:

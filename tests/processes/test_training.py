@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils.data import DataLoader, TensorDataset
 
 from esper.errors import DataError, LogError, SettingsError
 from esper.events.envelope import RunId
@@ -21,9 +22,10 @@ from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.memory import MemoryLog
 from esper.processes.training import Recipe, Trained, fresh_run_id, newest_checkpoint, resume, started, train
+from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted, UnstableError
 from tests.processes.recipes import Acting, events, recipe, settings
-from tests.tolaria.worlds import STEPS, batches, perceptron
+from tests.tolaria.worlds import STEPS, batches, perceptron, samples
 
 Handlers = list[object]
 NEVER = 0
@@ -134,6 +136,47 @@ def test_what_a_signal_stopped_goes_on_to_the_bits_of_the_run_that_was_not_stopp
     assert digests(directory, run) == digests(directory, whole.run)
     assert resumed.metrics == whole.metrics
     assert [one.incarnation for one in events(directory, run, RunResumed)] == [2]
+
+
+class Shuffled:
+    """A loader that shuffles by a generator of its own; before the `at`-th batch of all it does something."""
+
+    def __init__(self, at: int, act: Callable[[], object]) -> None:
+        self._acting = Acting(at, act)
+        self.loader = DataLoader(TensorDataset(*samples()), batch_size=5, shuffle=True, generator=torch.Generator().manual_seed(7))
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for batch, _ in zip(self.loader, self._acting, strict=True))
+
+
+@pytest.mark.parametrize("epoch", [4, 5])  # With an epoch to catch up with, and from the checkpoint alone.
+def test_data_that_a_generator_of_their_own_shuffles_come_in_the_same_order_after_a_resume(directory: Directory, epoch: int) -> None:
+    chosen = settings(checkpoint_every=2)
+    whole = train(recipe(Shuffled(NEVER, burst)), chosen, directory, fresh_run_id())
+    run, stops = fresh_run_id(), Shuffled((epoch - 1) * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(recipe(stops), chosen, directory, run)
+    resume(recipe(Shuffled(NEVER, burst)), chosen, directory, run)
+    assert digests(directory, run) == digests(directory, whole.run)
+
+
+def test_batches_that_cannot_begin_again_are_refused_unless_an_epoch_is_a_number_of_steps(directory: Directory) -> None:
+    with pytest.raises(SettingsError, match=r"can be iterated once an epoch, got a list_iterator.*epoch_steps"):
+        train(recipe(iter(batches())), settings(), directory, fresh_run_id())
+    assert directory.names() == []
+    train(recipe(iter(batches() * 3)), settings(epochs=2, epoch_steps=4), directory, fresh_run_id())
+
+
+def test_a_run_on_a_stream_that_is_at_another_place_is_not_resumed(directory: Directory) -> None:
+    run, chosen = fresh_run_id(), settings(epochs=2, epoch_steps=4)
+    with pytest.raises(Interrupted):
+        train(recipe(iter(Acting(2, lambda: signal.raise_signal(signal.SIGINT)))), chosen, directory, run)
+    with pytest.raises(SettingsError, match="got a list_iterator: where it stands in its data is not known"):
+        resume(recipe(iter(batches())), chosen, directory, run)
+    assert events(directory, run, RunResumed) == []
 
 
 def test_a_second_ctrl_c_leaves_at_once(directory: Directory) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from esper.tolaria.determinism import (
     described,
@@ -14,6 +17,7 @@ from esper.tolaria.determinism import (
     make_deterministic,
     random_state_digest,
     seed_epoch,
+    seed_own,
     total_norm,
     undisturbed,
 )
@@ -39,14 +43,62 @@ def test_other_epochs_and_other_rng_seeds_draw_other_numbers() -> None:
         assert len(set(numbers)) == len(streams)
 
 
+class Augmented:
+    """A data set with a transform that draws from `generator`, behind a loader and a list of transforms."""
+
+    def __init__(self, generator: object) -> None:
+        self.transforms = [str, Jitter(generator)]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _index: int) -> int:
+        return 0
+
+
+class Jitter:
+    def __init__(self, generator: object) -> None:
+        self._generator = generator
+
+
+DRAWS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [  # A generator of any of the four classes, and a draw from it.
+    (lambda: torch.Generator().manual_seed(7), lambda own: torch.rand(3, generator=own).tolist()),
+    (lambda: np.random.default_rng(7), lambda own: own.random(3).tolist()),
+    (lambda: np.random.Generator(np.random.MT19937(7)), lambda own: own.random(3).tolist()),
+    (lambda: np.random.RandomState(7), lambda own: own.random(3).tolist()),
+    (lambda: random.Random(7), lambda own: [own.random() for _ in range(3)]),
+]
+
+
+@pytest.mark.parametrize(("make", "draw"), DRAWS)
+def test_a_generator_of_the_datas_own_begins_anew_with_every_epoch(make: Callable[[], Any], draw: Callable[[Any], object]) -> None:
+    own = make()
+    loader: DataLoader[int] = DataLoader(Augmented(own))  # type: ignore[arg-type] # It is never read.
+    drawn = []
+    for rng_seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
+        seed_own(loader, rng_seed, epoch)
+        drawn.append(draw(own))
+        draw(own)
+    assert drawn[0] == drawn[3]
+    assert len({str(numbers) for numbers in drawn}) == 3
+
+
+def test_two_generators_of_the_data_draw_other_numbers() -> None:
+    one, other = torch.Generator(), torch.Generator()
+    seed_own(DataLoader(Augmented(one), generator=other), 0, 1)  # type: ignore[arg-type] # It is never read.
+    assert torch.rand(1, generator=one) != torch.rand(1, generator=other)
+
+
 def test_what_is_drawn_undisturbed_leaves_the_stream_where_it_was() -> None:
     seed_epoch(0, 1)
-    expected = torch.rand(2).tolist()
+    expected = [*torch.rand(2).tolist(), random.random(), np.random.random()]
     seed_epoch(0, 1)
     with undisturbed(CPU):
         torch.manual_seed(99)
         torch.rand(100)
-    assert torch.rand(2).tolist() == expected
+        random.random()
+        np.random.random()
+    assert [*torch.rand(2).tolist(), random.random(), np.random.random()] == expected
 
 
 def _burst() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from esper.errors import DataError
 from esper.tolaria.determinism import random_state_digest
@@ -56,6 +57,12 @@ def test_a_metric_that_is_one_number_a_batch_is_weighted_too() -> None:
     metric = {"right": lambda output, target: correct(output, target).mean()}
     losses = Evaluator(perceptron(), batches(8), Supervised(loss_of, metric), CPU).losses()
     assert losses.metrics["right"] == pytest.approx(expected()[1])
+
+
+def test_each_pass_takes_the_data_in_the_same_order_though_a_generator_of_their_own_shuffles_them() -> None:
+    loader = DataLoader(TensorDataset(*samples()), batch_size=5, shuffle=True, generator=torch.Generator().manual_seed(3))
+    evaluator = Evaluator(perceptron(), loader, Supervised(loss_of), CPU)
+    assert evaluator.losses().values.tolist() == evaluator.losses().values.tolist()
 
 
 @pytest.mark.parametrize("training", [True, False])

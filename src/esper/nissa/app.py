@@ -60,7 +60,7 @@ def build_app(parts: Parts, settings: NissaSettings, *, version: str, token: str
     custom = CustomMetrics(model.custom, parts.source.record)
     app.include_router(service_router(parts.source, collectors, exposition, custom, settings.lag_limit_s))
     app.include_router(runs_router(parts.source))
-    app.include_router(events_router(parts.source, parts.wake))
+    app.include_router(events_router(parts.source, parts.wake, settings.tail_records))
     app.include_router(watching_router(parts.source))
     problems.install(app)
     app.add_middleware(Guard, guarded=Guarded(own_names((*settings.names, settings.host)), token, settings.body_limit_bytes))

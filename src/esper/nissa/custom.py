@@ -21,10 +21,11 @@ PREFIX = "esper_custom_"
 MOST_LABELS = 4
 _NAME = re.compile(r"esper_custom_[a-z][a-z0-9_]{0,99}")
 _KNOWN_BY_SUFFIX = "total|bucket|count|sum|created|info"
+_END = r"(?!\n)"  # Python lets `$` stand before a last line break; the language of the description does not.
 _CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, regex_engine="python-re")
 
-LabelName = Annotated[str, Field(pattern=r"^(?!(le|quantile)$)[a-z][a-z0-9_]{0,63}$")]
-LabelValue = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+LabelName = Annotated[str, Field(pattern=r"^(?!(le|quantile)$)[a-z][a-z0-9_]{0,63}$" + _END)]
+LabelValue = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$" + _END)]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=MOST_LABELS, json_schema_extra={"additionalProperties": False})]
 About = Annotated[str, Field(max_length=128, description="The run that the sample is about.")]
 
@@ -33,7 +34,7 @@ class GaugeSample(BaseModel):
     """What a gauge is now. `esper_custom_` is put before a name that does not begin with it."""
 
     model_config = _CONFIG
-    name: Annotated[str, Field(pattern=rf"^(?!.*_({_KNOWN_BY_SUFFIX})$)(esper_custom_)?[a-z][a-z0-9_]{{0,99}}$")]
+    name: Annotated[str, Field(pattern=rf"^(?!.*_({_KNOWN_BY_SUFFIX})$)(esper_custom_)?[a-z][a-z0-9_]{{0,99}}$" + _END)]
     type: Literal["gauge"]
     labels: Labels = {}
     value: Annotated[float, Field(allow_inf_nan=False)]
@@ -44,7 +45,7 @@ class CounterSample(BaseModel):
     """What a counter grew by. `esper_custom_` is put before a name that does not begin with it."""
 
     model_config = _CONFIG
-    name: Annotated[str, Field(pattern=r"^(esper_custom_)?[a-z][a-z0-9_]{0,93}_total$")]
+    name: Annotated[str, Field(pattern=r"^(esper_custom_)?[a-z][a-z0-9_]{0,93}_total$" + _END)]
     type: Literal["counter"]
     labels: Labels = {}
     value: Annotated[float, Field(ge=0, allow_inf_nan=False)]

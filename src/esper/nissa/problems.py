@@ -63,19 +63,43 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 def _parts(errors: Iterable[Any]) -> Iterable[InvalidPart]:  # Any: pydantic's error records; only type, place and message are used.
     for one in list(errors)[:20]:
         place = [str(part) if isinstance(part, int) or part in NAMES else "?" for part in one["loc"] if part not in _CHOICES]
-        detail = "unknown field" if one["type"] == "extra_forbidden" else _DETAILS.get(one["type"], str(one["msg"]))
-        yield InvalidPart(pointer="/" + "/".join(place), detail=detail)
+        yield InvalidPart(pointer="/" + "/".join(place), detail=_told(one["type"], str(one["msg"])))
 
 
-# Messages of pydantic that may quote what came.
-_DETAILS = {
-    "json_invalid": "expected JSON",
-    "value_error": "not acceptable",
-    "assertion_error": "not acceptable",
+# pydantic's messages that tell what was expected and nothing of what came. Any other is not passed on.
+_PLAIN = frozenset(
+    (
+        "missing",
+        "int_type",
+        "int_parsing",
+        "int_from_float",
+        "float_type",
+        "finite_number",
+        "string_type",
+        "list_type",
+        "dict_type",
+        "greater_than_equal",
+        "less_than_equal",
+        "too_long",
+        "too_short",
+        "string_too_long",
+        "string_too_short",
+        "literal_error",
+        "enum",
+        "string_pattern_mismatch",
+        "model_attributes_type",
+        "union_tag_not_found",
+    )
+)
+_OWN = {
+    "extra_forbidden": "unknown field",
+    "union_tag_invalid": "expected a gauge or a counter",
     "string_unicode": "expected valid Unicode",
-    "model_attributes_type": "expected an object",
-    "dict_type": "expected an object",
 }
+
+
+def _told(kind: str, message: str) -> str:
+    return _OWN.get(kind) or (message if kind in _PLAIN else "not acceptable")
 
 
 async def _http(_request: Request, error: Exception) -> Response:

@@ -38,13 +38,16 @@ class NissaSettings:
     tails: int = 64
     """Live tails at one time."""
 
+    tail_records: int = 10_000
+    """Records that a live tail may be behind before it goes on nearer to the end, and says so."""
+
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise SettingsError(f"setting nissa.port: expected 1 to 65535, got {self.port}")
         # Written so that NaN fails: every comparison with it is false.
         if not 0 < self.lag_limit_s < 86400:
             raise SettingsError(f"setting nissa.lag_limit_s: expected seconds above 0 and below a day, got {self.lag_limit_s}")
-        for name in ("body_limit_bytes", "tails"):
+        for name in ("body_limit_bytes", "tails", "tail_records"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"setting nissa.{name}: expected at least 1, got {getattr(self, name)}")
 

@@ -6,7 +6,8 @@ derived to are saved in one transaction. Nothing here knows what is derived, or 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -148,21 +149,44 @@ def read_observed(
     row = (position or START).row(FILE)
     if not is_observed(folder):
         return Page((), _at(row))
-    among = "" if topics is None else f" AND topic IN ({', '.join('?' * len(topics))})"
-    query = f"SELECT row, {_COLUMNS} FROM derived WHERE row > ?{among} ORDER BY row LIMIT ?"  # noqa: S608
+    with _reading(folder) as connection:
+        rows = _select(connection, row, limit, topics)
+        end = _end(connection)
+    last = int(rows[-1][0]) if rows and len(rows) == limit else max(row, end)
+    return Page(tuple(_to_record(run, found) for found in rows), _at(last))
+
+
+def end_of_observed(folder: Path) -> Position:
+    """The position after the last derived record of the run in `folder`; the start where nobody observed it."""
+    if not is_observed(folder):
+        return _at(0)
+    with _reading(folder) as connection:
+        return _at(_end(connection))
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[apsw.Connection]:
+    """A connection for one request, and one view of the file."""
     path = folder / FILE
     immutable = is_settled(folder) and not os.access(folder, os.W_OK)
     with file.explained(path, "read"):
         connection = file.open_for_reading(path, immutable=immutable)
         try:
             with connection:
-                rows: list[file.Stored] = connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
-                ends: list[file.Stored] = connection.execute("SELECT coalesce(max(row), 0) FROM derived").fetchall()
+                yield connection
         finally:
             connection.close()
-    full = len(rows) == limit and bool(rows)
-    last = int(rows[-1][0]) if full else max(row, int(ends[0][0]))
-    return Page(tuple(_to_record(run, found) for found in rows), _at(last))
+
+
+def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None) -> list[file.Stored]:
+    among = "" if topics is None else f" AND topic IN ({', '.join('?' * len(topics))})"
+    query = f"SELECT row, {_COLUMNS} FROM derived WHERE row > ?{among} ORDER BY row LIMIT ?"  # noqa: S608
+    return connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
+
+
+def _end(connection: apsw.Connection) -> int:
+    ends: list[file.Stored] = connection.execute("SELECT coalesce(max(row), 0) FROM derived").fetchall()
+    return int(ends[0][0])
 
 
 def _at(row: int) -> Position:

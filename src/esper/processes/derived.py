@@ -13,7 +13,7 @@ from esper.events.envelope import Record, RunId
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
 from esper.oona.follower import RECENT_S
-from esper.oona.observed import FILE, is_settled, read_observed
+from esper.oona.observed import FILE, end_of_observed, is_settled, read_observed
 
 SWEEP_S = 10.0
 LOOK_S = 1.0
@@ -66,7 +66,7 @@ class DerivedFollower:
                 self._places[run] = place = _Place()
                 if skip_settled and is_settled(folder):
                     place.settled = True
-                    place.position = read_observed(folder, run, Position(((FILE, 1 << 60),)), 1).position
+                    place.position = end_of_observed(folder)
             elif place is not None:
                 place.settled = place.settled and is_settled(folder)
 

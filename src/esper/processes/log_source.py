@@ -32,7 +32,6 @@ OPEN = 16  # Runs that are kept open.
 HISTORY = 100  # Windows of one metric that are kept.
 _DERIVED = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.DERIVED)
 _OWN = frozenset(TOPICS) - _DERIVED
-_END = 10**18  # A row that no file reaches.
 _ENDS = 32
 
 
@@ -163,8 +162,7 @@ class LogSource:
             at, missed = held.history.log.skip(_part(position, reader.FILE), keep)
         if after is not None:
             return _cursor(position, at), missed
-        end = observed.read_observed(self._directory.path / run, run, Position(((observed.FILE, _END),)), 1)
-        return _cursor(at, end.position), 0
+        return _cursor(at, observed.end_of_observed(self._directory.path / run)), 0
 
     def firing(self) -> Sequence[Record]:
         """The AlertFiring of every alert that fires now."""

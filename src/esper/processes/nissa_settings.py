@@ -18,6 +18,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "lag_limit_s": (float, "a number"),
     "body_limit_bytes": (int, "a whole number"),
     "tails": (int, "a whole number"),
+    "tail_records": (int, "a whole number"),
 }
 
 

@@ -32,7 +32,7 @@ from esper.processes.derived import DerivedFollower
 from esper.processes.duty import observer_of
 from esper.processes.log_source import LogSource
 
-POLL_S = 0.5
+POLL_S = 0.25
 PAGE = 1000
 _GRACE_S = 3
 
@@ -75,8 +75,10 @@ class Following:
         # The thread's outermost line: without it the service would go on and show what is no longer true.
         try:
             with Follower(self._directory, limit=PAGE) as follower:
+                wait_s = 0.0  # What stands there already is news at once.
                 while not self._stopping.is_set():
-                    self._take(follower.poll(POLL_S), follower)
+                    self._take(follower.poll(wait_s), follower)
+                    wait_s = POLL_S
                     self._take_derived(follower.live)
         except Exception:
             traceback.print_exc(file=sys.stderr)
@@ -118,13 +120,14 @@ class Service:
 
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
         model = built_in_model()
+        self.directory = directory
         self.wake = Wake(settings.tails)
         self.custom = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
         self.following = Following(directory, model, self.wake)
         self.source = LogSource(directory, following=self.following, record=self._record)
         self.following.finished = self.source.release
-        collectors = Collectors([find_collector(path) for path in (*PATHS, *settings.collectors)], model)
-        parts = Parts(self.source, model, collectors, self.wake)
+        self.collectors = Collectors([find_collector(path) for path in (*PATHS, *settings.collectors)], model)
+        parts = Parts(self.source, model, self.collectors, self.wake)
         self.app: FastAPI = build_app(parts, settings, version=version("esper-training"), token=token)
 
     def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:

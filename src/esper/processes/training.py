@@ -85,13 +85,24 @@ def fresh_run_id() -> RunId:
 
 def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; whatever else is raised, the log has RunFailed."""
-    _require_growth(recipe, settings)  # Before the run exists: settings that fit no host leave nothing behind.
+    # Before the run exists: what cannot work leaves nothing behind.
+    _require_growth(recipe, settings)
+    if isinstance(recipe.train, Iterator) and settings.trainer.epoch_steps is None:
+        raise SettingsError(
+            f"expected training data that can be iterated once an epoch, got a {type(recipe.train).__name__}, which ends with the first: "
+            "give a loader, or epoch_steps= for a stream"
+        )
     with directory.create(run) as log:
         return _conduct(recipe, settings, directory, log, None)
 
 
 def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
     """Goes on with `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does."""
+    if isinstance(recipe.train, Iterator):
+        raise SettingsError(
+            f"expected training data that begin anew with every epoch, got a {type(recipe.train).__name__}: where it stands in its data "
+            "is not known, so that a resumed run would see others"
+        )
     with directory.resume(run) as log:
         return _conduct(recipe, settings, directory, log, newest_checkpoint(log))
 

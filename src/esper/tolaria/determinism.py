@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from esper.kasmina.randomness import derive
 # MKL picks code paths by alignment and CPU unless told otherwise; it reads this when torch loads it, hence the console entry
 # point and the module `esper` set it before torch is imported. AVX2,STRICT is the newest path that is bitwise reproducible.
 MKL_VARIABLE = "MKL_CBWR"
+
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+# How far generators are looked for: a loader, its sampler, its data set, that one's transforms and what those are made of.
+_DEPTH, _WIDTH = 6, 64
 
 
 def make_deterministic(threads: int) -> None:
@@ -54,11 +59,54 @@ def seed_epoch(rng_seed: int, epoch: int) -> None:
     np.random.seed(derive(rng_seed, "epoch", epoch, "numpy") % 2**32)
 
 
+def seed_own(source: object, rng_seed: int, epoch: int) -> None:
+    """Starts every generator that stands in `source` anew for `epoch`: a loader's, its samplers', its data set's, its transforms'.
+
+    Whatever seed they were made with: where they stand in the middle of a run cannot be known when it is resumed.
+    """
+    for number, generator in enumerate(_generators(source, set(), _DEPTH)):
+        seed = derive(rng_seed, "epoch", epoch, "own", number)
+        match generator:
+            case torch.Generator():
+                generator.manual_seed(seed)
+            case np.random.Generator():
+                kind: type[np.random.BitGenerator] = type(generator.bit_generator)
+                generator.bit_generator.state = kind(seed).state
+            case np.random.RandomState():
+                generator.seed(seed % 2**32)
+            case random.Random():
+                generator.seed(seed)
+
+
+def _generators(source: object, seen: set[int], depth: int) -> Iterator[Generator]:
+    """The generators within `source`, each once: in its attributes, in theirs, and in short lists and maps of such."""
+    if id(source) in seen or isinstance(source, type | ModuleType | Tensor):
+        return
+    seen.add(id(source))
+    if isinstance(source, Generator):
+        yield source
+    elif depth > 0:
+        for part in _parts(source):
+            yield from _generators(part, seen, depth - 1)
+
+
+def _parts(source: object) -> list[object]:
+    held = source if isinstance(source, list | tuple | dict) else getattr(source, "__dict__", {})
+    if len(held) > _WIDTH:
+        return []
+    return list(held.values() if isinstance(held, dict) else held)
+
+
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside leaves the host's random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+    """Whatever is drawn inside leaves the random state as it was: torch's, Python's and numpy's."""
+    python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor], plain: bytes = b"") -> str:

@@ -27,7 +27,7 @@ from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.lifecycle import LIVE
 from esper.kasmina.host import Host
 from esper.tolaria.adaptation import Adapter, Now
-from esper.tolaria.determinism import digest_of_tensors, random_state_digest, seed_epoch, total_norm
+from esper.tolaria.determinism import digest_of_tensors, random_state_digest, seed_epoch, seed_own, total_norm
 from esper.tolaria.evaluation import Evaluator, Losses
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
@@ -141,6 +141,7 @@ class Trainer:
         tally = self._memory.tally
         self._memory.tally = tally.model_copy(update={"epoch": tally.epoch + 1})
         seed_epoch(self._settings.rng_seed, tally.epoch + 1)
+        seed_own(self._train, self._settings.rng_seed, tally.epoch + 1)
         self._remember_blame()
         self._host.model.train()
         epoch = _Epoch(time.perf_counter())

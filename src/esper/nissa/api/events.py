@@ -18,7 +18,6 @@ from esper.nissa.views import EventPage
 from esper.nissa.wake import Wake
 
 KEEP_ALIVE_S = 15.0
-BEHIND = 10_000  # Records that a tail may be behind before it goes on nearer to the end, and says so.
 _PAGE = 500
 
 
@@ -40,8 +39,8 @@ _ABOUT_STREAM = "Events `record` (data: a record) and `gap` (data: from, to, mis
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"description": _ABOUT_STREAM, "content": {"text/event-stream": {}}}}
 
 
-def events_router(source: Source, wake: Wake) -> APIRouter:
-    """The routes over `source`; `wake` tells tails that the log grew."""
+def events_router(source: Source, wake: Wake, behind: int) -> APIRouter:
+    """The routes over `source`; `wake` tells tails that the log grew, `behind` is how many records they may be behind."""
     router = APIRouter(prefix="/api/v1/runs", tags=["events"])
 
     @router.get("/{run}/events", response_model=EventPage, responses=responses(404, 409, 503))
@@ -61,7 +60,7 @@ def events_router(source: Source, wake: Wake) -> APIRouter:
     async def tail(run: RunRef, topics: Topics = None, cursor: Cursor = None, last_event_id: LastEventId = None) -> Response:
         """Server-sent events: the records of a run as they come, each with a cursor as its id.
 
-        Without a cursor it begins at the end of the log. A reader that is more than 10,000 records behind gets a `gap` and goes on nearer
+        Without a cursor it begins at the end of the log. A reader that is too far behind gets a `gap` and goes on nearer
         to the end.
         """
         if wake.full or wake.closing:
@@ -69,10 +68,10 @@ def events_router(source: Source, wake: Wake) -> APIRouter:
         name = await asyncio.to_thread(source.resolve, run)
         after = last_event_id or cursor
         # Asked before the answer begins, so that a cursor that is none is a 400 and not a broken stream.
-        began = await asyncio.to_thread(source.near_end, name, after, BEHIND if after else 0)
+        began = await asyncio.to_thread(source.near_end, name, after, behind if after else 0)
         chosen = frozenset(topics) if topics else frozenset(TOPICS)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        reading = _Reading(name, after, *began, chosen)
+        reading = _Reading(name, after, *began, chosen, behind)
         return StreamingResponse(_stream(source, wake, reading), media_type="text/event-stream", headers=headers)
 
     return router
@@ -86,10 +85,11 @@ class _Reading(NamedTuple):
     cursor: str
     missed: int
     topics: frozenset[str]
+    behind: int
 
 
 async def _stream(source: Source, wake: Wake, reading: _Reading) -> AsyncIterator[bytes]:
-    run, after, cursor, missed, topics = reading
+    run, after, cursor, missed, topics, behind = reading
     yield b"retry: 2000\nid: %s\n\n" % cursor.encode()
     with wake.listening(run) as grown:
         while not wake.closing:
@@ -102,7 +102,7 @@ async def _stream(source: Source, wake: Wake, reading: _Reading) -> AsyncIterato
                 yield _messages(cut)
             after, cursor, missed = cut.cursor, cut.cursor, 0
             if cut.more:
-                cursor, missed = await asyncio.to_thread(source.near_end, run, cursor, BEHIND)
+                cursor, missed = await asyncio.to_thread(source.near_end, run, cursor, behind)
             elif not await _rang(grown):
                 yield b": still here\n\n"
 

@@ -77,8 +77,9 @@ class Standing:
 class Running:
     """One collector at work."""
 
-    def __init__(self, collector: Collector, model: Model) -> None:
+    def __init__(self, collector: Collector, model: Model, clock: Callable[[], float] = time.monotonic) -> None:
         self._collector = collector
+        self._clock = clock
         self._model = model
         self._lock = threading.Lock()
         self._samples: tuple[Sample, ...] = ()
@@ -93,7 +94,7 @@ class Running:
     def run_once(self) -> None:
         """Collects now. What goes wrong is counted, whatever it is: the collector may be anybody's."""
         with self._lock:
-            self._since, self._late = time.monotonic(), False
+            self._since, self._late = self._clock(), False
             began = self._since
         try:
             samples = tuple(self._checked(self._collector.collect(self._model)))
@@ -101,7 +102,7 @@ class Running:
         except Exception as caught:
             samples, error = (), f"{type(caught).__name__}: {caught}"
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self._since, self._duration_s, self._error = None, now - began, error
             if error is not None:
                 self._failed += 1
@@ -112,13 +113,13 @@ class Running:
     def samples(self) -> tuple[Sample, ...]:
         """What was collected last; nothing once that is too old."""
         with self._lock:
-            old = self._succeeded_at is None or time.monotonic() - self._succeeded_mono > self._collector.patience_s
+            old = self._succeeded_at is None or self._clock() - self._succeeded_mono > self._collector.patience_s
             return () if old else self._samples
 
     def standing(self) -> Standing:
         """How it does. A call that takes too long is counted as hanging, once."""
         with self._lock:
-            if self._since is not None and not self._late and time.monotonic() - self._since > self._collector.patience_s:
+            if self._since is not None and not self._late and self._clock() - self._since > self._collector.patience_s:
                 self._late = True
                 self._hung += 1
             return Standing(self._collector, self._ok, self._failed, self._hung, self._duration_s, self._succeeded_at, self._error)
