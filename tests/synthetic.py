@@ -169,15 +169,16 @@ def write_run(
     until_epoch: int = EPOCHS,
     finish: bool = True,
     planned: int = EPOCHS,
+    task: str = "digits",
 ) -> RunId:
     """Writes the run (or its first `until_epoch` epochs) into `directory` and returns its id; `finish` ends and seals it.
 
-    `planned` is how many epochs the run says it will have.
+    `planned` is how many epochs the run says it will have, `task` what it says it trains.
     """
     log = directory.create(run)
     emitter = Emitter(log, run, clock=clock or ticking(), capacity=CAPACITY)
     trainer = _Trainer(emitter, telemetry, planned)
-    trainer.start()
+    trainer.start(task)
     for epoch in range(1, until_epoch + 1):
         trainer.train(epoch)
     summary = trainer.finish() if finish else None
@@ -208,10 +209,10 @@ class _Trainer:
         assert identity is not None
         return identity
 
-    def start(self) -> None:
+    def start(self, task: str) -> None:
         slots = [(site.name, seed) for site in SITES for seed in range(site.slots)]
         self.seeds = {slot: _row(slot, Stage.DORMANT, 0) for slot in slots}
-        self.say(started(self.planned))
+        self.say(started(self.planned, task))
         self.save("start")
 
     def train(self, epoch: int) -> None:
@@ -623,10 +624,10 @@ class _Trainer:
         )
 
 
-def started(planned: int = EPOCHS) -> RunStarted:
+def started(planned: int = EPOCHS, task: str = "digits") -> RunStarted:
     """The first event of the synthetic run."""
     return RunStarted(
-        task="digits",
+        task=task,
         settings={"trainer.epochs": planned, "policy.train_epochs": 2, "policy.graft_epochs": 2, "policy.fine_tune_epochs": 2},
         code=Code(revision="0" * 40, dirty_digest=None, argv=("esper", "train", "digits")),
         packages={"torch": "2.15.0"},

@@ -12,10 +12,11 @@ from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import RunStarted
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
-from esper.processes.comparison import Entry, compare, static_same
+from esper.processes.comparison import compare, static_same
 from esper.processes.settings import Settings
 from esper.processes.tasks import Split, Task, TensorBatches, perceptron
 from esper.processes.training import Trained, fresh_run_id, train
+from esper.processes.ways import Entry
 from tests.processes.recipes import events, grafts, recipe, settings
 from tests.tolaria.worlds import samples
 
@@ -72,7 +73,7 @@ def test_every_way_of_training_is_a_run_of_its_own(grown: tuple[Directory, Setti
     directory, chosen, trained = grown
     said: list[str] = []
     trained = replace(trained, metrics={**trained.metrics, "test_accuracy": 0.5})
-    entries = compare(TASK, chosen, directory, trained, say=said.append)
+    entries = list(compare(TASK, chosen, directory, trained, say=said.append))
     assert [entry.way for entry in entries] == ["grown", *said] == ["grown", "host", "static_same", "static_wider"]
     assert [entry.parameters for entry in entries] == [OWN + SEED, OWN, OWN + SEED, 4 * 6 + 6 + 6 * 2 + 2]
     assert entries[0] == Entry("grown", trained.run, 0.5, OWN + SEED)
@@ -86,7 +87,10 @@ def test_a_task_without_a_wider_net_is_compared_with_the_others(grown: tuple[Dir
     directory, chosen, trained = grown
     trained = replace(trained, metrics={"test_accuracy": 0.5})
     short = replace(chosen, trainer=replace(chosen.trainer, epochs=1))
-    entries = compare(replace(TASK, wider=None), short, directory, trained, say=lambda _way: None)
+    entries = list(compare(replace(TASK, wider=None), short, directory, trained, say=lambda _way: None))
     assert [entry.way for entry in entries] == ["grown", "host", "static_same"]
     [begun] = events(directory, entries[2].run, RunStarted)
     assert begun.task == "tiny (static_same)", "a run of another net must not be resumed as the task's own"
+    assert directory.resolve("latest") == trained.run, "people ask for what they trained, not for what it was compared with"
+    beneath = [entry.run for entry in directory.runs() if entry.run in {one.run for one in entries}]
+    assert beneath == [entry.run for entry in entries]

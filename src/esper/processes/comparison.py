@@ -3,9 +3,11 @@
 Each is a run of its own in the same log, so that every figure of the comparison can be looked up.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
 
 from torch import nn
 
@@ -14,37 +16,35 @@ from esper.events.kinds.control import Command
 from esper.folds.lifecycle import IN_TASK_GRAPH
 from esper.kasmina.host import Host
 from esper.kasmina.kernels import KernelCache, compile_kernel
-from esper.oona.directory import Directory
+from esper.oona.directory import Directory, new_run_id
+from esper.processes.listing import began
 from esper.processes.settings import Settings, settings_from
 from esper.processes.tasks import Task, recipe_of
-from esper.processes.training import Trained, blueprints_of, fresh_run_id, train
-
-Way = Literal["grown", "host", "static_same", "static_wider"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One way of training: its run, the test accuracy it reached (0..1), its parameters."""
-
-    way: Way
-    run: RunId
-    accuracy: float
-    parameters: int
+from esper.processes.training import Trained, blueprints_of, train
+from esper.processes.ways import Entry, Way, beside
 
 
-def compare(task: Task, settings: Settings, directory: Directory, grown: Trained, *, say: Callable[[Way], None]) -> list[Entry]:
-    """The grown run beside the three others, which are trained now; `say` is called before each."""
-    entries = [_entry("grown", grown)]
+def compare(task: Task, settings: Settings, directory: Directory, grown: Trained, *, say: Callable[[Way], None]) -> Iterator[Entry]:
+    """The grown run, then each of the three others, which are trained as they are asked for; `say` is called before each.
+
+    Their ids stand just before the grown run's: in a list they come beneath it, and the `latest` run is still the grown one.
+    """
+    yield _entry("grown", grown)
+    ids = _ids_before(grown.run)
     alone = settings_from(settings.named(), {"growth.enabled": False})
     models: list[tuple[Way, nn.Module | None]] = [("host", None), ("static_same", static_same(task, settings, directory, grown.host))]
     if task.wider is not None:
         models.append(("static_wider", task.wider(settings.trainer.rng_seed)))
     for way, model in models:
         say(way)
-        # Its own name: a run of another net is not the task's, and `esper resume` would train the wrong one.
-        recipe = replace(recipe_of(task, alone, model=model), task=f"{task.name} ({way})")
-        entries.append(_entry(way, train(recipe, alone, directory, fresh_run_id())))
-    return entries
+        recipe = replace(recipe_of(task, alone, model=model), task=beside(task.name, way))
+        yield _entry(way, train(recipe, alone, directory, next(ids)))
+
+
+def _ids_before(run: RunId) -> Iterator[RunId]:
+    then = began(run) or datetime.now(UTC)
+    for back in count(1):
+        yield new_run_id(then - timedelta(milliseconds=back), os.urandom(10))
 
 
 def static_same(task: Task, settings: Settings, directory: Directory, grown: Host) -> nn.Module:

@@ -18,6 +18,7 @@ from esper.errors import EsperError
 from esper.oona.directory import Directory
 from esper.oona.place import file_system_of, mounted, refuse_network
 from esper.processes.listing import Listed, listed
+from esper.processes.ways import how_to_go_on
 
 Verdict = Literal["ok", "warning", "bad", "unknown"]
 PYTHON = (3, 11)
@@ -144,9 +145,8 @@ def _run(directory: Directory, one: Listed) -> Check:
         case "live":
             return Check(name, "ok", f"{words}; process {one.holder} writes it")
         case "interrupted":
-            return Check(
-                name, "warning", f"{words}; interrupted in epoch {heads.epoch}: esper resume {one.run[-6:]} --log {directory.path}"
-            )
+            onward = how_to_go_on(one.run, one.task, f" --log {directory.path}")
+            return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
             return Check(name, "warning", f"{words}; finished but not sealed")
         case standing:

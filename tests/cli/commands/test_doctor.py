@@ -23,6 +23,14 @@ def test_a_damaged_run_makes_the_exit_code_1(esper: Esper, tmp_path: Path) -> No
     assert said.lines[-1].startswith("bad      run 7c21ab")
 
 
+def test_a_run_that_cannot_be_resumed_comes_without_the_command(esper: Esper, tmp_path: Path) -> None:
+    compared, new = tmp_path / "compared", tmp_path / "new"
+    write_run(Directory(compared, create=True), until_epoch=1, finish=False, task="digits (host)")
+    Directory(new, create=True).create(RUN).close()
+    assert esper("doctor", "--log", str(compared)).lines[-1].endswith("compared with another run, and does not go on alone")
+    assert esper("doctor", "--log", str(new)).lines[-1].endswith("interrupted before it began: start it again")
+
+
 def test_json_is_one_object_per_check(esper: Esper) -> None:
     checks = [json.loads(line) for line in esper("doctor", "--json").lines]
     assert {"name": "log", "verdict": "ok"}.items() <= checks[4].items()

@@ -130,6 +130,16 @@ def test_an_interrupted_run_comes_with_the_command_that_resumes_it(esper: Esper,
     assert f"it has not ended: esper resume 7c21ab --log {tmp_path}" in said.out
 
 
+def test_a_run_that_cannot_be_resumed_comes_without_the_command(esper: Esper, tmp_path: Path) -> None:
+    Directory(tmp_path).create(RUN).close()
+    said = esper("show", "latest", "--log", str(tmp_path))
+    assert "it has not ended: it was interrupted before it began: start it again" in said.out
+    write_run(Directory(tmp_path / "compared", create=True), until_epoch=1, finish=False, task="digits (host)")
+    said = esper("show", "latest", "--log", str(tmp_path / "compared"))
+    assert "it was trained to be compared with another run, and does not go on alone" in said.out
+    assert "esper resume" not in said.out
+
+
 def test_a_run_that_is_being_written_is_not_called_interrupted(esper: Esper, tmp_path: Path) -> None:
     write_run(Directory(tmp_path), until_epoch=3, finish=False)
     with Directory(tmp_path).resume(RUN):

@@ -68,6 +68,23 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.whole
+def test_interrupted_while_comparing_the_grown_result_is_shown_and_nothing_is_to_be_resumed(tmp_path: Path) -> None:
+    log = str(tmp_path / "log")
+    command = (*PYTHON, "train", "digits", "--epochs", "30", "--compare", "--log", log)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        next(line for line in process.stdout if "now host alone" in line)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert any(line.startswith(" grown ") for line in out.splitlines())
+    assert err.strip() == "esper: interrupted while comparing; the grown run is whole, and nothing has to go on"
+    with open_run("latest", log) as history:
+        assert (history.state.status.value, f"esper show {history.run[-6:]}" in out) == ("finished", True)
+
+
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
@@ -96,7 +113,7 @@ def test_a_run_that_the_shell_did_not_train_is_not_resumed_by_it(esper: Esper, t
         emitter.emit(started().model_copy(update={"task": "mine.py"}), epoch=0, step=0)
         emitter.close()
     said = esper("resume", "latest", "--log", str(tmp_path))
-    assert (said.code, "was trained by 'mine.py', not by `esper train`: resume it there" in said.err) == (1, True)
+    assert (said.code, "it was trained by mine.py: resume it there, with esper.fit(" in said.err) == (1, True)
 
 
 @pytest.mark.whole

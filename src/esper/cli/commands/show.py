@@ -7,6 +7,7 @@ from esper.cli.drawing.report import report
 from esper.cli.output import Output
 from esper.folds.run import BlockedError, digest
 from esper.processes.reading import Reading
+from esper.processes.ways import how_to_go_on
 
 
 def add(commands: Subcommands) -> None:
@@ -31,7 +32,9 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         out.lines(report(reading, digest(reading.state), out.width, everything=arguments.all))
         tail = f"{reading.run[-6:]}{log_option(arguments)}"
         if _is_interrupted(reading, arguments):
-            out.lines((f"\nno process writes this run now, and it has not ended: esper resume {tail}",))
+            task = None if reading.state.started is None else reading.state.started.task
+            onward = how_to_go_on(reading.run, task, log_option(arguments))
+            out.lines((f"\nno process writes this run now, and it has not ended: {onward}",))
         out.lines((f"\nmore: esper replay {tail}", f"      esper log {tail}"))
     blocked: BlockedError | None = reading.blocked
     if blocked is not None:

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, add_run, count, directory_of, log_of, log_option
-from esper.cli.drawing.outcome import Compared, comparison, title
+from esper.cli.drawing.outcome import comparison, title
 from esper.cli.drawing.text import metric, short, wrapped
 from esper.cli.live import live_display
 from esper.cli.output import Output
@@ -19,6 +19,7 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
 from esper.processes.duty import start_observer
+from esper.processes.ways import Entry, Way, how_to_go_on, is_the_shells
 
 if TYPE_CHECKING:
     from esper.processes.settings import Settings
@@ -59,6 +60,7 @@ def _add_observe(parser: argparse.ArgumentParser) -> None:
 def run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Returns 130 where it was stopped; the last line is then the command that resumes it."""
     _require_torch()
+    from esper.processes.comparison import compare
     from esper.processes.tasks import recipe_of
     from esper.processes.training import fresh_run_id, train
 
@@ -69,9 +71,16 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
     trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
     if trained is None:
         return INTERRUPTED
-    rows = _compared(trained, task, settings, directory, out, quiet=arguments.json) if arguments.compare else []
+
+    def say(way: Way) -> None:
+        if not arguments.json:
+            out.lines((Text(f" now {title(way)}, with the same data and steps", style="dim"),))
+            out.flush()
+
+    rows: list[Entry] = []
+    whole = _gather(rows, compare(task, settings, directory, trained, say=say) if arguments.compare else ())
     _conclude(trained, rows, arguments, out)
-    return 0
+    return 0 if whole else INTERRUPTED
 
 
 def run_resume(arguments: argparse.Namespace, out: Output) -> int:
@@ -85,11 +94,10 @@ def run_resume(arguments: argparse.Namespace, out: Output) -> int:
     run = directory.resolve(arguments.run)
     with directory.open(run) as log:
         begun = started(log)
+    if not is_the_shells(begun.task):
+        raise SettingsError(f"run {run}: {how_to_go_on(run, begun.task, log_option(arguments))}")
     sys.path.insert(0, str(Path.cwd()))
-    try:
-        task = find_task(begun.task)
-    except SettingsError as error:
-        raise SettingsError(f"run {run} was trained by {begun.task!r}, not by `esper train`: resume it there. {error}") from error
+    task = find_task(begun.task)
     settings = settings_from(begun.settings)
     recipe = recipe_of(task, settings)
     trained = _conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run)
@@ -144,19 +152,20 @@ def _conduct(
         return None
 
 
-def _compared(trained: "Trained", task: "Task", settings: "Settings", directory: Directory, out: Output, *, quiet: bool) -> list[Compared]:
-    from esper.processes.comparison import Way, compare
+def _gather(rows: list[Entry], ways: Iterable[Entry]) -> bool:
+    """Puts each way of training into `rows` as it comes. False where it was asked to stop, which has been said then."""
+    from esper.tolaria.trainer import Interrupted
 
-    def say(way: Way) -> None:
-        if not quiet:
-            out.lines((Text(f" now {title(way)}, with the same data and steps", style="dim"),))
-            out.flush()
+    try:
+        # One by one, so that those that came before an interruption stay.
+        rows.extend(ways)
+    except (Interrupted, KeyboardInterrupt):
+        print("esper: interrupted while comparing; the grown run is whole, and nothing has to go on", file=sys.stderr)
+        return False
+    return True
 
-    entries = compare(task, settings, directory, trained, say=say)
-    return [Compared(entry.way, entry.accuracy, entry.parameters, entry.run) for entry in entries]
 
-
-def _conclude(trained: "Trained", rows: list[Compared], arguments: argparse.Namespace, out: Output) -> None:
+def _conclude(trained: "Trained", rows: list[Entry], arguments: argparse.Namespace, out: Output) -> None:
     if arguments.json:
         out.json({"run": trained.run, "parameters": trained.host.parameters(), "metrics": trained.metrics, "compared": rows})
         return

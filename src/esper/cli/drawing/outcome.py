@@ -1,14 +1,14 @@
 """What a training came to: its metrics, beside the host alone and the static nets where they were trained too."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from rich.text import Text
 
 from esper.cli.drawing.text import count, number
+from esper.processes.ways import Entry, Way
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
-_WAYS = {
+_WAYS: dict[Way, tuple[str, str]] = {
     "grown": ("grown", ""),
     "host": ("host alone", ""),
     "static_same": ("same static", "has to be known beforehand"),
@@ -16,21 +16,12 @@ _WAYS = {
 }
 
 
-class Compared(NamedTuple):
-    """One way of training: what it is called in the code, its accuracy (0..1), its parameters, the end of its run's id."""
-
-    way: str
-    accuracy: float
-    parameters: int
-    run: str
-
-
-def comparison(rows: Sequence[Compared], width: int) -> list[Text]:
+def comparison(rows: Sequence[Entry], width: int) -> list[Text]:
     """A bar per way, from 0 to 100 %, the best first."""
     alone = next((row.accuracy for row in rows if row.way == "host"), None)
     lines = []
     for row in sorted(rows, key=lambda row: -row.accuracy):
-        name, remark = _WAYS.get(row.way, (row.way, ""))
+        name, remark = _WAYS[row.way]
         if row.way == "grown" and alone is not None:
             gain = (row.accuracy - alone) * 100
             remark = f"{number(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host alone"
@@ -42,9 +33,9 @@ def comparison(rows: Sequence[Compared], width: int) -> list[Text]:
     return lines
 
 
-def title(way: str) -> str:
+def title(way: Way) -> str:
     """What people call a way of training."""
-    return _WAYS.get(way, (way, ""))[0]
+    return _WAYS[way][0]
 
 
 def bar(fraction: float, width: int) -> str:
