@@ -10,6 +10,7 @@ from esper.errors import LogError, SettingsError
 from esper.events.topics import TOPICS
 from esper.oona.directory import Directory
 from esper.processes.history import History
+from esper.processes.ways import how_to_go_on
 
 LOG_VARIABLE = "ESPER_LOG"
 DEFAULT_LOG = "runs"
@@ -57,6 +58,17 @@ def history_of(arguments: argparse.Namespace) -> History:
     directory = directory_of(arguments)
     run = directory.resolve(arguments.run)
     return History(directory.open(run), run)
+
+
+def onward(history: History, arguments: argparse.Namespace) -> str | None:
+    """How the run that was typed goes on, in words; None where a process writes it, or it has ended."""
+    entry = directory_of(arguments).entry(history.run)
+    if entry is None or entry.live or entry.sealed:
+        return None
+    # Read after the look at the lock: a run that ended in between has its end on disk.
+    state = history.known.state
+    task = None if state.started is None else state.started.task
+    return None if state.end is not None else how_to_go_on(history.run, task, log_option(arguments))
 
 
 def count(text: str) -> int:

@@ -5,7 +5,7 @@ epoch is at most E. A live run can be opened while it is trained; every question
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -125,10 +125,13 @@ class History:
             if len(page.records) < self._page:
                 return
 
-    def follow(self, topics: frozenset[str] | None = None, *, wait_s: float = 1.0) -> Iterator[Record]:
+    def follow(
+        self, topics: frozenset[str] | None = None, *, wait_s: float = 1.0, waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[Record]:
         """The records of `topics`, then those that are written from then on, until the run has ended. Blocks, `wait_s` at a time.
 
-        A run that failed and was resumed has not ended. One whose process was killed goes on once somebody resumes it.
+        A run that failed and was resumed has not ended. One whose process was killed goes on once somebody resumes it: `waiting` is called
+        before every wait, so that whoever follows can say so.
         """
         position: Position | None = None
         ended = False
@@ -142,6 +145,7 @@ class History:
             if len(page.records) < self._page:
                 if ended:
                     return
+                waiting()
                 self._log.wait(position, wait_s)
 
     def events(self, topic: str) -> Iterator[tuple[Record, Event]]:

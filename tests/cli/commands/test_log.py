@@ -10,7 +10,7 @@ from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.processes.history import open_run
 from tests.cli.conftest import Esper
-from tests.synthetic import RUN, started, ticking
+from tests.synthetic import RUN, started, ticking, write_run
 
 
 def test_every_record_is_a_line(esper: Esper) -> None:
@@ -45,6 +45,17 @@ def test_json_lines_are_the_payloads_as_they_were_written(esper: Esper, syntheti
 
 def test_following_a_run_that_ended_ends(esper: Esper) -> None:
     assert len(esper("log", "latest", "--follow").lines) == 1 + 224
+
+
+def test_following_a_run_that_nobody_writes_says_so(tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=1, finish=False)
+    command = (sys.executable, "-m", "esper.cli", "log", RUN, "--follow", "--log", str(tmp_path))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        process.terminate()
+    advice = f"esper resume 7c21ab --log {tmp_path}"
+    assert told == f"esper: no process writes this run now, and it has not ended: {advice}; waiting until it goes on\n"
 
 
 def test_following_shows_a_record_as_soon_as_it_is_written(tmp_path: Path) -> None:

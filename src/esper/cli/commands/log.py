@@ -1,8 +1,9 @@
 """`esper log`: a run's records, as a table or as JSON lines, once or as they come."""
 
 import argparse
+import sys
 
-from esper.cli.arguments import Subcommands, add_run, history_of, topic
+from esper.cli.arguments import Subcommands, add_run, history_of, onward, topic
 from esper.cli.drawing.summary import headings, line
 from esper.cli.output import Output
 from esper.events.envelope import Record
@@ -24,11 +25,19 @@ def add(commands: Subcommands) -> None:
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Writes the records."""
     topics = frozenset(topic(name) for name in arguments.topic) or None
-    table = arguments.format == "table"
+    table, alone = arguments.format == "table", False
+
+    def waiting() -> None:
+        nonlocal alone
+        how = onward(history, arguments)
+        if how is not None and not alone:
+            print(f"esper: no process writes this run now, and it has not ended: {how}; waiting until it goes on", file=sys.stderr)
+        alone = how is not None
+
     with history_of(arguments) as history:
         if table:
             out.lines((headings(),))
-        records = history.follow(topics) if arguments.follow else history.records(topics)
+        records = history.follow(topics, waiting=waiting) if arguments.follow else history.records(topics)
         for record in records:
             _write(record, out, table=table)
             if arguments.follow:

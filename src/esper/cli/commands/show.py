@@ -2,12 +2,11 @@
 
 import argparse
 
-from esper.cli.arguments import Subcommands, add_json, add_run, count, directory_of, history_of, log_option
+from esper.cli.arguments import Subcommands, add_json, add_run, count, history_of, log_option, onward
 from esper.cli.drawing.report import report
 from esper.cli.output import Output
 from esper.folds.run import BlockedError, digest
 from esper.processes.reading import Reading
-from esper.processes.ways import how_to_go_on
 
 
 def add(commands: Subcommands) -> None:
@@ -26,27 +25,20 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     """Shows the run; one whose fold is blocked is shown up to there, and the error is raised afterwards."""
     with history_of(arguments) as history:
         reading = history.reading(moment=arguments.at, epoch=arguments.epoch)
+        now = arguments.at is None and arguments.epoch is None
+        interrupted = onward(history, arguments) if now else None
     if arguments.json:
         out.json(as_json(reading))
     else:
         out.lines(report(reading, digest(reading.state), out.width, everything=arguments.all))
         tail = f"{reading.run[-6:]}{log_option(arguments)}"
-        if _is_interrupted(reading, arguments):
-            task = None if reading.state.started is None else reading.state.started.task
-            onward = how_to_go_on(reading.run, task, log_option(arguments))
-            out.lines((f"\nno process writes this run now, and it has not ended: {onward}",))
+        if interrupted is not None:
+            out.lines((f"\nno process writes this run now, and it has not ended: {interrupted}",))
         out.lines((f"\nmore: esper replay {tail}", f"      esper log {tail}"))
     blocked: BlockedError | None = reading.blocked
     if blocked is not None:
         raise blocked
     return 0
-
-
-def _is_interrupted(reading: Reading, arguments: argparse.Namespace) -> bool:
-    if reading.state.end is not None or arguments.at is not None or arguments.epoch is not None:
-        return False
-    entry = directory_of(arguments).entry(reading.run)
-    return entry is not None and not entry.live
 
 
 def as_json(reading: Reading) -> dict[str, object]:
