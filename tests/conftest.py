@@ -15,14 +15,25 @@ from hypothesis import settings
 
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=100, database=None)
 settings.register_profile("quick", settings.get_profile("thorough"), max_examples=25)
+HERE = Path(__file__).parent
 LONG = ("whole", "kafka")
 gc.disable()
+
+
+def leaves_out(config: pytest.Config, marker: str) -> bool:
+    """True where tests of `marker` are not asked for: `-m "not whole and not kafka"`."""
+    return f"not {marker}" in config.getoption("markexpr")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Whoever leaves whole runs out is in a hurry."""
     os.environ["ESPER_OBSERVE"] = "0"  # No run of a test is observed unless the test asks for it.
-    settings.load_profile("quick" if "not whole" in config.getoption("markexpr") else "thorough")
+    settings.load_profile("quick" if leaves_out(config, "whole") else "thorough")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A folder of long tests alone is not even imported where they are left out."""
+    return True if collection_path.parent == HERE and collection_path.name in LONG and leaves_out(config, collection_path.name) else None
 
 
 def pytest_collection_finish() -> None:

@@ -23,7 +23,7 @@ BATCH = 16
 
 def linear_model() -> nn.Sequential:
     """A Linear host with a bit of everything that keeps state or draws random numbers."""
-    torch.manual_seed(5)
+    torch.default_generator.manual_seed(5)
     return nn.Sequential(
         nn.Linear(20, 12), nn.BatchNorm1d(12), nn.GELU(), nn.Dropout(0.2), nn.Linear(12, 8), nn.ReLU(inplace=True), nn.Linear(8, 4)
     )
@@ -31,7 +31,7 @@ def linear_model() -> nn.Sequential:
 
 def conv_model() -> nn.Sequential:
     """A Conv2d host, with an activation in place right after a site."""
-    torch.manual_seed(5)
+    torch.default_generator.manual_seed(5)
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, stride=2, padding=1),
         nn.ReLU(inplace=True),
@@ -108,7 +108,7 @@ class Loop:
         self.own = list(self.model.parameters())
         self.optimizer = torch.optim.Adam(self.own, lr=LR)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=self.scaled)
-        torch.manual_seed(11)
+        torch.default_generator.manual_seed(11)
 
     def step(self, step: int) -> str:
         """Takes one step; the digest of parameters, buffers, optimizer state and random state after it."""

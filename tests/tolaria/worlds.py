@@ -57,7 +57,7 @@ GRAFTED: Script = {**TRAINING, 3: [GRAFT]}
 
 def perceptron(rng_seed: int = 3, *middle: nn.Module) -> nn.Sequential:
     """The host."""
-    torch.manual_seed(rng_seed)
+    torch.default_generator.manual_seed(rng_seed)  # torch.manual_seed takes a trace of the stack for each absent device.
     return nn.Sequential(nn.Linear(4, 3), nn.GELU(), *middle, nn.Linear(3, 2))
 
 

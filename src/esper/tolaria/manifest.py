@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def code() -> Code:
     return Code(revision=None if revision is None else revision.strip(), dirty_digest=digest, argv=tuple(sys.argv))
 
 
-def packages() -> dict[str, str]:
+@cache
+def packages() -> Mapping[str, str]:
     """The versions of what the numbers depend on, with Python's own."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:

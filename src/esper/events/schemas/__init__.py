@@ -4,6 +4,8 @@
 """
 
 import json
+from collections.abc import Mapping
+from functools import cache
 
 from esper.events.catalogue import KINDS
 from esper.events.schemas.asyncapi import document
@@ -11,7 +13,8 @@ from esper.events.schemas.envelope import envelope_schema
 from esper.events.schemas.jsonschema import Json, payload_schema
 
 
-def files() -> dict[str, str]:
+@cache
+def files() -> Mapping[str, str]:
     """Every generated file's name with its text: `<kind>.json`, `envelope.json` and `asyncapi.yaml` (JSON, which is YAML too)."""
     made = {f"{kind.KIND}.json": _text(payload_schema(kind)) for kind in KINDS}
     return made | {"envelope.json": _text(envelope_schema()), "asyncapi.yaml": _text(document())}
