@@ -8,6 +8,7 @@ import pytest
 from esper.events import topics
 from esper.events.codec import decode
 from esper.events.fields import Event
+from esper.events.kinds.kernels import KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertResolved, AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, SamplesDropped, StreamEnded
@@ -53,6 +54,21 @@ def test_a_value_beyond_its_limit_fires_and_one_behind_clear_resolves() -> None:
 def test_a_value_between_limit_and_clear_neither_fires_nor_resolves() -> None:
     assert changes(DISK, (0, resources(0.15))) == []
     assert changes(DISK, (0, resources(0.05)), (10, resources(0.19))) == [("disk", "firing")]
+
+
+@pytest.mark.parametrize(("rules", "limit", "clear"), [(DISK, 0.1, 0.2), (DISK.replace("below = 0.1", "above = 0.3"), 0.3, 0.2)])
+def test_a_value_on_its_limit_is_not_beyond_it_and_one_on_clear_has_cleared(rules: str, limit: float, clear: float) -> None:
+    beyond = 0.0 if limit < clear else 1.0
+    assert changes(rules, (0, resources(limit))) == []
+    assert changes(rules, (0, resources(beyond)), (1, resources(limit))) == [("disk", "firing")]
+    assert changes(rules, (0, resources(beyond)), (1, resources(clear))) == [("disk", "firing"), ("disk", "resolved")]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("above = 2.0", 5.0), ("below = 2.0", -1.0), ("not_finite = true", math.inf)])
+def test_the_value_that_is_told_is_the_worst_of_its_record(limit: str, value: float) -> None:
+    host = Host(watching(LOSS.replace("above = 2.0", limit)))
+    row = losses(2.0, math.inf, 1.0, -math.inf) if limit.startswith("not") else losses(1.0, 5.0, 3.0, -1.0, 2.0)
+    assert [alert.value for alert in host.take_all(spoken(TimedWriter(), [(0, row)])).alerts] == [value]
 
 
 def test_for_is_pending_until_enough_event_time_has_passed() -> None:
@@ -170,6 +186,35 @@ def test_the_field_of_an_event_is_compared_and_told() -> None:
     assert changes(FAILURE, (0, dropped(10))) == []
     host = Host(watching(FAILURE)).take_all(spoken(TimedWriter(), [(0, dropped(12))]))
     assert [(alert.value, alert.annotations) for alert in host.alerts] == [(12.0, {"summary": "12 are lost"})]
+
+
+KERNELS = """
+[[rule]]
+name = "kernel"
+topic = "compilation.kernel.ready"
+event = "esper.kernel.compile-failed.v1"
+until = ["esper.kernel.compiled.v1"]
+severity = "warning"
+"""
+
+
+def failed(seed: int) -> Event:
+    """No kernel for a seed."""
+    return KernelCompileFailed(key="ab" * 32, site="a", seed=seed, life=1, error="no compiler")
+
+
+def compiled(seed: int) -> Event:
+    """A kernel for a seed."""
+    return KernelCompiled(key="ab" * 32, kernel="cd" * 32, site="a", seed=seed, life=1, duration_ms=1.0, from_cache=False)
+
+
+def test_an_event_of_until_ends_the_alerts_whose_labels_it_does_not_contradict() -> None:
+    host = Host(watching(KERNELS)).take_all(spoken(TimedWriter(), [(0, failed(1)), (1, failed(2)), (2, compiled(2)), (3, compiled(3))]))
+    assert [(type(alert).__name__, alert.labels["seed"]) for alert in host.alerts] == [
+        ("AlertFiring", "1"),
+        ("AlertFiring", "2"),
+        ("AlertResolved", "2"),
+    ]
 
 
 CULLS = """

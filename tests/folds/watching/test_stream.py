@@ -206,6 +206,26 @@ def test_a_seed_whose_value_was_not_measured_keeps_its_alert() -> None:
     assert host.changes == [("dead", "firing")]
 
 
+@pytest.mark.parametrize(
+    ("middle", "end"), [(1.0, "AlertFiring"), (None, "AlertFiring"), (math.nan, "AlertResolved"), (0.5, "AlertResolved")]
+)
+def test_what_is_pending_for_a_seed_ends_with_a_value_that_does_not_satisfy(middle: float | None, end: str) -> None:
+    lasting = watching(RULES.replace("above = 0.9", 'above = 0.9\nfor = "10s"'))
+    host = Host(lasting).take_all(spoken(TimedWriter(), [(0, health(0.0, 1.0)), (5, health(0.0, middle)), (10, health(0.0, 1.0))]))
+    assert [type(alert).__name__ for alert in host.alerts[:2]] == ["AlertPending", end]
+
+
+def test_a_seed_that_is_gone_is_pending_no_more() -> None:
+    lasting = watching(RULES.replace("above = 0.9", 'above = 0.9\nfor = "10s"'))
+    host = Host(lasting).take_all(spoken(TimedWriter(), [(0, health(0.0, 1.0)), (5, health(0.0))]))
+    assert [type(alert).__name__ for alert in host.alerts] == ["AlertPending", "AlertResolved"]
+
+
+def test_a_seed_s_alert_is_told_the_value_that_cleared_it() -> None:
+    host = Host(SETTINGS).take_all(spoken(TimedWriter(), [(0, health(0.0, 1.0)), (5, health(0.0, 0.5))]))
+    assert [(alert.value, alert.annotations["summary"]) for alert in host.alerts] == [(1.0, "0 at layer0: 1"), (0.5, "0 at layer0: 0.5")]
+
+
 def test_a_site_s_own_alert_has_no_seed() -> None:
     (alert,) = Host(SETTINGS).take_all(spoken(TimedWriter(), [(0, health(1.0))])).alerts
     assert (alert.labels, alert.annotations) == ({"site": "layer0", "metric": "dead_neuron_ratio"}, {"summary": "- at layer0: 1"})
