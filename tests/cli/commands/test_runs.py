@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+from esper.cli.commands.runs import _line
 from esper.oona.directory import Directory
+from esper.processes.listing import Listed
+from esper.processes.ways import beside
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, write_run
 
 
 def test_a_finished_run_is_a_line(esper: Esper) -> None:
     lines = esper("runs").lines
-    assert lines[1].split() == ["7c21ab", "2026-03-01", "12:00:00", "finished", "digits", "14/14", "0.2285", "1,030"]
+    assert lines[1].split() == ["7c21ab", "2026-03-01", "12:00", "finished", "14/14", "0.2285", "1,030", "digits"]
 
 
 def test_json_is_one_object_per_run(esper: Esper) -> None:
@@ -25,7 +28,14 @@ def test_an_empty_log_says_how_to_begin(esper: Esper, tmp_path: Path) -> None:
 
 def test_what_is_unknown_is_called_unknown(esper: Esper, tmp_path: Path) -> None:
     Directory(tmp_path).create(RUN).close()
-    assert esper("runs", "--log", str(tmp_path)).lines[1].split()[3:] == ["interrupted", "unknown", "0", "unknown", "unknown"]
+    assert esper("runs", "--log", str(tmp_path)).lines[1].split()[3:] == ["interrupted", "0", "unknown", "unknown", "unknown"]
+
+
+def test_the_runs_of_a_comparison_can_be_told_apart_also_where_room_is_short() -> None:
+    runs = [Listed(RUN, "finished", task=beside("digits", way), epoch=80, epochs=80) for way in ("static_same", "static_wider")]
+    assert [_line(one, 100).plain.split()[-2:] for one in runs] == [["digits", "(static_same)"], ["digits", "(static_wider)"]]
+    assert [_line(one, 80).plain[-7:] for one in runs] == ["t…same)", "t…ider)"]
+    assert {_line(one, 80).cell_len for one in runs} == {80}
 
 
 def test_an_unreadable_run_is_listed_and_the_exit_code_says_so(esper: Esper, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from esper.cli.drawing.text import (
     short,
     size,
     sparkline,
+    within,
     wrapped,
 )
 from esper.events.envelope import EventId, RunId
@@ -107,6 +108,7 @@ def test_a_progress_bar_has_its_width(done: int, planned: int, shown: str) -> No
 
 def test_text_that_is_cut_says_so() -> None:
     assert (clipped("abcdef", 4), clipped("abcd", 4)) == ("abc…", "abcd")
+    assert [within("abcdef", width) for width in (6, 5, 4, 1)] == ["abcdef", "ab…ef", "ab…f", "…"]
 
 
 def test_wrapped_text_keeps_its_width_and_its_words() -> None:

@@ -1,16 +1,19 @@
 """`esper runs`: the runs of a log."""
 
 import argparse
-from collections.abc import Iterator
 
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of
-from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, number
+from esper.cli.drawing.text import UNKNOWN, count, number, within
 from esper.cli.output import Output
 from esper.processes.listing import Listed, listed
 
 _STYLES = {"live": "bold green", "finished": "", "failed": "red", "interrupted": "yellow", "unreadable": "bold red"}
+_HEADINGS = Text(
+    f"{'run':<6} {'began (UTC)':<16}  {'standing':<12} {'epoch':>9} {'valid':>8} {'parameters':>10}  task",
+    style="bold",
+)
 
 
 def add(commands: Subcommands) -> None:
@@ -29,7 +32,9 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.json:
             out.json(one)
         else:
-            out.lines(_lines(one, heading=not found))
+            if not found:
+                out.lines((_HEADINGS,))
+            out.lines((_line(one, out.width if out.interactive else None),))
         found += 1
         unreadable += one.standing == "unreadable"
     if not found and not arguments.json:
@@ -37,16 +42,14 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 1 if unreadable else 0
 
 
-def _lines(one: Listed, *, heading: bool) -> Iterator[Text]:
-    if heading:
-        yield Text(
-            f"{'run':<7} {'began (UTC)':<19}  {'standing':<16} {'task':<14} {'epoch':>9}  {'valid':>9}  {'parameters':>10}", style="bold"
-        )
-    standing = f"live (pid {one.holder})" if one.holder is not None else one.standing
-    text = Text(f"{one.run[-6:]:<7} {clock(one.began):<19}  ").append(f"{standing:<16} ", style=_STYLES[one.standing])
+def _line(one: Listed, width: int | None) -> Text:
+    """One run in one line; `width` (None: as wide as it is) cuts the task in its middle, for both its ends tell it from others."""
+    standing = f"live {one.holder}" if one.holder is not None else one.standing
+    text = Text(f"{one.run[-6:]:<6} {f'{one.began:%Y-%m-%d %H:%M}' if one.began else UNKNOWN:<16}  ")
+    text.append(f"{standing:<12} ", style=_STYLES[one.standing])
     if one.problem is not None:
-        yield text.append(one.problem, style="red")
-        return
-    epoch = "-" if one.epoch is None else str(one.epoch) if one.epochs is None else f"{one.epoch}/{one.epochs}"
-    text.append(f"{clipped(one.task or UNKNOWN, 14):<14} {epoch:>9}  {number(one.validation_loss, 4):>9}  {count(one.parameters):>10}")
-    yield text
+        return text.append(one.problem, style="red")
+    epochs = "" if one.epoch is None or one.epochs is None else f"/{one.epochs}"
+    text.append(f"{count(one.epoch) + epochs:>9} {number(one.validation_loss, 4):>8} {count(one.parameters):>10}  ")
+    task = one.task or UNKNOWN
+    return text.append(task if width is None else within(task, width - text.cell_len))

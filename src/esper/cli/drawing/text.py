@@ -130,6 +130,12 @@ def metric(name: str, value: float | None) -> str:
     return f"{name} {percent(value) if name.endswith('accuracy') else number(value)}"
 
 
+def within(text: str, width: int) -> str:
+    """`text` in at most `width` characters, an ellipsis in its middle where it was cut."""
+    end = max(0, (width - 1) // 2)
+    return text if len(text) <= width else f"{text[: max(0, width - 1 - end)]}…{text[len(text) - end :]}"
+
+
 def clipped(text: str, width: int) -> str:
     """`text` in at most `width` characters, an ellipsis where it was cut."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
