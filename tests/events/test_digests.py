@@ -35,8 +35,8 @@ RECORD = Record(
 
 
 def test_chain_is_over_counted_texts_then_numbers_then_the_previous_chain_and_the_payload() -> None:
-    texts = b"17:system.events.run3:run7:trainer22:esper.run.heartbeat.v15:run/1"
-    numbers = b"3 7 1772366400000250 2 40 2 "
+    texts = b"17:system.events.run3:run7:trainer22:esper.run.heartbeat.v10:5:run/1"
+    numbers = b"3 5 7 1 1772366400000250 2 40 2 "
     assert chain(RECORD, b"\x01" * 32) == hashlib.sha256(texts + numbers + b"\x01" * 32 + b"{}").digest()
 
 
@@ -49,12 +49,15 @@ CHANGES = st.fixed_dictionaries(
         "topic": TEXT,
         "writer": TEXT,
         "sequence": st.none() | NUMBER,
+        "fact": st.none() | NUMBER,
         "moment": NUMBER.map(Moment),
+        "incarnation": NUMBER,
         "type": TEXT,
         "time": st.timedeltas(timedelta(), timedelta(days=9)).map(lambda later: RECORD.time + later),
         "epoch": NUMBER,
         "step": NUMBER,
         "cause": st.none() | TEXT.filter(bool).map(EventId),
+        "trace": st.none() | TEXT.filter(bool),
         "data": st.binary(max_size=30),
     },
 )
@@ -72,19 +75,25 @@ def test_any_change_of_a_chained_field_changes_the_chain(
     assert (chain(first, previous) == chain(second, other_previous)) == (first == second and previous == other_previous)
 
 
-@pytest.mark.parametrize("field", ["run", "topic", "writer", "sequence", "moment", "type", "time", "epoch", "step", "cause", "data"])
+CHAINED = set(Record._fields) - {"id", "generation", "chain"}
+
+
+@pytest.mark.parametrize("field", sorted(CHAINED))
 def test_chain_covers_each_field_by_itself(field: str) -> None:
     other = RECORD._replace(
         run=RunId("another"),
         topic="another",
         writer="another",
         sequence=None,
+        fact=None,
         moment=Moment(8),
+        incarnation=2,
         type="another",
         time=RECORD.time + timedelta(microseconds=1),
         epoch=3,
         step=41,
         cause=None,
+        trace="another",
         data=b"{ }",
     )
     assert chain(changed({field: getattr(other, field)}), b"") != chain(RECORD, b"")

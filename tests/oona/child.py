@@ -56,7 +56,7 @@ def finish(directory: Path) -> None:
     """Commits RunFinished, then waits to be killed before it can seal."""
     with Directory(directory).create(RUN) as log, Emitter(log, RUN, clock=_now) as emitter:
         emitter.emit(setting(0), epoch=0, step=0)
-        emitter.emit(finished(), epoch=0, step=0)
+        emitter.emit(finished(emitter.tails(epoch=0, step=0)), epoch=0, step=0)
         emitter.commit()
         say("finished")
         sys.stdin.read()

@@ -8,7 +8,7 @@ from esper.events import topics
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.control import Command, CommandIssued
-from esper.events.kinds.run import CheckpointSaved, Code, Determinism, Hardware, RunFinished, RunStarted, SettingChanged
+from esper.events.kinds.run import CheckpointSaved, Code, Determinism, Hardware, RunFinished, RunStarted, SettingChanged, Tail
 from esper.events.kinds.telemetry import Heartbeat, StepColumns, StepsMeasured
 from esper.oona.appender import Item, append_items
 from esper.oona.contract import START, Log
@@ -71,9 +71,9 @@ def started(task: str = "spirals", revision: str = "abc") -> RunStarted:
     )
 
 
-def finished() -> RunFinished:
+def finished(tails: tuple[Tail, ...] = ()) -> RunFinished:
     """A run's planned end."""
-    return RunFinished(metrics={"loss": 0.25}, model_digest="0" * 64, parameters=7, stopped_early=False, tails=())
+    return RunFinished(metrics={"loss": 0.25}, model_digest="0" * 64, parameters=7, stopped_early=False, tails=tails)
 
 
 def saved(number: int) -> CheckpointSaved:
@@ -102,7 +102,7 @@ def ended(count: int) -> tuple[Record, ...]:
     """`count` records of RUN, the last of them its end."""
     log = MemoryLog(RUN)
     log.append(mixed(count - 1))
-    append_items(log, [item(finished(), log.heads().moment + 1, step=count)])
+    append_items(log, [item(finished(log.heads().tails()), log.heads().moment + 1, step=count)])
     return everything(log)
 
 

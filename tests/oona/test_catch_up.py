@@ -43,8 +43,8 @@ def train(emitter: Emitter, first: int, last: int = EPOCHS, *, dropped: bool = F
 
 
 def end(emitter: Emitter) -> None:
-    emitter.tails(epoch=EPOCHS, step=2 * EPOCHS)
-    emitter.emit(finished(), epoch=EPOCHS, step=2 * EPOCHS)
+    tails = emitter.tails(epoch=EPOCHS, step=2 * EPOCHS)
+    emitter.emit(finished(tails), epoch=EPOCHS, step=2 * EPOCHS)
 
 
 def whole() -> MemoryLog:

@@ -114,7 +114,7 @@ def test_waiting_ends_when_another_thread_appends(log: RunWriter) -> None:
 BAD: list[tuple[str, Callable[[Record], Record]]] = [
     ("sequence", lambda record: record._replace(sequence=9)),
     ("moment", lambda record: record._replace(moment=Moment(99))),
-    ("fact", lambda record: record._replace(fact=99)),
+    ("fact", lambda record: record._replace(fact=3)),
     ("run", lambda record: record._replace(run=OTHER)),
     ("writer", lambda record: record._replace(writer="somebody")),
     ("generation", lambda record: record._replace(generation=1)),
@@ -136,6 +136,12 @@ def test_a_record_that_does_not_follow_is_refused_and_the_log_goes_on(
     assert everything(log) == TEN[:2]
     log.append(TEN[2:])
     assert everything(log) == TEN
+
+
+def test_a_fact_without_its_number_is_refused(log: RunWriter) -> None:
+    log.append(TEN[:2])
+    with pytest.raises(RuleError, match="expected fact 2, got None"):
+        log.append((TEN[2]._replace(fact=None),))
 
 
 def test_a_record_already_there_is_refused(log: RunWriter) -> None:

@@ -11,12 +11,14 @@ import pytest
 from esper.errors import LogError, RuleError
 from esper.events import topics
 from esper.events.envelope import Record
+from esper.events.kinds.telemetry import Heartbeat
+from esper.oona.appender import append_items
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.file import FORMAT
 from esper.oona.run_log import FILE, RunLog
 from tests.oona.processes import NOBODY, child, line, open_to_others
-from tests.oona.samples import RUN, everything, mixed
+from tests.oona.samples import RUN, everything, finished, item, mixed
 
 RECORDS = mixed(300)
 
@@ -140,10 +142,39 @@ def test_a_payload_that_was_edited_breaks_the_chain(directory: Directory, closed
         directory.resume(RUN)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE records SET fact = NULL WHERE fact = 3",
+        "UPDATE records SET trace = '00-evil' WHERE moment = 6",
+        "UPDATE records SET incarnation = 7 WHERE moment >= 6",
+    ],
+)
+def test_no_column_can_be_changed_unseen(directory: Directory, closed: Path, change: str) -> None:
+    alter(closed, change)
+    with directory.open(RUN) as log, pytest.raises(LogError, match="moment 6: expected chain"):
+        log.heads()
+    with pytest.raises(LogError, match="moment 6: expected chain"):
+        directory.resume(RUN)
+
+
 def test_a_record_that_was_taken_out_is_missed(directory: Directory, closed: Path) -> None:
     alter(closed, "DELETE FROM records WHERE row = 100")
     with pytest.raises(LogError, match="expected"):
         directory.resume(RUN)
+
+
+def test_the_end_of_a_topic_that_was_cut_off_shows_in_the_tails(directory: Directory) -> None:
+    with directory.create(RUN) as log:
+        log.append(mixed(14))
+        missing = log.read().records[-1]
+        end = finished(log.heads().tails())
+    assert missing.type == Heartbeat.KIND  # Without a moment: nothing else counts it.
+    alter(directory.path / RUN / FILE, "DELETE FROM records WHERE row = 14")
+    with directory.resume(RUN) as log:
+        append_items(log, [item(end, log.heads().moment + 1, step=20)])
+    with directory.open(RUN) as log, pytest.raises(LogError, match=rf"expected before it topic {Heartbeat.TOPIC} to end with sequence 2"):
+        log.heads()
 
 
 def test_bits_flipped_anywhere_are_found_or_harm_nothing(directory: Directory, closed: Path) -> None:

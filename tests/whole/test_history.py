@@ -200,12 +200,13 @@ def test_clocks_never_go_back_and_no_cause_comes_after_its_effect(grown: Grown) 
 
 def chain_again(record: Record, before: bytes) -> bytes:
     """The chain of a record, written from the catalogue's words: counted texts, numbers, the chain before it, the payload."""
-    texts = (record.topic, record.run, record.writer, record.type, record.cause or "")
+    texts = (record.topic, record.run, record.writer, record.type, record.trace or "", record.cause or "")
     counted = b"".join(str(len(text.encode())).encode() + b":" + text.encode() for text in texts)
     since_1970 = record.time - datetime(1970, 1, 1, tzinfo=UTC)
     microseconds = (since_1970.days * 86_400 + since_1970.seconds) * 1_000_000 + since_1970.microseconds
-    numbers = (record.sequence or 0, record.moment, microseconds, record.epoch, record.step, len(record.data))
-    return hashlib.sha256(counted + b"".join(b"%d " % number for number in numbers) + before + record.data).digest()
+    numbers = (record.sequence, record.fact, record.moment, record.incarnation, microseconds, record.epoch, record.step, len(record.data))
+    written = b"".join(b" " if number is None else b"%d " % number for number in numbers)
+    return hashlib.sha256(counted + written + before + record.data).digest()
 
 
 def test_chains_hold_over_the_whole_run_and_the_run_names_their_ends(grown: Grown) -> None:
@@ -230,7 +231,8 @@ def test_a_changed_byte_breaks_its_chain(grown: Grown) -> None:
 
     assert chain_again(record, before) == record.chain
     assert chain_again(record._replace(data=record.data[:-2] + b" }"), before) != record.chain
-    assert chain_again(record._replace(epoch=record.epoch + 1), before) != record.chain
+    for changed in (record._replace(epoch=record.epoch + 1), record._replace(fact=None), record._replace(incarnation=7)):
+        assert chain_again(changed, before) != record.chain
 
 
 # How it ends

@@ -1,8 +1,9 @@
 """Digests over events: the chain that ties a record to its predecessor, ids of derived events, canonical JSON, and the comparison form.
 
-The chain of a record is sha256 over, in this order: topic, run, writer, type and cause, each as its length in bytes, a colon and itself;
-sequence, moment, time, epoch, step and the payload's length, each as decimal digits and a space; the previous record's chain; the
-payload. Time is in microseconds since 1970 in UTC, what is absent is empty. The first record of a topic follows an empty chain.
+The chain of a record is sha256 over, in this order: topic, run, writer, type, trace and cause, each as its length in bytes, a colon and
+itself; sequence, fact, moment, incarnation, time, epoch, step and the payload's length, each as decimal digits and a space; the previous
+record's chain; the payload. Time is in microseconds since 1970 in UTC, what is absent is empty. The first record of a topic follows an
+empty chain. So it covers all of a record: its id follows from these, and its generation is 0.
 
 The comparison form is what two executions of the same training must agree on: the payload as it is written, without the fields that its
 JSON Schema marks volatile, and with every id that it marks a reference replaced. One walk over the schema makes a plan per kind.
@@ -31,11 +32,11 @@ def chain(record: Record, previous: bytes) -> bytes:
 
     Every record passes here, so it is written for speed: what lasts for a topic is made once, the rest is one text and one digest.
     """
-    _, run, topic, writer, sequence, _, moment, _, _, kind, time, epoch, step, cause, _, _, data = record
-    number = "" if sequence is None else sequence
+    _, run, topic, writer, sequence, fact, moment, _, incarnation, kind, time, epoch, step, cause, trace, _, data = record
+    number, counted = "" if sequence is None else sequence, "" if fact is None else fact
     microseconds = (time - SINCE) // MICROSECOND
-    numbers = f"{number} {moment} {microseconds} {epoch} {step} {len(data)} "
-    digest = hashlib.sha256(f"{_lasting(topic, run, writer, kind)}{_counted(cause or '')}{numbers}".encode())
+    numbers = f"{number} {counted} {moment} {incarnation} {microseconds} {epoch} {step} {len(data)} "
+    digest = hashlib.sha256(f"{_lasting(topic, run, writer, kind, trace or '')}{_counted(cause or '')}{numbers}".encode())
     digest.update(previous)
     digest.update(data)
     return digest.digest()

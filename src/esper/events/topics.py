@@ -75,13 +75,15 @@ TOPICS: dict[str, Topic] = {
     )
 }
 
+FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
+
 DEAD_LETTER_SUFFIX = ".dead-letter"
 DEAD_LETTER_RETENTION_H = 30 * 24
 
 
 def is_fact(topic: str) -> bool:
     """True for a topic whose records are never dropped and are numbered in the run's order of facts."""
-    return TOPICS[topic].kind is TopicClass.FACT
+    return topic in FACTS
 
 
 def is_telemetry(topic: str) -> bool:

@@ -9,7 +9,8 @@ from esper.events.codec import encode
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.telemetry import Heartbeat
-from esper.oona.contract import FACTS, RunWriter
+from esper.events.topics import FACTS
+from esper.oona.contract import RunWriter
 from esper.oona.heads import Draft, Heads
 
 

@@ -19,7 +19,8 @@ from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, SettingChanged
-from esper.oona.contract import FACTS, Log, records_of
+from esper.events.topics import FACTS
+from esper.oona.contract import Log, records_of
 
 OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, SettingChanged.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})

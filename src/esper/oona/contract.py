@@ -13,10 +13,7 @@ from pydantic import JsonValue
 
 from esper.errors import DataError
 from esper.events.envelope import Record, RunId
-from esper.events.topics import TOPICS, is_fact
 from esper.oona.heads import Heads
-
-FACTS = frozenset(filter(is_fact, TOPICS))
 
 
 @dataclass(frozen=True, slots=True)

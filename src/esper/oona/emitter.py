@@ -25,7 +25,7 @@ from esper.events.kinds.telemetry import Heartbeat
 from esper.oona.appender import Item, Telemetry
 from esper.oona.catch_up import CatchUp
 from esper.oona.contract import RunWriter
-from esper.oona.last_words import FailureKind, end_streams, record_failure, tails_of
+from esper.oona.last_words import FailureKind, end_streams, record_failure
 from esper.oona.writer import Clock, Doing, Writer
 
 __all__ = ["Counters", "Emitter", "Telemetry"]
@@ -199,7 +199,7 @@ class Emitter:
             for name, clocks, event in end_streams(self._log.heads(), epoch=epoch, step=step):
                 self._put(event, self._stream(name), *clocks)
         self.commit()
-        return tails_of(self._log.heads())
+        return self._log.heads().tails()
 
     def fail(self, kind: FailureKind, error: str, *, where: str, epoch: int, step: int) -> None:
         """Ends the run with RunFailed, durably, whatever state the log is in; nothing can be emitted afterwards.

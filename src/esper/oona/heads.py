@@ -1,22 +1,27 @@
 """How a run's log ends: the numbers and chains that its next records continue.
 
 This is the one place that says what may come next in a run: sequences dense per topic, moments dense over all topics (a heartbeat has the
-last one's), facts dense over the facts, time and incarnation never back, epoch and step never back within a topic. `Heads.next` makes such
-a record, `Heads.follow` refuses any other, and a resume walks the whole file through it.
+last one's), facts dense over the topics of facts and absent elsewhere, time and incarnation never back, epoch and step never back within
+a topic. `Heads.next` makes such a record, `Heads.follow` refuses any other; `Heads.verify`, through which a resume walks the whole file,
+computes the chains besides.
 """
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import NamedTuple, Self
 
 from esper.errors import DataError, RuleError
+from esper.events.codec import decode
 from esper.events.digests import chain
 from esper.events.envelope import EventId, Moment, Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import RunResumed, RunStarted, StreamEnded
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded, Tail
 from esper.events.kinds.telemetry import Heartbeat
+from esper.events.topics import FACTS
 
 ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
+_ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -112,7 +117,7 @@ class Heads:
         if (
             sequence != head.sequence + 1
             or moment != (self.moment if kind == Heartbeat.KIND else self.moment + 1)
-            or (fact is not None and fact != self.fact + 1)
+            or fact != (self.fact + 1 if topic in FACTS else None)
             or time < self.time
             or step < head.step
             or epoch < head.epoch
@@ -147,15 +152,26 @@ class Heads:
             raise RuleError(str(error)) from error
         return heads
 
+    def tails(self) -> tuple[Tail, ...]:
+        """Every topic's last sequence and chain, by topic."""
+        return tuple(Tail(topic=name, sequence=head.sequence, chain=head.chain.hex()) for name, head in sorted(self.topics.items()))
+
     def verify(self, record: Record) -> None:
-        """Like `follow`, and the record's chain must be the one computed from its fields and its predecessor's chain."""
+        """Like `follow`; the chain must be that of the record's fields after its predecessor's, and a run's end must tell true tails."""
         expected = chain(record, self.topic(record.topic).chain)
         if record.chain != expected:
-            raise DataError(
-                f"run {record.run}, topic {record.topic}, sequence {record.sequence}, moment {record.moment}: "
-                f"expected chain {expected.hex()}, got {'none' if record.chain is None else record.chain.hex()}"
-            )
+            got = "none" if record.chain is None else record.chain.hex()
+            raise DataError(f"{_named(record)}: expected chain {expected.hex()}, got {got}")
+        if record.type in _ENDS:
+            self._verify_tails(record)
         self.follow(record)
+
+    def _verify_tails(self, record: Record) -> None:
+        end = decode(record)
+        assert isinstance(end, RunFinished | RunFailed)
+        for told, found in zip_longest(end.tails, self.tails()):
+            if told != found:
+                raise DataError(f"{_named(record)}: expected before it {_ended(told)}, got {_ended(found)}")
 
     def advanced_to(self, name: str, *, epoch: int, step: int) -> tuple[int, int]:
         """The clocks for a record of topic `name` that must be written now, wherever training stands: never before the topic's last."""
@@ -165,6 +181,7 @@ class Heads:
     def _fault(self, record: Record) -> str:
         before = self.topic(record.topic)
         moment = self.moment if record.type == Heartbeat.KIND else Moment(self.moment + 1)
+        fact = self.fact + 1 if record.topic in FACTS else None
         identity = heartbeat_id(self.run, before.sequence + 1) if record.type == Heartbeat.KIND else record_id(self.run, moment)
         expected: tuple[tuple[str, bool, object, object], ...] = (
             ("run", record.run == self.run, self.run, record.run),
@@ -172,7 +189,7 @@ class Heads:
             ("generation", record.generation == 0, 0, record.generation),
             ("sequence", record.sequence == before.sequence + 1, before.sequence + 1, record.sequence),
             ("moment", record.moment == moment, moment, record.moment),
-            ("fact", record.fact is None or record.fact == self.fact + 1, self.fact + 1, record.fact),
+            ("fact", record.fact == fact, fact, record.fact),
             ("incarnation", record.incarnation >= self.incarnation, f"at least {self.incarnation}", record.incarnation),
             ("time", record.time >= self.time, f"at least {self.time.isoformat()}", record.time.isoformat()),
             ("epoch", record.epoch >= before.epoch, f"at least {before.epoch}", record.epoch),
@@ -181,5 +198,12 @@ class Heads:
             ("chain", record.chain is not None, "32 bytes", "none"),
         )
         field, _, wanted, came = next(row for row in expected if not row[1])
-        at = f"run {self.run}, topic {record.topic}, sequence {record.sequence}, moment {record.moment}"
-        return f"{at}: expected {field} {wanted}, got {came}"
+        return f"{_named(record)}: expected {field} {wanted}, got {came}"
+
+
+def _named(record: Record) -> str:
+    return f"run {record.run}, topic {record.topic}, sequence {record.sequence}, moment {record.moment}"
+
+
+def _ended(tail: Tail | None) -> str:
+    return "no further topic" if tail is None else f"topic {tail.topic} to end with sequence {tail.sequence}, chain {tail.chain}"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from esper.events import topics
 from esper.events.fields import Event
-from esper.events.kinds.run import RunFailed, StreamEnded, Tail
+from esper.events.kinds.run import RunFailed, StreamEnded
 from esper.oona.appender import Item, append_items
 from esper.oona.catch_up import CatchUp
 from esper.oona.contract import RunWriter
@@ -20,11 +20,6 @@ def end_streams(heads: Heads, *, epoch: int, step: int) -> Iterator[tuple[str, t
     for name, head in sorted(heads.topics.items()):
         if topics.is_telemetry(name) and not head.ended:
             yield name, heads.advanced_to(name, epoch=epoch, step=step), StreamEnded(last_step=head.step)
-
-
-def tails_of(heads: Heads) -> tuple[Tail, ...]:
-    """Every topic's last sequence and chain, by topic."""
-    return tuple(Tail(topic=name, sequence=head.sequence, chain=head.chain.hex()) for name, head in sorted(heads.topics.items()))
 
 
 def record_failure(
@@ -50,7 +45,7 @@ def record_failure(
     incarnation = log.heads().incarnation
     for name, _, ended in end_streams(log.heads(), epoch=epoch, step=step):
         _say(log, clock, name, ended, incarnation=incarnation, epoch=epoch, step=step)
-    failed = RunFailed(kind=kind, error=error, where=where, tails=tails_of(log.heads()))
+    failed = RunFailed(kind=kind, error=error, where=where, tails=log.heads().tails())
     _say(log, clock, topics.RUN, failed, incarnation=incarnation, **here)
 
 

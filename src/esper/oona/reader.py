@@ -16,8 +16,9 @@ import apsw
 from esper.errors import DataError, LogError
 from esper.events.envelope import Record
 from esper.events.kinds.run import RunFinished
+from esper.events.topics import FACTS
 from esper.oona import file, seal
-from esper.oona.contract import FACTS, Page, Position
+from esper.oona.contract import Page, Position
 from esper.oona.doorbell import POLL_S, Ear
 from esper.oona.heads import Heads
 from esper.oona.lock import holder_of

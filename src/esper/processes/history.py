@@ -18,9 +18,9 @@ from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack
-from esper.events.topics import EPOCH, RUN, TOPICS
+from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
 from esper.folds.run import BlockedError, RunState, digest, initial, step
-from esper.oona.contract import FACTS, Log, Position
+from esper.oona.contract import Log, Position
 from esper.oona.directory import Directory
 from esper.processes.reading import PAGE, Reading
 from esper.processes.rows import rows_of
