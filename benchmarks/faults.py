@@ -221,10 +221,10 @@ class SlowDrift(StepDrift):
 
 class Oscillation(Fault):
     """The learning rate is driven to the edge of stability again and again: raised by 10 to 25 % a step while the loss bears it, and put
-    back to a tenth of where it broke when the loss has risen 2 to 4 times, until that has healed."""
+    back to a tenth of where it broke when the loss has risen 4 to 8 times, until that has healed."""
 
     def draw(self) -> None:
-        self.growth, self.bears = 1 + self.random.uniform(0.1, 0.25), self.random.uniform(2.0, 4.0)
+        self.growth, self.bears = 1 + self.random.uniform(0.1, 0.25), self.random.uniform(4.0, 8.0)
         self.rate = self.smooth = self.reference = math.nan
         self.healing = 0
 

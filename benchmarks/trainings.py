@@ -207,7 +207,7 @@ def _growing(name: str, rng_seed: int, epoch_steps: int) -> Training:
     assert isinstance(epochs, int)
     objective = Supervised(task.loss, task.metrics)
     optimizer = task.optimizer(model.parameters())
-    return Training(model, optimizer, split.train, split.valid, objective, epochs, epoch_steps, ("0",), settings=task.settings)
+    return Training(model, optimizer, split.train, split.valid, objective, epochs, epoch_steps, (), settings=task.settings)
 
 
 STATICS: dict[str, Callable[[int], Training]] = {

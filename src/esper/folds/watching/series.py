@@ -8,6 +8,7 @@ has one entry whatever the length of `steps`. What was not measured is NaN with 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -159,8 +160,14 @@ def _columns(values: Mapping[str, Values]) -> tuple[dict[str, FloatArray], dict[
     columns: dict[str, FloatArray] = {}
     measured: dict[str, BoolArray] = {}
     for name, column in values.items():
-        numbers = columns[name] = np.array(column, dtype=np.float64)  # None becomes NaN here.
-        known = measured[name] = ~np.isnan(numbers)
-        if not known.all():
-            known[:] = [value is not None for value in column]
+        columns[name] = np.array(column, dtype=np.float64)  # None becomes NaN here.
+        measured[name] = np.array([value is not None for value in column], dtype=np.bool_) if None in column else _all(len(column))
     return columns, measured
+
+
+@lru_cache(maxsize=64)
+def _all(size: int) -> BoolArray:
+    """True for each of `size` entries; shared, so it cannot be written to."""
+    every = np.ones(size, dtype=np.bool_)
+    every.flags.writeable = False
+    return every

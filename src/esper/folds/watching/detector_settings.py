@@ -1,0 +1,124 @@
+"""The limits of the detectors, and where each one comes from.
+
+Every limit was set on clean trainings of rng seeds 0 to 19 (`benchmarks/trainings.py`: eight that do not grow, two that do) so that none of
+them crosses it, with room: "clean" below is the furthest that a clean training went, "faulty" the least that a fault of the same seeds
+caused where it was found. docs/detectors.md has the figures on rng seeds that were never looked at before.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from esper.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorSettings:
+    """What is watched, and how far is too far. Levels and spreads are of the logarithm of a metric that is positive, of others as they are.
+
+    A spread is a quarter range over 1.349, the standard deviation where values are normal: one outlier in four does not move it.
+    """
+
+    losses: tuple[str, ...] = ("loss",)
+    """Metrics that should fall: watched for spikes, divergence, drift, oscillation and for being stuck."""
+
+    gradients: tuple[str, ...] = ("gradient_norm",)
+    """Metrics that should keep their order of magnitude: watched for explosion, vanishing and for being stuck."""
+
+    least_spread: float = 0.02
+    """No spread is believed to be smaller: training on all data at once has none at all, and would be judged by rounding."""
+
+    spike_spreads: float = 5.0
+    """A spike: one value so many spreads above the median of the last 64."""
+
+    spike_factor: float = 1.5
+    """And at least so many times that median."""
+
+    divergence_spreads: float = 4.0
+    """Divergence: the median of 7 values so many lagged spreads above the baseline."""
+
+    divergence_factor: float = 1.35
+    """And at least so many times the baseline."""
+
+    climb_spreads: float = 2.0
+    """Or the median of 31 values so many: what rises less, and stays."""
+
+    climb_factor: float = 1.2
+    """And at least so many times the baseline."""
+
+    explosion_spreads: float = 2.0
+    """Explosion: the median of 7 gradient norms so many lagged spreads above the baseline."""
+
+    explosion_factor: float = 8.0
+    """And at least so many times the baseline."""
+
+    vanishing_spreads: float = 3.0
+    """Vanishing: the median of 7 gradient norms so many lagged spreads below the baseline."""
+
+    vanishing_factor: float = 8.0
+    """And at most a share of one in so many of it, also when it is granted the loss's own fall: fitting shrinks gradients too."""
+
+    drift_slack: float = 1.0
+    """Drift is a CUSUM over means of 16 values against the median of earlier ones: what each mean is forgiven, in spreads of such means."""
+
+    drift_sum: float = 5.0
+    """And the sum from which on it is drift."""
+
+    swing_spreads: float = 2.5
+    """Oscillation counts reversals of the smoothed loss: one that goes back by so many lagged spreads."""
+
+    swing_factor: float = 1.3
+    """And by at least so many times."""
+
+    swings: int = 4
+    """Reversals within 256 values that are an oscillation."""
+
+    stuck_values: int = 20
+    """A metric that has the very same value so often in a row is stuck, unless it is zero."""
+
+    stuck_records: int = 6
+    """A site's activation variance that has the very same value in so many health records is stuck."""
+
+    dead_rise: float = 0.25
+    """Units die: the share of dead ones so much above the least that it has settled at, in two records."""
+
+    dead_ratio: float = 0.4
+    """And at least this share."""
+
+    depth_factor: float = 12.0
+    """A layer's gradient vanishes: its variance, beside that of the strongest site, a share of one in so many of its baseline, in two
+    records."""
+
+    depth_spreads: float = 5.0
+    """And so many of its own spreads below."""
+
+    adaptation_steps: int = 100
+    """For so many steps after an adaptation (germination, graft, cull, rollback) the limits are raised, but for values that are not finite,
+    explosion and stuck values."""
+
+    adaptation_records: int = 10
+    """The same in health records."""
+
+    adaptation_factor: float = 2.0
+    """Raised by this factor: limits in spreads times it, limits as factors to its power."""
+
+    accepted_after: int = 512
+    """A level that has lasted so many values is the new normal: its anomaly is over. In health records a tenth of it."""
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError naming what no detector can work with."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                _require(field.name, value, all(isinstance(name, str) for name in value), "names of metrics")
+            elif field.name in ("least_spread", "dead_rise", "dead_ratio", "drift_slack"):
+                # Written so that NaN fails: every comparison with it is false.
+                _require(field.name, value, 0 < value < math.inf, "a finite number above 0")
+            else:
+                _require(field.name, value, 1 <= value < math.inf, "a finite number of at least 1")
+        both = set(self.losses) & set(self.gradients)
+        _require("gradients", self.gradients, not both, f"no metric that is among the losses: {', '.join(sorted(both))}")
+
+
+def _require(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise SettingsError(f"setting detectors.{name}: expected {expected}, got {value!r}")
