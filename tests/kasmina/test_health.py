@@ -78,6 +78,14 @@ def test_equal_units_correlate_fully() -> None:
     assert float(health.correlation(column * torch.tensor([1.0, -2.0, 0.5]))) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_units_that_all_say_the_same_are_never_correlated_by_more_than_one(seed: int) -> None:
+    same = outputs(64, 1, seed=seed) @ outputs(1, 64, seed=seed + 100)
+    correlated = float(health.correlation(same))
+    assert correlated <= 1.0
+    assert health.health_score(1.0, 0.0, correlated, False) == pytest.approx(0.0, abs=1e-3)
+
+
 def test_units_that_do_not_vary_are_in_no_pair() -> None:
     S = outputs(256, 4)
     assert float(health.correlation(torch.cat([S, torch.ones(256, 3)], dim=1))) == pytest.approx(float(health.correlation(S)), rel=1e-5)

@@ -69,7 +69,8 @@ def correlation(S: Tensor) -> Tensor:
     count = varies.sum()
     total = (unit.T @ unit).abs().sum() - count
     floor = math.sqrt(2 / (math.pi * S.shape[0]))
-    return (total / (count * (count - 1)) - floor) / (1 - floor)
+    # Units that say the same come out a rounding error above 1, and no score has a root of less than nothing.
+    return ((total / (count * (count - 1)) - floor) / (1 - floor)).clamp(max=1.0)
 
 
 def effective_rank(S: Tensor) -> Tensor:
