@@ -1,7 +1,7 @@
 import hashlib
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, ClassVar
 
 import pytest
@@ -12,32 +12,13 @@ from pydantic import Field, JsonValue
 from esper.events.digests import canonical, chain, comparison_form, derived_id, digest_of
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import VOLATILE, Count, Event, Float, Metrics, Part, Reference
-
-RECORD = Record(
-    id=EventId("run/7"),
-    run=RunId("run"),
-    topic="system.events.run",
-    writer="trainer",
-    sequence=3,
-    fact=5,
-    moment=Moment(7),
-    generation=0,
-    incarnation=1,
-    type="esper.run.heartbeat.v1",
-    time=datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC),
-    epoch=2,
-    step=40,
-    cause=EventId("run/1"),
-    trace=None,
-    chain=None,
-    data=b"{}",
-)
+from tests.events.examples import EXAMPLE
 
 
 def test_chain_is_over_counted_texts_then_numbers_then_the_previous_chain_and_the_payload() -> None:
-    texts = b"17:system.events.run3:run7:trainer22:esper.run.heartbeat.v10:5:run/1"
-    numbers = b"3 5 7 1 1772366400000250 2 40 2 "
-    assert chain(RECORD, b"\x01" * 32) == hashlib.sha256(texts + numbers + b"\x01" * 32 + b"{}").digest()
+    texts = b"17:system.events.run3:run7:trainer21:esper.stream.ended.v10:5:run/1"
+    numbers = b"3 5 7 1 1772366400000250 2 40 16 "
+    assert chain(EXAMPLE, b"\x01" * 32) == hashlib.sha256(texts + numbers + b"\x01" * 32 + EXAMPLE.data).digest()
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -53,7 +34,7 @@ CHANGES = st.fixed_dictionaries(
         "moment": NUMBER.map(Moment),
         "incarnation": NUMBER,
         "type": TEXT,
-        "time": st.timedeltas(timedelta(), timedelta(days=9)).map(lambda later: RECORD.time + later),
+        "time": st.timedeltas(timedelta(), timedelta(days=9)).map(lambda later: EXAMPLE.time + later),
         "epoch": NUMBER,
         "step": NUMBER,
         "cause": st.none() | TEXT.filter(bool).map(EventId),
@@ -64,7 +45,7 @@ CHANGES = st.fixed_dictionaries(
 
 
 def changed(changes: dict[str, object]) -> Record:
-    return Record._make(changes.get(field, value) for field, value in RECORD._asdict().items())
+    return Record._make(changes.get(field, value) for field, value in EXAMPLE._asdict().items())
 
 
 @given(CHANGES, CHANGES, st.binary(max_size=32), st.binary(max_size=32))
@@ -80,7 +61,7 @@ CHAINED = set(Record._fields) - {"id", "generation", "chain"}
 
 @pytest.mark.parametrize("field", sorted(CHAINED))
 def test_chain_covers_each_field_by_itself(field: str) -> None:
-    other = RECORD._replace(
+    other = EXAMPLE._replace(
         run=RunId("another"),
         topic="another",
         writer="another",
@@ -89,18 +70,18 @@ def test_chain_covers_each_field_by_itself(field: str) -> None:
         moment=Moment(8),
         incarnation=2,
         type="another",
-        time=RECORD.time + timedelta(microseconds=1),
+        time=EXAMPLE.time + timedelta(microseconds=1),
         epoch=3,
         step=41,
         cause=None,
         trace="another",
         data=b"{ }",
     )
-    assert chain(changed({field: getattr(other, field)}), b"") != chain(RECORD, b"")
+    assert chain(changed({field: getattr(other, field)}), b"") != chain(EXAMPLE, b"")
 
 
 def test_chain_does_not_read_the_records_own() -> None:
-    assert chain(RECORD._replace(chain=b"\x02" * 32), b"") == chain(RECORD, b"")
+    assert chain(EXAMPLE._replace(chain=b"\x02" * 32), b"") == chain(EXAMPLE, b"")
 
 
 def test_derived_id_is_the_same_from_the_same_and_another_from_another() -> None:

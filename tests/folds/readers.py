@@ -1,31 +1,88 @@
-"""A reader for tests: what a host does with `admit`, `merge` and the fold, over a log that it can read again; and ways to deliver a log."""
+"""A reader for tests: what a host does with `admit`, `merge` and the fold, where it can read a hole again; and ways to deliver a log."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from esper.events.digests import derived_id
-from esper.events.envelope import EventId, Record
-from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, admit
+from esper.events import topics
+from esper.events.envelope import Record, RunId
+from esper.events.kinds.epoch import EpochCompleted
+from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, admit
 from esper.folds.merge import Merge, merge
-from esper.folds.run import RunState, initial, step
-from tests.folds.histories import RUN
+from esper.folds.run import RunState, digest, fold, initial, step
 
+Reread = Callable[[RunId, str, int, int], Iterable[Record]]
 Repeat = tuple[int, int, int]
+
+
+class Missing(NamedTuple):
+    """A hole: the first and the last missing sequence of a topic."""
+
+    run: RunId
+    topic: str
+    first: int
+    last: int
+
+
+def nothing(_run: RunId, _topic: str, _first: int, _last: int) -> Iterable[Record]:
+    """Where there is no log to read again from."""
+    return ()
+
+
+def from_log(log: Sequence[Record]) -> Reread:
+    """Reads again from `log`."""
+    return lambda run, topic, first, last: [
+        record for record in log if (record.run, record.topic) == (run, topic) and record.sequence in range(first, last + 1)
+    ]
+
+
+def local_digests(records: Iterable[Record]) -> list[str]:
+    """What a reader must come to: the digests of the state after every EpochCompleted of a local log, and at its end.
+
+    Neither admission nor merging has a part in it.
+    """
+    state, digests = None, []
+    for record in records:
+        state = fold([record], state)
+        if record.type == EpochCompleted.KIND:
+            digests.append(digest(state))
+    return digests if state is None else [*digests, digest(state)]
 
 
 @dataclass
 class Reader:
-    """Takes records as they come; reads a hole again from `log`, as a host would."""
+    """Takes records as they come. `epochs` are a run's states after each EpochCompleted, `blocked` are holes of facts that stayed open."""
 
-    log: Sequence[Record]
+    reread: Reread = nothing
     guard: Guard = field(default_factory=Guard.start)
-    merge: Merge = field(default_factory=lambda: Merge.start(RUN))
-    state: RunState = field(default_factory=lambda: initial(RUN))
-    applied: list[tuple[str, int | None]] = field(default_factory=list)
-    derived: list[EventId] = field(default_factory=list)
-    holes: list[tuple[str, int, int]] = field(default_factory=list)
-    expired: list[tuple[str, int]] = field(default_factory=list)
+    merges: dict[RunId, Merge] = field(default_factory=dict)
+    states: dict[RunId, RunState] = field(default_factory=dict)
+    epochs: dict[RunId, list[RunState]] = field(default_factory=dict)
+    applied: list[Record] = field(default_factory=list)
+    holes: list[Missing] = field(default_factory=list)
+    blocked: list[Missing] = field(default_factory=list)
+    passed_over: Counter[tuple[RunId, str]] = field(default_factory=Counter)
+    expired: Counter[tuple[RunId, str]] = field(default_factory=Counter)
     drops: list[Drop] = field(default_factory=list)
+
+    @property
+    def conflicts(self) -> list[Drop]:
+        """What was dropped as a fault."""
+        return [drop for drop in self.drops if drop.reason is Reason.CONFLICT]
+
+    def going_on(self) -> "Reader":
+        """A reader that begins with what this one would have saved, and has seen nothing itself."""
+        saved = Guard(streams=self.guard.streams, derived=self.guard.derived)
+        return Reader(self.reread, saved, dict(self.merges), dict(self.states))
+
+    def epoch_digests(self, run: RunId) -> list[str]:
+        """The digests of the state of `run` after every EpochCompleted that was met here."""
+        return [digest(state) for state in self.epochs.get(run, ())]
+
+    def digests(self, run: RunId) -> list[str]:
+        """`epoch_digests`, and the digest of the state as it is now."""
+        return [*self.epoch_digests(run), digest(self.states[run])]
 
     def take_all(self, records: Iterable[Record]) -> "Reader":
         """This reader, after `records`."""
@@ -34,7 +91,7 @@ class Reader:
         return self
 
     def take(self, record: Record) -> None:
-        """Admits one record and does what the verdict says."""
+        """Does with one record what its verdict says."""
         match admit(self.guard, record):
             case Apply(guard):
                 self.guard = guard
@@ -43,23 +100,42 @@ class Reader:
                 self.drops.append(drop)
             case Expired(guard, to):
                 self.guard = guard
-                self.expired.append((record.topic, to))
+                self.expired[record.run, record.topic] += to
                 self.take(record)
             case Hole(guard, from_, to):
                 self.guard = guard
-                self.holes.append((record.topic, from_, to))
-                self.take_all(found for found in self.log if found.topic == record.topic and found.sequence in range(from_, to + 1))
+                missing = Missing(record.run, record.topic, from_, to)
+                self.holes.append(missing)
+                self.fill(missing)
                 self.take(record)
 
+    def fill(self, missing: Missing) -> None:
+        """Reads an open hole again; telemetry that is not found is passed over, a fact that is not found leaves its topic where it is."""
+        self.take_all(self.reread(*missing))
+        left = self.guard.hole(missing.run, missing.topic)
+        if left is None:
+            return
+        if not topics.is_telemetry(missing.topic):
+            self.blocked.append(Missing(missing.run, missing.topic, *left))
+            return
+        self.passed_over[missing.run, missing.topic] += left[1] - left[0] + 1
+        self.guard = self.guard.passed_over(missing.run, missing.topic)
+
     def _apply(self, record: Record) -> None:
-        self.applied.append((record.topic, record.sequence))
-        self.derived.append(derived_id(record.id, "rule", 1, "0" * 8, 0))
+        self.applied.append(record)
         if record.fact is None:
             return
-        merged = merge(self.merge, record)
-        self.merge = merged.merge
-        for fact in merged.ready:
-            self.state = step(self.state, fact)
+        merged = merge(self.merges.get(record.run, Merge.start(record.run)), record)
+        self.merges[record.run] = merged.merge
+        self._fold(record.run, merged.ready)
+
+    def _fold(self, run: RunId, facts: Sequence[Record]) -> None:
+        state = self.states.get(run, initial(run))
+        for fact in facts:
+            state = step(state, fact)
+            if fact.type == EpochCompleted.KIND:
+                self.epochs.setdefault(run, []).append(state)
+        self.states[run] = state
 
 
 def interleaved(records: Sequence[Record], order: Sequence[int]) -> list[Record]:

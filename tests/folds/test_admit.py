@@ -8,7 +8,7 @@ from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.observability import RunHeardAgain
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Verdict, admit
 from tests.folds.histories import RUN, Writer, completed, derived, steps
-from tests.folds.readers import Reader
+from tests.folds.readers import Missing, Reader, from_log
 
 
 def epochs(count: int, incarnation: int = 1) -> list[Record]:
@@ -93,8 +93,8 @@ def test_a_hole_is_closed_by_its_last_record() -> None:
 
 def test_the_next_hole_is_reported_for_itself() -> None:
     records = epochs(9)
-    reader = Reader(records).take_all(records[place] for place in (0, 3, 4, 7, 8))
-    assert reader.holes == [(topics.EPOCH, 2, 3), (topics.EPOCH, 6, 7)]
+    reader = Reader(from_log(records)).take_all(records[place] for place in (0, 3, 4, 7, 8))
+    assert reader.holes == [Missing(RUN, topics.EPOCH, 2, 3), Missing(RUN, topics.EPOCH, 6, 7)]
     assert len(reader.applied) == 9
 
 
@@ -108,15 +108,15 @@ def test_telemetry_whose_front_is_gone_starts_there() -> None:
 
 def test_expired_telemetry_is_counted_once() -> None:
     records = measured(6)
-    reader = Reader(records).take_all(records[3:] + records[3:])
-    assert reader.expired == [(topics.STEPS, 3)]
-    assert [sequence for _, sequence in reader.applied] == [4, 5, 6]
+    reader = Reader(from_log(records)).take_all(records[3:] + records[3:])
+    assert reader.expired == {(RUN, topics.STEPS): 3}
+    assert [record.sequence for record in reader.applied] == [4, 5, 6]
 
 
 def test_telemetry_missing_behind_its_front_is_a_hole() -> None:
     records = measured(5)
-    reader = Reader(records).take_all([*records[:2], records[4]])
-    assert reader.holes == [(topics.STEPS, 3, 4)]
+    reader = Reader(from_log(records)).take_all([*records[:2], records[4]])
+    assert reader.holes == [Missing(RUN, topics.STEPS, 3, 4)]
     assert len(reader.applied) == 5
 
 
@@ -191,9 +191,9 @@ def test_an_older_incarnation_after_a_newer_one_is_a_conflict() -> None:
 def test_the_newer_incarnation_goes_on_after_a_conflict() -> None:
     records = epochs(3)
     newer = [records[0], records[1]._replace(incarnation=2), records[2]._replace(incarnation=2)]
-    reader = Reader(newer).take_all([*newer[:2], records[2], newer[2]])
+    reader = Reader(from_log(newer)).take_all([*newer[:2], records[2], newer[2]])
     assert [drop.reason for drop in reader.drops] == [Reason.CONFLICT]
-    assert [sequence for _, sequence in reader.applied] == [1, 2, 3]
+    assert [record.sequence for record in reader.applied] == [1, 2, 3]
 
 
 def test_what_an_older_incarnation_wrote_in_its_time_is_repeated_as_a_duplicate() -> None:
@@ -223,7 +223,7 @@ def test_a_derived_id_with_other_bytes_is_a_conflict() -> None:
 def test_derived_records_may_come_in_any_order() -> None:
     cause = epochs(1)[0]
     events = [derived(cause, RunHeardAgain(silent_s=70.0), index) for index in range(4)]
-    reader = Reader([]).take_all([events[2], events[0], events[3], events[0], events[1]])
+    reader = Reader().take_all([events[2], events[0], events[3], events[0], events[1]])
     assert len(reader.applied) == 4
 
 

@@ -6,11 +6,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from esper.events import topics
+from esper.events.digests import derived_id
 from esper.events.envelope import Record
-from esper.folds.admit import Guard
 from esper.folds.run import digest, fold, initial, step
 from tests.folds.histories import RUN, training
-from tests.folds.readers import Reader, Repeat, interleaved, repeated
+from tests.folds.readers import Reader, Repeat, from_log, interleaved, repeated
 
 HISTORIES = st.lists(st.integers(0, 20), min_size=1, max_size=7).map(training)
 REPEATS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200), st.integers(1, 12)), max_size=4)
@@ -31,28 +31,38 @@ class Arrival(NamedTuple):
 ARRIVALS = HISTORIES.flatmap(lambda records: st.builds(Arrival, st.just(records), st.permutations(range(len(records))), REPEATS))
 
 
+def reader_of(arrival: Arrival) -> Reader:
+    """A reader that has seen nothing, of a log that it can read again."""
+    return Reader(from_log(arrival.records))
+
+
+def derived_ids(reader: Reader) -> list[str]:
+    """The ids of what a rule would have derived, one from each record that was applied."""
+    return sorted(derived_id(record.id, "rule", 1, "0" * 8, 0) for record in reader.applied)
+
+
 @given(ARRIVALS)
 def test_any_interleaving_and_repetition_gives_the_same_state_and_the_same_derived_ids(arrival: Arrival) -> None:
-    straight = Reader(arrival.records).take_all(arrival.records)
-    reader = Reader(arrival.records).take_all(arrival.delivery)
-    assert reader.state == straight.state
-    assert digest(reader.state) == digest(fold(arrival.records))
-    assert sorted(reader.derived) == sorted(straight.derived)
+    straight = reader_of(arrival).take_all(arrival.records)
+    reader = reader_of(arrival).take_all(arrival.delivery)
+    assert reader.states == straight.states
+    assert digest(reader.states[RUN]) == digest(fold(arrival.records))
+    assert derived_ids(reader) == derived_ids(straight)
     assert reader.guard == straight.guard
 
 
 @given(ARRIVALS)
 def test_no_sequence_is_applied_twice_and_each_topic_is_applied_in_order(arrival: Arrival) -> None:
-    reader = Reader(arrival.records).take_all(arrival.delivery)
-    assert sorted(reader.applied) == sorted((record.topic, record.sequence) for record in arrival.records)
+    reader = reader_of(arrival).take_all(arrival.delivery)
+    assert sorted(record.id for record in reader.applied) == sorted(record.id for record in arrival.records)
     for topic in {record.topic for record in arrival.records}:
-        sequences = [sequence for applied, sequence in reader.applied if applied == topic]
+        sequences = [record.sequence for record in reader.applied if record.topic == topic]
         assert sequences == list(range(1, len(sequences) + 1))
 
 
 @given(ARRIVALS)
 def test_repeats_in_order_are_duplicates_and_no_faults(arrival: Arrival) -> None:
-    reader = Reader(arrival.records).take_all(arrival.delivery)
+    reader = reader_of(arrival).take_all(arrival.delivery)
     assert {drop.reason.value for drop in reader.drops} <= {"duplicate"}
     assert len(reader.drops) == len(arrival.delivery) - len(arrival.records)
     assert reader.holes == []
@@ -69,11 +79,9 @@ def test_a_prefix_and_then_the_suffix_give_the_state_of_the_whole(records: list[
 def test_a_reader_that_goes_on_from_an_earlier_position_comes_to_the_same(arrival: Arrival, cut: int, back: int) -> None:
     delivery = arrival.delivery
     place = cut % len(delivery)
-    before = Reader(arrival.records).take_all(delivery[:place])
-    saved = Guard(streams=before.guard.streams, derived=before.guard.derived)
-    after = Reader(arrival.records, guard=saved, merge=before.merge, state=before.state)
-    after.take_all(delivery[max(place - back, 0) :])
-    assert after.state == Reader(arrival.records).take_all(delivery).state
+    before = reader_of(arrival).take_all(delivery[:place])
+    after = before.going_on().take_all(delivery[max(place - back, 0) :])
+    assert after.states == reader_of(arrival).take_all(delivery).states
 
 
 @given(ARRIVALS, st.sampled_from([topics.EPOCH, topics.DECISIONS]), st.integers(0, 200), st.integers(1, 5))
@@ -85,9 +93,9 @@ def test_a_hole_in_facts_is_reported_once_with_its_bounds_and_healed_by_reading_
     assume(len(facts) > 1)
     first = start % (len(facts) - 1)
     gone = facts[first : min(first + length, len(facts) - 1)]
-    reader = Reader(arrival.records).take_all(record for record in delivery if record not in gone)
-    assert reader.holes == [(topic, gone[0].sequence, gone[-1].sequence)]
-    assert reader.state == fold(arrival.records)
+    reader = reader_of(arrival).take_all(record for record in delivery if record not in gone)
+    assert reader.holes == [(RUN, topic, gone[0].sequence, gone[-1].sequence)]
+    assert reader.states[RUN] == fold(arrival.records)
 
 
 @given(HISTORIES)

@@ -13,8 +13,8 @@ from esper.events.digests import chain
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunResumed
 from esper.oona.directory import Directory
+from tests.folds.readers import Missing, Reader, local_digests
 from tests.kafka.delivery import Queues, forward, interleaved, queues_of, stopped_and_started
-from tests.kafka.reader import Missing, Reader, local_digests
 from tests.kafka.recorded import log_of, run_of, write_resumed_run
 from tests.kafka.wire import Message, Wire
 from tests.synthetic import write_run
@@ -168,7 +168,7 @@ def test_a_reader_that_starts_again_from_earlier_offsets_comes_to_the_same_state
     before, after = stopped_and_started(trip.queues, Random(seed))
     first = Reader(trip.reread).take_all(trip.records(before))
     second = first.going_on().take_all(trip.records(after))
-    both = {run: [*first.epoch_digests.get(run, ()), *second.digests(run)] for run in trip.logs}
+    both = {run: [*first.epoch_digests(run), *second.digests(run)] for run in trip.logs}
     assert both == trip.digests
     assert sorted(first.holes + second.holes) == trip.holes
     assert not first.conflicts + second.conflicts
@@ -198,7 +198,7 @@ def test_a_blocked_run_goes_on_from_where_it_stopped_once_its_log_is_at_hand(tri
     later.reread = trip.reread
     later.fill(blocked.blocked[0])
     later.take_all(trip.of(FINISHED, trip.messages))
-    assert [*blocked.epoch_digests[FINISHED], *later.digests(FINISHED)] == trip.digests[FINISHED]
+    assert [*blocked.epoch_digests(FINISHED), *later.digests(FINISHED)] == trip.digests[FINISHED]
     assert later.holes == []
 
 

@@ -1,7 +1,6 @@
 """docs/events.md says what the models say."""
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,12 @@ import pytest
 from esper.errors import DataError
 from esper.events.catalogue import KINDS
 from esper.events.digests import chain
-from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.envelope import Record
 from esper.events.fields import Event
 from esper.events.schemas.__main__ import main
 from esper.events.schemas.page import BEGIN, END, with_catalogue
 from esper.events.topics import TOPICS
+from tests.events.examples import EXAMPLE
 
 PAGE = (Path(__file__).parents[3] / "docs" / "events.md").read_text(encoding="utf-8")
 
@@ -45,26 +45,7 @@ def test_links_within_the_page_lead_to_headings() -> None:
 
 
 def test_chain_of_the_example_is_as_the_page_says() -> None:
-    record = Record(
-        id=EventId("run/7"),
-        run=RunId("run"),
-        topic="system.events.run",
-        writer="trainer",
-        sequence=3,
-        fact=5,
-        moment=Moment(7),
-        generation=0,
-        incarnation=1,
-        type="esper.stream.ended.v1",
-        time=datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC),
-        epoch=2,
-        step=40,
-        cause=EventId("run/1"),
-        trace=None,
-        chain=None,
-        data=b'{"last_step":40}',
-    )
-    assert f"has after an empty chain the chain `{chain(record, b'').hex()}`" in PAGE
+    assert f"has after an empty chain the chain `{chain(EXAMPLE, b'').hex()}`" in PAGE
 
 
 def test_docs_makes_the_catalogue_anew_and_leaves_the_rest(tmp_path: Path) -> None:
