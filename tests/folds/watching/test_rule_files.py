@@ -150,6 +150,18 @@ MISTAKES = [
     (METRIC + 'annotations = { summary = "{" }', 8, "annotations.summary: Single '{' encountered"),
     (METRIC + METRIC, 10, "two rules of the name 'disk': the other is in line 3"),
     (
+        METRIC.replace('metric = "disk_free_ratio"\nbelow = 0.1', 'anomaly = "spikes"'),
+        6,
+        "unknown detector 'spikes', expected one of dead, divergence, ",
+    ),
+    (
+        METRIC.replace('metric = "disk_free_ratio"\nbelow = 0.1', 'anomaly = "spike"').replace("telemetry.system.resources", topics.RUN),
+        4,
+        "no detector reads topic system.events.run, expected one of observability.metrics.custom, ",
+    ),
+    (METRIC + 'anomaly = "spike"', 7, "below is for rules about metrics and events: a detector has its own limits"),
+    (METRIC.replace("disk_free_ratio", "x").replace("below = 0.1", 'anomaly = "spike"'), 6, "unknown metric 'x' of topic telemetry"),
+    (
         EVENT.replace("silent.v1", "silent.v2"),
         6,
         "unknown event kind 'esper.run.went-silent.v2' of topic observability.observers, expected one of ",

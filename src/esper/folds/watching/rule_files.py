@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from esper.events.catalogue import BY_NAME, kinds_of
 from esper.events.fields import CONFIG, Event
 from esper.events.topics import TOPICS
+from esper.folds.watching.detectors import DETECTORS
 from esper.folds.watching.rules import (
     SOURCE_LABELS,
     AnomalySource,
@@ -203,7 +204,12 @@ class _RuleReader:
         self._refuse_present(
             ("above", "below", "not_finite", "clear"), "is for rules about metrics and events: a detector has its own limits"
         )
-        return AnomalySource(self.written.anomaly or "", None if self.written.metric is None else self._known_metric())
+        detector, topic = self.written.anomaly or "", self.written.topic
+        if detector not in DETECTORS:
+            self.refuse("anomaly", f"unknown detector {detector!r}, expected one of {', '.join(sorted(DETECTORS))}")
+        if topic not in METRICS:
+            self.refuse("topic", f"no detector reads topic {topic}, expected one of {', '.join(sorted(METRICS))}")
+        return AnomalySource(detector, None if self.written.metric is None else self._known_metric())
 
     def _event(self) -> EventSource:
         written = self.written

@@ -27,14 +27,16 @@ from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
 from esper.events.times import MICROSECOND, SINCE
 from esper.folds.form import form
-from esper.folds.watching import alerts, trends, windows
+from esper.folds.watching import alerts, detectors, trends, windows
 from esper.folds.watching.alerts import Alert, AlertSettings, AlertState, Seen
-from esper.folds.watching.rules import Pairs, Rule
+from esper.folds.watching.conditions import anomaly_labels
+from esper.folds.watching.detectors import DetectorSettings, DetectorState
+from esper.folds.watching.rules import AnomalySource, Pairs, Rule
 from esper.folds.watching.series import METRICS, Readings, readings
 from esper.folds.watching.trends import TrendSettings, TrendState
 from esper.folds.watching.windows import WindowSettings, WindowState
 
-RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "bounds": 1, "alerts": 1}
+RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 1, "bounds": 1, "alerts": 1}
 """What derives events here, by name; a version is raised when the same records would give other events."""
 
 BOUND = "bound"
@@ -47,6 +49,7 @@ class WatchSettings:
 
     windows: WindowSettings = field(default_factory=WindowSettings)
     trends: TrendSettings = field(default_factory=TrendSettings)
+    detectors: DetectorSettings = field(default_factory=DetectorSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     rules: tuple[Rule, ...] = ()
 
@@ -73,6 +76,7 @@ class TopicState:
     topic: str
     windows: WindowState = field(default_factory=WindowState)
     trends: TrendState = field(default_factory=TrendState)
+    detectors: DetectorState = field(default_factory=detectors.initial)
     alerts: AlertState = field(default_factory=AlertState)
     bounds: frozenset[str] = frozenset()
 
@@ -106,10 +110,13 @@ def step(state: TopicState, record: Record, event: Event, settings: WatchSetting
     topic, time_us = state.topic, (record.time - SINCE) // MICROSECOND
     read = readings(event) if topic in METRICS else None
     made: list[tuple[str, Sequence[Event]]] = []
+    found: tuple[AnomalyDetected, ...] = ()
     if topic in METRICS:
-        state = _measured(state, time_us, read, settings, made)
-    seen = Seen(topic, time_us, event, read, (), (), ends)
-    alerted, changes = alerts.step(state.alerts, settings.rules_of.get(topic, ()), seen, settings.alerts)
+        state, found = _measured(state, time_us, read, settings, made)
+    rules = settings.rules_of.get(topic, ())
+    # What ends lasts no longer.
+    seen = Seen(topic, time_us, event, read, found, frozenset() if ends else _lasting(state, rules), ends)
+    alerted, changes = alerts.step(state.alerts, rules, seen, settings.alerts)
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), settings, made)
     made.append(("alerts", changes))
     # The end of a run stands in the states of many topics: its id alone would give what they derive from it the same ids.
@@ -147,6 +154,7 @@ def to_form(state: TopicState) -> JsonValue:
         topic=state.topic,
         windows=state.windows,
         trends=state.trends,
+        detectors=detectors.to_form(state.detectors),
         alerts=[_KeptAlert(rule, key, alert) for rule, row in state.alerts.active.items() for key, alert in row.items()],
         counted=[_KeptTimes(rule, key, times) for rule, row in state.alerts.counted.items() for key, times in row.items()],
         full=state.alerts.full,
@@ -168,7 +176,9 @@ def from_form(value: JsonValue) -> TopicState:
     counted: dict[str, dict[Pairs, tuple[int, ...]]] = {}
     for rule, key, times in kept.counted:
         counted.setdefault(rule, {})[key] = times
-    return TopicState(kept.topic, kept.windows, kept.trends, AlertState(active, counted, kept.full), frozenset(kept.bounds))
+    detected = detectors.from_form(kept.detectors)
+    alerted = AlertState(active, counted, kept.full)
+    return TopicState(kept.topic, kept.windows, kept.trends, detected, alerted, frozenset(kept.bounds))
 
 
 class _KeptAlert(NamedTuple):
@@ -191,6 +201,7 @@ class _Kept:
     topic: str
     windows: WindowState
     trends: TrendState
+    detectors: JsonValue
     alerts: list[_KeptAlert]
     counted: list[_KeptTimes]
     full: bool
@@ -202,14 +213,23 @@ _KEPT = TypeAdapter(_Kept)
 
 def _measured(
     state: TopicState, time_us: int, read: Readings | None, settings: WatchSettings, made: list[tuple[str, Sequence[Event]]]
-) -> TopicState:
+) -> tuple[TopicState, tuple[AnomalyDetected, ...]]:
     windowed, closed = windows.step(state.windows, state.topic, time_us, read, settings.windows)
-    if read is None:  # The stream ends.
+    detected, found = detectors.Detected(state.detectors, ())
+    if read is not None:
+        detected, found = detectors.step(state.detectors, state.topic, read, settings.detectors)
+    else:  # The stream ends.
         windowed, last = windows.close(windowed, state.topic, settings.windows)
         closed += last
-    trended, found = trends.step(state.trends, state.topic, closed, settings.trends)
-    made += [("windows", closed), ("trends", found)]
-    return replace(state, windows=windowed, trends=trended)
+    trended, turns = trends.step(state.trends, state.topic, closed, settings.trends)
+    made += [("windows", closed), ("trends", turns), ("detectors", found)]
+    return replace(state, windows=windowed, trends=trended, detectors=detected), found
+
+
+def _lasting(state: TopicState, rules: Sequence[Rule]) -> frozenset[Pairs]:
+    if not any(isinstance(rule.source, AnomalySource) for rule in rules):
+        return frozenset()
+    return frozenset(anomaly_labels(*key) for key in detectors.active(state.detectors))
 
 
 def _bounded(state: TopicState, settings: WatchSettings, made: list[tuple[str, Sequence[Event]]]) -> TopicState:
