@@ -1,5 +1,6 @@
 """A training process: how it begins, is stopped, goes on and ends, as its log says; and what optimizer a seed gets."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed,
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.memory import MemoryLog
-from esper.processes.training import Recipe, Trained, fresh_run_id, newest_checkpoint, resume, started, train
+from esper.processes.training import Recipe, Trained, fresh_run_id, kept_checkpoints, resume, started, train
 from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted, UnstableError
 from tests.processes.recipes import Acting, events, recipe, settings
@@ -138,6 +139,36 @@ def test_what_a_signal_stopped_goes_on_to_the_bits_of_the_run_that_was_not_stopp
     assert [one.incarnation for one in events(directory, run, RunResumed)] == [2]
 
 
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: list[tuple[Callable[[Path], object], str | None]] = [  # To the checkpoints, and which one is gone back to.
+    (lambda folder: flip_a_bit(folder / "epoch-000003" / "tensors.safetensors"), "epoch-000002"),
+    (lambda folder: shutil.rmtree(folder / "epoch-000003"), "epoch-000002"),
+    (shutil.rmtree, None),
+]
+
+
+@pytest.mark.parametrize(("damage", "older"), DAMAGES)
+def test_where_the_newest_checkpoint_is_not_whole_the_next_older_one_is_gone_back_to(
+    directory: Directory, damage: Callable[[Path], object], older: str | None
+) -> None:
+    whole = train(recipe(), settings(), directory, fresh_run_id())
+    run = fresh_run_id()
+    with pytest.raises(Interrupted):
+        train(recipe(Acting(3 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))), settings(), directory, run)
+    damage(directory.checkpoints(run))
+    resume(recipe(Acting(NEVER, burst)), settings(), directory, run)
+    assert digests(directory, run) == digests(directory, whole.run)
+    (resumed,) = events(directory, run, RunResumed)
+    assert resumed.checkpoint == older
+    assert "epoch-000003" in resumed.environment_changes[0]
+    assert events(directory, run, RunFailed) == []
+
+
 class Shuffled:
     """A loader that shuffles by a generator of its own; before the `at`-th batch of all it does something."""
 
@@ -235,17 +266,13 @@ def saved(name: str) -> CheckpointSaved:
     return CheckpointSaved(checkpoint=name, digest="0" * 64, size_bytes=1, reason="due", duration_s=0.0)
 
 
-def test_the_newest_checkpoint_is_the_last_that_was_not_pruned(log: MemoryLog) -> None:
-    said(
-        log, saved("a"), saved("b"), saved("c"), CheckpointPruned(checkpoint="c", reason="r"), CheckpointPruned(checkpoint="a", reason="r")
-    )
-    found = newest_checkpoint(log)
-    assert found is not None
-    assert found.epoch == 1
+def test_checkpoints_are_kept_until_they_are_pruned_the_newest_first(log: MemoryLog) -> None:
+    said(log, *map(saved, "abcd"), CheckpointPruned(checkpoint="d", reason="r"), CheckpointPruned(checkpoint="a", reason="r"))
+    assert [record.epoch for record in kept_checkpoints(log)] == [2, 1]
 
 
-def test_a_run_without_a_checkpoint_has_no_newest(log: MemoryLog) -> None:
-    assert newest_checkpoint(log) is None
+def test_a_run_without_a_checkpoint_keeps_none(log: MemoryLog) -> None:
+    assert kept_checkpoints(log) == []
 
 
 def test_a_run_that_never_began_says_so(log: MemoryLog) -> None:

@@ -11,7 +11,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from inspect import Parameter, signature
+from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 from pydantic import JsonValue
@@ -20,7 +22,7 @@ from torch.optim import Optimizer
 
 from esper.errors import DataError, LogError, SettingsError
 from esper.events import codec
-from esper.events.envelope import Record, RunId
+from esper.events.envelope import Moment, Record, RunId
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
 from esper.events.topics import RUN
 from esper.kasmina.blueprints import Blueprint
@@ -38,6 +40,7 @@ from esper.processes.settings import Settings
 from esper.tamiyo.policy import decide
 from esper.tolaria import manifest
 from esper.tolaria.adaptation import Adapter, Policy
+from esper.tolaria.checkpoint import verify_checkpoint
 from esper.tolaria.determinism import described, make_deterministic
 from esper.tolaria.evaluation import Evaluator
 from esper.tolaria.keeper import Keeper
@@ -97,18 +100,45 @@ def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) 
 
 
 def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
-    """Goes on with `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does."""
+    """Goes on with `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does.
+
+    One that is missing or damaged is passed over, and RunResumed says so: what stood in it is trained again. Without any whole one the
+    run begins again, from the untrained model that `recipe` has.
+    """
     if isinstance(recipe.train, Iterator):
         raise SettingsError(
             f"expected training data that begin anew with every epoch, got a {type(recipe.train).__name__}: where it stands in its data "
             "is not known, so that a resumed run would see others"
         )
     with directory.resume(run) as log:
-        return _conduct(recipe, settings, directory, log, newest_checkpoint(log))
+        return _conduct(recipe, settings, directory, log, newest_whole_checkpoint(log, directory.checkpoints(run)))
 
 
-def newest_checkpoint(log: Log) -> Record | None:
-    """The record of the newest checkpoint that was not pruned; None where there is none yet."""
+class Newest(NamedTuple):
+    """The newest checkpoint with whole files, the moment when it was said, None where there is none; what is wrong with newer ones."""
+
+    saved: CheckpointSaved | None = None
+    moment: Moment | None = None
+    problems: tuple[str, ...] = ()
+
+
+def newest_whole_checkpoint(log: Log, folder: Path) -> Newest:
+    """The checkpoint of `log` that a resume goes back to, its files in `folder` looked at, the newest first."""
+    problems: list[str] = []
+    for record in kept_checkpoints(log):
+        event = codec.decode(record)
+        assert isinstance(event, CheckpointSaved)
+        try:
+            verify_checkpoint(folder, event.checkpoint, event.digest)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            return Newest(event, record.moment, tuple(problems))
+    return Newest(problems=tuple(problems))
+
+
+def kept_checkpoints(log: Log) -> list[Record]:
+    """The CheckpointSaved of every checkpoint that was not pruned, the newest first."""
     saved: dict[str, Record] = {}
     for record in records_of(log, frozenset({RUN})):
         if record.type == CheckpointSaved.KIND:
@@ -119,7 +149,7 @@ def newest_checkpoint(log: Log) -> Record | None:
             pruned = codec.decode(record)
             assert isinstance(pruned, CheckpointPruned)
             saved.pop(pruned.checkpoint, None)
-    return max(saved.values(), key=lambda record: record.moment, default=None)
+    return sorted(saved.values(), key=lambda record: record.moment, reverse=True)
 
 
 def started(log: Log) -> RunStarted:
@@ -132,14 +162,10 @@ def started(log: Log) -> RunStarted:
     raise DataError("the log holds no RunStarted: the run was interrupted before it began; start it again")
 
 
-def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, checkpoint: Record | None) -> Trained:
+def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, newest: Newest | None) -> Trained:
     make_deterministic(threads=1)
-    resuming = log.heads().moment > 0
-    saved = None if checkpoint is None else codec.decode(checkpoint)
-    assert saved is None or isinstance(saved, CheckpointSaved)
-    ahead = None
-    if resuming:
-        ahead = catch_up(log, None if checkpoint is None else checkpoint.moment, None if saved is None else saved.checkpoint)
+    saved, moment, problems = newest or Newest()
+    ahead = catch_up(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         stop = stack.enter_context(_stopped_by_signals())
@@ -149,6 +175,7 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
             start = work.manifest()
             if ahead is not None:
                 ahead.compare_start(start)
+                ahead.environment_changes += problems
             if saved is None:
                 work.trainer.start(start)
             else:

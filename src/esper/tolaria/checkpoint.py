@@ -68,11 +68,21 @@ def save_checkpoint(folder: Path, name: str, snapshot: Snapshot) -> Saved:
 
 
 def load_checkpoint(folder: Path, name: str, expected_digest: str, device: torch.device) -> Snapshot:
-    """The snapshot saved as `name`, verified against the digest that the log has.
+    """The snapshot saved as `name`, verified as `verify_checkpoint` does. Raises DataError, naming the file."""
+    body, references, data = _verified(folder / name, expected_digest)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise DataError(f"checkpoint {folder / name / TENSORS}: {error}") from error
+    return Snapshot({key: tensor.to(device) for key, tensor in tensors.items()}, body, references)
 
-    Raises DataError, naming the file, when it is missing, damaged or not what was logged.
-    """
-    path = folder / name
+
+def verify_checkpoint(folder: Path, name: str, expected_digest: str) -> None:
+    """Raises DataError, naming the file, where the checkpoint is missing, damaged or not what was logged."""
+    _verified(folder / name, expected_digest)
+
+
+def _verified(path: Path, expected_digest: str) -> tuple[dict[str, JsonValue], dict[str, JsonValue], bytes]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         data = (path / TENSORS).read_bytes()
@@ -86,11 +96,7 @@ def load_checkpoint(folder: Path, name: str, expected_digest: str, device: torch
         raise DataError(f"checkpoint {path / TENSORS}: expected sha256 {body['tensors_sha256'][:16]}, got {found[:16]}")
     if body["format"] != FORMAT:
         raise DataError(f"checkpoint {path}: expected format {FORMAT}, got {body['format']!r}")
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise DataError(f"checkpoint {path / TENSORS}: {error}") from error
-    return Snapshot({key: tensor.to(device) for key, tensor in tensors.items()}, body, references)
+    return body, references, data
 
 
 def prune_checkpoint(folder: Path, name: str) -> None:
