@@ -111,6 +111,14 @@ def test_nan_is_beyond_no_limit_and_clears_none(side: str) -> None:
     assert changes(rules, (0, losses(beyond)), (1, losses(math.nan)), (2, losses(None))) == [("loss", "firing")]
 
 
+def test_what_is_not_finite_is_told_in_the_words_of_the_log() -> None:
+    rules = LOSS.replace("above = 2.0", 'not_finite = true\nannotations = { summary = "it is {value}" }')
+    told = [
+        Host(watching(rules)).take_all(spoken(TimedWriter(), [(0, losses(value))])).alerts[0] for value in (math.nan, math.inf, -math.inf)
+    ]
+    assert [alert.annotations["summary"] for alert in told] == ["it is NaN", "it is Infinity", "it is -Infinity"]
+
+
 def test_nan_ends_a_pending_alert_and_what_was_not_measured_does_not() -> None:
     rules = LOSS + 'for = "10s"\n'
     assert changes(rules, (0, losses(3.0)), (5, losses(None)), (10, losses(3.0))) == [("loss", "pending"), ("loss", "firing")]

@@ -228,9 +228,9 @@ def test_a_seed_that_is_gone_is_pending_no_more() -> None:
     assert [type(alert).__name__ for alert in host.alerts] == ["AlertPending", "AlertResolved"]
 
 
-def test_a_seed_s_alert_is_told_the_value_that_cleared_it() -> None:
+def test_a_resolution_has_the_value_that_cleared_it_and_speaks_of_the_one_that_raised_it() -> None:
     host = Host(SETTINGS).take_all(spoken(TimedWriter(), [(0, health(0.0, 1.0)), (5, health(0.0, 0.5))]))
-    assert [(alert.value, alert.annotations["summary"]) for alert in host.alerts] == [(1.0, "0 at layer0: 1"), (0.5, "0 at layer0: 0.5")]
+    assert [(alert.value, alert.annotations["summary"]) for alert in host.alerts] == [(1.0, "0 at layer0: 1"), (0.5, "0 at layer0: 1")]
 
 
 def test_a_site_s_own_alert_has_no_seed() -> None:

@@ -14,12 +14,13 @@ At most `AlertSettings.most` alerts are kept, a quarter of them for critical rul
 later, if it still holds when there is room. `AlertState.full` says so, and `stream` records it.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from esper.events.digests import digest_of
-from esper.events.fields import Event
+from esper.events.fields import Event, Float
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved, AnomalyDetected
 from esper.events.times import MICROSECOND, SINCE, written_time
 from esper.folds.watching import conditions
@@ -46,6 +47,8 @@ class Alert(NamedTuple):
     severity: Severity
     own: Pairs
     """The labels that its rule gave it."""
+    value: Float | None
+    """That raised it: what its annotations speak of to the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +179,8 @@ class _Step:
         if key in judged.holds:
             if self.now_us - alert.since_us < rule.for_s * 1_000_000:
                 return alert
-            fired = alert._replace(firing=True)
-            self._tell(AlertFiring, rule.name, key, fired, judged.holds[key])
+            fired = alert._replace(firing=True, value=judged.holds[key])
+            self._tell(AlertFiring, rule.name, key, fired, fired.value)
             return fired
         if key not in judged.fails:
             return alert
@@ -187,7 +190,7 @@ class _Step:
     def _begun(self, rule: Rule, key: Pairs, value: float | None) -> Alert:
         quiet_us = self.now_us if isinstance(rule.source, EventSource) and rule.keep_s is not None else None
         own = tuple((name, rendered(template, dict(key))) for name, template in rule.labels)
-        alert = Alert(rule.for_s == 0, self.now_us, quiet_us, rule.severity, own)
+        alert = Alert(rule.for_s == 0, self.now_us, quiet_us, rule.severity, own, value)
         self._tell(AlertFiring if alert.firing else AlertPending, rule.name, key, alert, value)
         return alert
 
@@ -205,7 +208,7 @@ class _Step:
 
     def _tell(self, kind: type[AlertEvent], name: str, key: Pairs, alert: Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(key)
-        told = labels | {"value": "unknown" if value is None else f"{value:.6g}"}
+        told = labels | {"value": "unknown" if alert.value is None else _written(alert.value)}
         self.events.append(
             kind(
                 fingerprint=fingerprint(self.seen.topic, name, labels),
@@ -218,6 +221,10 @@ class _Step:
                 since=written_time(SINCE + alert.since_us * MICROSECOND),
             )
         )
+
+
+def _written(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def fingerprint(topic: str, rule: str, labels: Mapping[str, str]) -> str:
