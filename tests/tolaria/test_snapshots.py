@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 from esper.events.envelope import EventId
+from esper.events.kinds.lifecycle import Stage
+from esper.tolaria.adaptation import Policy
 from esper.tolaria.determinism import digest_of_tensors
 from esper.tolaria.snapshots import digests, put_back, take
-from tests.tolaria.worlds import ADVANCE, GERMINATE, GRAFTED, SITE, TRAINING, Script, World, perceptron
+from tests.tolaria.worlds import ADVANCE, GERMINATE, GRAFTED, SITE, TRAINING, Script, World, decided, perceptron
 
 SCRIPTS: dict[str, tuple[Script, int]] = {
     "dormant": ({}, 1),
@@ -75,6 +77,41 @@ def test_both_go_on_with_the_same_bits(tmp_path: Path, name: str) -> None:
         assert world.scheduler is not None
         world.scheduler.step()
         world.step(10, 53)
+    assert digested(again) == digested(made)
+
+
+class Named(nn.Module):
+    """Two layers whose names begin like those of other things in a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("host", nn.Linear(4, 3))
+        self.add_module("host/0", nn.Linear(3, 2))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.get_submodule("host/0")(nn.functional.gelu(self.get_submodule("host")(inputs)))
+        return output
+
+
+def grows_at(site: str) -> Policy:
+    """As TRAINING, at another site."""
+    return lambda state, evidence: tuple(
+        decided(step, evidence).model_copy(update={"site": site}) for step in TRAINING.get(state.epoch, ())
+    )
+
+
+@pytest.mark.parametrize("site", ["host", "host/0"])
+def test_a_layer_may_be_called_as_other_things_in_a_checkpoint_are(tmp_path: Path, site: str) -> None:
+    def world(folder: Path) -> World:
+        torch.manual_seed(3)
+        return World(folder, script=grows_at(site), model=Named(), sites="*")
+
+    made, again = world(tmp_path), world(tmp_path / "again")
+    for epoch in range(1, 4):
+        made.step(epoch, epoch)
+        made.end(epoch)
+    assert made.host.seeds[site, 0].stage is Stage.TRAINING
+    put_back(take(made.host, made.optimizer, None, made.memory), again.host, again.optimizer, None)
     assert digested(again) == digested(made)
 
 

@@ -287,11 +287,8 @@ class Host:
         if [slot.name for slot in slots] != [slot.name for slot in self._all_slots()]:
             raise DataError(f"expected the state of a host with slots {[s.name for s in self._all_slots()]}, got {[s.name for s in slots]}")
         for slot in slots:
-            place = self._places[slot.site]
-            prefix = f"{slot.name}/"
-            own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
-                self._revive(place, slot, own)
+                self._revive(self._places[slot.site], slot, tensors)
         self._lr, self._measuring = lr, False
         self._meter.forget()
         for place in self._places.values():
@@ -306,13 +303,13 @@ class Host:
         for slot in self._all_slots():
             slot.since_epoch += epochs if slot.stage is not Stage.DORMANT else 0
 
-    def _revive(self, place: Place, slot: Slot, tensors: dict[str, Tensor]) -> None:
+    def _revive(self, place: Place, slot: Slot, tensors: Mapping[str, Tensor]) -> None:
         assert slot.order is not None
         assert slot.lr is not None
         branch = empty_branch(slot.order.spec, DTYPES[slot.order.dtype])
         try:
-            branch.load_state_dict(tensors)
-        except RuntimeError as error:
+            branch.load_state_dict({name: tensors[f"{slot.name}/{name}"] for name in branch.state_dict()})
+        except (KeyError, RuntimeError) as error:
             raise DataError(f"expected the tensors of {slot.name} ({slot.blueprint}), got {sorted(tensors)}") from error
         branch.strength = float(branch.alpha)
         slot.branch = place.settle(branch)

@@ -112,29 +112,31 @@ def flatten_optimizer(name: str, optimizer: torch.optim.Optimizer) -> tuple[dict
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     plain: dict[int, dict[str, object]] = {}
+    held: dict[int, list[str]] = {}
     for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{name}/{index}/{key}"] = value
-            else:
-                plain.setdefault(index, {})[key] = value
-    rest = {"class": type(optimizer).__qualname__, "groups": state["param_groups"], "plain": plain}
+        held[index] = [key for key, value in entries.items() if isinstance(value, Tensor)]
+        tensors |= {_place(name, index, key): entries[key] for key in held[index]}
+        plain[index] = {key: value for key, value in entries.items() if key not in held[index]}
+    rest = {"class": type(optimizer).__qualname__, "groups": state["param_groups"], "plain": plain, "tensors": held}
     return tensors, to_json(rest, f"the state of optimizer {name}")
 
 
 def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: JsonValue) -> None:
-    """Puts back what `flatten_optimizer` took. Raises ValueError for an optimizer of another class."""
+    """Puts back what `flatten_optimizer` took. Raises ValueError for an optimizer of another class, KeyError for a tensor that is gone."""
     rest = from_json(saved)
     assert isinstance(rest, dict)
     if rest["class"] != type(optimizer).__qualname__:
         raise ValueError(f"expected optimizer {name} of class {rest['class']}, got {type(optimizer).__qualname__}")
-    state: dict[int, dict[str, object]] = rest["plain"]
-    prefix = f"optimizer/{name}/"
-    for key, tensor in tensors.items():
-        if key.startswith(prefix):
-            index, _, entry = key[len(prefix) :].partition("/")
-            state.setdefault(int(index), {})[entry] = tensor.clone()
+    # Tensors are looked up one by one: a prefix would take those of the seed `host/0` for the host's.
+    state = {
+        index: {**rest["plain"][index], **{key: tensors[_place(name, index, key)].clone() for key in keys}}
+        for index, keys in rest["tensors"].items()
+    }
     optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+
+
+def _place(name: str, index: int, key: str) -> str:
+    return f"optimizer/{name}/{index}/{key}"
 
 
 def _digest(body: Mapping[str, JsonValue]) -> str:
