@@ -5,6 +5,7 @@ imported once. An order is JSON: [WHAT, DIRECTORY, USER or null] with the two en
 with a pid; or a pid, answered once that process is gone.
 """
 
+import email.parser  # noqa: F401 - what tells torch's version imports it late, when the user may be one who cannot read it.
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from esper.errors import EsperError
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
+from esper.processes.doctor import examine
 from tests.oona.samples import RUN, command, finished, setting, steps
 
 
@@ -106,7 +108,15 @@ def resume(directory: Path) -> None:
         say(f"{type(error).__name__}: {error}")
 
 
-COMMANDS: dict[str, Callable[[Path], None]] = {action.__name__: action for action in (write, hold, finish, fork, read, create, resume)}
+def diagnose(directory: Path) -> None:
+    """What the doctor says about the log and its runs, and how bad it is."""
+    for check in examine(directory):
+        if check.name == "log" or check.name.startswith("run"):
+            say(f"{check.verdict}: {check.answer}")
+
+
+ACTIONS = (write, hold, finish, fork, read, create, resume, diagnose)
+COMMANDS: dict[str, Callable[[Path], None]] = {action.__name__: action for action in ACTIONS}
 
 
 def obey(orders: socket.socket) -> None:

@@ -1,8 +1,11 @@
 """What the tests of the log write: small events, a clock that ticks by itself, and records that follow one another."""
 
 import itertools
+import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from esper.events import topics
 from esper.events.envelope import EventId, Record, RunId
@@ -114,6 +117,16 @@ def everything(log: Log, topics_: frozenset[str] | None = None) -> tuple[Record,
 def kinds(records: Iterable[Record]) -> list[str]:
     """The written names of the records' kinds."""
     return [record.type for record in records]
+
+
+def lose_from_index(path: Path, after: int) -> None:
+    """Leaves the file of a run with an index that lacks the facts after number `after`, as a damaged page would."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (made,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'facts'").fetchone()
+        connection.execute("DROP INDEX facts")
+        connection.execute(f"CREATE INDEX facts ON records (row) WHERE fact <= {after}")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'facts'", (made,))
 
 
 TOPICS = (topics.COMMANDS, topics.STEPS, topics.RUN, topics.HEARTBEAT)

@@ -12,13 +12,14 @@ from esper.errors import LogError, RuleError
 from esper.events import topics
 from esper.events.envelope import Record
 from esper.events.kinds.telemetry import Heartbeat
+from esper.events.topics import FACTS
 from esper.oona.appender import append_items
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.file import FORMAT
 from esper.oona.run_log import FILE, RunLog
 from tests.oona.processes import NOBODY, child, line, open_to_others
-from tests.oona.samples import RUN, everything, finished, item, mixed
+from tests.oona.samples import RUN, everything, finished, item, lose_from_index, mixed
 
 RECORDS = mixed(300)
 
@@ -175,6 +176,32 @@ def test_the_end_of_a_topic_that_was_cut_off_shows_in_the_tails(directory: Direc
         append_items(log, [item(end, log.heads().moment + 1, step=20)])
     with directory.open(RUN) as log, pytest.raises(LogError, match=rf"expected before it topic {Heartbeat.TOPIC} to end with sequence 2"):
         log.heads()
+
+
+@pytest.mark.parametrize("chosen", [FACTS, frozenset({topics.COMMANDS})])
+def test_facts_that_the_index_lacks_are_missed_with_an_error(directory: Directory, closed: Path, chosen: frozenset[str]) -> None:
+    lose_from_index(closed, 26)
+    with directory.open(RUN) as log:
+        with pytest.raises(LogError, match=r"as many facts in its index as the last one's number, 104, got 26") as raised:
+            log.read(topics=chosen)
+        assert str(closed) in str(raised.value)
+        with pytest.raises(LogError, match="got 26"):
+            log.last(1, chosen)
+        with pytest.raises(LogError, match="the file is damaged"):
+            log.heads()
+        assert everything(log) == RECORDS
+
+
+def test_a_fact_that_was_taken_out_is_missed_with_an_error(directory: Directory, closed: Path) -> None:
+    alter(closed, "DELETE FROM records WHERE fact = 50")
+    with directory.open(RUN) as log, pytest.raises(LogError, match="as many facts in its index as the last one's number, 104, got 103"):
+        log.read(topics=FACTS)
+
+
+def test_the_last_fact_without_its_number_is_missed_with_an_error(directory: Directory, closed: Path) -> None:
+    alter(closed, "UPDATE records SET fact = NULL WHERE fact = 104")
+    with directory.open(RUN) as log, pytest.raises(LogError, match="as many facts in its index as the last one's number, None, got 103"):
+        log.read(topics=FACTS)
 
 
 def test_bits_flipped_anywhere_are_found_or_harm_nothing(directory: Directory, closed: Path) -> None:

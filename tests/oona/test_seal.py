@@ -1,7 +1,10 @@
 """Sealing: a finished run becomes one file that never changes, marked last, readable without locks."""
 
 import json
+import math
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.run_log import FILE
 from tests.oona.processes import NOBODY, child, line, open_to_others
-from tests.oona.samples import RUN, ended, everything, mixed
+from tests.oona.samples import BEGAN, RUN, ended, everything, mixed
 
 RECORDS = ended(40)
 
@@ -48,6 +51,18 @@ def test_a_sealed_run_is_read_where_nothing_may_be_written(directory: Directory,
     with child("read", directory.path, user=NOBODY if os.getuid() == 0 else None) as process:
         assert line(process) == "1"
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_sealed_run_that_was_cut_off_is_not_read(directory: Directory) -> None:
+    folder = sealed(directory)
+    with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+        connection.execute("DELETE FROM records WHERE row > 30")
+    with directory.open(RUN) as log:
+        for reading in (log.read, log.last):
+            with pytest.raises(LogError, match="expected 40 records, as the run's mark says, got 30"):
+                reading()
+        with pytest.raises(LogError, match="expected records 30, as its records have it, in its mark"):
+            log.heads()
 
 
 def test_a_sealed_run_is_not_resumed(directory: Directory) -> None:
@@ -103,8 +118,14 @@ def test_what_was_read_while_the_mark_changed_is_not_trusted(directory: Director
         (folder / seal.MARK).write_text("{}")
 
 
-def test_a_mark_that_cannot_be_read_hides_no_run(directory: Directory) -> None:
+@pytest.mark.parametrize("bytes_", [b"half a ma", b"\xff\xfe", b"[1]", b'{"summary": 7, "records": "many", "ended": {}}'])
+def test_a_mark_that_cannot_be_read_hides_no_run(directory: Directory, bytes_: bytes) -> None:
     folder = sealed(directory)
-    (folder / seal.MARK).write_text("half a ma")
+    (folder / seal.MARK).write_bytes(bytes_)
+    assert seal.sealed_ago_s(folder, BEGAN) == math.inf
+    with directory.open(RUN) as log:
+        assert everything(log) == RECORDS
+        with pytest.raises(LogError, match=rf"expected .*, as its records have it, in its mark {folder / seal.MARK}, got "):
+            log.heads()
     (entry,) = directory.runs()
     assert (entry.sealed, entry.summary) == (True, None)

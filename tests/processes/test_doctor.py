@@ -1,14 +1,21 @@
 """What the doctor says about a machine and a log."""
 
+import os
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from esper.oona.directory import Directory
+from esper.oona.directory import Directory, new_run_id
+from esper.oona.run_log import FILE
+from esper.oona.seal import MARK
 from esper.processes.doctor import Check, examine
+from tests.oona.processes import NOBODY, child, line, open_to_others
+from tests.oona.samples import lose_from_index
 from tests.synthetic import RUN, write_run
 
 
@@ -61,6 +68,49 @@ def test_a_file_that_was_cut_off_is_bad(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20_000])
     check = named(tmp_path, "run 7c21ab")
     assert (check.verdict, "damaged" in check.answer) == ("bad", True)
+
+
+def finished(path: Path) -> Path:
+    """The folder of a sealed run in the log at `path`."""
+    write_run(Directory(path))
+    assert named(path, "run 7c21ab").verdict == "ok"
+    return path / RUN
+
+
+def test_a_sealed_run_whose_end_was_taken_out_is_bad(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(finished(tmp_path) / FILE)) as connection, connection:
+        connection.execute("DELETE FROM records WHERE row > 30")
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, "expected records 30, as its records have it, in its mark" in check.answer) == ("bad", True)
+
+
+def test_a_damaged_index_is_bad(tmp_path: Path) -> None:
+    lose_from_index(finished(tmp_path) / FILE, 26)
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, "the file is damaged: row 35 missing from index facts" in check.answer) == ("bad", True)
+
+
+@pytest.mark.parametrize("mark", [b"\xff\xfe", b'{"summary": {"metrics": {"validation_loss": "low"}}}'])
+def test_a_mark_that_is_none_is_bad(tmp_path: Path, mark: bytes) -> None:
+    (finished(tmp_path) / MARK).write_bytes(mark)
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, f"in its mark {tmp_path / RUN / MARK}, got 'nothing'" in check.answer) == ("bad", True)
+
+
+def test_an_archive_that_may_not_be_written_is_checked(tmp_path: Path) -> None:
+    finished(tmp_path)
+    private = new_run_id(datetime(2000, 1, 1, tzinfo=UTC), bytes(10))
+    shutil.copytree(tmp_path / RUN, tmp_path / private)
+    open_to_others(tmp_path)
+    (tmp_path / private).chmod(0o700 if os.getuid() == 0 else 0)
+    tmp_path.chmod(0o555)
+    with child("diagnose", tmp_path, user=NOBODY if os.getuid() == 0 else None) as process:
+        said = [line(process) for _ in range(3)]
+    tmp_path.chmod(0o755)
+    (tmp_path / private).chmod(0o755)
+    assert said[0].startswith(f"warning: {tmp_path} cannot be written: Permission denied; its runs can be read")
+    assert said[1].endswith("every number and chain is right; finished")
+    assert said[2] == f"bad: cannot open {tmp_path / private}: Permission denied"
 
 
 def test_an_interrupted_run_comes_with_the_command_that_resumes_it(tmp_path: Path) -> None:

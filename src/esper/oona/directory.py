@@ -60,8 +60,9 @@ class Directory:
         self.path = Path(path)
         if create:
             make_place(self.path)
-        elif not self.path.is_dir():
-            raise LogError(f"expected a log at {self.path}, got {'a file' if self.path.exists() else 'nothing'}")
+        with explained(self.path, "open"):
+            if not self.path.is_dir():
+                raise LogError(f"expected a log at {self.path}, got {'a file' if self.path.exists() else 'nothing'}")
         refuse_network(self.path, mounted())
 
     def create(self, run: RunId, writer: str = TRAINER) -> RunLog:
@@ -94,7 +95,7 @@ class Directory:
 
     def names(self, *, hidden: bool = False) -> list[RunId]:
         """The ids of all that may be runs, the newest first, without a look inside."""
-        with os.scandir(self.path) as found:
+        with explained(self.path, "list"), os.scandir(self.path) as found:
             names = [entry.name for entry in found if entry.is_dir() and _NAME.fullmatch(entry.name)]
         return [RunId(name) for name in sorted(names, reverse=True) if hidden or ":" not in name]
 
@@ -104,13 +105,20 @@ class Directory:
         mark = seal.read_mark(folder)
         if mark is not None:
             return RunEntry(run, folder, sealed=True, holder=None, summary=seal.summary_of(mark))
-        if not (folder / FILE).exists():
+        if not self.has_log(run):
             return None
         return RunEntry(run, folder, sealed=False, holder=holder_of(folder / LOCK), summary=None)
 
+    def has_log(self, run: RunId) -> bool:
+        """True where `run` has a file, or may have one: whoever opens a folder that may not be looked into is told why."""
+        try:
+            return (self.path / run / FILE).exists()
+        except OSError:
+            return True
+
     def resolve(self, text: str) -> RunId:
         """The run that `text` means: `latest`, an id, or what only one id begins or ends with. Raises RuleError with the candidates."""
-        names = [name for name in self.names(hidden=True) if (self.path / name / FILE).exists()]
+        names = [name for name in self.names(hidden=True) if self.has_log(name)]
         if text in names:
             return RunId(text)
         shown = [name for name in names if ":" not in name]

@@ -162,7 +162,7 @@ class Follower:
             position = self._positions.pop(name, None)
             if mark is not None and _is_read(mark, position, skip=skip_sealed):
                 self._done.add(name)
-            elif mark is not None or (folder / FILE).exists():
+            elif mark is not None or self._directory.has_log(name):
                 self._runs[name] = _Followed(position or START)
 
     def _ask(self, name: RunId, run: _Followed) -> Batch | None:
@@ -203,7 +203,7 @@ class Follower:
 
 def _is_read(mark: str, position: Position | None, *, skip: bool) -> bool:
     """True for a sealed run that has nothing to bring: all of it was read before, or it was never followed and is to be skipped."""
-    return skip if position is None else position.row(FILE) >= seal.records_of(mark)
+    return skip if position is None else 0 < seal.records_of(mark) <= position.row(FILE)
 
 
 def _look(folder: Path) -> Look:
@@ -212,7 +212,7 @@ def _look(folder: Path) -> Look:
     for name in (FILE, FILE + "-wal"):
         try:
             status = (folder / name).stat()
-        except FileNotFoundError:
+        except OSError:
             continue
         if status.st_size:
             found.append((status.st_size, status.st_mtime_ns))

@@ -23,6 +23,9 @@ from esper.oona.doorbell import POLL_S, Ear
 from esper.oona.heads import Heads
 from esper.oona.lock import holder_of
 
+_RESTORE = "restore the file from a copy or a mirror"
+_LISTED = "SELECT count(*) FROM records WHERE fact IS NOT NULL"
+_LAST_FACT = f"SELECT fact FROM records NOT INDEXED WHERE topic IN ({', '.join(map(repr, sorted(FACTS)))}) ORDER BY row DESC LIMIT 1"  # noqa: S608
 FILE = "run.sqlite"
 LOCK = "lock"
 # How many sealed files one process has open at once, over all threads: `ulimit -n` is 1024 on many machines, and a connection takes up to
@@ -39,6 +42,8 @@ class Reader:
         self._open: apsw.Connection | None = None
         self._ear: Ear | None = None
         self._finished = False
+        self._is_counted = False
+        self._is_indexed = False
         with self.connection() as connection:
             self.meta = file.read_meta(connection, self._file)
 
@@ -75,6 +80,7 @@ class Reader:
     def read(self, row: int, limit: int, topics: frozenset[str] | None) -> Page:
         """At most `limit` records after row `row`, of `topics`, as one consistent view."""
         with self.connection() as connection, connection:
+            self._require_whole(connection, topics)
             rows = _select(connection, row, limit, topics)
             full = bool(rows) and len(rows) == limit
             last = int(rows[-1][0]) if full else max(row, self._end(connection))
@@ -83,9 +89,32 @@ class Reader:
     def last(self, limit: int, topics: frozenset[str] | None) -> tuple[Record, ...]:
         """The newest `limit` records of `topics`, oldest first, as one consistent view."""
         with self.connection() as connection, connection:
+            self._require_whole(connection, topics)
             rows = _select_last(connection, limit, topics)
             self._end(connection)
         return self._records(rows[::-1])
+
+    def heads(self) -> Heads:
+        """How the file ends, all of it checked: SQLite's structure, every number and chain, the tails of an end, a sealed run's mark."""
+        with self.connection() as connection:
+            file.check_integrity(connection, self._file)
+            heads = walk(connection, self._file, self.meta)
+        seal.require_end(self._path, heads)
+        return heads
+
+    def _require_whole(self, connection: apsw.Connection, topics: frozenset[str] | None) -> None:
+        """Raises LogError where reading would miss records without a word: a sealed file was cut, or the index lacks facts. Asks once."""
+        if not self._is_counted:
+            marked = seal.records_of(seal.read_mark(self._path) or "")
+            if marked and (found := self._end(connection)) != marked:
+                raise LogError(f"cannot trust {self._file}: expected {marked} records, as the run's mark says, got {found}; {_RESTORE}")
+            self._is_counted = True
+        if not self._is_indexed and _is_of_facts(topics):
+            listed, last = (connection.execute(query).get for query in (_LISTED, _LAST_FACT))
+            if listed != (last or 0):
+                what = f"expected as many facts in its index as the last one's number, {last}, got {listed}"
+                raise LogError(f"cannot trust {self._file}: {what}; {_RESTORE}")
+            self._is_indexed = True
 
     def _records(self, rows: list[file.Stored]) -> tuple[Record, ...]:
         try:
@@ -145,7 +174,7 @@ def walk(connection: apsw.Connection, path: Path, meta: file.Meta) -> Heads:
             try:
                 heads.verify(file.to_record(meta.run, meta.writer, row))
             except DataError as error:
-                raise LogError(f"cannot trust {path}: {error}; restore the file from a copy or a mirror") from error
+                raise LogError(f"cannot trust {path}: {error}; {_RESTORE}") from error
     return heads
 
 
@@ -156,16 +185,20 @@ def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset
         return []
     names = sorted(topics)
     # Facts along their own index: the telemetry between two facts is never touched.
-    among = "fact IS NOT NULL AND " if topics <= FACTS else ""
+    among = "fact IS NOT NULL AND " if _is_of_facts(topics) else ""
     query = f"SELECT * FROM records WHERE {among}row > ? AND topic IN ({', '.join('?' * len(names))}) ORDER BY row LIMIT ?"  # noqa: S608
     return connection.execute(query, (row, *names, limit)).fetchall()
+
+
+def _is_of_facts(topics: frozenset[str] | None) -> bool:
+    return topics is not None and topics <= FACTS
 
 
 def _select_last(connection: apsw.Connection, limit: int, topics: frozenset[str] | None) -> list[file.Stored]:
     names = sorted(topics or ())
     if topics is not None and not names:
         return []
-    facts = "fact IS NOT NULL AND " if topics is not None and topics <= FACTS else ""
+    facts = "fact IS NOT NULL AND " if _is_of_facts(topics) else ""
     among = "" if topics is None else f"WHERE {facts}topic IN ({', '.join('?' * len(names))}) "
     query = f"SELECT * FROM records {among}ORDER BY row DESC LIMIT ?"  # noqa: S608
     return connection.execute(query, (*names, limit)).fetchall()

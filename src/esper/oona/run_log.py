@@ -105,11 +105,8 @@ class RunLog:
         return self.meta.writer
 
     def heads(self) -> Heads:
-        """How the log ends, as a copy. For a reader: by a walk over the whole file that checks every number and chain."""
-        if self._writer is not None:
-            return self._writer.heads.copy()
-        with self._reader.connection() as connection:
-            return walk(connection, self.path / FILE, self.meta)
+        """How the log ends, as a copy. For a reader: by a walk over the whole file that checks all of it, the mark of a sealed run too."""
+        return self._reader.heads() if self._writer is None else self._writer.heads.copy()
 
     def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
         """Makes `records` durable, all or none, then rings the readers. Contract and errors: see `RunWriter.append`."""
@@ -211,7 +208,7 @@ class _Writer:
         self._connection = None
         if sealed:
             self.reserve.free()
-            seal.write_mark(self.path.parent, self.meta.run, self.heads, summary)
+            seal.write_mark(self.path.parent, self.heads, summary)
             self._bell.ring()
         return sealed
 

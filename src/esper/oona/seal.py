@@ -17,7 +17,6 @@ import apsw
 from pydantic import JsonValue
 
 from esper.errors import DataError, LogError
-from esper.events.envelope import RunId
 from esper.events.times import read_time, written_time
 from esper.oona import file
 from esper.oona.heads import Heads
@@ -57,10 +56,9 @@ def leave_wal(connection: apsw.Connection, path: Path) -> bool:
         time.sleep(_RETRY_S)
 
 
-def write_mark(folder: Path, run: RunId, heads: Heads, summary: Mapping[str, JsonValue]) -> None:
+def write_mark(folder: Path, heads: Heads, summary: Mapping[str, JsonValue]) -> None:
     """Makes the mark, durably."""
-    records = sum(head.sequence for head in heads.topics.values())
-    mark = {"run": run, "records": records, "moment": heads.moment, "ended": written_time(heads.time), "summary": dict(summary)}
+    mark = _end_of(heads) | {"summary": dict(summary)}
     draft = folder / (MARK + ".new")
     with file.explained(folder / MARK, "write"):
         with draft.open("w") as target:
@@ -71,37 +69,61 @@ def write_mark(folder: Path, run: RunId, heads: Heads, summary: Mapping[str, Jso
         file.sync_folder(folder)
 
 
+def _end_of(heads: Heads) -> dict[str, JsonValue]:
+    records = sum(head.sequence for head in heads.topics.values())
+    return {"run": heads.run, "records": records, "moment": heads.moment, "ended": written_time(heads.time)}
+
+
 def read_mark(folder: Path) -> str | None:
-    """The mark's text; None for a run that is not sealed."""
+    """The mark's text, empty where it cannot be read; None for a run that is not sealed."""
     try:
-        return (folder / MARK).read_text()
+        return (folder / MARK).read_text(errors="replace")
     except FileNotFoundError:
         return None
+    except OSError:
+        return ""
+
+
+def require_end(folder: Path, heads: Heads) -> None:
+    """Raises LogError where the run in `folder` is sealed, and its mark does not say that it ends as `heads` do."""
+    mark = read_mark(folder)
+    said = {} if mark is None else _said(mark)
+    for name, found in _end_of(heads).items():
+        if mark is not None and said.get(name) != found:
+            raise LogError(
+                f"cannot trust run {folder.name}: expected {name} {found!r}, as its records have it, in its mark {folder / MARK}, "
+                f"got {said.get(name, 'nothing')!r}; restore the run from a copy or a mirror"
+            )
 
 
 def summary_of(mark: str) -> dict[str, JsonValue] | None:
     """The summary that the run was sealed with; None where the mark does not hold one."""
-    try:
-        summary = json.loads(mark)["summary"]
-    except (ValueError, KeyError, TypeError):
-        return None
+    summary = _said(mark).get("summary")
     return summary if isinstance(summary, dict) else None
 
 
 def sealed_ago_s(folder: Path, now: datetime) -> float:
     """How long ago the run in `folder` ended, by its mark; infinity for a run that is not sealed, or whose mark does not say."""
+    ended = _said(read_mark(folder) or "").get("ended")
     try:
-        return (now - read_time(json.loads(read_mark(folder) or "{}")["ended"])).total_seconds()
-    except (ValueError, KeyError, TypeError, DataError):
+        return (now - read_time(ended)).total_seconds() if isinstance(ended, str) else math.inf
+    except DataError:
         return math.inf
 
 
 def records_of(mark: str) -> int:
     """How many records the sealed file has; 0 where the mark does not say."""
+    records = _said(mark).get("records")
+    return records if isinstance(records, int) else 0
+
+
+def _said(mark: str) -> dict[str, JsonValue]:
+    """What a mark says; nothing where it is no mark any more."""
     try:
-        return int(json.loads(mark)["records"])
-    except (ValueError, KeyError, TypeError):
-        return 0
+        said = json.loads(mark)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 @contextmanager

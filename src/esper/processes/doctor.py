@@ -41,7 +41,12 @@ def examine(log: Path, *, every_run: bool = False) -> Iterator[Check]:
     yield _python()
     yield _sqlite()
     yield _torch()
-    if not log.exists():
+    try:
+        exists = log.exists()
+    except OSError as error:
+        yield Check("log", "bad", f"{log} cannot be looked at: {error.strerror}")
+        return
+    if not exists:
         yield _absent(log)
         yield _free(log)
         return
@@ -90,7 +95,10 @@ def _place(log: Path) -> Iterator[Check]:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        yield Check("log", "bad", f"{log} cannot be written: {error.strerror}")
+        if log.is_dir() and os.access(log, os.R_OK | os.X_OK):
+            yield Check("log", "warning", f"{log} cannot be written: {error.strerror}; its runs can be read, and no other can be added")
+        else:
+            yield Check("log", "bad", f"{log} cannot be used: {error.strerror}")
     else:
         yield Check("log", "ok", f"{log} can be written")
 

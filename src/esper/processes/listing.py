@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from esper.errors import EsperError
 from esper.events.codec import decode
 from esper.events.envelope import RunId
+from esper.events.fields import WORDS
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
 from esper.events.topics import EPOCH, RUN
@@ -69,11 +70,15 @@ def _from_mark(entry: RunEntry, summary: Mapping[str, JsonValue]) -> Listed:
         began=began(entry.run),
         epoch=epochs,
         epochs=epochs,
-        # The words for what is not finite, and only they, are text: float() reads them.
-        validation_loss=None if loss is None or isinstance(loss, dict | list) else float(loss),
+        validation_loss=_number(loss),
         parameters=_whole(summary.get("parameters")),
         sealed=True,
     )
+
+
+def _number(value: JsonValue) -> float | None:
+    """What is not finite is one of three words."""
+    return WORDS.get(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
 
 
 def _whole(value: JsonValue) -> int | None:

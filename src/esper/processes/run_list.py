@@ -54,7 +54,7 @@ class RunList:
         if afresh or changed != self._changed or time.monotonic() >= self._named_at + AGAIN_S:
             known = self._lines
             names = self._directory.names(hidden=True)
-            self._names = tuple(name for name in names if name in known or (self._directory.path / name / FILE).exists())
+            self._names = tuple(name for name in names if name in known or self._directory.has_log(name))
             self._changed, self._named_at = changed, time.monotonic()
         return self._names
 
