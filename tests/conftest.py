@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from esper.oona.directory import Directory
+from tests.synthetic import write_run
+
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=100, database=None)
 settings.register_profile("quick", settings.get_profile("thorough"), max_examples=25)
 HERE = Path(__file__).parent
@@ -57,3 +60,11 @@ def tmp_path(request: pytest.FixtureRequest) -> Iterator[Path]:
     small = memory.is_dir() and not any(request.node.get_closest_marker(name) for name in LONG)
     with tempfile.TemporaryDirectory(prefix="esper-", dir=memory if small else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def synthetic_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log that holds the finished synthetic run, written once for all tests that only read."""
+    path = tmp_path_factory.mktemp("log")
+    write_run(Directory(path))
+    return path

@@ -7,11 +7,11 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.topics import OUTCOMES
 from esper.oona.directory import Directory
 from esper.processes.history import History, open_run
-from tests.processes.conftest import history, synthetic_log  # noqa: F401 - fixtures
+from tests.processes.conftest import history  # noqa: F401 - a fixture
 from tests.synthetic import FIRST, RUN, SECOND, write_run
 
 
-def test_every_chain_and_number_of_the_run_is_right(synthetic_log: Path) -> None:  # noqa: F811
+def test_every_chain_and_number_of_the_run_is_right(synthetic_log: Path) -> None:
     with Directory(synthetic_log).open(RUN) as log:
         assert log.heads().moment == 224
 

@@ -1,4 +1,4 @@
-"""A log with the synthetic run in it, and a way to type a command and see what comes."""
+"""A way to type a command and see what comes, with the synthetic run in the log."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,6 @@ from typing import NamedTuple
 import pytest
 
 from esper.cli.main import main
-from esper.oona.directory import Directory
-from tests.synthetic import write_run
 
 
 class Said(NamedTuple):
@@ -25,14 +23,6 @@ class Said(NamedTuple):
 
 
 Esper = Callable[..., Said]
-
-
-@pytest.fixture(scope="session")
-def synthetic_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log that holds the finished synthetic run. Not to be written to."""
-    path = tmp_path_factory.mktemp("log")
-    write_run(Directory(path))
-    return path
 
 
 @pytest.fixture

@@ -9,14 +9,7 @@ from esper.events.codec import encode
 from esper.events.digests import chain, derived_id
 from esper.events.envelope import EventId, Moment, Record, RunId, record_id
 from esper.events.fields import Event
-from esper.events.kinds.control import (
-    Adaptation,
-    Command,
-    CommandApplied,
-    CommandIssued,
-    DecisionMade,
-    DecisionRefused,
-)
+from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandIssued, DecisionMade, DecisionRefused
 from esper.events.kinds.epoch import (
     EpochCompleted,
     FieldReportColumns,
@@ -28,9 +21,10 @@ from esper.events.kinds.epoch import (
     SystemState,
 )
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
-from esper.events.kinds.run import Code, Determinism, Hardware, RunStarted, Site
+from esper.events.kinds.run import RunStarted, Site
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
 from esper.folds.lifecycle import EDGES
+from tests.beginnings import run_started
 
 RUN = RunId("0192f0c4-7d3a-7c11-8e21-5b1f0c9d2a77")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -112,20 +106,7 @@ def started(*slots: int) -> RunStarted:
         Site(name=f"layer{at}", layer="Linear 4->4", inputs=4, outputs=4, slots=count, blueprints=("mlp:8",))
         for at, count in enumerate(slots)
     )
-    return RunStarted(
-        task="digits",
-        settings={},
-        code=Code(revision=None, dirty_digest=None, argv=()),
-        packages={},
-        data=(),
-        rng_seed=0,
-        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, digest="full"),
-        hardware=Hardware(machine="m", processor="p", cores=2, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
-        parent=None,
-        sites=sites,
-        parameters=100,
-        epochs=10,
-    )
+    return run_started(task="digits", sites=sites, epochs=10)
 
 
 def seed_row(site: str, seed: int, stage: Stage, life: int | None = None, embargo_until: int | None = None) -> SeedRow:

@@ -8,81 +8,17 @@ import pytest
 from esper.errors import RuleError
 from esper.events import topics
 from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.events.fields import Event
-from esper.events.kinds.control import (
-    Adaptation,
-    Command,
-    CommandApplied,
-    CommandFailed,
-    CommandRefused,
-    DecisionMissed,
-    DecisionRefused,
-    FieldReported,
-)
+from esper.events.kinds.control import Command, CommandApplied, DecisionMissed, DecisionRefused, FieldReported
 from esper.events.kinds.kernels import KernelCompileFailed
-from esper.events.kinds.lifecycle import SeedRow, Stage
-from esper.events.kinds.run import (
-    BlamedSeed,
-    CheckpointPruned,
-    CheckpointSaved,
-    RunFailed,
-    RunFinished,
-    RunResumed,
-    RunRolledBack,
-    SamplesDropped,
-    SettingChanged,
-)
-from esper.folds.run import BlockedError, RunState, Status, digest, fold, initial, step
-from tests.folds.histories import (
-    RUN,
-    Writer,
-    completed,
-    decision,
-    derived,
-    evaluation,
-    issued,
-    seed_row,
-    started,
-    steps,
-    training,
-    transition,
-)
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, SamplesDropped, SettingChanged
+from esper.folds.run import BlockedError, Status, digest, fold, initial, step
+from tests.folds.histories import RUN, Writer, completed, derived, evaluation, issued, seed_row, started, steps, training, transition
+from tests.folds.runs import asked, begun, germinated, oddities, rolled_back, saved, state_of
 
 FINISHED = RunFinished(metrics={"accuracy": 0.9}, model_digest="ab" * 32, parameters=100, stopped_early=False, tails=())
 FAILED = RunFailed(kind="error", error="boom", where="step 7", tails=())
 RESUMED = RunResumed(checkpoint="epoch-2", caught_up_to=9, incarnation=2, environment_changes=())
-
-
-def begun(*slots: int) -> Writer:
-    writer = Writer()
-    writer.write(started(*(slots or (2,))))
-    return writer
-
-
-def state_of(writer: Writer) -> RunState:
-    return fold(writer.records)
-
-
-def oddities(writer: Writer) -> list[str]:
-    return [irregularity.what for irregularity in state_of(writer).irregularities]
-
-
-def germinated(writer: Writer, seed: int = 0, epoch: int = 1) -> None:
-    writer.epoch = epoch
-    writer.write(transition(Stage.DORMANT, Stage.GERMINATED, seed=seed, life=epoch))
-
-
-def saved(name: str) -> CheckpointSaved:
-    return CheckpointSaved(checkpoint=name, digest="cd" * 32, size_bytes=10, reason="due", duration_s=0.1)
-
-
-def rolled_back(rows: tuple[SeedRow, ...], blamed: BlamedSeed | None) -> RunRolledBack:
-    return RunRolledBack(from_epoch=5, to_epoch=2, checkpoint="epoch-2", reason="a loss of NaN", blamed=blamed, seeds=rows)
-
-
-def test_all_slots_of_all_sites_are_dormant_from_the_start() -> None:
-    rows = [(row.site, row.seed, row.stage) for row in state_of(begun(2, 1)).seeds]
-    assert rows == [("layer0", 0, "DORMANT"), ("layer0", 1, "DORMANT"), ("layer1", 0, "DORMANT")]
 
 
 def test_a_state_before_the_first_record_is_new() -> None:
@@ -114,15 +50,6 @@ def test_telemetry_and_derived_events_change_nothing() -> None:
     assert step(state, derived(writer.records[0], steps(1))) is state
 
 
-def test_a_transition_moves_its_slot_alone() -> None:
-    writer = begun(2)
-    germinated(writer, seed=1, epoch=4)
-    state = state_of(writer)
-    rows = [(row.seed, row.stage, row.since_epoch, row.life) for row in state.seeds]
-    assert rows == [(0, "DORMANT", 0, None), (1, "GERMINATED", 4, 4)]
-    assert state.irregularities == ()
-
-
 def test_a_completed_epoch_is_kept_with_its_losses_and_digests() -> None:
     writer = begun()
     writer.epoch, writer.step = 1, 10
@@ -134,116 +61,12 @@ def test_a_completed_epoch_is_kept_with_its_losses_and_digests() -> None:
     assert state.epoch_event == evidence
 
 
-def test_alphas_are_those_of_the_last_completed_epoch() -> None:
-    writer = begun(2)
-    germinated(writer)
-    rows = (seed_row("layer0", 0, Stage.GERMINATED, life=1), seed_row("layer0", 1, Stage.DORMANT))
-    writer.write(completed(1, rows, alphas=(0.25, None)))
-    assert [slot.alpha for slot in state_of(writer).slots.values()] == [0.25, None]
-
-
-def test_the_last_evaluation_of_a_life_is_kept_until_the_next_life() -> None:
-    writer = begun(1)
-    germinated(writer)
-    writer.write(evaluation(mean=0.1))
-    last = writer.write(evaluation(mean=0.2))
-    slot = state_of(writer).slot("layer0", 0)
-    assert slot is not None
-    assert slot.evaluation is not None
-    assert (slot.evaluation.id, slot.evaluation.event.mean, slot.evaluation.epoch) == (last, 0.2, 1)
-    writer.write(transition(Stage.GERMINATED, Stage.CANCELLED, life=1))
-    writer.write(transition(Stage.CANCELLED, Stage.DORMANT))
-    slot = state_of(writer).slot("layer0", 0)
-    assert slot is not None
-    assert slot.evaluation is None
-
-
-def test_the_epochs_of_germinations_are_known_to_the_cooldown() -> None:
-    writer = begun(3)
-    germinated(writer, seed=0, epoch=2)
-    germinated(writer, seed=1, epoch=7)
-    germinated(writer, seed=2, epoch=7)
-    state = state_of(writer)
-    assert state.germination_epochs == (2, 7)
-    assert [state.last_germination(before=epoch) for epoch in (2, 7, 8)] == [None, 2, 7]
-
-
-def asked(writer: Writer, adaptation: Adaptation = Adaptation.GERMINATE) -> EventId:
-    writer.epoch = 1
-    evidence = writer.write(completed(1, tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))))
-    return writer.write(decision(adaptation, evidence, confidence=0.8, urgency=0.65), evidence)
-
-
-def test_a_refused_decision_is_kept_with_its_numbers_and_the_rule() -> None:
-    writer = begun()
-    made = asked(writer)
-    writer.write(DecisionRefused(rule="cooldown", reason="two epochs too early"), made)
-    state = state_of(writer)
-    row = state.decisions[0]
-    assert (row.id, row.confidence, row.urgency, row.rule, row.why) == (made, 0.8, 0.65, "cooldown", "two epochs too early")
-    assert state.control.counts.made == {Adaptation.GERMINATE: 1}
-    assert state.control.counts.refused == {"cooldown": 1}
-
-
-@pytest.mark.parametrize(
-    ("event", "outcome", "why"),
-    [
-        (CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), "applied", None),
-        (CommandRefused(command=Command.GERMINATE, site="layer0", seed=0, reason="no room"), "refused", "no room"),
-        (CommandFailed(command=Command.GERMINATE, site="layer0", seed=0, error="no memory"), "failed", "no memory"),
-    ],
-)
-def test_an_outcome_closes_its_command_and_answers_its_decision(event: Event, outcome: str, why: str | None) -> None:
-    writer = begun()
-    told = writer.write(issued(Command.GERMINATE), asked(writer))
-    waiting = state_of(writer)
-    assert [row.id for row in waiting.control.open_commands.values()] == [told]
-    writer.write(event, told)
-    state = state_of(writer)
-    slot = state.slot("layer0", 0)
-    assert slot is not None
-    assert slot.command is not None
-    assert (slot.command.command, slot.command.outcome, slot.command.why) == (Command.GERMINATE, outcome, why)
-    assert (state.decisions[0].command, state.decisions[0].outcome, state.decisions[0].why) == (Command.GERMINATE, outcome, why)
-    assert not state.control.open_commands
-    counts = state.control.counts
-    assert (counts.issued, counts.applied + counts.commands_refused + counts.commands_failed) == (1, 1)
-    assert state.irregularities == ()
-
-
-def test_decisions_of_the_last_epoch_alone_are_kept_and_all_are_counted() -> None:
-    writer = begun()
-    asked(writer)
-    writer.epoch = 2
-    writer.write(completed(2, tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))))
-    state = state_of(writer)
-    assert state.decisions == ()
-    assert state.control.counts.made == {Adaptation.GERMINATE: 1}
-
-
-def test_an_outcome_of_a_command_of_the_epoch_before_still_closes_it() -> None:
-    writer = begun()
-    told = writer.write(issued(Command.GERMINATE), asked(writer))
-    writer.epoch = 2
-    writer.write(completed(2, tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))))
-    writer.write(CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), told)
-    state = state_of(writer)
-    assert not state.control.open_commands
-    assert state.irregularities == ()
-
-
 def test_checkpoints_are_kept_until_they_are_pruned() -> None:
     writer = begun()
     for name in ("epoch-1", "epoch-2"):
         writer.write(saved(name))
     writer.write(CheckpointPruned(checkpoint="epoch-1", reason="older than the last 1"))
     assert [row.name for row in state_of(writer).checkpoints] == ["epoch-2"]
-
-
-def test_a_missed_decision_is_counted() -> None:
-    writer = begun()
-    writer.write(DecisionMissed(waited_s=5.0))
-    assert state_of(writer).control.counts.missed == 1
 
 
 def test_field_reports_settings_and_dropped_samples_are_kept() -> None:
@@ -260,33 +83,6 @@ def test_field_reports_settings_and_dropped_samples_are_kept() -> None:
     assert [row.event for row in state.field_reports] == [report]
     assert [row.event for row in state.setting_changes] == [change]
     assert dict(state.dropped) == {topics.STEPS: 5}
-
-
-def test_a_rollback_replaces_the_seed_table_and_locks_the_blamed_seed_alone() -> None:
-    writer = begun(2)
-    germinated(writer)
-    writer.write(saved("epoch-2"))
-    germinated(writer, seed=1, epoch=5)
-    rows = (seed_row("layer0", 0, Stage.DORMANT), seed_row("layer0", 1, Stage.GERMINATED, life=5))
-    back = writer.write(rolled_back(rows, BlamedSeed(site="layer0", seed=1)))
-    writer.write(transition(Stage.GERMINATED, Stage.ROLLED_BACK, seed=1, life=5), back)
-    state = state_of(writer)
-    assert [(row.stage, row.life) for row in state.seeds] == [("DORMANT", None), ("ROLLED_BACK", 5)]
-    assert [(row.checkpoint, row.from_epoch, row.to_epoch) for row in state.rollbacks] == [("epoch-2", 5, 2)]
-    assert state.irregularities == ()
-
-
-def test_alphas_are_unknown_after_a_rollback_until_the_next_completed_epoch() -> None:
-    writer = begun(1)
-    germinated(writer)
-    row = seed_row("layer0", 0, Stage.GERMINATED, life=1)
-    writer.write(completed(1, (row,), alphas=(0.25,)))
-    writer.write(evaluation())
-    writer.write(rolled_back((row,), None))
-    slot = state_of(writer).slot("layer0", 0)
-    assert slot is not None
-    assert slot.alpha is None
-    assert slot.evaluation is not None
 
 
 def test_an_epoch_that_a_rollback_ended_is_not_missing() -> None:
@@ -439,30 +235,6 @@ def test_an_irregularity_names_the_moment_of_its_record() -> None:
     writer = begun()
     writer.write(started(1))
     assert [irregularity.moment for irregularity in state_of(writer).irregularities] == [2]
-
-
-def test_a_transition_that_does_not_fit_is_taken_at_its_word() -> None:
-    writer = begun(1)
-    writer.write(transition(Stage.TRAINING, Stage.FOSSILIZED, life=2))
-    writer.write(transition(Stage.FINE_TUNING, Stage.FOSSILIZED, site="layer9"))
-    assert [(row.site, row.stage) for row in state_of(writer).seeds] == [("layer0", "FOSSILIZED"), ("layer9", "FOSSILIZED")]
-
-
-def test_only_the_blamed_seed_may_be_rolled_back() -> None:
-    writer = begun(2)
-    writer.write(saved("epoch-2"))
-    rows = tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))
-    back = writer.write(rolled_back(rows, BlamedSeed(site="layer0", seed=1)))
-    writer.write(transition(Stage.DORMANT, Stage.ROLLED_BACK, seed=0), back)
-    assert oddities(writer) == ["no edge leads seed 0 of site 'layer0' from DORMANT to ROLLED_BACK"]
-
-
-def test_a_rollback_is_the_cause_of_its_seed_being_rolled_back() -> None:
-    writer = begun(1)
-    writer.write(saved("epoch-2"))
-    writer.write(rolled_back((seed_row("layer0", 0, Stage.DORMANT),), BlamedSeed(site="layer0", seed=0)))
-    writer.write(transition(Stage.DORMANT, Stage.ROLLED_BACK), EventId("run/1"))
-    assert oddities(writer) == ["no edge leads seed 0 of site 'layer0' from DORMANT to ROLLED_BACK"]
 
 
 @pytest.mark.parametrize("change", [{"type": "esper.seed.transitioned.v2"}, {"data": b'{"site": 7}'}])

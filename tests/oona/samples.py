@@ -11,11 +11,12 @@ from esper.events import topics
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.control import Command, CommandIssued
-from esper.events.kinds.run import CheckpointSaved, Code, Determinism, Hardware, RunFinished, RunStarted, SettingChanged, Tail
+from esper.events.kinds.run import CheckpointSaved, Code, RunFinished, RunStarted, SettingChanged, Tail
 from esper.events.kinds.telemetry import Heartbeat, StepColumns, StepsMeasured
 from esper.oona.appender import Item, append_items
 from esper.oona.contract import START, Log
 from esper.oona.memory import MemoryLog
+from tests.beginnings import run_started
 
 RUN = RunId("01900000-0000-7000-8000-000000000001")
 OTHER = RunId("01900000-0000-7000-8000-000000000002")
@@ -58,20 +59,8 @@ def steps(step: int) -> StepsMeasured:
 
 def started(task: str = "spirals", revision: str = "abc") -> RunStarted:
     """A run's first record."""
-    return RunStarted(
-        task=task,
-        settings={"epochs": 3},
-        code=Code(revision=revision, dirty_digest=None, argv=()),
-        packages={"torch": revision},
-        data=(),
-        rng_seed=1,
-        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, digest="full"),
-        hardware=Hardware(machine="m", processor="p", cores=2, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
-        parent=None,
-        sites=(),
-        parameters=7,
-        epochs=3,
-    )
+    code = Code(revision=revision, dirty_digest=None, argv=())
+    return run_started(task=task, settings={"epochs": 3}, code=code, packages={"torch": revision}, rng_seed=1, parameters=7)
 
 
 def finished(tails: tuple[Tail, ...] = ()) -> RunFinished:

@@ -8,30 +8,11 @@ from pydantic import JsonValue
 
 from esper.events.envelope import EventId
 from esper.events.fields import Event
-from esper.events.kinds.control import (
-    Adaptation,
-    Command,
-    CommandApplied,
-    CommandFailed,
-    CommandIssued,
-    DecisionRefused,
-    FieldReported,
-)
-from esper.events.kinds.epoch import (
-    EpochCompleted,
-    Measured,
-    StateDigests,
-    SystemState,
-)
+from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandFailed, CommandIssued, DecisionRefused, FieldReported
+from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests, SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, Stage
-from esper.events.kinds.run import (
-    BlamedSeed,
-    CheckpointPruned,
-    CheckpointSaved,
-    RunFinished,
-    RunRolledBack,
-)
+from esper.events.kinds.run import BlamedSeed, CheckpointPruned, CheckpointSaved, RunFinished, RunRolledBack
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.gate import Passed, Refused, after, judge, view_at
 from esper.oona.emitter import Emitter, Telemetry

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import Measured, SystemState
-from esper.events.kinds.run import Code, Determinism, Hardware, RunStarted
+from esper.events.kinds.run import RunStarted
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.errors import KernelError
 from esper.kasmina.host import Host
@@ -29,6 +29,7 @@ from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler
 from esper.tolaria.system import system_state
 from esper.tolaria.trainer import Trainer, fresh_memory
+from tests.beginnings import run_started
 from tests.tolaria.journals import ListedJournal
 
 torch.set_num_threads(1)
@@ -159,16 +160,7 @@ class World:
         self.model = perceptron() if model is None else model
         self.optimizer = optimizer(list(self.model.parameters()))
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
-        self.host = Host(
-            self.model,
-            seed_optimizer=adam,
-            sites=sites,
-            blueprints=None if sites is None else _blueprints(),
-            slots=slots,
-            rng_seed=self.settings.rng_seed,
-            max_parameters=20.0,
-            clip=clip,
-        )
+        self.host = self._host(sites, slots, clip)
         self.compiler = compiler(KernelCache(folder / "kernels"))
         chosen = objective or Supervised(loss, {"accuracy": lambda output, target: (output.argmax(1) == target).float()})
         self.evaluator = Evaluator(self.model, batches(20) if valid is None else valid, chosen, CPU)
@@ -182,7 +174,23 @@ class World:
         )
         self.examiner = Examiner(host=self.host, evaluator=self.evaluator, memory=self.memory, journal=self.journal, schedule=self.schedule)
         self.checkpoints = folder / "checkpoints"
-        self.keeper = Keeper(
+        self.keeper = self._keeper()
+        self.trainer = self._trainer(batches() if train is None else train, chosen, stop)
+
+    def _host(self, sites: str | None, slots: int, clip: float | None) -> Host:
+        return Host(
+            self.model,
+            seed_optimizer=adam,
+            sites=sites,
+            blueprints=None if sites is None else tuple(map(Blueprint.parse, ("mlp:2", "lowrank:1"))),
+            slots=slots,
+            rng_seed=self.settings.rng_seed,
+            max_parameters=20.0,
+            clip=clip,
+        )
+
+    def _keeper(self) -> Keeper:
+        return Keeper(
             self.checkpoints,
             host=self.host,
             optimizer=self.optimizer,
@@ -192,12 +200,14 @@ class World:
             keep=self.settings.keep_checkpoints,
             device=CPU,
         )
-        self.trainer = Trainer(
+
+    def _trainer(self, train: Batches, objective: Objective, stop: Callable[[], bool]) -> Trainer:
+        return Trainer(
             host=self.host,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
-            train=Marked(batches() if train is None else train, self.journal),
-            objective=chosen,
+            train=Marked(train, self.journal),
+            objective=objective,
             evaluator=self.evaluator,
             journal=self.journal,
             adapter=self.adapter,
@@ -247,10 +257,6 @@ class World:
         self.adapter.adapt(self.state(epoch), EventId(f"epoch/{epoch}"), at)
 
 
-def _blueprints() -> tuple[Blueprint, ...]:
-    return tuple(map(Blueprint.parse, ("mlp:2", "lowrank:1")))
-
-
 def now(epoch: int, validation_loss: float | None = 1.0, *, epochs_left: int = 50) -> Now:
     """An epoch's end, in the middle of a long training."""
     return Now(epoch=epoch, step=STEPS * epoch, epochs_left=epochs_left, validation_loss=validation_loss, ramp_steps=8)
@@ -258,17 +264,4 @@ def now(epoch: int, validation_loss: float | None = 1.0, *, epochs_left: int = 5
 
 def started() -> RunStarted:
     """How the run begins."""
-    return RunStarted(
-        task="tiny",
-        settings={},
-        code=Code(revision=None, dirty_digest=None, argv=()),
-        packages={},
-        data=(),
-        rng_seed=0,
-        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, digest="full"),
-        hardware=Hardware(machine="m", processor="p", cores=1, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
-        parent=None,
-        sites=(),
-        parameters=23,
-        epochs=3,
-    )
+    return run_started(parameters=23)
