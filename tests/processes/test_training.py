@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from esper.errors import DataError, LogError, SettingsError
 from esper.events.envelope import RunId
@@ -169,28 +169,56 @@ def test_where_the_newest_checkpoint_is_not_whole_the_next_older_one_is_gone_bac
     assert events(directory, run, RunFailed) == []
 
 
-class Shuffled:
-    """A loader that shuffles by a generator of its own; before the `at`-th batch of all it does something."""
+class Loaded:
+    """Batches of a loader; before the `at`-th batch of all something is done."""
 
-    def __init__(self, at: int, act: Callable[[], object]) -> None:
-        self._acting = Acting(at, act)
-        self.loader = DataLoader(TensorDataset(*samples()), batch_size=5, shuffle=True, generator=torch.Generator().manual_seed(7))
+    def __init__(self, loader: DataLoader[tuple[Tensor, ...]], at: int = NEVER, act: Callable[[], object] = burst) -> None:
+        self._loader, self._acting, self.dataset = loader, Acting(at, act), loader.dataset
 
     def __len__(self) -> int:
         return STEPS
 
     def __iter__(self) -> Iterator[Batch]:
-        return (batch for batch, _ in zip(self.loader, self._acting, strict=True))
+        return (batch for batch, _ in zip(self._loader, self._acting, strict=True))
+
+
+def shuffled() -> DataLoader[tuple[Tensor, ...]]:
+    """A loader that shuffles by a generator of its own."""
+    return DataLoader(TensorDataset(*samples()), batch_size=5, shuffle=True, generator=torch.Generator().manual_seed(7))
 
 
 @pytest.mark.parametrize("epoch", [4, 5])  # With an epoch to catch up with, and from the checkpoint alone.
 def test_data_that_a_generator_of_their_own_shuffles_come_in_the_same_order_after_a_resume(directory: Directory, epoch: int) -> None:
     chosen = settings(checkpoint_every=2)
-    whole = train(recipe(Shuffled(NEVER, burst)), chosen, directory, fresh_run_id())
-    run, stops = fresh_run_id(), Shuffled((epoch - 1) * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))
+    whole = train(recipe(shuffled()), chosen, directory, fresh_run_id())
+    run, stops = fresh_run_id(), Loaded(shuffled(), (epoch - 1) * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
         train(recipe(stops), chosen, directory, run)
-    resume(recipe(Shuffled(NEVER, burst)), chosen, directory, run)
+    resume(recipe(shuffled()), chosen, directory, run)
+    assert digests(directory, run) == digests(directory, whole.run)
+
+
+class Augmented(Dataset[tuple[Tensor, ...]]):
+    """Samples with noise."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = samples()
+        return inputs[index] + 0.1 * torch.randn(4), targets[index]
+
+
+def test_data_with_random_augmentation_are_the_same_data_when_the_run_is_resumed(directory: Directory) -> None:
+    whole = train(recipe(DataLoader(Augmented(), batch_size=5)), settings(), directory, fresh_run_id())
+    run, stops = fresh_run_id(), Loaded(DataLoader(Augmented(), batch_size=5), 2 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))
+    chosen = recipe(stops)
+    torch.manual_seed(5)
+    with pytest.raises(Interrupted):
+        train(chosen, settings(), directory, run)
+    chosen = recipe(DataLoader(Augmented(), batch_size=5))
+    torch.manual_seed(99)
+    resume(chosen, settings(), directory, run)
     assert digests(directory, run) == digests(directory, whole.run)
 
 

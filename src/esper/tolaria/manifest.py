@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence, Sized
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import torch
@@ -17,10 +18,20 @@ from torch import Tensor
 
 from esper.events.kinds.run import Code, DataFingerprint, Hardware, Site
 from esper.kasmina.host import Host
+from esper.tolaria.determinism import seed_epoch, seed_own, undisturbed
 
 PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "apsw", "scikit-learn")
 SAMPLES = 256
+READ_TWICE = 8
 _GIT_WAIT_S = 5.0
+
+
+class Indexed(Protocol):
+    """A data set whose samples can be read one by one."""
+
+    def __getitem__(self, index: int) -> object:
+        """One sample."""
+        ...
 
 
 def code() -> Code:
@@ -68,7 +79,8 @@ def sites(host: Host) -> tuple[Site, ...]:
 def fingerprint(name: str, data: object) -> DataFingerprint:
     """Length, class, and sha256 over at most 256 strided samples of a data set; no digest where it cannot be indexed.
 
-    Looks at `data.dataset` of a loader, or at `inputs` and `targets` of batches held in memory.
+    Looks at `data.dataset` of a loader, or at `inputs` and `targets` of batches held in memory. What samples draw at random comes from
+    generators that begin here with the same seed each time, and whose state is put back; those that vary all the same have no digest.
     """
     source = getattr(data, "dataset", data)
     length = len(source) if isinstance(source, Sized) else None
@@ -80,10 +92,22 @@ def fingerprint(name: str, data: object) -> DataFingerprint:
     if length is None or not hasattr(source, "__getitem__"):
         return DataFingerprint(name=name, length=length, kind=kind, digest=None)
     try:
-        digest = _digest([source[i] for i in _strided(length)])
+        digest = _digest_of_samples(source, _strided(length))
     except (LookupError, TypeError, NotImplementedError):  # A mapping; torch's data sets for iteration alone.
         digest = None
     return DataFingerprint(name=name, length=length, kind=kind, digest=digest)
+
+
+def _digest_of_samples(source: Indexed, indexes: range) -> str | None:
+    samples, again = _samples(source, indexes), _samples(source, indexes[:READ_TWICE])
+    return _digest(samples) if _digest(samples[:READ_TWICE]) == _digest(again) else None
+
+
+def _samples(source: Indexed, indexes: range) -> list[object]:
+    with undisturbed(torch.device("cpu")):
+        seed_epoch(0, 0)
+        seed_own(source, 0, 0)
+        return [source[index] for index in indexes]
 
 
 def _strided(length: int) -> range:
