@@ -12,7 +12,7 @@ from starlette.responses import Response
 from esper.errors import EsperError
 from esper.nissa.custom import RedefinedError, RefusedSamplesError, TooManyError
 from esper.nissa.source import AmbiguousRunError, NotReachedError, NotRecordedError, UnknownRunError
-from esper.nissa.views import InvalidPart, Problem
+from esper.nissa.views.service import InvalidPart, Problem
 
 MEDIA_TYPE = "application/problem+json"
 # The names that a fault may be told by: they are in the API's description. Any other is the sender's, and is shown as `?`.

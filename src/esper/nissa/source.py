@@ -12,7 +12,8 @@ from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.folds.run import RunState
-from esper.nissa.views import Aggregate, DecisionView, LifeView, NoteView, RunSummary
+from esper.nissa.views.records import Aggregate
+from esper.nissa.views.runs import DecisionView, LifeView, NoteView, RunSummary
 
 
 class UnknownRunError(RuleError):

@@ -20,7 +20,8 @@ from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.topics import AGGREGATES, TOPICS, TopicClass
 from esper.folds.run import RunState
 from esper.nissa.source import AmbiguousRunError, Cut, Freshness, Known, NotReachedError, UnknownRunError
-from esper.nissa.views import Aggregate, DecisionView, LifeView, NoteView, RunSummary
+from esper.nissa.views.records import Aggregate
+from esper.nissa.views.runs import DecisionView, LifeView, NoteView, RunSummary
 from esper.oona import observed, reader, seal
 from esper.oona.contract import Page, Position
 from esper.oona.directory import LATEST, Directory

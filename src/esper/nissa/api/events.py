@@ -5,16 +5,17 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field
 from starlette.responses import StreamingResponse
 
 from esper.events.envelope import RunId
 from esper.events.topics import TOPICS, TopicClass
-from esper.nissa.api.answers import CURSOR, Cursor, Limit, RunRef, event_json, events_json, sent, tagged, unchanged
+from esper.nissa.api.answers import CURSOR, Cursor, Limit, OfRun, RunRef, event_json, events_json, sent
+from esper.nissa.parts import Served
 from esper.nissa.problems import problem, responses
 from esper.nissa.source import Cut, Source
-from esper.nissa.views import EventPage
+from esper.nissa.views.records import EventPage
 from esper.nissa.wake import Wake
 
 KEEP_ALIVE_S = 15.0
@@ -39,42 +40,36 @@ _ABOUT_STREAM = "Events `record` (data: a record) and `gap` (data: from, to, mis
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"description": _ABOUT_STREAM, "content": {"text/event-stream": {}}}}
 
 
-def events_router(source: Source, wake: Wake, behind: int) -> APIRouter:
-    """The routes over `source`; `wake` tells tails that the log grew, `behind` is how many records they may be behind."""
-    router = APIRouter(prefix="/api/v1/runs", tags=["events"])
+router = APIRouter(prefix="/api/v1/runs", tags=["events"])
 
-    @router.get("/{run}/events", response_model=EventPage, responses=responses(404, 409, 503))
-    def list_events(request: Request, run: RunRef, cursor: Cursor = None, limit: Limit = 100, topics: Topics = None) -> Response:
-        """Records of a run as they stand in the log, in its order; derived ones come after the run's own of the same page."""
-        name = source.resolve(run)
-        chosen = None if topics is None else frozenset(topics)
-        # What is derived may still be added to after the run is sealed.
-        lasting = chosen is None or not any(TOPICS[topic].kind is TopicClass.DERIVED for topic in chosen)
-        held = unchanged(request, source, name, run) if lasting else None
-        if held is not None:
-            return held
-        body = events_json(source.page(name, cursor, limit, chosen))
-        return tagged(request, source, name, run, body) if lasting else sent(body)
 
-    @router.get("/{run}/tail", response_class=StreamingResponse, responses=_STREAM | responses(404, 409, 503))
-    async def tail(run: RunRef, topics: Topics = None, cursor: Cursor = None, last_event_id: LastEventId = None) -> Response:
-        """Server-sent events: the records of a run as they come, each with a cursor as its id.
+@router.get("/{run}/events", response_model=EventPage, responses=responses(404, 409, 503))
+def list_events(asked: OfRun, cursor: Cursor = None, limit: Limit = 100, topics: Topics = None) -> Response:
+    """Records of a run as they stand in the log, in its order; derived ones come after the run's own of the same page."""
+    chosen = None if topics is None else frozenset(topics)
 
-        Without a cursor it begins at the end of the log. A reader that is too far behind gets a `gap` and goes on nearer
-        to the end.
-        """
-        if wake.full or wake.closing:
-            return problem(503, "too-many-tails", "as many live tails are open as may be: try again later", headers={"Retry-After": "5"})
-        name = await asyncio.to_thread(source.resolve, run)
-        after = last_event_id or cursor
-        # Asked before the answer begins, so that a cursor that is none is a 400 and not a broken stream.
-        began = await asyncio.to_thread(source.near_end, name, after, behind if after else 0)
-        chosen = frozenset(topics) if topics else frozenset(TOPICS)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        reading = _Reading(name, after, *began, chosen, behind)
-        return StreamingResponse(_stream(source, wake, reading), media_type="text/event-stream", headers=headers)
+    def view() -> bytes:
+        return events_json(asked.source.page(asked.run, cursor, limit, chosen))
 
-    return router
+    derived = chosen is not None and any(TOPICS[topic].kind is TopicClass.DERIVED for topic in chosen)
+    return sent(view()) if derived else asked.answer(view)
+
+
+@router.get("/{run}/tail", response_class=StreamingResponse, responses=_STREAM | responses(404, 409, 503))
+async def tail(served: Served, run: RunRef, topics: Topics = None, cursor: Cursor = None, last_event_id: LastEventId = None) -> Response:
+    """Server-sent events: the records of a run as they come; the id of the last of a group is a cursor.
+
+    Without a cursor it begins at the end of the log. A reader that is too far behind gets a `gap` and goes on nearer to the end.
+    """
+    source, wake, behind = served.source, served.wake, served.settings.tail_records
+    if wake.full or wake.closing:
+        return problem(503, "too-many-tails", "as many live tails are open as may be: try again later", headers={"Retry-After": "5"})
+    name = await asyncio.to_thread(source.resolve, run)
+    after = last_event_id or cursor
+    began = await asyncio.to_thread(source.near_end, name, after, behind if after else 0)
+    reading = _Reading(name, after, *began, frozenset(topics) if topics else frozenset(TOPICS), behind)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_stream(source, wake, reading), media_type="text/event-stream", headers=headers)
 
 
 class _Reading(NamedTuple):

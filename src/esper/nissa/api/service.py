@@ -7,68 +7,66 @@ from fastapi import APIRouter, Body, Header, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from esper.nissa.api.answers import sent
-from esper.nissa.collectors.collector import Collectors
-from esper.nissa.custom import CustomBatch, CustomMetrics
-from esper.nissa.metrics.exposition import Exposition
+from esper.nissa.collectors.collector import Standing
+from esper.nissa.custom import CustomBatch
+from esper.nissa.parts import Parts, Served
 from esper.nissa.problems import responses
-from esper.nissa.source import Source
-from esper.nissa.views import Accepted, CollectorView, Health, Ready, StatusView
+from esper.nissa.views.service import Accepted, CollectorView, Health, Ready, StatusView
 
 _FORMATS = {"text/plain": {"schema": {"type": "string"}}, "application/openmetrics-text": {"schema": {"type": "string"}}}
 _METRICS: dict[int | str, dict[str, Any]] = {200: {"description": "Metrics.", "content": _FORMATS}}
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not following the log, or too far behind.", "model": Ready}}
 
 
-def service_router(source: Source, collectors: Collectors, exposition: Exposition, custom: CustomMetrics, lag_limit_s: float) -> APIRouter:
-    """The routes of the service over its parts."""
-    router = APIRouter(tags=["service"])
-
-    def healthy() -> Response:
-        """The process is up."""
-        return sent(Health(status="ok"))
-
-    def ready() -> Response:
-        """Whether the service follows the log closely enough."""
-        view = _ready(source, lag_limit_s)
-        return sent(view, 200 if view.status == "ready" else 503)
-
-    for path in ("/healthz", "/-/healthy"):
-        router.add_api_route(path, healthy, response_model=Health, responses=_without(401), operation_id=_named(path))
-    for path in ("/readyz", "/-/ready"):
-        router.add_api_route(path, ready, response_model=Ready, responses=_without(401) | _NOT_READY, operation_id=_named(path))
-
-    @router.get("/metrics", response_class=PlainTextResponse, responses=_METRICS | responses())
-    def metrics(accept: Annotated[str, Header(max_length=1000)] = "") -> Response:
-        """All metrics, as Prometheus text or OpenMetrics."""
-        body, content_type = exposition.write(accept)
-        return Response(body, media_type=None, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
-
-    @router.get("/api/v1/status", response_model=StatusView, responses=responses(503))
-    def status(request: Request) -> Response:
-        """How the service does: freshness, collectors, and which metrics have no value now."""
-        measured = {sample.family.name for sample in collectors.samples()}
-        view = StatusView(
-            version=request.app.version,
-            now=datetime.now(UTC),
-            ready=_ready(source, lag_limit_s),
-            collectors=tuple(
-                CollectorView(name=one.collector.name, ok=one.ok, failed=one.failed, hung=one.hung, error=one.error)
-                for one in collectors.standings()
-            ),
-            absent=tuple(family.name for family in collectors.families if family.name not in measured),
-        )
-        return sent(view)
-
-    @router.post("/api/v1/metrics/custom", response_model=Accepted, responses=responses(409, 413, 503))
-    def record_custom(batch: Annotated[CustomBatch, Body()]) -> Response:
-        """Records samples of metrics of the user's own, all or none; they are events, durable when the answer comes."""
-        return sent(Accepted(accepted=custom.accept(batch.samples)))
-
-    return router
+router = APIRouter(tags=["service"])
+_OPEN = {status: described for status, described in responses().items() if status != 401}
 
 
-def _ready(source: Source, lag_limit_s: float) -> Ready:
-    fresh = source.freshness()
+@router.get("/-/healthy", response_model=Health, responses=_OPEN, operation_id="healthy_alias")
+@router.get("/healthz", response_model=Health, responses=_OPEN, operation_id="healthy")
+def healthy() -> Response:
+    """The process is up."""
+    return sent(Health(status="ok"))
+
+
+@router.get("/-/ready", response_model=Ready, responses=_OPEN | _NOT_READY, operation_id="ready_alias")
+@router.get("/readyz", response_model=Ready, responses=_OPEN | _NOT_READY, operation_id="ready")
+def ready(served: Served) -> Response:
+    """Whether the service follows the log closely enough."""
+    view = _ready(served)
+    return sent(view, 200 if view.status == "ready" else 503)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=_METRICS | responses())
+def metrics(served: Served, accept: Annotated[str, Header(max_length=1000)] = "") -> Response:
+    """All metrics, as Prometheus text or OpenMetrics."""
+    body, content_type = served.exposition.write(accept)
+    return Response(body, media_type=None, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+
+@router.get("/api/v1/status", response_model=StatusView, responses=responses(503))
+def status(request: Request, served: Served) -> Response:
+    """How the service does: freshness, collectors, and which metrics have no value now."""
+    collectors = served.collectors
+    measured = {sample.family.name for sample in collectors.samples()}
+    view = StatusView(
+        version=request.app.version,
+        now=datetime.now(UTC),
+        ready=_ready(served),
+        collectors=tuple(map(_collector, collectors.standings())),
+        absent=tuple(family.name for family in collectors.families if family.name not in measured),
+    )
+    return sent(view)
+
+
+@router.post("/api/v1/metrics/custom", response_model=Accepted, responses=responses(409, 413, 503))
+def record_custom(served: Served, batch: Annotated[CustomBatch, Body()]) -> Response:
+    """Records samples of metrics of the user's own, all or none; they are events, durable when the answer comes."""
+    return sent(Accepted(accepted=served.custom.accept(batch.samples)))
+
+
+def _ready(served: Parts) -> Ready:
+    fresh, lag_limit_s = served.source.freshness(), served.settings.lag_limit_s
     # Written so that an unknown lag is not ready.
     near = fresh.lag_s is not None and fresh.lag_s <= lag_limit_s
     return Ready(
@@ -81,9 +79,5 @@ def _ready(source: Source, lag_limit_s: float) -> Ready:
     )
 
 
-def _without(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: described for status, described in responses().items() if status not in statuses}
-
-
-def _named(path: str) -> str:
-    return path.strip("/").replace("/", "_").replace("-_", "alias_")
+def _collector(one: Standing) -> CollectorView:
+    return CollectorView(name=one.collector.name, ok=one.ok, failed=one.failed, hung=one.hung, error=one.error)

@@ -15,10 +15,10 @@ from esper.events.kinds.observability import (
     WindowAggregated,
 )
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES
-from esper.nissa.api.answers import Cursor, Limit, RunRef, sent, stamp
+from esper.nissa.api.answers import RUN_REF, Cursor, Limit, OfRun, sent, stamp
+from esper.nissa.parts import Served
 from esper.nissa.problems import responses
-from esper.nissa.source import Source
-from esper.nissa.views import (
+from esper.nissa.views.records import (
     Aggregate,
     AggregatePage,
     AlertPage,
@@ -34,67 +34,61 @@ _OF_A_RUN = responses(404, 409, 503)
 _STATES = {AlertPending.KIND: "pending", AlertFiring.KIND: "firing", AlertResolved.KIND: "resolved"}
 
 
-def watching_router(source: Source) -> APIRouter:
-    """The routes over `source`."""
-    router = APIRouter(prefix="/api/v1", tags=["watching"])
-
-    @router.get("/runs/{run}/alerts", response_model=AlertPage, responses=_OF_A_RUN)
-    def list_alerts(run: RunRef, cursor: Cursor = None, limit: Limit = 100) -> Response:
-        """Every change of an alert of a run, oldest first."""
-        name = source.resolve(run)
-        cut = source.page(name, cursor, limit, frozenset({ALERTS}))
-        found = tuple(alert_view(record) for record in cut.records if record.type in _STATES)
-        return sent(AlertPage(run=name, alerts=found, cursor=cut.cursor, more=cut.more))
-
-    @router.get("/runs/{run}/anomalies", response_model=AnomalyPage, responses=_OF_A_RUN)
-    def list_anomalies(run: RunRef, cursor: Cursor = None, limit: Limit = 100) -> Response:
-        """Values and trends of a run that were not expected, oldest first."""
-        name = source.resolve(run)
-        cut = source.page(name, cursor, limit, frozenset({ANOMALIES}))
-        return sent(AnomalyPage(run=name, anomalies=tuple(map(_anomaly, cut.records)), cursor=cut.cursor, more=cut.more))
-
-    @router.get("/runs/{run}/aggregates", response_model=AggregatePage, responses=_OF_A_RUN)
-    def list_aggregates(run: RunRef, cursor: Cursor = None, limit: Limit = 100) -> Response:
-        """Windows of a run's metrics, oldest first."""
-        name = source.resolve(run)
-        cut = source.page(name, cursor, limit, frozenset({AGGREGATES}))
-        return sent(AggregatePage(run=name, aggregates=tuple(map(aggregate, cut.records)), cursor=cut.cursor, more=cut.more))
-
-    @router.get("/alerts", response_model=FiringView, responses=responses(503))
-    def list_firing() -> Response:
-        """What fires now, over all runs that are followed."""
-        return sent(FiringView(alerts=tuple(map(alert_view, source.firing()))))
-
-    @router.get("/metrics/history", response_model=HistoryView, responses=_OF_A_RUN)
-    def show_history(
-        run: Annotated[
-            str, Query(pattern=r"^[0-9A-Za-z][0-9A-Za-z:._-]*$", max_length=128, description="A run; without it the newest.")
-        ] = "latest",
-        metric: Annotated[str | None, Query(max_length=200, description="Only this metric.")] = None,
-    ) -> Response:
-        """The last 100 windows of every metric of a run, from the log."""
-        name = source.resolve(run)
-        kept: dict[tuple[str, str], list[Aggregate]] = {}
-        for window in source.aggregates(name):
-            if metric is None or window.metric == metric:
-                kept.setdefault((window.topic, window.metric), []).append(window)
-        metrics = tuple(
-            MetricHistory(run=name, topic=topic, metric=known, windows=tuple(windows)) for (topic, known), windows in sorted(kept.items())
-        )
-        return sent(HistoryView(metrics=metrics))
-
-    return router
+router = APIRouter(prefix="/api/v1", tags=["watching"])
 
 
-def alert_view(record: Record) -> AlertView:
-    """The change of an alert that stands in `record`."""
+@router.get("/runs/{run}/alerts", response_model=AlertPage, responses=_OF_A_RUN)
+def list_alerts(asked: OfRun, cursor: Cursor = None, limit: Limit = 100) -> Response:
+    """Every change of an alert of a run, oldest first."""
+    cut = asked.source.page(asked.run, cursor, limit, frozenset({ALERTS}))
+    found = tuple(_alert(record) for record in cut.records if record.type in _STATES)
+    return sent(AlertPage(run=asked.run, alerts=found, cursor=cut.cursor, more=cut.more))
+
+
+@router.get("/runs/{run}/anomalies", response_model=AnomalyPage, responses=_OF_A_RUN)
+def list_anomalies(asked: OfRun, cursor: Cursor = None, limit: Limit = 100) -> Response:
+    """Values and trends of a run that were not expected, oldest first."""
+    cut = asked.source.page(asked.run, cursor, limit, frozenset({ANOMALIES}))
+    return sent(AnomalyPage(run=asked.run, anomalies=tuple(map(_anomaly, cut.records)), cursor=cut.cursor, more=cut.more))
+
+
+@router.get("/runs/{run}/aggregates", response_model=AggregatePage, responses=_OF_A_RUN)
+def list_aggregates(asked: OfRun, cursor: Cursor = None, limit: Limit = 100) -> Response:
+    """Windows of a run's metrics, oldest first."""
+    cut = asked.source.page(asked.run, cursor, limit, frozenset({AGGREGATES}))
+    return sent(AggregatePage(run=asked.run, aggregates=tuple(map(_aggregate, cut.records)), cursor=cut.cursor, more=cut.more))
+
+
+@router.get("/alerts", response_model=FiringView, responses=responses(503))
+def list_firing(served: Served) -> Response:
+    """What fires now, over all runs that are followed."""
+    return sent(FiringView(alerts=tuple(map(_alert, served.source.firing()))))
+
+
+@router.get("/metrics/history", response_model=HistoryView, responses=_OF_A_RUN)
+def show_history(
+    served: Served,
+    run: Annotated[str, Query(pattern=RUN_REF, max_length=128, description="A run; without it the newest.")] = "latest",
+    metric: Annotated[str | None, Query(max_length=200, description="Only this metric.")] = None,
+) -> Response:
+    """The last 100 windows of every metric of a run, from the log."""
+    name = served.source.resolve(run)
+    kept: dict[tuple[str, str], list[Aggregate]] = {}
+    for window in served.source.aggregates(name):
+        if metric is None or window.metric == metric:
+            kept.setdefault((window.topic, window.metric), []).append(window)
+    found = sorted(kept.items())
+    metrics = tuple(MetricHistory(run=name, topic=topic, metric=known, windows=tuple(windows)) for (topic, known), windows in found)
+    return sent(HistoryView(metrics=metrics))
+
+
+def _alert(record: Record) -> AlertView:
     event = decode(record)
     assert isinstance(event, AlertPending | AlertFiring | AlertResolved)
     return AlertView.model_validate({**stamp(record), "run": record.run, "state": _STATES[record.type], **dict(event)})
 
 
-def aggregate(record: Record) -> Aggregate:
-    """The window that stands in `record`."""
+def _aggregate(record: Record) -> Aggregate:
     event = decode(record)
     assert isinstance(event, WindowAggregated)
     return Aggregate(**dict(event), moment=record.moment)

@@ -19,12 +19,13 @@ from esper.events.kinds.observability import (
 )
 from esper.events.kinds.run import SamplesDropped
 from esper.events.topics import TOPICS, is_telemetry
+from esper.folds.watching.detectors import DETECTORS
 from esper.nissa.collectors.collector import Collector
 from esper.nissa.metrics.family import Family, Sample
 from esper.nissa.metrics.model import RECORDS, UNREADABLE, Handler, Model, Watched
 
 SEVERITIES = ("info", "warning", "critical")
-HANDLERS_OF_ALERTS = ("log", "webhook", "alertmanager", "smtp")
+HANDLERS_OF_ALERTS = ("log",)  # The one that is there without settings; others by the names that settings give them.
 
 DROPPED = Family(
     "esper_samples_dropped_total",
@@ -37,7 +38,7 @@ FOLLOWING = Family("esper_follow_runs", "gauge", "Runs that are followed.")
 TROUBLED = Family("esper_follow_unreadable_runs", "gauge", "Runs that are followed and cannot be read.")
 CAUGHT_UP = Family("esper_follow_caught_up_timestamp_seconds", "gauge", "When everything that stood on disk had been read.")
 POLLED = Family("esper_follow_poll_timestamp_seconds", "gauge", "When the log was looked at last.")
-ANOMALIES = Family("esper_anomalies_total", "counter", "Values that detectors did not expect.", {"detector": ()})
+ANOMALIES = Family("esper_anomalies_total", "counter", "Values that detectors did not expect.", {"detector": tuple(sorted(DETECTORS))})
 TRENDS = Family(
     "esper_trends_total",
     "counter",

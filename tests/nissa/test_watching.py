@@ -1,0 +1,115 @@
+"""What observers derived, over HTTP: of one run, and over all."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from esper.events.envelope import EventId, Record, RunId
+from esper.events.kinds.observability import AlertResolved, TrendDetected, WindowAggregated
+from esper.oona.directory import Directory
+from esper.oona.observed import Observed
+from tests.nissa.samples import alert, anomaly, standing
+from tests.nissa.server import Client, serving
+from tests.synthetic import RUN, write_run
+
+WINDOWS = 130
+
+
+def window(number: int, metric: str) -> Record:
+    """A window of a metric; one in a hundred has no number in it."""
+    mean = float("nan") if number == 100 else float(number)
+    statistics = {"mean": mean, "minimum": 0.0, "maximum": 1.0, "standard_deviation": 0.5, "count": 3}
+    event = WindowAggregated(topic="telemetry.training.steps", metric=metric, starts_s=15.0 * number, length_s=15.0, **statistics)
+    return standing(event, RUN)._replace(id=EventId(f"{metric}-{number}"), sequence=None, generation=1)
+
+
+def trend() -> Record:
+    """A plateau."""
+    slopes = {"slope_per_s": 0.0, "slope_low": -0.1, "slope_high": 0.1}
+    event = TrendDetected(topic="telemetry.training.steps", metric="loss", finding="plateau", limit=None, limit_in_s=None, **slopes)
+    return standing(event, RUN)._replace(id=EventId("t" * 32), sequence=None, generation=1)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A server over a finished run with an alert that still fires, and one that does not."""
+    path = tmp_path_factory.mktemp("watched")
+    write_run(Directory(path))
+    resolved = alert(RUN, AlertResolved, "d" * 32)
+    other = resolved._replace(data=resolved.data.replace(b"abab", b"cdcd"))
+    with Observed(path / RUN, RUN) as observed:
+        observed.save([anomaly(RUN), trend(), alert(RUN), other])
+        observed.save([window(number, metric) for number in range(WINDOWS) for metric in ("loss", "gradient_norm")])
+    with serving(path) as client:
+        yield client
+
+
+def test_alerts_are_told_with_their_state(watched: Client) -> None:
+    page = watched.get("/api/v1/runs/latest/alerts").json
+    assert [(one["state"], one["severity"]) for one in page["alerts"]] == [("firing", "critical"), ("resolved", "critical")]
+
+
+def test_what_fires_is_told_over_all_runs_also_of_one_that_ended(watched: Client) -> None:
+    [firing] = watched.get("/api/v1/alerts").json["alerts"]
+    assert (firing["run"], firing["fingerprint"]) == (RUN, "ab" * 8)
+
+
+def test_anomalies_and_trends_stand_in_one_list(watched: Client) -> None:
+    page = watched.get("/api/v1/runs/latest/anomalies").json
+    assert [(one["detector"], one["finding"], one["metric"]) for one in page["anomalies"]] == [
+        ("spike", None, "loss"),
+        (None, "plateau", "loss"),
+    ]
+
+
+def test_aggregates_page_by_cursor(watched: Client) -> None:
+    first = watched.get("/api/v1/runs/latest/aggregates?limit=200").json
+    rest = watched.get(f"/api/v1/runs/latest/aggregates?limit=200&cursor={first['cursor']}").json
+    assert (first["more"], rest["more"]) == (True, False)
+    both = first["aggregates"] + rest["aggregates"]
+    assert [one["starts_s"] for one in both if one["metric"] == "loss"] == [15.0 * number for number in range(WINDOWS)]
+
+
+def test_the_last_hundred_windows_of_every_metric_are_its_history(watched: Client) -> None:
+    metrics = watched.get(f"/api/v1/metrics/history?run={RUN}").json["metrics"]
+    assert [(one["metric"], len(one["windows"])) for one in metrics] == [("gradient_norm", 100), ("loss", 100)]
+    assert [one["starts_s"] for one in metrics[0]["windows"]] == [15.0 * number for number in range(WINDOWS - 100, WINDOWS)]
+
+
+def test_a_window_without_a_number_says_so(watched: Client) -> None:
+    [loss] = watched.get("/api/v1/metrics/history?metric=loss").json["metrics"]
+    assert [one["mean"] for one in loss["windows"] if one["starts_s"] == 1500.0] == ["NaN"]
+
+
+def test_own_and_derived_topics_come_in_one_page(watched: Client) -> None:
+    topics = "topic=observability.anomalies&topic=system.events.epoch"
+    page = watched.get(f"/api/v1/runs/latest/events?limit=1000&{topics}").json
+    assert [event["topic"] for event in page["events"]] == ["system.events.epoch"] * 13 + ["observability.anomalies"] * 2
+    assert "etag" not in watched.get(f"/api/v1/runs/latest/events?{topics}").headers
+
+
+def test_pages_of_own_and_derived_topics_go_on_where_they_ended(watched: Client) -> None:
+    topics = "topic=observability.anomalies&topic=system.events.epoch"
+    found: list[str] = []
+    cursor = ""
+    while True:
+        page = watched.get(f"/api/v1/runs/{RUN}/events?limit=4&{topics}{cursor}").json
+        found += [event["id"] for event in page["events"]]
+        if not page["more"]:
+            break
+        cursor = f"&cursor={page['cursor']}"
+    whole = watched.get(f"/api/v1/runs/{RUN}/events?limit=1000&{topics}").json
+    assert found == [event["id"] for event in whole["events"]]
+
+
+def test_an_unknown_run_has_no_history(watched: Client) -> None:
+    assert watched.get("/api/v1/metrics/history?run=none-of-these").status == 404
+
+
+def test_the_metrics_show_what_fires(watched: Client) -> None:
+    watched.service.collectors.run_once()
+    assert b'esper_alerts_firing{severity="critical"} 1.0\n' in watched.get("/metrics").body
+
+
+def test_a_run_id_of_the_list_is_one_that_can_be_asked_for(watched: Client) -> None:
+    assert [RunId(run["run"]) for run in watched.get("/api/v1/runs?limit=1").json["runs"]] == [RUN]
