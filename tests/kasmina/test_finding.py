@@ -97,7 +97,7 @@ def adopted() -> nn.Module:
     ("layer", "name", "reason"),
     [
         (frozen_forward(), "site", "a forward of its own"),
-        (adopted(), "site", "a site of another Host"),
+        (adopted(), "site", "an earlier training has grown it"),
         (nn.LazyLinear(4), "site", "run the model once"),
         (Scaled(16, 16), "site", "more than the input"),
         (nn.LayerNorm(16), "site", "a LayerNorm cannot be one yet"),

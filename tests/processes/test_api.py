@@ -234,7 +234,7 @@ def test_a_device_that_torch_does_not_know_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_grew_before_is_refused_by_name(tmp_path: Path, sites: str) -> None:
     model = perceptron()
     fit(tmp_path, model, epochs=1)
-    with pytest.raises(SettingsError, match="'0': it is a site of another Host already"):
+    with pytest.raises(SettingsError, match=r"'0': an earlier training has grown it; go on with the result\.model of that fit"):
         fit(tmp_path, model, epochs=1, grow=esper.Grow(sites=sites))
 
 
@@ -260,6 +260,23 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(finished: tuple[Path, Res
     assert resumed.metrics == finished[1].metrics
     with resumed.history as history:
         assert history.state.incarnation == 2
+
+
+def test_a_notebook_goes_on_with_the_model_that_was_interrupted(tmp_path: Path) -> None:
+    model = perceptron()
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "one", model, epochs=6, train=Acting(4 * STEPS + 1, lambda: signal.raise_signal(signal.SIGINT)))
+    assert {type(module).__module__.partition(".")[0] for module in model.modules()} == {"torch"}
+    assert [type(module) for module in model] == [nn.Linear, nn.GELU, nn.Linear]
+    resumed = fit(tmp_path / "one", model, epochs=6, train=Acting(0, lambda: None), resume="latest")
+    assert resumed.metrics == fit(tmp_path / "other", epochs=6).metrics
+
+
+def test_a_model_whose_training_failed_is_trained_again(tmp_path: Path) -> None:
+    model = perceptron()
+    with pytest.raises(DataError):
+        fit(tmp_path, model, train=[{"x": torch.zeros(5, 4)}])
+    fit(tmp_path, model, epochs=1)
 
 
 def test_a_run_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def _shape_or_refusal(name: str, layer: nn.Module, bypassed: bool) -> Shape:
 
 def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
     if isinstance(layer, Site):
-        return "it is a site of another Host already; use that Host, or its export_plain()"
+        return "an earlier training has grown it; go on with the result.model of that fit, a plain copy (Host.export_plain)"
     if "forward" in vars(layer):
         return "its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
     if len(inspect.signature(layer.forward).parameters) != 1:

@@ -315,6 +315,13 @@ class Host:
         slot.branch = place.settle(branch)
         slot.optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)
 
+    def release(self) -> None:
+        """Makes the model plain again, in place: what grew in it is gone, its own values stay. This Host is of no use afterwards."""
+        self._meter.forget()
+        for place in self._places.values():
+            sites.release(place.layer)
+        self._places = {}
+
     def export_plain(self) -> nn.Module:
         """An independent copy of the model as it computes now, of plain torch modules: it pickles, and needs nothing of Esper."""
         return export_plain(self.model)

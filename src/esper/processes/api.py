@@ -107,7 +107,8 @@ def fit(
     does already; it never influences it. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
 
     Raises SettingsError for what cannot work, DataError for empty or malformed data, LogError where the log fails; a run that ends by an
-    exception has RunFailed in its log.
+    exception has RunFailed in its log, and `model` is plain again then: give it to the `fit` that resumes. After a `fit` that came to its
+    end go on with `result.model`.
     """
     named: Named = {
         "growth.enabled": grow is not None,

@@ -207,8 +207,9 @@ class _Work:
             alphas=policy.alphas,
             gate=settings.gate,
         )
-        host = self.host = _host(recipe, settings)
         self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
+        host = self.host = _host(recipe, settings)
+        self._ended = False
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         adapter = Adapter(
             host=host,
@@ -295,6 +296,7 @@ class _Work:
     def seal(self, finished: RunFinished) -> Trained:
         """Seals the run that has finished."""
         self._emitter.close(seal=self._summary(finished))
+        self._ended = True
         return Trained(self._run, self.host, finished.metrics)
 
     def _summary(self, finished: RunFinished) -> dict[str, JsonValue]:
@@ -322,8 +324,10 @@ class _Work:
         self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, epoch=tally.epoch, step=tally.step)
 
     def close(self) -> None:
-        """Ends the compiler's thread."""
+        """Ends the compiler's thread. The model of a training that did not come to its end is plain again, so that it can be resumed."""
         self._compiler.close()
+        if not self._ended:
+            self.host.release()
 
 
 def _host(recipe: Recipe, settings: Settings) -> Host:
