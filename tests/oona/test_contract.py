@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from esper.errors import DataError, LogError, RuleError
 from esper.events import topics
 from esper.events.envelope import Moment, Record
-from esper.oona.contract import START, Position, RunWriter
+from esper.oona.contract import START, Position, RunWriter, records_of
 from tests.oona.samples import OTHER, TOPICS, everything, mixed
 
 TEN = mixed(10)
@@ -90,6 +90,12 @@ def test_a_reader_too_far_behind_goes_on_nearer_to_the_end(log: RunWriter, at: i
     position, skipped = log.skip(log.read(limit=at).position if at else None, keep)
     assert skipped == passed
     assert log.read(position).records == TEN[at + passed :]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10, 100])
+def test_records_come_over_any_pages(log: RunWriter, limit: int) -> None:
+    log.append(TEN)
+    assert tuple(records_of(log, None, limit)) == TEN
 
 
 def test_waiting_ends_at_once_when_records_stand_there(log: RunWriter) -> None:

@@ -12,13 +12,12 @@ from esper.errors import LogError
 from esper.events import topics
 from esper.events.envelope import Record, RunId
 from esper.oona import follower as follower_module
-from esper.oona.contract import START, Position
+from esper.oona.contract import Position
 from esper.oona.directory import Directory
-from esper.oona.follower import Batch, Follower, follow
-from esper.oona.memory import MemoryLog
+from esper.oona.follower import Batch, Follower
 from esper.oona.run_log import FILE
 from tests.oona.processes import child, line
-from tests.oona.samples import OTHER, RUN, ended, everything, mixed
+from tests.oona.samples import OTHER, RUN, ended
 
 WHOLE = ended(30)
 
@@ -190,24 +189,6 @@ def test_a_run_that_nobody_writes_is_not_kept_open(directory: Directory, monkeyp
         assert len(collected(follower, RUN, 10)) == 10
         follower.poll(0.0)
         assert opened(directory) == before
-
-
-def test_one_run_is_followed_page_by_page() -> None:
-    log = MemoryLog(RUN)
-    log.append(WHOLE[:10])
-    pages = follow(log, wait_s=0.001)
-    assert next(pages).records == WHOLE[:10]
-    assert next(pages).records == ()
-    log.append(WHOLE[10:])
-    assert next(pages).records == WHOLE[10:]
-
-
-def test_following_some_topics_passes_over_the_others() -> None:
-    log = MemoryLog(RUN)
-    log.append(mixed(20))
-    pages = follow(log, START, topics=frozenset({topics.RUN}), wait_s=0.001)
-    assert next(pages).records == everything(log, frozenset({topics.RUN}))
-    assert next(pages).records == ()
 
 
 @pytest.mark.whole

@@ -14,7 +14,7 @@ from esper.events.envelope import Record
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import FACTS
 from esper.oona.appender import append_items
-from esper.oona.contract import START
+from esper.oona.contract import START, records_of
 from esper.oona.directory import Directory
 from esper.oona.file import FORMAT
 from esper.oona.run_log import FILE, RunLog
@@ -196,6 +196,22 @@ def test_a_fact_that_was_taken_out_is_missed_with_an_error(directory: Directory,
     alter(closed, "DELETE FROM records WHERE fact = 50")
     with directory.open(RUN) as log, pytest.raises(LogError, match="as many facts in its index as the last one's number, 104, got 103"):
         log.read(topics=FACTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "DELETE FROM records WHERE type LIKE 'esper.steps%' AND sequence = 50",
+            rf"topic {topics.STEPS}, .*: expected sequence 50, got 51",
+        ),
+        ("UPDATE records SET fact = NULL WHERE fact = 50", r"expected a fact's number, got none; the log is damaged"),
+    ],
+)
+def test_a_reader_of_everything_meets_no_hole_unseen(directory: Directory, closed: Path, change: str, said: str) -> None:
+    alter(closed, change)
+    with directory.open(RUN) as log, pytest.raises(LogError, match=said):
+        list(records_of(log, None))
 
 
 def test_the_last_fact_without_its_number_is_missed_with_an_error(directory: Directory, closed: Path) -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol, Self
 
 from pydantic import JsonValue
 
-from esper.errors import DataError
+from esper.errors import DataError, LogError
 from esper.events.envelope import Record, RunId
+from esper.events.topics import FACTS
 from esper.oona.heads import Heads
 
 
@@ -84,15 +85,28 @@ class Log(Protocol):
         ...
 
 
-def records_of(log: Log, topics: frozenset[str]) -> Iterator[Record]:
-    """The records of `topics` that stand in `log` now, oldest first, a page at a time."""
-    position = START
-    while True:
-        page = log.read(position, _PAGE, topics)
-        yield from page.records
-        if len(page.records) < _PAGE:
-            return
-        position = page.position
+def pages_of(log: Log, start: Position | None, topics: frozenset[str] | None, limit: int = _PAGE) -> Iterator[Page]:
+    """The pages of `log` after `start`, of `topics` (None: all), at least one, up to the log's end as it is when that is reached."""
+    page = log.read(start, limit, topics)
+    while len(page.records) == limit:
+        yield page
+        page = log.read(page.position, limit, topics)
+    yield page
+
+
+def records_of(log: Log, topics: frozenset[str] | None, limit: int = _PAGE) -> Iterator[Record]:
+    """The records of `topics` (None: all) that stand in `log` when they are reached, oldest first. Raises LogError where one is missing."""
+    last: dict[str, int] = {}
+    for page in pages_of(log, None, topics, limit):
+        for record in page.records:
+            expected = last.get(record.topic, 0) + 1
+            numbered = record.fact is not None or record.topic not in FACTS
+            if record.sequence != expected or not numbered:
+                what = f"sequence {expected}, got {record.sequence}" if numbered else "a fact's number, got none"
+                at = f"run {record.run}, topic {record.topic}, moment {record.moment}"
+                raise LogError(f"{at}: expected {what}; the log is damaged: esper doctor checks all of it")
+            last[record.topic] = expected
+            yield record
 
 
 def records_between(log: Log, start: Position, end: Position) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Follows a log: one run, or a whole directory with thousands of ended runs and dozens of live ones.
+"""Follows a log: a directory with thousands of ended runs and dozens of live ones.
 
 A directory is listed once a second. Sealed runs are done with by their marks, without being opened; a run that nobody writes is looked at
 once a second by the times and sizes of its files; only runs that rang, or changed lately, are asked at every turn. So the cost follows the
@@ -7,7 +7,7 @@ live runs, and descriptors do too: at most `OPEN_AT_ONCE` files stay open.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.oona import seal
-from esper.oona.contract import START, Log, Page, Position
+from esper.oona.contract import START, Page, Position
 from esper.oona.directory import Directory
 from esper.oona.doorbell import POLL_S, Ear
 from esper.oona.lock import holder_of
@@ -29,17 +29,6 @@ _BATCHES = 64  # Pages handed over at once: what follows them holds no more than
 RECENT_S = 2.0
 
 Look = tuple[tuple[int, int], ...]
-
-
-def follow(log: Log, position: Position | None = None, *, topics: frozenset[str] | None = None, wait_s: float) -> Iterator[Page]:
-    """Pages of one run's log after `position`, for ever; an empty page each time that `wait_s` passed without a record."""
-    at = position or START
-    while True:
-        page = log.read(at, topics=topics)
-        if not page.records and page.position == at and log.wait(at, wait_s):
-            page = log.read(at, topics=topics)
-        at = page.position
-        yield page
 
 
 class Batch(NamedTuple):

@@ -20,7 +20,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack
 from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
 from esper.folds.run import BlockedError, RunState, digest, initial, step
-from esper.oona.contract import Log, Position
+from esper.oona.contract import START, Log, Position, pages_of, records_of
 from esper.oona.directory import Directory
 from esper.processes.reading import PAGE, Reading
 from esper.processes.rows import rows_of
@@ -114,16 +114,10 @@ class History:
         return digest(self.state if moment is None else self.at(moment=moment))
 
     def records(self, topics: frozenset[str] | None = None) -> Iterator[Record]:
-        """The records of `topics` (None: all) that are on disk when they are reached, in the log's order."""
+        """The records of `topics` (None: all) that are on disk when they are reached, in the log's order. Raises LogError at a hole."""
         for topic in sorted(topics or ()):
             _require_topic(topic)
-        position: Position | None = None
-        while True:
-            page = self._log.read(position, self._page, topics)
-            yield from page.records
-            position = page.position
-            if len(page.records) < self._page:
-                return
+        yield from records_of(self._log, topics, self._page)
 
     def follow(
         self, topics: frozenset[str] | None = None, *, wait_s: float = 1.0, waiting: Callable[[], None] = lambda: None
@@ -133,20 +127,18 @@ class History:
         A run that failed and was resumed has not ended. One whose process was killed goes on once somebody resumes it: `waiting` is called
         before every wait, so that whoever follows can say so.
         """
-        position: Position | None = None
-        ended = False
+        position, ended = START, False
         while True:
-            page = self._log.read(position, self._page)
-            for record in page.records:
-                ended = record.type in _RUN_ENDS or (ended and record.type != RunResumed.KIND)
-                if topics is None or record.topic in topics:
-                    yield record
-            position = page.position
-            if len(page.records) < self._page:
-                if ended:
-                    return
-                waiting()
-                self._log.wait(position, wait_s)
+            for page in pages_of(self._log, position, None, self._page):
+                position = page.position
+                for record in page.records:
+                    ended = record.type in _RUN_ENDS or (ended and record.type != RunResumed.KIND)
+                    if topics is None or record.topic in topics:
+                        yield record
+            if ended:
+                return
+            waiting()
+            self._log.wait(position, wait_s)
 
     def events(self, topic: str) -> Iterator[tuple[Record, Event]]:
         """The records of `topic` with the event in each, in order. Raises DataError at one that does not decode."""
@@ -191,18 +183,15 @@ class History:
         return self._marks[max(0, bisect_right(self._marks, epoch - 1, key=lambda mark: mark.epoch) - 1)]
 
     def _at(self, mark: _Mark, *, moment: int | None = None, epoch: int | None = None) -> RunState:
-        state, position = mark.state, mark.position
-        while True:
-            page = self._log.read(position, self._page, FACTS)
+        state = mark.state
+        for page in pages_of(self._log, mark.position, FACTS, self._page):
             for record in page.records:
                 if _beyond(record, moment, epoch):
                     return state
                 state = step(state, record)
-            if len(page.records) < self._page:
-                return state
-            position = page.position
-            if state.moment > self._marks[-1].moment:
-                self._marks.append(_Mark(state.moment, state.epoch, position, state))
+            if len(page.records) == self._page and state.moment > self._marks[-1].moment:
+                self._marks.append(_Mark(state.moment, state.epoch, page.position, state))
+        return state
 
     def _require_moment(self, moment: int) -> None:
         last = self.end
@@ -216,12 +205,10 @@ class History:
 
     def _last_epoch(self) -> int:
         """The last epoch that is over, asked without understanding any: a run whose fold is blocked still has one."""
-        while True:
-            page = self._log.read(self._reach, self._page, _EPOCH_TOPICS)
+        for page in pages_of(self._log, self._reach, _EPOCH_TOPICS, self._page):
             self._epoch = max(self._epoch, *(record.epoch for record in page.records if record.type in _EPOCH_ENDS), 0)
             self._reach = page.position
-            if len(page.records) < self._page:
-                return self._epoch
+        return self._epoch
 
 
 def open_run(run: str, log: str | Path = "runs") -> History:
