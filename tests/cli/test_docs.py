@@ -24,8 +24,10 @@ def section(command: str) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:
-    """Every long option of a command but --help."""
-    return {option for action in parser._actions for option in action.option_strings if option.startswith("--")} - {"--help"}
+    """Every long option of a command, and of its own commands, but --help."""
+    inner = [part for action in parser._actions if isinstance(action, argparse._SubParsersAction) for part in action.choices.values()]
+    own = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    return own.union(*map(options, inner)) - {"--help"}
 
 
 @pytest.mark.parametrize("command", commands())

@@ -79,6 +79,9 @@ class Post:
     def outstanding(self, _run: RunId | None = None) -> int:
         return 0
 
+    def close(self, _timeout_s: float) -> None:
+        pass
+
 
 def notified(alert: Record) -> AlertNotified:
     event = decode(alert)

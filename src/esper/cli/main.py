@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from esper.cli.commands import agent, doctor, export, log, nissa, observe, replay, runs, show, train
+from esper.cli.commands import agent, alerts, doctor, export, log, nissa, observe, replay, runs, show, train
 from esper.cli.output import Output, hush
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-COMMANDS = (train, runs, show, log, replay, export, observe, nissa, agent, doctor)
+COMMANDS = (train, runs, show, log, replay, export, observe, alerts, nissa, agent, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -43,6 +43,7 @@ Outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]
 _OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
 _OUTCOMES = frozenset({AlertNotified.KIND, AlertSuppressed.KIND})
 _ALERTS = frozenset({topics.ALERTS})
+_LAST_DELIVERY_S = 5.0
 
 
 class Delivers(Protocol):
@@ -52,6 +53,7 @@ class Delivers(Protocol):
     def offer(self, alert: Record) -> None: ...
     def settled(self, outcome: Record) -> None: ...
     def outstanding(self, run: RunId | None = None) -> int: ...
+    def close(self, timeout_s: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ class Observer:
         return sum(len(batch.page.records) for batch in batches)
 
     def close(self) -> None:
-        """Saves all states and lets go of every file."""
+        """Delivers what can be delivered soon, saves all states and lets go of every file."""
+        if self._deliverer is not None:
+            self._deliverer.close(_LAST_DELIVERY_S)
         self._note_outcomes()
         for run in list(self._runs):
             with self._guarded(run):

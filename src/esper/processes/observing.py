@@ -13,10 +13,12 @@ from esper.events.envelope import RunId
 from esper.folds.watching.rule_files import parse_rules
 from esper.folds.watching.rules import Rule
 from esper.folds.watching.stream import WatchSettings
+from esper.nissa.delivery.handlers.build import build_handlers
 from esper.oona.contract import START, records_between
 from esper.oona.directory import Directory
 from esper.oona.lock import Lock
 from esper.oona.observed import Observed, is_observed, is_settled
+from esper.processes.delivering import delivery_settings, make_deliverer
 from esper.processes.duty import LEAVE_AFTER_S, LOCK, serve
 from esper.processes.observer import Observer, ObserverSettings, own_records
 from esper.processes.watch import Watch, fold
@@ -47,23 +49,49 @@ def rules_of(directory: Directory, path: Path | None = None) -> tuple[Rule, ...]
 
 
 def observe(
-    directory: Directory, *, rules: Path | None = None, background: bool = False, from_start: bool = False, stop: Callable[[], bool]
+    directory: Directory,
+    *,
+    rules: Path | None = None,
+    delivery: Path | None = None,
+    background: bool = False,
+    from_start: bool = False,
+    stop: Callable[[], bool],
 ) -> None:
     """Waits until nobody else observes `directory`, then observes it until `stop`; in the background niced, until nothing is left to do.
 
-    Raises SettingsError for a file of rules with a mistake, before it waits.
+    Raises SettingsError for a file of rules or handlers with a mistake, before it waits.
     """
-    settings = ObserverSettings(watch=WatchSettings(rules=rules_of(directory, rules)))
+    make = observer_maker(directory, rules=rules, delivery=delivery, from_start=from_start)
     if background:
         os.nice(10)
-
-    def make() -> Observer:
-        return Observer(directory, settings, now=lambda: datetime.now(UTC), from_start=from_start, report=_said)
 
     def waiting(holder: int) -> None:
         _said(f"process {holder} observes {directory.path} already; waiting to take over")
 
     serve(directory, make, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
+
+
+def observer_maker(
+    directory: Directory, *, rules: Path | None = None, delivery: Path | None = None, from_start: bool = False
+) -> Callable[[], Observer]:
+    """What makes an observer of `directory` with what its files say. Raises SettingsError for a mistake in one of them, at once."""
+    handlers = delivery_settings(directory, delivery)
+    build_handlers(handlers)
+    settings = ObserverSettings(watch=WatchSettings(rules=rules_of(directory, rules)), fresh_s=handlers.deliver_within_s)
+
+    def make() -> Observer:
+        deliverer, outcomes = make_deliverer(directory, handlers)
+        return Observer(
+            directory,
+            settings,
+            now=lambda: datetime.now(UTC),
+            deliverer=deliverer,
+            outcomes=outcomes,
+            from_start=from_start,
+            report=_said,
+        )
+
+    return make
 
 
 def _said(problem: str) -> None:

@@ -19,6 +19,7 @@ def add(commands: Subcommands) -> None:
     watch = commands.add_parser("observe", help="derive aggregates, anomalies and alerts as runs go on, and have alerts delivered")
     add_log(watch)
     _add_rules(watch)
+    watch.add_argument("--delivery", type=Path, metavar="FILE", help="whom alerts reach (default: delivery.toml in the log's directory)")
     watch.add_argument(
         "--from-start", action="store_true", help="begin with the first record of runs that have ended, not after their last"
     )
@@ -45,7 +46,14 @@ def run_observe(arguments: argparse.Namespace, out: Output) -> int:
     if not arguments.background:
         out.lines((Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"),))
         out.flush()
-    observe(directory, rules=arguments.rules, background=arguments.background, from_start=arguments.from_start, stop=stopped.is_set)
+    observe(
+        directory,
+        rules=arguments.rules,
+        delivery=arguments.delivery,
+        background=arguments.background,
+        from_start=arguments.from_start,
+        stop=stopped.is_set,
+    )
     return 0
 
 

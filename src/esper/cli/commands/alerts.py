@@ -1,0 +1,113 @@
+"""`esper alerts`: what is firing, which rules are in force, and whether the handlers reach anybody."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of
+from esper.cli.drawing.text import lasting, number, short, wrapped
+from esper.cli.output import Output
+from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Rule
+from esper.oona.directory import Directory
+from esper.processes.alerts import AlertLine, alerts_of, current_alerts
+from esper.processes.delivering import try_handlers
+from esper.processes.observing import rules_of
+
+_STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
+
+
+def add(commands: Subcommands) -> None:
+    """Says what can be typed."""
+    parser = commands.add_parser("alerts", help="what is firing, the rules in force, and whether alerts reach anybody")
+    parts = parser.add_subparsers(metavar="WHAT", required=True)
+    listed = parts.add_parser("list", help="what is pending or firing; with RUN, all alerts of that run")
+    listed.add_argument("run", metavar="RUN", nargs="?", help="a run's id, what only one id begins or ends with, or `latest`")
+    add_log(listed)
+    add_json(listed, "one JSON object per alert")
+    listed.set_defaults(command=run_list)
+    rules = parts.add_parser("rules", help="the rules in force")
+    add_log(rules)
+    rules.add_argument("--rules", type=Path, metavar="FILE", help="alert rules (default: alerts.toml in the log's directory)")
+    add_json(rules, "one JSON object per rule")
+    rules.set_defaults(command=run_rules)
+    test = parts.add_parser("test", help="send one message through every handler")
+    add_log(test)
+    test.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
+    add_json(test, "one JSON object per handler")
+    test.set_defaults(command=run_test)
+
+
+def run_list(arguments: argparse.Namespace, out: Output) -> int:
+    """Lists alerts."""
+    directory = directory_of(arguments)
+    lines: Iterable[AlertLine]
+    lines = current_alerts(directory) if arguments.run is None else alerts_of(directory, directory.resolve(arguments.run))
+    found = 0
+    for line in lines:
+        found += 1
+        if arguments.json:
+            out.json(line)
+        else:
+            out.lines(_drawn(line, out.width))
+    if not found and not arguments.json:
+        out.lines(("nothing is pending or firing" if arguments.run is None else "no alert was raised in this run",))
+    return 0
+
+
+def _drawn(line: AlertLine, width: int) -> Iterator[Text | str]:
+    labels = " ".join(f"{name}={value}" for name, value in sorted(line.labels.items()))
+    head = Text(f"{line.status:<8} ", style="dim" if line.status == "resolved" else "bold")
+    head.append(f"{line.severity:<8} ", style=_STYLES.get(line.severity, "")).append(f"{line.rule}  {labels}".rstrip())
+    yield head
+    yield f"    since {line.since[:19].replace('T', ' ')} UTC, run {short(line.run)}, esper show {line.run[-6:]} --at {line.moment}"
+    if line.summary:
+        yield from wrapped(line.summary, width, 4)
+    for told in line.told:
+        yield Text(f"    {told.handler}: {told.what} {told.outcome}{f', {told.error}' if told.error else ''}", style="dim")
+
+
+def run_rules(arguments: argparse.Namespace, out: Output) -> int:
+    """Lists the rules in force."""
+    directory = Directory(log_of(arguments), create=True)
+    for rule in rules_of(directory, arguments.rules):
+        if arguments.json:
+            out.json(rule)
+            continue
+        out.lines((Text(f"{rule.severity:<8} ", style=_STYLES[rule.severity]).append(f"{rule.name:<28} {_condition(rule)}", style=""),))
+    return 0
+
+
+def _condition(rule: Rule) -> str:
+    """What a rule looks at, in words."""
+    source = rule.source
+    match source:
+        case MetricSource(metric, limit):
+            words = f"{metric} is not finite" if limit.side == "not_finite" else f"{metric} {limit.side} {limit.value:g}"
+        case AnomalySource(detector, metric):
+            words = f"anomaly {detector}" + (f" in {metric}" if metric else "")
+        case EventSource():
+            words = source.kind.removeprefix("esper.").rpartition(".")[0]
+            words += "".join(f", {name} {value}" for name, value in source.where)
+            words += f", {source.count} within {lasting(float(source.within_s))}" if source.within_s is not None else ""
+    held = f", for {lasting(float(rule.for_s))}" if rule.for_s else ""
+    return f"{words}{held}  ({rule.topic})"
+
+
+def run_test(arguments: argparse.Namespace, out: Output) -> int:
+    """Sends one message through every handler. Returns 1 where one was not delivered."""
+    directory = Directory(log_of(arguments), create=True)
+    failed = found = 0
+    for trial in try_handlers(directory, arguments.delivery):
+        found += 1
+        failed += not trial.answer.delivered
+        if arguments.json:
+            out.json({"handler": trial.handler, "delivered": trial.answer.delivered, "error": trial.answer.error, "took_s": trial.took_s})
+            continue
+        word = Text("delivered ", style="green") if trial.answer.delivered else Text("failed    ", style="bold red")
+        out.lines((word.append(f"{trial.handler}  {number(trial.took_s, 2)} s  {trial.answer.error or ''}".rstrip(), style=""),))
+        out.flush()
+    if not found and not arguments.json:
+        out.lines((f"no handlers: alerts are recorded and delivered to nobody; name some in {directory.path / 'delivery.toml'}",))
+    return 1 if failed else 0

@@ -1,0 +1,102 @@
+"""The alerts of a log as people ask for them: what is pending or firing, what was resolved, and whom it reached."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from esper.events import topics
+from esper.events.codec import decode
+from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertPending, AlertResolved, AlertSuppressed
+from esper.oona.contract import Position
+from esper.oona.directory import Directory
+from esper.oona.observed import is_observed, is_settled, read_observed
+
+Status = Literal["pending", "firing", "resolved"]
+_STATUS: dict[type[AlertPending] | type[AlertFiring] | type[AlertResolved], Status] = {
+    AlertPending: "pending",
+    AlertFiring: "firing",
+    AlertResolved: "resolved",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of one change of an alert at one handler: delivered, failed, or why it was held back."""
+
+    handler: str
+    what: Status
+    outcome: str
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class AlertLine:
+    """One alert from its beginning to now. `moment` is where the run was when it last changed; `fired` is False for one that never did."""
+
+    run: RunId
+    rule: str
+    severity: str
+    status: Status
+    labels: dict[str, str]
+    since: str
+    changed: str
+    moment: Moment
+    value: float | None
+    summary: str
+    fired: bool = False
+    told: list[Told] = field(default_factory=list)
+
+
+def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
+    """Every alert of `run`, in the order in which they began."""
+    return _lines(run, _records(directory, run))
+
+
+def current_alerts(directory: Directory) -> Iterator[AlertLine]:
+    """What is pending or firing in any run, the newest run first. Runs whose observed file is sealed have none, and are not opened."""
+    for run in directory.names(hidden=True):
+        folder = directory.path / run
+        if is_observed(folder) and not is_settled(folder):
+            yield from (line for line in alerts_of(directory, run) if line.status != "resolved")
+
+
+def _records(directory: Directory, run: RunId) -> Iterator[Record]:
+    position: Position | None = None
+    while (page := read_observed(directory.path / run, run, position, topics=frozenset({topics.ALERTS}))).records:
+        yield from page.records
+        position = page.position
+
+
+def _lines(run: RunId, records: Iterable[Record]) -> tuple[AlertLine, ...]:
+    lines: dict[tuple[str, str], AlertLine] = {}
+    changes: dict[EventId, tuple[AlertLine, Status]] = {}
+    for record in records:
+        event = decode(record)
+        if isinstance(event, AlertPending | AlertFiring | AlertResolved):
+            line = lines.get((event.fingerprint, event.since)) or _begun(run, record, event)
+            lines[event.fingerprint, event.since] = line
+            line.status, line.moment, line.value = _STATUS[type(event)], record.moment, event.value
+            line.changed = record.time.isoformat(timespec="seconds")
+            line.fired = line.fired or line.status == "firing"
+            changes[record.id] = (line, line.status)
+        elif isinstance(event, AlertNotified | AlertSuppressed) and event.alert in changes:
+            line, status = changes[event.alert]
+            outcome = event.outcome if isinstance(event, AlertNotified) else f"held back: {event.why}"
+            line.told.append(Told(event.handler, status, outcome, event.error if isinstance(event, AlertNotified) else None))
+    return tuple(lines.values())
+
+
+def _begun(run: RunId, record: Record, event: AlertPending | AlertFiring | AlertResolved) -> AlertLine:
+    return AlertLine(
+        run=run,
+        rule=event.rule,
+        severity=event.severity,
+        status=_STATUS[type(event)],
+        labels=dict(event.labels),
+        since=event.since,
+        changed=record.time.isoformat(timespec="seconds"),
+        moment=record.moment,
+        value=event.value,
+        summary=event.annotations.get("summary", ""),
+    )

@@ -1,0 +1,62 @@
+"""Whom a log's alerts reach: the handlers that `delivery.toml` in its directory names, and the deliverer that an observer hosts."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+
+from esper.errors import SettingsError
+from esper.events.envelope import RunId
+from esper.nissa.delivery.deliverer import Deliverer
+from esper.nissa.delivery.handlers.build import build_handlers
+from esper.nissa.delivery.notices import linker
+from esper.nissa.delivery.settings import DEFAULT, DeliverySettings, parse_delivery
+from esper.nissa.delivery.trial import Trial, try_out
+from esper.oona.directory import Directory
+from esper.processes.observer import Outcomes
+
+DELIVERY = "delivery.toml"
+
+
+def delivery_settings(directory: Directory, path: Path | None = None) -> DeliverySettings:
+    """What `path`, or `delivery.toml` in the directory, says; where there is no such file, alerts are lines on standard error.
+
+    Raises SettingsError, with the line, for the first mistake.
+    """
+    where = directory.path / DELIVERY if path is None else path
+    try:
+        text = where.read_text()
+    except FileNotFoundError:
+        if path is not None:
+            raise SettingsError(f"expected delivery settings at {path}, got nothing") from None
+        return DEFAULT
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the delivery settings at {where}: {error}") from error
+    return parse_delivery(text, os.fspath(where))
+
+
+def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[Deliverer, Outcomes]:
+    """A deliverer that is not started yet, and the queue that its outcomes come through.
+
+    Raises SettingsError for a secret that is missing.
+    """
+
+    def lives(run: RunId) -> bool:
+        entry = directory.entry(run)
+        return entry is not None and entry.live
+
+    outcomes: Outcomes = SimpleQueue()
+    deliverer = Deliverer(
+        build_handlers(settings),
+        record=lambda run, event: outcomes.put((run, event)),
+        now=lambda: datetime.now(UTC),
+        link_to=linker(options=f" --log {directory.path.absolute()}", base_url=settings.base_url),
+        lives=lives,
+    )
+    return deliverer, outcomes
+
+
+def try_handlers(directory: Directory, path: Path | None = None) -> Iterator[Trial]:
+    """Sends one message through every handler, and says what came of it."""
+    yield from try_out(build_handlers(delivery_settings(directory, path)), lambda: datetime.now(UTC))

@@ -1,0 +1,68 @@
+"""`esper alerts`."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from esper.oona.directory import Directory
+from esper.processes.observer import Observer
+from tests.cli.conftest import Esper
+from tests.processes.observed_runs import NOW, SETTINGS, problems
+from tests.synthetic import RUN, write_run
+
+
+@pytest.fixture
+def observed_log(tmp_path: Path) -> Path:
+    """A log whose run is under way, observed as far as it got."""
+    write_run(Directory(tmp_path), finish=False)
+    with Observer(Directory(tmp_path), SETTINGS, now=lambda: NOW + timedelta(seconds=1), report=problems.append) as observer:
+        observer.turn(0.0)
+    return tmp_path
+
+
+def test_what_fires_is_listed_with_the_moment_to_look_at(esper: Esper, observed_log: Path) -> None:
+    said = esper("alerts", "list", "--log", str(observed_log))
+    assert said.code == 0
+    assert "firing   critical run-rolled-back" in said.out
+    assert "esper show 7c21ab --at" in said.out
+
+
+def test_a_run_s_alerts_include_those_that_were_resolved(esper: Esper, observed_log: Path) -> None:
+    rows = [json.loads(line) for line in esper("alerts", "list", RUN, "--json", "--log", str(observed_log)).lines]
+    assert {row["status"] for row in rows} == {"firing", "resolved"}
+    assert all(row["run"] == RUN for row in rows)
+
+
+def test_a_log_that_nobody_observed_has_no_alerts(esper: Esper) -> None:
+    assert esper("alerts", "list").out == "nothing is pending or firing\n"
+    assert esper("alerts", "list", "latest").out == "no alert was raised in this run\n"
+
+
+def test_the_rules_in_force_are_those_of_the_log(esper: Esper, tmp_path: Path) -> None:
+    (tmp_path / "alerts.toml").write_text('off = ["run-idle"]\n')
+    names = [json.loads(line)["name"] for line in esper("alerts", "rules", "--json", "--log", str(tmp_path)).lines]
+    assert "run-dead" in names
+    assert "run-idle" not in names
+
+
+def test_a_rule_file_with_a_mistake_is_refused_with_its_line(esper: Esper, tmp_path: Path) -> None:
+    (tmp_path / "alerts.toml").write_text('\noff = ["run-idel"]\n')
+    said = esper("alerts", "rules", "--log", str(tmp_path))
+    assert said.code == 1
+    assert f"{tmp_path / 'alerts.toml'}:2: unknown built-in rule 'run-idel'" in said.err
+
+
+def test_a_test_message_goes_through_every_handler(esper: Esper, tmp_path: Path) -> None:
+    (tmp_path / "delivery.toml").write_text(f'[[handlers]]\nname = "lines"\nkind = "log"\npath = "{tmp_path / "told"}"\n')
+    said = esper("alerts", "test", "--log", str(tmp_path))
+    assert (said.code, said.out.split()[:2]) == (0, ["delivered", "lines"])
+    assert "esper-test" in (tmp_path / "told").read_text()
+
+
+def test_a_handler_that_reaches_nobody_makes_the_exit_code_1(esper: Esper, tmp_path: Path) -> None:
+    (tmp_path / "delivery.toml").write_text('[[handlers]]\nname = "hook"\nkind = "webhook"\nurl = "http://127.0.0.1:9/"\n')
+    said = esper("alerts", "test", "--log", str(tmp_path))
+    assert said.code == 1
+    assert said.out.startswith("failed    hook")
