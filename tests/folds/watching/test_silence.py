@@ -42,8 +42,8 @@ def said(found: Verdict) -> tuple[str, str | None] | None:
 def test_a_run_without_any_record_for_a_minute_is_dead_once() -> None:
     state = after((0, started()), (5, losses(1.0)))
     assert said(verdict(state, 64.9)) is None
+    assert said(verdict(state, 65)) == ("RunWentSilent", "dead")
     dead = verdict(state, 70)
-    assert said(dead) == ("RunWentSilent", "dead")
     assert dead.event is not None
     assert (dead.event.silent_s, dead.since_s) == (65.0, NOW + 65)
     assert said(verdict(dead.state, 500)) is None
@@ -65,8 +65,8 @@ def test_a_run_that_ended_is_not_silent_until_it_is_resumed(end: Event) -> None:
 def test_a_run_that_beats_without_another_record_is_idle() -> None:
     state = after((0, started()), *((second, BEAT) for second in range(10, 601, 10)))
     assert said(verdict(state, 599)) is None
+    assert said(verdict(state, 600)) == ("RunWentSilent", "idle")
     idle = verdict(state, 601)
-    assert said(idle) == ("RunWentSilent", "idle")
     assert idle.since_s == NOW + 600
     assert said(verdict(after((610, BEAT), state=idle.state), 620)) is None
 

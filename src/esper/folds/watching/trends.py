@@ -133,7 +133,8 @@ def theil_sen(points: Sequence[Point], deviations: float) -> Slope:
         slopes = np.sort((means[second] - means[first]) / (times[second] - times[first]))
         middle = float(np.median(slopes))
     half = deviations * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
-    low = max(math.floor((len(slopes) - half) / 2), 0)
+    # Sen's ranks from 1 are (N - C) / 2 and (N + C) / 2 + 1; rounded outwards.
+    low = max(math.floor((len(slopes) - half) / 2) - 1, 0)
     high = min(math.ceil((len(slopes) + half) / 2), len(slopes) - 1)
     return Slope(middle, float(slopes[low]), float(slopes[high]))
 
