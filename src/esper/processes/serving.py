@@ -1,4 +1,7 @@
-"""`esper nissa`: follows the log on a thread, serves what it finds, and writes the custom metrics that come by HTTP."""
+"""`esper nissa`: follows the log on a thread, serves what it finds, and writes the custom metrics that come by HTTP.
+
+Beside it a process of its own offers to observe: see `observer_child`.
+"""
 
 import os
 import socket
@@ -32,6 +35,7 @@ from esper.processes.daily_run import DailyRun
 from esper.processes.derived import DerivedFollower
 from esper.processes.duty import observer_of
 from esper.processes.log_source import LogSource
+from esper.processes.observer_child import ObserverChild
 from esper.processes.observing import rules_of
 
 POLL_S = 0.25
@@ -212,12 +216,15 @@ def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str
         server.should_exit = True
 
     service.following.failed = fail
+    observer = ObserverChild(directory)
     service.following.start()
+    observer.start()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     announce(f"http://{host}:{settings.port}")
     try:
         server.run(sockets=[listener])
     finally:
+        observer.stop()
         service.close()
         listener.close()
     return 1 if failed.is_set() else 0

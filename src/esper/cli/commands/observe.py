@@ -1,13 +1,14 @@
 """`esper observe` and `esper rebuild`: derive aggregates, anomalies and alerts as a log grows, or make an observer's states again."""
 
 import argparse
+import os
 import signal
 import threading
 from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of
+from esper.cli.arguments import Subcommands, add_json, add_log, count, directory_of, log_of
 from esper.cli.drawing.text import short
 from esper.cli.output import Output
 from esper.oona.directory import Directory
@@ -24,6 +25,7 @@ def add(commands: Subcommands) -> None:
         "--from-start", action="store_true", help="begin with the first record of runs that have ended, not after their last"
     )
     watch.add_argument("--background", action="store_true", help="let training go first, and leave when nothing is trained any more")
+    watch.add_argument("--parent", type=count, metavar="PID", help="leave when process PID, which started this one, has ended")
     watch.set_defaults(command=run_observe)
     again = commands.add_parser("rebuild", help="make an observer's states again from the log; what was derived stays")
     again.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
@@ -46,13 +48,17 @@ def run_observe(arguments: argparse.Namespace, out: Output) -> int:
     if not arguments.background:
         out.lines((Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"),))
         out.flush()
+
+    def stop() -> bool:
+        return stopped.is_set() or (arguments.parent is not None and os.getppid() != arguments.parent)
+
     observe(
         directory,
         rules=arguments.rules,
         delivery=arguments.delivery,
         background=arguments.background,
         from_start=arguments.from_start,
-        stop=stopped.is_set,
+        stop=stop,
     )
     return 0
 

@@ -1,0 +1,71 @@
+"""The observer beside `esper nissa`: it observes while its parent lives, and leaves with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from esper.oona.directory import Directory
+from esper.processes.duty import OBSERVE_VARIABLE, observer_of
+from esper.processes.observer_child import ObserverChild
+
+pytestmark = pytest.mark.whole
+PARENT = "import sys, time; from esper.oona.directory import Directory; from esper.processes.observer_child import ObserverChild; "
+STARTS = "ObserverChild(Directory(sys.argv[1])).start(); time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OBSERVE_VARIABLE, "1")
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Returns when `holds`; fails after half a minute."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_it_observes_until_it_is_stopped(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    child = ObserverChild(directory)
+    child.start()
+    until(lambda: observer_of(directory) is not None)
+    assert observer_of(directory) != os.getpid()
+    child.stop()
+    assert observer_of(directory) is None
+
+
+def test_it_is_started_again_when_it_was_killed(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    child = ObserverChild(directory)
+    child.start()
+    until(lambda: observer_of(directory) is not None)
+    first = observer_of(directory)
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    until(lambda: observer_of(directory) not in {None, first})
+    child.stop()
+
+
+def test_it_leaves_when_its_parent_was_killed(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    parent = subprocess.Popen((sys.executable, "-c", PARENT + STARTS, tmp_path))
+    until(lambda: observer_of(directory) is not None)
+    parent.kill()
+    parent.wait()
+    until(lambda: observer_of(directory) is None)
+
+
+def test_the_environment_keeps_it_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OBSERVE_VARIABLE, "0")
+    child = ObserverChild(Directory(tmp_path))
+    child.start()
+    child.stop()
+    assert not child._thread.ident
