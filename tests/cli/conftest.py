@@ -29,6 +29,7 @@ Esper = Callable[..., Said]
 def esper(synthetic_log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Esper:
     """Types `esper ARGUMENTS...` with the synthetic log as the environment's."""
     monkeypatch.setenv("ESPER_LOG", str(synthetic_log))
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def typed(*arguments: str) -> Said:
         try:

@@ -40,9 +40,15 @@ def test_what_came_before_the_first_moment_is_folded_and_not_told(history: Histo
 
 
 def test_a_replay_that_stops_in_an_epoch_says_that_it_is_not_over(history: History) -> None:
+    replay = Replay(history, awake, last=31)
+    assert [frame.record.moment for frame in replay.frames()][-1] == 31
+    assert (replay.final().epoch, replay.final().over) == (4, False)
+
+
+def test_telemetry_of_the_next_epoch_does_not_open_the_last_again(history: History) -> None:
     replay = Replay(history, awake, last=30)
-    assert [frame.record.moment for frame in replay.frames()][-1] == 30
-    assert not replay.final().over
+    assert [frame.record.epoch for frame in replay.frames()][-1] == 4
+    assert (replay.final().epoch, replay.final().over) == (3, True)
 
 
 def test_speed_divides_the_run_s_own_time(history: History) -> None:

@@ -21,7 +21,7 @@ WIDTH = 100
 
 
 class Output:
-    """Standard output as the shell uses it. `width` is 100 columns, less on a narrower terminal."""
+    """Standard output as the shell uses it. `width` is 100 columns, less on a narrower terminal or where COLUMNS says so."""
 
     def __init__(self, file: TextIO | None = None) -> None:
         stream = sys.stdout if file is None else file
@@ -29,7 +29,8 @@ class Output:
             # A terminal that cannot show a block character shows a question mark; it does not end the command.
             stream.reconfigure(errors="replace")
         self.interactive = stream.isatty()
-        self.console = Console(file=stream, highlight=False, emoji=False, markup=False, width=None if self.interactive else WIDTH)
+        width = None if self.interactive or "COLUMNS" in os.environ else WIDTH
+        self.console = Console(file=stream, highlight=False, emoji=False, markup=False, width=width)
         self.width = min(WIDTH, self.console.width)
 
     def lines(self, lines: Iterable[Text | str]) -> None:

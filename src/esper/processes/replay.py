@@ -62,7 +62,7 @@ class Replay:
         if self.first is not None and self.last is not None and self.first > self.last:
             raise RuleError(f"expected --from at or before --to, got {self.first} and {self.last}")
         self.reading = Reading(self.history.run)
-        self._ended = False
+        self._ended = self._told = 0  # The last epoch that was over, and the last of which that was said.
 
     def frames(self) -> Iterator[Frame]:
         """Every record with the run as it then stands. Raises BlockedError at a fact that this version cannot understand."""
@@ -75,7 +75,8 @@ class Replay:
             if told and self.speed is not None:
                 self._pause(then, record.time)
             then = record.time
-            self._ended = (self._ended and record.epoch == self.reading.state.epoch) or record.type in _EPOCH_ENDS
+            if record.type in _EPOCH_ENDS:
+                self._ended = record.epoch
             self.reading.take((record,))
             if told:
                 yield Frame(record, self.reading, over)
@@ -83,11 +84,13 @@ class Replay:
     def final(self) -> EpochDigest:
         """The digest of the state after the last record told."""
         state = self.reading.state
-        return EpochDigest(state.epoch, state.moment, digest(state), self._ended)
+        return EpochDigest(state.epoch, state.moment, digest(state), self._ended == state.epoch)
 
     def _over(self, record: Record) -> EpochDigest | None:
-        if not self.digests or not self._ended or record.epoch <= self.reading.state.epoch:
+        epoch = self.reading.state.epoch
+        if not self.digests or not self._told < self._ended == epoch < record.epoch:
             return None
+        self._told = epoch
         return self.final()
 
     def _pause(self, then: datetime | None, now: datetime) -> None:

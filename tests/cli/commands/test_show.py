@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from esper.events.digests import chain
 from esper.events.envelope import Moment, record_id
 from esper.oona.directory import Directory
@@ -17,10 +19,12 @@ def section(lines: list[str], title: str) -> list[str]:
     return lines[start:end]
 
 
-def test_the_report_fits_a_hundred_columns(esper: Esper) -> None:
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_report_fits_its_width(esper: Esper, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
     said = esper("show", "latest", "--all")
     assert said.code == 0
-    assert max(len(line) for line in said.lines) <= 100
+    assert max(len(line) for line in said.lines) <= width
 
 
 def test_the_lattice_shows_every_slot_of_every_site(esper: Esper) -> None:

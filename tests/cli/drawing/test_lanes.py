@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.cli.drawing.lanes import lane, lattice, legend, ruler, stages_in_words
+from esper.cli.drawing.lanes import GLYPHS, lane, lattice, legend, ruler, scale_of, stages_in_words
 from esper.events.envelope import Moment
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
@@ -40,7 +40,7 @@ def test_a_lane_shows_the_stage_of_each_epoch(seed: Life, epoch: int, drawn: str
 
 def test_a_long_axis_is_drawn_with_several_epochs_a_character() -> None:
     assert lane(GROWING, 8, 10, 5).plain == " ░░▒▒"
-    assert ruler(80, 40).endswith("(2 epochs a character)")
+    assert (scale_of(10, 5), ruler(10, 5)) == (2, "1")
 
 
 def test_the_ruler_s_numbers_stand_on_their_epochs() -> None:
@@ -78,7 +78,14 @@ def test_an_undone_life_says_so() -> None:
 
 
 def test_the_legend_names_what_was_drawn_and_nothing_else() -> None:
-    assert legend("  ░░x ").plain == "░ train x culled"
+    assert [line.plain for line in legend("  ░░x ", 80)] == ["░ train x culled"]
+
+
+def test_a_legend_takes_the_lines_that_it_needs() -> None:
+    lines = [line.plain for line in legend("".join(GLYPHS.values()), 40)]
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).split()[::2][:4] == ["·", ":", "░", "▒"]
 
 
 def test_the_lattice_shows_stage_blueprint_embargo_and_what_is_unknown() -> None:

@@ -27,12 +27,18 @@ def test_the_columns_stand_under_their_headings() -> None:
     shown = line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), None).plain
     assert shown == "      7     2      36  12:00:03.125  checkpoint.pruned      epoch-000004: the newest 3 are kept"
     for heading, value in (("moment", "7"), ("epoch", "2"), ("step", "36")):
-        assert headings().plain.index(heading) + len(heading) == shown.index(value) + len(value)
+        assert headings(None).plain.index(heading) + len(heading) == shown.index(value) + len(value)
 
 
 def test_a_line_is_cut_to_the_terminal() -> None:
-    shown = line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), 80)
-    assert (shown.cell_len, shown.plain[-1]) == (80, "…")
+    shown = line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), 70)
+    assert (shown.cell_len, shown.plain[-1]) == (70, "…")
+
+
+def test_on_a_narrow_terminal_step_and_time_give_way_to_what_was_said() -> None:
+    shown = line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), 80).plain
+    assert shown == "      7     2  checkpoint.pruned      epoch-000004: the newest 3 are kept"
+    assert headings(80).plain.split() == ["moment", "epoch", "event", "what"]
 
 
 def test_a_kind_of_a_newer_version_is_shown_as_not_understood() -> None:

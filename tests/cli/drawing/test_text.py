@@ -11,7 +11,10 @@ from esper.cli.drawing.text import (
     clipped,
     clock,
     count,
+    fitted,
     lasting,
+    listed,
+    many,
     metric,
     number,
     percent,
@@ -109,6 +112,20 @@ def test_a_progress_bar_has_its_width(done: int, planned: int, shown: str) -> No
 def test_text_that_is_cut_says_so() -> None:
     assert (clipped("abcdef", 4), clipped("abcd", 4)) == ("abc…", "abcd")
     assert [within("abcdef", width) for width in (6, 5, 4, 1)] == ["abcdef", "ab…ef", "ab…f", "…"]
+
+
+def test_listed_parts_are_not_broken_and_keep_the_width() -> None:
+    parts = ["run …7c21ab", "validation_loss 0.094", "test_loss 0.146", "test_accuracy 96.3 %"]
+    lines = listed(parts, 40, 1)
+    assert lines == [" run …7c21ab · validation_loss 0.094 ·", " test_loss 0.146 · test_accuracy 96.3 %"]
+
+
+def test_parts_that_do_not_fit_are_left_out() -> None:
+    assert [fitted(["one", "four", "six"], width) for width in (15, 9, 8, 2)] == ["one  four  six", "one  four", "one  six", "one"]
+
+
+def test_a_count_has_its_noun() -> None:
+    assert [many(number, "site") for number in (0, 1, 2170)] == ["0 sites", "1 site", "2,170 sites"]
 
 
 def test_wrapped_text_keeps_its_width_and_its_words() -> None:

@@ -6,7 +6,6 @@ import sys
 from esper.cli.arguments import Subcommands, add_run, history_of, onward, topic
 from esper.cli.drawing.summary import headings, line
 from esper.cli.output import Output
-from esper.events.envelope import Record
 from esper.processes.export import line_of
 
 
@@ -26,6 +25,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     """Writes the records."""
     topics = frozenset(topic(name) for name in arguments.topic) or None
     table, alone = arguments.format == "table", False
+    width = out.console.width if out.interactive else None
 
     def waiting() -> None:
         nonlocal alone
@@ -36,17 +36,13 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
     with history_of(arguments) as history:
         if table:
-            out.lines((headings(),))
+            out.lines((headings(width),))
         records = history.follow(topics, waiting=waiting) if arguments.follow else history.records(topics)
         for record in records:
-            _write(record, out, table=table)
+            if table:
+                out.lines((line(record, width),))
+            else:
+                out.raw(line_of(record).decode())
             if arguments.follow:
                 out.flush()
     return 0
-
-
-def _write(record: Record, out: Output, *, table: bool) -> None:
-    if table:
-        out.lines((line(record, out.console.width if out.interactive else None),))
-    else:
-        out.raw(line_of(record).decode())

@@ -67,8 +67,8 @@ def _told(replay: Replay, width: int) -> Iterator[Text]:
 
 
 def _digest_line(reached: EpochDigest) -> Text:
-    so_far = "" if reached.over else " (not over)"
-    return Text(f"{reached.epoch:>4}{so_far}  state at moment {reached.moment}  {reached.digest}", style="dim")
+    so_far = "" if reached.over else f"\n      epoch {reached.epoch} was not over"
+    return Text(f"{reached.epoch:>4}  @{reached.moment:<6} {reached.digest}{so_far}", style="dim")
 
 
 def _watch(replay: Replay, out: Output, *, paced: bool) -> None:

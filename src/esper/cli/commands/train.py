@@ -12,7 +12,7 @@ from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, add_run, count, directory_of, log_of, log_option
 from esper.cli.drawing.outcome import comparison, title
-from esper.cli.drawing.text import metric, short, wrapped
+from esper.cli.drawing.text import listed, many, metric, short
 from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.errors import SettingsError
@@ -171,8 +171,8 @@ def _conclude(trained: "Trained", rows: list[Entry], arguments: argparse.Namespa
         return
     out.lines(("",))
     out.lines(comparison(rows, out.width))
-    reached = " · ".join(metric(name, value) for name, value in trained.metrics.items())
-    out.lines(wrapped(f"run {short(trained.run)} · {trained.host.parameters():,} parameters · {reached}", out.width, 1))
+    reached = (metric(name, value) for name, value in trained.metrics.items())
+    out.lines(listed((f"run {short(trained.run)}", many(trained.host.parameters(), "parameter"), *reached), out.width, 1))
     name, log = trained.run[-6:], log_option(arguments)
     out.lines((Text(" every claim above is in the log:", style="dim"),))
     out.lines(f"   esper {command.format(name)}{log}" for command in ("show {}", "replay {}", "log {} --topic decisions"))

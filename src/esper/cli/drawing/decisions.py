@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from esper.cli.drawing.text import clipped, place, share, wrapped
-from esper.events.kinds.control import Adaptation
+from esper.cli.drawing.text import clipped, place, share, within, wrapped
+from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.run import Site
 from esper.processes.timeline import Decided
 
@@ -21,23 +21,21 @@ _STYLES = {
 }
 
 
-def wanted(decided: Decided) -> str:
+def wanted(decision: DecisionMade) -> str:
     """What a decision is about: the adaptation and its seed."""
-    decision = decided.decision
     where = "" if decision.site is None else f" {decision.site}"
     seed = "" if decision.seed is None else f" s{decision.seed}"
     return f"{decision.adaptation.value}{where}{seed}"
 
 
-def outcome(decided: Decided) -> str:
-    """What became of a decision, with the gate's rule where it refused."""
-    match decided.fate:
-        case "refused":
-            return f"refused: {decided.rule}"
-        case "pending":
-            return "no outcome yet"
-        case fate:
-            return fate
+def sureness(decision: DecisionMade) -> str:
+    """Confidence and urgency."""
+    return f"conf {share(decision.confidence)} urg {share(decision.urgency)}"
+
+
+def evidence(decision: DecisionMade) -> str:
+    """Where the records stand that a decision follows from."""
+    return ", ".join(place(event) for event in decision.evidence) or "no evidence"
 
 
 def room_for(sites: Iterable[Site]) -> int:
@@ -48,30 +46,26 @@ def room_for(sites: Iterable[Site]) -> int:
 
 def line(decided: Decided, width: int, room: int) -> Text:
     """A decision in one line of `width` characters: epoch, what (in `room`), why, numbers, outcome; the reason gives way."""
-    head = f"{decided.epoch:>4}  {clipped(wanted(decided), room):<{room}}  "
-    end = outcome(decided)
-    left = max(0, width - len(head) - len(_numbers(decided)) - 4 - max(len(end), _OUTCOME))
-    text = Text(head).append(clipped(decided.decision.reason, left).ljust(left) + "  ")
-    return text.append(_numbers(decided) + "  ", style="dim").append(end, style=_STYLES[decided.fate])
-
-
-def _numbers(decided: Decided) -> str:
-    return f"conf {share(decided.decision.confidence):<5} urg {share(decided.decision.urgency):<5}"
+    decision = decided.decision
+    return _row(decided, f"{clipped(wanted(decision), room):<{room}}  {decision.reason}", width)
 
 
 def block(decided: Decided, width: int) -> list[Text]:
     """A decision in full: what, numbers and outcome; then the whole reason, why it was refused or failed, and its evidence."""
     decision = decided.decision
-    blueprint = decision.blueprint or ""
-    first = Text(f"{decided.epoch:>4}  {wanted(decided):<24} {blueprint:<12} ").append(f"{_numbers(decided)}  ", style="dim")
-    first.append(outcome(decided), style=_STYLES[decided.fate])
-    evidence = ", ".join(place(event) for event in decision.evidence) or "no evidence"
-    lines = [first, *_indented(f"{place(decided.id)} from {evidence}: {decision.reason}", width)]
-    return lines if decided.detail is None else lines + _indented(decided.detail, width)
+    words = [f"{place(decided.id)} from {evidence(decision)}: {decision.reason}", decided.detail or ""]
+    more = [Text(line, style="dim") for sentence in words for line in wrapped(sentence, width, 6)]
+    return [_row(decided, f"{wanted(decision)} {decision.blueprint or ''}".rstrip(), width, ends_count=True), *more]
 
 
-def _indented(words: str, width: int) -> list[Text]:
-    return [Text(line, style="dim") for line in wrapped(words, width, 6)]
+def _row(decided: Decided, what: str, width: int, *, ends_count: bool = False) -> Text:
+    """Epoch, `what` in the room that there is, numbers, outcome; `ends_count`: what has no room is cut in its middle."""
+    outcome = {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
+    numbers = f"{sureness(decided.decision):<20}"
+    room = max(0, width - 6 - 2 - len(numbers) - 2 - max(len(outcome), _OUTCOME))
+    fitted = within(what, room) if ends_count else clipped(what, room)
+    text = Text(f"{decided.epoch:>4}  {fitted:<{room}}  ").append(f"{numbers}  ", style="dim")
+    return text.append(outcome, style=_STYLES[decided.fate])
 
 
 def adaptations(decisions: Iterable[Decided]) -> list[Decided]:

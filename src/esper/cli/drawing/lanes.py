@@ -111,14 +111,15 @@ def lane(life: Life, epoch: int, axis: int, width: int) -> Text:
     ended life shows its end once and nothing after it.
     """
     text = Text()
-    scale = _scale(axis, width)
+    scale = scale_of(axis, width)
     for first in range(1, axis + 1, scale):
         span = _during(life, first, first + scale - 1, epoch + 1)
         text.append(" " if span is None else GLYPHS[span.stage], style="" if span is None else STYLES[span.stage])
     return text
 
 
-def _scale(axis: int, width: int) -> int:
+def scale_of(axis: int, width: int) -> int:
+    """How many epochs a character stands for on an axis of `axis` epochs in `width` characters."""
     return max(1, -(-axis // width))
 
 
@@ -135,19 +136,24 @@ def _during(life: Life, first: int, last: int, now: int) -> Span | None:
 
 def ruler(axis: int, width: int) -> str:
     """Marks for the axis that `lane` draws on: a number where its epoch stands, at most one per ten characters."""
-    scale = _scale(axis, width)
+    scale = scale_of(axis, width)
     line = [" "] * (-(-axis // scale) + 6)
     for column in range(9, -(-axis // scale), 10):
         for offset, character in enumerate(str((column + 1) * scale)):
             line[column + offset] = character
     line[0] = "1"
-    return "".join(line).rstrip() + ("" if scale == 1 else f"  ({scale} epochs a character)")
+    return "".join(line).rstrip()
 
 
-def legend(drawn: str) -> Text:
-    """What the glyphs in `drawn` stand for."""
-    shown = [Text.assemble((glyph, STYLES[stage]), (f" {WORDS[stage]}", "dim")) for stage, glyph in GLYPHS.items() if glyph in drawn]
-    return Text(" ").join(shown)
+def legend(drawn: str, width: int) -> list[Text]:
+    """What the glyphs in `drawn` stand for, in lines of at most `width` characters."""
+    lines: list[Text] = []
+    for stage, glyph in GLYPHS.items():
+        if glyph in drawn:
+            if not lines or lines[-1].cell_len + 3 + len(WORDS[stage]) > width:
+                lines.append(Text())
+            lines[-1].append(f" {glyph}" if lines[-1] else glyph, style=STYLES[stage]).append(f" {WORDS[stage]}", style="dim")
+    return lines
 
 
 def lattice(sites: Sequence[Site], rows: Sequence[SeedRow], cell: int) -> list[Text]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from esper.cli.drawing import decisions
-from esper.cli.drawing.text import count, metric, number, rate, short
+from esper.cli.drawing.text import first_metrics, fitted, hanging, listed, many, number, rate, short
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.epoch import EpochCompleted
@@ -27,44 +27,45 @@ class Narrator:
         """The lines for `record`, which `reading` took last."""
         timeline = reading.timeline
         if record.type == RunStarted.KIND:
-            yield started(reading)
+            yield from started(reading, self._width)
         elif record.type == EpochCompleted.KIND and (record.epoch % self._every == 0 or record.epoch == 1):
-            yield epoch(reading)
+            yield epoch(reading, self._width)
         elif record.type == SeedTransitioned.KIND and self._stages:
             yield transition(record)
         settled = timeline.settled
         if settled is not None and settled.decision.adaptation not in decisions.HOUSEKEEPING:
             yield decisions.line(settled, self._width, decisions.room_for(reading.state.sites))
         if timeline.noted is not None:
-            yield Text(f"{record.epoch:>4}  {timeline.noted.text}", style="yellow")
+            yield from (Text(line, style="yellow") for line in hanging(f"{record.epoch:>4}  ", timeline.noted.text, self._width))
 
 
-def started(reading: Reading) -> Text:
+def started(reading: Reading, width: int) -> Iterator[Text]:
     """What began."""
     run = reading.timeline.started
     assert run is not None
-    epochs = "a stream of epochs" if run.epochs is None else f"{run.epochs} epochs"
-    slots = sum(site.slots for site in run.sites)
-    return Text(
-        f"run {short(reading.run)} ({reading.run}) · {run.task} · rng {run.rng_seed} · {epochs} · {count(run.parameters)} parameters · "
-        f"{len(run.sites)} site{'' if len(run.sites) == 1 else 's'}, {slots} slots"
-    )
+    epochs = "a stream of epochs" if run.epochs is None else many(run.epochs, "epoch")
+    grows = f"{many(len(run.sites), 'site')}, {many(sum(site.slots for site in run.sites), 'slot')}"
+    parts = (f"run {short(reading.run)} ({reading.run})", run.task, f"rng {run.rng_seed}", epochs, many(run.parameters, "parameter"), grows)
+    yield from map(Text, listed(parts, width, 0))
 
 
-def epoch(reading: Reading) -> Text:
-    """The epoch that was just completed."""
+def epoch(reading: Reading, width: int) -> Text:
+    """The epoch that was just completed; what has no room is left out."""
     completed = reading.timeline.completed
     assert completed is not None
     system = completed.system
     of = "" if system.epochs_planned is None else f"/{system.epochs_planned}"
-    text = Text(f"{system.epoch:>4}{of}  train {number(system.train_loss)}  valid {number(system.validation_loss)}")
-    if system.best_loss is not None:
-        text.append(f"  best {number(system.best_loss)} @{system.best_epoch}")
-    for name, value in list(system.validation_metrics.items())[:2]:
-        text.append(f"  {metric(name, value)}")
-    text.append(f"  lr {rate(completed.learning_rates[0])}" if completed.learning_rates else "")
-    live = sum(system.stages[stage] for stage in system.stages if stage in LIVE)
-    return text.append(f"  {count(system.parameters)} parameters, {live} live seed{'' if live == 1 else 's'}", style="dim")
+    best = [] if system.best_loss is None else [f"best {number(system.best_loss)} @{system.best_epoch}"]
+    parts = [
+        f"{system.epoch:>4}{of}  train {number(system.train_loss)}",
+        f"valid {number(system.validation_loss)}",
+        *best,
+        *first_metrics(system.validation_metrics),
+        many(system.parameters, "parameter"),
+        f"{sum(system.stages[stage] for stage in system.stages if stage in LIVE)} live",
+        *(f"lr {rate(value)}" for value in completed.learning_rates[:1]),
+    ]
+    return Text(fitted(parts, width))
 
 
 def transition(record: Record) -> Text:

@@ -19,14 +19,16 @@ _WAYS: dict[Way, tuple[str, str]] = {
 def comparison(rows: Sequence[Entry], width: int) -> list[Text]:
     """A bar per way, from 0 to 100 %, the best first."""
     alone = next((row.accuracy for row in rows if row.way == "host"), None)
+    # What a row has besides bar and remark takes 47 characters.
+    room = max(5, min(20, width - 47 - max(len(remark) for _, remark in _WAYS.values())))
     lines = []
     for row in sorted(rows, key=lambda row: -row.accuracy):
         name, remark = _WAYS[row.way]
         if row.way == "grown" and alone is not None:
             gain = (row.accuracy - alone) * 100
-            remark = f"{number(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host alone"
+            remark = f"{number(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host"
         line = Text(f" {name:<14} {number(row.accuracy * 100, 1):>5} %  ", style="bold" if row.way == "grown" else "")
-        line.append(bar(row.accuracy, 20), style="green" if row.way == "grown" else "cyan")
+        line.append(bar(row.accuracy, room), style="green" if row.way == "grown" else "cyan")
         line.append(f"  {count(row.parameters):>7} parameters  {remark}")
         line.truncate(width)
         lines.append(line)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from esper.cli.drawing import decisions
 from esper.cli.drawing.lanes import STYLES, stages_in_words
-from esper.cli.drawing.text import UNKNOWN, bar, clipped, count, metric, number, percent, rate, short, sparkline
+from esper.cli.drawing.text import UNKNOWN, bar, clipped, first_metrics, fitted, many, number, percent, rate, short, sparkline
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
 from esper.folds.lifecycle import IN_TASK_GRAPH
@@ -63,22 +63,17 @@ def losses(reading: Reading, width: int) -> Text:
     state, pulse, completed = reading.state, reading.pulse, reading.timeline.completed
     last = state.epochs[-1] if state.epochs else None
     validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
-    parts = [
-        Text(f" loss  train {number(last.train.loss if last else None)}"),
-        Text(f"valid {number(validation[-1] if validation else None)}"),
-    ]
+    parts = [f" loss  train {number(last.train.loss if last else None)}", f"valid {number(validation[-1] if validation else None)}"]
     if completed is not None and completed.system.best_loss is not None:
-        parts.append(Text(f"best {number(completed.system.best_loss)} @{completed.system.best_epoch}"))
-    parts.append(Text(sparkline(validation[-60:], 10), style="cyan"))
+        parts.append(f"best {number(completed.system.best_loss)} @{completed.system.best_epoch}")
+    curve = sparkline(validation[-60:], 10)
     metrics = {} if last is None or last.validation is None else last.validation.metrics
-    parts += [Text(metric(name, value).replace("accuracy", "acc")) for name, value in list(metrics.items())[:2]]
+    parts += [curve, *first_metrics(metrics)]
     lr = pulse.learning_rate if completed is None else next(iter(completed.learning_rates), None)
-    parts += [] if lr is None else [Text(f"lr {rate(lr)}")]
-    parts += [] if pulse.data_wait is None else [Text(f"data wait {percent(pulse.data_wait, 0)}")]
-    line = parts[0]
-    for part in parts[1:]:
-        if line.cell_len + 2 + part.cell_len <= width:
-            line.append("  ").append_text(part)
+    parts += [] if lr is None else [f"lr {rate(lr)}"]
+    parts += [] if pulse.data_wait is None else [f"data wait {percent(pulse.data_wait, 0)}"]
+    line = Text(fitted(parts, width))
+    line.highlight_words([curve] if curve else [], style="cyan")
     return line
 
 
@@ -86,7 +81,7 @@ def log(reading: Reading, width: int) -> Text:
     """What the log holds, what was lost before it got there, and the last checkpoint."""
     state, pulse = reading.state, reading.pulse
     lost = sum(state.dropped.values())
-    left = Text(f" log   {count(pulse.records)} records on disk · ").append(f"{lost} lost", style="red" if lost else "")
+    left = Text(f" log   {many(pulse.records, 'record')} on disk · ").append(f"{lost} lost", style="red" if lost else "")
     if pulse.doing is not None and state.end is None:
         left.append(f" · {pulse.doing}", style="dim")
     if state.rollbacks:

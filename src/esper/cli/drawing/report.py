@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from esper.cli.drawing import decisions
-from esper.cli.drawing.lanes import STYLES, lane, lattice, legend, name_of, ruler
-from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, metric, number, rate, short, size, sparkline, wrapped
+from esper.cli.drawing.lanes import STYLES, lane, lattice, legend, name_of, ruler, scale_of
+from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, hanging, listed, metric, number, rate, short, size, sparkline, wrapped
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.folds.rows import EpochRow
 from esper.processes.reading import Reading
@@ -36,26 +36,31 @@ def heading(reading: Reading, digest: str, width: int) -> Iterator[Text]:
         return
     planned = UNKNOWN if run.epochs is None else str(run.epochs)
     done = state.epochs[-1].epoch if state.epochs else 0
-    yield Text(
-        f"  task {run.task} · rng {run.rng_seed} · {state.status.value} · epoch {done} of {planned} · incarnation {state.incarnation}"
-    )
-    yield Text(f"  {clock(pulse.first_time)} to {clock(pulse.last_time)} UTC · step {count(pulse.step)} · {count(pulse.records)} records")
     grown = state.epochs[-1].parameters if state.epochs else None
-    yield Text(f"  parameters {count(run.parameters)} at the start, {count(grown)} now · device {run.hardware.device}")
-    yield Text(
-        f"  code {run.code.revision[:12] if run.code.revision else UNKNOWN}{', changed' if run.code.dirty_digest else ''}", style="dim"
+    code = f"code {run.code.revision[:12] if run.code.revision else UNKNOWN}{', changed' if run.code.dirty_digest else ''}"
+    times = f"{clock(pulse.first_time)} to {clock(pulse.last_time)} UTC"
+    parts = (
+        f"task {run.task}",
+        f"rng {run.rng_seed}",
+        state.status.value,
+        f"epoch {done} of {planned}",
+        f"incarnation {state.incarnation}",
     )
-    yield Text(f"  state at moment {state.moment}: {digest}", style="dim")
-    if state.end is not None:
-        style = "green" if isinstance(state.end, RunFinished) else "red"
-        yield from (Text(line, style=style) for line in wrapped(_end(state.end), width, 2))
+    yield from map(Text, listed(parts, width, 2))
+    yield from map(Text, listed((times, f"step {count(pulse.step)}", f"{count(pulse.records)} records"), width, 2))
+    parameters = f"parameters {count(run.parameters)} at the start, {count(grown)} now"
+    yield from map(Text, listed((parameters, f"device {run.hardware.device}", code), width, 2))
+    yield from (Text(line, style="dim") for line in wrapped(f"state at moment {state.moment}: {digest}", width, 2))
+    if isinstance(state.end, RunFailed):
+        failed = f"failed ({state.end.kind}) in {state.end.where}: {state.end.error}"
+        yield from (Text(line, style="red") for line in wrapped(failed, width, 2))
+    elif state.end is not None:
+        yield from (Text(line, style="green") for line in listed(_finished(state.end), width, 2))
 
 
-def _end(end: RunFinished | RunFailed) -> str:
-    if isinstance(end, RunFailed):
-        return f"failed ({end.kind}) in {end.where}: {end.error}"
-    metrics = " · ".join(metric(name, value) for name, value in end.metrics.items()) or "no metrics"
-    return f"finished{' early' if end.stopped_early else ''}: {metrics} · model {end.model_digest[:12]}"
+def _finished(end: RunFinished) -> list[str]:
+    metrics = [metric(name, value) for name, value in end.metrics.items()] or ["no metrics"]
+    return [f"finished{' early' if end.stopped_early else ''}: {metrics[0]}", *metrics[1:], f"model {end.model_digest[:12]}"]
 
 
 def losses(reading: Reading, width: int) -> Iterator[Text]:
@@ -76,7 +81,7 @@ def losses(reading: Reading, width: int) -> Iterator[Text]:
     if completed is not None:
         best = completed.system
         since = f"best valid {number(best.best_loss)} @{best.best_epoch}" if best.best_loss is not None else f"best valid {UNKNOWN}"
-        yield Text(f"  {since} · lr {rate(next(iter(completed.learning_rates), None))} · {_metrics(rows[-1])}")
+        yield from map(Text, listed((since, f"lr {rate(next(iter(completed.learning_rates), None))}", *_metrics(rows[-1])), width, 2))
 
 
 def seeds(reading: Reading, width: int) -> Iterator[Text]:
@@ -88,24 +93,27 @@ def seeds(reading: Reading, width: int) -> Iterator[Text]:
         return
     slots = max(site.slots for site in sites)
     head = max(len(site.name) for site in sites) + 4
-    for line in lattice(sites, reading.state.seeds, max(12, min(24, (width - head) // max(1, slots)))):
+    for line in lattice(sites, reading.state.seeds, max(8, min(24, (width - head) // max(1, slots)))):
         yield Text("  ").append_text(line)
     for site in sites:
         blueprints = ", ".join(site.blueprints)
-        yield Text(f"  {site.name}: {site.layer}, {site.inputs} in, {site.outputs} out; {blueprints}", style="dim")
+        words = f"{site.name}: {site.layer}, {site.inputs} in, {site.outputs} out; {blueprints}"
+        yield from (Text(line, style="dim") for line in wrapped(words, width, 2))
 
 
 def lanes(reading: Reading, width: int) -> Iterator[Text]:
     """A lane per life along the epochs."""
     lives = reading.timeline.lives
-    yield _title("lives")
     if not lives:
+        yield _title("lives")
         yield Text("  no seed has germinated yet")
         return
     epoch = reading.state.epoch
     heads = [f"{life.site} {name_of(life)} @{life.life}" for life in lives]
     room = min(38, max(map(len, heads)))
     axis, columns = epoch + 1, max(20, width - room - 16)
+    scale = scale_of(axis, columns)
+    yield _title("lives" if scale == 1 else f"lives, {scale} epochs a character")
     yield Text(" " * (room + 4) + ruler(axis, columns), style="dim")
     glyphs = ""
     for life, head in zip(lives, heads, strict=True):
@@ -114,7 +122,7 @@ def lanes(reading: Reading, width: int) -> Iterator[Text]:
         glyphs += drawn.plain
         line.append_text(drawn).append(" " * max(1, 1 + min(columns, axis) - drawn.cell_len))
         yield line.append(_ending(life), style=STYLES[life.stage])
-    yield Text(" ").append_text(legend(glyphs))
+    yield from (Text("  ").append_text(line) for line in legend(glyphs, width - 2))
 
 
 def _ending(life: Life) -> str:
@@ -174,10 +182,7 @@ def notes(reading: Reading, width: int) -> Iterator[Text]:
         return
     yield _title("events of the run")
     for note in reading.timeline.notes:
-        head = f"  {note.epoch:>4}  @{note.moment}  "
-        first, *more = wrapped(note.text, width, len(head))
-        yield Text(head + first.lstrip())
-        yield from map(Text, more)
+        yield from map(Text, hanging(f"  {note.epoch:>4}  @{note.moment}  ", note.text, width))
 
 
 def irregular(reading: Reading, width: int) -> Iterator[Text]:
@@ -194,7 +199,7 @@ def _title(words: str) -> Text:
     return Text(f"\n{words}", style="bold")
 
 
-def _metrics(row: EpochRow) -> str:
+def _metrics(row: EpochRow) -> list[str]:
     if row.validation is None:
-        return "not validated"
-    return " · ".join(metric(name, value) for name, value in row.validation.metrics.items()) or "no metrics"
+        return ["not validated"]
+    return [metric(name, value) for name, value in row.validation.metrics.items()] or ["no metrics"]

@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.text import Text
 
-from esper.cli.drawing.text import clipped, count, lasting, metric, number, place, share, size
+from esper.cli.drawing.decisions import evidence, sureness, wanted
+from esper.cli.drawing.text import clipped, count, lasting, many, metric, number, size
 from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record
@@ -15,17 +16,27 @@ from esper.events.topics import is_telemetry
 from esper.processes.reading import mean
 from esper.processes.timeline import note_of
 
+_WIDE = 100
 
-def headings() -> Text:
+
+def headings(width: int | None) -> Text:
     """The line above a table of records."""
-    return Text(f"{'moment':>7} {'epoch':>5} {'step':>7}  {'time (UTC)':<12}  {'event':<22} what", style="bold")
+    return Text(_head("moment", "epoch", "step", "time (UTC)", width) + f"{'event':<22} what", style="bold")
+
+
+def _head(moment: object, epoch: object, step: object, time: str, width: int | None) -> str:
+    """The coordinates; on a narrow terminal step and time give way to what was said."""
+    more = f" {step:>7}  {time:<12}" if width is None or width >= _WIDE else ""
+    return f"{moment:>7} {epoch:>5}{more}  "
 
 
 def line(record: Record, width: int | None) -> Text:
     """`record` in one line, cut to `width` characters (None: not cut); one that does not decode is shown as such."""
     name = record.type.removeprefix("esper.").rpartition(".v")[0]
-    head = f"{record.moment:>7} {record.epoch:>5} {record.step:>7}  {record.time:%H:%M:%S}.{record.time.microsecond // 1000:03}  "
-    text = Text(head, style="dim").append(clipped(name, 22).ljust(22) + " ", style="dim" if is_telemetry(record.topic) else "cyan")
+    time = f"{record.time:%H:%M:%S}.{record.time.microsecond // 1000:03}"
+    text = Text(_head(record.moment, record.epoch, record.step, time, width), style="dim").append(
+        clipped(name, 22).ljust(22) + " ", style="dim" if is_telemetry(record.topic) else "cyan"
+    )
     try:
         words = words_of(codec.decode(record))
     except DataError as error:
@@ -41,14 +52,6 @@ def words_of(event: Event) -> str:
 
 def _seed(event: Any) -> str:  # Any: every caller's kind has a site and a seed; the table below says which they are.
     return f"{event.site} s{event.seed}"
-
-
-def _decision(event: control.DecisionMade) -> str:
-    about = "" if event.site is None else f" {event.site}" + ("" if event.seed is None else f" s{event.seed}")
-    numbers = f"conf {share(event.confidence)} urg {share(event.urgency)}"
-    return (
-        f"{event.adaptation.value}{about}, {numbers}: {event.reason} [{', '.join(place(one) for one in event.evidence) or 'no evidence'}]"
-    )
 
 
 def _epoch(event: epoch.EpochCompleted) -> str:
@@ -73,14 +76,16 @@ def _evaluated(event: lifecycle.SeedEvaluated) -> str:
 
 # Any: the key is the kind that the function takes, and `words_of` looks it up by the event's own type.
 _WORDS: dict[type[Event], Callable[[Any], str]] = {
-    run.RunStarted: lambda event: f"{event.task}, rng {event.rng_seed}, {count(event.parameters)} parameters, {len(event.sites)} sites",
+    run.RunStarted: lambda event: (
+        f"{event.task}, rng {event.rng_seed}, {count(event.parameters)} parameters, {many(len(event.sites), 'site')}"
+    ),
     run.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {size(event.size_bytes)}",
     run.CheckpointPruned: lambda event: f"{event.checkpoint}: {event.reason}",
     run.StreamEnded: lambda event: f"last step {event.last_step}",
     epoch.EpochCompleted: _epoch,
     lifecycle.SeedTransitioned: lambda event: f"{_seed(event)} {event.from_stage.value} → {event.to_stage.value}: {event.reason}",
     lifecycle.SeedEvaluated: _evaluated,
-    control.DecisionMade: _decision,
+    control.DecisionMade: lambda event: f"{wanted(event)}, {sureness(event)}: {event.reason} [{evidence(event)}]",
     control.DecisionRefused: lambda event: f"{event.rule}: {event.reason}",
     control.CommandIssued: lambda event: f"{event.command.value} {_seed(event)} {event.blueprint or ''}",
     control.CommandApplied: lambda event: f"{event.command.value} {_seed(event)}",
@@ -96,6 +101,6 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     kernels.KernelCompileFailed: lambda event: f"{_seed(event)}: {event.error}",
     kernels.KernelCharacterized: lambda event: f"{event.kernel[:12]} {count(event.parameters)} parameters, {count(event.flops)} FLOPs",
     telemetry.StepsMeasured: _steps,
-    telemetry.SeedHealthMeasured: lambda event: f"{sum(seed is not None for seed in event.health.seed)} seeds measured",
+    telemetry.SeedHealthMeasured: lambda event: f"{many(sum(seed is not None for seed in event.health.seed), 'seed')} measured",
     telemetry.Heartbeat: lambda event: f"{event.doing}, {lasting(event.idle_s)} since the last emit",
 }

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from esper.events.envelope import EventId, RunId
@@ -11,6 +11,8 @@ UNKNOWN = "unknown"
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOT_FINITE = "!"
 GAP = " "
+# A no-break space: textwrap does not break there.
+_STICKY = "\xa0"
 
 
 def number(value: float | None, decimals: int = 3) -> str:
@@ -121,8 +123,33 @@ def bar(done: int, planned: int, width: int) -> str:
 
 def wrapped(words: str, width: int, indent: int) -> list[str]:
     """`words` in lines of at most `width` characters, each indented by `indent`."""
-    space = " " * indent
-    return textwrap.wrap(words, max(width, indent + 20), initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+    return hanging(" " * indent, words, width)
+
+
+def hanging(head: str, words: str, width: int) -> list[str]:
+    """`words` behind `head` in lines of at most `width` characters; those that follow are indented as far."""
+    space = " " * len(head)
+    return textwrap.wrap(words, max(width, len(head) + 20), initial_indent=head, subsequent_indent=space, break_on_hyphens=False)
+
+
+def listed(parts: Iterable[str], width: int, indent: int) -> list[str]:
+    """`parts` with dots between them in lines of at most `width` characters, each indented by `indent`; no part is broken that fits one."""
+    words = " · ".join(part.replace(" ", _STICKY) for part in parts).replace(" · ", f"{_STICKY}· ")
+    return [line.replace(_STICKY, " ") for line in wrapped(words, width, indent)]
+
+
+def fitted(parts: Sequence[str], width: int) -> str:
+    """Those of `parts` that `width` characters hold with two spaces between them; the first always, and earlier before later ones."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + 2 + len(part) <= width:
+            line += f"  {part}"
+    return line
+
+
+def many(number: int, noun: str) -> str:
+    """A count with its noun, which takes an s."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def metric(name: str, value: float | None) -> str:
@@ -134,6 +161,11 @@ def within(text: str, width: int) -> str:
     """`text` in at most `width` characters, an ellipsis in its middle where it was cut."""
     end = max(0, (width - 1) // 2)
     return text if len(text) <= width else f"{text[: max(0, width - 1 - end)]}…{text[len(text) - end :]}"
+
+
+def first_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """The first two metrics with their names, where room is short."""
+    return [metric(name, value).replace("accuracy", "acc") for name, value in list(metrics.items())[:2]]
 
 
 def clipped(text: str, width: int) -> str:
