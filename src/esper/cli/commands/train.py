@@ -12,6 +12,7 @@ from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, add_run, count, directory_of, log_of, log_option
 from esper.cli.drawing.outcome import comparison, title
+from esper.cli.drawing.story import story
 from esper.cli.drawing.text import listed, many, metric, short
 from esper.cli.live import live_display
 from esper.cli.output import Output
@@ -19,6 +20,7 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
 from esper.processes.duty import start_observer
+from esper.processes.history import open_run
 from esper.processes.ways import Entry, Way, how_to_go_on, is_the_shells
 
 if TYPE_CHECKING:
@@ -173,6 +175,10 @@ def _conclude(trained: "Trained", rows: list[Entry], arguments: argparse.Namespa
     out.lines(comparison(rows, out.width))
     reached = (metric(name, value) for name, value in trained.metrics.items())
     out.lines(listed((f"run {short(trained.run)}", many(trained.host.parameters(), "parameter"), *reached), out.width, 1))
+    if rows:
+        with open_run(trained.run, log_of(arguments)) as history:
+            out.lines((Text("\n what grew, told again from its log:"),))
+            out.lines(story(history.known, out.width))
     name, log = trained.run[-6:], log_option(arguments)
     out.lines((Text(" every claim above is in the log:", style="dim"),))
     out.lines(f"   esper {command.format(name)}{log}" for command in ("show {}", "replay {}", "log {} --topic decisions"))

@@ -7,6 +7,7 @@ from rich.text import Text
 from esper.cli.drawing.text import clipped, place, share, within, wrapped
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.run import Site
+from esper.folds.run import RunState
 from esper.processes.timeline import Decided
 
 HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
@@ -66,6 +67,11 @@ def _row(decided: Decided, what: str, width: int, *, ends_count: bool = False) -
     fitted = within(what, room) if ends_count else clipped(what, room)
     text = Text(f"{decided.epoch:>4}  {fitted:<{room}}  ").append(f"{numbers}  ", style="dim")
     return text.append(outcome, style=_STYLES[decided.fate])
+
+
+def refusals(state: RunState) -> str:
+    """How many decisions each of the gate's rules refused."""
+    return ", ".join(f"{rule} {refused}" for rule, refused in sorted(state.control.counts.refused.items())) or "none"
 
 
 def adaptations(decisions: Iterable[Decided]) -> list[Decided]:

@@ -144,8 +144,7 @@ def decided(reading: Reading, width: int, everything: bool) -> Iterator[Text]:
     if hidden:
         yield Text(f"  {hidden} of housekeeping or for doing nothing are not shown: --all shows them", style="dim")
     counts = reading.state.control.counts
-    refused = ", ".join(f"{rule} {many}" for rule, many in sorted(counts.refused.items())) or "none"
-    yield Text(f"  {sum(counts.made.values())} made; refused by the gate: {refused}", style="dim")
+    yield Text(f"  {sum(counts.made.values())} made; refused by the gate: {decisions.refusals(reading.state)}", style="dim")
     came_out = f"{counts.applied} applied, {counts.commands_refused} refused, {counts.commands_failed} failed"
     yield Text(f"  {counts.issued} commands: {came_out}", style="dim")
 
