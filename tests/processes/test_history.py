@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.errors import RuleError
+from esper.errors import LogError, RuleError
 from esper.events.envelope import Moment, Record, record_id
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.telemetry import StepsMeasured
@@ -47,6 +47,20 @@ def test_an_epoch_that_was_rolled_back_can_be_asked_for(history: History) -> Non
     state = history.at(epoch=ROLLBACK_EPOCH)
     assert state.rollbacks[-1].to_epoch == 8
     assert state.epochs[-1].epoch == ROLLBACK_EPOCH - 1
+
+
+def test_what_is_printed_of_a_history_and_of_a_state_is_a_line(history: History) -> None:
+    assert repr(history) == f"History(run={RUN!r})"
+    assert repr(history.at(epoch=4)) == (
+        f"RunState(run={RUN!r}, status=running, epoch=4, moment=49, seeds: 3 DORMANT, 2 GERMINATED, 1 GRAFTING)"
+    )
+
+
+def test_no_run_of_that_name_is_a_broken_rule_and_no_directory_a_failed_log(synthetic_log: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="no run begins or ends with 'ffffff'"):
+        open_run("ffffff", synthetic_log)
+    with pytest.raises(LogError, match="expected a log at"):
+        open_run("latest", tmp_path / "nowhere")
 
 
 def test_a_moment_beyond_the_end_is_refused_with_the_last_there_is(history: History) -> None:

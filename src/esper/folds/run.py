@@ -5,6 +5,7 @@ Only a fact that this version cannot understand stops it (BlockedError), and the
 change nothing. Duplicates and holes are the business of `admit` and `merge`, which stand before this.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -60,7 +61,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunState:
     """A run at a moment. `epoch`, `step`, `moment` and `incarnation` are those of the last fact; `started` and `end` are the events."""
 
@@ -82,6 +83,11 @@ class RunState:
     setting_changes: tuple[SettingRow, ...] = ()
     dropped: Table[str, int] = field(default_factory=Table)
     irregularities: tuple[Irregularity, ...] = ()
+
+    def __repr__(self) -> str:
+        stages = Counter(row.stage.value for row in self.seeds)
+        seeds = ", ".join(f"{many} {stage}" for stage, many in sorted(stages.items())) or "none"
+        return f"RunState(run={self.run!r}, status={self.status.value}, epoch={self.epoch}, moment={self.moment}, seeds: {seeds})"
 
     @property
     def seeds(self) -> tuple[SeedRow, ...]:

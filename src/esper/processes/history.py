@@ -52,6 +52,9 @@ class History:
         self._reach: Position | None = None
         self._epoch = 0
 
+    def __repr__(self) -> str:
+        return f"History(run={self._run!r})"
+
     @property
     def run(self) -> RunId:
         """The run's whole id."""
@@ -214,7 +217,7 @@ class History:
 def open_run(run: str, log: str | Path = "runs") -> History:
     """The history of `run` (an id, a unique prefix or suffix, or `latest`) in the log directory `log`.
 
-    Raises LogError where there is no such directory or run, naming what there is.
+    Raises LogError where there is no such directory, RuleError where `run` means no run of it or several, naming those there are.
     """
     directory = Directory(Path(log))
     identity = directory.resolve(run)

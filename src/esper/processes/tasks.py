@@ -65,7 +65,7 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Adam at 3e-3, constant: the setting in which the figures of docs/growth.md were measured."""
+    """Adam at 3e-3, constant: the setting in which the figures of docs/measured.md were measured."""
     return torch.optim.Adam(parameters, lr=3e-3)
 
 
