@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.live import Live
 
@@ -17,15 +18,34 @@ from esper.cli.drawing.panel import panel
 from esper.cli.output import Output
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunFinished
-from esper.oona.contract import Log, Position
+from esper.oona.contract import Log
 from esper.oona.directory import Directory
 from esper.processes.reading import PAGE, Reading
 
 # Four frames a second: a panel takes a few milliseconds to draw, which are taken from the training's own process.
 _REDRAW_S = 0.25
 _WAIT_S = 0.1
-_LONG_RUN = 30
-_EVERY = 10
+
+
+class Show(Protocol):
+    """Draws a run's panel; `at_once` also if the last one was drawn just before."""
+
+    def __call__(self, reading: Reading, *, at_once: bool = False) -> None: ...
+
+
+@contextmanager
+def screen(out: Output, redraw_s: float) -> Iterator[Show]:
+    """Within, the panel stands on the terminal, drawn again at most every `redraw_s`; the last one stays."""
+    drawn = 0.0
+    with Live(console=out.console, auto_refresh=False, vertical_overflow="crop") as live:
+
+        def show(reading: Reading, *, at_once: bool = False) -> None:
+            nonlocal drawn
+            if at_once or time.monotonic() - drawn >= redraw_s:
+                live.update(panel(reading, out.width), refresh=True)
+                drawn = time.monotonic()
+
+        yield show
 
 
 @contextmanager
@@ -49,8 +69,7 @@ class _Display:
         self.stop = threading.Event()
         self._directory, self._out = directory, out
         self._reading = Reading(run)
-        self._position: Position | None = None
-        self._known = self._exists()
+        self._known = directory.entry(run) is not None
 
     def show(self) -> None:
         """Shows the run until it is stopped and everything on disk then was shown. The thread's outermost line."""
@@ -62,64 +81,41 @@ class _Display:
             print(f"esper: the display has ended, training goes on: {error}", file=sys.stderr)
 
     def _show(self) -> None:
-        while True:
-            stopping = self.stop.is_set()
-            if self._exists():
-                break
+        stopping = False
+        while self._directory.entry(self._reading.run) is None:
             if stopping:
                 return
-            self.stop.wait(_WAIT_S)
+            stopping = self.stop.wait(_WAIT_S)
         with self._directory.open(self._reading.run) as log:
-            if self._known:
-                self._skip(log)
+            while self._known and self._reading.read(log):
+                pass
             if self._out.interactive:
                 self._draw(log)
             else:
                 self._tell(log)
 
-    def _exists(self) -> bool:
-        run = self._reading.run
-        return run in self._directory.names(hidden=True) and self._directory.entry(run) is not None
-
-    def _skip(self, log: Log) -> None:
-        while records := self._next(log):
-            self._reading.take(records)
-
     def _draw(self, log: Log) -> None:
-        drawn = 0.0
-        with Live(console=self._out.console, auto_refresh=False, vertical_overflow="crop") as live:
-            for records in self._pages(log):
-                self._reading.take(records)
-                if time.monotonic() - drawn >= _REDRAW_S:
-                    live.update(panel(self._reading, self._out.width), refresh=True)
-                    drawn = time.monotonic()
-            live.update(panel(self._reading, self._out.width), refresh=True)
+        with screen(self._out, _REDRAW_S) as show:
+            for _ in self._pages(log, PAGE):
+                show(self._reading)
+            show(self._reading, at_once=True)
 
     def _tell(self, log: Log) -> None:
-        for records in self._pages(log):
+        narrator = Narrator(self._out.width, sparse=True, stages=False)
+        # One record at a time: a line tells the run as it stood then.
+        for records in self._pages(log, 1):
             for record in records:
-                self._reading.take((record,))
-                self._out.lines(self._narrator().tell(record, self._reading))
+                self._out.lines(narrator.tell(record, self._reading))
             self._out.flush()
 
-    def _narrator(self) -> Narrator:
-        started = self._reading.timeline.started
-        long = started is None or started.epochs is None or started.epochs > _LONG_RUN
-        return Narrator(self._out.width, _EVERY if long else 1, stages=False)
-
-    def _pages(self, log: Log) -> Iterator[tuple[Record, ...]]:
+    def _pages(self, log: Log, limit: int) -> Iterator[tuple[Record, ...]]:
         """Pages as they come, until the display is stopped and nothing is left, or the run has finished."""
         while True:
             stopping = self.stop.is_set()
-            records = self._next(log)
+            records = self._reading.read(log, limit)
             yield records
             # After RunFinished the writer wants the file to itself, to seal it: it is not touched again.
             if isinstance(self._reading.state.end, RunFinished) or (stopping and not records):
                 return
-            if not records and self._position is not None:
-                log.wait(self._position, _WAIT_S)
-
-    def _next(self, log: Log) -> tuple[Record, ...]:
-        page = log.read(self._position, PAGE)
-        self._position = page.position
-        return page.records
+            if not records and self._reading.position is not None:
+                log.wait(self._reading.position, _WAIT_S)

@@ -1,21 +1,13 @@
 """Where the shell writes: styled on a terminal, the same words without colours or cursor movements in a pipe, JSON for programs."""
 
-import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from datetime import datetime
-from enum import Enum
-from pathlib import Path
 from typing import TextIO
 
-from pydantic import BaseModel, JsonValue
+from pydantic_core import to_json
 from rich.console import Console
 from rich.text import Text
-
-from esper.events.times import written_time
 
 WIDTH = 100
 
@@ -43,8 +35,13 @@ class Output:
                 self.raw(line.plain if isinstance(line, Text) else line)
 
     def json(self, value: object) -> None:
-        """Writes `value` as one line of JSON."""
-        self.raw(json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")))
+        """Writes `value` as one line of JSON: models, dataclasses and maps as objects, what is not finite as the log's own words."""
+        self.raw(to_json(value, inf_nan_mode="strings", fallback=_plain).decode())
+
+    def line(self, line: Text | str) -> None:
+        """Writes one line, and hands it over at once."""
+        self.lines((line,))
+        self.flush()
 
     def raw(self, line: str) -> None:
         """Writes `line` as it is."""
@@ -55,32 +52,9 @@ class Output:
         self.console.file.flush()
 
 
-def plain(value: object) -> JsonValue:
-    """`value` as JSON: dataclasses, models and maps as objects, times in ISO 8601, what is not finite as the log's own words."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, Enum | Path):
-        return str(value)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, datetime):
-        return written_time(value)
-    return _composed(value)
-
-
-def _composed(value: object) -> JsonValue:
-    if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: plain(getattr(value, name)) for name in value._fields}
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
+        return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

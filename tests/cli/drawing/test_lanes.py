@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.cli.drawing.lanes import GLYPHS, lane, lattice, legend, ruler, scale_of, stages_in_words
+from esper.cli.drawing.lanes import LOOKS, lane, lattice, legend, ruler, scale_of, stages_in_words
 from esper.events.envelope import Moment
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
@@ -82,7 +82,7 @@ def test_the_legend_names_what_was_drawn_and_nothing_else() -> None:
 
 
 def test_a_legend_takes_the_lines_that_it_needs() -> None:
-    lines = [line.plain for line in legend("".join(GLYPHS.values()), 40)]
+    lines = [line.plain for line in legend("".join(look.glyph for look in LOOKS.values()), 40)]
     assert len(lines) == 3
     assert max(map(len, lines)) <= 40
     assert " ".join(lines).split()[::2][:4] == ["·", ":", "░", "▒"]

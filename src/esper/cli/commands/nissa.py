@@ -36,9 +36,6 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     directory = Directory(log_of(arguments), create=True)
 
     def announce(address: str) -> None:
-        out.lines(
-            (f"serving {directory.path} at {address}: metrics at /metrics, the API at /api/v1, its description at /api/v1/openapi.json",)
-        )
-        out.flush()
+        out.line(f"serving {directory.path} at {address}: metrics at /metrics, the API at /api/v1, its description at /api/v1/openapi.json")
 
     return serve(directory, settings, announce)

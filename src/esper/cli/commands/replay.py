@@ -4,12 +4,11 @@ import argparse
 import time
 from collections.abc import Iterator
 
-from rich.live import Live
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_run, count, factor, history_of
 from esper.cli.drawing.narration import Narrator
-from esper.cli.drawing.panel import panel
+from esper.cli.live import screen
 from esper.cli.output import Output
 from esper.events.kinds.epoch import EpochCompleted
 from esper.processes.history import History
@@ -37,7 +36,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     with history_of(arguments) as history:
         if arguments.json:
             for over in _digests(history, arguments):
-                out.json(over)
+                out.json(over._asdict())
         elif out.interactive and not arguments.digest:
             _watch(_replay(history, arguments, digests=False), out, paced=arguments.speed is None)
         else:
@@ -73,14 +72,11 @@ def _digest_line(reached: EpochDigest) -> Text:
 
 def _watch(replay: Replay, out: Output, *, paced: bool) -> None:
     """Draws the panel over and over; `paced` waits a little at each epoch's end, else the replay's own speed is all."""
-    drawn = 0.0
-    with Live(console=out.console, auto_refresh=False, vertical_overflow="crop") as live:
+    with screen(out, _REDRAW_S) as show:
         for frame in replay.frames():
             completed = frame.record.type == EpochCompleted.KIND
-            if completed or time.monotonic() - drawn > _REDRAW_S:
-                live.update(panel(frame.reading, out.width), refresh=True)
-                drawn = time.monotonic()
+            show(frame.reading, at_once=completed)
             if completed and paced:
                 time.sleep(_EPOCH_S)
-        live.update(panel(replay.reading, out.width), refresh=True)
-    out.lines((_digest_line(replay.final()),))
+        show(replay.reading, at_once=True)
+    out.line(_digest_line(replay.final()))

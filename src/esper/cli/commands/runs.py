@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         found += 1
         unreadable += one.standing == "unreadable"
     if not found and not arguments.json:
-        out.lines((f"no runs in {directory.path} yet: esper train digits --log {directory.path}",))
+        out.line(f"no runs in {directory.path} yet: esper train digits --log {directory.path}")
     return 1 if unreadable else 0
 
 

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         out.lines(report(reading, digest(reading.state), out.width, everything=arguments.all))
         tail = f"{reading.run[-6:]}{log_option(arguments)}"
         if interrupted is not None:
-            out.lines((f"\nno process writes this run now, and it has not ended: {interrupted}",))
+            out.line(f"\nno process writes this run now, and it has not ended: {interrupted}")
         out.lines((f"\nmore: esper replay {tail}", f"      esper log {tail}"))
     blocked: BlockedError | None = reading.blocked
     if blocked is not None:
@@ -67,6 +67,6 @@ def as_json(reading: Reading) -> dict[str, object]:
         "rollbacks": state.rollbacks,
         "dropped": state.dropped,
         "notes": timeline.notes,
-        "irregularities": state.irregularities,
+        "irregularities": [row._asdict() for row in state.irregularities],
         "blocked": None if reading.blocked is None else str(reading.blocked),
     }

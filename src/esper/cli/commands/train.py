@@ -76,8 +76,7 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
 
     def say(way: Way) -> None:
         if not arguments.json:
-            out.lines((Text(f" now {title(way)}, with the same data and steps", style="dim"),))
-            out.flush()
+            out.line(Text(f" now {title(way)}, with the same data and steps", style="dim"))
 
     rows: list[Entry] = []
     whole = _gather(rows, compare(task, settings, directory, trained, say=say) if arguments.compare else ())
@@ -171,14 +170,14 @@ def _conclude(trained: "Trained", rows: list[Entry], arguments: argparse.Namespa
     if arguments.json:
         out.json({"run": trained.run, "parameters": trained.host.parameters(), "metrics": trained.metrics, "compared": rows})
         return
-    out.lines(("",))
+    out.line("")
     out.lines(comparison(rows, out.width))
     reached = (metric(name, value) for name, value in trained.metrics.items())
     out.lines(listed((f"run {short(trained.run)}", many(trained.host.parameters(), "parameter"), *reached), out.width, 1))
     if rows:
         with open_run(trained.run, log_of(arguments)) as history:
-            out.lines((Text("\n what grew, told again from its log:"),))
+            out.line("\n what grew, told again from its log:")
             out.lines(story(history.known, out.width))
     name, log = trained.run[-6:], log_option(arguments)
-    out.lines((Text(" every claim above is in the log:", style="dim"),))
+    out.line(Text(" every claim above is in the log:", style="dim"))
     out.lines(f"   esper {command.format(name)}{log}" for command in ("show {}", "replay {}", "log {} --topic decisions"))

@@ -1,6 +1,7 @@
 """Lives of seeds as lanes of stages: in words for the live panel, along an axis of epochs for the report, and the lattice of slots."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 
@@ -9,47 +10,28 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
 from esper.processes.timeline import Life, Span
 
-STYLES: Mapping[Stage, str] = {
-    Stage.DORMANT: "dim",
-    Stage.GERMINATED: "yellow",
-    Stage.LOADING: "yellow",
-    Stage.TRAINING: "cyan",
-    Stage.GRAFTING: "magenta",
-    Stage.STABILIZATION: "blue",
-    Stage.EVALUATING: "blue",
-    Stage.FINE_TUNING: "green",
-    Stage.FOSSILIZED: "bold green",
-    Stage.CULLED: "red",
-    Stage.CANCELLED: "dim",
-    Stage.ROLLED_BACK: "bold red",
-}
-WORDS: Mapping[Stage, str] = {
-    Stage.DORMANT: "dormant",
-    Stage.GERMINATED: "germ",
-    Stage.LOADING: "load",
-    Stage.TRAINING: "train",
-    Stage.GRAFTING: "graft",
-    Stage.STABILIZATION: "stab",
-    Stage.EVALUATING: "eval",
-    Stage.FINE_TUNING: "fine-tune",
-    Stage.FOSSILIZED: "fossil",
-    Stage.CULLED: "culled",
-    Stage.CANCELLED: "cancelled",
-    Stage.ROLLED_BACK: "rolled back",
-}
-# Denser means more influence on the host: none up to TRAINING, growing in GRAFTING, whole from STABILIZATION on.
-GLYPHS: Mapping[Stage, str] = {
-    Stage.GERMINATED: "·",
-    Stage.LOADING: ":",
-    Stage.TRAINING: "░",
-    Stage.GRAFTING: "▒",
-    Stage.STABILIZATION: "▓",
-    Stage.EVALUATING: "?",
-    Stage.FINE_TUNING: "█",
-    Stage.FOSSILIZED: "━",
-    Stage.CULLED: "x",
-    Stage.CANCELLED: "o",
-    Stage.ROLLED_BACK: "!",
+
+class Look(NamedTuple):
+    """How a stage is drawn. A denser glyph means more influence on the host: none up to TRAINING, whole from STABILIZATION on."""
+
+    style: str
+    word: str
+    glyph: str
+
+
+LOOKS: Mapping[Stage, Look] = {
+    Stage.DORMANT: Look("dim", "dormant", " "),
+    Stage.GERMINATED: Look("yellow", "germ", "·"),
+    Stage.LOADING: Look("yellow", "load", ":"),
+    Stage.TRAINING: Look("cyan", "train", "░"),
+    Stage.GRAFTING: Look("magenta", "graft", "▒"),
+    Stage.STABILIZATION: Look("blue", "stab", "▓"),
+    Stage.EVALUATING: Look("blue", "eval", "?"),
+    Stage.FINE_TUNING: Look("green", "fine-tune", "█"),
+    Stage.FOSSILIZED: Look("bold green", "fossil", "━"),
+    Stage.CULLED: Look("red", "culled", "x"),
+    Stage.CANCELLED: Look("dim", "cancelled", "o"),
+    Stage.ROLLED_BACK: Look("bold red", "rolled back", "!"),
 }
 _OVER = frozenset({Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK})
 _LONGEST_BAR = 4
@@ -77,19 +59,19 @@ def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int], width:
 
 def _past(span: Span, epoch: int) -> Text:
     bar = "" if span.stage in _OVER else f"{_bar(_length(span, epoch))} "
-    return Text(f"{WORDS[span.stage]} {bar}", style=STYLES[span.stage])
+    return Text(f"{LOOKS[span.stage].word} {bar}", style=LOOKS[span.stage].style)
 
 
 def _now(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
     last = life.spans[-1]
-    style = STYLES[last.stage]
+    style, word, _ = LOOKS[last.stage]
     if life.undone:
-        return Text(f"{WORDS[last.stage]}, undone by a rollback", style="red")
+        return Text(f"{word}, undone by a rollback", style="red")
     if last.stage in _OVER:
-        return Text(f"{WORDS[last.stage]} @{last.from_epoch}: {last.reason}", style=style)
+        return Text(f"{word} @{last.from_epoch}: {last.reason}", style=style)
     if last.stage is Stage.FOSSILIZED:
         return Text(f"FOSSIL since @{last.from_epoch}", style=style)
-    return Text(f"{WORDS[last.stage].upper()} {_age(_length(last, epoch), planned.get(last.stage))}", style=style)
+    return Text(f"{word.upper()} {_age(_length(last, epoch), planned.get(last.stage))}", style=style)
 
 
 def _length(span: Span, epoch: int) -> int:
@@ -114,7 +96,8 @@ def lane(life: Life, epoch: int, axis: int, width: int) -> Text:
     scale = scale_of(axis, width)
     for first in range(1, axis + 1, scale):
         span = _during(life, first, first + scale - 1, epoch + 1)
-        text.append(" " if span is None else GLYPHS[span.stage], style="" if span is None else STYLES[span.stage])
+        look = LOOKS[Stage.DORMANT if span is None else span.stage]
+        text.append(look.glyph, style=look.style)
     return text
 
 
@@ -148,11 +131,11 @@ def ruler(axis: int, width: int) -> str:
 def legend(drawn: str, width: int) -> list[Text]:
     """What the glyphs in `drawn` stand for, in lines of at most `width` characters."""
     lines: list[Text] = []
-    for stage, glyph in GLYPHS.items():
-        if glyph in drawn:
-            if not lines or lines[-1].cell_len + 3 + len(WORDS[stage]) > width:
+    for look in LOOKS.values():
+        if look.glyph in drawn.replace(" ", ""):
+            if not lines or lines[-1].cell_len + 3 + len(look.word) > width:
                 lines.append(Text())
-            lines[-1].append(f" {glyph}" if lines[-1] else glyph, style=STYLES[stage]).append(f" {WORDS[stage]}", style="dim")
+            lines[-1].append(f" {look.glyph}" if lines[-1] else look.glyph, style=look.style).append(f" {look.word}", style="dim")
     return lines
 
 
@@ -178,4 +161,4 @@ def _slot(row: SeedRow | None, cell: int) -> Text:
         return Text("·".ljust(cell), style="dim")
     embargo = "" if row.embargo_until is None else f" until {row.embargo_until}"
     words = f"{row.stage.value.lower().replace('_', '-')} {row.blueprint or ''}{embargo}"
-    return Text(clipped(words, cell - 1).ljust(cell), style=STYLES[row.stage])
+    return Text(clipped(words, cell - 1).ljust(cell), style=LOOKS[row.stage].style)

@@ -14,21 +14,21 @@ from esper.events.kinds.run import RunStarted
 from esper.folds.lifecycle import LIVE
 from esper.processes.reading import Reading
 
+_LONG_RUN = 30
+
 
 class Narrator:
-    """Tells what each record changed. `every`: an epoch's line for each so many epochs; `stages`: also every transition of a seed."""
+    """Tells what each record changed. `sparse`: of a long run every tenth epoch; `stages`: also every transition of a seed."""
 
-    def __init__(self, width: int, every: int = 1, *, stages: bool = True) -> None:
-        self._width = width
-        self._every = every
-        self._stages = stages
+    def __init__(self, width: int, *, sparse: bool = False, stages: bool = True) -> None:
+        self._width, self._sparse, self._stages = width, sparse, stages
 
     def tell(self, record: Record, reading: Reading) -> Iterator[Text]:
         """The lines for `record`, which `reading` took last."""
         timeline = reading.timeline
         if record.type == RunStarted.KIND:
             yield from started(reading, self._width)
-        elif record.type == EpochCompleted.KIND and (record.epoch % self._every == 0 or record.epoch == 1):
+        elif record.type == EpochCompleted.KIND and self._is_due(record.epoch, timeline.started):
             yield epoch(reading, self._width)
         elif record.type == SeedTransitioned.KIND and self._stages:
             yield transition(record)
@@ -37,6 +37,10 @@ class Narrator:
             yield decisions.line(settled, self._width, decisions.room_for(reading.state.sites))
         if timeline.noted is not None:
             yield from (Text(line, style="yellow") for line in hanging(f"{record.epoch:>4}  ", timeline.noted.text, self._width))
+
+    def _is_due(self, epoch: int, run: RunStarted | None) -> bool:
+        long = run is None or run.epochs is None or run.epochs > _LONG_RUN
+        return epoch == 1 or epoch % 10 == 0 or not (self._sparse and long)
 
 
 def started(reading: Reading, width: int) -> Iterator[Text]:

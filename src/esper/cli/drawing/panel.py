@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from esper.cli.drawing import decisions
-from esper.cli.drawing.lanes import STYLES, stages_in_words
+from esper.cli.drawing.lanes import LOOKS, stages_in_words
 from esper.cli.drawing.text import UNKNOWN, bar, clipped, first_metrics, fitted, many, number, percent, rate, short, sparkline
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
@@ -130,7 +130,7 @@ def _lane(state: RunState, life: Life, planned: Mapping[Stage, int], width: int)
     end = f"alpha {number(alpha, 2)}" if alpha is not None else ""
     room = width - 6 - 16 - len(end) - 1
     stages = stages_in_words(life, state.epoch, planned, room)
-    text = Text().append(" │ ", style="dim").append(name.ljust(16), style=STYLES[life.stage])
+    text = Text().append(" │ ", style="dim").append(name.ljust(16), style=LOOKS[life.stage].style)
     text.append_text(stages).append(" " * (room - stages.cell_len + 1)).append(end)
     return text.append(" │", style="dim")
 

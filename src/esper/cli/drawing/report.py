@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from esper.cli.drawing import decisions
-from esper.cli.drawing.lanes import STYLES, lane, lattice, legend, name_of, ruler, scale_of
+from esper.cli.drawing.lanes import LOOKS, lane, lattice, legend, name_of, ruler, scale_of
 from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, hanging, listed, metric, number, rate, short, size, sparkline, wrapped
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.folds.rows import EpochRow
@@ -117,11 +117,11 @@ def lanes(reading: Reading, width: int) -> Iterator[Text]:
     yield Text(" " * (room + 4) + ruler(axis, columns), style="dim")
     glyphs = ""
     for life, head in zip(lives, heads, strict=True):
-        line = Text(f"  {clipped(head, room).ljust(room)}  ", style=STYLES[life.stage])
+        line = Text(f"  {clipped(head, room).ljust(room)}  ", style=LOOKS[life.stage].style)
         drawn = lane(life, epoch, axis, columns)
         glyphs += drawn.plain
         line.append_text(drawn).append(" " * max(1, 1 + min(columns, axis) - drawn.cell_len))
-        yield line.append(_ending(life), style=STYLES[life.stage])
+        yield line.append(_ending(life), style=LOOKS[life.stage].style)
     yield from (Text("  ").append_text(line) for line in legend(glyphs, width - 2))
 
 
