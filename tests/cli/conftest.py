@@ -1,12 +1,21 @@
 """A way to type a command and see what comes, with the synthetic run in the log."""
 
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from esper.cli.main import main
+
+
+class Terminal(StringIO):
+    """A file that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        """True."""
+        return True
 
 
 class Said(NamedTuple):

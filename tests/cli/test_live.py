@@ -9,15 +9,8 @@ import pytest
 from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.oona.directory import Directory
+from tests.cli.conftest import Terminal
 from tests.synthetic import EPOCHS, RUN, write_run
-
-
-class Terminal(StringIO):
-    """A file that claims to be a terminal."""
-
-    def isatty(self) -> bool:
-        """True."""
-        return True
 
 
 def test_elsewhere_than_on_a_terminal_each_epoch_and_decision_is_a_line(tmp_path: Path) -> None:

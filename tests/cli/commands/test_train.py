@@ -5,17 +5,29 @@ import os
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from esper.cli.commands.train import _load_torch
+from esper.cli.output import Output
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.processes.history import open_run
-from tests.cli.conftest import Esper
+from tests.cli.conftest import Esper, Terminal
 from tests.synthetic import RUN, started, ticking
 
 PYTHON = (sys.executable, "-m", "esper.cli")
+
+
+def test_a_terminal_says_what_it_waits_for_while_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal, pipe = Terminal(), StringIO()
+    _load_torch(Output(terminal))
+    _load_torch(Output(pipe))
+    assert "loading torch" in terminal.getvalue()
+    assert pipe.getvalue() == ""
 
 
 @pytest.mark.whole

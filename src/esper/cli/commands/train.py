@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def _add_observe(parser: argparse.ArgumentParser) -> None:
 
 def run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Returns 130 where it was stopped; the last line is then the command that resumes it."""
-    _require_torch()
+    _load_torch(out)
     from esper.processes.comparison import compare
     from esper.processes.tasks import recipe_of
     from esper.processes.training import fresh_run_id, train
@@ -86,7 +87,7 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
 
 def run_resume(arguments: argparse.Namespace, out: Output) -> int:
     """Goes on with a run from its last checkpoint. Returns 130 where it was stopped again."""
-    _require_torch()
+    _load_torch(out)
     from esper.processes.settings import settings_from
     from esper.processes.tasks import find_task, recipe_of
     from esper.processes.training import resume, started
@@ -108,9 +109,12 @@ def run_resume(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _require_torch() -> None:
+def _load_torch(out: Output) -> None:
+    """Imports what training needs; that takes seconds, so a terminal says what it waits for. Raises SettingsError where it is missing."""
     if find_spec("torch") is None:
         raise SettingsError('training needs torch, and it is not installed: pip install "esper-training[train]"')
+    with out.console.status("loading torch", refresh_per_second=4) if out.interactive else nullcontext():
+        import_module("esper.processes.comparison")
 
 
 def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, Settings]":
