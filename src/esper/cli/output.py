@@ -35,8 +35,12 @@ class Output:
                 self.raw(line.plain if isinstance(line, Text) else line)
 
     def json(self, value: object) -> None:
-        """Writes `value` as one line of JSON: models, dataclasses and maps as objects, what is not finite as the log's own words."""
-        self.raw(to_json(value, inf_nan_mode="strings", fallback=_plain).decode())
+        """Writes `value` as one line of JSON: models, dataclasses and maps as objects, what is not finite as the log's own words.
+
+        A named tuple is an object too, but not within another value.
+        """
+        named = value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else value
+        self.raw(to_json(named, inf_nan_mode="strings", fallback=_plain).decode())
 
     def line(self, line: Text | str) -> None:
         """Writes one line, and hands it over at once."""

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     for check in examine(log_of(arguments), every_run=arguments.all):
         bad = bad or check.verdict == "bad"
         if arguments.json:
-            out.json(check._asdict())
+            out.json(check)
         else:
             out.line(Text(f"{check.verdict:<8} ", style=_STYLES[check.verdict]).append(f"{check.name:<12} {check.answer}", style=""))
     return 1 if bad else 0

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     with history_of(arguments) as history:
         exported = export(history, arguments.out or Path(f"export-{history.run[-6:]}"))
     if arguments.json:
-        out.json(exported._asdict())
+        out.json(exported)
         return 0
     out.lines(f"{records:>8}  {exported.folder / name}" for name, records in sorted(exported.files.items()))
     out.line(f"{count(exported.records)} records of run {exported.run}, up to moment {exported.moment}")

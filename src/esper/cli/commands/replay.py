@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     with history_of(arguments) as history:
         if arguments.json:
             for over in _digests(history, arguments):
-                out.json(over._asdict())
+                out.json(over)
         elif out.interactive and not arguments.digest:
             _watch(_replay(history, arguments, digests=False), out, paced=arguments.speed is None)
         else:
