@@ -214,6 +214,20 @@ def test_a_sealed_run_is_observed_to_its_end_and_its_observed_file_sealed(
     assert is_settled(directory.path / run)
 
 
+def test_a_run_whose_observer_was_killed_at_its_very_end_is_settled_by_the_next_one(tmp_path: Path, synthetic_log: Path) -> None:
+    shutil.copytree(synthetic_log, tmp_path / "log")
+    directory = Directory(tmp_path / "log")
+    (run,) = directory.names()
+    killed = Observer(directory, SETTINGS, now=lambda: NOW_SOON, report=problems.append)
+    killed.turn(0.0)
+    abandon(killed)
+    (directory.path / run / "observed.sealed").unlink(missing_ok=True)
+    with Observer(directory, SETTINGS, now=lambda: NOW_LATE, report=problems.append) as observer:
+        for _ in range(3):
+            observer.turn(0.0)
+    assert is_settled(directory.path / run)
+
+
 def test_a_run_that_ended_long_before_anybody_observed_is_left_alone(tmp_path: Path, synthetic_log: Path) -> None:
     shutil.copytree(synthetic_log, tmp_path / "log")
     directory = Directory(tmp_path / "log")

@@ -114,6 +114,10 @@ class Observer:
         self._introduced: set[RunId] = set()
         self._ticked_at = -settings.tick_s
         positions = self._positions()
+        # Sealed and observed to their end, but not settled yet: whoever did that was killed before it could.
+        self._to_settle = {
+            run for run in positions if is_observed(directory.path / run) and seal.read_mark(directory.path / run) is not None
+        }
         self._follower = Follower(directory, positions, from_start=from_start)
         if deliverer is not None:
             self._hand_over(positions)
@@ -277,7 +281,8 @@ class Observer:
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
         live = self._follower.live
-        for name in self._troubled | (self._follower.following - self._runs.keys() - self._parked):
+        again, self._to_settle = self._troubled | self._to_settle, set()
+        for name in again | (self._follower.following - self._runs.keys() - self._parked):
             with self._guarded(name):
                 self._begin_again(name)
         for name in list(self._runs):
