@@ -5,8 +5,8 @@
 Small trainings, each with a NaN loss and the rollback that follows, are written one after another into a directory. Beside them `esper
 observe`, delivering to a webhook, is started and killed with SIGKILL at random moments, N times, and then left to finish. Afterwards the
 runs are copied and observed once more by an observer that nobody kills; what either derived must be the same, id by id (silence apart,
-which has a clock, and what observers say of themselves). The receiver must have been told of every alert that fired; a message that came twice
-must carry the key by which receivers count once.
+which has a clock, and what observers say of themselves). The receiver must have been told of every alert that fired; a message that came
+twice must carry the key by which receivers count once.
 """
 
 import argparse

@@ -57,6 +57,14 @@ def test_the_state_stays_where_it_was_saved_while_the_position_goes_on(tmp_path:
         assert observed.saved() == (later, b"state", THERE)
 
 
+def test_a_record_is_found_by_its_id(tmp_path: Path) -> None:
+    with Observed(tmp_path, RUN) as observed:
+        observed.save([derived("a"), derived("b")])
+        assert observed.find(EventId("b")) == derived("b")
+        with pytest.raises(LogError, match="expected derived event c in"):
+            observed.find(EventId("c"))
+
+
 def test_nothing_is_known_of_a_run_that_nobody_observed(tmp_path: Path) -> None:
     assert not is_observed(tmp_path)
     assert read_observed(tmp_path, RUN).records == ()

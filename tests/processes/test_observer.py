@@ -25,13 +25,16 @@ from esper.events.kinds.observability import (
 )
 from esper.events.kinds.telemetry import StepsMeasured
 from esper.folds.watching.silence import SilenceSettings
+from esper.nissa.delivery.settings import parse_delivery
 from esper.oona.directory import Directory
 from esper.oona.heads import Draft
 from esper.oona.observed import FILE, Observed, is_settled
+from esper.processes.delivering import make_deliverer
 from esper.processes.history import History
 from esper.processes.observer import Observer
 from esper.processes.observing import rebuild
 from tests.processes.observed_runs import SETTINGS, Growing, abandon, problems, read
+from tests.synthetic import RUN, write_run
 
 ENDED = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
 NOW_SOON, NOW_LATE = ENDED + timedelta(minutes=5), ENDED + timedelta(hours=1)
@@ -198,7 +201,9 @@ def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> N
         observer.turn(0.0)
         told = firing(growing.derived())
         outcomes.put((growing.run, notified(told[0])))
-    assert [decode(record) for record in growing.derived() if record.type == AlertNotified.KIND] == [notified(told[0])]
+    (noted,) = [record for record in growing.derived() if record.type == AlertNotified.KIND]
+    assert decode(noted) == notified(told[0])
+    assert (noted.cause, noted.moment) == (told[0].id, told[0].moment)
 
 
 def test_a_sealed_run_is_observed_to_its_end_and_its_observed_file_sealed(
@@ -273,3 +278,19 @@ def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     with growing.observer(replace(SETTINGS, silence=SilenceSettings())) as observer:
         observer.turn(0.0)
     assert [made.same for made in rebuild(growing.directory)] == [True]
+
+
+def test_an_old_directory_of_a_crashed_run_pages_nobody(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    write_run(directory, finish=False)
+    page = tmp_path / "paged"
+    settings = parse_delivery(f'[[handlers]]\nname = "page"\nkind = "log"\npath = "{page}"\n', "here")
+    deliverer, outcomes = make_deliverer(directory, settings)
+    now, watching = datetime.now(UTC), replace(SETTINGS, silence=SilenceSettings())
+    with Observer(directory, watching, now=lambda: now, deliverer=deliverer, outcomes=outcomes, report=problems.append) as observer:
+        observer.turn(0.0)
+    told = [decode(record) for record in read(directory, RUN)]
+    fired = [event.rule for event in told if isinstance(event, AlertFiring)]
+    assert "run-dead" in fired
+    assert {event.why for event in told if isinstance(event, AlertSuppressed)} == {"stale"}
+    assert not page.exists() or page.read_text() == ""

@@ -85,6 +85,14 @@ class Observed:
                     connection.execute(_SAVE, (_STATE, derived_to.to_text(), state))
         return new
 
+    def find(self, identity: EventId) -> Record:
+        """The derived record of that id. Raises LogError where there is none."""
+        with file.explained(self._path, "read"):
+            row = self._open().execute(f"SELECT row, {_COLUMNS} FROM derived WHERE id = ?", (identity,)).fetchone()  # noqa: S608
+        if row is None:
+            raise LogError(f"run {self.run}: expected derived event {identity} in {self._path}, got none")
+        return _to_record(self.run, row)
+
     def forget(self) -> None:
         """Deletes the state: whoever goes on makes it again from the run's beginning. What was derived stays."""
         with file.explained(self._path, "write"):

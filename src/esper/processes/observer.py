@@ -19,6 +19,7 @@ from typing import Protocol, Self
 
 from esper.errors import DataError, EsperError
 from esper.events import topics
+from esper.events.codec import encode
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.observability import (
@@ -39,7 +40,8 @@ from esper.oona.follower import Batch, Follower
 from esper.oona.observed import Observed, Saved, is_observed, is_settled, read_observed
 from esper.processes.watch import Watch, fold, own_id
 
-Outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]
+Outcome = AlertNotified | AlertSuppressed
+Outcomes = SimpleQueue[tuple[RunId, Outcome]]
 _OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
 _OUTCOMES = frozenset({AlertNotified.KIND, AlertSuppressed.KIND})
 _ALERTS = frozenset({topics.ALERTS})
@@ -110,7 +112,7 @@ class Observer:
         self._parked: set[RunId] = set()
         self._unsettled: set[RunId] = set()
         self._troubled: set[RunId] = set()
-        self._to_note: list[tuple[RunId, AlertNotified | AlertSuppressed]] = []
+        self._to_note: dict[RunId, list[Outcome]] = {}
         self._introduced: set[RunId] = set()
         self._ticked_at = -settings.tick_s
         positions = self._positions()
@@ -139,6 +141,7 @@ class Observer:
         for batch in batches:
             with self._guarded(batch.run):
                 self._take(batch)
+            self._note_outcomes()
         self._note_outcomes()
         if time.monotonic() >= self._ticked_at + self._settings.tick_s:
             self._tick()
@@ -260,23 +263,34 @@ class Observer:
             Observed(folder, name).seal()
 
     def _note_outcomes(self) -> None:
+        """Writes what became of alerts; what cannot be written now is kept for the next time."""
         while True:
             try:
-                self._to_note.append(self._outcomes.get_nowait())
+                name, event = self._outcomes.get_nowait()
             except Empty:
                 break
-        waiting, self._to_note = self._to_note, []
-        for name, event in waiting:
-            noted = False
+            self._to_note.setdefault(name, []).append(event)
+        for name in list(self._to_note):
             with self._guarded(name):
-                self._note(name, event)
-                noted = True
-            if not noted:
-                self._to_note.append((name, event))
+                self._note(name, self._to_note[name])
+                del self._to_note[name]
 
-    def _note(self, name: RunId, event: AlertNotified | AlertSuppressed) -> None:
-        run = self._open(name)
-        self._save(run, self._said(run, event, self._now()), with_state=False)
+    def _note(self, name: RunId, events: Iterable[Outcome]) -> None:
+        run = self._runs.get(name)
+        observed = Observed(self._directory.path / name, name) if run is None else run.observed
+        try:
+            observed.save([self._noted(observed, event) for event in events])
+        finally:
+            if run is None:
+                observed.close()
+                self._unsettled.add(name)
+
+    def _noted(self, observed: Observed, event: Outcome) -> Record:
+        """An outcome stands where its alert does, and is caused by it."""
+        alert = observed.find(event.alert)
+        return alert._replace(
+            id=self._next_id(), type=event.KIND, time=self._now(), cause=alert.id, generation=alert.generation + 1, data=encode(event)
+        )
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
