@@ -32,11 +32,12 @@ from esper.nissa.wake import Wake
 from esper.oona.directory import Directory
 from esper.oona.follower import Batch, Follower
 from esper.processes.daily_run import DailyRun
+from esper.processes.delivering import delivery_settings
 from esper.processes.derived import DerivedFollower
 from esper.processes.duty import observer_of
 from esper.processes.log_source import LogSource
 from esper.processes.observer_child import ObserverChild
-from esper.processes.observing import rules_of
+from esper.processes.observing import observer_maker
 
 POLL_S = 0.25
 PAGE = 1000
@@ -125,7 +126,7 @@ class Service:
     """Everything that serves one directory: made, started and closed together."""
 
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
-        model = built_in_model()
+        model = built_in_model(tuple(handler.name for handler in delivery_settings(directory).handlers))
         self.directory = directory
         self.wake = Wake(settings.tails)
         self.custom = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
@@ -202,7 +203,7 @@ def listen(settings: NissaSettings) -> socket.socket:
 def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str], None]) -> int:
     """Serves until it is told to end. Returns 0, or 1 where the following failed; `announce` is told where it listens."""
     token = token_of(settings)
-    rules_of(directory)  # A mistake in a rule is told now, and not by an observer that ends.
+    observer_maker(directory)  # A mistake in rules or handlers is told now, and not by an observer that ends.
     listener = listen(settings)
     service = Service(directory, settings, token)
     config = uvicorn.Config(

@@ -25,7 +25,7 @@ from esper.nissa.metrics.family import Family, Sample
 from esper.nissa.metrics.model import RECORDS, UNREADABLE, Handler, Model, Watched
 
 SEVERITIES = ("info", "warning", "critical")
-HANDLERS_OF_ALERTS = ("log",)  # The one that is there without settings; others by the names that settings give them.
+OUTCOMES = ("delivered", "failed")
 
 DROPPED = Family(
     "esper_samples_dropped_total",
@@ -56,7 +56,7 @@ NOTIFICATIONS = Family(
     "esper_alert_notifications_total",
     "counter",
     "Alerts that a handler was given.",
-    {"handler": HANDLERS_OF_ALERTS, "outcome": ("delivered", "failed")},
+    {"handler": (), "outcome": OUTCOMES},
 )
 SUPPRESSED = Family(
     "esper_alerts_suppressed_total",
