@@ -8,11 +8,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from esper.events.envelope import RunId
 from esper.oona.directory import Directory
 from tests.synthetic import write_run
 
@@ -50,21 +52,34 @@ def until(url: str, holds: Any, process: subprocess.Popen[bytes]) -> Any:  # Any
     raise AssertionError(f"{url} did not come to what was waited for: {last}")
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of `esper nissa`, a process of its own, over a finished run and one that was interrupted."""
-    path = tmp_path_factory.mktemp("log")
-    write_run(Directory(path))
-    write_run(Directory(path), run=Directory(path).names()[0].replace("7c21ab", "7c21ac"), finish=False)  # type: ignore[arg-type]
+@contextmanager
+def nissa(path: Path, **environment: str) -> Iterator[int]:
+    """The port of `esper nissa`, a process of its own, once it is ready."""
     port = free_port()
     command = (sys.executable, "-m", "esper.cli", "nissa", "--log", path, "--port", str(port))
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | environment)
     try:
         until(f"http://127.0.0.1:{port}/readyz", lambda ready: ready["status"] == "ready", process)
         yield port
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with a finished run and one that was interrupted."""
+    path = tmp_path_factory.mktemp("log")
+    run = write_run(Directory(path))
+    write_run(Directory(path), run=RunId(run.replace("7c21ab", "7c21ac")), finish=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(log: Path) -> Iterator[int]:
+    """The port of a service over that log."""
+    with nissa(log) as port:
+        yield port
 
 
 def test_promtool_accepts_the_metrics(served: int, promtool: Path) -> None:
@@ -95,13 +110,25 @@ def test_a_real_prometheus_scrapes_it(served: int, prometheus: Path, tmp_path: P
         process.wait(timeout=20)
 
 
-def test_schemathesis_finds_nothing(served: int, tmp_path: Path) -> None:
+def schemathesis(description: str, folder: Path, *options: str) -> None:
+    """Sends what the description allows and what it does not; fails where an answer is not as described."""
     # The live tail never ends; it has tests of its own.
-    command = (
-        *(sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{served}/api/v1/openapi.json", "--checks", "all"),
-        *("--exclude-path", "/api/v1/runs/{run}/tail", "--max-examples", "15", "--seed", "1", "--suppress-health-check", "all"),
-        "--continue-on-failure",
-    )
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"})
+    fixed = ("--checks", "all", "--exclude-path", "/api/v1/runs/{run}/tail", "--seed", "1", "--suppress-health-check", "all")
+    command = (sys.executable, "-m", "schemathesis.cli", "run", description, *fixed, "--continue-on-failure", *options)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=os.environ | {"NO_COLOR": "1"})
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "No issues found" in done.stdout
+
+
+def test_schemathesis_finds_nothing(served: int, tmp_path: Path) -> None:
+    schemathesis(f"http://127.0.0.1:{served}/api/v1/openapi.json", tmp_path, "--max-examples", "15")
+
+
+def test_schemathesis_gets_past_no_route_without_the_token(log: Path, tmp_path: Path) -> None:
+    token = "a-token-of-some-length"  # noqa: S105
+    with nissa(log, ESPER_NISSA_TOKEN=token) as port:
+        url, header = f"http://127.0.0.1:{port}", f"Bearer {token}"
+        description = tmp_path / "openapi.json"
+        description.write_bytes(asked(f"{url}/api/v1/openapi.json", authorization=header))
+        options = ("--url", url, "-H", f"Authorization: {header}", "--phases", "coverage,fuzzing", "--max-examples", "5")
+        schemathesis(str(description), tmp_path, *options)
