@@ -292,5 +292,6 @@ def test_an_old_directory_of_a_crashed_run_pages_nobody(tmp_path: Path) -> None:
     told = [decode(record) for record in read(directory, RUN)]
     fired = [event.rule for event in told if isinstance(event, AlertFiring)]
     assert "run-dead" in fired
-    assert {event.why for event in told if isinstance(event, AlertSuppressed)} == {"stale"}
+    assert {event.why for event in told if isinstance(event, AlertSuppressed)} == {"stale", "not_delivered"}
+    assert not any(isinstance(event, AlertNotified) for event in told)
     assert not page.exists() or page.read_text() == ""
