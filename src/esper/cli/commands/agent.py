@@ -30,7 +30,6 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stopped.set())
     gpus = len(list(Gpus(nvml()).measure()))
-    out.lines((f"measuring this machine into {directory.path} every {arguments.interval:g} s; GPUs: {gpus or 'none that a driver knows'}",))
-    out.flush()
+    out.line(f"measuring this machine into {directory.path} every {arguments.interval:g} s; GPUs: {gpus or 'none that a driver knows'}")
     run_agent(directory, arguments.interval, stopped)
     return 0

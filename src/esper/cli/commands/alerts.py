@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of
-from esper.cli.drawing.text import lasting, number, short, wrapped
+from esper.cli.drawing.text import hanging, lasting, number, short, wrapped
 from esper.cli.output import Output
 from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.oona.directory import Directory
@@ -52,7 +52,7 @@ def run_list(arguments: argparse.Namespace, out: Output) -> int:
         else:
             out.lines(_drawn(line, out.width))
     if not found and not arguments.json:
-        out.lines(("nothing is pending or firing" if arguments.run is None else "no alert was raised in this run",))
+        out.line("nothing is pending or firing" if arguments.run is None else "no alert was raised in this run")
     return 0
 
 
@@ -65,7 +65,8 @@ def _drawn(line: AlertLine, width: int) -> Iterator[Text | str]:
     if line.summary:
         yield from wrapped(line.summary, width, 4)
     for told in line.told:
-        yield Text(f"    {told.handler}: {told.what} {told.outcome}{f', {told.error}' if told.error else ''}", style="dim")
+        words = f"{told.handler}: {told.what} {told.outcome}{f', {told.error}' if told.error else ''}"
+        yield from (Text(line, style="dim") for line in wrapped(words, width, 4))
 
 
 def run_rules(arguments: argparse.Namespace, out: Output) -> int:
@@ -75,7 +76,9 @@ def run_rules(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.json:
             out.json(rule)
             continue
-        out.lines((Text(f"{rule.severity:<8} ", style=_STYLES[rule.severity]).append(f"{rule.name:<28} {_condition(rule)}", style=""),))
+        for line in map(Text, hanging(f"{rule.severity:<8} {rule.name:<28} ", _condition(rule), out.width)):
+            line.stylize(_STYLES[rule.severity], 0, 8)
+            out.line(line)
     return 0
 
 
@@ -106,8 +109,7 @@ def run_test(arguments: argparse.Namespace, out: Output) -> int:
             out.json({"handler": trial.handler, "delivered": trial.answer.delivered, "error": trial.answer.error, "took_s": trial.took_s})
             continue
         word = Text("delivered ", style="green") if trial.answer.delivered else Text("failed    ", style="bold red")
-        out.lines((word.append(f"{trial.handler}  {number(trial.took_s, 2)} s  {trial.answer.error or ''}".rstrip(), style=""),))
-        out.flush()
+        out.line(word.append(f"{trial.handler}  {number(trial.took_s, 2)} s  {trial.answer.error or ''}".rstrip(), style=""))
     if not found and not arguments.json:
-        out.lines((f"no handlers: alerts are recorded and delivered to nobody; name some in {directory.path / 'delivery.toml'}",))
+        out.line(f"no handlers: alerts are recorded and delivered to nobody; name some in {directory.path / 'delivery.toml'}")
     return 1 if failed else 0

@@ -46,8 +46,7 @@ def run_observe(arguments: argparse.Namespace, out: Output) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stopped.set())
     if not arguments.background:
-        out.lines((Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"),))
-        out.flush()
+        out.line(Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"))
 
     def stop() -> bool:
         return stopped.is_set() or (arguments.parent is not None and os.getppid() != arguments.parent)
@@ -74,5 +73,5 @@ def run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
             out.json({"run": made.run, "records": made.records, "digest": made.digest, "same": made.same})
         else:
             word = {True: "same as saved", False: "differs from what was saved", None: "nothing was saved at that place"}[made.same]
-            out.lines((f"{short(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {word}",))
+            out.line(f"{short(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {word}")
     return 1 if differs else 0

@@ -59,16 +59,19 @@ def size(size_bytes: int | None) -> str:
 
 
 def lasting(seconds: float | None) -> str:
-    """A duration in two units at most."""
+    """A duration in two units at most, the second only where it says something."""
     if seconds is None:
         return UNKNOWN
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+    units = (
+        (round(seconds) // 86400, "d"),
+        (round(seconds) // 3600 % 24, "h"),
+        (round(seconds) // 60 % 60, "min"),
+        (round(seconds) % 60, "s"),
+    )
+    first = next(index for index, (many, _) in enumerate(units) if many)
+    return " ".join(f"{many} {unit}" for many, unit in units[first : first + 2] if many)
 
 
 def clock(time: datetime | None) -> str:
