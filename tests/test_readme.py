@@ -3,6 +3,8 @@
 import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,9 @@ COMMANDS = [
 ]
 
 
+UNTIL_INTERRUPTED = {"observe", "nissa", "agent"}
+
+
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "ESPER_LOG": str(folder / "runs"), "COLUMNS": "100"}
     return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
@@ -32,7 +37,7 @@ def test_make_knows_every_target_in_the_readme(command: str) -> None:
 
 @pytest.mark.whole
 def test_every_esper_command_in_the_readme_works_in_order(tmp_path: Path) -> None:
-    commands = [command for command in COMMANDS if command.startswith("esper ")]
+    commands = [command for command in COMMANDS if command.startswith("esper ") and command.split()[1] not in UNTIL_INTERRUPTED]
     assert [command.split()[1] for command in commands][:2] == ["train", "runs"]
     for command in commands:
         arguments = [sys.executable, "-m", "esper.cli", *shlex.split(command)[1:]]
@@ -43,6 +48,24 @@ def test_every_esper_command_in_the_readme_works_in_order(tmp_path: Path) -> Non
         else:
             assert done.returncode == 0, f"{command}: {done.stderr}"
             assert done.stdout, f"{command} printed nothing"
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.split()[1] in UNTIL_INTERRUPTED])
+def test_a_command_that_runs_until_it_is_interrupted_says_what_it_does_and_ends(tmp_path: Path, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = str(server.getsockname()[1])  # Another program may have Nissa's own port on this machine.
+    arguments = [*shlex.split(command)[1:], *(("--port", free) if command == "esper nissa" else ())]
+    environment = {**os.environ, "ESPER_LOG": str(tmp_path / "runs")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "esper.cli", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert str(tmp_path / "runs") in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode in (0, 130), err
+    assert "Traceback" not in err
 
 
 @pytest.mark.whole
