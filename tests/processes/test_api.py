@@ -150,7 +150,14 @@ def test_batches_that_are_no_pairs_are_refused_with_advice_and_the_log_says_so(t
 
 
 def test_arguments_reach_the_trainer_and_the_log(tmp_path: Path) -> None:
-    result = fit(tmp_path, accumulate=2, clip=None, epoch_steps=1, rng_seed=9, grow=esper.Grow(sites="0", settings={"policy.window": 7}))
+    result = fit(
+        tmp_path,
+        accumulate=2,
+        clip=None,
+        epoch_steps=1,
+        rng_seed=9,
+        grow=esper.Grow(sites="0", max_parameters=9.0, settings={"policy.window": 7}),
+    )
     (started,) = events(Directory(tmp_path), result.run, RunStarted)
     steps = [event.optimizer_steps for event in events(Directory(tmp_path), result.run, EpochCompleted)]
     chosen = {name: started.settings[f"trainer.{name}"] for name in ("epochs", "accumulate", "clip", "epoch_steps", "rng_seed")}
@@ -170,7 +177,7 @@ SITES: list[tuple[str | type[nn.Module] | Callable[[str, nn.Module], bool], tupl
 
 @pytest.mark.parametrize(("sites", "expected"), SITES)
 def test_sites_are_chosen_by_glob_type_or_function(tmp_path: Path, sites: str, expected: tuple[str, ...]) -> None:
-    result = fit(tmp_path, epochs=1, grow=esper.Grow(sites=sites))
+    result = fit(tmp_path, epochs=1, grow=esper.Grow(sites=sites, max_parameters=9.0))
     assert tuple(site.name for site in result.trained.host.sites) == expected
 
 
@@ -181,8 +188,9 @@ def test_without_growth_the_host_is_trained_alone(tmp_path: Path) -> None:
 
 
 def test_growth_as_it_comes_works_on_a_model_as_it_comes(tmp_path: Path) -> None:
-    result = fit(tmp_path, grow=esper.Grow(), optimizer=None, epochs=1)
-    assert result.trained.host.sites[0].blueprints == ("mlp:24", "lowrank:8")
+    model = nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
+    result = fit(tmp_path, model, grow=esper.Grow(), optimizer=None, epochs=1)
+    assert [site.blueprints for site in result.trained.host.sites] == [("mlp:24", "lowrank:8"), ("mlp:24", "lowrank:8", "signal:12")]
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])

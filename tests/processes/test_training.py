@@ -22,6 +22,7 @@ from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed,
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.memory import MemoryLog
+from esper.processes.settings import settings_from
 from esper.processes.training import Recipe, Trained, fresh_run_id, kept_checkpoints, resume, started, train
 from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted, UnstableError
@@ -112,6 +113,15 @@ def test_a_run_that_exists_is_not_begun_again(directory: Directory) -> None:
     train(recipe(), settings(epochs=1), directory, run)
     with pytest.raises(LogError, match=run):
         train(recipe(), settings(epochs=1), directory, run)
+
+
+def test_where_no_seed_fits_within_the_limit_of_parameters_there_is_no_run_and_the_refusal_says_what_would_do(directory: Directory) -> None:
+    tight = settings_from(settings().named(), {"growth.max_parameters": 1.8})
+    with pytest.raises(SettingsError, match=r"has 23 parameters and may have 41, .* \(mlp:2 at '0'\) adds 19; expected at least 1.83"):
+        train(recipe(), tight, directory, fresh_run_id())
+    assert directory.names() == []
+    enough = settings_from(settings().named(), {"growth.max_parameters": 1.83})
+    assert train(recipe(), enough, directory, fresh_run_id()).host.parameters() == 23 + 19
 
 
 # Stopping and going on

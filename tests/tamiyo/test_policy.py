@@ -192,7 +192,7 @@ def phi_of(columns: dict[str, Any], row: int, sign: float) -> float:
 
 
 def test_doing_nothing_carries_the_numbers_of_the_plateau() -> None:
-    nothing = only(state(*dormant(), losses=(1.0, 0.86, 0.86, 0.86, 0.86, 0.86), parameters=920))
+    nothing = only(state(*dormant(), losses=(1.0, 0.86, 0.86, 0.86, 0.86, 0.86), germinations=1), max_germinations=1)
 
     assert (nothing.adaptation, nothing.site, nothing.seed, nothing.evidence) == (Adaptation.NONE, None, None, (EPOCH_EVENT,))
     assert (nothing.confidence, nothing.urgency) == pytest.approx((0.97725, 0.53333), abs=1e-5)

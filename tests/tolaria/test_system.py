@@ -127,6 +127,15 @@ def test_field_reports_stand_in_the_order_in_which_they_were_made(made: World) -
     assert (found.metric_before, found.metric_after) == ((1.0, 1.0), (None, None))
 
 
+def test_blueprints_that_would_exceed_the_limit_of_parameters_are_not_to_be_tried(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert world.state(1).sites.blueprints == (("mlp:2", "lowrank:1"),)
+    world.host.parameters_limit = world.host.parameters() + 4 + 3 + 3
+    assert world.state(1).sites.blueprints == (("lowrank:1",),)
+    world.host.parameters_limit -= 1
+    assert world.state(1).sites.blueprints == ((),)
+
+
 def test_epochs_planned_and_limits_are_those_of_the_settings(tmp_path: Path) -> None:
     world = World(tmp_path, settings=TrainerSettings(epochs=17), schedule=GrowthSchedule(gate=GateSettings(cooldown=9)))
     state = world.state(2)

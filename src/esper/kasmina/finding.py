@@ -13,6 +13,7 @@ from esper.kasmina.blueprints import Blueprint, Shape, shape_of
 from esper.kasmina.sites import Site
 
 Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+Sites = list[tuple[str, nn.Module, tuple[Blueprint, ...]]]
 AUTO = "auto"
 AUTO_SITES = 16
 LINEAR_DEFAULTS = tuple(map(Blueprint.parse, ("mlp:24", "lowrank:8", "signal:12")))
@@ -21,7 +22,7 @@ CONV_DEFAULTS = tuple(map(Blueprint.parse, ("conv:8", "lowrank:8")))
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
-def find(model: nn.Module, choice: Choice, blueprints: tuple[Blueprint, ...] | None) -> list[tuple[str, nn.Module, tuple[Blueprint, ...]]]:
+def find(model: nn.Module, choice: Choice, blueprints: tuple[Blueprint, ...] | None) -> Sites:
     """(name, layer, blueprints that fit) of every site, in the model's order, shared layers once, children of a match skipped.
 
     "auto": every trainable Linear and Conv2d that a blueprint fits, but for the last one (its outputs are the answer itself); of more than
@@ -50,7 +51,7 @@ def fits(shape: Shape, blueprints: tuple[Blueprint, ...] | None) -> tuple[Bluepr
     return tuple(dict.fromkeys(fitting))
 
 
-def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...] | None) -> list[tuple[str, nn.Module, tuple[Blueprint, ...]]]:
+def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...] | None) -> Sites:
     layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if shape_of(layer) is not None]
     for name, layer, bypassed in layers:
         if isinstance(layer, Site):

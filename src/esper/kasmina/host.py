@@ -27,7 +27,7 @@ from esper.kasmina.branch import Branch
 from esper.kasmina.errors import CommandError
 from esper.kasmina.export import export_plain
 from esper.kasmina.finding import AUTO, Choice, find
-from esper.kasmina.kernels import DTYPES, Kernel, Order, empty_branch, parameter_count
+from esper.kasmina.kernels import DTYPES, Kernel, Order, empty_branch
 from esper.kasmina.meter import Meter
 from esper.kasmina.places import Place, SiteInfo, adopt_all
 from esper.kasmina.randomness import derive, forked
@@ -87,6 +87,11 @@ class Host:
     def parameters(self) -> int:
         """How many parameters the model has now: the host's and those of seeds in the task graph."""
         return self._host_size + sum(size_of(slot) for slot in self._all_slots() if slot.stage in IN_TASK_GRAPH)
+
+    def affordable(self, site: str) -> tuple[str, ...]:
+        """The blueprints that a life could begin with at `site` now, by the limit of parameters."""
+        place = self._places[site]
+        return tuple(name for name, size in place.sizes.items() if self._total_with(place, size) <= self.parameters_limit)
 
     # ---- one step
 
@@ -183,7 +188,9 @@ class Host:
         if dtype is None:
             raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {place.weight.dtype}")
         spec = chosen.spec(site, place.shape)
-        self._refuse_beyond_limit(place, slot, parameter_count(spec))
+        size = place.sizes[blueprint]
+        if (total := self._total_with(place, size)) > self.parameters_limit:
+            raise CommandError(f"expected at most {self.parameters_limit} parameters, {slot.name} with {size} would make it {total}")
         slot.clear()
         slot.order = Order(spec, derive(self._rng_seed, "seed", site, seed, life, "birth"), dtype)
         slot.stage, slot.since_epoch, slot.life, slot.blueprint, slot.lr = stage, life, life, blueprint, lr
@@ -361,15 +368,14 @@ class Host:
         slot.branch, slot.optimizer = None, None
         sites.unregister(place.layer)
 
-    def _refuse_beyond_limit(self, place: Place, slot: Slot, size: int) -> None:
+    def _total_with(self, place: Place, size: int) -> int:
+        """The parameters there would be at most with one more seed of `size` at `place`."""
         hopefuls = {site.info.name: [0] for site in self._places.values()}
         for other in self._all_slots():
             if other.stage in LIVE and other.stage not in IN_TASK_GRAPH:
                 hopefuls[other.site].append(size_of(other))
         hopefuls[place.info.name].append(size)
-        total = self.parameters() + sum(max(sizes) for sizes in hopefuls.values())
-        if total > self.parameters_limit:
-            raise CommandError(f"expected at most {self.parameters_limit} parameters, {slot.name} with {size} would make it {total}")
+        return self.parameters() + sum(max(sizes) for sizes in hopefuls.values())
 
     def _all_slots(self) -> list[Slot]:
         return [slot for place in self._places.values() for slot in place.slots]

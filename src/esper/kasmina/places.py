@@ -1,6 +1,8 @@
 """A site with what stands in it: its layer, its growth, its slots, the blueprints that fit; and adopting all of a model's sites."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -8,6 +10,8 @@ from esper.folds.lifecycle import ISOLATED
 from esper.kasmina import sites
 from esper.kasmina.blueprints import Blueprint, Shape, shape_of
 from esper.kasmina.branch import Branch
+from esper.kasmina.finding import Sites
+from esper.kasmina.kernels import parameter_count
 from esper.kasmina.slots import Slot
 
 
@@ -41,6 +45,11 @@ class Place:
         assert isinstance(weight, Tensor)
         return weight
 
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """How many parameters a seed of each blueprint has."""
+        return sizes_at(self.info.name, self.layer, self.blueprints.values())
+
     @property
     def silent(self) -> frozenset[int]:
         """The slots whose seeds were disabled."""
@@ -61,7 +70,14 @@ class Place:
         return branch.to(self.weight.device)
 
 
-def adopt_all(found: list[tuple[str, nn.Module, tuple[Blueprint, ...]]], slots: int) -> dict[str, Place]:
+def sizes_at(site: str, layer: nn.Module, blueprints: Iterable[Blueprint]) -> dict[str, int]:
+    """How many parameters a seed of each of `blueprints` would have beside `layer`, by name."""
+    shape = shape_of(layer)
+    assert shape is not None
+    return {blueprint.name: parameter_count(blueprint.spec(site, shape)) for blueprint in blueprints}
+
+
+def adopt_all(found: Sites, slots: int) -> dict[str, Place]:
     """The places of what `finding.find` found, adopted, by name."""
     places = {}
     for name, layer, blueprints in found:

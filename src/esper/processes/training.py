@@ -3,6 +3,7 @@
 However it ends, the log says how: RunFinished, RunFailed, or nothing at all where the run was interrupted and can be resumed.
 """
 
+import math
 import os
 import signal
 import threading
@@ -26,9 +27,10 @@ from esper.events.envelope import Moment, Record, RunId
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
 from esper.events.topics import RUN
 from esper.kasmina.blueprints import Blueprint
-from esper.kasmina.finding import find
+from esper.kasmina.finding import Sites, find
 from esper.kasmina.host import Host, SeedOptimizer
 from esper.kasmina.kernels import Compiler, KernelCache
+from esper.kasmina.places import sizes_at
 from esper.oona.catch_up import DivergedError, catch_up
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
@@ -350,7 +352,7 @@ def _require_growth(recipe: Recipe, settings: Settings) -> None:
     growth = settings.growth
     if not growth.enabled:
         return
-    find(recipe.model, recipe.sites or growth.sites, blueprints_of(growth.blueprints))
+    _require_room(recipe.model, find(recipe.model, recipe.sites or growth.sites, blueprints_of(growth.blueprints)), growth.max_parameters)
     try:
         _seed_optimizer(recipe, settings)([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)
     except (TypeError, ValueError) as error:
@@ -358,6 +360,21 @@ def _require_growth(recipe: Recipe, settings: Settings) -> None:
         raise SettingsError(
             f"expected an optimizer that can be made for a seed as well, {name} cannot: {error}; give seed_optimizer="
         ) from error
+
+
+def _require_room(model: nn.Module, sites: Sites, factor: float) -> None:
+    """Raises SettingsError where not even the smallest seed fits within `factor` times the parameters of `model`."""
+    own = sum(parameter.numel() for parameter in model.parameters())
+    limit = int(factor * own)
+    sizes = sorted((size, kind, name) for name, layer, fitting in sites for kind, size in sizes_at(name, layer, fitting).items())
+    (least, kind, site), (most, _, _) = sizes[0], sizes[-1]
+    if own + least > limit:
+        needed, enough = (math.ceil(100 * (1 + size / own)) / 100 for size in (least, most))
+        raise SettingsError(
+            f"setting growth.max_parameters: nothing can grow: the model has {own} parameters and may have {limit}, the smallest seed "
+            f"({kind} at {site!r}) adds {least}; expected at least {needed:g}, {enough:g} for every blueprint (or smaller blueprints, "
+            "or no growth)"
+        )
 
 
 def blueprints_of(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:

@@ -6,9 +6,9 @@ gate will refuse it (confidence, urgency, frequency, cooldown, cap), it is the f
 
 What rules it out, in this order: no validation at this epoch's end; a seed anywhere that is live and not FOSSILIZED yet (one cycle at a
 time: the plateau of a host that still takes up a seed says nothing, and measured gains were no better with a race during FINE_TUNING);
-the most races; the limit of parameters; fewer epochs left than two cycles; no site with a free slot and a blueprint; fewer free slots at
-the chosen site than the race has candidates while others there come free soon (after a race that was culled only the fourth slot is not
-under embargo, and a race of one would use up a germination).
+the most races; fewer epochs left than two cycles; no site with a free slot and a blueprint within the limit of parameters; fewer free
+slots at the chosen site than the race has candidates while others there come free soon (after a race that was culled only the fourth slot
+is not under embargo, and a race of one would use up a germination).
 """
 
 import math
@@ -46,13 +46,11 @@ def hindrance(view: View) -> str:
     started = state.germinations
     if settings.max_germinations is not None and started >= settings.max_germinations:
         return f"{started} races of at most {settings.max_germinations} were started"
-    if state.parameters >= state.parameters_limit:
-        return f"{state.parameters} parameters of at most {state.parameters_limit}"
     left = view.epochs_left
     if left is not None and left < 2 * settings.cycle:
         return f"{epochs(left)} left, two seed cycles take {2 * settings.cycle}"
     place = best_place(state)
-    return "no site has a free slot and a blueprint" if place is None else _too_small(view, place)
+    return _nowhere(state) if place is None else _too_small(view, place)
 
 
 def germinate(view: View, plateau: Plateau) -> tuple[DecisionMade, ...]:
@@ -99,6 +97,12 @@ def best_place(state: SystemState) -> Place | None:
             ordered = sorted(blueprints, key=lambda blueprint, site=site: failures[site, blueprint])  # type: ignore[misc]
             best = Place(site, pressure, tuple(free[site]), tuple(ordered))
     return best
+
+
+def _nowhere(state: SystemState) -> str:
+    if free_slots(state).keys() & set(state.sites.site):
+        return f"no blueprint is small enough: {state.parameters} parameters of at most {state.parameters_limit}"
+    return "no site has a free slot"
 
 
 def _too_small(view: View, place: Place) -> str:

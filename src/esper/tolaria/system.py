@@ -70,7 +70,7 @@ def _sites(host: Host, health: EpochHealth, tally: Tally) -> SiteColumns:
         gradient_pressure=tuple(one.gradient_pressure for one in measured),
         refused=tuple(tally.refused.get(name, 0) for name in names),
         failed=tuple(tally.failed.get(name, 0) for name in names),
-        blueprints=tuple(site.blueprints for site in host.sites),
+        blueprints=tuple(map(host.affordable, names)),
     )
 
 

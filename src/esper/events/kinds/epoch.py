@@ -63,7 +63,7 @@ class SiteColumns(Columns):
     failed: Counts
     """Commands that failed here so far."""
     blueprints: tuple[Texts, ...]
-    """Those that may be tried here."""
+    """Those that may be tried here now; others would exceed the limit of parameters."""
 
 
 class SeedColumns(Columns):
