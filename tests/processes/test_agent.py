@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import pytest
 
 from esper.errors import LogError
 from esper.events.codec import decode
+from esper.events.envelope import RunId
 from esper.events.kinds.run import SamplesDropped
 from esper.events.kinds.telemetry import ResourcesMeasured
+from esper.events.topics import RESOURCES
 from esper.oona.directory import Directory
-from esper.processes.agent import Agent, Gpus
+from esper.processes.agent import Agent, Gpus, run_agent
+from esper.processes.daily_run import machine_name
 from tests.synthetic import write_run
 
 
@@ -116,3 +121,24 @@ def test_the_next_agent_takes_over(tmp_path: Path) -> None:
         first.record()
     with Agent(Directory(tmp_path), Gpus(None)) as second:
         second.record()
+
+
+def test_in_the_background_it_leaves_once_nobody_trains(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    run_agent(directory, 0.01, Event(), leave_after_s=0.0)
+    [name] = directory.names(hidden=True)
+    with directory.open(name) as log:
+        assert [record.topic for record in log.read().records] == [RESOURCES, RESOURCES]
+
+
+def test_it_stays_while_somebody_trains(tmp_path: Path) -> None:
+    directory, stopped = Directory(tmp_path), Event()
+    with directory.create(RunId("01f00000-0000-7000-8000-000000000001")):
+        measuring = Thread(target=run_agent, args=(directory, 0.01, stopped, 0.0))
+        measuring.start()
+        path = directory.path / f"machine:{machine_name()}:{datetime.now(UTC):%Y-%m-%d}"
+        while not path.exists():
+            assert measuring.is_alive()
+        assert measuring.is_alive()
+        stopped.set()
+        measuring.join()

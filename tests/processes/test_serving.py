@@ -2,13 +2,20 @@
 
 import socket
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from esper.errors import SettingsError
+from esper.events.envelope import RunId
+from esper.nissa.collectors.builtin import built_in_model
 from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings
+from esper.nissa.wake import Wake
+from esper.oona.directory import Directory
 from esper.processes.nissa_settings import settings_of
-from esper.processes.serving import listen, token_of
+from esper.processes.serving import Following, listen, token_of
+from tests.nissa.server import serving
+from tests.synthetic import write_run
 
 TOKEN = "a-token-of-some-length"  # noqa: S105
 
@@ -85,3 +92,31 @@ def test_a_mistake_in_the_settings_is_named(tmp_path: Path, text: str, message: 
     with pytest.raises(SettingsError) as refused:
         settings_of(file, {})
     assert message in str(refused.value)
+
+
+def test_a_following_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = Directory(tmp_path / "log", create=True)
+    failed = Event()
+    following = Following(directory, built_in_model(), Wake(1))
+    following.failed = failed.set
+    (tmp_path / "log").rmdir()
+    following.start()
+    assert failed.wait(20)
+    following.stop()
+    assert "FileNotFoundError" in capsys.readouterr().err
+    assert following.freshness().lag_s is None
+
+
+def test_runs_are_counted_by_how_they_stand(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    write_run(directory, telemetry=False)
+    write_run(directory, run=RunId("01f00000-0000-7000-8000-000000000001"), finish=False, until_epoch=1, telemetry=False)
+    directory.create(RunId("machine:here:2026-01-01")).close()
+    with directory.create(RunId("01f00000-0000-7000-8000-000000000002")), serving(tmp_path) as client:
+        # A run's lock is looked at once a second: until then one that nobody writes may pass for live.
+        while (progress := client.service.model.progress).interrupted != 1:
+            pass
+        assert (len(progress.live), progress.interrupted, progress.sealed) == (1, 1, 1)
+        client.service.collectors.run_once()
+        metrics = client.get("/metrics").body.decode()
+    assert 'esper_runs{standing="live"} 1.0\nesper_runs{standing="interrupted"} 1.0\nesper_runs{standing="sealed"} 1.0\n' in metrics

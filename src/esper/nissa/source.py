@@ -5,13 +5,14 @@ Every method may be called from any thread and answers from what is on disk when
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from esper.errors import LogError, RuleError
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.folds.run import RunState
+from esper.folds.run import RunState, digest
 from esper.nissa.views.records import Aggregate
 from esper.nissa.views.runs import DecisionView, LifeView, NoteView, RunSummary
 
@@ -36,7 +37,8 @@ class NotRecordedError(LogError):
     """Samples could not be made durable now; `why` says it without paths."""
 
 
-class Known(NamedTuple):
+@dataclass(frozen=True)
+class Known:
     """What the facts of a run tell now: state, lives, decisions, notes; `blocked` says why it stops short of the end."""
 
     state: RunState
@@ -44,6 +46,11 @@ class Known(NamedTuple):
     decisions: Sequence[DecisionView]
     notes: Sequence[NoteView]
     blocked: str | None
+
+    @cached_property
+    def digest(self) -> str:
+        """The state's; made once, for a large state takes a while."""
+        return digest(self.state)
 
 
 class Cut(NamedTuple):

@@ -85,12 +85,21 @@ class Follower:
         self._done: set[RunId] = set()
         self._ear = Ear.open(directory.path)
         self._listed_at = 0.0
-        self._list(skip_sealed=not from_start)
+        try:
+            self._list(skip_sealed=not from_start)
+        except BaseException:
+            self._ear.close()
+            raise
 
     @property
     def following(self) -> frozenset[RunId]:
         """The runs that may still bring records."""
         return frozenset(self._runs)
+
+    @property
+    def done(self) -> frozenset[RunId]:
+        """The sealed runs that were read to their ends, or passed over because they were sealed before."""
+        return frozenset(self._done)
 
     @property
     def live(self) -> frozenset[RunId]:

@@ -4,6 +4,7 @@ What cannot be measured is absent: without a driver there are no GPUs, and the f
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -83,6 +84,11 @@ class Dropped:
         self._follower = Follower(directory, topics=frozenset({RUN}))
         self.samples = 0
 
+    @property
+    def live(self) -> bool:
+        """Whether some process writes a training, as far as was last read."""
+        return any(":" not in run for run in self._follower.live)
+
     def read(self) -> int:
         """The sum so far, everything on disk now included."""
         while batches := self._follower.poll(0.0):
@@ -130,6 +136,11 @@ class Agent:
         """Measures, and makes the record durable."""
         self._run.append([self.measure()])
 
+    @property
+    def idle(self) -> bool:
+        """True when nobody trained when it last measured."""
+        return not self._dropped.live
+
     def close(self) -> None:
         """Ends the stream and gives the lock back."""
         try:
@@ -145,8 +156,16 @@ class Agent:
         self.close()
 
 
-def run_agent(directory: Directory, interval_s: float, stopped: threading.Event) -> None:
-    """Measures every `interval_s` until `stopped`. Raises LogError where another agent is there, or the log cannot be written."""
+def run_agent(directory: Directory, interval_s: float, stopped: threading.Event, leave_after_s: float | None = None) -> None:
+    """Measures every `interval_s` until `stopped`, or until nobody has trained for `leave_after_s` (None: however long).
+
+    Raises LogError where another agent is there, or the log cannot be written.
+    """
     with Agent(directory, Gpus(nvml())) as agent:
+        busy_at = time.monotonic()
         while not stopped.wait(interval_s):
             agent.record()
+            if not agent.idle:
+                busy_at = time.monotonic()
+            elif leave_after_s is not None and time.monotonic() >= busy_at + leave_after_s:
+                return

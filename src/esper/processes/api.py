@@ -16,7 +16,7 @@ from esper.kasmina.host import SeedOptimizer
 from esper.kasmina.saving import save_grown
 from esper.oona.directory import Directory
 from esper.processes import training
-from esper.processes.duty import start_observer
+from esper.processes.duty import start_watchers
 from esper.processes.history import History, open_run
 from esper.processes.settings import Named, settings_from
 from esper.processes.training import Recipe, Trained, fresh_run_id
@@ -137,7 +137,7 @@ def fit(
     )
     directory = Directory(log, create=True)
     if observe:
-        start_observer(directory)
+        start_watchers(directory)
     conduct, run = (training.train, fresh_run_id()) if resume is None else (training.resume, directory.resolve(resume))
     trained = conduct(recipe, settings, directory, run)
     return Result(trained.run, Path(log), trained.metrics, trained)

@@ -1,6 +1,6 @@
 """Who observes: of all processes that offer to, the one that holds the directory's lock. The others wait for it.
 
-Every training starts a process that offers (`start_observer`), `esper observe` and `esper nissa` are others. When the holder ends, however
+Every training starts a process that offers (`start_watchers`), `esper observe` and `esper nissa` are others. When the holder ends, however
 it ends, the next one takes the lock within a second and goes on where the files say. The holder leaves some time after the last training,
 unless it was told to stay; one that had to wait, and finds nothing trained any more, leaves as soon as nothing is left to do.
 """
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from esper.errors import LogError
 from esper.oona.directory import Directory
@@ -77,15 +78,21 @@ def _observe(make: Callable[[], Observer], stop: Callable[[], bool], leave_after
                 return
 
 
-def start_observer(directory: Directory) -> None:
-    """Starts a process of its own session that offers to observe `directory`, and leaves on its own. ESPER_OBSERVE=0 keeps it from that.
+def start_watchers(directory: Directory) -> None:
+    """Starts a process that offers to observe `directory`, and one that measures the machine; both leave on their own.
 
-    What it has to say goes to `observer.log` in the directory.
+    ESPER_OBSERVE=0 keeps them from that. What they have to say goes to `observer.log` and `agent.log` in the directory.
     """
     if os.environ.get(OBSERVE_VARIABLE) == "0":
         return
-    command = [sys.executable, "-m", "esper.cli", "observe", "--log", os.fspath(directory.path.absolute()), "--background"]
-    with (directory.path / "observer.log").open("ab") as said:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
+    _start(directory, "observe", "observer.log")
+    if find_spec("psutil") is not None:
+        _start(directory, "agent", "agent.log")
+
+
+def _start(directory: Directory, command: str, log: str) -> None:
+    words = [sys.executable, "-m", "esper.cli", command, "--log", os.fspath(directory.path.absolute()), "--background"]
+    with (directory.path / log).open("ab") as said:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
     # Somebody has to wait for it, or it stays as a zombie as long as this process lives.
-    threading.Thread(target=process.wait, name="esper-observer", daemon=True).start()
+    threading.Thread(target=process.wait, name=f"esper-{command}", daemon=True).start()

@@ -40,6 +40,7 @@ from esper.processes.observer_child import ObserverChild
 from esper.processes.observing import observer_maker
 
 POLL_S = 0.25
+COUNT_S = 1.0
 PAGE = 1000
 _GRACE_S = 3
 
@@ -55,6 +56,8 @@ class Following:
         self._stopping = threading.Event()
         self._troubled: set[RunId] = set()
         self._caught_up_at: float | None = None
+        self._sealed = 0
+        self._counted_at = -COUNT_S
         self._thread = threading.Thread(target=self._run, name="esper-follower", daemon=True)
         self.failed: Callable[[], None] = lambda: None
         self.finished: Callable[[RunId], None] = lambda _run: None
@@ -106,6 +109,9 @@ class Following:
             self._caught_up_at = time.time()
         self._wake.ring(batch.run for batch in batches)
         following = follower.following
+        if time.monotonic() >= self._counted_at + COUNT_S:
+            self._counted_at = time.monotonic()
+            self._sealed = _trainings(follower.done)
         self._model.set_progress(
             Progress(
                 polled_at=time.time(),
@@ -113,6 +119,8 @@ class Following:
                 following=len(following),
                 troubled=len(self._troubled & following),
                 live=follower.live,
+                interrupted=_trainings(following - follower.live),
+                sealed=self._sealed,
             )
         )
 
@@ -122,11 +130,16 @@ class Following:
             self._wake.ring((run,))
 
 
+def _trainings(runs: frozenset[RunId]) -> int:
+    """How many of `runs` are about a training; machines' and nissa's own are not."""
+    return sum(":" not in run for run in runs)
+
+
 class Service:
     """Everything that serves one directory: made, started and closed together."""
 
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
-        model = built_in_model(tuple(handler.name for handler in delivery_settings(directory).handlers))
+        self.model = model = built_in_model(tuple(handler.name for handler in delivery_settings(directory).handlers))
         self.directory = directory
         self.wake = Wake(settings.tails)
         self.custom = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)

@@ -20,7 +20,7 @@ from esper.cli.output import Output
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
-from esper.processes.duty import start_observer
+from esper.processes.duty import start_watchers
 from esper.processes.history import open_run
 from esper.processes.ways import Entry, Way, how_to_go_on, is_the_shells
 
@@ -146,7 +146,7 @@ def _conduct(
     from esper.tolaria.trainer import Interrupted
 
     if not arguments.no_observe:
-        start_observer(directory)
+        start_watchers(directory)
     display = nullcontext() if arguments.json else live_display(directory, run, out)
     try:
         with display:

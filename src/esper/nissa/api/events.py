@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field
 from starlette.responses import StreamingResponse
 
+from esper.errors import EsperError
 from esper.events.envelope import RunId
 from esper.events.topics import TOPICS, TopicClass
 from esper.nissa.api.answers import CURSOR, Cursor, Limit, OfRun, RunRef, event_json, events_json, sent
@@ -92,7 +93,10 @@ async def _stream(source: Source, wake: Wake, reading: _Reading) -> AsyncIterato
                 yield _gap(after, cursor, missed)
             # Cleared before the log is read: what comes in between sets it again.
             grown.clear()
-            cut = await asyncio.to_thread(source.page, run, cursor, _PAGE, topics)
+            try:
+                cut = await asyncio.to_thread(source.page, run, cursor, _PAGE, topics)
+            except EsperError:
+                return  # The run is gone or cannot be read: who comes again is told so.
             if cut.records:
                 yield _messages(cut)
             after, cursor, missed = cut.cursor, cut.cursor, 0

@@ -45,8 +45,11 @@ def show_state(asked: OfRun, at: Annotated[Moment | None, Query(description="A m
     """The state at a moment, by the fold that made it live, with its digest."""
 
     def view() -> StateView:
-        state = asked.source.known(asked.run).state if at is None else asked.source.state(asked.run, at)
-        return _state_view(state, state.moment if at is None else at)
+        if at is not None:
+            state = asked.source.state(asked.run, at)
+            return _state_view(state, at, digest(state))
+        known = asked.source.known(asked.run)
+        return _state_view(known.state, known.state.moment, known.digest)
 
     return asked.answer(view)
 
@@ -114,7 +117,7 @@ def _run_view(summary: RunSummary, known: Known) -> RunView:
         epoch=state.epoch,
         step=state.step,
         incarnation=state.incarnation,
-        digest=digest(state),
+        digest=known.digest,
         blocked=known.blocked,
         settings={} if started is None else started.settings,
         sites=state.sites,
@@ -131,7 +134,7 @@ def _run_view(summary: RunSummary, known: Known) -> RunView:
     )
 
 
-def _state_view(state: RunState, at: int) -> StateView:
+def _state_view(state: RunState, at: int, digest_: str) -> StateView:
     return StateView(
         run=state.run,
         at=at,
@@ -140,7 +143,7 @@ def _state_view(state: RunState, at: int) -> StateView:
         step=state.step,
         incarnation=state.incarnation,
         status=state.status,
-        digest=digest(state),
+        digest=digest_,
         epochs=state.epochs,
         seeds=_slots(state),
         decisions=tuple(map(DecisionRowView.model_validate, state.decisions)),
