@@ -14,7 +14,7 @@ test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka b
 	$(BIN)/python -m pytest
 
 unit: $(READY) ## The tests below 30 seconds.
-	$(BIN)/python -m pytest -m "not whole and not kafka"
+	$(BIN)/python -m pytest -m "not whole and not kafka" -n auto --maxprocesses 4 --dist loadfile
 
 check: $(READY) ## Format, lint, strict types, import contracts, schema drift.
 	$(BIN)/ruff format --check .

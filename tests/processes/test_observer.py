@@ -118,7 +118,7 @@ def test_windows_say_how_many_values_they_hold(undisturbed: tuple[Record, ...], 
     assert sum(counts) == sum(norm is not None and math.isfinite(norm) for span in spans for norm in span)
 
 
-@pytest.mark.parametrize("portion", [1, 7, 40])
+@pytest.mark.parametrize("portion", [pytest.param(1, marks=pytest.mark.whole), 7, 40])
 def test_an_observer_that_is_killed_again_and_again_derives_the_same(
     growing: Growing, records: tuple[Record, ...], undisturbed: tuple[Record, ...], portion: int
 ) -> None:
