@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 READY_DEMO := $(VENV)/.ready-demo
+unexport PYTHONDONTWRITEBYTECODE # Compiled tests are kept: rewriting their asserts is nearly half of collecting them.
 
 .PHONY: demo test unit check format schemas clean
 
