@@ -11,7 +11,7 @@ from esper.folds.run import RunState
 from esper.processes.timeline import Decided
 
 HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
-_OUTCOME = len("refused: confidence")
+_SHORTEST_REASON = 12
 _STYLES = {
     "applied": "green",
     "refused": "yellow",
@@ -46,9 +46,11 @@ def room_for(sites: Iterable[Site]) -> int:
 
 
 def line(decided: Decided, width: int, room: int) -> Text:
-    """A decision in one line of `width` characters: epoch, what (in `room`), why, numbers, outcome; the reason gives way."""
-    decision = decided.decision
-    return _row(decided, f"{clipped(wanted(decision), room):<{room}}  {decision.reason}", width)
+    """A decision in one line of `width` characters: epoch, what (in `room`), why (it gives way, at last wholly), numbers, outcome."""
+    decision, left = decided.decision, _room(decided, width)
+    if left < room + _SHORTEST_REASON:
+        return _row(decided, wanted(decision), width)
+    return _row(decided, f"{within(wanted(decision), room):<{room}}  {clipped(decision.reason, left - room - 2)}", width)
 
 
 def block(decided: Decided, width: int) -> list[Text]:
@@ -56,17 +58,22 @@ def block(decided: Decided, width: int) -> list[Text]:
     decision = decided.decision
     words = [f"{place(decided.id)} from {evidence(decision)}: {decision.reason}", decided.detail or ""]
     more = [Text(line, style="dim") for sentence in words for line in wrapped(sentence, width, 6)]
-    return [_row(decided, f"{wanted(decision)} {decision.blueprint or ''}".rstrip(), width, ends_count=True), *more]
+    return [_row(decided, f"{wanted(decision)} {decision.blueprint or ''}".rstrip(), width), *more]
 
 
-def _row(decided: Decided, what: str, width: int, *, ends_count: bool = False) -> Text:
-    """Epoch, `what` in the room that there is, numbers, outcome; `ends_count`: what has no room is cut in its middle."""
-    outcome = {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
-    numbers = f"{sureness(decided.decision):<20}"
-    room = max(0, width - 6 - 2 - len(numbers) - 2 - max(len(outcome), _OUTCOME))
-    fitted = within(what, room) if ends_count else clipped(what, room)
-    text = Text(f"{decided.epoch:>4}  {fitted:<{room}}  ").append(f"{numbers}  ", style="dim")
-    return text.append(outcome, style=_STYLES[decided.fate])
+def _row(decided: Decided, what: str, width: int) -> Text:
+    room = _room(decided, width)
+    text = Text(f"{decided.epoch:>4}  {within(what, room):<{room}}  ").append(f"{sureness(decided.decision):<20}  ", style="dim")
+    return text.append(_outcome(decided), style=_STYLES[decided.fate])
+
+
+def _room(decided: Decided, width: int) -> int:
+    """How many characters are left for what was decided and why."""
+    return max(0, width - 10 - max(20, len(sureness(decided.decision))) - max(len(_outcome(decided)), len("refused: confidence")))
+
+
+def _outcome(decided: Decided) -> str:
+    return {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
 
 
 def refusals(state: RunState) -> str:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from esper.cli.drawing import decisions
 from esper.cli.drawing.lanes import LOOKS, lane, lattice, legend, name_of, ruler, scale_of
-from esper.cli.drawing.text import UNKNOWN, clipped, clock, count, hanging, listed, metric, number, rate, short, size, sparkline, wrapped
+from esper.cli.drawing.text import UNKNOWN, clock, count, hanging, listed, metric, number, rate, short, size, sparkline, within, wrapped
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.folds.rows import EpochRow
 from esper.processes.reading import Reading
@@ -21,7 +21,7 @@ def report(reading: Reading, digest: str, width: int, *, everything: bool = Fals
     yield from seeds(reading, width)
     yield from lanes(reading, width)
     yield from decided(reading, width, everything)
-    yield from reports(reading)
+    yield from reports(reading, width)
     yield from checkpoints(reading)
     yield from notes(reading, width)
     yield from irregular(reading, width)
@@ -117,7 +117,7 @@ def lanes(reading: Reading, width: int) -> Iterator[Text]:
     yield Text(" " * (room + 4) + ruler(axis, columns), style="dim")
     glyphs = ""
     for life, head in zip(lives, heads, strict=True):
-        line = Text(f"  {clipped(head, room).ljust(room)}  ", style=LOOKS[life.stage].style)
+        line = Text(f"  {within(head, room).ljust(room)}  ", style=LOOKS[life.stage].style)
         drawn = lane(life, epoch, axis, columns)
         glyphs += drawn.plain
         line.append_text(drawn).append(" " * max(1, 1 + min(columns, axis) - drawn.cell_len))
@@ -153,7 +153,7 @@ def _gone_wrong(made: Sequence[Decided]) -> list[Decided]:
     return [one for one in made if one.decision.adaptation in decisions.HOUSEKEEPING and one.fate not in ("applied", "recorded")]
 
 
-def reports(reading: Reading) -> Iterator[Text]:
+def reports(reading: Reading, width: int) -> Iterator[Text]:
     """What came back about each blueprint."""
     rows = reading.state.field_reports
     if not rows:
@@ -162,7 +162,8 @@ def reports(reading: Reading) -> Iterator[Text]:
     for row in rows:
         event = row.event
         change = f"{number(event.metric_before)} → {number(event.metric_after)}"
-        yield Text(f"  {row.epoch:>4}  {event.site} s{event.seed} {event.blueprint} @{event.life}  {event.outcome.lower()}  valid {change}")
+        words = f"{event.site} s{event.seed} {event.blueprint} @{event.life}  {event.outcome.lower()}  valid {change}"
+        yield from map(Text, hanging(f"  {row.epoch:>4}  ", words, width))
 
 
 def checkpoints(reading: Reading) -> Iterator[Text]:

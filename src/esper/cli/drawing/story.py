@@ -39,6 +39,9 @@ def story(reading: Reading, width: int) -> Iterator[Text]:
 
 
 def _told(group: Sequence[Decided]) -> str:
-    first = group[0].decision
-    names = ", ".join(f"{one.decision.site} s{one.decision.seed} {one.decision.blueprint or ''}".rstrip() for one in group)
-    return f"{_DONE[first.adaptation]} {names}: {first.reason}"
+    first, names, site = group[0].decision, [], None
+    for decision in (one.decision for one in group):
+        where = "" if decision.site == site else f"{decision.site} "
+        names.append(f"{where}s{decision.seed} {decision.blueprint or ''}".rstrip())
+        site = decision.site
+    return f"{_DONE[first.adaptation]} {', '.join(names)}: {first.reason}"
