@@ -111,8 +111,8 @@ def test_runs_are_counted_by_how_they_stand(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
     write_run(directory, telemetry=False)
     write_run(directory, run=RunId("01f00000-0000-7000-8000-000000000001"), finish=False, until_epoch=1, telemetry=False)
-    directory.create(RunId("machine:here:2026-01-01")).close()
-    with directory.create(RunId("01f00000-0000-7000-8000-000000000002")), serving(tmp_path) as client:
+    machine, training = RunId("machine:here:2026-01-01"), RunId("01f00000-0000-7000-8000-000000000002")
+    with directory.create(machine), directory.create(training), serving(tmp_path) as client:
         # A run's lock is looked at once a second: until then one that nobody writes may pass for live.
         while (progress := client.service.model.progress).interrupted != 1:
             pass

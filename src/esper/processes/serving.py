@@ -111,15 +111,15 @@ class Following:
         following = follower.following
         if time.monotonic() >= self._counted_at + COUNT_S:
             self._counted_at = time.monotonic()
-            self._sealed = _trainings(follower.done)
+            self._sealed = len(_trainings(follower.done))
         self._model.set_progress(
             Progress(
                 polled_at=time.time(),
                 caught_up_at=self._caught_up_at,
                 following=len(following),
                 troubled=len(self._troubled & following),
-                live=follower.live,
-                interrupted=_trainings(following - follower.live),
+                live=_trainings(follower.live),
+                interrupted=len(_trainings(following - follower.live)),
                 sealed=self._sealed,
             )
         )
@@ -130,9 +130,9 @@ class Following:
             self._wake.ring((run,))
 
 
-def _trainings(runs: frozenset[RunId]) -> int:
-    """How many of `runs` are about a training; machines' and nissa's own are not."""
-    return sum(":" not in run for run in runs)
+def _trainings(runs: frozenset[RunId]) -> frozenset[RunId]:
+    """Those of `runs` that are about a training; machines' and nissa's own are not."""
+    return frozenset(run for run in runs if ":" not in run)
 
 
 class Service:

@@ -66,7 +66,10 @@ class Custom:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How the following goes. `caught_up_at` is when all that stood on disk had last been read; times are of the machine's clock."""
+    """How the following goes. `caught_up_at` is when all that stood on disk had last been read; times are of the machine's clock.
+
+    `live`, `interrupted` and `sealed` are trainings; `following` and `troubled` are runs of every kind.
+    """
 
     polled_at: float | None = None
     caught_up_at: float | None = None
@@ -133,9 +136,9 @@ class Model:
             return [sample for family in families for sample in self.tally.samples(family)]
 
     def live(self) -> tuple[Watched, ...]:
-        """The runs that a process writes now, the newest first; machines' and nissa's own are none."""
+        """The trainings that a process writes now, the newest first."""
         with self._lock:
-            return tuple(self._runs[name] for name in sorted(self._progress.live, reverse=True) if ":" not in name and name in self._runs)
+            return tuple(self._runs[name] for name in sorted(self._progress.live, reverse=True) if name in self._runs)
 
     def newest_live(self) -> Watched | None:
         """The newest run that a process writes now."""
