@@ -108,6 +108,15 @@ def test_too_many_rollbacks_have_a_word_of_their_own(directory: Directory) -> No
     assert [failed.kind for failed in events(directory, run, RunFailed)] == ["rollbacks"]
 
 
+def test_a_run_of_which_every_epoch_was_rolled_back_has_failed(directory: Directory) -> None:
+    poisoned = [(inputs * float("nan"), targets) for inputs, targets in batches()]
+    run = fresh_run_id()
+    with pytest.raises(UnstableError):
+        train(recipe(poisoned), settings(epochs=3), directory, run)
+    assert [(failed.kind, failed.where) for failed in events(directory, run, RunFailed)] == [("rollbacks", "epoch 3, step 12")]
+    assert events(directory, run, RunFinished) == []
+
+
 def test_a_run_that_exists_is_not_begun_again(directory: Directory) -> None:
     run = fresh_run_id()
     train(recipe(), settings(epochs=1), directory, run)

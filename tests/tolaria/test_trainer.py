@@ -272,6 +272,15 @@ def test_training_stops_when_patience_is_over_and_says_so(tmp_path: Path) -> Non
     assert outcome.metrics["validation_loss"] == 4.0
 
 
+def test_patience_that_is_over_at_the_last_epoch_has_stopped_nothing(tmp_path: Path) -> None:
+    worsening = Worsening(best=2)
+    made = World(tmp_path, objective=worsening, settings=TrainerSettings(epochs=5, patience=3))
+    worsening.world = made
+    made.trainer.start(started())
+    assert not made.trainer.train().stopped_early
+    assert len(completed(made)) == 5
+
+
 def test_with_patience_left_all_epochs_are_trained(tmp_path: Path) -> None:
     made = World(tmp_path, settings=TrainerSettings(epochs=3, patience=3))
     made.trainer.start(started())
@@ -336,6 +345,35 @@ def test_one_rollback_too_many_ends_training_and_says_where(tmp_path: Path) -> N
     with pytest.raises(UnstableError, match=r"epoch 4, step 16: loss nan at step 13; expected at most 2 rollbacks in a run"):
         made.run()
     assert len(made.journal.of(RunRolledBack)) == 2
+
+
+def test_a_training_of_which_no_epoch_came_to_its_end_has_not_finished(tmp_path: Path) -> None:
+    settings = TrainerSettings(epochs=3, max_rollbacks=3)
+    made = World(tmp_path, train=InEpoch(lambda inputs: inputs * math.nan, 1, 2, 3), settings=settings)
+    with pytest.raises(UnstableError, match="none of 3 epochs came to its end: each was rolled back"):
+        made.run()
+    assert len(made.journal.of(RunRolledBack)) == 3
+
+
+def test_an_epoch_that_is_rolled_back_at_the_end_leaves_what_the_others_reached(tmp_path: Path) -> None:
+    settings = TrainerSettings(epochs=3, checkpoint_every=1)
+    made = World(tmp_path, train=InEpoch(lambda inputs: inputs * math.nan, 3), settings=settings)
+    made.trainer.start(started())
+    validation = made.trainer.train().metrics["validation_loss"]
+    assert validation == pytest.approx(completed(made)[-1].system.validation_loss)
+
+
+def test_a_model_whose_last_validation_is_no_number_has_not_finished(tmp_path: Path) -> None:
+    class Worn:
+        """Losses that are NaN in the validation after the last epoch's."""
+
+        def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, metrics = Supervised(loss_of).measure(model, batch)
+            return losses * (math.nan if not model.training and made.journal.of(EpochCompleted)[1:] else 1.0), metrics
+
+    made = World(tmp_path, objective=Worn(), settings=TrainerSettings(epochs=2))
+    with pytest.raises(UnstableError, match="epoch 2, step 8: the validation loss of the trained model is nan"):
+        made.run()
 
 
 FACTORS: list[tuple[float, float, bool]] = [  # The last good epoch's loss, this span's, and whether it is unstable at 10 times.

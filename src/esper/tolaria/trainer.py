@@ -41,7 +41,7 @@ from esper.tolaria.telemetry import Read, Span, Step
 
 
 class UnstableError(EsperError):
-    """Training went back to a checkpoint more often than `max_rollbacks` allows."""
+    """Training went back to a checkpoint more often than `max_rollbacks` allows, or has nothing to show for its epochs."""
 
 
 class Interrupted(EsperError):  # noqa: N818 - not an error of anybody's: someone asked training to stop.
@@ -123,16 +123,19 @@ class Trainer:
         self._adapter.submit_waiting()
 
     def train(self) -> Outcome:
-        """Trains all epochs that are left. Raises Interrupted when asked to stop, UnstableError after too many rollbacks."""
+        """Trains all epochs that are left.
+
+        Raises Interrupted when asked to stop, UnstableError after too many rollbacks or where no epoch came to its end.
+        """
         # Out of patience already: the run was killed between its last epoch and its end.
-        stopped_early = self._out_of_patience()
-        while self._memory.tally.epoch < self._settings.epochs and not stopped_early:
+        while self._memory.tally.epoch < self._settings.epochs and not self._out_of_patience():
             trouble = self._run_epoch()
             if trouble is not None:
                 self._roll_back(trouble)
-            stopped_early = self._out_of_patience()
+        if self._memory.progress.last_train_loss is None:
+            raise UnstableError(f"none of {self._memory.tally.epoch} epochs came to its end: each was rolled back")
         self._keeper.save("end")
-        return self._outcome(stopped_early)
+        return self._outcome()
 
     # One epoch
 
@@ -372,11 +375,13 @@ class Trainer:
         patience = self._settings.patience
         return patience is not None and self._memory.progress.epochs_since_improvement >= patience
 
-    def _outcome(self, stopped_early: bool) -> Outcome:
-        losses = self._evaluator.losses()
+    def _outcome(self) -> Outcome:
+        losses, tally = self._evaluator.losses(), self._memory.tally
+        if not math.isfinite(losses.mean):
+            raise UnstableError(f"epoch {tally.epoch}, step {tally.step}: the validation loss of the trained model is {losses.mean}")
         tensors, _, _ = digests(self._host, self._optimizer)
         metrics = {"validation_loss": losses.mean, **{f"validation_{name}": value for name, value in losses.metrics.items()}}
-        return Outcome(metrics, digest_of_tensors(tensors), stopped_early)
+        return Outcome(metrics, digest_of_tensors(tensors), stopped_early=tally.epoch < self._settings.epochs)
 
 
 def fresh_memory() -> Memory:
