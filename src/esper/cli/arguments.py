@@ -91,10 +91,8 @@ def factor(text: str) -> float:
 
 
 def topic(text: str) -> str:
-    """The topic that `text` names, whole or by a part that only one topic has. Raises SettingsError naming those there are."""
-    if text in TOPICS:
-        return text
-    meant = [name for name in TOPICS if text and text in name]
+    """The topic that `text` names: whole, by its last word, or by a part that only one topic has. Raises SettingsError naming those."""
+    meant = [name for name in TOPICS if text == name or name.endswith(f".{text}")] or [name for name in TOPICS if text and text in name]
     if len(meant) == 1:
         return meant[0]
     found = f"{len(meant)} topics have it" if meant else "no topic has it"

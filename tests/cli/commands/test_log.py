@@ -24,6 +24,11 @@ def test_a_part_of_a_topic_s_name_is_enough(esper: Esper) -> None:
     assert {line.split()[4] for line in said.lines[1:]} == {"decision.made"}
 
 
+def test_the_last_word_of_a_topic_s_name_is_enough_though_another_has_it_within(esper: Esper) -> None:
+    assert {line.split()[4].partition(".")[0] for line in esper("log", "latest", "--topic", "run").lines[1:]} > {"run", "checkpoint"}
+    assert esper("log", "latest", "--topic", "heart").lines[0].split()[0] == "moment"
+
+
 def test_several_topics_come_in_the_order_of_the_log(esper: Esper) -> None:
     said = esper("log", "latest", "--topic", "decisions", "--topic", "outcomes")
     moments = [int(line.split()[0]) for line in said.lines[1:]]

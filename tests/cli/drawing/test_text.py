@@ -22,7 +22,6 @@ from esper.cli.drawing.text import (
     rate,
     share,
     short,
-    size,
     sparkline,
     within,
     wrapped,
@@ -51,7 +50,7 @@ def test_a_number_is_never_rounded_to_zero_nor_made_up(value: float | None, show
 
 
 def test_what_was_not_measured_is_unknown_in_every_form() -> None:
-    assert {show(None) for show in (number, percent, share, rate, count, size, lasting, clock)} == {UNKNOWN}
+    assert {show(None) for show in (number, percent, share, rate, count, lasting, clock)} == {UNKNOWN}
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.603, "0.603"), (0.5996, "0.600"), (0.00029, "0.000"), (NAN, "NaN")])
@@ -63,7 +62,6 @@ def test_other_forms() -> None:
     assert percent(0.946) == "94.6 %"
     assert rate(3e-3) == "3.0e-3"
     assert count(14208) == "14,208"
-    assert (size(999), size(41_300), size(2_500_000_000)) == ("999 B", "41.3 kB", "2.5 GB")
     assert [lasting(seconds) for seconds in (2.0, 61, 300, 7260, 86_400, 200_000)] == [
         "2.0 s", "1 min 1 s", "5 min", "2 h 1 min", "1 d", "2 d 7 h",
     ]  # fmt: skip

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from rich.filesize import decimal
 from rich.text import Text
 
 from esper.cli.drawing import decisions
 from esper.cli.drawing.lanes import LOOKS, lane, lattice, legend, name_of, ruler, scale_of
-from esper.cli.drawing.text import UNKNOWN, clock, count, hanging, listed, metric, number, rate, short, size, sparkline, within, wrapped
+from esper.cli.drawing.text import UNKNOWN, clock, count, hanging, listed, metric, number, rate, short, sparkline, within, wrapped
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.folds.rows import EpochRow
 from esper.processes.reading import Reading
@@ -173,7 +174,7 @@ def checkpoints(reading: Reading) -> Iterator[Text]:
     if not rows:
         yield Text("  none")
     for row in rows:
-        yield Text(f"  {row.epoch:>4}  {row.name}  {row.digest[:12]}  {size(row.size_bytes)}  {row.reason.replace('_', ' ')}")
+        yield Text(f"  {row.epoch:>4}  {row.name}  {row.digest[:12]}  {decimal(row.size_bytes)}  {row.reason.replace('_', ' ')}")
 
 
 def notes(reading: Reading, width: int) -> Iterator[Text]:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from rich.filesize import decimal
 from rich.text import Text
 
 from esper.cli.drawing.decisions import evidence, sureness, wanted
-from esper.cli.drawing.text import clipped, count, lasting, many, metric, number, size
+from esper.cli.drawing.text import clipped, count, lasting, many, metric, number
 from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record
@@ -79,7 +80,7 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     run.RunStarted: lambda event: (
         f"{event.task}, rng {event.rng_seed}, {count(event.parameters)} parameters, {many(len(event.sites), 'site')}"
     ),
-    run.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {size(event.size_bytes)}",
+    run.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {decimal(event.size_bytes)}",
     run.CheckpointPruned: lambda event: f"{event.checkpoint}: {event.reason}",
     run.StreamEnded: lambda event: f"last step {event.last_step}",
     epoch.EpochCompleted: _epoch,

@@ -46,18 +46,6 @@ def count(value: int | None) -> str:
     return UNKNOWN if value is None else f"{value:,}"
 
 
-def size(size_bytes: int | None) -> str:
-    """A size in the largest unit that leaves at least one whole."""
-    if size_bytes is None:
-        return UNKNOWN
-    value, units = float(size_bytes), ("B", "kB", "MB", "GB", "TB")
-    for unit in units[:-1]:
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} {units[-1]}"
-
-
 def lasting(seconds: float | None) -> str:
     """A duration in two units at most, the second only where it says something."""
     if seconds is None:
