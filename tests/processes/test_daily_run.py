@@ -78,6 +78,15 @@ def test_a_run_of_an_earlier_day_whose_process_was_killed_is_ended_by_the_next(t
     assert [entry.sealed for entry in Directory(tmp_path).runs(hidden=True)] == [False, True]
 
 
+def test_the_run_of_another_machine_with_a_longer_name_is_left_alone(tmp_path: Path, machine: DailyRun) -> None:
+    other = RunId(f"machine:{machine_name()}-two:2025-12-31")
+    Directory(tmp_path).create(other, "agent").close()
+    machine.append([resources()])
+    entry = Directory(tmp_path).entry(other)
+    assert entry is not None
+    assert not entry.sealed
+
+
 def test_the_day_goes_on_in_the_same_run_after_a_restart(tmp_path: Path, machine: DailyRun, clock: Clock) -> None:
     machine.append([resources()])
     machine.close()

@@ -28,8 +28,8 @@ def machine_name() -> str:
 class DailyRun:
     """The run of one kind on this machine, opened by the first append. For any number of threads.
 
-    `instances` is how many processes may have one of their own at a time, told apart by a number. Close it, or leave it to the process's
-    end: the next to open one of this kind ends it.
+    `instances` (at most 9) is how many processes may have one of their own at a time, told apart by a number. Close it, or leave it to the
+    process's end: the next to open one of this kind ends it.
     """
 
     def __init__(self, directory: Directory, kind: str, writer: str, clock: Callable[[], datetime], *, instances: int = 1) -> None:
@@ -38,6 +38,8 @@ class DailyRun:
         self._writer = writer
         self._clock = clock
         self._instances = instances
+        number = f"(-[2-{instances}])?" if instances > 1 else ""
+        self._own = re.compile(rf"{re.escape(self._prefix)}{number}:(?P<day>\d{{4}}-\d\d-\d\d)")
         self._lock = Lock()
         self._log: RunLog | None = None
         self._day = ""
@@ -85,8 +87,8 @@ class DailyRun:
     def _end_earlier(self, day: str) -> None:
         """Ends and seals the runs of earlier days that nobody writes any more. One that cannot be is left to be found."""
         for run in self._directory.names(hidden=True):
-            own = run.startswith(self._prefix) and run.rpartition(":")[2] < day
-            entry = self._directory.entry(run) if own else None
+            own = self._own.fullmatch(run)
+            entry = self._directory.entry(run) if own is not None and own["day"] < day else None
             if entry is None or entry.sealed or holder_of(entry.path / LOCK) is not None:
                 continue
             try:

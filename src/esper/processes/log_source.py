@@ -43,6 +43,7 @@ class _Held:
         self.lock = Lock()
         self.history = history
         self.known: Known | None = None
+        self._decisions: dict[str, tuple[Decided, DecisionView]] = {}
         self.windows = _Windows()
 
     def facts(self) -> Known:
@@ -52,11 +53,18 @@ class _Held:
             self.known = Known(
                 reading.state,
                 tuple(map(LifeView.model_validate, reading.timeline.lives)),
-                tuple(map(_decision, reading.timeline.decisions)),
+                tuple(map(self._decision, reading.timeline.decisions)),
                 tuple(map(NoteView.model_validate, reading.timeline.notes)),
                 None if reading.blocked is None else str(reading.blocked),
             )
         return self.known
+
+    def _decision(self, decided: Decided) -> DecisionView:
+        """The view of a decision, made again only when its fate has changed: a long run has thousands."""
+        kept = self._decisions.get(decided.id)
+        if kept is None or kept[0] is not decided:
+            kept = self._decisions[decided.id] = (decided, _decision(decided))
+        return kept[1]
 
 
 class _Windows:

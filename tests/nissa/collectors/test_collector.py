@@ -34,6 +34,12 @@ def test_espers_own_collectors_own_each_metric_once() -> None:
     require_distinct([find_collector(path) for path in PATHS])
 
 
+def test_no_metric_but_the_one_that_names_the_run_has_a_label_without_bounds() -> None:
+    families = [family for path in PATHS for family in find_collector(path).families]
+    unbounded = {"run", "task", "seed", "site", "kernel", "blueprint", "machine"}
+    assert [family.name for family in families if unbounded & set(family.labels)] == ["esper_run_info"]
+
+
 def test_a_users_collector_is_found_by_its_path() -> None:
     assert find_collector(f"{__name__}:THREE") is THREE
 
