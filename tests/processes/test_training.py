@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -131,6 +132,28 @@ def test_where_no_seed_fits_within_the_limit_of_parameters_there_is_no_run_and_t
     assert directory.names() == []
     enough = settings_from(settings().named(), {"growth.max_parameters": 1.83})
     assert train(recipe(), enough, directory, fresh_run_id()).host.parameters() == 23 + 19
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Directory]:
+    """A log on a disk of eight MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield Directory(place)
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_checkpoint_that_finds_the_disk_full_ends_the_run_by_its_name_and_leaves_room_for_the_last_words(small: Directory) -> None:
+    run, wide = fresh_run_id(), nn.Sequential(nn.Linear(4, 100_000), nn.GELU(), nn.Linear(100_000, 2))
+    alone = settings_from(settings(epochs=2).named(), {"growth.enabled": False})
+    with pytest.raises(LogError, match=r"cannot save checkpoint .*epoch-000001: No space left on device"):
+        train(replace(recipe(model=wide), policy=None), alone, small, run)
+    (failed,) = events(small, run, RunFailed)
+    assert (failed.kind, failed.where) == ("log", "epoch 1, step 4")
+    assert [path.name for path in small.checkpoints(run).iterdir()] == ["epoch-000000"]
 
 
 # Stopping and going on

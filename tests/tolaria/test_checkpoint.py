@@ -1,6 +1,7 @@
 """A checkpoint is there whole or not at all, comes back bit for bit, and is refused by name when it is not what the log says."""
 
 import json
+import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from esper.errors import DataError
+from esper.errors import DataError, LogError
 from esper.tolaria.checkpoint import (
     MANIFEST,
     TENSORS,
@@ -64,6 +65,21 @@ def test_nothing_else_is_left_in_the_folder_and_the_size_is_that_of_the_files(tm
     saved = save_checkpoint(tmp_path, NAME, snapshot())
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     assert saved.size_bytes == sum(path.stat().st_size for path in (tmp_path / NAME).iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    saved = save_checkpoint(tmp_path, NAME, snapshot())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # No file may be longer: the tensors are.
+    try:
+        with pytest.raises(
+            LogError, match=rf"cannot save checkpoint {tmp_path}/epoch-000006: File too large; what was saved before stands"
+        ):
+            save_checkpoint(tmp_path, name_of(6), snapshot())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    load_checkpoint(tmp_path, NAME, saved.digest, CPU)
 
 
 def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path) -> None:

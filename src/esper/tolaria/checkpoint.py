@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from esper.errors import DataError
+from esper.errors import DataError, LogError
 from esper.events.digests import canonical
 from esper.tolaria.plain import from_json, to_json
 
@@ -49,22 +49,37 @@ def name_of(epoch: int) -> str:
 
 
 def save_checkpoint(folder: Path, name: str, snapshot: Snapshot) -> Saved:
-    """Writes `snapshot` under `folder`/`name`; durable and whole when it returns. An older one of that name is replaced."""
+    """Writes `snapshot` under `folder`/`name`; durable and whole when it returns. An older one of that name is replaced.
+
+    Raises LogError, naming it, where it cannot be written: a full disk.
+    """
     data = save({key: tensor.detach().cpu().clone().contiguous() for key, tensor in snapshot.tensors.items()})
     body = {"format": FORMAT, "tensors_sha256": hashlib.sha256(data).hexdigest(), **snapshot.body}
     manifest = json.dumps({"body": body, "references": snapshot.references}, allow_nan=False, indent=1).encode()
+    try:
+        _put(folder, name, {TENSORS: data, MANIFEST: manifest})
+    except OSError as error:
+        raise LogError(f"cannot save checkpoint {folder / name}: {error.strerror}; what was saved before stands") from error
+    return Saved(name, _digest(body), len(data) + len(manifest))
+
+
+def _put(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+    """Writes the folder of a checkpoint under another name, then renames it; what could not be written is removed again."""
     temporary = folder / f".{name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for file, content in ((TENSORS, data), (MANIFEST, manifest)):
-        _write_durably(temporary / file, content)
-    _sync_folder(temporary)
-    final = folder / name
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
-    _sync_folder(folder)
-    return Saved(name, _digest(body), len(data) + len(manifest))
+    try:
+        temporary.mkdir(parents=True)
+        for file, content in files.items():
+            _write_durably(temporary / file, content)
+        _sync_folder(temporary)
+        final = folder / name
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync_folder(folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def load_checkpoint(folder: Path, name: str, expected_digest: str, device: torch.device) -> Snapshot:
