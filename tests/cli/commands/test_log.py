@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from esper.events.topics import DECISIONS
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
+from esper.oona.run_log import RunLog
 from esper.processes.history import open_run
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, started, ticking, write_run
@@ -52,15 +55,18 @@ def test_following_a_run_that_ended_ends(esper: Esper) -> None:
     assert len(esper("log", "latest", "--follow").lines) == 1 + 224
 
 
-def test_following_a_run_that_nobody_writes_says_so(tmp_path: Path) -> None:
+def test_following_a_run_that_nobody_writes_says_so(esper: Esper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLog, "wait", interrupted)
     write_run(Directory(tmp_path), until_epoch=1, finish=False)
-    command = (sys.executable, "-m", "esper.cli", "log", RUN, "--follow", "--log", str(tmp_path))
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        told = process.stderr.readline()
-        process.terminate()
+    said = esper("log", RUN, "--follow", "--log", str(tmp_path))
     advice = f"esper resume 7c21ab --log {tmp_path}"
-    assert told == f"esper: no process writes this run now, and it has not ended: {advice}; waiting until it goes on\n"
+    assert said.code == 130
+    assert said.err == f"esper: no process writes this run now, and it has not ended: {advice}; waiting until it goes on\n"
+    with Directory(tmp_path).resume(RUN):
+        assert esper("log", RUN, "--follow", "--log", str(tmp_path)).err == ""
 
 
 def test_following_shows_a_record_as_soon_as_it_is_written(tmp_path: Path) -> None:
