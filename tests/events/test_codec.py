@@ -229,6 +229,7 @@ def epoch_with(seeds: SeedColumns) -> EpochCompleted:
             validation_loss=None,
             validation_metrics={},
             validation_losses=(),
+            earlier_loss=None,
             best_loss=None,
             best_epoch=None,
             epochs_since_improvement=0,

@@ -141,6 +141,7 @@ def system(epoch: int, rows: Sequence[SeedRow], alphas: Sequence[float | None] |
         validation_loss=1.0,
         validation_metrics={},
         validation_losses=(1.0,),
+        earlier_loss=None,
         best_loss=1.0,
         best_epoch=1,
         epochs_since_improvement=0,

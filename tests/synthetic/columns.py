@@ -1,6 +1,6 @@
 """What the made-up trainer tells the policy at the end of an epoch: the SystemState of a `Memory`."""
 
-from esper.events.kinds.epoch import FieldReportColumns, SeedColumns, SiteColumns, SystemState
+from esper.events.kinds.epoch import KEPT_LOSSES, FieldReportColumns, SeedColumns, SiteColumns, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.lifecycle import LIVE
 from tests.synthetic.memory import Memory
@@ -18,7 +18,8 @@ def system(memory: Memory) -> SystemState:
         train_metrics={"accuracy": accuracy(memory.epoch) + 0.02},
         validation_loss=measured,
         validation_metrics={"accuracy": accuracy(memory.epoch)},
-        validation_losses=tuple(memory.losses),
+        validation_losses=tuple(memory.losses[-KEPT_LOSSES:]),
+        earlier_loss=min(memory.losses[:-KEPT_LOSSES], default=None),
         best_loss=min(memory.losses),
         best_epoch=memory.epoch,
         epochs_since_improvement=0,

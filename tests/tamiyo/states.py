@@ -94,6 +94,7 @@ def state(
         "validation_loss": 0.5,
         "validation_metrics": {},
         "validation_losses": losses,
+        "earlier_loss": None,
         "best_loss": 0.5,
         "best_epoch": 1,
         "epochs_since_improvement": 0,

@@ -14,6 +14,7 @@ from esper.tamiyo.settings import PolicySettings
     ("key", "value"),
     [
         ("window", 2),
+        ("window", 33),
         ("window", 5.0),
         ("window", True),
         ("tolerance", 0.0),

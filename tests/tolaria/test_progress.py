@@ -2,6 +2,11 @@
 
 import math
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper.tamiyo.plateau import plateau
+from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.progress import Evaluation, Progress, SeedNotes, Tally
 
 
@@ -34,6 +39,31 @@ def test_a_number_is_better_than_a_first_loss_that_is_none() -> None:
 def test_a_new_cycle_forgets_the_losses_but_not_the_best() -> None:
     progress = after(1.0, 2.0).with_new_cycle()
     assert (progress.validation_losses, progress.best_loss, progress.epochs_since_improvement) == ((), 1.0, 1)
+
+
+def test_of_many_losses_the_newest_are_kept_and_one_stands_for_the_rest() -> None:
+    progress = after(*(100.0 - epoch for epoch in range(100)))
+    assert progress.validation_losses == tuple(32.0 - epoch for epoch in range(32))
+    assert progress.earlier_loss == 33.0
+    assert progress.with_new_cycle().earlier_loss is None
+
+
+LOSS = st.floats(1e-3, 1e3) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -1.0])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(1e-3, 1e3), min_size=30, max_size=80), st.lists(st.tuples(st.integers(0, 99), LOSS), max_size=2), st.integers(3, 32)
+)
+def test_what_is_kept_of_the_losses_shows_the_same_plateau_as_all_of_them(
+    losses: list[float], others: list[tuple[int, float]], window: int
+) -> None:
+    for place, loss in others:
+        losses[place % len(losses)] = loss
+    kept = after(*losses)
+    earlier = () if kept.earlier_loss is None else (kept.earlier_loss,)
+    policy = PolicySettings(window=window)
+    assert plateau((*earlier, *kept.validation_losses), policy) == plateau(tuple(losses), policy)
 
 
 def test_a_slot_without_notes_has_empty_ones() -> None:

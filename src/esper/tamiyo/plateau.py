@@ -25,7 +25,10 @@ class Plateau(NamedTuple):
 
 
 def plateau(losses: tuple[float, ...], settings: PolicySettings) -> Plateau:
-    """How sure it is that `losses` (oldest first) have stopped falling, and how urgent growth is."""
+    """How sure it is that `losses` (oldest first) have stopped falling, and how urgent growth is.
+
+    Of the losses before the window only the lowest matters, or one that has no logarithm.
+    """
     window = settings.window
     if len(losses) <= window:
         return Plateau(0.0, 0.0, f"{len(losses)} of the {window + 1} validation losses that show a plateau")

@@ -37,7 +37,9 @@ def decide(state: SystemState, evidence: EventId, settings: PolicySettings) -> t
     `evidence` is the id of the EpochCompleted that holds `state`: every decision names it, and the SeedEvaluated that it rests on.
     """
     view = view_of(state, evidence, settings)
-    stalled = plateau(state.validation_losses, settings)
+    # One loss stands for all that are older than those: of them the plateau asks for the lowest alone.
+    earlier = () if state.earlier_loss is None else (state.earlier_loss,)
+    stalled = plateau((*earlier, *state.validation_losses), settings)
     decisions = [decision for seed in view.seeds if seed.stage not in RACING for decision in decide_alone(view, seed)]
     decisions += _races(view, decisions)
     decisions += germinate(view, stalled)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 from esper.errors import SettingsError
+from esper.events.kinds.epoch import KEPT_LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class PolicySettings:
     """
 
     window: int = 5
-    """The last validation losses that are compared with all before them, at least 3: a line is fitted through them."""
+    """The last validation losses that are compared with all before them, 3 to 32: a line is fitted through them, and so many are kept."""
 
     tolerance: float = 0.15
     """A plateau: the best loss of the window is less than this share better than the best before it. Between 0 and 1, both excluded."""
@@ -72,6 +73,8 @@ class PolicySettings:
                     _check_count(field.name, value, _COUNTS[field.name])
             else:
                 _check_number(field.name, value, *_NUMBERS[field.name])
+        if self.window > KEPT_LOSSES:
+            raise SettingsError(f"window: expected at most {KEPT_LOSSES}, for so many losses are kept, got {self.window}")
 
     @property
     def cycle(self) -> int:

@@ -5,12 +5,14 @@ Both are frozen values, part of every checkpoint, and made new rather than chang
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 from pydantic import Field
 
 from esper.events.envelope import EventId
 from esper.events.fields import Count, Float, NonNegative, Part
 from esper.events.kinds.control import FieldReported
+from esper.events.kinds.epoch import KEPT_LOSSES
 from esper.events.kinds.run import BlamedSeed
 
 Place = tuple[str, int]
@@ -44,14 +46,15 @@ class SeedNotes(Part):
 class Progress(Part):
     """Where training stands; a rollback restores it with the weights.
 
-    `validation_losses` are those since the last graft or cull, oldest first; `blamed` is the seed whose alpha changed last
-    since the checkpoint.
+    `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` stands for those before them: see
+    `SystemState`. `blamed` is the seed whose alpha changed last since the checkpoint.
     """
 
     best_loss: Float | None = None
     best_epoch: Count | None = None
     epochs_since_improvement: Count = 0
     validation_losses: tuple[Float, ...] = ()
+    earlier_loss: Float | None = None
     first_train_loss: Float | None = None
     last_train_loss: Float | None = None
     last_adaptation_step: Count | None = None
@@ -77,19 +80,28 @@ class Progress(Part):
 
     def with_new_cycle(self) -> "Progress":
         """The same with no validation losses behind it: a graft cycle begins anew."""
-        return self.model_copy(update={"validation_losses": ()})
+        return self.model_copy(update={"validation_losses": (), "earlier_loss": None})
 
     def after_validation(self, epoch: int, loss: float) -> "Progress":
         """The same after one more validation loss; a NaN loss improves nothing."""
         better = loss < (math.inf if self.best_loss is None else self.best_loss)
+        losses = (*self.validation_losses, loss)
         return self.model_copy(
             update={
-                "validation_losses": (*self.validation_losses, loss),
+                "validation_losses": losses[-KEPT_LOSSES:],
+                "earlier_loss": reduce(_standing_for, losses[:-KEPT_LOSSES], self.earlier_loss),
                 "best_loss": loss if better else self.best_loss,
                 "best_epoch": epoch if better else self.best_epoch,
                 "epochs_since_improvement": 0 if better else self.epochs_since_improvement + 1,
             }
         )
+
+
+def _standing_for(earlier: float | None, loss: float) -> float:
+    """The lower of two losses; where one has no logarithm, that one."""
+    if earlier is None or not (math.isfinite(loss) and loss > 0.0):
+        return loss
+    return min(earlier, loss) if math.isfinite(earlier) and earlier > 0.0 else earlier
 
 
 class KeptCheckpoint(Part):

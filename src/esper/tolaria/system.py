@@ -38,6 +38,7 @@ def system_state(
         validation_loss=None if validation is None else validation.loss,
         validation_metrics={} if validation is None else validation.metrics,
         validation_losses=progress.validation_losses,
+        earlier_loss=progress.earlier_loss,
         best_loss=progress.best_loss,
         best_epoch=progress.best_epoch,
         epochs_since_improvement=progress.epochs_since_improvement,

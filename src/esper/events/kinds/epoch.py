@@ -16,6 +16,10 @@ MaybeFractions = tuple[Fraction | None, ...]
 MaybeNonNegatives = tuple[NonNegative | None, ...]
 MaybeSigned = tuple[Signed | None, ...]
 
+# How many validation losses every epoch repeats. A plateau is looked for over a few of them; a record that repeated all would make a run's
+# log grow with the square of its epochs.
+KEPT_LOSSES = 32
+
 
 class Columns(Part):
     """Tuples of equal length, one entry per thing measured. A column that was not measured at all may be null, where its type says so.
@@ -142,7 +146,7 @@ class GateSettings(Part):
 class SystemState(Part):
     """All that a policy may know at an epoch's end, measured at every epoch whatever the telemetry settings.
 
-    `validation_losses` are those since the last graft cycle ended, oldest first; `best_loss` is over the whole run.
+    `validation_losses` and `earlier_loss` are of the time since the last graft cycle ended, `best_loss` is over the whole run.
     """
 
     epoch: Count
@@ -152,7 +156,10 @@ class SystemState(Part):
     train_metrics: Metrics
     validation_loss: Float | None
     validation_metrics: Metrics
-    validation_losses: tuple[Float, ...]
+    validation_losses: Annotated[tuple[Float, ...], Field(max_length=KEPT_LOSSES)]
+    """The newest 32, oldest first."""
+    earlier_loss: Float | None
+    """The lowest of those before them, or one of those that was not finite or not above 0; null: there are none."""
     best_loss: Float | None
     best_epoch: Count | None
     epochs_since_improvement: Count
