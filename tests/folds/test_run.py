@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from esper.events.kinds.control import Command, CommandApplied, DecisionMissed, 
 from esper.events.kinds.kernels import KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, SamplesDropped, SettingChanged
-from esper.folds.run import BlockedError, Status, digest, fold, initial, step
+from esper.folds.run import BlockedError, RunState, Status, digest, fold, initial, step
 from tests.folds.histories import RUN, Writer, completed, derived, evaluation, issued, seed_row, started, steps, training, transition
 from tests.folds.runs import asked, begun, germinated, oddities, rolled_back, saved, state_of
 
@@ -282,6 +283,19 @@ def test_every_fact_changes_the_digest() -> None:
     records = [record for record in training([0, 1, 6, 2]) if record.fact is not None]
     digests = {digest(fold(records[:count])) for count in range(1, len(records) + 1)}
     assert len(digests) == len(records)
+
+
+def test_the_digest_has_every_epoch_by_one_digest_of_all_of_them() -> None:
+    def ended(*losses: float) -> RunState:
+        writer = begun()
+        for epoch, loss in enumerate(losses, start=1):
+            writer.epoch = epoch
+            writer.write(completed(epoch, loss=loss))
+        return state_of(writer)
+
+    state = ended(1.0, 2.0, 3.0)
+    assert digest(replace(state, epochs=())) == digest(state)  # So it costs the same after every epoch.
+    assert len({digest(one) for one in (state, ended(1.5, 2.0, 3.0), ended(1.0, 2.5, 3.0), ended(2.0, 1.0, 3.0))}) == 4
 
 
 def test_a_legal_history_has_no_irregularities() -> None:
