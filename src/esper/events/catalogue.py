@@ -58,7 +58,6 @@ BY_NAME: dict[str, type[Event]] = {kind.KIND: kind for kind in KINDS}
 
 
 def kinds_of(topic: str) -> tuple[type[Event], ...]:
-    """The kinds that may stand in `topic`; every telemetry topic of the trainer also takes StreamEnded, its last record."""
-    of = topics.TOPICS[topic]
-    ends = of.kind is topics.TopicClass.TELEMETRY and "trainer" in of.writers
+    """The kinds that may stand in `topic`; every telemetry topic also takes StreamEnded, its last record."""
+    ends = topics.TOPICS[topic].kind is topics.TopicClass.TELEMETRY
     return tuple(kind for kind in KINDS if topic == kind.TOPIC or (kind is run.StreamEnded and ends))
