@@ -9,6 +9,8 @@ from pydantic_core import to_json
 from rich.console import Console
 from rich.text import Text
 
+from esper.cli.drawing.text import hanging
+
 WIDTH = 100
 
 
@@ -33,6 +35,12 @@ class Output:
             else:
                 # The same words; a list of 10,000 runs spends a second in rich otherwise.
                 self.raw(line.plain if isinstance(line, Text) else line)
+
+    def item(self, mark: str, style: str, name: str, words: str) -> None:
+        """Writes `words` behind a styled mark and a name: on a terminal indented as far where they take several lines, in a pipe in one."""
+        head = f"{mark:<8} {name} "
+        first, *more = hanging(head, words, self.width) if self.interactive else [head + words]
+        self.lines((Text(mark, style=style).append(first[len(mark) :], style=""), *more))
 
     def json(self, value: object) -> None:
         """Writes `value` as one line of JSON: models, dataclasses and maps as objects, what is not finite as the log's own words.

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of
-from esper.cli.drawing.text import hanging, lasting, number, short, wrapped
+from esper.cli.drawing.text import lasting, number, short, wrapped
 from esper.cli.output import Output
 from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.oona.directory import Directory
@@ -76,9 +76,7 @@ def run_rules(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.json:
             out.json(rule)
             continue
-        for line in map(Text, hanging(f"{rule.severity:<8} {rule.name:<28} ", _condition(rule), out.width)):
-            line.stylize(_STYLES[rule.severity], 0, 8)
-            out.line(line)
+        out.item(rule.severity, _STYLES[rule.severity], f"{rule.name:<28}", _condition(rule))
     return 0
 
 

@@ -2,8 +2,6 @@
 
 import argparse
 
-from rich.text import Text
-
 from esper.cli.arguments import Subcommands, add_json, add_log, log_of
 from esper.cli.output import Output
 from esper.processes.doctor import examine
@@ -28,5 +26,5 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.json:
             out.json(check)
         else:
-            out.line(Text(f"{check.verdict:<8} ", style=_STYLES[check.verdict]).append(f"{check.name:<12} {check.answer}", style=""))
+            out.item(check.verdict, _STYLES[check.verdict], f"{check.name:<12}", check.answer)
     return 1 if bad else 0

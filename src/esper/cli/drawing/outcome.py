@@ -31,6 +31,7 @@ def comparison(rows: Sequence[Entry], width: int) -> list[Text]:
         line.append(bar(row.accuracy, room), style="green" if row.way == "grown" else "cyan")
         line.append(f"  {count(row.parameters):>7} parameters  {remark}")
         line.truncate(width)
+        line.rstrip()
         lines.append(line)
     return lines
 

@@ -1,0 +1,63 @@
+"""Where the shell writes: terminals, pipes, programs."""
+
+import json
+import math
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from esper.cli.output import Output
+from esper.folds.table import Table
+from tests.cli.conftest import Terminal
+
+
+class Pair(NamedTuple):
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Held:
+    where: Path
+    pairs: Table[str, float]
+
+
+def written(value: object) -> object:
+    """What a program reads of `value`."""
+    file = StringIO()
+    Output(file).json(value)
+    return json.loads(file.getvalue())
+
+
+def test_dataclasses_maps_and_named_tuples_are_objects_in_json() -> None:
+    assert written(Held(Path("runs"), Table([("loss", 0.5)]))) == {"where": "runs", "pairs": {"loss": 0.5}}
+    assert written(Pair("loss", math.nan)) == {"name": "loss", "value": "NaN"}
+    assert written({"worst": -math.inf}) == {"worst": "-Infinity"}
+
+
+def test_what_has_no_json_form_is_a_fault() -> None:
+    with pytest.raises(Exception, match="object has no JSON form"):
+        written(object())
+
+
+def test_an_item_is_a_line_in_a_pipe_and_is_indented_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    pipe, terminal = StringIO(), Terminal()
+    words = "15 records, every number and chain is right; interrupted in epoch 4"
+    for file in (pipe, terminal):
+        Output(file).item("warning", "", "run 5043d6", words)
+    assert pipe.getvalue() == f"warning  run 5043d6 {words}\n"
+    first, second = terminal.getvalue().splitlines()
+    assert first == "warning  run 5043d6 15 records, every number and chain is"
+    assert second == f"{'':20}right; interrupted in epoch 4"
+
+
+def test_a_pipe_is_as_wide_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert Output(StringIO()).width == 80
+    monkeypatch.delenv("COLUMNS")
+    assert Output(StringIO()).width == 100
