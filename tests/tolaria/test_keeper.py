@@ -133,7 +133,7 @@ def test_a_checkpoint_is_on_disk_before_it_is_said_and_said_before_another_goes(
     made.journal.commit = watched  # type: ignore[method-assign] # A look at the folder at every commit.
     made.memory.tally = made.memory.tally.model_copy(update={"epoch": 1})
     made.keeper.save("due")
-    made.memory.progress = made.memory.progress.model_copy(update={"best_epoch": 2})
+    made.memory.progress = made.memory.progress.model_copy(update={"validation_loss": 0.5})
     made.memory.tally = made.memory.tally.model_copy(update={"epoch": 2})
     made.keeper.save("due")
     assert made.journal.kinds() == ["CheckpointSaved", COMMIT, "CheckpointSaved", COMMIT, "CheckpointPruned", COMMIT]
@@ -148,14 +148,14 @@ def test_an_epoch_is_saved_once(tmp_path: Path) -> None:
     assert [one.reason for one in made.journal.of(CheckpointSaved)] == ["start"]
 
 
-def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
+def test_the_newest_are_kept_and_of_all_that_were_saved_the_best(tmp_path: Path) -> None:
     made = world(tmp_path, settings=TrainerSettings(epochs=9, keep_checkpoints=2))
-    for epoch in range(1, 7):
-        best = {"best_epoch": 2} if epoch == 2 else {}
-        made.memory.progress = made.memory.progress.model_copy(update=best)
+    for epoch, loss in enumerate((0.9, 0.5, 0.6, 0.5, 0.8, 0.7), start=1):
+        # The best epochs of all are not saved.
+        made.memory.progress = made.memory.progress.after_validation(epoch, 0.1).after_validation(epoch, loss)
         made.memory.tally = made.memory.tally.model_copy(update={"epoch": epoch})
         made.keeper.save("due")
-    assert [(one.epoch, one.best) for one in made.memory.tally.checkpoints] == [(2, True), (5, False), (6, False)]
+    assert [(one.epoch, one.loss) for one in made.memory.tally.checkpoints] == [(2, 0.5), (5, 0.8), (6, 0.7)]
     assert sorted(path.name for path in made.checkpoints.iterdir()) == ["epoch-000002", "epoch-000005", "epoch-000006"]
     assert [one.checkpoint for one in made.journal.of(CheckpointPruned)] == ["epoch-000001", "epoch-000003", "epoch-000004"]
 
@@ -164,7 +164,7 @@ def test_what_a_killed_process_did_not_get_to_prune_is_pruned_at_the_restore(tmp
     settings = TrainerSettings(epochs=9, keep_checkpoints=1)
     made = world(tmp_path, settings=settings)
     for epoch in (1, 2):
-        made.memory.progress = made.memory.progress.model_copy(update={"best_epoch": epoch})
+        made.memory.progress = made.memory.progress.after_validation(epoch, 1 / epoch)
         made.memory.tally = made.memory.tally.model_copy(update={"epoch": epoch})
         made.keeper.save("due")
     (kept,) = made.memory.tally.checkpoints

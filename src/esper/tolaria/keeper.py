@@ -1,5 +1,6 @@
 """The checkpoints of a run: when each is saved, which are kept, going back to one, and what the log says of all that."""
 
+import math
 import time
 from pathlib import Path
 from typing import Literal
@@ -145,14 +146,14 @@ class Keeper:
         )
 
     def _kept(self, name: str, digest: str) -> None:
-        tally, progress = self._memory.tally, self._memory.progress
-        best = progress.best_epoch == tally.epoch or not tally.checkpoints
-        older = [one.model_copy(update={"best": one.best and not best}) for one in tally.checkpoints]
-        checkpoints = [*older, KeptCheckpoint(name=name, digest=digest, epoch=tally.epoch, best=best)]
-        dropped = [one for one in checkpoints[: -self._keep] if not one.best]
+        tally = self._memory.tally
+        mine = KeptCheckpoint(name=name, digest=digest, epoch=tally.epoch, loss=self._memory.progress.validation_loss)
+        checkpoints = [*tally.checkpoints, mine]
+        best = min(checkpoints, key=lambda one: math.inf if one.loss is None else one.loss)
+        dropped = [one for one in checkpoints[: -self._keep] if one is not best]
         self._memory.tally = tally.model_copy(update={"checkpoints": tuple(one for one in checkpoints if one not in dropped)})
         for one in dropped:
-            pruned = CheckpointPruned(checkpoint=one.name, reason=f"the newest {self._keep} and the best are kept")
+            pruned = CheckpointPruned(checkpoint=one.name, reason=f"the newest {self._keep} and the best of those saved are kept")
             self._journal.emit(pruned, epoch=tally.epoch, step=tally.step)
         if dropped:
             self._journal.commit()

@@ -50,6 +50,7 @@ class Progress(Part):
     `SystemState`. `blamed` is the seed whose alpha changed last since the checkpoint.
     """
 
+    validation_loss: Float | None = None
     best_loss: Float | None = None
     best_epoch: Count | None = None
     epochs_since_improvement: Count = 0
@@ -88,6 +89,7 @@ class Progress(Part):
         losses = (*self.validation_losses, loss)
         return self.model_copy(
             update={
+                "validation_loss": loss,
                 "validation_losses": losses[-KEPT_LOSSES:],
                 "earlier_loss": reduce(_standing_for, losses[:-KEPT_LOSSES], self.earlier_loss),
                 "best_loss": loss if better else self.best_loss,
@@ -105,12 +107,12 @@ def _standing_for(earlier: float | None, loss: float) -> float:
 
 
 class KeptCheckpoint(Part):
-    """A checkpoint that has not been pruned."""
+    """A checkpoint that has not been pruned; `loss` is the validation loss of its epoch, None for the untrained model."""
 
     name: str
     digest: str
     epoch: Count
-    best: bool
+    loss: Float | None
 
 
 class Tally(Part):

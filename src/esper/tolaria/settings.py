@@ -17,7 +17,7 @@ class TrainerSettings:
     accumulate: micro-batches per optimizer step.
     clip: largest gradient norm of the host's parameters; None clips nothing.
     checkpoint_every: epochs between checkpoints; one is also saved before every graft and at the start.
-    keep_checkpoints: how many of the newest are kept, beside the one of the best validation loss.
+    keep_checkpoints: how many of the newest are kept, beside the one of those saved that has the best validation loss.
     measure_every: steps between health measurements and between looks at the losses (one transfer from the device each).
     explosion_factor: a span's mean loss above this many times the last good epoch's, and above the first epoch's, is unstable.
     max_rollbacks: one more rollback than this ends the run.
