@@ -5,16 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from esper.cli.commands.train import _load_torch
 from esper.cli.output import Output
+from esper.errors import SettingsError
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.processes.history import open_run
+from esper.processes.tasks import TASKS
 from tests.cli.conftest import Esper, Terminal
 from tests.synthetic import RUN, started, ticking
 
@@ -94,6 +98,17 @@ def test_interrupted_while_comparing_the_grown_result_is_shown_and_nothing_is_to
     assert err.strip() == "esper: interrupted while comparing; the grown run is whole, and nothing has to go on"
     with open_run("latest", log) as history:
         assert (history.state.status.value, f"esper show {history.run[-6:]}" in out) == ("finished", True)
+
+
+@pytest.mark.whole
+def test_a_comparison_that_fails_keeps_nobody_from_the_grown_result(esper: Esper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_rng_seed: int) -> NoReturn:
+        raise SettingsError("no such net")
+
+    monkeypatch.setitem(TASKS, "digits", replace(TASKS["digits"], wider=fails))
+    said = esper("train", "digits", "--epochs", "1", "--compare", "--log", str(tmp_path))
+    assert (said.code, said.err) == (1, "esper: no such net\n")
+    assert any(line.startswith(" grown ") for line in said.lines)
 
 
 @pytest.mark.whole

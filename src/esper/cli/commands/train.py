@@ -80,8 +80,11 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
             out.line(Text(f" now {title(way)}, with the same data and steps", style="dim"))
 
     rows: list[Entry] = []
-    whole = _gather(rows, compare(task, settings, directory, trained, say=say) if arguments.compare else ())
-    _conclude(trained, rows, arguments, out)
+    try:
+        whole = _gather(rows, compare(task, settings, directory, trained, say=say) if arguments.compare else ())
+    finally:
+        # Whatever became of the comparison, the run that was asked for is there.
+        _conclude(trained, rows, arguments, out)
     return 0 if whole else INTERRUPTED
 
 
