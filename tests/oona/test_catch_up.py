@@ -243,6 +243,19 @@ def test_an_execution_that_failed_far_behind_does_not_take_the_clocks_back() -> 
     assert [record.epoch for record in facts] == sorted(record.epoch for record in facts)
 
 
+def test_what_was_measured_before_a_failure_and_not_said_comes_when_the_run_is_resumed() -> None:
+    log = MemoryLog(RUN)
+    emitter = emitter_on(log)
+    start(emitter)
+    emitter.emit(steps(5), epoch=1, step=5)
+    emitter.fail("error", "a bug", where="epoch 1, step 13", epoch=1, step=13)
+    with resume(log) as emitter:
+        for step in (5, 10, 15):
+            emitter.emit(steps(step), epoch=1, step=step)
+    assert [record.step for record in everything(log) if record.type == StepsMeasured.KIND] == [5, 10, 15]
+    assert [record.step for record in everything(log) if record.type in {StreamEnded.KIND, RunFailed.KIND}] == [5, 13]
+
+
 def test_a_failed_run_goes_on_where_it_failed() -> None:
     log = cut(WHOLE, 9)
     emitter = emitter_on(log)

@@ -261,7 +261,7 @@ def test_tails_end_every_telemetry_topic_once(log: RunWriter) -> None:
     records = everything(log)
     assert kinds(records) == [command(0).KIND, StepsMeasured.KIND, StreamEnded.KIND]
     assert decode(records[-1]) == StreamEnded(last_step=5)
-    assert (records[-1].topic, records[-1].step) == (topics.STEPS, 6)
+    assert (records[-1].topic, records[-1].epoch, records[-1].step) == (topics.STEPS, 0, 5)
     assert first == again
     assert [(tail.topic, tail.sequence, tail.chain) for tail in first] == [
         (record.topic, record.sequence, record.chain.hex()) for record in (records[0], records[2]) if record.chain is not None

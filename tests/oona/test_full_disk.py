@@ -72,6 +72,18 @@ def test_the_last_words_find_room_on_a_full_disk(small: Path) -> None:
     assert (failed.kind, len(records) > 50) == ("log", True)
 
 
+def test_the_last_words_find_room_where_something_else_has_filled_the_disk(small: Path) -> None:
+    directory = Directory(small)
+    with directory.create(RUN) as log:
+        emitter = Emitter(log, RUN, clock=ticking(), heartbeat_s=1e6)
+        emitter.emit(setting(0), epoch=0, step=0)
+        emitter.commit()
+        with pytest.raises(OSError, match="No space left"):
+            (small / "ballast").write_bytes(bytes(4 << 20))
+        emitter.fail("error", "no room for a checkpoint", where="epoch 0", epoch=0, step=0)
+        assert decode(everything(log)[-1]).KIND == RunFailed.KIND
+
+
 def test_a_run_goes_on_once_there_is_room_again(small: Path) -> None:
     directory = Directory(small)
     with directory.create(RUN) as log:
@@ -89,3 +101,4 @@ def test_a_disk_without_room_for_the_reserve_takes_no_run(small: Path) -> None:
     with pytest.raises(LogError, match="No space left on device") as raised:
         Directory(small).create(RUN)
     assert os.fspath(small) in str(raised.value)
+    assert not list(small.rglob("reserve"))

@@ -106,6 +106,20 @@ def test_a_run_is_created_once(directory: Directory, closed: Path) -> None:
     assert str(closed) in str(raised.value)
 
 
+def test_a_run_and_the_folders_above_it_are_on_disk_once_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[Path] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").resolve())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    log = tmp_path / "new" / "log"
+    Directory(log, create=True).create(RUN).close()
+    assert {tmp_path, tmp_path / "new", log, log / RUN} <= synced
+
+
 @pytest.mark.parametrize("kept", [0, 50, 4096, 4096 * 5, 4096 * 20 + 100])
 def test_a_file_cut_off_is_refused(directory: Directory, closed: Path, kept: int) -> None:
     os.truncate(closed, kept)

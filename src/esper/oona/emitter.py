@@ -196,7 +196,7 @@ class Emitter:
         if not self.catching_up:
             self._report_dropped(epoch, step)
             self.commit()
-            for name, clocks, event in end_streams(self._log.heads(), epoch=epoch, step=step):
+            for name, clocks, event in end_streams(self._log.heads()):
                 self._put(event, self._stream(name), *clocks)
         self.commit()
         return self._log.heads().tails()
@@ -204,9 +204,9 @@ class Emitter:
     def fail(self, kind: FailureKind, error: str, *, where: str, epoch: int, step: int) -> None:
         """Ends the run with RunFailed, durably, whatever state the log is in; nothing can be emitted afterwards.
 
-        What the writer could not write is given up (it was never acknowledged); the reserve is freed first when the disk is full. Also
-        ends the telemetry topics, and writes RunResumed before, where a resumed run has not said it yet. Raises LogError when even that
-        cannot be written.
+        What the writer could not write is given up (it was never acknowledged). The reserve is freed first: whatever failed, the disk may
+        be full. Also ends the telemetry topics, and writes RunResumed before, where a resumed run has not said it yet. Raises LogError when
+        even that cannot be written.
         """
         if threading.get_ident() != self._owner:
             self._refuse_caller()
@@ -214,8 +214,7 @@ class Emitter:
         if self._writer.failure is None and not self.catching_up:
             self._report_dropped(epoch, step)
         self._end("it has failed")
-        if self._writer.failure is not None:
-            self._log.free_reserve()
+        self._log.free_reserve()
         record_failure(self._log, self._clock, self._catch_up, kind, error, where=where, epoch=epoch, step=step)
 
     def close(self, *, seal: Mapping[str, JsonValue] | None = None) -> None:

@@ -54,7 +54,7 @@ class Draft(NamedTuple):
 
 class Heads:
     """The end of one run's log. `anchor` is the last RunStarted, RunResumed or EpochCompleted (or the run's first record), the default
-    cause; `epoch` and `step` are the last record's.
+    cause; `epoch` and `step` are the furthest of any record.
     """
 
     __slots__ = ("anchor", "epoch", "fact", "incarnation", "moment", "run", "step", "time", "topics", "writer")
@@ -134,7 +134,8 @@ class Heads:
     def _move(self, record: Record, head: TopicHead) -> None:
         identity, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, _, _, tied, _ = record
         assert sequence is not None and tied is not None  # noqa: PT018 - both were checked together.
-        self.moment, self.incarnation, self.time, self.epoch, self.step = moment, incarnation, time, epoch, step
+        self.moment, self.incarnation, self.time = moment, incarnation, time
+        self.epoch, self.step = max(self.epoch, epoch), max(self.step, step)
         if fact is not None:
             self.fact = fact
         if self.anchor is None or kind in ANCHORS:

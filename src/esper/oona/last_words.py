@@ -15,11 +15,14 @@ from esper.oona.heads import Heads
 FailureKind = Literal["error", "diverged", "rollbacks", "log"]
 
 
-def end_streams(heads: Heads, *, epoch: int, step: int) -> Iterator[tuple[str, tuple[int, int], StreamEnded]]:
-    """The StreamEnded that each telemetry topic in use still lacks, with the epoch and step to write it at."""
+def end_streams(heads: Heads) -> Iterator[tuple[str, tuple[int, int], StreamEnded]]:
+    """The StreamEnded that each telemetry topic in use still lacks, with the epoch and step to write it at: those of its last record.
+
+    Not those that training has reached: what was measured in between and not written yet comes again when the run is resumed.
+    """
     for name, head in sorted(heads.topics.items()):
         if topics.is_telemetry(name) and not head.ended:
-            yield name, heads.advanced_to(name, epoch=epoch, step=step), StreamEnded(last_step=head.step)
+            yield name, (head.epoch, head.step), StreamEnded(last_step=head.step)
 
 
 def record_failure(
@@ -43,8 +46,8 @@ def record_failure(
         resumed = catch_up.resumed(log.heads().incarnation + 1)
         _say(log, clock, topics.RUN, resumed, incarnation=resumed.incarnation, **here)
     incarnation = log.heads().incarnation
-    for name, _, ended in end_streams(log.heads(), epoch=epoch, step=step):
-        _say(log, clock, name, ended, incarnation=incarnation, epoch=epoch, step=step)
+    for name, (reached, last_step), ended in end_streams(log.heads()):
+        _say(log, clock, name, ended, incarnation=incarnation, epoch=reached, step=last_step)
     failed = RunFailed(kind=kind, error=error, where=where, tails=log.heads().tails())
     _say(log, clock, topics.RUN, failed, incarnation=incarnation, **here)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from esper.errors import LogError
-from esper.oona.file import explained
+from esper.oona.file import explained, sync_folder
 
 RESERVE = "reserve"
 _RESERVE_BYTES = 1 << 20
@@ -68,13 +68,17 @@ class Reserve:
     @classmethod
     def make(cls, folder: Path) -> Self:
         """The reserve of the run in `folder`, one MiB, really allocated. Raises LogError on a disk that is full already."""
-        path = folder / RESERVE
-        with explained(path, "write"), path.open("wb") as reserve:
-            # Written, not truncated to its length or fallocated: a hole keeps no room, and not every system has the other.
-            reserve.write(bytes(_RESERVE_BYTES))
-            reserve.flush()
-            os.fsync(reserve.fileno())
-        return cls(path)
+        made = cls(folder / RESERVE)
+        try:
+            with explained(made._path, "write"), made._path.open("wb") as reserve:
+                # Written, not truncated to its length or fallocated: a hole keeps no room, and not every system has the other.
+                reserve.write(bytes(_RESERVE_BYTES))
+                reserve.flush()
+                os.fsync(reserve.fileno())
+        except LogError:
+            made.free()  # A part of it would only make the full disk fuller.
+            raise
+        return made
 
     def free(self) -> None:
         """Gives the room back; a second call does nothing."""
@@ -84,7 +88,10 @@ class Reserve:
 def make_place(path: Path) -> None:
     """Makes the folder of a log. Raises LogError where it cannot be made or written."""
     with explained(path, "make the folder"):
+        absent = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for folder in absent:
+            sync_folder(folder.parent)
     if not os.access(path, os.W_OK | os.X_OK):
         raise LogError(f"cannot write a log at {path}: the folder is not writable")
 

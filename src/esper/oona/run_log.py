@@ -45,6 +45,7 @@ class RunLog:
         """The new, empty log of `run` in folder `path`, locked. Raises LogError where the run exists or cannot be written."""
         with file.explained(path, "make the folder"):
             path.mkdir(exist_ok=True)
+            file.sync_folder(path.parent)
         lock = Lock.take(path / LOCK, f"run {run}")
         try:
             if (path / FILE).exists():

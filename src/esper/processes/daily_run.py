@@ -99,5 +99,5 @@ class DailyRun:
                 continue
 
     def _end(self, log: RunLog) -> None:
-        for name, _, event in end_streams(log.heads(), epoch=0, step=0):
+        for name, _, event in end_streams(log.heads()):
             append_items(log, [self._item(event, name, log.heads().moment + 1)])
