@@ -75,6 +75,20 @@ def test_the_seed_is_in_the_host_that_is_given_back(directory: Directory) -> Non
     assert trained.host.parameters() == 23 + 19
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_trains_on_as_many_threads_as_are_asked_for_and_is_afterwards_as_it_was(directory: Directory, threads: int) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    seen: list[tuple[int, bool]] = []
+    chosen = recipe(Acting(1, lambda: seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))))
+    torch.manual_seed(11)
+    trained = train(chosen, settings(epochs=1, threads=threads), directory, fresh_run_id())
+    assert seen == [(threads, True)]
+    assert events(directory, trained.run, RunStarted)[0].determinism.threads == threads
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (1, False)
+    assert torch.rand(1) == expected
+
+
 def test_growth_can_be_turned_off(directory: Directory) -> None:
     chosen = replace(settings(epochs=3), growth=replace(settings().growth, enabled=False))
     trained = train(replace(recipe(), policy=None), chosen, directory, fresh_run_id())

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from esper.tolaria.determinism import (
     described,
+    deterministic,
     digest_of_tensors,
-    make_deterministic,
     random_state_digest,
     seed_epoch,
     seed_own,
@@ -163,12 +163,29 @@ def test_without_gradients_the_total_norm_is_zero() -> None:
 
 def test_determinism_is_described_as_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-    make_deterministic(threads=1)
-    said = described("parameters")
-    assert (said.threads, said.deterministic_algorithms, said.mkl_cbwr, said.digest) == (1, True, "COMPATIBLE", "parameters")
+    with deterministic(CPU, threads=2):
+        said = described("parameters")
+    assert (said.threads, said.deterministic_algorithms, said.mkl_cbwr, said.digest) == (2, True, "COMPATIBLE", "parameters")
+
+
+def _burst_within() -> None:
+    with deterministic(CPU, threads=3):
+        seed_epoch(0, 1)
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("warn_only", [True, False])
+def test_torch_is_afterwards_as_it_was_whatever_happens_within(warn_only: bool) -> None:
+    torch.use_deterministic_algorithms(warn_only, warn_only=warn_only)
+    before = (torch.get_num_threads(), random_state_digest(CPU), random.getstate())
+    with pytest.raises(ZeroDivisionError):
+        _burst_within()
+    assert (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()) == (warn_only, warn_only)
+    assert (torch.get_num_threads(), random_state_digest(CPU), random.getstate()) == before
+    torch.use_deterministic_algorithms(False)
 
 
 def test_cublas_is_told_once_to_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    make_deterministic(threads=1)
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    with deterministic(CPU, threads=1):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -106,6 +106,9 @@ def fit(
     model, data and settings again. `observe` starts a process that derives aggregates, anomalies and alerts beside the training, unless one
     does already; it never influences it. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
 
+    While it trains, torch runs on `trainer.threads` (1) threads with deterministic algorithms, and every random generator begins anew with
+    each epoch; afterwards all of that is as it was.
+
     Raises SettingsError for what cannot work, DataError for empty or malformed data, LogError where the log fails; a run that ends by an
     exception has RunFailed in its log, and `model` is plain again then: give it to the `fit` that resumes. After a `fit` that came to its
     end go on with `result.model`.

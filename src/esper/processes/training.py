@@ -43,7 +43,7 @@ from esper.tamiyo.policy import decide
 from esper.tolaria import manifest
 from esper.tolaria.adaptation import Adapter, Policy
 from esper.tolaria.checkpoint import verify_checkpoint
-from esper.tolaria.determinism import described, make_deterministic
+from esper.tolaria.determinism import described, deterministic
 from esper.tolaria.evaluation import Evaluator
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.objective import Batches, Objective
@@ -165,10 +165,10 @@ def started(log: Log) -> RunStarted:
 
 
 def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, newest: Newest | None) -> Trained:
-    make_deterministic(threads=1)
     saved, moment, problems = newest or Newest()
     ahead = catch_up(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:
+        stack.enter_context(deterministic(recipe.device, settings.trainer.threads))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         stop = stack.enter_context(_stopped_by_signals())
         work = _Work(recipe, settings, directory, log.run, emitter=emitter, stop=stop)

@@ -26,15 +26,26 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 _DEPTH, _WIDTH = 6, 64
 
 
-def make_deterministic(threads: int) -> None:
-    """Sets torch to deterministic algorithms and `threads` threads (with BatchNorm, two threads give other bits than one).
+@contextmanager
+def deterministic(device: torch.device, threads: int) -> Iterator[None]:
+    """Within, torch uses deterministic algorithms and `threads` threads (with BatchNorm, two threads give other bits than one).
 
-    On CUDA, cuBLAS needs CUBLAS_WORKSPACE_CONFIG before its first call; it is set here when absent.
+    Afterwards flags, threads and the random state of torch, numpy and Python are what they were. On CUDA, cuBLAS needs
+    CUBLAS_WORKSPACE_CONFIG before its first call; it is set here when absent, and stays.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+    try:
+        with undisturbed(device):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def described(digest: str) -> Determinism:

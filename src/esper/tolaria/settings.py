@@ -23,6 +23,7 @@ class TrainerSettings:
     max_rollbacks: one more rollback than this ends the run.
     patience: epochs without improvement of the validation loss after which training stops; None never.
     digest: which digests EpochCompleted carries; `parameters` leaves out optimizer and random state.
+    threads: torch's threads while training; bits are the same only for the same number.
     telemetry: whether steps and health are recorded; the training itself is the same either way.
     """
 
@@ -37,11 +38,12 @@ class TrainerSettings:
     max_rollbacks: int = 3
     patience: int | None = None
     digest: Literal["full", "parameters", "off"] = "full"
+    threads: int = 1
     telemetry: bool = True
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accumulate", "checkpoint_every", "keep_checkpoints", "measure_every"):
+        for name in ("epochs", "accumulate", "checkpoint_every", "keep_checkpoints", "measure_every", "threads"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "a whole number of at least 1")
         for name in ("epoch_steps", "patience"):
             value = getattr(self, name)
