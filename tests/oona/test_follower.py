@@ -191,16 +191,29 @@ def test_a_run_that_nobody_writes_is_not_kept_open(directory: Directory, monkeyp
         assert opened(directory) == before
 
 
+def linked(directory: Directory, count: int) -> list[RunId]:
+    """`count` more runs with the file of a sealed one."""
+    seal_one(directory)
+    runs = [RunId(f"01800000-0000-7000-8000-{number:012}") for number in range(count)]
+    for run in runs:
+        (directory.path / run).mkdir()
+        for name in (FILE, "sealed"):
+            os.link(directory.path / RUN / name, directory.path / run / name)
+    return runs
+
+
+def test_no_run_waits_for_others_that_always_have_more(directory: Directory) -> None:
+    runs = {RUN, *linked(directory, 70)}
+    with Follower(directory, from_start=True, limit=1) as follower:
+        came = [{batch.run for batch in follower.poll(60.0)} for _ in range(2)]
+    assert [len(names) for names in came] == [64, 64]
+    assert came[0] | came[1] == runs
+
+
 @pytest.mark.whole
 def test_thousands_of_ended_runs_fit_into_few_descriptors(directory: Directory) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    seal_one(directory)
-    source = directory.path / RUN
-    for number in range(2000):
-        folder = directory.path / f"01800000-0000-7000-8000-{number:012}"
-        folder.mkdir()
-        for name in (FILE, "sealed"):
-            os.link(source / name, folder / name)
+    linked(directory, 2000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
     try:
         assert len(directory.runs()) == 2001

@@ -139,12 +139,16 @@ class Follower:
         if everything or not rung <= self._runs.keys() | self._done:
             self._list(skip_sealed=False)
         batches: list[Batch] = []
-        for name, run in list(self._runs.items()):
+        names = list(self._runs)
+        for asked, name in enumerate(names, start=1):
+            run = self._runs[name]
             if everything and run.live:
                 run.live = holder_of(self._directory.path / name / LOCK) is not None
             if (everything or run.live or run.behind or name in rung) and (batch := self._ask(name, run)):
                 batches.append(batch)
             if len(batches) >= _BATCHES:
+                # The next turn begins with those that were not asked in this one.
+                self._runs = {name: self._runs[name] for name in (*names[asked:], *names[:asked]) if name in self._runs}
                 break
         return tuple(batches)
 
