@@ -35,8 +35,8 @@ def test_what_follows_from_records_is_neither(name: str) -> None:
         (topics.STEPS, {StepsMeasured, StreamEnded}),
         (topics.HEARTBEAT, {Heartbeat, StreamEnded}),
         (topics.CUSTOM_METRICS, {CustomMetricRecorded, StreamEnded}),
-        (topics.RESOURCES, {ResourcesMeasured}),
+        (topics.RESOURCES, {ResourcesMeasured, StreamEnded}),
     ],
 )
-def test_topic_takes_its_kinds_and_the_trainers_telemetry_an_end(name: str, kinds: set[type]) -> None:
+def test_topic_takes_its_kinds_and_telemetry_an_end(name: str, kinds: set[type]) -> None:
     assert set(kinds_of(name)) == kinds
