@@ -207,6 +207,24 @@ def test_a_scheduler_is_stepped(tmp_path: Path) -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.5**2)
 
 
+class Told(torch.optim.lr_scheduler.LRScheduler):
+    """Wants to be told something."""
+
+    def step(self, reward: float) -> None:  # type: ignore[override] # That is what is refused.
+        raise AssertionError(reward)
+
+    def _initial_step(self) -> None:
+        """Nothing yet."""
+
+
+def test_a_scheduler_that_wants_to_be_told_something_else_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    model = perceptron()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with pytest.raises(SettingsError, match=r"step\(\) can be called without arguments, Told wants reward: float"):
+        fit(tmp_path, model, optimizer=optimizer, scheduler=Told(optimizer))
+    assert Directory(tmp_path).names() == []
+
+
 def test_the_same_call_twice_gives_the_same_bits(finished: tuple[Path, Result], tmp_path: Path) -> None:
     inputs, _ = samples()
     assert torch.equal(output_of(fit(tmp_path).model, inputs), output_of(finished[1].model, inputs))

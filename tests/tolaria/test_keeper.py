@@ -8,7 +8,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR, OneCycleLR, SequentialLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 from esper.errors import DataError
 from esper.events.digests import comparison_form
@@ -44,6 +44,7 @@ SCHEDULES: dict[str, Schedule] = {
     "exponential": exponential,
     "multi step": lambda optimizer: MultiStepLR(optimizer, [3, 5]),
     "step": lambda optimizer: StepLR(optimizer, 2),
+    "plateau": lambda optimizer: ReduceLROnPlateau(optimizer, factor=0.5, patience=1, threshold=0.2),
     "cosine": lambda optimizer: CosineAnnealingLR(optimizer, SHORT),
     "one cycle": lambda optimizer: OneCycleLR(optimizer, max_lr=0.05, total_steps=SHORT + 1),
     "sequential": lambda optimizer: SequentialLR(optimizer, [ExponentialLR(optimizer, 0.9), StepLR(optimizer, 2, 0.5)], [3]),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from esper.errors import DataError
 from esper.events.codec import decode_payload, encode
@@ -291,6 +291,19 @@ def test_with_patience_left_all_epochs_are_trained(tmp_path: Path) -> None:
 def test_a_scheduler_steps_once_an_epoch(tmp_path: Path) -> None:
     made = World(tmp_path, scheduler=lambda optimizer: ExponentialLR(optimizer, 0.5), settings=TrainerSettings(epochs=3)).run()
     assert [epoch.learning_rates for epoch in completed(made)] == [(0.01,), (0.005,), (0.0025,)]
+
+
+def test_a_scheduler_that_waits_for_a_plateau_is_told_the_validation_loss(tmp_path: Path) -> None:
+    worsening = Worsening(best=2)
+    made = World(
+        tmp_path,
+        objective=worsening,
+        scheduler=lambda optimizer: ReduceLROnPlateau(optimizer, factor=0.5, patience=0),
+        settings=TrainerSettings(epochs=5),
+    )
+    worsening.world = made
+    made.run()
+    assert [epoch.learning_rates for epoch in completed(made)] == [(0.01,), (0.01,), (0.01,), (0.005,), (0.0025,)]
 
 
 def test_asked_to_stop_training_ends_after_the_step_under_way_with_all_on_disk(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.errors import DataError, LogError, SettingsError
 from esper.events import codec
@@ -92,6 +93,7 @@ def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) 
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; whatever else is raised, the log has RunFailed."""
     # Before the run exists: what cannot work leaves nothing behind.
     _require_growth(recipe, settings)
+    _require_scheduler(recipe.scheduler)
     if isinstance(recipe.train, Iterator) and settings.trainer.epoch_steps is None:
         raise SettingsError(
             f"expected training data that can be iterated once an epoch, got a {type(recipe.train).__name__}, which ends with the first: "
@@ -360,6 +362,19 @@ def _require_growth(recipe: Recipe, settings: Settings) -> None:
         raise SettingsError(
             f"expected an optimizer that can be made for a seed as well, {name} cannot: {error}; give seed_optimizer="
         ) from error
+
+
+def _require_scheduler(scheduler: Scheduler | None) -> None:
+    """Raises SettingsError for a scheduler that asks for more at an epoch's end than it can be told."""
+    if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
+        return
+    variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    wanted = [one for one in signature(scheduler.step).parameters.values() if one.default is Parameter.empty and one.kind not in variadic]
+    if wanted:
+        name = type(scheduler).__name__
+        raise SettingsError(
+            f"expected a scheduler whose step() can be called without arguments, {name} wants {', '.join(map(str, wanted))}"
+        )
 
 
 def _require_room(model: nn.Module, sites: Sites, factor: float) -> None:

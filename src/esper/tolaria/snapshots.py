@@ -6,6 +6,7 @@ from typing import Protocol
 from pydantic import JsonValue
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.errors import DataError
 from esper.events.digests import canonical
@@ -18,8 +19,8 @@ from esper.tolaria.progress import Memory, Progress, Tally
 HOST = "host"
 
 
-class Scheduler(Protocol):
-    """A learning rate scheduler, stepped at every epoch's end; torch's own are."""
+class EpochScheduler(Protocol):
+    """A learning rate scheduler, stepped at every epoch's end; torch's own are, but for the one that asks for the validation loss."""
 
     def step(self) -> None:
         """One epoch is over."""
@@ -32,6 +33,9 @@ class Scheduler(Protocol):
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Puts a state back."""
         ...
+
+
+Scheduler = EpochScheduler | ReduceLROnPlateau
 
 
 def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, memory: Memory) -> Snapshot:

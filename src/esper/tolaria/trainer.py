@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.errors import DataError, EsperError
 from esper.events import codec
@@ -260,7 +261,9 @@ class Trainer:
             return f"validation loss {losses.mean} after epoch {now.epoch}"
         self._journal.doing("adapting")
         applied = self._adapter.adapt(state, epoch_id, self._now(losses.mean))
-        if self._scheduler is not None:
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(losses.mean)
+        elif self._scheduler is not None:
             self._scheduler.step()
         self._journal.doing("saving")
         if Command.GRAFT in applied:
