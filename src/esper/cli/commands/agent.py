@@ -40,7 +40,6 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         run_agent(directory, arguments.interval, stopped, LEAVE_AFTER_S)
         return 0
     gpus = len(list(Gpus(nvml()).measure()))
-    out.lines((f"measuring this machine into {directory.path} every {arguments.interval:g} s; GPUs: {gpus or 'none that a driver knows'}",))
-    out.flush()
+    out.line(f"measuring this machine into {directory.path} every {arguments.interval:g} s; GPUs: {gpus or 'none that a driver knows'}")
     run_agent(directory, arguments.interval, stopped)
     return 0

@@ -57,7 +57,7 @@ def add(commands: Subcommands) -> None:
 
 
 def _add_observe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-observe", action="store_true", help="start no process that derives aggregates, anomalies and alerts")
+    parser.add_argument("--no-observe", action="store_true", help="start neither an observer nor an agent in the background")
 
 
 def run_train(arguments: argparse.Namespace, out: Output) -> int:
