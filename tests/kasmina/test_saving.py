@@ -158,9 +158,9 @@ def test_saving_again_replaces_what_was_saved(tmp_path: Path) -> None:
     folder = save_grown(host, tmp_path / "saved")
     Loop("linear", host.model, host).run(3, 5)
     assert save_grown(host, tmp_path / "saved") == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["grown.py", "model.safetensors"]
     x, _ = batch("linear", 0)
     assert torch.equal(output_of(rebuilt(folder, MODELS["linear"]()), x), output_of(host.model, x))
-    assert sorted(path.name for path in folder.iterdir()) == ["grown.py", "model.safetensors"]
 
 
 def test_saving_leaves_the_host_as_it_was(tmp_path: Path) -> None:
