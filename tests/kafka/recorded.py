@@ -15,7 +15,7 @@ from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
 from esper.oona.appender import append_items, heartbeat_item
 from esper.oona.catch_up import catch_up
 from esper.oona.directory import Directory, new_run_id
-from esper.oona.emitter import Emitter, Telemetry
+from esper.oona.emitter import Emitter
 from tests.folds.histories import decision, issued, steps, transition
 from tests.oona.samples import everything, saved
 from tests.synthetic import BEGAN, FIRST, ticking, write_run
@@ -59,10 +59,9 @@ def go_on(directory: Directory, run: RunId, last_epoch: int, *, resumed: bool) -
 def _train(emitter: Emitter, epoch: int, like: EpochCompleted) -> None:
     step = 100 * epoch
     trace = f"00-{epoch:032x}-{epoch:016x}-01"
-    emitter.emit(Telemetry(StepsMeasured, partial(steps, step - 1, step)), epoch=epoch, step=step)
+    emitter.measure(StepsMeasured, partial(steps, step - 1, step), epoch=epoch, step=step)
     event = like.model_copy(update={"system": like.system.model_copy(update={"epoch": epoch})})
     completed = emitter.emit(event, epoch=epoch, step=step)
-    assert completed is not None
     made = emitter.emit(decision(Adaptation.ADVANCE, completed, FIRST, 3), epoch=epoch, step=step, cause=completed, trace=trace)
     told = emitter.emit(issued(Command.LOAD, FIRST, 3, epoch), epoch=epoch, step=step, cause=made, trace=trace)
     applied = CommandApplied(command=Command.LOAD, site=FIRST, seed=3)

@@ -19,7 +19,7 @@ from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.processes.doctor import examine
-from tests.oona.samples import RUN, command, finished, setting, steps
+from tests.oona.samples import RUN, command, finished, measure, setting, steps
 
 
 def say(word: object) -> None:
@@ -39,7 +39,7 @@ def write(directory: Path) -> None:
         while True:
             for _ in range(7):
                 step += 1
-                emitter.emit(steps(step), epoch=0, step=step)
+                measure(emitter, steps(step), epoch=0, step=step)
             acknowledged = emitter.emit(command(step), epoch=0, step=step)
             emitter.commit()
             say(acknowledged)

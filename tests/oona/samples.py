@@ -15,6 +15,7 @@ from esper.events.kinds.run import CheckpointSaved, Code, RunFinished, RunStarte
 from esper.events.kinds.telemetry import Heartbeat, StepColumns, StepsMeasured
 from esper.oona.appender import Item, append_items
 from esper.oona.contract import START, Log
+from esper.oona.emitter import Emitter
 from esper.oona.memory import MemoryLog
 from tests.beginnings import run_started
 
@@ -76,6 +77,11 @@ def saved(number: int) -> CheckpointSaved:
 def item(event: Event, moment: int | None, *, step: int = 0, cause: EventId | None = None) -> Item:
     """`event` as it would be emitted."""
     return Item(event, event.TOPIC, moment, 1, BEGAN + timedelta(milliseconds=moment or 0), 0, step, cause, None)
+
+
+def measure(emitter: Emitter, event: Event, *, epoch: int, step: int) -> None:
+    """Measures `event`, built already."""
+    emitter.measure(type(event), lambda: event, epoch=epoch, step=step)
 
 
 def mixed(count: int) -> tuple[Record, ...]:

@@ -7,17 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from esper.errors import RuleError
 from esper.events import topics
 from esper.events.codec import decode
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import StepsMeasured
+from esper.oona.appender import append_items
 from esper.oona.catch_up import OUTSIDE, CatchUp, DivergedError, catch_up, first_difference
 from esper.oona.emitter import Emitter
 from esper.oona.memory import MemoryLog
-from tests.oona.samples import RUN, command, everything, finished, kinds, saved, setting, started, steps, ticking
+from tests.oona.samples import RUN, command, everything, finished, item, kinds, measure, saved, started, steps, ticking
 
 NEVER_S = 1e6
 EPOCHS = 4
@@ -37,7 +37,7 @@ def train(emitter: Emitter, first: int, last: int = EPOCHS, *, dropped: bool = F
     for epoch in range(first, last + 1):
         for step in (2 * epoch - 1, 2 * epoch):
             if not (dropped and step == 3):
-                emitter.emit(steps(step), epoch=epoch, step=step)
+                measure(emitter, steps(step), epoch=epoch, step=step)
         cause = emitter.emit(command(epoch), epoch=epoch, step=2 * epoch)
         emitter.emit(saved(epoch), epoch=epoch, step=2 * epoch, cause=cause)
 
@@ -115,8 +115,8 @@ def test_a_run_killed_anywhere_and_resumed_says_the_same(kills: list[int]) -> No
 def test_what_the_log_has_is_not_written_again() -> None:
     log = cut(KILLED, 9)
     with resume(log) as emitter:
-        emitter.emit(steps(3), epoch=2, step=3)
-        emitter.emit(steps(4), epoch=2, step=4)
+        measure(emitter, steps(3), epoch=2, step=3)
+        measure(emitter, steps(4), epoch=2, step=4)
         before = emitter.catching_up
         assert emitter.emit(command(2), epoch=2, step=4) == everything(KILLED)[8].id
         assert (before, emitter.catching_up) == (True, False)
@@ -138,9 +138,10 @@ def test_the_first_new_record_comes_after_run_resumed() -> None:
 def test_telemetry_up_to_the_last_logged_step_is_not_written_again() -> None:
     log = cut(WHOLE, 8)  # Ends with step 4, before the command of epoch 2.
     with resume(log) as emitter:
-        taken = [emitter.emit(steps(step), epoch=2, step=step) for step in (3, 4, 5)]
-    assert [identity is not None for identity in taken] == [False, False, True]
-    assert kinds(everything(log)[8:]) == [RunResumed.KIND, StepsMeasured.KIND]
+        for step in (3, 4, 5):
+            measure(emitter, steps(step), epoch=2, step=step)
+    resumed, measured = everything(log)[8:]
+    assert (resumed.type, decode(measured)) == (RunResumed.KIND, steps(5))
 
 
 def test_telemetry_dropped_before_the_kill_stays_dropped_while_facts_are_met_again() -> None:
@@ -148,7 +149,8 @@ def test_telemetry_dropped_before_the_kill_stays_dropped_while_facts_are_met_aga
     with emitter_on(log) as emitter:
         start(emitter)
         train(emitter, 1, 2, dropped=True)
-        emitter.emit(SamplesDropped(topic=topics.STEPS, count=1, first_step=3, last_step=3), epoch=2, step=4)
+    dropped = SamplesDropped(topic=topics.STEPS, count=1, first_step=3, last_step=3)
+    append_items(log, [item(dropped, log.heads().moment + 1, step=4)._replace(epoch=2, time=log.heads().time)])
     before = everything(log)
     with emitter_on(log, catch_up(log, Moment(1), None)) as emitter:
         emitter.emit(saved(0), epoch=0, step=0)
@@ -197,22 +199,6 @@ def test_a_new_environment_is_no_divergence_but_new_settings_are() -> None:
         emitter.emit(started(task="digits"), epoch=0, step=0)
 
 
-def test_a_changed_setting_is_met_again_and_a_new_one_waits_until_the_run_is_live() -> None:
-    log = MemoryLog(RUN)
-    with emitter_on(log) as emitter:
-        start(emitter)
-        change = emitter.emit(setting(1), epoch=1, step=1)
-        emitter.emit(command(1), epoch=1, step=2)
-    with emitter_on(log, catch_up(log, Moment(2), "0000")) as emitter:
-        assert [record.id for record in emitter.setting_changes] == [change]
-        assert emitter.emit(setting(1), epoch=1, step=1) == change
-        with pytest.raises(RuleError, match="once the run has caught up"):
-            emitter.emit(setting(5), epoch=1, step=1)
-        emitter.emit(command(1), epoch=1, step=2)
-        emitter.emit(setting(5), epoch=1, step=2)
-    assert kinds(everything(log)[4:]) == [RunResumed.KIND, setting(5).KIND]
-
-
 def test_no_heartbeat_is_written_while_catching_up() -> None:
     log = cut(KILLED, 9)
     with emitter_on(log, catch_up(log, Moment(6), "0001"), heartbeat_s=0.001) as emitter:
@@ -247,11 +233,11 @@ def test_what_was_measured_before_a_failure_and_not_said_comes_when_the_run_is_r
     log = MemoryLog(RUN)
     emitter = emitter_on(log)
     start(emitter)
-    emitter.emit(steps(5), epoch=1, step=5)
+    measure(emitter, steps(5), epoch=1, step=5)
     emitter.fail("error", "a bug", where="epoch 1, step 13", epoch=1, step=13)
     with resume(log) as emitter:
         for step in (5, 10, 15):
-            emitter.emit(steps(step), epoch=1, step=step)
+            measure(emitter, steps(step), epoch=1, step=step)
     assert [record.step for record in everything(log) if record.type == StepsMeasured.KIND] == [5, 10, 15]
     assert [record.step for record in everything(log) if record.type in {StreamEnded.KIND, RunFailed.KIND}] == [5, 13]
 

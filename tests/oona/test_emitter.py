@@ -10,16 +10,16 @@ import pytest
 from esper.errors import DataError, LogError, RuleError
 from esper.events import topics
 from esper.events.codec import decode
-from esper.events.envelope import EventId, Record, heartbeat_id, record_id
+from esper.events.envelope import EventId, Moment, Record, heartbeat_id, record_id
 from esper.events.fields import Event
 from esper.events.kinds.observability import ObserverStarted
 from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, ResourcesMeasured, StepsMeasured
 from esper.oona.contract import RunWriter
-from esper.oona.emitter import Emitter, Telemetry
+from esper.oona.emitter import Emitter
 from esper.oona.heads import Heads
 from esper.oona.memory import MemoryLog
-from tests.oona.samples import RUN, command, everything, finished, kinds, setting, steps, ticking
+from tests.oona.samples import RUN, command, everything, finished, kinds, measure, setting, steps, ticking
 
 NEVER_S = 1e6
 
@@ -57,18 +57,20 @@ def emitter_on(log: RunWriter, **more: float) -> Emitter:
 def test_what_was_committed_is_in_the_log(log: RunWriter) -> None:
     with emitter_on(log) as emitter:
         first = emitter.emit(command(1), epoch=0, step=0)
-        second = emitter.emit(steps(1), epoch=0, step=1)
+        measure(emitter, steps(1), epoch=0, step=1)
+        second = emitter.emit(command(2), epoch=0, step=1)
         emitter.commit()
         records = everything(log)
-    assert [record.id for record in records] == [first, second] == [record_id(RUN, 1), record_id(RUN, 2)]  # type: ignore[arg-type]
-    assert decode(records[0]) == command(1)
+    assert [record.id for record in records] == [first, record_id(RUN, Moment(2)), second]
+    assert (first, second) == (record_id(RUN, Moment(1)), record_id(RUN, Moment(3)))
+    assert [decode(record) for record in records] == [command(1), steps(1), command(2)]
 
 
 def test_numbers_have_no_gaps(log: RunWriter) -> None:
     with emitter_on(log) as emitter:
         for number in range(50):
             emitter.emit(command(number), epoch=0, step=number)
-            emitter.emit(Telemetry(StepsMeasured, lambda: steps(0)), epoch=0, step=number)
+            emitter.measure(StepsMeasured, lambda: steps(0), epoch=0, step=number)
             emitter.emit(setting(number), epoch=0, step=number)
     records = everything(log)
     assert [record.moment for record in records] == list(range(1, 151))
@@ -108,7 +110,7 @@ def test_a_fact_without_a_cause_follows_from_the_last_anchor() -> None:
     with emitter_on(log) as emitter:
         first = emitter.emit(setting(0), epoch=0, step=0)
         emitter.emit(command(1), epoch=0, step=0)
-        emitter.emit(steps(1), epoch=0, step=1)
+        measure(emitter, steps(1), epoch=0, step=1)
         emitter.emit(command(2), epoch=0, step=1, cause=EventId(f"{RUN}/2"))
     assert [record.cause for record in everything(log)] == [None, first, first, f"{RUN}/2"]
 
@@ -139,14 +141,20 @@ def test_clocks_that_go_back_within_a_topic_are_refused_without_a_gap(epoch: int
         StreamEnded(last_step=1),
         Heartbeat(idle_s=0.0, doing="step"),
         ObserverStarted(rules={}, settings={}, settings_digest="0" * 64),
-        Telemetry(ResourcesMeasured, lambda: steps(1)),
-        Telemetry(type(command(1)), lambda: command(1)),
+        SamplesDropped(topic=topics.STEPS, count=1, first_step=1, last_step=1),
+        steps(1),
     ],
-    ids=["resumed", "stream ended", "heartbeat", "derived", "an agent's", "unbuilt fact"],
+    ids=["resumed", "stream ended", "heartbeat", "derived", "dropped", "telemetry"],
 )
-def test_what_is_not_the_callers_to_say_is_refused(event: Event | Telemetry) -> None:
+def test_what_is_not_the_callers_to_say_is_refused(event: Event) -> None:
     with emitter_on(MemoryLog(RUN)) as emitter, pytest.raises(RuleError):
         emitter.emit(event, epoch=0, step=0)
+
+
+@pytest.mark.parametrize("kind", [Heartbeat, ResourcesMeasured, type(command(1))], ids=["heartbeat", "an agent's", "fact"])
+def test_what_is_not_the_callers_to_measure_is_refused(kind: type[Event]) -> None:
+    with emitter_on(MemoryLog(RUN)) as emitter, pytest.raises(RuleError):
+        emitter.measure(kind, lambda: steps(1), epoch=0, step=0)
 
 
 def test_telemetry_that_finds_no_room_is_counted_and_said() -> None:
@@ -154,13 +162,12 @@ def test_telemetry_that_finds_no_room_is_counted_and_said() -> None:
     with emitter_on(gate.log, capacity=4) as emitter:
         emitter.emit(command(0), epoch=0, step=0)
         assert gate.entered.wait(60)
-        taken = [emitter.emit(steps(step), epoch=0, step=step) for step in range(1, 8)]
-        assert emitter.taken.dropped == 3
+        for step in range(1, 8):
+            measure(emitter, steps(step), epoch=0, step=step)
         gate.open.set()
         emitter.commit()
-        emitter.emit(steps(8), epoch=0, step=8)
+        measure(emitter, steps(8), epoch=0, step=8)
     records = everything(gate.log)
-    assert [identity is not None for identity in taken] == [True] * 4 + [False] * 3
     assert kinds(records) == [command(0).KIND, *[steps(0).KIND] * 4, SamplesDropped.KIND, steps(0).KIND]
     assert decode(records[5]) == SamplesDropped(topic=topics.STEPS, count=3, first_step=5, last_step=7)
     assert [record.moment for record in records] == list(range(1, 8))
@@ -180,8 +187,8 @@ def test_dropped_samples_are_said_before_the_run_ends() -> None:
     with emitter_on(gate.log, capacity=1) as emitter:
         emitter.emit(command(0), epoch=0, step=0)
         assert gate.entered.wait(60)
-        emitter.emit(steps(1), epoch=0, step=1)
-        emitter.emit(steps(2), epoch=0, step=2)
+        measure(emitter, steps(1), epoch=0, step=1)
+        measure(emitter, steps(2), epoch=0, step=2)
         gate.open.set()
         emitter.tails(epoch=0, step=2)
     assert SamplesDropped.KIND in kinds(everything(gate.log))
@@ -205,7 +212,7 @@ def test_telemetry_that_cannot_be_built_stops_the_run_after_what_came_before_it(
     log = MemoryLog(RUN)
     emitter = emitter_on(log)
     emitter.emit(command(0), epoch=0, step=0)
-    emitter.emit(Telemetry(StepsMeasured, lambda: steps(1).model_validate({})), epoch=0, step=1)
+    emitter.measure(StepsMeasured, lambda: steps(1).model_validate({}), epoch=0, step=1)
     emitter.emit(command(1), epoch=0, step=1)
     with pytest.raises(LogError, match=r"cannot record one esper\.steps\.measured\.v1"):
         emitter.commit()
@@ -216,7 +223,7 @@ def test_telemetry_that_cannot_be_built_stops_the_run_after_what_came_before_it(
 
 def test_a_builder_that_makes_another_kind_stops_the_run() -> None:
     emitter = emitter_on(MemoryLog(RUN))
-    emitter.emit(Telemetry(StepsMeasured, lambda: command(1)), epoch=0, step=1)
+    emitter.measure(StepsMeasured, lambda: command(1), epoch=0, step=1)
     with pytest.raises(LogError, match=r"expected one esper\.steps\.measured\.v1 of its builder, got CommandIssued"):
         emitter.commit()
     with pytest.raises(LogError):
@@ -241,7 +248,7 @@ def test_last_words_are_written_after_the_log_failed() -> None:
 def test_a_failing_run_ends_its_streams_and_says_why(log: RunWriter) -> None:
     emitter = emitter_on(log)
     emitter.emit(command(0), epoch=0, step=0)
-    emitter.emit(steps(3), epoch=0, step=3)
+    measure(emitter, steps(3), epoch=0, step=3)
     emitter.fail("error", "ValueError: no", where="step 3", epoch=0, step=3)
     records = everything(log)
     assert kinds(records) == [command(0).KIND, StepsMeasured.KIND, StreamEnded.KIND, RunFailed.KIND]
@@ -255,7 +262,7 @@ def test_a_failing_run_ends_its_streams_and_says_why(log: RunWriter) -> None:
 def test_tails_end_every_telemetry_topic_once(log: RunWriter) -> None:
     with emitter_on(log) as emitter:
         emitter.emit(command(0), epoch=0, step=0)
-        emitter.emit(steps(5), epoch=0, step=5)
+        measure(emitter, steps(5), epoch=0, step=5)
         first = emitter.tails(epoch=1, step=6)
         again = emitter.tails(epoch=1, step=6)
     records = everything(log)
@@ -374,14 +381,6 @@ def test_closing_with_a_summary_seals_the_run() -> None:
         emitter.emit(finished(), epoch=0, step=0)
         emitter.close(seal={"status": "finished"})
     assert log.summary == {"status": "finished"}
-
-
-def test_counters_say_what_is_on_disk() -> None:
-    log = MemoryLog(RUN)
-    with emitter_on(log) as emitter:
-        emitter.emit(command(0), epoch=0, step=0)
-        emitter.commit()
-        assert emitter.taken == (1, 0, 0)
 
 
 def test_a_fact_too_large_for_a_record_stops_the_run() -> None:

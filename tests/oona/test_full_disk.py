@@ -14,7 +14,7 @@ from esper.events.kinds.run import RunFailed
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.run_log import RunLog
-from tests.oona.samples import RUN, everything, setting, steps, ticking
+from tests.oona.samples import RUN, everything, measure, setting, steps, ticking
 
 BIG = setting(0).model_copy(update={"new": "x" * 40_000})
 
@@ -31,13 +31,14 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def fill(emitter: Emitter) -> list[EventId | None]:
+def fill(emitter: Emitter) -> list[EventId]:
     """Emits until the disk is full; the ids that were acknowledged."""
-    acknowledged: list[EventId | None] = []
+    acknowledged: list[EventId] = []
     for step in range(1000):
-        said = [emitter.emit(steps(step), epoch=0, step=step), emitter.emit(BIG, epoch=0, step=step)]
+        measure(emitter, steps(step), epoch=0, step=step)
+        said = emitter.emit(BIG, epoch=0, step=step)
         emitter.commit()
-        acknowledged += said
+        acknowledged.append(said)
     return acknowledged
 
 

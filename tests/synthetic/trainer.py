@@ -15,7 +15,7 @@ from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, Stage
 from esper.events.kinds.run import BlamedSeed, CheckpointPruned, CheckpointSaved, RunFinished, RunRolledBack
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.gate import Passed, Refused, after, judge, view_at
-from esper.oona.emitter import Emitter, Telemetry
+from esper.oona.emitter import Emitter
 from tests.synthetic.columns import system
 from tests.synthetic.memory import Memory
 from tests.synthetic.numbers import accuracy, blueprint_key, digest, loss
@@ -48,9 +48,7 @@ class Trainer:
         self.memory = Memory(planned)
 
     def _say(self, event: Event, cause: EventId | None = None) -> EventId:
-        identity = self.emitter.emit(event, epoch=self.memory.epoch, step=self.memory.step, cause=cause)
-        assert identity is not None
-        return identity
+        return self.emitter.emit(event, epoch=self.memory.epoch, step=self.memory.step, cause=cause)
 
     def start(self, task: str) -> None:
         """Says how the run begins, and saves a checkpoint."""
@@ -86,7 +84,7 @@ class Trainer:
             self._measure(SeedHealthMeasured, lambda: health, self.memory.step)
 
     def _measure(self, kind: type[Event], build: Callable[[], Event], step: int) -> None:
-        self.emitter.emit(Telemetry(kind, build), epoch=self.memory.epoch, step=step)
+        self.emitter.measure(kind, build, epoch=self.memory.epoch, step=step)
 
     def _drop(self, first: int) -> None:
         """Measures step by step while the writer is held up, until its buffer is full: what comes then is dropped, by the real rule."""

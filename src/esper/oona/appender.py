@@ -15,7 +15,7 @@ from esper.oona.heads import Draft, Heads
 
 
 class Telemetry(NamedTuple):
-    """Telemetry that is not built yet: `build` runs once, on the writer thread, and must touch nothing that training goes on to change."""
+    """Telemetry that is not built yet: `build` runs once, on the writer thread."""
 
     kind: type[Event]
     build: Callable[[], Event]

@@ -2,8 +2,8 @@
 
 A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must be the one that the log has at that
 place: the same topic, type, epoch and step, and the same comparison form (payload without volatile fields). Ids need no translation here,
-because `Emitter.emit` answers with the logged id. RunResumed, SamplesDropped, SettingChanged and RunFailed stand outside: the first two
-depend on how fast the machine was, the third takes effect at its place, the last is what the resume gets over.
+because `Emitter.emit` answers with the logged id. RunResumed, SamplesDropped and RunFailed stand outside: they depend on how fast the
+machine was, or are what the resume gets over.
 
 RunStarted is compared at every resume, from whichever checkpoint: where no fact is to be met again, nothing else would notice other data
 or settings. In it code, packages and hardware are not compared: their changes stand in RunResumed.
@@ -13,16 +13,16 @@ from collections import deque
 
 from pydantic import JsonValue
 
-from esper.errors import LogError, RuleError
+from esper.errors import LogError
 from esper.events.codec import decode
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
-from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, SettingChanged
+from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped
 from esper.events.topics import FACTS
 from esper.oona.contract import Log, records_of
 
-OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, SettingChanged.KIND, RunFailed.KIND})
+OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
 
 
@@ -43,14 +43,12 @@ class CatchUp:
     def __init__(
         self,
         expected: tuple[Record, ...],
-        setting_changes: tuple[Record, ...],
         *,
         started: Record | None,
         after: Moment | None,
         logged_to: Moment,
         checkpoint: str | None,
     ) -> None:
-        self.setting_changes = setting_changes
         self.checkpoint = checkpoint
         self.environment_changes: tuple[str, ...] = ()
         self._started = started
@@ -95,49 +93,26 @@ class CatchUp:
         self.environment_changes = environment_changes(began, event)
 
     def meet(self, event: Event, *, epoch: int, step: int) -> EventId:
-        """The id of the logged fact that `event` is again. Raises DivergedError, naming place and field, when it is not that fact.
-
-        A SettingChanged is looked for among the logged ones: until the run is live, only those can happen.
-        """
-        if isinstance(event, SettingChanged):
-            return self._meet_change(event)
+        """The id of the logged fact that `event` is again. Raises DivergedError, naming place and field, when it is not that fact."""
         record = self._expected[0]
         _require_same(record, event, epoch=epoch, step=step)
         self._expected.popleft()
         self._met = record.moment
         return record.id
 
-    def _meet_change(self, event: SettingChanged) -> EventId:
-        for record in self.setting_changes:
-            if first_difference(_form(decode(record)), _form(event)) is None:
-                return record.id
-        raise RuleError(f"setting {event.name} can change once the run has caught up with its log, at moment {self._logged_to}; not before")
-
 
 def catch_up(log: Log, after: Moment | None, checkpoint: str | None) -> CatchUp:
     """What `log` holds after moment `after` (None: all of it, when there is no checkpoint). Reads the log's facts; keeps those after it."""
     expected: list[Record] = []
-    changes: list[Record] = []
     started: Record | None = None
     last = Moment(0)
     for record in records_of(log, FACTS):
         last = record.moment
         if record.type == RunStarted.KIND:
             started = record
-        if record.moment <= (after or 0):
-            continue
-        if record.type == SettingChanged.KIND:
-            changes.append(record)
-        elif record.type not in OUTSIDE:
+        if record.moment > (after or 0) and record.type not in OUTSIDE:
             expected.append(record)
-    return CatchUp(
-        tuple(expected),
-        tuple(changes),
-        started=started,
-        after=after,
-        logged_to=last,
-        checkpoint=checkpoint,
-    )
+    return CatchUp(tuple(expected), started=started, after=after, logged_to=last, checkpoint=checkpoint)
 
 
 def environment_changes(began: RunStarted, now: RunStarted) -> tuple[str, ...]:

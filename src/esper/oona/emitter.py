@@ -1,17 +1,18 @@
 """Says what happened: numbers events in the order they are emitted, and hands them to the writer thread.
 
-`emit` is called from the thread that made the emitter, takes a few microseconds and waits for no disk; `commit` waits. A fact that finds
-the buffer full waits for room. Telemetry that finds it full is not taken: it gets no number, is counted, and a SamplesDropped fact follows.
-So moments and sequences never have gaps. While a resumed run catches up, `emit` appends nothing that the log has (see `catch_up`).
+`emit` (facts) and `measure` (telemetry) are called from the thread that made the emitter, take a few microseconds and wait for no disk;
+`commit` waits. A fact that finds the buffer full waits for room. Telemetry that finds it full is not taken: it gets no number, is counted,
+and a SamplesDropped fact follows. So moments and sequences never have gaps. While a resumed run catches up, nothing is appended that the
+log has (see `catch_up`).
 """
 
 import atexit
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Self
+from typing import NoReturn, Self
 
 from pydantic import JsonValue
 
@@ -28,21 +29,11 @@ from esper.oona.contract import RunWriter
 from esper.oona.last_words import FailureKind, end_streams, record_failure
 from esper.oona.writer import Clock, Doing, Writer
 
-__all__ = ["Counters", "Emitter", "Telemetry"]
-
 CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
 
 _ANCHORS = frozenset({RunStarted, RunResumed, EpochCompleted})
-_OWN = frozenset({RunResumed, StreamEnded, Heartbeat})
+_OWN = frozenset({RunResumed, SamplesDropped, StreamEnded, Heartbeat})
 _NOBODY = 0  # No thread has this identity.
-
-
-class Counters(NamedTuple):
-    """For display: records of this emitter on disk, records waiting, telemetry not taken."""
-
-    written: int
-    waiting: int
-    dropped: int
 
 
 class _Stream:
@@ -97,7 +88,6 @@ class Emitter:
         self._anchor = heads.anchor
         self._streams: dict[str, _Stream] = {}
         self._dropped: dict[str, _Dropped] = {}
-        self._dropped_count = 0
         self._catch_up = catch_up
         self._owner = threading.get_ident()
         self._why_not = ""
@@ -128,52 +118,41 @@ class Emitter:
         """The logged facts that were not met again yet, in fact order; none when the run is live."""
         return self._catch_up.upcoming if self._catch_up is not None else ()
 
-    @property
-    def setting_changes(self) -> tuple[Record, ...]:
-        """The logged SettingChanged that take effect again, each at its epoch, while catching up; none when the run is live."""
-        return self._catch_up.setting_changes if self._catch_up is not None else ()
+    def emit(self, event: Event, *, epoch: int, step: int, cause: EventId | None = None, trace: str | None = None) -> EventId:
+        """The id under which the fact `event` stands or will stand in the log.
 
-    @property
-    def taken(self) -> Counters:
-        """How many records are on disk and waiting, and how much telemetry was not taken. Any thread may ask."""
-        return Counters(self._writer.written, self._moment - self._writer.durable, self._dropped_count)
-
-    def emit(
-        self,
-        event: Event | Telemetry,
-        *,
-        epoch: int,
-        step: int,
-        cause: EventId | None = None,
-        trace: str | None = None,
-    ) -> EventId | None:
-        """The id under which `event` stands or will stand in the log; None for telemetry (or its SamplesDropped) that was not taken.
-
-        Returns before the event is on disk. A fact waits where the buffer is full. Raises RuleError on another thread, for a kind that is
-        not the caller's to say, or for clocks that go back; LogError once the log has failed; DivergedError while catching up.
+        Returns before it is on disk, and waits where the buffer is full. Raises RuleError on another thread, for a kind that is not the
+        caller's to say, or for clocks that go back; LogError once the log has failed; DivergedError while catching up.
         """
-        if threading.get_ident() != self._owner:
-            self._refuse_caller()
-        kind = event.kind if isinstance(event, Telemetry) else type(event)
-        stream = self._streams.get(kind.TOPIC) or self._open_stream(kind)
-        if kind in _OWN:
-            raise RuleError(f"{kind.KIND} is written by the emitter itself")
+        stream = self._stream_for(type(event))
+        if stream.telemetry:
+            raise RuleError(f"{event.KIND} is telemetry: expected it to be measured, with its builder")
         if self._catch_up is not None:
             if self._catch_up.pending:
-                return self._meet(self._catch_up, event, stream, epoch=epoch, step=step)
-            if not stream.telemetry or step > stream.logged_step:
-                self._go_live(self._catch_up, epoch, step)
-        if stream.telemetry:
-            if step <= stream.logged_step:
-                return None
-            if len(self._queue) >= self._capacity:
-                self._drop(stream.name, step)
-                return None
-        elif kind is not type(event):
-            raise RuleError(f"{kind.KIND} is a fact: expected it built and validated, got its builder")
+                return self._catch_up.meet(event, epoch=epoch, step=step)
+            self._go_live(self._catch_up, epoch, step)
         if self._dropped and len(self._queue) <= self._capacity // 2:
             self._report_dropped(epoch, step)
         return self._put(event, stream, epoch, step, cause=cause, trace=trace)
+
+    def measure(self, kind: type[Event], build: Callable[[], Event], *, epoch: int, step: int) -> None:
+        """Takes telemetry of `kind`, or counts it as dropped where the buffer is full; never waits. What the log has is not taken again.
+
+        `build` runs once, on the writer thread, and must touch nothing that training goes on to change. Raises as `emit` does.
+        """
+        stream = self._stream_for(kind)
+        if not stream.telemetry:
+            raise RuleError(f"{kind.KIND} is a fact: expected it built and validated, got its builder")
+        if self.catching_up or step <= stream.logged_step:
+            return
+        if self._catch_up is not None:
+            self._go_live(self._catch_up, epoch, step)
+        if len(self._queue) >= self._capacity:
+            self._drop(stream.name, step)
+            return
+        if self._dropped and len(self._queue) <= self._capacity // 2:
+            self._report_dropped(epoch, step)
+        self._put(Telemetry(kind, build), stream, epoch, step)
 
     def commit(self) -> None:
         """Returns when all that was emitted so far is on disk. Raises LogError when it could not be written."""
@@ -260,11 +239,6 @@ class Emitter:
             writer.wake()
         return identity
 
-    def _meet(self, catch_up: CatchUp, event: Event | Telemetry, stream: _Stream, *, epoch: int, step: int) -> EventId | None:
-        if stream.telemetry or isinstance(event, Telemetry | SamplesDropped):
-            return None
-        return catch_up.meet(event, epoch=epoch, step=step)
-
     def _go_live(self, catch_up: CatchUp, epoch: int, step: int, *, beating: bool = True) -> None:
         """Says that the run was resumed, before the first record that the log does not have."""
         self._catch_up = None
@@ -276,13 +250,21 @@ class Emitter:
         dropped = self._dropped.setdefault(name, _Dropped(step))
         dropped.count += 1
         dropped.last_step = step
-        self._dropped_count += 1
 
     def _report_dropped(self, epoch: int, step: int) -> None:
         for name, dropped in self._dropped.items():
             event = SamplesDropped(topic=name, count=dropped.count, first_step=dropped.first_step, last_step=dropped.last_step)
             self._put(event, *self._clocked(topics.RUN, epoch, step))
         self._dropped.clear()
+
+    def _stream_for(self, kind: type[Event]) -> _Stream:
+        """The stream of a kind that the caller may say, on the thread that may say it."""
+        if threading.get_ident() != self._owner:
+            self._refuse_caller()
+        stream = self._streams.get(kind.TOPIC) or self._open_stream(kind)
+        if kind in _OWN:
+            raise RuleError(f"{kind.KIND} is written by the emitter itself")
+        return stream
 
     def _open_stream(self, kind: type[Event]) -> _Stream:
         topic = topics.TOPICS.get(kind.TOPIC)

@@ -24,7 +24,7 @@ from esper.oona.heads import Heads
 from esper.oona.lock import holder_of
 
 _RESTORE = "restore the file from a copy or a mirror"
-_LISTED = "SELECT count(*) FROM records WHERE fact IS NOT NULL"
+_LISTED = "SELECT count(*), coalesce(sum(fact), 0) FROM records INDEXED BY facts WHERE fact IS NOT NULL"
 _LAST_FACT = f"SELECT fact FROM records NOT INDEXED WHERE topic IN ({', '.join(map(repr, sorted(FACTS)))}) ORDER BY row DESC LIMIT 1"  # noqa: S608
 FILE = "run.sqlite"
 LOCK = "lock"
@@ -110,9 +110,10 @@ class Reader:
                 raise LogError(f"cannot trust {self._file}: expected {marked} records, as the run's mark says, got {found}; {_RESTORE}")
             self._is_counted = True
         if not self._is_indexed and _is_of_facts(topics):
-            listed, last = (connection.execute(query).get for query in (_LISTED, _LAST_FACT))
-            if listed != (last or 0):
-                what = f"expected as many facts in its index as the last one's number, {last}, got {listed}"
+            listed, total = connection.execute(_LISTED).fetchall()[0]
+            last = connection.execute(_LAST_FACT).get
+            if (listed, total) != (last or 0, (last or 0) * ((last or 0) + 1) // 2):
+                what = f"expected its index to lead to every fact up to the last one's number, {last}, got {listed}"
                 raise LogError(f"cannot trust {self._file}: {what}; {_RESTORE}")
             self._is_indexed = True
 

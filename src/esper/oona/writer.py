@@ -34,7 +34,6 @@ class Writer:
         self.failure: BaseException | None = None
         self.doing: Doing = "step"
         self.durable = int(log.heads().moment)
-        self.written = 0
         self._log = log
         self._clock = clock
         self._heartbeat_s = heartbeat_s
@@ -118,7 +117,6 @@ class Writer:
         finally:
             heads = self._log.heads()
             with self._progress:
-                self.written += heads.moment - self.durable
                 self.durable = heads.moment
                 self._progress.notify_all()
 
@@ -132,4 +130,3 @@ class Writer:
             if self._beating and heads.moment:
                 event = Heartbeat(idle_s=now - self._heard_at, doing=self.doing)
                 append_items(self._log, [heartbeat_item(heads, self._clock(), event)])
-                self.written += 1

@@ -38,7 +38,6 @@ from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
 from esper.oona.last_words import FailureKind
 from esper.oona.run_log import RunLog
-from esper.processes.journal import EmittedJournal
 from esper.processes.settings import Settings
 from esper.tamiyo.policy import decide
 from esper.tolaria import manifest
@@ -201,7 +200,6 @@ class _Work:
         self, recipe: Recipe, settings: Settings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
     ) -> None:
         self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
-        journal = self._journal = EmittedJournal(emitter)
         memory = self._memory = fresh_memory()
         policy = settings.policy
         schedule = GrowthSchedule(
@@ -217,7 +215,7 @@ class _Work:
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         adapter = Adapter(
             host=host,
-            journal=journal,
+            journal=emitter,
             policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
             schedule=schedule,
             compiler=self._compiler,
@@ -228,7 +226,7 @@ class _Work:
             host=host,
             optimizer=recipe.optimizer,
             scheduler=recipe.scheduler,
-            journal=journal,
+            journal=emitter,
             memory=memory,
             keep=settings.trainer.keep_checkpoints,
             device=recipe.device,
@@ -240,10 +238,10 @@ class _Work:
             train=recipe.train,
             objective=recipe.objective,
             evaluator=evaluator,
-            journal=journal,
+            journal=emitter,
             adapter=adapter,
             keeper=keeper,
-            examiner=Examiner(host=host, evaluator=evaluator, memory=memory, journal=journal, schedule=schedule),
+            examiner=Examiner(host=host, evaluator=evaluator, memory=memory, journal=emitter, schedule=schedule),
             memory=memory,
             settings=settings.trainer,
             schedule=schedule,
@@ -285,7 +283,7 @@ class _Work:
     def finish(self, outcome: Outcome) -> RunFinished:
         """Says that the run finished; on disk when it returns."""
         tally = self._memory.tally
-        tails = self._journal.tails(epoch=tally.epoch, step=tally.step)
+        tails = self._emitter.tails(epoch=tally.epoch, step=tally.step)
         finished = RunFinished(
             metrics=outcome.metrics,
             model_digest=outcome.model_digest,
@@ -293,8 +291,8 @@ class _Work:
             stopped_early=outcome.stopped_early,
             tails=tails,
         )
-        self._journal.emit(finished, epoch=tally.epoch, step=tally.step)
-        self._journal.commit()
+        self._emitter.emit(finished, epoch=tally.epoch, step=tally.step)
+        self._emitter.commit()
         return finished
 
     def seal(self, finished: RunFinished) -> Trained:

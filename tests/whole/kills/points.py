@@ -15,7 +15,7 @@ from esper.events.kinds.kernels import KernelCompiled
 from esper.events.kinds.run import RunFinished, RunRolledBack
 from esper.oona import emitter, file, run_log, seal
 from esper.oona.catch_up import CatchUp
-from esper.processes.journal import EmittedJournal
+from esper.oona.emitter import Emitter
 from esper.tolaria import checkpoint, keeper, trainer
 from esper.tolaria.adaptation import Adapter
 
@@ -117,10 +117,10 @@ def _in_a_transaction(fuse: Fuse) -> None:
     """Dies between the rows of a group of records."""
 
     def make_append(append: Function) -> Function:
-        def wrapped(writer: Any, records: tuple[Any, ...]) -> None:
+        def wrapped(writer: Any, records: tuple[Any, ...], reached: Any) -> None:
             if len(records) > 1 and fuse.burnt():
                 wrap(file, "to_row", lambda to_row: lambda record: die() if record is records[1] else to_row(record))
-            append(writer, records)
+            append(writer, records, reached)
 
         return wrapped
 
@@ -187,35 +187,35 @@ def _is_new_log(path: Path, *_arguments: object) -> bool:
 
 POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "the log's file is made, not renamed": _before(Path, "rename", when=_is_new_log),
-    "the log is empty": _before(EmittedJournal, "emit"),
+    "the log is empty": _before(Emitter, "emit"),
     "RunStarted is durable, no checkpoint yet": _before(
         keeper.Keeper, "save", when=lambda _keeper, reason: reason == "start", first=_commit
     ),
     "in a transaction, between two rows": _in_a_transaction,
     "in COMMIT": _at_the_commit,
     "a group is durable, the writer does not know": _after(run_log._Writer, "append"),
-    "a fact is durable, the next is not said": _after(EmittedJournal, "emit", then=lambda journal, *_: journal.commit()),
-    "telemetry is durable, the epoch goes on": _after(EmittedJournal, "measure", then=lambda journal, *_: journal.commit()),
+    "a fact is durable, the next is not said": _after(Emitter, "emit", then=lambda emitter, *_: emitter.commit()),
+    "telemetry is durable, the epoch goes on": _after(Emitter, "measure", then=lambda emitter, *_: emitter.commit()),
     "a decision is durable, its command is not": _before(Adapter, "_order", first=_commit),
     "CommandIssued is durable, not applied": _before(Adapter, "_apply"),
     "a command took effect, no outcome": _before(Adapter, "_say_applied"),
     "an outcome is said, not durable": _before(Adapter, "_remember"),
     "a kernel is written, not renamed": _before(Path, "replace", when=_is_kernel),
     "between KernelCompiled and KernelCharacterized": _after(
-        EmittedJournal, "emit", when=_said(KernelCompiled), then=lambda journal, *_: journal.commit()
+        Emitter, "emit", when=_said(KernelCompiled), then=lambda emitter, *_: emitter.commit()
     ),
     "a checkpoint's file is half written": _half_a_file,
     "before a checkpoint's rename": _before(Path, "rename", when=_is_checkpoint),
     "after a checkpoint's rename, before CheckpointSaved": _after(Path, "rename", when=_is_checkpoint),
     "CheckpointSaved is durable, nothing pruned": _before(keeper.Keeper, "_kept"),
     "while pruning": _before(keeper, "prune_checkpoint", first=_forget_a_file),
-    "rolled back, not said": _before(EmittedJournal, "emit", when=_said(RunRolledBack)),
+    "rolled back, not said": _before(Emitter, "emit", when=_said(RunRolledBack)),
     "RunRolledBack is durable, nothing after it": _after(
-        EmittedJournal, "emit", when=_said(RunRolledBack), then=lambda journal, *_: journal.commit()
+        Emitter, "emit", when=_said(RunRolledBack), then=lambda emitter, *_: emitter.commit()
     ),
     "catching up": _before(CatchUp, "meet"),
     "RunResumed is durable, nothing after it": _after(emitter.Emitter, "_go_live", then=lambda one, *_: one.commit()),
-    "streams ended, before RunFinished": _before(EmittedJournal, "emit", when=_said(RunFinished)),
+    "streams ended, before RunFinished": _before(Emitter, "emit", when=_said(RunFinished)),
     "RunFinished is durable, before sealing": _before(run_log.RunLog, "seal"),
     "summary kept, before leaving WAL": _before(seal, "leave_wal"),
     "out of WAL, before the mark": _before(seal, "write_mark"),
