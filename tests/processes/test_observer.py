@@ -98,7 +98,7 @@ def newer_fact(growing: Growing) -> Record:
     """The run's next fact, of a kind that this version does not know."""
     heads = growing.log.heads()
     draft = Draft(
-        "esper.seed.transitioned.v9", topics.LIFECYCLE, Moment(heads.moment + 1), True, 1, heads.time, 1, 10**6, heads.anchor, None, b"{}"
+        "esper.seed.transitioned.v9", topics.LIFECYCLE, Moment(heads.moment + 1), 1, heads.time, 1, 10**6, heads.anchor, None, b"{}"
     )
     return heads.next(draft)
 

@@ -9,7 +9,6 @@ from esper.events.codec import encode
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.telemetry import Heartbeat
-from esper.events.topics import FACTS
 from esper.oona.contract import RunWriter
 from esper.oona.heads import Draft, Heads
 
@@ -58,7 +57,7 @@ def _draft(item: Item) -> Draft:
     if isinstance(event, Telemetry):
         event = _built(event)
     numbered = None if moment is None else Moment(moment)
-    return Draft(event.KIND, topic, numbered, topic in FACTS, incarnation, time, epoch, step, cause, trace, encode(event))
+    return Draft(event.KIND, topic, numbered, incarnation, time, epoch, step, cause, trace, encode(event))
 
 
 def _built(telemetry: Telemetry) -> Event:

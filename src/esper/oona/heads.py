@@ -42,7 +42,6 @@ class Draft(NamedTuple):
     kind: str
     topic: str
     moment: Moment | None
-    is_fact: bool
     incarnation: int
     time: datetime
     epoch: int
@@ -88,7 +87,7 @@ class Heads:
 
         Raises DataError as `follow` does, for clocks or a moment that do not continue the log; nothing moved then.
         """
-        kind, topic, numbered, is_fact, incarnation, time, epoch, step, cause, trace, data = draft
+        kind, topic, numbered, incarnation, time, epoch, step, cause, trace, data = draft
         head = self.topics.get(topic)
         if head is None:
             head = TopicHead()
@@ -96,7 +95,7 @@ class Heads:
         beats = kind == Heartbeat.KIND
         moment = self.moment if numbered is None else numbered
         identity = heartbeat_id(self.run, sequence) if beats else record_id(self.run, moment)
-        fact = self.fact + 1 if is_fact else None
+        fact = self.fact + 1 if topic in FACTS else None
         time = max(time, self.time)
         place = (identity, self.run, topic, self.writer, sequence, fact, moment, 0, incarnation, kind, time, epoch, step, cause, trace)
         unchained = Record(*place, None, data)

@@ -14,49 +14,11 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")  # How proc(5) writes space, tab, newline
 
 # File systems whose files another machine may change, or that do not keep locks and shared memory as SQLite's WAL needs them; behind
 # "fuse." the name of the program counts.
-NETWORK = frozenset(
-    [
-        "nfs",
-        "nfs3",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "smbnetfs",
-        "ncpfs",
-        "afs",
-        "coda",
-        "9p",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "beegfs",
-        "gpfs",
-        "pvfs2",
-        "orangefs",
-        "acfs",
-        "gfs2",
-        "ocfs2",
-        "sshfs",
-        "s3fs",
-        "s3ql",
-        "goofys",
-        "gcsfuse",
-        "rclone",
-        "mount-s3",
-        "davfs",
-        "davfs2",
-        "curlftpfs",
-        "cvmfs2",
-        "moosefs",
-        "mfs",
-        "juicefs",
-        "seaweedfs",
-        "hdfs",
-        "vboxsf",
-        "prl_fs",
-    ]
-)
+NETWORK = frozenset((
+    "nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "smbnetfs", "ncpfs", "afs", "coda", "9p", "ceph", "glusterfs", "lustre", "beegfs",
+    "gpfs", "pvfs2", "orangefs", "acfs", "gfs2", "ocfs2", "sshfs", "s3fs", "s3ql", "goofys", "gcsfuse", "rclone", "mount-s3", "davfs",
+    "davfs2", "curlftpfs", "cvmfs2", "moosefs", "mfs", "juicefs", "seaweedfs", "hdfs", "vboxsf", "prl_fs",
+))  # fmt: skip
 
 
 class Reserve:
