@@ -58,7 +58,7 @@ def seal_many(directory: Directory) -> None:
         tails = emitter.tails(epoch=0, step=0)
         ended = RunFinished(metrics={"validation_loss": 0.1}, model_digest="0" * 64, parameters=460, stopped_early=False, tails=tails)
         emitter.emit(ended, epoch=0, step=0)
-        emitter.close(seal={"status": "finished", "task": "digits", "epochs": 1, "parameters": 460, "metrics": {"validation_loss": 0.1}})
+        emitter.close(seal=True)
     for number in range(1, SEALED):
         copy = directory.path / f"01900000-0000-7000-8000-{number:012}"
         copy.mkdir()

@@ -173,7 +173,7 @@ def test_moving_a_copy_of_the_heads_leaves_the_log_alone(log: RunWriter) -> None
 
 def test_nothing_is_appended_to_a_sealed_log(log: RunWriter) -> None:
     log.append(TEN)
-    assert log.seal({"status": "finished"})
+    assert log.seal()
     with pytest.raises(LogError):
         log.append(MANY[10:])
     assert log.read().records == TEN

@@ -379,8 +379,8 @@ def test_closing_with_a_summary_seals_the_run() -> None:
     log = MemoryLog(RUN)
     with emitter_on(log) as emitter:
         emitter.emit(finished(), epoch=0, step=0)
-        emitter.close(seal={"status": "finished"})
-    assert log.summary == {"status": "finished"}
+        emitter.close(seal=True)
+    assert log.sealed
 
 
 def test_a_fact_too_large_for_a_record_stops_the_run() -> None:

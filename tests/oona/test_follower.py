@@ -81,7 +81,7 @@ def test_a_followed_run_ends_once_it_is_sealed(followed: tuple[Directory, Follow
     with directory.create(RUN) as log:
         log.append(WHOLE)
         assert collected(follower, RUN, 30) == WHOLE
-        assert log.seal({})
+        assert log.seal()
     assert [(batch.run, batch.page.records, batch.ended) for batch in follower.poll(60.0)] == [(RUN, (), True)]
     assert follower.following == frozenset()
     assert follower.poll(0.0) == ()
@@ -93,7 +93,7 @@ def test_what_stood_in_a_run_when_it_was_sealed_is_not_missed(followed: tuple[Di
         log.append(WHOLE[:10])
         assert collected(follower, RUN, 10) == WHOLE[:10]
         log.append(WHOLE[10:])
-        sealing = threading.Thread(target=log.seal, args=({},))
+        sealing = threading.Thread(target=log.seal)
         sealing.start()
         assert collected(follower, RUN, 20) == WHOLE[10:]
         sealing.join()
@@ -104,7 +104,7 @@ def seal_one(directory: Directory) -> Position:
     with directory.create(RUN) as log:
         log.append(WHOLE)
         position = log.end()
-        assert log.seal({})
+        assert log.seal()
     return position
 
 

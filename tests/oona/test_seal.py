@@ -18,12 +18,13 @@ from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import BEGAN, RUN, ended, everything, mixed
 
 RECORDS = ended(40)
+FINISHED = {"status": "finished", "task": None, "epochs": 0, "parameters": 7, "metrics": {"loss": 0.25}}
 
 
 def sealed(directory: Directory) -> Path:
     with directory.create(RUN) as log:
         log.append(RECORDS)
-        assert log.seal({"status": "finished", "loss": 0.25})
+        assert log.seal()
     return directory.path / RUN
 
 
@@ -32,7 +33,7 @@ def test_a_sealed_run_is_one_file_and_a_mark(directory: Directory) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["lock", FILE, "sealed"]
     mark = json.loads((folder / seal.MARK).read_text())
     assert (mark["run"], mark["records"], mark["moment"]) == (RUN, 40, RECORDS[-1].moment)
-    assert mark["summary"] == {"status": "finished", "loss": 0.25}
+    assert mark["summary"] == FINISHED
 
 
 def test_a_sealed_run_is_read_in_pages(directory: Directory) -> None:
@@ -77,7 +78,7 @@ def test_a_reader_that_read_the_end_does_not_keep_the_run_from_being_sealed(dire
         assert len(everything(reader)) == 5
         log.append(RECORDS[5:])
         assert everything(reader) == RECORDS
-        assert log.seal({})
+        assert log.seal()
         assert everything(reader) == RECORDS
 
 
@@ -88,10 +89,10 @@ def test_a_reader_that_holds_on_leaves_the_sealing_to_the_next(directory: Direct
         with child("read", directory.path) as reader:
             assert line(reader) == "1"
             assert not directory.seal_finished(RUN)
-            assert not log.seal({"status": "finished", "task": "spirals"})
+            assert not log.seal()
     assert not directory.runs()[0].sealed
     assert directory.seal_finished(RUN)
-    assert directory.runs()[0].summary == {"status": "finished", "task": "spirals"}
+    assert directory.runs()[0].summary == FINISHED
     with directory.open(RUN) as after:
         assert everything(after) == RECORDS
 
@@ -102,7 +103,7 @@ def test_a_run_killed_before_its_seal_is_sealed_with_what_it_said(directory: Dir
         assert not directory.seal_finished(RUN)
     assert directory.seal_finished(RUN)
     assert directory.seal_finished(RUN)
-    assert directory.runs()[0].summary == {"status": "finished", "metrics": {"loss": 0.25}, "parameters": 7}
+    assert directory.runs()[0].summary == FINISHED
 
 
 def test_a_run_that_did_not_finish_is_not_sealed(directory: Directory) -> None:

@@ -51,7 +51,8 @@ def write_run(
     trainer.start(task)
     for epoch in range(1, until_epoch + 1):
         trainer.train(epoch)
-    summary = trainer.finish() if finish else None
-    emitter.close(seal=summary)
+    if finish:
+        trainer.finish()
+    emitter.close(seal=finish)
     log.close()
     return run

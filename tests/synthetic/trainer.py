@@ -4,8 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from threading import Event as Signal
 
-from pydantic import JsonValue
-
 from esper.events.envelope import EventId
 from esper.events.fields import Event
 from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandFailed, CommandIssued, DecisionRefused, FieldReported
@@ -264,10 +262,10 @@ class Trainer:
         self._report(row, self._say(transition(before, row, "the loss was not finite after its graft"), cause=cause))
         self.emitter.commit()
 
-    def finish(self) -> dict[str, JsonValue]:
-        """Says that the run has ended; the summary for its seal."""
+    def finish(self) -> None:
+        """Says that the run has ended."""
         tails = self.emitter.tails(step=self.memory.step, epoch=self.memory.epoch)
-        metrics = {"loss": self.memory.losses[-1], "accuracy": accuracy(self.memory.epoch)}
+        metrics = {"validation_loss": self.memory.losses[-1], "validation_accuracy": accuracy(self.memory.epoch)}
         self._say(
             RunFinished(
                 metrics=metrics,
@@ -277,12 +275,3 @@ class Trainer:
                 tails=tails,
             )
         )
-        self.emitter.commit()
-        summary: dict[str, JsonValue] = {"validation_loss": self.memory.losses[-1], "validation_accuracy": accuracy(self.memory.epoch)}
-        return {
-            "status": "finished",
-            "task": "digits",
-            "epochs": self.memory.epoch,
-            "parameters": self.memory.parameters(),
-            "metrics": summary,
-        }

@@ -4,12 +4,10 @@ Order of writing everywhere: data durable, then what readers see. Nothing here o
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
-
-from pydantic import JsonValue
 
 from esper.errors import DataError, LogError
 from esper.events.envelope import Record, RunId
@@ -151,7 +149,7 @@ class RunWriter(Log, Protocol):
         """Gives back the space that was kept for a run's last words on a full disk."""
         ...
 
-    def seal(self, summary: Mapping[str, JsonValue]) -> bool:
+    def seal(self) -> bool:
         """Ends the log for good: nothing is appended after it. False when a reader held it open too long; the next holder seals it."""
         ...
 

@@ -10,11 +10,9 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn, Self
-
-from pydantic import JsonValue
 
 from esper.errors import RuleError
 from esper.events import topics
@@ -196,8 +194,8 @@ class Emitter:
         self._log.free_reserve()
         record_failure(self._log, self._clock, self._catch_up, kind, error, where=where, epoch=epoch, step=step)
 
-    def close(self, *, seal: Mapping[str, JsonValue] | None = None) -> None:
-        """Writes what waits and ends the writer thread; with a summary, seals the run. The log stays open.
+    def close(self, *, seal: bool = False) -> None:
+        """Writes what waits and ends the writer thread; seals the run where that is asked for. The log stays open.
 
         Raises LogError when something could not be written; a run is not sealed then. A second call does nothing, nor does one in a forked
         child.
@@ -210,8 +208,8 @@ class Emitter:
             self._report_dropped(0, 0)
         self._end("it is closed")
         self._writer.check()
-        if seal is not None:
-            self._log.seal(seal)
+        if seal:
+            self._log.seal()
 
     def _put(
         self, event: Event | Telemetry, stream: _Stream, epoch: int, step: int, *, cause: EventId | None = None, trace: str | None = None

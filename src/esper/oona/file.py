@@ -50,7 +50,6 @@ class Meta(NamedTuple):
     run: RunId
     writer: str
     created: str
-    summary: str | None
 
 
 @contextmanager
@@ -173,7 +172,7 @@ def read_meta(connection: apsw.Connection, path: Path) -> Meta:
     with explained(path, "read"):
         rows = {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
     try:
-        return Meta(RunId(rows["run"]), rows["writer"], rows["created"], rows.get("summary"))
+        return Meta(RunId(rows["run"]), rows["writer"], rows["created"])
     except KeyError as error:
         raise LogError(f"cannot read {path}: expected {error} in its table meta; the file is damaged") from error
 

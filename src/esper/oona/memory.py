@@ -1,11 +1,8 @@
 """A log in memory: the contract without a disk, for tests and for runs that are not to be kept."""
 
 import threading
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
-
-from pydantic import JsonValue
 
 from esper.errors import LogError
 from esper.events.envelope import TRAINER, Record, RunId
@@ -16,10 +13,10 @@ _FILE = "memory"
 
 
 class MemoryLog:
-    """A `RunWriter` that keeps its records in a list. Threads may read and wait while one appends; `summary` is what it was sealed with."""
+    """A `RunWriter` that keeps its records in a list. Threads may read and wait while one appends."""
 
     def __init__(self, run: RunId, writer: str = TRAINER) -> None:
-        self.summary: Mapping[str, JsonValue] | None = None
+        self.sealed = False
         self._records: list[Record] = []
         self._heads = Heads(run, writer)
         self._grown = threading.Condition()
@@ -40,7 +37,7 @@ class MemoryLog:
 
     def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
         """Adds `records`, all or none. Raises RuleError for records that do not continue the log, LogError once it is sealed."""
-        if self.summary is not None:
+        if self.sealed:
             raise LogError(f"run {self.run} is sealed: expected no record after its end, got {len(records)}")
         heads = reached or self._heads.after(records)
         with self._grown:
@@ -83,9 +80,9 @@ class MemoryLog:
     def free_reserve(self) -> None:
         """Does nothing: memory keeps no reserve."""
 
-    def seal(self, summary: Mapping[str, JsonValue]) -> bool:
+    def seal(self) -> bool:
         """Ends the log for good; True."""
-        self.summary = dict(summary)
+        self.sealed = True
         return True
 
     def close(self) -> None:

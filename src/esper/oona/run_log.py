@@ -5,16 +5,13 @@ append, and closing it there touches nothing, for the file, its locks and its re
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import apsw
-from pydantic import JsonValue
 
 from esper.errors import LogError, RuleError
-from esper.events.codec import decode
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.oona import file, seal
@@ -77,8 +74,7 @@ class RunLog:
     def seal_finished(cls, path: Path) -> bool:
         """True when the finished, unsealed run in folder `path` could be sealed; see `Directory.seal_finished`."""
         with cls.resume(path) as log:
-            summary = log._owned("seal").summary()
-            return summary is not None and log.seal(summary)
+            return any(record.type == RunFinished.KIND for record in log.last()) and log.seal()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -139,13 +135,13 @@ class RunLog:
         """Deletes the reserve file: room for a run's last words on a full disk."""
         self._owned("free the reserve of").reserve.free()
 
-    def seal(self, summary: Mapping[str, JsonValue]) -> bool:
-        """Leaves WAL mode, then marks the run as sealed with `summary`; the log is only read from then on.
+    def seal(self) -> bool:
+        """Leaves WAL mode, then marks the run as sealed; the log is only read from then on.
 
-        False when readers held the file for five seconds: the summary is kept in the file, and `Directory.seal_finished` does the rest.
+        False when readers held the file for five seconds: `Directory.seal_finished` does the rest. Raises RuleError for an empty log.
         """
         self._reader.close()
-        return self._owned("seal").seal(summary)
+        return self._owned("seal").seal()
 
     def close(self) -> None:
         """Lets go of connections, socket, reserve and lock; a second call does nothing."""
@@ -191,25 +187,19 @@ class _Writer:
         self.heads = heads
         self._bell.ring()
 
-    def summary(self) -> Mapping[str, JsonValue] | None:
-        """The summary to seal with: the one that was kept, else what RunFinished says; None for a run that did not finish."""
-        with file.explained(self.path, "read"):
-            row = self._writing("read").execute("SELECT * FROM records ORDER BY row DESC LIMIT 1").fetchone()
-        last = None if row is None else file.to_record(self.meta.run, self.meta.writer, row)
-        if last is None or last.type != RunFinished.KIND:
-            return None
-        said = decode(last).model_dump(mode="json", include={"metrics", "parameters"})
-        return seal.kept_summary(self.meta.summary) or {"status": "finished", **said}
-
-    def seal(self, summary: Mapping[str, JsonValue]) -> bool:
+    def seal(self) -> bool:
         connection = self._writing("seal")
-        seal.keep_summary(connection, self.path, summary)
+        with file.explained(self.path, "read"):
+            ends = connection.execute("SELECT * FROM records WHERE row IN ((SELECT min(row) FROM records), (SELECT max(row) FROM records))")
+            records = [file.to_record(self.meta.run, self.meta.writer, row) for row in ends]
+        if not records:
+            raise RuleError(f"cannot seal {self.path}: expected records, got none")
         sealed = seal.leave_wal(connection, self.path)
         connection.close()
         self._connection = None
         if sealed:
             self.reserve.free()
-            seal.write_mark(self.path.parent, self.heads, summary)
+            seal.write_mark(self.path.parent, self.heads, records[0], records[-1])
             self._bell.ring()
         return sealed
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,9 @@ import apsw
 from pydantic import JsonValue
 
 from esper.errors import DataError, LogError
+from esper.events.codec import decode
+from esper.events.envelope import Record
+from esper.events.kinds.run import RunFinished, RunStarted
 from esper.events.times import read_time, written_time
 from esper.oona import file
 from esper.oona.heads import Heads
@@ -24,18 +27,6 @@ from esper.oona.heads import Heads
 MARK = "sealed"
 LEAVE_WAL_S = 5.0
 _RETRY_S = 0.05
-
-
-def keep_summary(connection: apsw.Connection, path: Path, summary: Mapping[str, JsonValue]) -> None:
-    """Keeps the summary in the file, for whoever seals it if this process cannot."""
-    with file.explained(path, "seal"):
-        connection.execute("INSERT OR REPLACE INTO meta VALUES ('summary', ?)", (json.dumps(summary),))
-
-
-def kept_summary(text: str | None) -> dict[str, JsonValue] | None:
-    """What `keep_summary` kept; None where it kept nothing."""
-    kept = None if text is None else json.loads(text)
-    return kept if isinstance(kept, dict) else None
 
 
 def leave_wal(connection: apsw.Connection, path: Path) -> bool:
@@ -56,9 +47,9 @@ def leave_wal(connection: apsw.Connection, path: Path) -> bool:
         time.sleep(_RETRY_S)
 
 
-def write_mark(folder: Path, heads: Heads, summary: Mapping[str, JsonValue]) -> None:
-    """Makes the mark, durably."""
-    mark = _end_of(heads) | {"summary": dict(summary)}
+def write_mark(folder: Path, heads: Heads, first: Record, last: Record) -> None:
+    """Makes the mark of the run that begins with `first` and ends with `last`, durably."""
+    mark = _end_of(heads) | {"summary": _summary(first, last)}
     draft = folder / (MARK + ".new")
     with file.explained(folder / MARK, "write"):
         with draft.open("w") as target:
@@ -67,6 +58,16 @@ def write_mark(folder: Path, heads: Heads, summary: Mapping[str, JsonValue]) -> 
             os.fsync(target.fileno())
         draft.rename(folder / MARK)
         file.sync_folder(folder)
+
+
+def _summary(first: Record, last: Record) -> dict[str, JsonValue]:
+    """What a list of runs shows; of a run that is no training only that it has ended."""
+    summary: dict[str, JsonValue] = {"status": "finished"}
+    if last.type == RunFinished.KIND:
+        began = decode(first)
+        summary |= {"task": began.task if isinstance(began, RunStarted) else None, "epochs": last.epoch}
+        summary |= decode(last).model_dump(mode="json", include={"parameters", "metrics"})
+    return summary
 
 
 def _end_of(heads: Heads) -> dict[str, JsonValue]:

@@ -94,7 +94,7 @@ class DailyRun:
             try:
                 with self._directory.resume(run) as log:
                     self._end(log)
-                    log.seal({"status": "finished"})
+                    log.seal()
             except EsperError:
                 continue
 

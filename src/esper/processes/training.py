@@ -17,7 +17,6 @@ from types import FrameType
 from typing import NamedTuple
 
 import torch
-from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -297,19 +296,9 @@ class _Work:
 
     def seal(self, finished: RunFinished) -> Trained:
         """Seals the run that has finished."""
-        self._emitter.close(seal=self._summary(finished))
+        self._emitter.close(seal=True)
         self._ended = True
         return Trained(self._run, self.host, finished.metrics)
-
-    def _summary(self, finished: RunFinished) -> dict[str, JsonValue]:
-        tally = self._memory.tally
-        return {
-            "status": "finished",
-            "task": self._recipe.task,
-            "epochs": tally.epoch,
-            "parameters": finished.parameters,
-            "metrics": dict(finished.model_dump(mode="json")["metrics"]),
-        }
 
     def fail(self, error: BaseException) -> None:
         """Says that the run failed and why; the run stays unsealed, for it may be resumed. One that has finished stays finished."""
