@@ -58,7 +58,7 @@ def test_decisions_of_the_last_epoch_alone_are_kept_and_all_are_counted() -> Non
 
 def test_an_outcome_of_a_command_of_the_epoch_before_still_closes_it() -> None:
     writer = begun()
-    told = writer.write(issued(Command.GERMINATE), asked(writer))
+    told = writer.write(issued(Command.GERMINATE, epoch=2), asked(writer))
     writer.epoch = 2
     writer.write(completed(2, tuple(seed_row("layer0", seed, Stage.DORMANT) for seed in range(2))))
     writer.write(CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), told)

@@ -172,6 +172,12 @@ def outcome_of_another(writer: Writer) -> None:
     writer.write(CommandApplied(command=Command.GERMINATE, site="layer0", seed=1), told)
 
 
+def applied_too_late(writer: Writer) -> None:
+    told = writer.write(issued(Command.GERMINATE), asked(writer))
+    writer.epoch = 2
+    writer.write(CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), told)
+
+
 IRREGULAR: list[tuple[Callable[[Writer], object], str]] = [
     (lambda writer: writer.write(started(1)), "the run started a second time"),
     (after_the_end, "esper.decision.missed.v1 came after the run's end"),
@@ -204,6 +210,7 @@ IRREGULAR: list[tuple[Callable[[Writer], object], str]] = [
     (answered_twice, f"a command follows from {RUN}/3, which was answered before"),
     (two_outcomes, f"an outcome follows from {RUN}/4, which is no command without an outcome"),
     (outcome_of_another, f"the outcome of {RUN}/4 is not about its command and seed"),
+    (applied_too_late, f"{RUN}/4 was valid until epoch 1, and was applied after epoch 2"),
     (
         lambda writer: writer.write(CheckpointPruned(checkpoint="epoch-9", reason="old")),
         "checkpoint 'epoch-9' was pruned, and is not kept",

@@ -3,7 +3,7 @@
 A refusal and a command name their decision as cause, an outcome names its command; an answer to nothing is described, and counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
@@ -151,9 +151,17 @@ def came_out(control: Control, record: Record, event: OutcomeEvent) -> tuple[Ans
         row = replace(decision, outcome=outcome, why=why)
         control = replace(control, decisions=control.decisions.with_item(row.moment, row))
     control = replace(control, open_commands=control.open_commands.without(command.moment))
-    same = (event.command, event.site, event.seed) == (command.event.command, command.event.site, command.event.seed)
-    irregular = () if same else (f"the outcome of {command.id} is not about its command and seed",)
-    return Answer(control, irregular), LastCommand(command.moment, command.epoch, command.event.command, outcome, why)
+    return Answer(control, tuple(_misfits(command, record, event))), LastCommand(
+        command.moment, command.epoch, command.event.command, outcome, why
+    )
+
+
+def _misfits(command: CommandRow, record: Record, event: OutcomeEvent) -> Iterator[str]:
+    issued = command.event
+    if (event.command, event.site, event.seed) != (issued.command, issued.site, issued.seed):
+        yield f"the outcome of {command.id} is not about its command and seed"
+    if isinstance(event, CommandApplied) and record.epoch > issued.expires_epoch:
+        yield f"{command.id} was valid until epoch {issued.expires_epoch}, and was applied after epoch {record.epoch}"
 
 
 def next_epoch(control: Control) -> Control:

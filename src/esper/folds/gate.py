@@ -1,8 +1,8 @@
 """The gate: which decisions become commands. Rules are asked in the order of `RULES`; a refusal names the first that is broken.
 
 1. finite: confidence and urgency are numbers in 0..1. legal: the seed exists and the lifecycle table knows the edge. embargo: the
-   slot's embargo is over. stale: the evidence contains the last EpochCompleted. ready: housekeeping waits until the stage's work is done;
-   a reset, which has none, for the embargo alone.
+   slot's embargo is over. stale: the evidence contains the last EpochCompleted. ready: housekeeping waits until the stage's work is done,
+   a reset, which has none, for the embargo alone; whatever ends a seed (cancel, cull) does not wait for it.
 2. confidence, urgency, cap: for adaptations (germinate, graft, fossilize, cull).
 3. frequency: for germinate, graft and fossilize, only after epochs divisible by `adaptation_every`.
 4. cooldown: for germinate, counted from the last germination of an *earlier* epoch, so that the candidates of a race pass together.

@@ -148,14 +148,14 @@ def _run(directory: Directory, one: Listed) -> Check:
             heads = log.heads()
     except EsperError as error:
         return Check(name, "bad", str(error))
+    onward = how_to_go_on(one.run, one.task, f" --log {directory.path}")
     words = f"{sum(head.sequence for head in heads.topics.values())} records, every number and chain is right"
     match one.standing:
         case "live":
             return Check(name, "ok", f"{words}; process {one.holder} writes it")
         case "interrupted":
-            onward = how_to_go_on(one.run, one.task, f" --log {directory.path}")
             return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
-            return Check(name, "warning", f"{words}; finished but not sealed")
+            return Check(name, "warning", f"{words}; finished but not sealed: {onward}")
         case standing:
             return Check(name, "ok", f"{words}; {standing}")
