@@ -1,6 +1,7 @@
 """`esper nissa` starts or says why not: a port that is taken, an address that needs a token, settings with a mistake."""
 
 import socket
+import time
 from pathlib import Path
 from threading import Event
 
@@ -115,7 +116,7 @@ def test_runs_are_counted_by_how_they_stand(tmp_path: Path) -> None:
     with directory.create(machine), directory.create(training), serving(tmp_path) as client:
         # A run's lock is looked at once a second: until then one that nobody writes may pass for live.
         while (progress := client.service.model.progress).interrupted != 1:
-            pass
+            time.sleep(0.01)
         assert (len(progress.live), progress.interrupted, progress.sealed) == (1, 1, 1)
         client.service.collectors.run_once()
         metrics = client.get("/metrics").body.decode()

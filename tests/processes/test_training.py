@@ -4,10 +4,11 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -42,6 +43,21 @@ def directory(tmp_path: Path) -> Directory:
 
 def digests(directory: Directory, run: RunId) -> list[StateDigests]:
     return [epoch.digests for epoch in events(directory, run, EpochCompleted)]
+
+
+class Whole(NamedTuple):
+    """What a run that nothing stopped comes to."""
+
+    digests: list[StateDigests]
+    metrics: Mapping[str, float]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The usual training."""
+    directory = Directory(tmp_path_factory.mktemp("whole"))
+    trained = train(recipe(), settings(), directory, fresh_run_id())
+    return Whole(digests(directory, trained.run), trained.metrics)
 
 
 def handlers() -> Handlers:
@@ -184,14 +200,12 @@ def test_a_signal_stops_after_the_step_under_way_and_the_run_has_no_end(director
     assert handlers() == before
 
 
-def test_what_a_signal_stopped_goes_on_to_the_bits_of_the_run_that_was_not_stopped(directory: Directory) -> None:
-    whole = train(recipe(), settings(), directory, fresh_run_id())
+def test_what_a_signal_stopped_goes_on_to_the_bits_of_the_run_that_was_not_stopped(directory: Directory, whole: Whole) -> None:
     run = fresh_run_id()
     with pytest.raises(Interrupted):
         train(recipe(Acting(3 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))), settings(), directory, run)
     resumed = resume(recipe(Acting(NEVER, burst)), settings(), directory, run)
-    assert digests(directory, run) == digests(directory, whole.run)
-    assert resumed.metrics == whole.metrics
+    assert (digests(directory, run), resumed.metrics) == whole
     assert [one.incarnation for one in events(directory, run, RunResumed)] == [2]
 
 
@@ -210,15 +224,14 @@ DAMAGES: list[tuple[Callable[[Path], object], str | None]] = [  # To the checkpo
 
 @pytest.mark.parametrize(("damage", "older"), DAMAGES)
 def test_where_the_newest_checkpoint_is_not_whole_the_next_older_one_is_gone_back_to(
-    directory: Directory, damage: Callable[[Path], object], older: str | None
+    directory: Directory, whole: Whole, damage: Callable[[Path], object], older: str | None
 ) -> None:
-    whole = train(recipe(), settings(), directory, fresh_run_id())
     run = fresh_run_id()
     with pytest.raises(Interrupted):
         train(recipe(Acting(3 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))), settings(), directory, run)
     damage(directory.checkpoints(run))
     resume(recipe(Acting(NEVER, burst)), settings(), directory, run)
-    assert digests(directory, run) == digests(directory, whole.run)
+    assert digests(directory, run) == whole.digests
     (resumed,) = events(directory, run, RunResumed)
     assert resumed.checkpoint == older
     assert "epoch-000003" in resumed.environment_changes[0]
@@ -321,14 +334,12 @@ def test_a_finished_run_is_not_resumed(directory: Directory) -> None:
         resume(recipe(), settings(epochs=1), directory, trained.run)
 
 
-def test_a_run_that_failed_is_resumed_and_finishes(directory: Directory) -> None:
+def test_a_run_that_failed_is_resumed_and_finishes(directory: Directory, whole: Whole) -> None:
     run = fresh_run_id()
     with pytest.raises(BurstError):
         train(recipe(Acting(2 * STEPS + 2, burst)), settings(), directory, run)
     again = resume(recipe(Acting(NEVER, burst)), settings(), directory, run)
-    whole = train(recipe(), settings(), directory, fresh_run_id())
-    assert again.metrics == whole.metrics
-    assert digests(directory, run) == digests(directory, whole.run)
+    assert (digests(directory, run), again.metrics) == whole
 
 
 # What a log says of its run

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -40,13 +41,19 @@ def build_app(parts: Parts, *, version: str, token: str | None) -> FastAPI:
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Guard, guarded=Guarded(own_names((*settings.names, settings.host)), token, settings.body_limit_bytes))
-    _describe(app, secured=token is not None)
+    routes = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(routes(), secured=token is not None)
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign] # FastAPI's own way; made when it is asked for, as it takes a quarter of a second.
     return app
 
 
-def _describe(app: FastAPI, *, secured: bool) -> None:
-    """Makes the description complete: the problem document, the token, and none of FastAPI's own error models."""
-    described = app.openapi()
+def _completed(described: dict[str, Any], *, secured: bool) -> dict[str, Any]:
+    """FastAPI's description with the problem document and the token, and none of its own error models."""
     parts = described.setdefault("components", {}).setdefault("schemas", {})
     parts["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     parts |= parts["Problem"].pop("$defs", {})
@@ -57,4 +64,4 @@ def _describe(app: FastAPI, *, secured: bool) -> None:
         described["security"] = [{"bearer": []}]
         for path in OPEN:
             described["paths"][path]["get"]["security"] = []
-    app.openapi_schema = described
+    return described

@@ -65,7 +65,11 @@ def seed_epoch(rng_seed: int, epoch: int) -> None:
 
     Python's and numpy's as well: a data set's transforms use whichever their author knew, and a resumed run must draw the same.
     """
-    torch.manual_seed(derive(rng_seed, "epoch", epoch))
+    seed = derive(rng_seed, "epoch", epoch)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)  # The same here, without a trace of the stack for each device that is absent.
     random.seed(derive(rng_seed, "epoch", epoch, "python"))
     np.random.seed(derive(rng_seed, "epoch", epoch, "numpy") % 2**32)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import theilslopes
 
 from esper.events import topics
 from esper.events.kinds.observability import TrendDetected, WindowAggregated
@@ -71,6 +70,8 @@ def test_a_third_of_wild_points_moves_no_slope() -> None:
 
 
 def test_the_interval_is_sen_s() -> None:
+    from scipy.stats import theilslopes  # Takes most of a second to import.
+
     points = [Point(place * 15.0, place + 8 * noise(place)) for place in range(30)]
     slopes = sorted((b.mean - a.mean) / (b.starts_s - a.starts_s) for at, a in enumerate(points) for b in points[at + 1 :])
     found = theil_sen(points, 2.576)
