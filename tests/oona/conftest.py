@@ -7,7 +7,7 @@ import pytest
 
 from esper.oona.contract import RunWriter
 from esper.oona.directory import Directory
-from esper.oona.memory import MemoryLog
+from tests.oona.memory import MemoryLog
 from tests.oona.samples import RUN
 
 

@@ -16,8 +16,8 @@ from esper.events.kinds.telemetry import Heartbeat, StepColumns, StepsMeasured
 from esper.oona.appender import Item, append_items
 from esper.oona.contract import START, Log
 from esper.oona.emitter import Emitter
-from esper.oona.memory import MemoryLog
 from tests.beginnings import run_started
+from tests.oona.memory import MemoryLog
 
 RUN = RunId("01900000-0000-7000-8000-000000000001")
 OTHER = RunId("01900000-0000-7000-8000-000000000002")

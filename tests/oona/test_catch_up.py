@@ -16,7 +16,7 @@ from esper.events.kinds.telemetry import StepsMeasured
 from esper.oona.appender import append_items
 from esper.oona.catch_up import OUTSIDE, CatchUp, DivergedError, catch_up, first_difference
 from esper.oona.emitter import Emitter
-from esper.oona.memory import MemoryLog
+from tests.oona.memory import MemoryLog
 from tests.oona.samples import RUN, command, everything, finished, item, kinds, measure, saved, started, steps, ticking
 
 NEVER_S = 1e6

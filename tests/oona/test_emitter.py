@@ -18,7 +18,7 @@ from esper.events.kinds.telemetry import Heartbeat, ResourcesMeasured, StepsMeas
 from esper.oona.contract import RunWriter
 from esper.oona.emitter import Emitter
 from esper.oona.heads import Heads
-from esper.oona.memory import MemoryLog
+from tests.oona.memory import MemoryLog
 from tests.oona.samples import RUN, command, everything, finished, kinds, measure, setting, steps, ticking
 
 NEVER_S = 1e6

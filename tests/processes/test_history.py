@@ -14,8 +14,8 @@ from esper.events.topics import RUN as RUN_TOPIC
 from esper.folds.run import BlockedError, fold, initial, step
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.oona.memory import MemoryLog
 from esper.processes.history import History, open_run
+from tests.oona.memory import MemoryLog
 from tests.synthetic import EPOCHS, FIRST, ROLLBACK_EPOCH, RUN, SECOND, started, ticking, write_run
 from tests.synthetic import STEPS as STEPS_PER_EPOCH
 

@@ -23,11 +23,11 @@ from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.oona.memory import MemoryLog
 from esper.processes.settings import settings_from
 from esper.processes.training import Recipe, Trained, fresh_run_id, kept_checkpoints, resume, started, train
 from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted, UnstableError
+from tests.oona.memory import MemoryLog
 from tests.processes.recipes import Acting, events, recipe, settings
 from tests.tolaria.worlds import STEPS, batches, perceptron, samples
 

@@ -1,4 +1,4 @@
-"""A log in memory: the contract without a disk, for tests and for runs that are not to be kept."""
+"""A log in memory: the contract without a disk, for tests."""
 
 import threading
 from types import TracebackType
