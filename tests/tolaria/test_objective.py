@@ -1,5 +1,7 @@
 """Losses over batches of any shape: which are taken, what is a batch's size, and what is refused with advice."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,19 @@ def test_every_tensor_of_a_batch_is_moved_and_the_rest_is_kept() -> None:
     assert moved["x"].device.type == moved["pair"][0].device.type == moved["list"][0].device.type == "meta"
     assert (moved["pair"][1], moved["name"]) == (1, "a")
     assert (type(moved["pair"]), type(moved["list"])) == (tuple, list)
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+def test_a_named_tuple_keeps_its_names_and_is_a_pair() -> None:
+    moved = to_device(Pair(X, torch.zeros(5)), torch.device("meta"))
+    assert isinstance(moved, Pair)
+    assert moved.x.device.type == moved.y.device.type == "meta"
+    losses, _ = Supervised(loss_of).measure(perceptron(), Pair(*samples()))
+    assert losses.shape == (20,)
 
 
 def test_supervised_measures_loss_and_metrics_of_one_output() -> None:

@@ -62,12 +62,12 @@ class WholeStep:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch with every tensor on `device`."""
+    """The same batch with every tensor on `device`; named tuples keep their names."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple | list):
         moved = [to_device(part, device) for part in batch]
-        return tuple(moved) if isinstance(batch, tuple) else moved
+        return getattr(batch, "_make", tuple)(moved) if isinstance(batch, tuple) else moved
     if isinstance(batch, Mapping):
         return {name: to_device(part, device) for name, part in batch.items()}
     return batch
