@@ -20,7 +20,7 @@ from esper.errors import DataError, LogError, SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.epoch import EpochCompleted, StateDigests
 from esper.events.kinds.lifecycle import SeedTransitioned
-from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted
+from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.processes.settings import settings_from
@@ -197,6 +197,10 @@ def test_a_signal_stops_after_the_step_under_way_and_the_run_has_no_end(director
     assert events(directory, run, RunFailed) == []
     assert events(directory, run, RunFinished) == []
     assert len(events(directory, run, EpochCompleted)) == 1
+    with directory.open(run) as log:
+        last = log.last()
+    assert last is not None
+    assert last.type == StreamEnded.KIND
     assert handlers() == before
 
 

@@ -184,7 +184,7 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
                 work.trainer.resume(saved.checkpoint, saved.digest)
             finished = work.finish(work.tested(work.trainer.train()))
         except Interrupted:
-            emitter.commit()
+            work.pause()
             raise
         except BaseException as error:
             work.fail(error)
@@ -299,6 +299,11 @@ class _Work:
         self._emitter.close(seal=True)
         self._ended = True
         return Trained(self._run, self.host, finished.metrics)
+
+    def pause(self) -> None:
+        """Ends every telemetry stream: who watches knows by that that the training was stopped on purpose. On disk when it returns."""
+        tally = self._memory.tally
+        self._emitter.tails(epoch=tally.epoch, step=tally.step)
 
     def fail(self, error: BaseException) -> None:
         """Says that the run failed and why; the run stays unsealed, for it may be resumed. One that has finished stays finished."""

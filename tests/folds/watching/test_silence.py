@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from esper.events.fields import Event
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
+from esper.events.topics import STEPS
 from esper.folds.watching.silence import SilenceSettings, SilenceState, Verdict, heard, judge
 from tests.folds.histories import START, started
 from tests.folds.watching.streams import TimedWriter, losses
@@ -53,6 +54,13 @@ def test_a_lock_that_is_free_without_an_end_is_dead_at_once() -> None:
     dead = verdict(after((0, started())), 1, lock_free=True)
     assert said(dead) == ("RunWentSilent", "dead")
     assert dead.since_s == NOW + 1
+
+
+def test_a_run_that_was_stopped_on_purpose_is_not_dead() -> None:
+    state, writer = after((0, started()), (1, losses(1.0))), TimedWriter()
+    event = StreamEnded(last_step=1)
+    record = writer.at(0, event, topic=STEPS)._replace(time=START + timedelta(seconds=2))
+    assert said(verdict(heard(state, record, event), 9999, lock_free=True)) is None
 
 
 @pytest.mark.parametrize("end", [FINISHED, FAILED])

@@ -2,7 +2,8 @@
 
 Whoever hosts this keeps one `SilenceState` a run, tells it of every record (`heard`), and asks now and then (`judge`), writing what comes
 out as the observer's own record. A lock that is free is news only about a run that has been read to its end: look at the lock first, then
-read, then ask; else a run that ended in between is called dead. A run that ended is never silent, until it is resumed.
+read, then ask; else a run that ended in between is called dead. A run that ended is never silent, until it is resumed; nor is one whose
+streams ended, for that is how a training says that it was interrupted on purpose.
 
 Each change is said once. What was silent for long before anybody looked is said too, with its length: whether that still concerns anybody
 is decided where alerts are delivered, by the time of the record, which therefore should be the time at which the silence began to be one
@@ -15,7 +16,7 @@ from typing import Literal, NamedTuple
 from esper.events.envelope import Record
 from esper.events.fields import Event
 from esper.events.kinds.observability import RunHeardAgain, RunWentSilent
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.times import SINCE
 
@@ -55,7 +56,7 @@ def heard(state: SilenceState, record: Record, event: Event) -> SilenceState:
         # The first beats may come before anything else is read: then the run moved when its writer says so.
         moved_s = time_s - event.idle_s if state.moved_s is None else state.moved_s
         return replace(state, heard_s=time_s, moved_s=moved_s)
-    ended = isinstance(event, RunFinished | RunFailed) or (state.ended and not isinstance(event, RunStarted | RunResumed))
+    ended = isinstance(event, RunFinished | RunFailed | StreamEnded) or (state.ended and not isinstance(event, RunStarted | RunResumed))
     return replace(state, heard_s=time_s, moved_s=time_s, ended=ended)
 
 
