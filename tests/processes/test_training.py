@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from esper.errors import DataError, LogError, SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.epoch import EpochCompleted, StateDigests
-from esper.events.kinds.lifecycle import SeedTransitioned
+from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
+from esper.oona.contract import records_of
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.processes.settings import settings_from
@@ -308,6 +309,16 @@ def test_a_run_on_a_stream_that_is_at_another_place_is_not_resumed(directory: Di
     with pytest.raises(SettingsError, match="got a list_iterator: where it stands in its data is not known"):
         resume(recipe(iter(batches())), chosen, directory, run)
     assert events(directory, run, RunResumed) == []
+
+
+def test_what_was_evaluated_before_the_checkpoint_is_cited_by_its_id_after_it(directory: Directory) -> None:
+    run, chosen = fresh_run_id(), settings(epochs=10)
+    with pytest.raises(Interrupted):
+        train(recipe(Acting(9 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))), chosen, directory, run)
+    resume(recipe(Acting(NEVER, burst)), chosen, directory, run)
+    with directory.open(run) as log:
+        *_, evaluated = (record.id for record in records_of(log, frozenset({SeedEvaluated.TOPIC})) if record.type == SeedEvaluated.KIND)
+    assert events(directory, run, EpochCompleted)[-1].system.seeds.evaluated[0] == evaluated
 
 
 def test_a_second_ctrl_c_leaves_at_once(directory: Directory) -> None:

@@ -353,10 +353,8 @@ def test_other_commands_leave_the_cycle_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", [CULL, CANCEL])
 def test_nothing_is_remembered_of_a_life_that_is_over(tmp_path: Path, end: tuple[Adaptation, int]) -> None:
     made = lived(tmp_path, {**TRAINING, 3: [end]}, 2)
-    made.memory.evaluations["0#0"] = EventId("run/1")
     made.end(3)
     assert made.memory.progress.notes == ()
-    assert made.memory.evaluations == {}
 
 
 READY: list[tuple[Script, int, bool]] = [

@@ -86,7 +86,7 @@ def goes_on_the_same(made: Callable[[], World], epochs: Container[int]) -> int:
     for kept in chosen:
         fresh = made()
         torch.manual_seed(99)
-        fresh.trainer.resume(kept.name, kept.digest)
+        fresh.trainer.resume(kept.name, kept.digest, whole.memory.evaluations)
         fresh.trainer.train()
         assert comparable(fresh.journal.said) == comparable(after(whole.journal, kept.name))
     return len(chosen)
@@ -114,7 +114,7 @@ def test_a_run_out_of_patience_is_resumed_at_its_end_without_another_step(tmp_pa
     end = standing_still.memory.tally.checkpoints[-1]
     assert end.epoch < EPOCHS
     again = World(tmp_path, settings=settings, optimizer=lambda parameters: SGD(parameters, lr=0.0))
-    again.trainer.resume(end.name, end.digest)
+    again.trainer.resume(end.name, end.digest, {})
     assert again.trainer.train().stopped_early
     assert again.journal.story == []
 

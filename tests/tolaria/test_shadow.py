@@ -133,7 +133,7 @@ def test_a_seed_that_made_a_value_that_is_not_finite_is_not_evaluated(tmp_path: 
 def test_what_was_evaluated_is_remembered_with_the_id_of_its_event(tmp_path: Path) -> None:
     made, _ = grown(tmp_path, EVALUATING, 7)
     (said,) = examined(made, 8)
-    assert made.memory.evaluations == {"0#0": made.journal.said[-1].id}
+    assert made.memory.evaluations == {(*PLACE, 8): made.journal.said[-1].id}
     evaluation = made.memory.progress.note(*PLACE).evaluation
     assert evaluation is not None
     assert (evaluation.epoch, evaluation.alpha, evaluation.n, evaluation.k) == (8, 1.0, 20, 1)

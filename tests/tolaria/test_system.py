@@ -59,7 +59,7 @@ def test_health_is_what_was_measured_and_absent_where_nothing_was(made: World) -
 
 def test_an_evaluation_is_repeated_with_the_id_of_its_event(made: World) -> None:
     made.memory.progress = made.memory.progress.noted(SITE, 0, evaluation=EVALUATION)
-    made.memory.evaluations = {"0#0": EventId("run/9")}
+    made.memory.evaluations = {(SITE, 0, 3): EventId("run/9")}
     seeds = made.state(5).seeds
     assert seeds.evaluated == ("run/9", None)
     assert (seeds.evaluated_epoch, seeds.evaluated_alpha, seeds.evaluated_n, seeds.evaluated_k) == (

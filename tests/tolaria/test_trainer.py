@@ -328,7 +328,7 @@ def test_what_was_interrupted_goes_on_to_the_same_end(tmp_path: Path) -> None:
         made.run()
     kept = made.memory.tally.checkpoints[-1]
     again = World(tmp_path / "made", script=GROWN, settings=TrainerSettings(epochs=6, checkpoint_every=1))
-    again.trainer.resume(kept.name, kept.digest)
+    again.trainer.resume(kept.name, kept.digest, {})
     again.trainer.train()
     assert [epoch.digests for epoch in completed(again)] == [epoch.digests for epoch in completed(whole)[4:]]
 

@@ -24,8 +24,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from esper.errors import DataError, LogError, SettingsError
 from esper.events import codec
 from esper.events.envelope import Moment, Record, RunId
+from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
-from esper.events.topics import RUN
+from esper.events.topics import LIFECYCLE, RUN
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.finding import Sites, find
 from esper.kasmina.host import Host, SeedOptimizer
@@ -46,6 +47,7 @@ from esper.tolaria.determinism import described, deterministic
 from esper.tolaria.evaluation import Evaluator
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.objective import Batches, Objective
+from esper.tolaria.progress import Evaluations
 from esper.tolaria.settings import GrowthSchedule
 from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler
@@ -154,6 +156,17 @@ def kept_checkpoints(log: Log) -> list[Record]:
     return sorted(saved.values(), key=lambda record: record.moment, reverse=True)
 
 
+def evaluations_in(log: Log) -> Evaluations:
+    """The id of every SeedEvaluated in `log`."""
+    found: Evaluations = {}
+    for record in records_of(log, frozenset({LIFECYCLE})):
+        if record.type == SeedEvaluated.KIND:
+            event = codec.decode(record)
+            assert isinstance(event, SeedEvaluated)
+            found[event.site, event.seed, record.epoch] = record.id
+    return found
+
+
 def started(log: Log) -> RunStarted:
     """How the run began. Raises DataError where the log holds no RunStarted."""
     for record in records_of(log, frozenset({RUN})):
@@ -181,7 +194,7 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
             if saved is None:
                 work.trainer.start(start)
             else:
-                work.trainer.resume(saved.checkpoint, saved.digest)
+                work.trainer.resume(saved.checkpoint, saved.digest, evaluations_in(log))
             finished = work.finish(work.tested(work.trainer.train()))
         except Interrupted:
             work.pause()

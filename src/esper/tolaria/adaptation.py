@@ -315,16 +315,10 @@ class Adapter:
                 progress = progress.noted(*place, loss_before_graft=now.validation_loss).with_new_cycle()
             case _ if to_stage in (Stage.CULLED, Stage.CANCELLED, Stage.DORMANT):
                 progress = progress.without_note(*place)
-                memory.evaluations.pop(slot_name(*place), None)
             case _:
                 pass
         # A plateau is found again after each cycle, be it that a seed was grafted or that none was found worth it.
         memory.progress = progress.with_new_cycle() if command.command is Command.CULL else progress
-
-
-def slot_name(site: str, seed: int) -> str:
-    """The name of a slot where a text is needed: `<site>#<slot>`."""
-    return f"{site}#{seed}"
 
 
 def trace_of(decision: EventId) -> str:

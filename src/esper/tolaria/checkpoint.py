@@ -1,8 +1,8 @@
 """Checkpoints: the whole training state at the start of an epoch, as a JSON manifest and a safetensors file. Nothing is unpickled.
 
 A checkpoint is a folder written under a temporary name, fsynced, then renamed: it is there whole or not at all. Its digest is sha256
-over the manifest's body, which contains the sha256 of the tensors; what names a run or a moment stands beside the body, so that two
-runs of the same training have the same digests.
+over the manifest, which contains the sha256 of the tensors. Nothing in it names a run or a moment, so that two runs of the same training
+have the same digests; ids of events are found again in the log.
 """
 
 import hashlib
@@ -28,11 +28,10 @@ MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
 
 class Snapshot(NamedTuple):
-    """A training state: tensors by name, `body` (all else that numbers depend on), `references` (ids of events)."""
+    """A training state: tensors by name, and `body`: all else that numbers depend on."""
 
     tensors: dict[str, Tensor]
     body: dict[str, JsonValue]
-    references: dict[str, JsonValue]
 
 
 class Saved(NamedTuple):
@@ -55,7 +54,7 @@ def save_checkpoint(folder: Path, name: str, snapshot: Snapshot) -> Saved:
     """
     data = save({key: tensor.detach().cpu().clone().contiguous() for key, tensor in snapshot.tensors.items()})
     body = {"format": FORMAT, "tensors_sha256": hashlib.sha256(data).hexdigest(), **snapshot.body}
-    manifest = json.dumps({"body": body, "references": snapshot.references}, allow_nan=False, indent=1).encode()
+    manifest = json.dumps(body, allow_nan=False, indent=1).encode()
     try:
         _put(folder, name, {TENSORS: data, MANIFEST: manifest})
     except OSError as error:
@@ -84,12 +83,12 @@ def _put(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
 
 def load_checkpoint(folder: Path, name: str, expected_digest: str, device: torch.device) -> Snapshot:
     """The snapshot saved as `name`, verified as `verify_checkpoint` does. Raises DataError, naming the file."""
-    body, references, data = _verified(folder / name, expected_digest)
+    body, data = _verified(folder / name, expected_digest)
     try:
         tensors = load(data)
     except SafetensorError as error:
         raise DataError(f"checkpoint {folder / name / TENSORS}: {error}") from error
-    return Snapshot({key: tensor.to(device) for key, tensor in tensors.items()}, body, references)
+    return Snapshot({key: tensor.to(device) for key, tensor in tensors.items()}, body)
 
 
 def verify_checkpoint(folder: Path, name: str, expected_digest: str) -> None:
@@ -97,11 +96,10 @@ def verify_checkpoint(folder: Path, name: str, expected_digest: str) -> None:
     _verified(folder / name, expected_digest)
 
 
-def _verified(path: Path, expected_digest: str) -> tuple[dict[str, JsonValue], dict[str, JsonValue], bytes]:
+def _verified(path: Path, expected_digest: str) -> tuple[dict[str, JsonValue], bytes]:
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        body = json.loads((path / MANIFEST).read_bytes())
         data = (path / TENSORS).read_bytes()
-        body, references = manifest["body"], manifest["references"]
         digest = _digest(body)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"checkpoint {path}: expected {MANIFEST} and {TENSORS}, whole: {error!r}") from error
@@ -111,7 +109,7 @@ def _verified(path: Path, expected_digest: str) -> tuple[dict[str, JsonValue], d
         raise DataError(f"checkpoint {path / TENSORS}: expected sha256 {body['tensors_sha256'][:16]}, got {found[:16]}")
     if body["format"] != FORMAT:
         raise DataError(f"checkpoint {path}: expected format {FORMAT}, got {body['format']!r}")
-    return body, references, data
+    return body, data
 
 
 def prune_checkpoint(folder: Path, name: str) -> None:

@@ -16,7 +16,7 @@ from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledB
 from esper.kasmina.host import Host
 from esper.tolaria.checkpoint import load_checkpoint, name_of, prune_checkpoint, save_checkpoint
 from esper.tolaria.journal import Journal
-from esper.tolaria.progress import KeptCheckpoint, Memory, Place
+from esper.tolaria.progress import KeptCheckpoint, Memory, Place, Progress, Tally
 from esper.tolaria.snapshots import Scheduler, put_back, take
 
 Reason = Literal["start", "due", "before_grafting", "end"]
@@ -62,8 +62,7 @@ class Keeper:
 
     def restore(self, name: str, digest: str) -> None:
         """Puts everything back as it was when `name` was saved, what is remembered included. Raises DataError where it is not whole."""
-        memory = self._load(name, digest)
-        self._memory.progress, self._memory.tally, self._memory.evaluations = memory.progress, memory.tally, memory.evaluations
+        self._memory.progress, self._memory.tally = self._load(name, digest)
         self._kept(name, digest)
 
     def roll_back(self, reason: str) -> None:
@@ -75,11 +74,10 @@ class Keeper:
             blamed = place = before = None
         tally = self._memory.tally
         target = tally.checkpoints[-1]
-        memory = self._load(target.name, target.digest)
+        progress, _ = self._load(target.name, target.digest)
         self._host.shift_epochs(tally.epoch - target.epoch)
-        self._memory.progress = memory.progress.model_copy(update={"last_adaptation_step": tally.step})
+        self._memory.progress = progress.model_copy(update={"last_adaptation_step": tally.step})
         self._memory.tally = tally.model_copy(update={"rollbacks": tally.rollbacks + 1})
-        self._memory.evaluations = memory.evaluations
         event = RunRolledBack(
             from_epoch=tally.epoch,
             to_epoch=target.epoch,
@@ -125,7 +123,7 @@ class Keeper:
         self._memory.progress = self._memory.progress.without_note(*place)
         self._memory.tally = self._memory.tally.model_copy(update={"reports": (*self._memory.tally.reports, report)})
 
-    def _load(self, name: str, digest: str) -> Memory:
+    def _load(self, name: str, digest: str) -> tuple[Progress, Tally]:
         snapshot = load_checkpoint(self._folder, name, digest, self._device)
         try:
             return put_back(snapshot, self._host, self._optimizer, self._scheduler)

@@ -19,7 +19,7 @@ Place = tuple[str, int]
 
 
 class Evaluation(Part):
-    """The last SeedEvaluated of a life, in numbers; its id stands in the trainer's references."""
+    """The last SeedEvaluated of a life, in numbers; its id is found by its epoch."""
 
     epoch: Count
     alpha: Float
@@ -141,7 +141,8 @@ class Tally(Part):
         return self.model_copy(update={what: {**counts, site: counts.get(site, 0) + 1}})
 
 
-References = dict[str, EventId]
+Evaluations = dict[tuple[str, int, int], EventId]
+"""The ids of SeedEvaluated by site, slot and epoch: those of the whole run, for what was said is not taken back at a rollback."""
 
 
 @dataclass
@@ -150,4 +151,4 @@ class Memory:
 
     progress: Progress
     tally: Tally
-    evaluations: References
+    evaluations: Evaluations

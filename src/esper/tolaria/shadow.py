@@ -5,7 +5,7 @@ from typing import Literal
 
 from esper.events.kinds.lifecycle import SeedEvaluated, Stage
 from esper.kasmina.host import Host
-from esper.tolaria.adaptation import Now, slot_name
+from esper.tolaria.adaptation import Now
 from esper.tolaria.evaluation import Evaluator, Losses, Paired, compare
 from esper.tolaria.journal import Journal
 from esper.tolaria.progress import Evaluation, Memory, Place
@@ -73,7 +73,7 @@ class Examiner:
             metrics_without=dict(pair.without.metrics),
             metrics_with=dict(pair.with_seed.metrics),
         )
-        self._memory.evaluations[slot_name(site, slot)] = self._journal.emit(event, epoch=now.epoch, step=now.step)
+        self._memory.evaluations[site, slot, now.epoch] = self._journal.emit(event, epoch=now.epoch, step=now.step)
         kept = event.model_dump(include={"alpha", "n", "k", "mean", "standard_error", "loss_without", "loss_with"})
         evaluation = Evaluation.model_validate({"epoch": now.epoch, **kept})
         self._memory.progress = self._memory.progress.noted(site, slot, evaluation=evaluation)

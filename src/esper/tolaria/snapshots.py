@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.errors import DataError
 from esper.events.digests import canonical
-from esper.events.envelope import EventId
 from esper.kasmina.host import Host
 from esper.tolaria.checkpoint import Snapshot, flatten_optimizer, restore_optimizer
 from esper.tolaria.plain import from_json, to_json
@@ -54,10 +53,10 @@ def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, memory: 
         "progress": memory.progress.model_dump_json(),
         "tally": memory.tally.model_dump_json(),
     }
-    return Snapshot(tensors, body, {"evaluations": dict(memory.evaluations)})
+    return Snapshot(tensors, body)
 
 
-def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Scheduler | None) -> Memory:
+def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Scheduler | None) -> tuple[Progress, Tally]:
     """Restores everything but the clocks of the caller, and returns what was remembered when the snapshot was taken.
 
     Raises ValueError, RuntimeError or KeyError for a host, optimizer or scheduler that it was not taken of.
@@ -72,13 +71,7 @@ def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Sc
     progress, tally = snapshot.body["progress"], snapshot.body["tally"]
     assert isinstance(progress, str)
     assert isinstance(tally, str)
-    evaluations = snapshot.references["evaluations"]
-    assert isinstance(evaluations, dict)
-    return Memory(
-        progress=Progress.model_validate_json(progress),
-        tally=Tally.model_validate_json(tally),
-        evaluations={slot: EventId(str(event)) for slot, event in evaluations.items()},
-    )
+    return Progress.model_validate_json(progress), Tally.model_validate_json(tally)
 
 
 def _restore_scheduler(scheduler: Scheduler | None, state: object) -> None:

@@ -1,15 +1,12 @@
 """The SystemState of an epoch's end: everything that a policy may know, put together from the host and the trainer's memory."""
 
 from collections import Counter
-from collections.abc import Mapping
 
-from esper.events.envelope import EventId
 from esper.events.kinds.epoch import FieldReportColumns, GateSettings, Measured, SeedColumns, SiteColumns, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.host import Host
 from esper.kasmina.readings import EpochHealth, Health
-from esper.tolaria.adaptation import slot_name
-from esper.tolaria.progress import Place, Progress, Tally
+from esper.tolaria.progress import Evaluations, Place, Progress, Tally
 
 
 def system_state(
@@ -22,12 +19,12 @@ def system_state(
     train: Measured,
     validation: Measured | None,
     ready: frozenset[Place],
-    evaluations: Mapping[str, EventId],
+    evaluations: Evaluations,
     gate: GateSettings,
 ) -> SystemState:
     """The state at the end of `epoch`, and an end to the epoch's measurements of health: to be called once.
 
-    `ready` are the seeds that have finished what their stage is for; `evaluations` are the ids of the last SeedEvaluated, by slot.
+    `ready` are the seeds that have finished what their stage is for; `evaluations` are the ids of every SeedEvaluated that is remembered.
     """
     health = host.epoch_health()
     return SystemState(
@@ -82,7 +79,7 @@ def _seeds(
     *,
     epoch: int,
     ready: frozenset[Place],
-    evaluations: Mapping[str, EventId],
+    evaluations: Evaluations,
 ) -> SeedColumns:
     places = sorted(host.seeds)
     seeds = [host.seeds[place] for place in places]
@@ -109,7 +106,7 @@ def _seeds(
         health_score=tuple(one.health_score for one in measured),
         loss_at_germination=tuple(note.loss_at_germination for note in notes),
         loss_before_graft=tuple(note.loss_before_graft for note in notes),
-        evaluated=tuple(evaluations.get(slot_name(site, slot)) for site, slot in places),
+        evaluated=tuple(evaluations[(*place, one.epoch)] if one else None for place, one in zip(places, found, strict=True)),
         evaluated_epoch=tuple(one.epoch if one else None for one in found),
         evaluated_alpha=tuple(one.alpha if one else None for one in found),
         evaluated_n=tuple(one.n if one else None for one in found),

@@ -33,7 +33,7 @@ from esper.tolaria.evaluation import Evaluator, Losses
 from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
-from esper.tolaria.progress import Memory, Progress, Tally
+from esper.tolaria.progress import Evaluations, Memory, Progress, Tally
 from esper.tolaria.settings import GrowthSchedule, TrainerSettings
 from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler, digests
@@ -118,9 +118,13 @@ class Trainer:
         self._journal.emit(started, epoch=0, step=0)
         self._keeper.save("start")
 
-    def resume(self, checkpoint: str, digest: str) -> None:
-        """Goes back to `checkpoint`, verified; training then catches up with what the journal already has."""
+    def resume(self, checkpoint: str, digest: str, evaluations: Evaluations) -> None:
+        """Goes back to `checkpoint`, verified; training then catches up with what the journal already has.
+
+        `evaluations` are those that the journal has.
+        """
         self._keeper.restore(checkpoint, digest)
+        self._memory.evaluations |= evaluations
         self._adapter.submit_waiting()
 
     def train(self) -> Outcome:

@@ -137,7 +137,7 @@ class CheckpointSaved(Event):
     """Its name under the run's `checkpoints/`."""
     digest: Digest
     size_bytes: Annotated[Count, Field(json_schema_extra=VOLATILE)]
-    """Of its files, which hold ids: one more record before it may make them a byte longer."""
+    """Of its files."""
     reason: Literal["start", "due", "before_grafting", "end"]
     duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
 
