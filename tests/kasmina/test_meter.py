@@ -239,6 +239,18 @@ def test_errors_are_counted_since_the_last_measurement() -> None:
     assert host.seeds["0", 0].errors == 1
 
 
+def test_an_error_that_was_told_is_not_told_again_after_a_restore() -> None:
+    host = host_of(linear_model(), sites="0")
+    into_training(host, "0", 0, "mlp:24")
+    host.state()[0]["0/0/last.bias"].fill_(float("nan"))
+    measured_step(host, "linear", step=1)
+    assert columns_of(host).errors[1] == 1
+    tensors, state = host.state()
+    host.restore({name: tensor.clone() for name, tensor in tensors.items()}, state)
+    measured_step(host, "linear", step=2)
+    assert columns_of(host).errors[1] == 0
+
+
 def test_a_measurement_is_given_once() -> None:
     host = host_of(linear_model())
     assert host.measure_health() is None

@@ -173,6 +173,7 @@ def test_a_refused_decision_changes_nothing_and_names_its_rule(tmp_path: Path) -
     (decision,) = (one for one in made.journal.said if isinstance(one.event, DecisionMade))
     assert (refused.cause, refused.trace) == (decision.id, trace_of(decision.id))
     assert made.journal.kinds() == ["DecisionMade", "DecisionRefused", COMMIT]
+    assert made.state(2).sites.refused == (1,)
     assert stage(made) is Stage.DORMANT
 
 

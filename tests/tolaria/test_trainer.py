@@ -499,9 +499,10 @@ def test_health_is_measured_in_every_epoch_however_short(tmp_path: Path, setting
 
 def test_health_in_telemetry_says_which_seeds_are_ready(tmp_path: Path) -> None:
     made = World(tmp_path, script=GROWN, settings=TrainerSettings(epochs=6)).run()
+    told = [event.health for event in made.journal.measured if isinstance(event, SeedHealthMeasured)]
+    assert [health.seed for health in told] == [(None,), *[(None, 0)] * 5]
+    assert [health.ready[-1] for health in told] == [None, False, False, False, False, True]
     *_, last = (event for event in made.journal.measured if isinstance(event, SeedHealthMeasured))
-    assert last.health.seed == (None, 0)
-    assert last.health.ready == (None, True)
     assert last.last_adaptation_step == 3 * STEPS
 
 

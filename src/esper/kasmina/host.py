@@ -297,7 +297,7 @@ class Host:
             if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
                 self._revive(self._places[slot.site], slot, tensors)
         self._lr, self._measuring = lr, False
-        self._meter.forget()
+        self._meter.forget(slots)
         for place in self._places.values():
             place.slots = [slot for slot in slots if slot.site == place.info.name]
             place.growth.branches = {slot.seed: slot.branch for slot in place.slots if slot.branch is not None}

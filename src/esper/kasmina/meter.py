@@ -23,6 +23,7 @@ from esper.kasmina.sites import Tap
 from esper.kasmina.slots import Slot
 
 MINIMUM_ROWS = 8
+Life = tuple[str, int, int | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +49,7 @@ class Meter:
     _taken: bool = True
     _samples: dict[str, Tensor] = field(default_factory=dict)
     _pressures: dict[str, list[Tensor]] = field(default_factory=dict)
-    _errors: dict[tuple[str, int], int] = field(default_factory=dict)
+    _errors: dict[Life, int] = field(default_factory=dict)
 
     def arm(self, model: nn.Module, places: Iterable[Place]) -> None:
         """From now until `take`, seeds leave samples, and activation functions are watched; the sites listen already."""
@@ -108,10 +109,11 @@ class Meter:
             extra.setdefault(name, {})[statistic] = value
         return extra
 
-    def forget(self) -> None:
-        """Drops everything, for a restore, also in the middle of a step."""
+    def forget(self, slots: Iterable[Slot] = ()) -> None:
+        """Drops everything, for a restore, also in the middle of a step; errors that `slots` have already were told before."""
         self.watch.disarm()
         self.__dict__.update(Meter(self.loss_is_mean).__dict__)
+        self._errors = {_life(slot): slot.errors for slot in slots}
 
     def _site(self, place: Place, taps: list[Tap], scale: float, sound: bool) -> list[Tensor | None]:
         taps = [tap for tap in taps if tap.sample is not None and tap.gradient is not None]
@@ -137,11 +139,15 @@ class Meter:
         return [*_of_units(trace.delta, G, trace.hidden, trace.hidden), None]
 
     def _row(self, slot: Slot) -> Row:
-        new = slot.errors - self._errors.get((slot.site, slot.seed), 0)
-        self._errors[slot.site, slot.seed] = slot.errors
+        new = slot.errors - self._errors.get(_life(slot), 0)
+        self._errors[_life(slot)] = slot.errors
         trace = slot.branch.trace if slot.branch is not None else None
         latency_ms = None if trace is None else trace.latency_ms
-        return Row(slot.site, slot.seed, slot.stage, slot.alpha, max(0, new), slot.recovering, latency_ms)
+        return Row(slot.site, slot.seed, slot.stage, slot.alpha, new, slot.recovering, latency_ms)
+
+
+def _life(slot: Slot) -> Life:
+    return slot.site, slot.seed, slot.life
 
 
 def _of_units(values: Tensor, G: Tensor | None, active: Tensor | None, units: Tensor | None) -> list[Tensor | None]:

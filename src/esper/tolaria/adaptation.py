@@ -173,12 +173,14 @@ class Adapter:
             verdict = judge(decision, view, state.gate)
             view = after(view, decision, verdict, state.gate)
             if isinstance(verdict, Refused):
-                self._refuse(decision_id, verdict, now)
+                self._refuse(decision, decision_id, verdict, now)
             elif isinstance(verdict, Passed):
                 orders.append(self._order(decision, decision_id, verdict.command, now))
         return orders
 
-    def _refuse(self, decision_id: EventId, verdict: Refused, now: Now) -> None:
+    def _refuse(self, decision: DecisionMade, decision_id: EventId, verdict: Refused, now: Now) -> None:
+        if decision.site is not None:
+            self._memory.tally = self._memory.tally.counted("refused", decision.site)
         refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
         self._journal.emit(refusal, epoch=now.epoch, step=now.step, cause=decision_id, trace=trace_of(decision_id))
 

@@ -348,7 +348,8 @@ class Trainer:
         if sample is None:
             return
         last = self._memory.progress.last_adaptation_step
-        ready = dict.fromkeys(self._adapter.ready(self._memory.tally.epoch), True)
+        done = self._adapter.ready(self._memory.tally.epoch)
+        ready = {place: place in done for place in self._host.seeds}
         self._journal.measure(
             SeedHealthMeasured,
             lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last),

@@ -63,9 +63,9 @@ class SiteColumns(Columns):
     effective_rank: MaybeNonNegatives
     gradient_pressure: MaybeNonNegatives
     refused: Counts
-    """Decisions and commands refused here so far."""
+    """Decisions about seeds here, and commands, that were refused so far."""
     failed: Counts
-    """Commands that failed here so far."""
+    """Commands and kernels that failed here so far."""
     blueprints: tuple[Texts, ...]
     """Those that may be tried here now; others would exceed the limit of parameters."""
 
@@ -88,11 +88,11 @@ class SeedColumns(Columns):
     alpha: MaybeFractions
     """The seed's share of the site's output."""
     ready: tuple[bool | None, ...]
-    """Whether the seed has finished what its stage is for."""
+    """Whether the seed has finished what its stage is for; never in FINE_TUNING and FOSSILIZED. Null: the slot is empty."""
     recovering: tuple[bool, ...]
-    """Disabled after a value that was not finite, until it is culled."""
+    """Disabled after a value that was not finite, or left without a kernel, until it is removed."""
     errors: Counts
-    """Values that were not finite since the last measurement."""
+    """Values that were not finite in this life so far; the first disables the seed."""
     activation_variance: MaybeNonNegatives
     gradient_variance: MaybeNonNegatives
     dead_neuron_ratio: MaybeFractions

@@ -36,7 +36,7 @@ class HealthColumns(Columns):
     alpha: MaybeFractions
     """The seed's share of the site's output."""
     ready: tuple[bool | None, ...]
-    """Whether the seed has finished what its stage is for."""
+    """Whether the seed has finished what its stage is for; never in FINE_TUNING and FOSSILIZED. Null: a site's own health."""
     health_score: MaybeFractions
 
 
