@@ -73,8 +73,11 @@ class RunLog:
     @classmethod
     def seal_finished(cls, path: Path) -> bool:
         """True when the finished, unsealed run in folder `path` could be sealed; see `Directory.seal_finished`."""
+        with cls.open(path) as log:
+            if [record.type for record in log.last()] != [RunFinished.KIND]:
+                return False
         with cls.resume(path) as log:
-            return any(record.type == RunFinished.KIND for record in log.last()) and log.seal()
+            return log.seal()
 
     @classmethod
     def open(cls, path: Path) -> Self:
