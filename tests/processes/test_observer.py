@@ -233,6 +233,18 @@ def test_a_run_whose_observer_was_killed_at_its_very_end_is_settled_by_the_next_
     assert is_settled(directory.path / run)
 
 
+def test_a_finished_run_that_its_writer_did_not_seal_is_sealed(growing: Growing) -> None:
+    growing.write()
+    growing.log.close()
+    with growing.observer() as observer:
+        for _ in range(3):
+            observer.turn(0.0)
+            observer._follower._listed_at = 0.0  # Looked at anew, without waiting for the second to pass.
+    entry = growing.directory.entry(growing.run)
+    assert entry is not None
+    assert entry.sealed
+
+
 def test_a_run_that_ended_long_before_anybody_observed_is_left_alone(tmp_path: Path, synthetic_log: Path) -> None:
     shutil.copytree(synthetic_log, tmp_path / "log")
     directory = Directory(tmp_path / "log")

@@ -255,12 +255,12 @@ class Observer:
             self._unsettled.add(name)
 
     def _settle(self, name: RunId) -> None:
-        """Seals the observed file of a sealed run: nothing about it is firing or undelivered."""
-        folder = self._directory.path / name
-        outstanding = 0 if self._deliverer is None else self._deliverer.outstanding(name)
-        if not outstanding and seal.read_mark(folder) is not None:
-            self._unsettled.discard(name)
-            Observed(folder, name).seal()
+        """Seals a finished run that its writer could not seal, and its observed file once nothing about it is firing or undelivered."""
+        if self._deliverer is not None and self._deliverer.outstanding(name):
+            return
+        self._unsettled.discard(name)
+        if self._directory.seal_finished(name):
+            Observed(self._directory.path / name, name).seal()
 
     def _note_outcomes(self) -> None:
         """Writes what became of alerts; what cannot be written now is kept for the next time."""
