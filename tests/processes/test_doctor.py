@@ -124,7 +124,7 @@ def test_a_finished_run_that_is_not_sealed_comes_with_the_command_that_seals_it(
     (finished(tmp_path) / MARK).unlink()
     check = named(tmp_path, "run 7c21ab")
     assert check.verdict == "warning"
-    assert check.answer.endswith(f"finished but not sealed: esper resume 7c21ab --log {tmp_path}")
+    assert check.answer.endswith(f"finished but not sealed, which an observer does: esper observe --log {tmp_path}")
 
 
 def test_a_live_run_names_the_process_that_writes_it(tmp_path: Path) -> None:

@@ -156,6 +156,6 @@ def _run(directory: Directory, one: Listed) -> Check:
         case "interrupted":
             return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
-            return Check(name, "warning", f"{words}; finished but not sealed: {onward}")
+            return Check(name, "warning", f"{words}; finished but not sealed, which an observer does: esper observe --log {directory.path}")
         case standing:
             return Check(name, "ok", f"{words}; {standing}")
