@@ -17,7 +17,7 @@ from esper.oona.directory import Directory
 from tests.synthetic import write_run
 
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=100, database=None)
-settings.register_profile("quick", settings.get_profile("thorough"), max_examples=25)
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=10)
 HERE = Path(__file__).parent
 LONG = ("whole", "kafka")
 gc.disable()

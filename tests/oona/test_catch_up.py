@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
@@ -91,7 +91,6 @@ WHOLE = whole()
 KILLED = cut(WHOLE, 9)  # Epoch 2 is measured, its command issued; no checkpoint of it.
 
 
-@settings(max_examples=60, deadline=None)
 @given(kills=st.lists(st.integers(0, len(everything(WHOLE))), max_size=3))
 def test_a_run_killed_anywhere_and_resumed_says_the_same(kills: list[int]) -> None:
     log = WHOLE

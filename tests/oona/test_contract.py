@@ -60,7 +60,7 @@ def test_no_topics_are_no_records(log: RunWriter) -> None:
     assert log.read(topics=frozenset()) == ((), log.end())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(limit=st.integers(1, 70), chosen=st.none() | st.frozensets(st.sampled_from(TOPICS)))
 def test_pages_of_any_size_and_topics_are_the_log_filtered(log: RunWriter, limit: int, chosen: frozenset[str] | None) -> None:
     if log.heads().moment == 0:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.tamiyo.plateau import plateau
@@ -23,7 +23,6 @@ def second_opinion(losses: list[float], window: int, tolerance: float) -> tuple[
     return 0.5 * math.erfc(-(tolerance - r) / sigma / math.sqrt(2)), float(np.clip(1 - r / (2 * tolerance), 0, 1))
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     losses=st.lists(st.floats(1e-3, 1e3), min_size=12, max_size=40),
     window=st.integers(3, 11),

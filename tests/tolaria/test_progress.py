@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.tamiyo.plateau import plateau
@@ -51,7 +51,6 @@ def test_of_many_losses_the_newest_are_kept_and_one_stands_for_the_rest() -> Non
 LOSS = st.floats(1e-3, 1e3) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -1.0])
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(1e-3, 1e3), min_size=30, max_size=80), st.lists(st.tuples(st.integers(0, 99), LOSS), max_size=2), st.integers(3, 32)
 )

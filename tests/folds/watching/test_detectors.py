@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import DataError
@@ -171,7 +171,6 @@ STORMY = np.concatenate([changed(CALM, 250, lambda x: x * 3, 330), changed(noise
 STORMY[[40, 41, 700]] = math.nan
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(1, len(STORMY) - 1), max_size=30))
 def test_the_cut_of_steps_into_records_makes_no_difference(cut: set[int]) -> None:
     gradient = changed(noise(len(STORMY), seed=2), 500, lambda x: x * 30)
