@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from esper.errors import SettingsError
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import RunStarted
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
-from esper.processes.comparison import compare, static_same
+from esper.processes.comparison import compare, require_comparable, static_same
 from esper.processes.settings import Settings
-from esper.processes.tasks import Split, Task, TensorBatches, perceptron
+from esper.processes.tasks import Split, Task, TensorBatches, cross_entropy, perceptron
 from esper.processes.training import Trained, fresh_run_id, train
 from esper.processes.ways import Entry
 from tests.processes.recipes import events, grafts, recipe, settings
@@ -81,6 +82,12 @@ def test_every_way_of_training_is_a_run_of_its_own(grown: tuple[Directory, Setti
     for entry in entries[1:]:
         assert events(directory, entry.run, SeedTransitioned) == []
         assert events(directory, entry.run, RunStarted)[0].settings["growth.enabled"] is False
+
+
+def test_a_task_without_an_accuracy_is_not_compared() -> None:
+    require_comparable(TASK)
+    with pytest.raises(SettingsError, match="a comparison is by the metric 'accuracy', and the task's metrics are: error"):
+        require_comparable(replace(TASK, metrics={"error": cross_entropy}))
 
 
 def test_a_task_without_a_wider_net_is_compared_with_the_others(grown: tuple[Directory, Settings, Trained]) -> None:

@@ -2,7 +2,9 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +169,20 @@ def test_a_recipe_is_of_the_tasks_host_or_of_another_model_with_an_optimizer_ove
         held = {id(parameter) for group in recipe.optimizer.param_groups for parameter in group["params"]}
         assert held == {id(parameter) for parameter in recipe.model.parameters()}
         assert recipe.optimizer.param_groups[0]["lr"] == 3e-3
+
+
+def test_data_may_be_a_plain_tuple_of_three() -> None:
+    digits = TASKS["digits"]
+    task = replace(digits, data=lambda rng_seed: tuple(digits.data(rng_seed)))  # type: ignore[arg-type,return-value] # Whatever a user gives.
+    recipe = recipe_of(task, settings_from())
+    assert [len(part) for part in (recipe.train, recipe.valid, recipe.test) if isinstance(part, TensorBatches)] == [18, 1, 1]
+
+
+@pytest.mark.parametrize(("data", "found"), [((1, 2), "tuple of 2"), ([1, 2, 3], "list of 3"), (None, "NoneType")])
+def test_data_that_are_no_split_are_refused_by_the_tasks_name(data: Any, found: str) -> None:
+    task = replace(TASKS["digits"], data=lambda _rng_seed: data)
+    with pytest.raises(SettingsError, match=rf"task 'digits': expected its data to be a Split or \(train, valid, test\), got a {found}"):
+        recipe_of(task, settings_from())
 
 
 def test_losses_and_accuracy_are_by_sample() -> None:

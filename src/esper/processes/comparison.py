@@ -11,6 +11,7 @@ from itertools import count
 
 from torch import nn
 
+from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.control import Command
 from esper.folds.lifecycle import IN_TASK_GRAPH
@@ -22,6 +23,15 @@ from esper.processes.settings import Settings, settings_from
 from esper.processes.tasks import Task, recipe_of
 from esper.processes.training import Trained, blueprints_of, train
 from esper.processes.ways import Entry, Way, beside
+
+METRIC = "accuracy"
+
+
+def require_comparable(task: Task) -> None:
+    """Raises SettingsError, before anything is trained, for a task that measures nothing to compare by."""
+    if METRIC not in task.metrics:
+        known = ", ".join(task.metrics) or "none"
+        raise SettingsError(f"task {task.name!r}: a comparison is by the metric {METRIC!r}, and the task's metrics are: {known}")
 
 
 def compare(task: Task, settings: Settings, directory: Directory, grown: Trained, *, say: Callable[[Way], None]) -> Iterator[Entry]:
@@ -71,4 +81,4 @@ def static_same(task: Task, settings: Settings, directory: Directory, grown: Hos
 
 
 def _entry(way: Way, trained: Trained) -> Entry:
-    return Entry(way, trained.run, trained.metrics["test_accuracy"], trained.host.parameters())
+    return Entry(way, trained.run, trained.metrics[f"test_{METRIC}"], trained.host.parameters())

@@ -4,7 +4,7 @@ A task gives data, a host and what it is compared with; the split and the initia
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -89,7 +89,7 @@ class Task:
 
 def recipe_of(task: Task, settings: Settings, *, model: nn.Module | None = None) -> Recipe:
     """The recipe of `task` for the rng seed in `settings`, of its own host or of `model` instead."""
-    split = task.data(settings.trainer.rng_seed)
+    split = _split_of(task, settings.trainer.rng_seed)
     host = task.model(settings.trainer.rng_seed) if model is None else model
     return Recipe(
         task=task.name,
@@ -100,6 +100,15 @@ def recipe_of(task: Task, settings: Settings, *, model: nn.Module | None = None)
         test=split.test,
         objective=Supervised(task.loss, task.metrics),
     )
+
+
+def _split_of(task: Task, rng_seed: int) -> Split:
+    """The task's data; (train, valid, test) of whatever a training takes as batches will do. Raises SettingsError for anything else."""
+    given: object = task.data(rng_seed)
+    if not isinstance(given, tuple) or len(given) != 3:
+        found = f"{type(given).__name__} of {len(given)}" if isinstance(given, Sized) else type(given).__name__
+        raise SettingsError(f"task {task.name!r}: expected its data to be a Split or (train, valid, test), got a {found}")
+    return Split(*given)
 
 
 def find_task(name: str) -> Task:

@@ -112,6 +112,15 @@ def test_a_comparison_that_fails_keeps_nobody_from_the_grown_result(esper: Esper
 
 
 @pytest.mark.whole
+def test_what_cannot_be_compared_is_not_trained(esper: Esper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "digits", replace(TASKS["digits"], metrics={}))
+    said = esper("train", "digits", "--epochs", "1", "--compare", "--log", str(tmp_path / "runs"))
+    assert said.code == 1
+    assert "a comparison is by the metric 'accuracy', and the task's metrics are: none" in said.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

@@ -63,11 +63,13 @@ def _add_observe(parser: argparse.ArgumentParser) -> None:
 def run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Returns 130 where it was stopped; the last line is then the command that resumes it."""
     _load_torch(out)
-    from esper.processes.comparison import compare
+    from esper.processes.comparison import compare, require_comparable
     from esper.processes.tasks import recipe_of
     from esper.processes.training import fresh_run_id, train
 
     task, settings = _task_and_settings(arguments)
+    if arguments.compare:
+        require_comparable(task)
     directory = Directory(log_of(arguments), create=True)
     run = fresh_run_id()
     recipe = recipe_of(task, settings)
