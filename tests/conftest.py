@@ -6,6 +6,7 @@ The half million objects that torch and the tests themselves are made of stay fo
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ def leaves_out(config: pytest.Config, marker: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Whoever leaves whole runs out is in a hurry."""
+    # A shell that starts tests in the background has them ignore Ctrl-C; the processes that tests start must not inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["ESPER_OBSERVE"] = "0"  # No run of a test is observed unless the test asks for it.
     settings.load_profile("quick" if leaves_out(config, "whole") else "thorough")
 

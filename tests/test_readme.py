@@ -63,7 +63,7 @@ def test_a_command_that_runs_until_it_is_interrupted_says_what_it_does_and_ends(
         assert process.stdout is not None
         assert str(tmp_path / "runs") in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=120)
     assert process.returncode in (0, 130), err
     assert "Traceback" not in err
 
