@@ -21,7 +21,12 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Fault:
-    """No fault: every kind changes what it needs to. `at` is the first step that is affected."""
+    """No fault: every kind changes what it needs to. `at` is the first step that is affected.
+
+    detector: what is to find it. horizon: within so many steps, after which it counts as missed.
+    """
+
+    detector, horizon = "", 0
 
     def __init__(self, training: Training, random: np.random.Generator, at: int) -> None:
         self.training, self.random, self.at = training, random, at
@@ -74,6 +79,8 @@ class Fault:
 class LossSpike(Fault):
     """One batch is mislabelled (60 to 100 % of it), or its inputs are noise, 2 to 6 times as large as they should be."""
 
+    detector, horizon = "spike", 20
+
     def strike(self, step: int, batch: Pair) -> Pair:
         if step != self.at:
             return batch
@@ -85,6 +92,8 @@ class LossSpike(Fault):
 class Nan(Fault):
     """One number of one batch is not a number."""
 
+    detector, horizon = "nonfinite", 20
+
     def strike(self, step: int, batch: Pair) -> Pair:
         if step != self.at:
             return batch
@@ -95,6 +104,8 @@ class Nan(Fault):
 
 class Divergence(Fault):
     """The learning rate rises 30 to 200 times within 5 to 100 steps, and stays there."""
+
+    detector, horizon = "divergence", 150
 
     def draw(self) -> None:
         self.factor, self.ramp, self.before = self.between(30, 200), self.between(5, 100), 0.0
@@ -124,6 +135,8 @@ class Scaled(Fault):
 class GradientExplosion(Scaled):
     """Gradients are 30 to 1,000 times too large from one step on."""
 
+    detector, horizon = "explosion", 40
+
     def draw(self) -> None:
         super().draw()
         self.factor = self.between(30, 1000)
@@ -131,6 +144,8 @@ class GradientExplosion(Scaled):
 
 class VanishingGradients(Scaled):
     """Gradients shrink to a hundredth or a ten-thousandth within 1 to 100 steps; or, of tanh, the first layer is saturated at once."""
+
+    detector, horizon = "vanishing", 200
 
     def draw(self) -> None:
         super().draw()
@@ -151,6 +166,8 @@ class VanishingGradients(Scaled):
 class DeadUnits(Fault):
     """The biases of 50 to 90 % of a layer's units are pushed down by 20 within 1 to 60 steps, so that nothing passes the activation."""
 
+    detector, horizon = "dead", 150
+
     def draw(self) -> None:
         layer = self.training.model.get_submodule(self.one_of(*self.training.affine))
         bias = layer.bias
@@ -168,6 +185,8 @@ class DeadUnits(Fault):
 
 class StuckValue(Fault):
     """The loader serves one batch for ever while the optimizer is frozen; or the meter shows one loss for ever."""
+
+    detector, horizon = "stuck", 60
 
     def draw(self) -> None:
         noisy = any(isinstance(module, nn.Dropout) for module in self.training.model.modules())
@@ -196,6 +215,8 @@ class StuckValue(Fault):
 class StepDrift(Fault):
     """From one step on 30 to 60 % of the labels are wrong, or the inputs are drowned in noise, or they lose their scale."""
 
+    detector, horizon = "drift", 150
+
     def draw(self) -> None:
         normalised = any(isinstance(module, nn.BatchNorm2d) for module in self.training.model.modules())
         self.kind = self.one_of("labels", "noise") if normalised else self.one_of("labels", "noise", "scale")
@@ -214,6 +235,8 @@ class StepDrift(Fault):
 class SlowDrift(StepDrift):
     """The same, reached within 300 to 500 steps."""
 
+    detector, horizon = "drift", 650
+
     def draw(self) -> None:
         super().draw()
         self.ramp = self.between(300, 500)
@@ -222,6 +245,8 @@ class SlowDrift(StepDrift):
 class Oscillation(Fault):
     """The learning rate is driven to the edge of stability again and again: raised by 10 to 25 % a step while the loss bears it, and put
     back to a tenth of where it broke when the loss has risen 4 to 8 times, until that has healed."""
+
+    detector, horizon = "oscillation", 300
 
     def draw(self) -> None:
         self.growth, self.bears = 1 + self.random.uniform(0.1, 0.25), self.random.uniform(4.0, 8.0)
@@ -295,8 +320,19 @@ class FaultyBatches:
             yield self.fault.strike(self.step, batch) if self.step >= self.fault.at else batch
 
 
-def with_fault(training: Training, kind: str, rng_seed: int, *, at: int) -> Training:
-    """The training, which the fault strikes at step `at`; drawn for the kind and the rng seed."""
+def fits(kind: str, training: Training) -> bool:
+    """False for a fault that has no effect there: no unit of a tanh dies."""
+    return kind != "dead_units" or bool(training.affine)
+
+
+def with_fault(training: Training, kind: str, rng_seed: int) -> tuple[Training, int]:
+    """The training with the fault in it, as long as it takes to be found, and the step at which it strikes: after 40 to 60 % of it."""
     random = np.random.default_rng([rng_seed, list(FAULTS).index(kind)])
+    at = round(training.steps * random.uniform(0.4, 0.6))
     fault = FAULTS[kind](training, random, at)
+    epochs = math.ceil((at + fault.horizon) / training.epoch_steps)
+    return _faulty(replace(training, epochs=epochs), fault), at
+
+
+def _faulty(training: Training, fault: Fault) -> Training:
     return replace(training, train=FaultyBatches(training.train, fault), objective=FaultyObjective(training.objective, fault))

@@ -145,7 +145,7 @@ def test_a_level_that_stays_becomes_normal() -> None:
 def test_limits_of_a_loss_are_raised_after_an_adaptation(change: str) -> None:
     risen = {
         "spike": changed(CALM, 405, lambda x: x * 1.9, 406),
-        "divergence": changed(CALM, 405, lambda x: x * 1.4),
+        "divergence": changed(CALM, 405, lambda x: x * 1.3),
         "drift": changed(CALM, 405, lambda x: x * 1.12),
         "oscillation": changed(CALM, 400, lambda x: x * np.exp(0.55 * np.sin(np.arange(len(x)) * 2 * np.pi / 24)), 490),
     }[change]

@@ -27,7 +27,7 @@ class DetectorSettings:
     least_spread: float = 0.02
     """No spread is believed to be smaller: training on all data at once has none at all, and would be judged by rounding."""
 
-    spike_spreads: float = 5.0
+    spike_spreads: float = 5.5
     """A spike: one value so many spreads above the median of the last 64."""
 
     spike_factor: float = 1.5
@@ -39,7 +39,7 @@ class DetectorSettings:
     divergence_factor: float = 1.35
     """And at least so many times the baseline."""
 
-    climb_spreads: float = 2.0
+    climb_spreads: float = 1.6
     """Or the median of 31 values so many: what rises less, and stays."""
 
     climb_factor: float = 1.2
@@ -51,7 +51,7 @@ class DetectorSettings:
     explosion_factor: float = 8.0
     """And at least so many times the baseline."""
 
-    vanishing_spreads: float = 3.0
+    vanishing_spreads: float = 2.0
     """Vanishing: the median of 7 gradient norms so many lagged spreads below the baseline."""
 
     vanishing_factor: float = 8.0
