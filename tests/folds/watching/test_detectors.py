@@ -78,6 +78,11 @@ def test_what_is_normal_is_passed_over(loss: FloatArray, gradient: FloatArray | 
     assert names(spans(loss, gradient)) == []
 
 
+def test_a_run_that_goes_wrong_from_the_start_is_found_soon() -> None:
+    _, found = followed(spans(changed(CALM[:60], 30, lambda x: x * np.exp(np.arange(len(x)) / 10))))
+    assert {one.detector for one in found} == {"spike", "divergence"}
+
+
 def test_a_spike_says_what_was_expected_and_how_far_off_it_is() -> None:
     _, (spike,) = followed(spans(changed(CALM, 400, lambda x: x * 0 + 8.0, 401)))
     assert (spike.topic, spike.site, spike.seed, spike.value) == (topics.STEPS, None, None, 8.0)
