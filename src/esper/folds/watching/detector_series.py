@@ -250,9 +250,11 @@ class _Pass:
 
     def _judge_gradient(self, now: "Callable[[], _Now]", rise: float, depth: float, fall: float) -> None:
         limits, series = self.limits, self.series
-        if series.under_way or series.signed or rise >= limits.explosion:
+        if series.signed:
+            return  # What has been negative has no order of magnitude to keep.
+        if series.under_way or rise >= limits.explosion:
             self._explosion(now())
-        if series.under_way or series.signed or depth >= limits.vanishing:
+        if series.under_way or depth >= limits.vanishing:
             self._vanishing(now(), fall)
 
     def _spike(self, now: "_Now") -> None:
@@ -283,7 +285,7 @@ class _Pass:
                 self._begin(now, "divergence", now.low, (level - now.low) / now.noise)
 
     def _explosion(self, now: "_Now") -> None:
-        limit = max(self._distance(self.limits.explosion), self.settings.explosion_spreads * now.noise)
+        limit = max(self.limits.explosion, self.settings.explosion_spreads * now.noise)
         stretch = self.series.under_way.get("explosion")
         if stretch is None and now.y - now.low >= limit:
             rise = self._level(SHORT, now.y) - now.low
@@ -294,7 +296,7 @@ class _Pass:
 
     def _vanishing(self, now: "_Now", fall: float) -> None:
         settings = self.settings
-        limit, spreads = self._distance(self.limits.vanishing) * now.factor, settings.vanishing_spreads * now.noise * now.factor
+        limit, spreads = self.limits.vanishing * now.factor, settings.vanishing_spreads * now.noise * now.factor
         stretch = self.series.under_way.get("vanishing")
         if stretch is None and now.high - now.y >= max(limit, spreads):
             depth = now.high - self._level(SHORT, now.y)

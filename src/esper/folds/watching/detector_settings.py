@@ -32,7 +32,8 @@ class DetectorSettings:
     """A spike: one value so many spreads above the median of the last 64. Clean: 3.9, faulty: 5.9."""
 
     inner_spike_spreads: float = 9.0
-    """The same for a value that is not above where the run began, as a batch of a few hard samples may be. Clean: 6.3, in batches of nine samples."""
+    """The same for a value that is not above where the run began, as a batch of a few hard samples may be. Clean: 6.3, in batches
+    of nine samples."""
 
     spike_factor: float = 1.5
     """And at least so many times that median. Faulty: 3.4."""
@@ -59,8 +60,8 @@ class DetectorSettings:
     """Vanishing: the median of 7 gradient norms so many lagged spreads below the baseline. Faulty: 2.8."""
 
     vanishing_factor: float = 8.0
-    """And at most a share of one in so many of it, also when it is granted the loss's own fall: fitting shrinks gradients too (by 16 within 200
-    steps, clean). With the loss's fall granted, clean: 2.3; the least fault that was tried is 100."""
+    """And at most a share of one in so many of it, also when it is granted the loss's own fall: fitting shrinks gradients too, clean to a
+    sixteenth within 200 steps. With that granted, clean: 2.3; the least fault that was tried is 100."""
 
     drift_slack: float = 1.0
     """Drift is a CUSUM over means of 16 values against the median of earlier ones: what each mean is forgiven, in spreads of such means."""
