@@ -40,7 +40,7 @@ Judge = Callable[[float, "deque[float]"], bool]
 
 
 def beyond_threshold(metric: str) -> Judge:
-    """A loss above 3, a gradient norm above 10 or below 0.001, half of the units dead: what no clean training of seeds 0 to 19 did late."""
+    """A loss above 3, a gradient norm above 10 or below 0.001, half of the units dead: as one writes it beforehand."""
     low, high = {"loss": (-np.inf, 3.0), "gradient_norm": (1e-3, 10.0), "dead_neuron_ratio": (-np.inf, 0.5)}[metric]
     return lambda value, _past: not low <= value <= high
 

@@ -22,9 +22,9 @@ Everything is a recursion over values: how they were grouped into records makes 
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from statistics import median
 from typing import ClassVar, NamedTuple
@@ -169,9 +169,10 @@ def watch(series: Series, values: Sequence[float], factors: Sequence[float], fal
 
 
 class _Limits(NamedTuple):
-    """Factors as distances on the logarithmic scale; `unusual`: spreads from which on a loss is looked at."""
+    """Factors as distances on the logarithmic scale; a loss is looked at from `unusual` spreads and the distance `least` on."""
 
     unusual: float
+    least: float
     spike: float
     divergence: float
     climb: float
@@ -183,7 +184,8 @@ class _Limits(NamedTuple):
 @lru_cache(maxsize=16)
 def _limits(settings: DetectorSettings) -> _Limits:
     return _Limits(
-        min(settings.spike_spreads, settings.divergence_spreads),
+        min(settings.spike_spreads, settings.inner_spike_spreads, settings.divergence_spreads),
+        math.log(min(settings.spike_factor, settings.divergence_factor)),
         math.log(settings.spike_factor),
         math.log(settings.divergence_factor),
         math.log(settings.climb_factor),
@@ -217,12 +219,14 @@ class _Pass:
             centre = series.ordered[known // 2]
             lagged = centre if series.base is None else series.base
             low, high = (centre, lagged) if centre < lagged else (lagged, centre)
-            noise = self._noise(centre)
-            now = partial(_Now, place, value, y, low, high, noise, factor)
+            noise = series.noise
+            if noise is None or series.signed or noise < self.settings.least_spread:
+                noise = self._noise(centre)
+            now = (place, value, y, low, high, noise, factor)
             if series.gradient:
-                self._judge_gradient(now, y - low, high - y, fall)
+                self._judge_gradient(now, fall)
             else:
-                self._judge_loss(now, y - low, noise, factor)
+                self._judge_loss(now)
             below = min(0.0, series.smooth - high)
         series.remember(y)
         if series.count % BLOCK == 0:
@@ -235,27 +239,29 @@ class _Pass:
             least *= max(abs(centre), TINY)
         return max(series.centre_and_spread()[1] if series.noise is None else series.noise, least)
 
-    def _judge_loss(self, now: "Callable[[], _Now]", rise: float, noise: float, factor: float) -> None:
+    def _judge_loss(self, now: "_Plain") -> None:
         limits, series = self.limits, self.series
-        unusual = rise >= limits.unusual * noise and (rise >= min(limits.spike, limits.divergence) or series.signed)
+        _, _, y, low, _, noise, factor = now
+        rise = y - low
+        unusual = rise >= limits.unusual * noise and (rise >= limits.least or series.signed)
         if unusual or series.under_way:
-            self._spike(now())
+            self._spike(_Now(*now))
         if unusual or series.count % EVERY == 0:
-            self._divergence(now())
+            self._divergence(_Now(*now))
         if series.count >= SETTLED:
             swing = self.settings.swing_spreads * noise
             self._oscillation(now, (swing if swing > limits.swing or series.signed else limits.swing) * factor)
         else:
             series.extreme = series.smooth
 
-    def _judge_gradient(self, now: "Callable[[], _Now]", rise: float, depth: float, fall: float) -> None:
+    def _judge_gradient(self, now: "_Plain", fall: float) -> None:
         limits, series = self.limits, self.series
         if series.signed:
             return  # What has been negative has no order of magnitude to keep.
-        if series.under_way or rise >= limits.explosion:
-            self._explosion(now())
-        if series.under_way or depth >= limits.vanishing:
-            self._vanishing(now(), fall)
+        if series.under_way or now[2] - now[3] >= limits.explosion:
+            self._explosion(_Now(*now))
+        if series.under_way or now[4] - now[2] >= limits.vanishing:
+            self._vanishing(_Now(*now), fall)
 
     def _spike(self, now: "_Now") -> None:
         centre, spread = self.series.centre_and_spread()
@@ -305,7 +311,7 @@ class _Pass:
         elif stretch is not None and self.series.count % EVERY == 0:
             self._end_if("vanishing", stretch, self._level(SHORT, now.y) > stretch.level - RECOVERED * limit)
 
-    def _oscillation(self, now: "Callable[[], _Now]", swing: float) -> None:
+    def _oscillation(self, now: "_Plain", swing: float) -> None:
         series = self.series
         away = series.smooth - series.extreme
         if series.direction == 0:
@@ -317,7 +323,7 @@ class _Pass:
             series.direction, series.extreme = -series.direction, series.smooth
             series.reversals.append(series.count)
             if len(series.reversals) >= self.settings.swings:
-                self._begin(now(), "oscillation", now().low, float(len(series.reversals)))
+                self._begin(_Now(*now), "oscillation", now[3], float(len(series.reversals)))
         if series.reversals and series.reversals[0] <= series.count - MEMORY:
             del series.reversals[0]
             if len(series.reversals) < RECOVERED * self.settings.swings:
@@ -400,3 +406,7 @@ class _Now(NamedTuple):
     high: float
     noise: float
     factor: float
+
+
+_Plain = tuple[int, float, float, float, float, float, float]
+"""A `_Now` as it is made for every value: a plain tuple costs a tenth."""

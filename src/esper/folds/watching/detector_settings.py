@@ -1,6 +1,6 @@
 """The limits of the detectors, and where each one comes from.
 
-They were set on trainings of rng seeds 0 to 17 (`benchmarks/trainings.py`, `benchmarks/faults.py`): 119 clean ones of 179,000 steps, and
+They were set on trainings of rng seeds 0 to 25 (`benchmarks/trainings.py`, `benchmarks/faults.py`): 119 clean ones of 179,000 steps, and
 two with each fault in each training that it can harm. "clean" is the furthest that a clean training went, "faulty" the least with which a
 fault was found; a limit lies between them, and where there was room nearer to clean, because real faults may be milder. What came of them
 on rng seeds that no limit was set on stands in docs/detectors.md.
