@@ -4,6 +4,7 @@ Properties are asked the same examples every time, and none of them by the clock
 The half million objects that torch and the tests themselves are made of stay for good, so the garbage collector is told to leave them be.
 """
 
+import atexit
 import gc
 import os
 import signal
@@ -13,9 +14,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-from esper.oona.directory import Directory
-from tests.synthetic import write_run
 
 settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=100, database=None)
 settings.register_profile("quick", settings.get_profile("thorough"), max_examples=10)
@@ -46,11 +44,7 @@ def pytest_collection_finish() -> None:
     """Everything is imported: from here on only what the tests make is collected."""
     gc.freeze()
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    """Lets go of everything, as a process that ends expects."""
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)  # Torch's own libraries take what is frozen at the very end for leaked.
 
 
 @pytest.fixture
@@ -68,6 +62,9 @@ def tmp_path(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def synthetic_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log that holds the finished synthetic run, written once for all tests that only read."""
+    from esper.oona.directory import Directory  # Who only hands out tests to others need not know the log.
+    from tests.synthetic import write_run
+
     path = tmp_path_factory.mktemp("log")
     write_run(Directory(path))
     return path
