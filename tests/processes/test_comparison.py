@@ -14,7 +14,7 @@ from esper.events.kinds.run import RunStarted
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
 from esper.processes.comparison import compare, require_comparable, static_same
-from esper.processes.settings import Settings
+from esper.processes.settings import Settings, settings_from
 from esper.processes.tasks import Split, Task, TensorBatches, cross_entropy, perceptron
 from esper.processes.training import Trained, fresh_run_id, train
 from esper.processes.ways import Entry
@@ -93,7 +93,7 @@ def test_a_task_without_an_accuracy_is_not_compared() -> None:
 def test_a_task_without_a_wider_net_is_compared_with_the_others(grown: tuple[Directory, Settings, Trained]) -> None:
     directory, chosen, trained = grown
     trained = replace(trained, metrics={"test_accuracy": 0.5})
-    short = replace(chosen, trainer=replace(chosen.trainer, epochs=1))
+    short = settings_from(chosen.named(), {"trainer.epochs": 1})
     entries = list(compare(replace(TASK, wider=None), short, directory, trained, say=lambda _way: None))
     assert [entry.way for entry in entries] == ["grown", "host", "static_same"]
     [begun] = events(directory, entries[2].run, RunStarted)

@@ -24,7 +24,7 @@ from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed,
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.settings import settings_from
+from esper.processes.settings import Settings, settings_from
 from esper.processes.training import Recipe, Trained, fresh_run_id, kept_checkpoints, resume, started, train
 from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted, UnstableError
@@ -40,6 +40,10 @@ NEVER = 0
 def directory(tmp_path: Path) -> Directory:
     """An empty log."""
     return Directory(tmp_path / "runs", create=True)
+
+
+def without_growth(epochs: int) -> Settings:
+    return settings_from(settings(epochs=epochs).named(), {"growth.enabled": False})
 
 
 def digests(directory: Directory, run: RunId) -> list[StateDigests]:
@@ -107,7 +111,7 @@ def test_torch_trains_on_as_many_threads_as_are_asked_for_and_is_afterwards_as_i
 
 
 def test_growth_can_be_turned_off(directory: Directory) -> None:
-    chosen = replace(settings(epochs=3), growth=replace(settings().growth, enabled=False))
+    chosen = without_growth(epochs=3)
     trained = train(replace(recipe(), policy=None), chosen, directory, fresh_run_id())
     assert events(directory, trained.run, RunStarted)[0].sites == ()
     assert events(directory, trained.run, SeedTransitioned) == []
@@ -179,7 +183,7 @@ def small(tmp_path: Path) -> Iterator[Directory]:
 
 def test_a_checkpoint_that_finds_the_disk_full_ends_the_run_by_its_name_and_leaves_room_for_the_last_words(small: Directory) -> None:
     run, wide = fresh_run_id(), nn.Sequential(nn.Linear(4, 100_000), nn.GELU(), nn.Linear(100_000, 2))
-    alone = settings_from(settings(epochs=2).named(), {"growth.enabled": False})
+    alone = without_growth(epochs=2)
     with pytest.raises(LogError, match=r"cannot save checkpoint .*epoch-000001: No space left on device"):
         train(replace(recipe(model=wide), policy=None), alone, small, run)
     (failed,) = events(small, run, RunFailed)
@@ -445,7 +449,7 @@ def test_with_an_optimizer_of_its_own_for_seeds_any_will_do(directory: Directory
 
 
 def test_where_nothing_grows_any_optimizer_will_do(directory: Directory) -> None:
-    chosen = replace(settings(epochs=1), growth=replace(settings().growth, enabled=False))
+    chosen = without_growth(epochs=1)
     train(replace(with_optimizer(lambda own: Peculiar(own, "x")), policy=None), chosen, directory, fresh_run_id())
 
 

@@ -27,7 +27,6 @@ from esper.events.kinds.run import CheckpointSaved
 from esper.kasmina.errors import KernelError
 from esper.kasmina.kernels import Compiler, Kernel
 from esper.tolaria.adaptation import trace_of
-from esper.tolaria.settings import GrowthSchedule
 from tests.tolaria.journals import COMMIT, Said, logged
 from tests.tolaria.worlds import (
     ADVANCE,
@@ -53,7 +52,7 @@ WHOLE_LIFE: Script = {**GRAFTED, 6: [ADVANCE], 7: [ADVANCE], 8: [ADVANCE], 9: [F
 
 def world(folder: Path, script: Script, *, compiler: type[Compiler] = Compiler, gate: GateSettings | None = None) -> World:
     """A world whose host has taken one step, so that a seed can germinate."""
-    made = World(folder, script=script, compiler=compiler, schedule=GrowthSchedule(gate=gate or GateSettings()))
+    made = World(folder, script=script, compiler=compiler, gate=gate)
     made.step()
     return made
 

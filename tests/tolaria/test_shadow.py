@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import SeedEvaluated
+from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.objective import Batch, Supervised
-from esper.tolaria.settings import GrowthSchedule
 from tests.tolaria.worlds import ADVANCE, GRAFTED, SITE, TRAINING, Script, World, loss_of, now
 
 PLACE = (SITE, 0)
@@ -32,7 +32,7 @@ class Watching:
         return Supervised(loss_of).measure(model, batch)
 
 
-def grown(folder: Path, script: Script, until: int, *, schedule: GrowthSchedule | None = None) -> tuple[World, Watching]:
+def grown(folder: Path, script: Script, until: int, *, schedule: PolicySettings | None = None) -> tuple[World, Watching]:
     """A world after the end of epoch `until`, its seed with a delta that is not zero."""
     watching = Watching()
     made = World(folder, script=script, schedule=schedule, objective=watching)
@@ -61,7 +61,7 @@ def loss_at(made: World, alpha: float) -> float:
 
 
 def test_a_shadow_validation_tries_every_alpha_and_keeps_the_best(tmp_path: Path) -> None:
-    made, watching = grown(tmp_path, TRAINING, 4, schedule=GrowthSchedule(alphas=(0.2, 0.4, 0.6, 0.8)))
+    made, watching = grown(tmp_path, TRAINING, 4, schedule=PolicySettings(alphas=(0.2, 0.4, 0.6, 0.8)))
     (said,) = examined(made, 5)
     assert watching.alphas == [0.0, *(pytest.approx(alpha) for alpha in (0.2, 0.4, 0.6, 0.8))]
     gains = {alpha: loss_at(made, 0.0) - loss_at(made, alpha) for alpha in (0.2, 0.4, 0.6, 0.8)}

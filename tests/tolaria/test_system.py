@@ -10,7 +10,7 @@ from esper.events.kinds.control import Adaptation, FieldReported
 from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.tolaria.progress import Evaluation
-from esper.tolaria.settings import GrowthSchedule, TrainerSettings
+from esper.tolaria.settings import TrainerSettings
 from tests.tolaria.worlds import CULL, GRAFTED, SITE, TRAINING, World, perceptron
 
 OTHER = (Adaptation.GERMINATE, 1, "lowrank:1")
@@ -21,7 +21,7 @@ EVALUATION = Evaluation(epoch=3, alpha=0.5, n=20, k=3, mean=0.1, standard_error=
 def made(tmp_path: Path) -> World:
     """After epoch 4: slot 0 in GRAFTING, slot 1 GERMINATED and waiting; one step was measured since."""
     script = {**GRAFTED, 4: [OTHER]}
-    world = World(tmp_path, script=script, schedule=GrowthSchedule(gate=GateSettings(cooldown=2)))
+    world = World(tmp_path, script=script, gate=GateSettings(cooldown=2))
     world.step()
     for epoch in range(1, 5):
         world.end(epoch, validation_loss=10.0 - epoch)
@@ -107,7 +107,7 @@ def test_a_slot_that_is_empty_is_neither_ready_nor_not(tmp_path: Path) -> None:
 
 
 def test_an_embargo_stands_in_its_column(tmp_path: Path) -> None:
-    world = World(tmp_path, script={**TRAINING, 3: [CULL]}, schedule=GrowthSchedule(gate=GateSettings(embargo=4)))
+    world = World(tmp_path, script={**TRAINING, 3: [CULL]}, gate=GateSettings(embargo=4))
     world.step()
     for epoch in (1, 2, 3):
         world.end(epoch)
@@ -137,7 +137,7 @@ def test_blueprints_that_would_exceed_the_limit_of_parameters_are_not_to_be_trie
 
 
 def test_epochs_planned_and_limits_are_those_of_the_settings(tmp_path: Path) -> None:
-    world = World(tmp_path, settings=TrainerSettings(epochs=17), schedule=GrowthSchedule(gate=GateSettings(cooldown=9)))
+    world = World(tmp_path, settings=TrainerSettings(epochs=17), gate=GateSettings(cooldown=9))
     state = world.state(2)
     assert (state.epoch, state.epochs_planned, state.gate.cooldown) == (2, 17, 9)
 

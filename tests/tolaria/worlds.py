@@ -14,17 +14,18 @@ from torch.optim import Optimizer
 
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.events.kinds.epoch import Measured, SystemState
+from esper.events.kinds.epoch import GateSettings, Measured, SystemState
 from esper.events.kinds.run import RunStarted
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.errors import KernelError
 from esper.kasmina.host import Host
 from esper.kasmina.kernels import Compiler, Kernel, KernelCache, Order
+from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.adaptation import Adapter, Now, Policy
 from esper.tolaria.evaluation import Evaluator
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised
-from esper.tolaria.settings import GrowthSchedule, TrainerSettings
+from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler
 from esper.tolaria.system import system_state
@@ -140,7 +141,8 @@ class World:
         *,
         script: Script | Policy | None = None,
         settings: TrainerSettings | None = None,
-        schedule: GrowthSchedule | None = None,
+        schedule: PolicySettings | None = None,
+        gate: GateSettings | None = None,
         model: nn.Module | None = None,
         train: Batches | None = None,
         valid: Batches | None = None,
@@ -156,7 +158,7 @@ class World:
     ) -> None:
         self.journal, self.memory = ListedJournal(), fresh_memory()
         self.settings = settings or TrainerSettings(epochs=3)
-        self.schedule = schedule or GrowthSchedule()
+        self.schedule, self.gate = schedule or PolicySettings(), gate or GateSettings()
         self.model = perceptron() if model is None else model
         self.optimizer = optimizer(list(self.model.parameters()))
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
@@ -169,6 +171,7 @@ class World:
             journal=self.journal,
             policy=script if callable(script) else scripted(script or {}),
             schedule=self.schedule,
+            embargo=self.gate.embargo,
             compiler=self.compiler,
             memory=self.memory,
         )
@@ -216,6 +219,7 @@ class World:
             memory=self.memory,
             settings=self.settings,
             schedule=self.schedule,
+            gate=self.gate,
             device=CPU,
             stop=stop,
         )
@@ -247,7 +251,7 @@ class World:
             validation=Measured(loss=1.0, metrics={}, samples=SAMPLES),
             ready=self.adapter.ready(epoch),
             evaluations=self.memory.evaluations,
-            gate=self.schedule.gate,
+            gate=self.gate,
         )
 
     def end(self, epoch: int, validation_loss: float = 1.0) -> None:

@@ -7,25 +7,25 @@ an error that says which exist.
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
-from typing import Literal, cast, get_args, get_origin, get_type_hints
+from typing import Annotated
 
-from pydantic import JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from esper.errors import SettingsError
+from esper.events.fields import Finite, Part, Positive
 from esper.events.kinds.epoch import GateSettings
 from esper.tamiyo.settings import PolicySettings
-from esper.tolaria.settings import TrainerSettings
+from esper.tolaria.settings import Clip, TrainerSettings
 
 Named = dict[str, JsonValue]
 
 
-@dataclass(frozen=True, kw_only=True)
-class GrowthSettings:
+class GrowthSettings(Part):
     """Where and with what a host may grow."""
 
     enabled: bool = True
@@ -37,65 +37,63 @@ class GrowthSettings:
     blueprints: tuple[str, ...] | None = None
     """What seeds may be made of, like "mlp:24"; None: the first set of the layer's kind."""
 
-    slots: int = 4
+    slots: Positive = 4
     """Seeds that may live at one site at a time."""
 
-    max_parameters: float = 2.0
+    max_parameters: Annotated[Finite, Field(ge=1)] = 2.0
     """Growth stops at this many times the host's own parameters; a tiny host needs more room than a large one."""
 
-    seed_lr: float = 2.0
+    seed_lr: Annotated[Finite, Field(gt=0)] = 2.0
     """A seed's learning rate, as a multiple of the host's at its germination. Measured on digits: 1 gives +2.0 points, 2 gives +2.7."""
 
-    clip: float | None = 1.0
+    clip: Clip | None = 1.0
     """Largest gradient norm of each seed, apart from the host's."""
 
-    def __post_init__(self) -> None:
-        # Written so that NaN fails: every comparison with it is false.
-        _require("slots", self.slots, self.slots >= 1, "a whole number of at least 1")
-        _require("max_parameters", self.max_parameters, 1 <= self.max_parameters < math.inf, "a finite number of at least 1")
-        _require("seed_lr", self.seed_lr, 0 < self.seed_lr < math.inf, "a finite number above 0")
-        _require("clip", self.clip, self.clip is None or 0 < self.clip < math.inf, "a finite number above 0, or nothing")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Part):
     """Everything a run is trained by, but for what only code can give: the model, the data, the loss."""
 
-    trainer: TrainerSettings = field(default_factory=TrainerSettings)
-    growth: GrowthSettings = field(default_factory=GrowthSettings)
-    policy: PolicySettings = field(default_factory=PolicySettings)
-    gate: GateSettings = field(default_factory=GateSettings)
-
-    def __post_init__(self) -> None:
-        for name, value in self.gate:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SettingsError(f"setting gate.{name}: expected a finite number, got {value!r}: NaN passes no limit")
+    trainer: TrainerSettings = TrainerSettings()
+    growth: GrowthSettings = GrowthSettings()
+    policy: PolicySettings = PolicySettings()
+    gate: GateSettings = GateSettings()
 
     def named(self) -> Named:
         """Every setting by its dotted name, as JSON; what RunStarted records."""
-        found: Named = {}
-        parts = {"trainer": asdict(self.trainer), "growth": asdict(self.growth), "policy": asdict(self.policy)}
-        for section, values in (parts | {"gate": self.gate.model_dump()}).items():
-            found |= {f"{section}.{key}": list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return found
+        sections = self.model_dump(mode="json")
+        return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def settings_from(*layers: Mapping[str, JsonValue]) -> Settings:
     """The settings that `layers` of dotted names give, later ones first. Raises SettingsError naming the setting."""
-    merged: Named = {}
-    for layer in layers:
-        merged |= layer
     known = Settings().named()
-    for name in merged:
-        if name not in known:
-            raise SettingsError(f"unknown setting {name!r}: expected one of {', '.join(sorted(known))}")
-    parts = {section: _section(section, merged) for section in ("trainer", "growth", "policy")}
-    return Settings(
-        trainer=cast("TrainerSettings", _made(TrainerSettings, parts["trainer"], "trainer")),
-        growth=cast("GrowthSettings", _made(GrowthSettings, parts["growth"], "growth")),
-        policy=cast("PolicySettings", _made(PolicySettings, parts["policy"], "policy")),
-        gate=_gate(_section("gate", merged)),
-    )
+    sections: dict[str, dict[str, object]] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if name not in known:
+                raise SettingsError(f"unknown setting {name!r}{_nearest(name, known)}; there are: {', '.join(sorted(known))}")
+            section, _, key = name.partition(".")
+            sections.setdefault(section, {})[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        settings = Settings.model_validate(sections)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"][:2]))
+        raise SettingsError(f"setting {name}: {_in_words(first['msg'])}, got {first['input']!r}") from error
+    for key, value in settings.gate:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingsError(f"setting gate.{key}: expected a finite number, got {value!r}: NaN passes no limit")
+    return settings
+
+
+def _nearest(name: str, known: Named) -> str:
+    """A hint at what was probably meant; empty where nothing is like it."""
+    meant = [one for one in known if one.endswith(f".{name}")] or get_close_matches(name, known, n=1)
+    return f", perhaps {meant[0]}" if meant else ""
+
+
+def _in_words(message: str) -> str:
+    return re.sub(r"^Input should be (?=greater|less)", "expected a number ", message).replace("Input should be", "expected")
 
 
 def read_toml(path: Path) -> tuple[str | None, Named]:
@@ -124,64 +122,3 @@ def parse_assignment(text: str) -> Named:
         return {name: json.loads(value)}
     except json.JSONDecodeError:
         return {name: value}
-
-
-def _section(section: str, merged: Named) -> Named:
-    prefix = f"{section}."
-    return {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
-
-
-def _made(kind: type[TrainerSettings | GrowthSettings | PolicySettings], values: Named, section: str) -> object:
-    declared = get_type_hints(kind)
-    for key, value in values.items():
-        if not _fits(value, declared[key]):
-            raise SettingsError(f"setting {section}.{key}: expected {_in_words(declared[key])}, got {value!r}")
-    typed = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    try:
-        return kind(**typed)  # type: ignore[arg-type] # checked just above, against what is declared
-    except SettingsError as error:
-        raise SettingsError(f"{section}: {error}") from error
-
-
-def _fits(value: JsonValue, declared: object) -> bool:
-    """Whether `value`, as JSON gives it, is of the type that a setting declares; a whole number is a number, a truth value is none."""
-    if get_origin(declared) is UnionType:
-        return any(_fits(value, one) for one in get_args(declared))
-    if get_origin(declared) is Literal:
-        return value in get_args(declared)
-    if get_origin(declared) is tuple:
-        return isinstance(value, list) and all(_fits(item, get_args(declared)[0]) for item in value)
-    if declared is float:
-        return type(value) in (int, float)
-    return type(value) is declared
-
-
-_WORDS: dict[object, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    type(None): "nothing",
-    tuple[str, ...]: "a list of texts",
-    tuple[float, ...]: "a list of numbers",
-}
-
-
-def _in_words(declared: object) -> str:
-    if get_origin(declared) is UnionType:
-        return ", or ".join(_in_words(one) for one in get_args(declared))
-    return f"one of {', '.join(get_args(declared))}" if get_origin(declared) is Literal else _WORDS[declared]
-
-
-def _gate(values: Named) -> GateSettings:
-    try:
-        return GateSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"setting gate.{key}: {first['msg']}, got {values.get(key)!r}") from error
-
-
-def _require(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise SettingsError(f"setting {name}: expected {expected}, got {value!r}")

@@ -48,7 +48,6 @@ from esper.tolaria.evaluation import Evaluator
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.objective import Batches, Objective
 from esper.tolaria.progress import Evaluations
-from esper.tolaria.settings import GrowthSchedule
 from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler
 from esper.tolaria.trainer import Interrupted, Outcome, Trainer, UnstableError, fresh_memory
@@ -214,13 +213,6 @@ class _Work:
         self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
         memory = self._memory = fresh_memory()
         policy = settings.policy
-        schedule = GrowthSchedule(
-            train_epochs=policy.train_epochs,
-            graft_epochs=policy.graft_epochs,
-            fine_tune_epochs=policy.fine_tune_epochs,
-            alphas=policy.alphas,
-            gate=settings.gate,
-        )
         self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
         host = self.host = _host(recipe, settings)
         self._ended = False
@@ -229,7 +221,8 @@ class _Work:
             host=host,
             journal=emitter,
             policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
-            schedule=schedule,
+            schedule=policy,
+            embargo=settings.gate.embargo,
             compiler=self._compiler,
             memory=memory,
         )
@@ -253,10 +246,11 @@ class _Work:
             journal=emitter,
             adapter=adapter,
             keeper=keeper,
-            examiner=Examiner(host=host, evaluator=evaluator, memory=memory, journal=emitter, schedule=schedule),
+            examiner=Examiner(host=host, evaluator=evaluator, memory=memory, journal=emitter, schedule=policy),
             memory=memory,
             settings=settings.trainer,
-            schedule=schedule,
+            schedule=policy,
+            gate=settings.gate,
             device=recipe.device,
             stop=stop,
         )

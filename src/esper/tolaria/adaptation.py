@@ -31,7 +31,10 @@ from esper.kasmina.kernels import Compiler, Kernel
 from esper.kasmina.kernels import Order as KernelOrder
 from esper.tolaria.journal import Journal
 from esper.tolaria.progress import Memory, Place
-from esper.tolaria.settings import GrowthSchedule
+from esper.tolaria.settings import Schedule
+
+# How long an epoch's end waits for a kernel, which takes milliseconds, before it counts as failed.
+COMPILE_WAIT_S = 60.0
 
 Policy = Callable[[SystemState, EventId], tuple[DecisionMade, ...]]
 
@@ -65,9 +68,9 @@ class Adapter:
     """Turns an epoch's SystemState into applied commands, each step of it in the journal."""
 
     def __init__(
-        self, *, host: Host, journal: Journal, policy: Policy, schedule: GrowthSchedule, compiler: Compiler, memory: Memory
+        self, *, host: Host, journal: Journal, policy: Policy, schedule: Schedule, embargo: int, compiler: Compiler, memory: Memory
     ) -> None:
-        self._host, self._journal, self._policy, self._schedule = host, journal, policy, schedule
+        self._host, self._journal, self._policy, self._schedule, self._embargo = host, journal, policy, schedule, embargo
         self._compiler, self._memory = compiler, memory
 
     # Kernels
@@ -121,7 +124,7 @@ class Adapter:
             failed = codec.decode(record)
             if isinstance(failed, KernelCompileFailed) and failed.key == order.key:
                 raise KernelError(failed.error)
-        return self._compiler.wait(order.key, timeout_s=self._schedule.compile_wait_s)
+        return self._compiler.wait(order.key, timeout_s=COMPILE_WAIT_S)
 
     def _order_of(self, place: Place) -> KernelOrder:
         order = self._host.seeds[place].order
@@ -244,13 +247,13 @@ class Adapter:
 
     def _take_effect(self, command: CommandIssued, now: Now) -> None:
         place = (command.site, command.seed)
-        embargo = now.epoch + self._schedule.gate.embargo if command.command is Command.CULL else None
+        embargo = now.epoch + self._embargo if command.command is Command.CULL else None
         match command.command:
             case Command.GERMINATE:
                 assert command.blueprint is not None
                 self._compiler.submit(self._host.germinate(*place, life=now.epoch, blueprint=command.blueprint))
             case Command.LOAD:
-                kernel = self._compiler.wait(self._order_of(place).key, timeout_s=self._schedule.compile_wait_s)
+                kernel = self._compiler.wait(self._order_of(place).key, timeout_s=COMPILE_WAIT_S)
                 self._host.load(*place, kernel, epoch=now.epoch)
             case other:
                 self._host.apply(other, *place, epoch=now.epoch, ramp_steps=now.ramp_steps, embargo_until=embargo)

@@ -9,13 +9,13 @@ from esper.tolaria.adaptation import Now
 from esper.tolaria.evaluation import Evaluator, Losses, Paired, compare
 from esper.tolaria.journal import Journal
 from esper.tolaria.progress import Evaluation, Memory, Place
-from esper.tolaria.settings import GrowthSchedule
+from esper.tolaria.settings import Schedule
 
 
 class Examiner:
     """Evaluates seeds that are due, says what came out, and remembers it for the next SystemState."""
 
-    def __init__(self, *, host: Host, evaluator: Evaluator, memory: Memory, journal: Journal, schedule: GrowthSchedule) -> None:
+    def __init__(self, *, host: Host, evaluator: Evaluator, memory: Memory, journal: Journal, schedule: Schedule) -> None:
         self._host, self._evaluator, self._memory, self._journal, self._schedule = host, evaluator, memory, journal, schedule
 
     def examine(self, losses: Losses, now: Now) -> None:

@@ -21,7 +21,7 @@ from esper.errors import DataError, EsperError
 from esper.events import codec
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Command
-from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests, SystemState
+from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, StateDigests, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
@@ -34,7 +34,7 @@ from esper.tolaria.journal import Journal
 from esper.tolaria.keeper import Keeper
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
 from esper.tolaria.progress import Evaluations, Memory, Progress, Tally
-from esper.tolaria.settings import GrowthSchedule, TrainerSettings
+from esper.tolaria.settings import Schedule, TrainerSettings
 from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler, digests
 from esper.tolaria.system import system_state
@@ -100,7 +100,8 @@ class Trainer:
         examiner: Examiner,
         memory: Memory,
         settings: TrainerSettings,
-        schedule: GrowthSchedule,
+        schedule: Schedule,
+        gate: GateSettings,
         device: torch.device,
         stop: Callable[[], bool],
     ) -> None:
@@ -108,7 +109,7 @@ class Trainer:
         self._train, self._objective, self._evaluator = train, objective, evaluator
         self._journal, self._memory = journal, memory
         self._adapter, self._examiner, self._keeper = adapter, examiner, keeper
-        self._settings, self._schedule, self._device, self._stop = settings, schedule, device, stop
+        self._settings, self._schedule, self._gate, self._device, self._stop = settings, schedule, gate, device, stop
         self._span = Span()
         self._steps_per_epoch = settings.epoch_steps
         self._measured_step = min(settings.measure_every, self._known_steps() or settings.measure_every)
@@ -308,7 +309,7 @@ class Trainer:
             validation=validation,
             ready=self._adapter.ready(tally.epoch),
             evaluations=self._memory.evaluations,
-            gate=self._schedule.gate,
+            gate=self._gate,
         )
         duration = time.perf_counter() - epoch.started
         completed = EpochCompleted(

@@ -126,9 +126,9 @@ def test_what_cannot_be_compared_is_not_trained(esper: Esper, tmp_path: Path, mo
     [
         (("cifar",), "expected a task, one of digits, mnist1d, or module:attribute; got 'cifar'"),
         (("nowhere:task",), "task 'nowhere:task': ModuleNotFoundError: No module named 'nowhere'"),
-        (("digits", "--set", "trainer.epoch=3"), "unknown setting 'trainer.epoch': expected one of "),
+        (("digits", "--set", "trainer.epoch=3"), "unknown setting 'trainer.epoch', perhaps trainer.epochs; there are: "),
         (("digits", "--set", "gate.cooldown"), "--set: expected name=value, got 'gate.cooldown'"),
-        (("digits", "--epochs", "0"), "setting epochs: expected a whole number of at least 1, got 0"),
+        (("digits", "--epochs", "0"), "setting trainer.epochs: expected a number greater than or equal to 1, got 0"),
         (("absent.toml",), "settings file absent.toml: expected readable TOML"),
     ],
 )
