@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.events.kinds.epoch import GateSettings, Measured, SystemState
+from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, SystemState
 from esper.events.kinds.run import RunStarted
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.errors import KernelError
 from esper.kasmina.host import Host
 from esper.kasmina.kernels import Compiler, Kernel, KernelCache, Order
+from esper.kasmina.randomness import derive
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.adaptation import Adapter, Now, Policy
 from esper.tolaria.evaluation import Evaluator
@@ -269,3 +270,19 @@ def now(epoch: int, validation_loss: float | None = 1.0, *, epochs_left: int = 5
 def started() -> RunStarted:
     """How the run begins."""
     return run_started(parameters=23)
+
+
+def completed(made: World) -> list[EpochCompleted]:
+    return made.journal.of(EpochCompleted)
+
+
+class InEpoch:
+    """Batches that are changed in some epochs; an epoch is known by torch's seed."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor], *epochs: int) -> None:
+        self._change, self._seeds = change, {derive(0, "epoch", epoch) for epoch in epochs}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        changed = torch.initial_seed() in self._seeds
+        for inputs, targets in batches():
+            yield (self._change(inputs) if changed else inputs), targets

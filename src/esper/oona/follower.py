@@ -170,7 +170,7 @@ class Follower:
     def _ask(self, name: RunId, run: _Followed) -> Batch | None:
         folder = self._directory.path / name
         sealed = seal.read_mark(folder) is not None
-        if not run.may_bring(_look(folder)) and (run.faulty or not sealed):
+        if not run.may_bring(look_at(folder, FILE)) and (run.faulty or not sealed):
             self._release(name)
             return None
         try:
@@ -208,10 +208,10 @@ def _is_read(mark: str, position: Position | None, *, skip: bool) -> bool:
     return skip if position is None else 0 < seal.records_of(mark) <= position.row(FILE)
 
 
-def _look(folder: Path) -> Look:
-    """Sizes and times of the run's files; but for an empty WAL, which any reader may leave behind."""
+def look_at(folder: Path, file: str) -> Look:
+    """Sizes and times of a SQLite file and its WAL; but for an empty WAL, which any reader may leave behind."""
     found: list[tuple[int, int]] = []
-    for name in (FILE, FILE + "-wal"):
+    for name in (file, file + "-wal"):
         try:
             status = (folder / name).stat()
         except OSError:

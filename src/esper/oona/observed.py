@@ -197,6 +197,14 @@ def _end(connection: apsw.Connection) -> int:
     return int(ends[0][0])
 
 
+def observed_records(folder: Path, run: RunId, topic: str) -> Iterator[Record]:
+    """The derived records of `topic` of the run in `folder` that stand there now, oldest first, a page at a time."""
+    position: Position | None = None
+    while (page := read_observed(folder, run, position, topics=frozenset({topic}))).records:
+        yield from page.records
+        position = page.position
+
+
 def _at(row: int) -> Position:
     return Position(((FILE, row),))
 

@@ -8,9 +8,8 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertPending, AlertResolved, AlertSuppressed
-from esper.oona.contract import Position
 from esper.oona.directory import Directory
-from esper.oona.observed import is_observed, is_settled, read_observed
+from esper.oona.observed import is_observed, is_settled, observed_records
 
 Status = Literal["pending", "firing", "resolved"]
 _STATUS: dict[type[AlertPending] | type[AlertFiring] | type[AlertResolved], Status] = {
@@ -50,7 +49,7 @@ class AlertLine:
 
 def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
     """Every alert of `run`, in the order in which they began."""
-    return _lines(run, _records(directory, run))
+    return _lines(run, observed_records(directory.path / run, run, topics.ALERTS))
 
 
 def current_alerts(directory: Directory) -> Iterator[AlertLine]:
@@ -59,13 +58,6 @@ def current_alerts(directory: Directory) -> Iterator[AlertLine]:
         folder = directory.path / run
         if is_observed(folder) and not is_settled(folder):
             yield from (line for line in alerts_of(directory, run) if line.status != "resolved")
-
-
-def _records(directory: Directory, run: RunId) -> Iterator[Record]:
-    position: Position | None = None
-    while (page := read_observed(directory.path / run, run, position, topics=frozenset({topics.ALERTS}))).records:
-        yield from page.records
-        position = page.position
 
 
 def _lines(run: RunId, records: Iterable[Record]) -> tuple[AlertLine, ...]:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 
-from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.nissa.delivery.deliverer import Deliverer
 from esper.nissa.delivery.handlers.build import build_handlers
@@ -15,6 +14,7 @@ from esper.nissa.delivery.settings import DEFAULT, DeliverySettings, parse_deliv
 from esper.nissa.delivery.trial import Trial, try_out
 from esper.oona.directory import Directory
 from esper.processes.observer import Outcomes
+from esper.processes.written import text_of
 
 DELIVERY = "delivery.toml"
 
@@ -24,16 +24,8 @@ def delivery_settings(directory: Directory, path: Path | None = None) -> Deliver
 
     Raises SettingsError, with the line, for the first mistake.
     """
-    where = directory.path / DELIVERY if path is None else path
-    try:
-        text = where.read_text()
-    except FileNotFoundError:
-        if path is not None:
-            raise SettingsError(f"expected delivery settings at {path}, got nothing") from None
-        return DEFAULT
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read the delivery settings at {where}: {error}") from error
-    return parse_delivery(text, os.fspath(where))
+    found = text_of(path, directory.path / DELIVERY, "delivery settings")
+    return DEFAULT if found is None else parse_delivery(found[0], os.fspath(found[1]))
 
 
 def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[Deliverer, Outcomes]:

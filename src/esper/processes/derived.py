@@ -7,18 +7,16 @@ then, for an observer may open it once more.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from esper.events.envelope import Record, RunId
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
-from esper.oona.follower import RECENT_S
+from esper.oona.follower import RECENT_S, Look, look_at
 from esper.oona.observed import FILE, end_of_observed, is_settled, read_observed
 
 SWEEP_S = 10.0
 LOOK_S = 1.0
 _PAGE = 1000
-_Look = tuple[tuple[int, int], ...]
 
 
 @dataclass(slots=True)
@@ -26,7 +24,7 @@ class _Place:
     """One observed file: how far it was read, and what it looked like then."""
 
     position: Position | None = None
-    look: _Look = ()
+    look: Look = ()
     changed_at: float = 0.0
     settled: bool = False
 
@@ -72,7 +70,7 @@ class DerivedFollower:
 
     def _read(self, run: RunId) -> tuple[Record, ...]:
         folder = self._directory.path / run
-        look = _look(folder)
+        look = look_at(folder, FILE)
         place = self._places.setdefault(run, _Place()) if look else self._places.get(run)
         now = time.monotonic()
         if place is None or (look == place.look and now > place.changed_at + RECENT_S):
@@ -85,15 +83,3 @@ class DerivedFollower:
         if len(page.records) < _PAGE:
             place.look, place.settled = look, settled
         return page.records
-
-
-def _look(folder: Path) -> _Look:
-    found: list[tuple[int, int]] = []
-    for name in (FILE, FILE + "-wal"):
-        try:
-            status = (folder / name).stat()
-        except FileNotFoundError:
-            continue
-        if status.st_size:
-            found.append((status.st_size, status.st_mtime_ns))
-    return tuple(found)

@@ -37,14 +37,13 @@ from esper.oona import seal
 from esper.oona.contract import START, Position, records_between, records_of
 from esper.oona.directory import Directory
 from esper.oona.follower import Batch, Follower
-from esper.oona.observed import Observed, Saved, is_observed, is_settled, read_observed
+from esper.oona.observed import Observed, Saved, is_observed, is_settled, observed_records
 from esper.processes.watch import Watch, fold, own_id
 
 Outcome = AlertNotified | AlertSuppressed
 Outcomes = SimpleQueue[tuple[RunId, Outcome]]
 _OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
 _OUTCOMES = frozenset({AlertNotified.KIND, AlertSuppressed.KIND})
-_ALERTS = frozenset({topics.ALERTS})
 _LAST_DELIVERY_S = 5.0
 
 
@@ -174,15 +173,11 @@ class Observer:
         """Tells the deliverer what was derived before, and what became of it."""
         assert self._deliverer is not None
         for run in runs:
-            folder = self._directory.path / run
-            position: Position | None = None
-            while (page := read_observed(folder, run, position, topics=_ALERTS)).records:
-                for record in page.records:
-                    if record.type in _OFFERED:
-                        self._deliverer.offer(record)
-                    elif record.type in _OUTCOMES:
-                        self._deliverer.settled(record)
-                position = page.position
+            for record in observed_records(self._directory.path / run, run, topics.ALERTS):
+                if record.type in _OFFERED:
+                    self._deliverer.offer(record)
+                elif record.type in _OUTCOMES:
+                    self._deliverer.settled(record)
 
     def _take(self, batch: Batch) -> None:
         run = self._open(batch.run)
@@ -222,7 +217,7 @@ class Observer:
         try:
             saved = observed.saved()
             watch, state_to = self._loaded(name, saved)
-            own = own_records(self._directory.path / name, name) if state_to == START else ()
+            own = observed_records(self._directory.path / name, name, topics.OBSERVERS) if state_to == START else ()
             with self._directory.open(name) as log:
                 fold(watch, records_between(log, state_to, saved.derived_to), own)
                 again = [record for topic in watch.unblock() for record in records_of(log, frozenset({topic}))]
@@ -358,13 +353,3 @@ def _started(settings: WatchSettings) -> ObserverStarted:
     written = form(settings)
     assert isinstance(written, dict), "settings are written as an object"
     return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)
-
-
-def own_records(folder: Path, run: RunId) -> tuple[Record, ...]:
-    """What observers said of a run by themselves, oldest first."""
-    found: list[Record] = []
-    position: Position | None = None
-    while (page := read_observed(folder, run, position, topics=frozenset({topics.OBSERVERS}))).records:
-        found += page.records
-        position = page.position
-    return tuple(found)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-from esper.errors import DataError, LogError, SettingsError
+from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
+from esper.events.topics import OBSERVERS
 from esper.folds.watching.rule_files import parse_rules
 from esper.folds.watching.rules import Rule
 from esper.folds.watching.stream import WatchSettings
@@ -17,11 +18,12 @@ from esper.nissa.delivery.handlers.build import build_handlers
 from esper.oona.contract import START, records_between
 from esper.oona.directory import Directory
 from esper.oona.lock import Lock
-from esper.oona.observed import Observed, is_observed, is_settled
+from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 from esper.processes.delivering import delivery_settings, make_deliverer
 from esper.processes.duty import LEAVE_AFTER_S, LOCK, serve
-from esper.processes.observer import Observer, ObserverSettings, own_records
+from esper.processes.observer import Observer, ObserverSettings
 from esper.processes.watch import Watch, fold
+from esper.processes.written import text_of
 
 RULES = "alerts.toml"
 
@@ -36,15 +38,7 @@ def rules_of(directory: Directory, path: Path | None = None) -> tuple[Rule, ...]
 
     Raises SettingsError, with the line, for the first mistake.
     """
-    where = directory.path / RULES if path is None else path
-    try:
-        text = where.read_text()
-    except FileNotFoundError:
-        if path is not None:
-            raise SettingsError(f"expected alert rules at {path}, got nothing") from None
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read the alert rules at {where}: {error}") from error
+    text, where = text_of(path, directory.path / RULES, "alert rules") or ("", Path(RULES))
     return parse_rules(text, os.fspath(where), builtin_rules())
 
 
@@ -138,7 +132,7 @@ def _rebuilt(directory: Directory, run: RunId, settings: WatchSettings) -> Rebui
     with Observed(folder, run) as observed, directory.open(run) as log:
         saved = observed.saved()
         watch = Watch(run, settings)
-        fold(watch, records_between(log, START, saved.derived_to), own_records(folder, run))
+        fold(watch, records_between(log, START, saved.derived_to), observed_records(folder, run, OBSERVERS))
         before = _digest(run, settings, saved.state) if saved.state is not None and saved.state_to == saved.derived_to else None
         observed.save((), saved.derived_to, watch.to_bytes())
         if settled:

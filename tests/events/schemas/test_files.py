@@ -1,6 +1,5 @@
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,12 @@ import pytest
 
 from esper.events.catalogue import KINDS, kinds_of
 from esper.events.cloudevents import headers
-from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.envelope import Record
 from esper.events.schemas import files
 from esper.events.schemas.__main__ import drift, main
 from esper.events.topics import TOPICS
 from tests.events import sample_files
+from tests.events.examples import EXAMPLE
 
 COMMITTED = Path(__file__).parents[3] / "schemas"
 MADE = files()
@@ -78,21 +78,8 @@ def test_schema_describes_fields_by_their_docstrings() -> None:
     assert properties["rng_seed"]["description"] == "The number that every random stream of the run begins from."
 
 
-RECORD = Record(
-    id=EventId("run/7"),
-    run=RunId("run"),
-    topic="system.events.run",
-    writer="trainer",
-    sequence=3,
-    fact=5,
-    moment=Moment(7),
-    generation=0,
-    incarnation=1,
+RECORD = EXAMPLE._replace(
     type="esper.run.started.v1",
-    time=datetime(2026, 3, 1, tzinfo=UTC),
-    epoch=2,
-    step=40,
-    cause=EventId("run/6"),
     trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     chain=bytes(32),
     data=b"{}",
