@@ -36,6 +36,14 @@ def test_make_knows_every_target_in_the_readme(command: str) -> None:
 
 
 @pytest.mark.whole
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if "argparse" in path.read_text()))
+def test_every_benchmark_starts_from_anywhere(tmp_path: Path, name: str) -> None:
+    done = run([sys.executable, str(ROOT / "benchmarks" / name), "--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout
+
+
+@pytest.mark.whole
 def test_every_esper_command_in_the_readme_works_in_order(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("esper ") and command.split()[1] not in UNTIL_INTERRUPTED]
     assert [command.split()[1] for command in commands][:2] == ["train", "runs"]
