@@ -2,7 +2,9 @@
 
 import math
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from esper.events.kinds.observability import (
     AlertNotified,
     AlertResolved,
     AlertSuppressed,
+    AnomalyDetected,
     FoldBlocked,
     ObserverStarted,
     RunWentSilent,
@@ -29,6 +32,7 @@ from esper.nissa.delivery.settings import parse_delivery
 from esper.oona.directory import Directory
 from esper.oona.heads import Draft
 from esper.oona.observed import FILE, Observed, is_settled
+from esper.oona.run_log import FILE as LOG
 from esper.processes.delivering import make_deliverer
 from esper.processes.history import History
 from esper.processes.observer import Observer
@@ -268,6 +272,53 @@ def test_a_fact_of_a_newer_version_stops_its_topic_and_says_so_once(growing: Gro
     assert any(
         event.rule == "fold-blocked" for event in map(decode, read(growing.directory, growing.run)) if isinstance(event, AlertFiring)
     )
+
+
+def write_without(growing: Growing, lost: Record) -> None:
+    """Writes the run and takes `lost` out of the file, as damage does."""
+    growing.write()
+    with closing(sqlite3.connect(growing.log.path / LOG)) as connection, connection:
+        connection.execute("DELETE FROM records WHERE topic = ? AND sequence = ?", (lost.topic, lost.sequence))
+
+
+def steps_of(records: tuple[Record, ...]) -> list[Record]:
+    return [record for record in records if record.topic == topics.STEPS]
+
+
+def test_telemetry_that_is_missing_is_an_anomaly_and_a_warning_that_ends_and_blocks_nothing(
+    growing: Growing, records: tuple[Record, ...]
+) -> None:
+    lost = steps_of(records)[1]
+    write_without(growing, lost)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    said = [decode(record) for record in read(growing.directory, growing.run)]
+    assert not any(isinstance(event, FoldBlocked) for event in said)
+    assert [(event.topic, event.value) for event in said if isinstance(event, AnomalyDetected) and event.detector == "missing"] == [
+        (lost.topic, 1.0)
+    ]
+    about = [event for event in said if isinstance(event, AlertFiring | AlertResolved) and event.rule == "steps-missing"]
+    assert [(type(event), event.severity) for event in about] == [(AlertFiring, "warning"), (AlertResolved, "warning")]
+
+
+def test_telemetry_that_is_missing_before_its_streams_end_raises_no_alert_for_nothing_could_end_it(
+    growing: Growing, records: tuple[Record, ...]
+) -> None:
+    write_without(growing, steps_of(records)[-2])
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    said = [decode(record) for record in growing.derived()]
+    assert any(isinstance(event, AnomalyDetected) and event.detector == "missing" for event in said)
+    assert not any(isinstance(event, AlertFiring) and event.rule == "steps-missing" for event in said)
+
+
+def test_missing_telemetry_is_told_once_however_often_the_observer_is_killed(growing: Growing, records: tuple[Record, ...]) -> None:
+    write_without(growing, steps_of(records)[1])
+    for _ in range(2):
+        observer = growing.observer(replace(SETTINGS, state_every_s=1e9))
+        observer.turn(0.0)
+        abandon(observer)
+    assert sum(isinstance(event, AnomalyDetected) and event.detector == "missing" for event in map(decode, growing.derived())) == 1
 
 
 def test_a_run_from_which_nothing_comes_raises_an_alert_once_and_ends_it_when_it_is_heard_again(growing: Growing) -> None:

@@ -61,8 +61,9 @@ class Watch:
 
     def take(self, record: Record) -> tuple[Record, ...]:
         """What follows from the next record of the run's log: derived records, dead letters, or the one that says what blocks a topic."""
-        if record.topic in self.blocked:
-            return ()
+        return () if record.topic in self.blocked else self._taken(record, 0)
+
+    def _taken(self, record: Record, missing: int) -> tuple[Record, ...]:
         verdict = admit(self._guard, record)
         if isinstance(verdict, Expired):
             verdict = admit(verdict.guard, record)
@@ -78,7 +79,7 @@ class Watch:
         self._guard = verdict.guard
         self._anchor = _Anchor(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
         self.silence = silence.heard(self.silence, record, event)
-        return self._followed(record, event)
+        return self._followed(record, event, missing)
 
     def says(self, event: Event, identity: EventId, time: datetime) -> tuple[Record, ...]:
         """The observer's own record of `event`, caused by the last record that was taken, and what follows from it."""
@@ -126,31 +127,30 @@ class Watch:
         blocked, self.blocked = self.blocked, {}
         return blocked
 
-    def _followed(self, record: Record, event: Event) -> tuple[Record, ...]:
-        found = [*self._stepped(record.topic, record, event)]
+    def _followed(self, record: Record, event: Event, missing: int) -> tuple[Record, ...]:
+        found = [*self._stepped(record.topic, record, event, missing)]
         if isinstance(event, RunFinished | RunFailed):
             for topic in sorted(self._states):
                 if topic != record.topic and stream.ended_by_run(topic):
                     found += self._stepped(topic, record, event)
         return tuple(found)
 
-    def _stepped(self, topic: str, record: Record, event: Event) -> tuple[Record, ...]:
+    def _stepped(self, topic: str, record: Record, event: Event, missing: int = 0) -> tuple[Record, ...]:
         if topic not in self._settings.watched:
             return ()
         state = self._states.get(topic) or stream.initial(topic)
-        self._states[topic], derivations = stream.step(state, record, event, self._settings)
+        self._states[topic], derivations = stream.step(state, record, event, self._settings, missing)
         return stream.derived(record, derivations, self._settings.settings_digest, WRITER)
 
     def _conflict(self, record: Record, dropped: Drop) -> tuple[Record, ...]:
         return self._block(record, dropped.what) if dropped.reason is Reason.CONFLICT else ()
 
     def _missing(self, record: Record, hole: Hole) -> tuple[Record, ...]:
-        """A log that was read in order has no holes: what is missing is gone. Telemetry goes on behind it, facts stop."""
-        reason = f"sequences {hole.from_} to {hole.to} are missing"
+        """A log that was read in order has no holes: what is missing is gone. Facts stop; telemetry goes on and says how much."""
         if record.fact is not None:
-            return self._block(record, reason)
+            return self._block(record, f"sequences {hole.from_} to {hole.to} are missing")
         self._guard = hole.guard.passed_over(record.run, record.topic)
-        return (*self._says_of(record, FoldBlocked(topic=record.topic, sequence=hole.from_, reason=reason)), *self.take(record))
+        return self._taken(record, hole.to - hole.from_ + 1)
 
     def _not_understood(self, record: Record, guard: Guard, reason: str) -> tuple[Record, ...]:
         if record.fact is not None:
@@ -173,12 +173,9 @@ class Watch:
     def _block(self, record: Record, reason: str) -> tuple[Record, ...]:
         assert record.sequence is not None, "only records of the run's own writer are taken"
         self.blocked[record.topic] = record.sequence
-        return self._says_of(record, FoldBlocked(topic=record.topic, sequence=record.sequence, reason=reason))
-
-    def _says_of(self, record: Record, event: FoldBlocked) -> tuple[Record, ...]:
-        """Its id follows from the record that blocks, not from the process that met it: met again, it is said once."""
-        identity = EventId(hashlib.sha256(f"{WRITER}\x1f{record.id}\x1f{event.topic}\x1f{event.sequence}".encode()).hexdigest()[:32])
-        return self.says(event, identity, record.time)
+        # Its id follows from the record that blocks, not from the process that met it: met again, it is said once.
+        identity = EventId(hashlib.sha256(f"{WRITER}\x1f{record.id}\x1f{record.topic}\x1f{record.sequence}".encode()).hexdigest()[:32])
+        return self.says(FoldBlocked(topic=record.topic, sequence=record.sequence, reason=reason), identity, record.time)
 
     def to_bytes(self) -> bytes:
         """All of it as JSON, to be saved with the position that it stands at."""

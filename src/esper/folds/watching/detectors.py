@@ -29,7 +29,8 @@ from esper.folds.watching.series import Readings, readings
 __all__ = ["DETECTORS", "AnomalyKey", "DetectorSettings", "DetectorState", "active", "detect", "from_form", "initial", "step", "to_form"]
 
 NONFINITE = "nonfinite"
-DETECTORS = frozenset((NONFINITE, "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"))
+MISSING = "missing"
+DETECTORS = frozenset((NONFINITE, MISSING, "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"))
 """Their names, as AnomalyDetected and rules have them."""
 MOST_METRICS = 128
 """Metrics that may be not finite at a time: those of more are left out."""
@@ -81,6 +82,13 @@ def step(state: DetectorState, topic: str, read: Readings, settings: DetectorSet
     # In the order of steps: how they were grouped into records makes no difference to what is said.
     found.sort(key=lambda pair: (pair[1].place, pair[0], pair[1].detector))
     return Detected(DetectorState(series, None, broken), tuple(_of_run(topic, metric, one) for metric, one in found))
+
+
+def missing(topic: str, count: int) -> AnomalyDetected:
+    """The anomaly of `count` records of telemetry that were written and are not there any more."""
+    return AnomalyDetected(
+        topic=topic, detector=MISSING, metric="records", site=None, seed=None, value=float(count), expected=0.0, score=float(count)
+    )
 
 
 def active(state: DetectorState) -> frozenset[AnomalyKey]:

@@ -36,7 +36,7 @@ from esper.folds.watching.series import METRICS, Readings, readings
 from esper.folds.watching.trends import TrendSettings, TrendState
 from esper.folds.watching.windows import WindowSettings, WindowState
 
-RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 1, "bounds": 1, "alerts": 1}
+RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 1, "missing": 1, "bounds": 1, "alerts": 1}
 """What derives events here, by name; a version is raised when the same records would give other events."""
 
 BOUND = "bound"
@@ -99,8 +99,10 @@ def ended_by_run(topic: str) -> bool:
     return topic != topics.RUN and topics.is_fact(topic)
 
 
-def step(state: TopicState, record: Record, event: Event, settings: WatchSettings) -> tuple[TopicState, tuple[Derivation, ...]]:
-    """`state` after `record`, which holds `event`, and what follows from it.
+def step(
+    state: TopicState, record: Record, event: Event, settings: WatchSettings, missing: int = 0
+) -> tuple[TopicState, tuple[Derivation, ...]]:
+    """`state` after `record`, which holds `event`, and what follows from it; so many records of telemetry before it are `missing`.
 
     Raises RuleError for a record of another topic, unless it is the run's end and the topic ends with it.
     """
@@ -113,6 +115,11 @@ def step(state: TopicState, record: Record, event: Event, settings: WatchSetting
     found: tuple[AnomalyDetected, ...] = ()
     if topic in METRICS:
         state, found = _measured(state, time_us, read, settings, made)
+        if missing:
+            lost = detectors.missing(topic, missing)
+            made.append(("missing", (lost,)))
+            # A stream that ends ends its alerts: one that began with its last record would never end.
+            found = found if ends else (*found, lost)
     rules = settings.rules_of.get(topic, ())
     # What ends lasts no longer.
     seen = Seen(topic, time_us, event, read, found, frozenset() if ends else _lasting(state, rules), ends)
