@@ -12,9 +12,7 @@ No global random number is drawn in here: orders are compiled on a thread beside
 import hashlib
 import json
 import os
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
@@ -35,7 +33,6 @@ from esper.kasmina.branch import Branch
 from esper.kasmina.errors import KernelError
 
 CHECKS = ("shapes at batch 1 and 2", "zero delta at birth", "finite forward and backward", "two equal forwards")
-IN_MEMORY = 64
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -79,7 +76,6 @@ class Kernel:
 
     order: Order
     digest: str
-    path: Path
     characterization: Characterization
     from_cache: bool
     duration_ms: float
@@ -111,57 +107,31 @@ def parameter_count(spec: str) -> int:
 
 
 class KernelCache:
-    """A folder of kernels, `<key>.safetensors` each, with a small memory cache in front.
+    """A folder of kernels, `<key>.safetensors` each.
 
-    Any number of threads and processes may use it: a rename replaces a file by an equal one. `hits`, `misses` and `rebuilt` count since
-    it was opened.
+    Any number of threads and processes may use it: a rename replaces a file by an equal one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.hits = self.misses = self.rebuilt = 0
-        self._memory: OrderedDict[str, Kernel] = OrderedDict()
-        self._lock = threading.Lock()
         path.mkdir(parents=True, exist_ok=True)
 
     def get(self, order: Order) -> Kernel | None:
-        """The kernel of `order` if its file is there and verifies; a damaged one is counted in `rebuilt` and answered with None."""
-        with self._lock:
-            held = self._memory.get(order.key)
-        if held is not None:
-            self.hits += 1
-            return held
-        path = self._file(order)
-        if not path.exists():
-            self.misses += 1
-            return None
+        """The kernel of `order` if its file is there and verifies, else None."""
         try:
-            kernel = _read(order, path)
+            return _read(order, self._file(order))
         except KernelError:
-            self.rebuilt += 1
             return None
-        self.hits += 1
-        self._keep(kernel)
-        return kernel
 
     def put(self, order: Order, tensors: dict[str, Tensor], characterization: Characterization, duration_ms: float) -> Kernel:
         """The kernel of `order`, durable when this returns. Raises KernelError; the key then stands for a whole kernel or for none."""
-        digest, path = _digest(order, tensors), self._file(order)
+        digest = _digest(order, tensors)
         fields: dict[str, str] = {"spec": order.spec, "rng_seed": str(order.rng_seed), "dtype": order.dtype, "digest": digest}
-        payload = save(tensors, fields | {"characterization": json.dumps(asdict(characterization))})
-        _write(path, payload)
-        kernel = Kernel(order, digest, path, characterization, from_cache=False, duration_ms=duration_ms, tensors=tensors)
-        self._keep(kernel)
-        return kernel
+        _write(self._file(order), save(tensors, fields | {"characterization": json.dumps(asdict(characterization))}))
+        return Kernel(order, digest, characterization, from_cache=False, duration_ms=duration_ms, tensors=tensors)
 
     def _file(self, order: Order) -> Path:
         return self.path / f"{order.key}.safetensors"
-
-    def _keep(self, kernel: Kernel) -> None:
-        with self._lock:
-            self._memory[kernel.key] = kernel
-            while len(self._memory) > IN_MEMORY:
-                self._memory.popitem(last=False)
 
 
 def compile_kernel(order: Order, cache: KernelCache) -> Kernel:
@@ -169,7 +139,7 @@ def compile_kernel(order: Order, cache: KernelCache) -> Kernel:
     started = time.perf_counter()
     cached = cache.get(order)
     if cached is not None:
-        return replace(cached, from_cache=True, duration_ms=1e3 * (time.perf_counter() - started))
+        return replace(cached, duration_ms=1e3 * (time.perf_counter() - started))
     branch = empty_branch(order.spec, DTYPES[order.dtype])
     branch.set_alpha(0.0)
     initialise(branch.features, branch.last, order.rng_seed)
@@ -191,8 +161,9 @@ def check(branch: Branch, order: Order) -> Characterization:
         if not torch.equal(delta, branch.body(x)[1]):
             raise KernelError(f"expected two equal forwards: {order.spec}")
         _check_backward(branch, x, order)
+    characterization = _measure(branch, order)
     branch.train()
-    return _measure(branch, order)
+    return characterization
 
 
 def _check_backward(branch: Branch, x: Tensor, order: Order) -> None:
@@ -205,7 +176,6 @@ def _check_backward(branch: Branch, x: Tensor, order: Order) -> None:
 
 def _measure(branch: Branch, order: Order) -> Characterization:
     x = probe(order.spec, 1, order.rng_seed, DTYPES[order.dtype])
-    branch.eval()
     with torch.no_grad():
         flops = _flops(branch, x)
         laps = []
@@ -213,7 +183,6 @@ def _measure(branch: Branch, order: Order) -> Characterization:
             started = time.perf_counter()
             branch.body(x)
             laps.append(1e3 * (time.perf_counter() - started))
-    branch.train()
     parameters = list(branch.parameters())
     size = sum(p.numel() * p.element_size() for p in parameters)
     return Characterization(sum(p.numel() for p in parameters), flops, size, min(laps))
@@ -269,7 +238,7 @@ def _read(order: Order, path: Path) -> Kernel:
         raise KernelError(f"expected a kernel in {path.name}, got a damaged file: {error!r}") from error
     if _digest(order, tensors) != digest:
         raise KernelError(f"expected the kernel of {order.key} in {path.name}: these tensors are not its")
-    return Kernel(order, digest, path, characterization, from_cache=True, duration_ms=0.0, tensors=tensors)
+    return Kernel(order, digest, characterization, from_cache=True, duration_ms=0.0, tensors=tensors)
 
 
 class Compiler:
@@ -288,27 +257,15 @@ class Compiler:
         if order.key not in self._orders:
             self._orders[order.key] = self._thread.submit(compile_kernel, order, self.cache)
 
-    def done(self, key: str) -> bool:
-        """True if `wait` would not wait. For display only: whether a kernel is done in time decides nothing."""
-        return self._order(key).done()
-
     def wait(self, key: str, timeout_s: float) -> Kernel:
         """The kernel of a submitted order; raises what compiling it raised, KernelError when it is not there in time."""
+        if key not in self._orders:
+            raise RuleError(f"expected the key of a submitted order, got {key!r}")
         try:
-            return self._order(key).result(timeout_s)
+            return self._orders[key].result(timeout_s)
         except LateError as error:
             raise KernelError(f"expected kernel {key[:12]} within {timeout_s:g} s, it is still being compiled") from error
-
-    def forget(self, key: str) -> None:
-        """Drops an order that nobody will wait for."""
-        self._orders.pop(key, None)
 
     def close(self) -> None:
         """Ends the thread after the order it is at."""
         self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _order(self, key: str) -> Future[Kernel]:
-        future = self._orders.get(key)
-        if future is None:
-            raise RuleError(f"expected the key of a submitted order, got {key!r}")
-        return future
