@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +14,18 @@ from esper.events import topics
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import StreamEnded
-from esper.folds.watching.detectors import DETECTORS, AnomalyKey, DetectorState, active, detect, from_form, initial, step, to_form
+from esper.folds.watching.detectors import (
+    DETECTORS,
+    AnomalyKey,
+    DetectorSettings,
+    DetectorState,
+    active,
+    detect,
+    from_form,
+    initial,
+    step,
+    to_form,
+)
 from esper.folds.watching.series import FloatArray, Readings
 from tests.folds.watching.made_up import SETTINGS, followed, names, noise, spans
 
@@ -140,7 +150,7 @@ def test_an_abnormal_stretch_is_announced_once_and_active_while_it_lasts() -> No
 
 
 def test_a_level_that_stays_becomes_normal() -> None:
-    quick = replace(SETTINGS, accepted_after=100)
+    quick = DetectorSettings(accepted_after=100)
     state, found = followed(spans(changed(noise(1000), 400, lambda x: x * 3)), quick)
     assert active(state) == frozenset()
     assert [one.detector for one in found].count("divergence") == 1
@@ -232,7 +242,7 @@ def test_readings_of_another_topic_are_watched_under_that_topic() -> None:
 def test_a_metric_that_has_been_negative_has_no_order_of_magnitude_to_lose() -> None:
     column = changed(noise(600) - 1.0, 400, lambda x: x * 50)
     read = Readings(np.arange(1, 601), {"metric.slope": column}, {"metric.slope": np.ones(600, dtype=bool)}, None, None, None)
-    assert step(initial(), topics.STEPS, read, replace(SETTINGS, losses=(), gradients=("metric.slope",))).found == ()
+    assert step(initial(), topics.STEPS, read, DetectorSettings(losses=(), gradients=("metric.slope",))).found == ()
 
 
 def test_so_many_metrics_that_are_not_finite_are_left_out() -> None:

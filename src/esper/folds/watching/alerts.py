@@ -17,10 +17,12 @@ later, if it still holds when there is room. `AlertState.full` says so, and `str
 import math
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from esper.events.digests import digest_of
-from esper.events.fields import Event, Float
+from esper.events.fields import Event, Float, Part
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved, AnomalyDetected
 from esper.events.times import MICROSECOND, SINCE, written_time
 from esper.folds.watching import conditions
@@ -31,11 +33,10 @@ from esper.folds.watching.series import Readings
 AlertEvent = AlertPending | AlertFiring | AlertResolved
 
 
-@dataclass(frozen=True, slots=True)
-class AlertSettings:
+class AlertSettings(Part):
     """How many alerts of one topic are kept at once, pending and firing."""
 
-    most: int = 1024
+    most: Annotated[int, Field(ge=2, le=65_536)] = 1024
 
 
 class Alert(NamedTuple):

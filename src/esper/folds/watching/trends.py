@@ -12,37 +12,44 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from esper.events.fields import CONFIG, Float
+from esper.events.fields import CONFIG, Finite, Float, Part, Positive
 from esper.events.kinds.observability import TrendDetected, WindowAggregated
 
 Finding = Literal["rising", "falling", "plateau", "limit_ahead"]
 LIMITS = (("disk_free_ratio", 0.0), ("memory_used_ratio", 1.0), ("gpu.*.memory_used_ratio", 1.0))
 
 
-@dataclass(frozen=True, slots=True)
-class TrendSettings:
+class TrendSettings(Part):
     """How often trends are looked for, over how many windows, and what counts as one."""
 
-    every_s: int = 60
-    points: int = 32
-    """The newest windows of a metric that a trend is over; a metric that none of as many saw is forgotten."""
-    least: int = 8
+    every_s: Positive = 60
+    points: Annotated[int, Field(ge=3, le=256)] = 32
+    """The newest windows of a metric that a trend is over, all pairs compared; a metric that none of as many saw is forgotten."""
+    least: Annotated[int, Field(ge=3, validate_default=True)] = 8
     """Fewer windows than this show nothing."""
-    deviations: float = 2.576
+    deviations: Annotated[Finite, Field(gt=0, le=10)] = 2.576
     """Half the width of the interval in standard deviations of the normal distribution: 99 %."""
-    plateau_share: float = 0.01
+    plateau_share: Annotated[Finite, Field(ge=0, le=1)] = 0.01
     """What does not matter: a change over the span below this share of the metric's size."""
-    forecast_s: int = 3600
+    forecast_s: Positive = 3600
     """How far ahead a limit is looked for."""
-    limits: tuple[tuple[str, float], ...] = LIMITS
+    limits: tuple[tuple[str, Finite], ...] = LIMITS
     """Metrics, or families of them with a star, and the value that they must not reach."""
-    metrics: int = 128
+    metrics: Annotated[int, Field(ge=1, le=4096)] = 128
     """So many metrics of one topic are followed: those that appear after so many are left out."""
+
+    @field_validator("least")
+    @classmethod
+    def _within_points(cls, least: int, info: ValidationInfo) -> int:
+        points = info.data.get("points", least)  # Absent where it was refused itself.
+        if least > points:
+            raise ValueError(f"expected at most the {points} of points: a trend is over no more windows than that")
+        return least
 
 
 class Point(NamedTuple):

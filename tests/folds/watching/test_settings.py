@@ -1,0 +1,51 @@
+"""What no run can be watched by is refused by name when the settings are made."""
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from esper.events.fields import Part
+from esper.folds.watching.alerts import AlertSettings
+from esper.folds.watching.detectors import DetectorSettings
+from esper.folds.watching.silence import SilenceSettings
+from esper.folds.watching.trends import TrendSettings
+from esper.folds.watching.windows import WindowSettings
+
+IMPOSSIBLE: list[tuple[type[Part], str, object]] = [
+    (WindowSettings, "length_s", 0),
+    (WindowSettings, "length_s", 86_401),
+    (WindowSettings, "length_s", 15.0),
+    (WindowSettings, "metrics", 0),
+    (TrendSettings, "every_s", 0),
+    (TrendSettings, "points", 257),
+    (TrendSettings, "points", 7),
+    (TrendSettings, "least", 33),
+    (TrendSettings, "deviations", 0.0),
+    (TrendSettings, "plateau_share", -0.1),
+    (TrendSettings, "limits", (("disk_free_ratio", math.inf),)),
+    (AlertSettings, "most", 1),
+    (SilenceSettings, "dead_after_s", 19.9),
+    (SilenceSettings, "dead_after_s", math.nan),
+    (SilenceSettings, "dead_after_s", 601.0),
+    (SilenceSettings, "idle_after_s", math.inf),
+    (SilenceSettings, "idle_after_s", 59.0),
+    (DetectorSettings, "spike_spreads", math.nan),
+    (DetectorSettings, "spike_spreads", True),
+    (DetectorSettings, "spike_spreads", 9.5),
+    (DetectorSettings, "spike_factor", 0.5),
+    (DetectorSettings, "explosion_factor", math.inf),
+    (DetectorSettings, "least_spread", 0.0),
+    (DetectorSettings, "dead_ratio", 1.1),
+    (DetectorSettings, "stuck_values", 1),
+    (DetectorSettings, "accepted_after", 0),
+    (DetectorSettings, "losses", (1,)),
+    (DetectorSettings, "losses", ("gradient_norm",)),
+    (DetectorSettings, "gradients", ("loss",)),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), IMPOSSIBLE)
+def test_an_impossible_setting_is_refused_by_name(kind: type[Part], name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        kind.model_validate({name: value})
