@@ -13,15 +13,17 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 if TYPE_CHECKING:
     from esper.processes.api import Grow, Result, fit
     from esper.processes.history import open_run as open  # noqa: A004 - esper.open reads as what it does
+    from esper.processes.measuring import measure
     from esper.processes.tasks import Task
 
-__all__ = ["Grow", "Result", "Task", "fit", "open"]
+__all__ = ["Grow", "Result", "Task", "fit", "measure", "open"]
 
 _HOMES = {
     "Grow": ("esper.processes.api", "Grow"),
     "Result": ("esper.processes.api", "Result"),
     "Task": ("esper.processes.tasks", "Task"),
     "fit": ("esper.processes.api", "fit"),
+    "measure": ("esper.processes.measuring", "measure"),
     "open": ("esper.processes.history", "open_run"),
 }
 

@@ -339,5 +339,5 @@ def test_a_history_is_read_without_torch(finished: tuple[Path, Result]) -> None:
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(AttributeError, match=r"has no attribute 'fitt'; it has Grow, Result, Task, fit, open"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'fitt'; it has Grow, Result, Task, fit, measure, open"):
         esper.fitt  # noqa: B018 - looking it up is what fails

@@ -100,7 +100,7 @@ class CustomMetrics:
         self._known: dict[str, _Known] = {}
 
     def accept(self, samples: Sequence[CustomSample]) -> int:
-        """How many samples are durable now: all of them. Raises RedefinedError, TooManyError, and what `record` raises."""
+        """How many samples `record` has taken: all of them. Raises RedefinedError, TooManyError, and what `record` raises."""
         with self._lock:
             self._learn()
             grown = self._grown(samples)

@@ -26,6 +26,7 @@ from esper.events import codec
 from esper.events.envelope import Moment, Record, RunId
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
+from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.topics import LIFECYCLE, RUN
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.finding import Sites, find
@@ -38,6 +39,7 @@ from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
 from esper.oona.last_words import FailureKind
 from esper.oona.run_log import RunLog
+from esper.processes.measuring import measuring
 from esper.processes.settings import Settings
 from esper.tamiyo.policy import decide
 from esper.tolaria import manifest
@@ -185,6 +187,7 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
         stop = stack.enter_context(_stopped_by_signals())
         work = _Work(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
         stack.callback(work.close)
+        stack.enter_context(measuring(log.run, work.measured))
         try:
             start = work.manifest()
             if ahead is not None:
@@ -194,6 +197,7 @@ def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunL
                 work.trainer.start(start)
             else:
                 work.trainer.resume(saved.checkpoint, saved.digest, evaluations_in(log))
+            work.begun = True
             finished = work.finish(work.tested(work.trainer.train()))
         except Interrupted:
             work.pause()
@@ -215,7 +219,7 @@ class _Work:
         policy = settings.policy
         self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
         host = self.host = _host(recipe, settings)
-        self._ended = False
+        self.begun = self._ended = False
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         adapter = Adapter(
             host=host,
@@ -276,6 +280,12 @@ class _Work:
             parameters=self.host.parameters(),
             epochs=settings.trainer.epochs,
         )
+
+    def measured(self, event: CustomMetricRecorded) -> None:
+        """Records a metric of the user's own; not what is measured while data are read for the manifest, before the run begins."""
+        if self.begun:
+            tally = self._memory.tally
+            self._emitter.measure(CustomMetricRecorded, lambda: event, epoch=tally.epoch, step=tally.step)
 
     def tested(self, outcome: Outcome) -> Outcome:
         """The same with the metrics on the test data, where there is some."""
