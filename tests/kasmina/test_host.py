@@ -9,7 +9,7 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.errors import CommandError
 from esper.kasmina.host import Host
-from tests.kasmina.training import LR, Loop, adam, conv_model, host_of, into, into_training, kernel_of, linear_model
+from tests.kasmina.training import LR, Loop, adam, conv_model, host_of, into, into_training, kernel_of, linear_model, table_of
 
 WHOLE_LIFE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE)
 
@@ -124,10 +124,10 @@ def give(host: Host, command: Command) -> None:
 def test_a_command_that_is_not_in_the_table_is_refused_and_changes_nothing(command: Command) -> None:
     host = host_of(linear_model())
     into_training(host, "0", 0, "mlp:24")
-    before = dict(host.seeds)
+    before = table_of(host)
     with pytest.raises(CommandError, match="0/0: expected one of cancel, cull, graft"):
         give(host, command)
-    assert host.seeds == before
+    assert table_of(host) == before
 
 
 def test_commands_that_cannot_be_applied_change_nothing() -> None:
@@ -135,7 +135,7 @@ def test_commands_that_cannot_be_applied_change_nothing() -> None:
     into_training(host, "0", 0, "mlp:24")
     other = kernel_of(host.germinate("4", 0, life=1, blueprint="lowrank:8", lr=LR))
     host.germinate("4", 1, life=1, blueprint="lowrank:8", lr=LR)
-    before = dict(host.seeds)
+    before = table_of(host)
     with pytest.raises(CommandError, match="expected the kernel of 4/1"):
         host.load("4", 1, other, epoch=2)
     with pytest.raises(CommandError, match="ramp_steps >= 1"):
@@ -146,7 +146,7 @@ def test_commands_that_cannot_be_applied_change_nothing() -> None:
         host.apply(Command.CULL, "x", 7, epoch=2)
     with pytest.raises(CommandError, match="no step was taken yet"):
         host.germinate("0", 1, life=1, blueprint="mlp:24")
-    assert host.seeds == before
+    assert table_of(host) == before
 
 
 def test_germinate_and_load_have_methods_of_their_own() -> None:

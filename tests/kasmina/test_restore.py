@@ -13,7 +13,7 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.host import Host
 from esper.kasmina.sites import growth_of
-from tests.kasmina.training import LR, MODELS, Loop, batch, host_of, into, into_training
+from tests.kasmina.training import LR, MODELS, Loop, batch, host_of, into, into_training, table_of
 
 NAMES = ("mlp:6:dropout=0.3", "lowrank:3", "conv:4:dropout=0.3")
 KINDS = pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -68,7 +68,7 @@ def after(loop: Loop) -> tuple[list[str], dict[str, list[float]], object]:
     digests = loop.run(5, 10)
     assert loop.host is not None
     bodies = {name: tensor.flatten().tolist() for name, tensor in loop.host.state()[0].items()}
-    return digests, bodies, dict(loop.host.seeds)
+    return digests, bodies, table_of(loop.host)
 
 
 def change_nothing(_host: Host) -> None: ...
@@ -138,10 +138,10 @@ def test_a_restored_body_is_in_its_layers_mode_and_frozen_where_its_stage_says()
 def test_a_state_of_another_host_is_refused_and_changes_nothing() -> None:
     loop, other = busy("linear"), busy("conv")
     assert loop.host is not None
-    saved, before = Saved(other), dict(loop.host.seeds)
+    saved, before = Saved(other), table_of(loop.host)
     with pytest.raises(DataError, match="expected the state of a host with slots"):
         loop.host.restore(saved.seeds, saved.state)
-    assert loop.host.seeds == before
+    assert table_of(loop.host) == before
 
 
 @pytest.mark.parametrize("spoil", ["missing", "shape"])

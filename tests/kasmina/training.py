@@ -68,6 +68,11 @@ def host_of(
     return Host(model, seed_optimizer=adam, sites=sites, blueprints=named, slots=slots, rng_seed=7, max_parameters=limit)
 
 
+def table_of(host: Host) -> object:
+    """What is known of every slot now, alphas included."""
+    return host.state()[1], [slot.alpha for slot in host.seeds.values()]
+
+
 @cache
 def kernel_of(order: Order) -> Kernel:
     """The kernel of `order`; its file is gone. An order names its kernel bit by bit, so it is compiled once for all tests."""

@@ -11,7 +11,6 @@ counts once.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 
 from pydantic import JsonValue
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from esper.errors import DataError, RuleError, SettingsError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.lifecycle import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
+from esper.folds.seeds import SeedKey
 from esper.kasmina import sites
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.branch import Branch
@@ -34,7 +34,7 @@ from esper.kasmina.randomness import derive, forked
 from esper.kasmina.readings import EpochHealth, HealthSample
 from esper.kasmina.seed import isolated_step, targets_of, task_step
 from esper.kasmina.sites import Tap
-from esper.kasmina.slots import SeedInfo, Slot, dump, info_of, parse, size_of
+from esper.kasmina.slots import Slot, dump, parse
 
 SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
 STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
@@ -76,9 +76,9 @@ class Host:
         return tuple(place.info for place in self._places.values())
 
     @property
-    def seeds(self) -> Mapping[tuple[str, int], SeedInfo]:
-        """Every slot of every site as it is now, by (site, seed)."""
-        return MappingProxyType({(slot.site, slot.seed): info_of(slot) for slot in self._all_slots()})
+    def seeds(self) -> Mapping[SeedKey, Slot]:
+        """Every slot of every site, by (site, seed). A slot goes on changing, by this host alone."""
+        return {(slot.site, slot.seed): slot for slot in self._all_slots()}
 
     def host_parameters(self) -> list[nn.Parameter]:
         """The host's own parameters in the model's order, never a seed's: a fossilized one steps with its own optimizer as well."""
@@ -86,7 +86,7 @@ class Host:
 
     def parameters(self) -> int:
         """How many parameters the model has now: the host's and those of seeds in the task graph."""
-        return self._host_size + sum(size_of(slot) for slot in self._all_slots() if slot.stage in IN_TASK_GRAPH)
+        return self._host_size + sum(slot.size for slot in self._all_slots() if slot.stage in IN_TASK_GRAPH)
 
     def affordable(self, site: str) -> tuple[str, ...]:
         """The blueprints that a life could begin with at `site` now, by the limit of parameters."""
@@ -243,7 +243,7 @@ class Host:
         self._wire()
 
     @contextmanager
-    def override_alpha(self, alphas: Mapping[tuple[str, int], float]) -> Iterator[None]:
+    def override_alpha(self, alphas: Mapping[SeedKey, float]) -> Iterator[None]:
         """Within, the named seeds act with these alphas, isolated ones too (shadow validation); 0: without.
 
         For evaluation in eval mode, between steps. One that makes a non-finite value acts as if it were not there, and is disabled.
@@ -373,7 +373,7 @@ class Host:
         hopefuls = {site.info.name: [0] for site in self._places.values()}
         for other in self._all_slots():
             if other.stage in LIVE and other.stage not in IN_TASK_GRAPH:
-                hopefuls[other.site].append(size_of(other))
+                hopefuls[other.site].append(other.size)
         hopefuls[place.info.name].append(size)
         return self.parameters() + sum(max(sizes) for sizes in hopefuls.values())
 

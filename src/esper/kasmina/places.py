@@ -85,5 +85,5 @@ def adopt_all(found: Sites, slots: int) -> dict[str, Place]:
         assert shape is not None
         names = {blueprint.name: blueprint for blueprint in blueprints}
         info = SiteInfo(name, shape.text, shape.inputs, shape.outputs, slots, tuple(names))
-        places[name] = Place(info, layer, sites.adopt(layer, name), shape, names, [Slot(name, seed) for seed in range(slots)])
+        places[name] = Place(info, layer, sites.adopt(layer, name), shape, names, [Slot(site=name, seed=seed) for seed in range(slots)])
     return places

@@ -1,10 +1,9 @@
 """The seed table: what is known of each slot and of the life in it, and how that is written into a checkpoint and read back."""
 
 import json
-from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,13 +13,15 @@ from esper.kasmina.branch import Branch
 from esper.kasmina.kernels import Order, parameter_count
 
 FORMAT: Literal[1] = 1
-ROW = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-@dataclass(eq=False)
-class Slot:
-    """What is known of one slot; `life` and what follows belong to the life in it, and go when it is reset."""
+class Slot(BaseModel):
+    """What is known of one slot, as a checkpoint has it but for the body; `life` and what follows go when it is reset.
 
+    `errors` counts non-finite values that the seed made, `skipped` micro-batches that could not teach it, by the host's fault.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
     site: str
     seed: int
     stage: Stage = Stage.DORMANT
@@ -36,8 +37,8 @@ class Slot:
     recovering: bool = False
     ramp_steps: int = 1
     ramp_done: int = 0
-    branch: Branch | None = field(default=None, repr=False)
-    optimizer: Optimizer | None = field(default=None, repr=False)
+    branch: Branch | None = Field(default=None, exclude=True, repr=False)
+    optimizer: Optimizer | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def name(self) -> str:
@@ -48,6 +49,11 @@ class Slot:
     def alpha(self) -> float | None:
         """How much of the seed is in the host's output; None without a body."""
         return None if self.branch is None else self.branch.strength
+
+    @property
+    def size(self) -> int:
+        """How many parameters the seed's body has or will have; 0 for an empty slot."""
+        return 0 if self.order is None else parameter_count(self.order.spec)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -66,91 +72,20 @@ class Slot:
 
     def clear(self) -> None:
         """Forgets the life in this slot; stage, epoch and embargo stay."""
-        fresh = Slot(self.site, self.seed)
-        kept = {"stage": self.stage, "since_epoch": self.since_epoch, "embargo_until": self.embargo_until}
-        self.__dict__.update({**fresh.__dict__, **kept})
-
-
-@dataclass(frozen=True, slots=True)
-class SeedInfo:
-    """A slot and the life in it, as it is now.
-
-    `errors` counts non-finite values that it made, `skipped` micro-batches that could not teach it, by the host's fault.
-    """
-
-    site: str
-    seed: int
-    stage: Stage
-    since_epoch: int
-    life: int | None
-    blueprint: str | None
-    order: Order | None
-    kernel: str | None
-    alpha: float | None
-    lr: float | None
-    errors: int
-    skipped: int
-    recovering: bool
-    embargo_until: int | None
-    parameters: int
-
-
-def info_of(slot: Slot) -> SeedInfo:
-    """The slot as others may see it."""
-    return SeedInfo(
-        site=slot.site,
-        seed=slot.seed,
-        stage=slot.stage,
-        since_epoch=slot.since_epoch,
-        life=slot.life,
-        blueprint=slot.blueprint,
-        order=slot.order,
-        kernel=slot.kernel,
-        alpha=slot.alpha,
-        lr=slot.lr,
-        errors=slot.errors,
-        skipped=slot.skipped,
-        recovering=slot.recovering,
-        embargo_until=slot.embargo_until,
-        parameters=size_of(slot),
-    )
-
-
-def size_of(slot: Slot) -> int:
-    """How many parameters the seed's body has or will have; 0 for an empty slot."""
-    return 0 if slot.order is None else parameter_count(slot.order.spec)
-
-
-class _Row(BaseModel):
-    model_config = ROW
-    site: str
-    seed: int
-    stage: Stage
-    since_epoch: int
-    embargo_until: int | None
-    life: int | None
-    blueprint: str | None
-    order: Order | None
-    kernel: str | None
-    lr: float | None
-    errors: int
-    skipped: int
-    recovering: bool
-    ramp_steps: int
-    ramp_done: int
+        kept = self.model_dump(include={"site", "seed", "stage", "since_epoch", "embargo_until"})
+        self.__dict__.update(Slot(**kept).__dict__)
 
 
 class _Table(BaseModel):
-    model_config = ROW
+    model_config = ConfigDict(strict=True, extra="forbid")
     format: Literal[1]
     lr: float | None
-    slots: tuple[_Row, ...]
+    slots: tuple[Slot, ...]
 
 
 def dump(lr: float | None, slots: list[Slot]) -> JsonValue:
     """The seed table and the host's learning rate: everything but bodies and optimizers."""
-    rows = tuple(_Row(**{name: getattr(slot, name) for name in _Row.model_fields}) for slot in slots)
-    table: JsonValue = _Table(format=FORMAT, lr=lr, slots=rows).model_dump(mode="json")
+    table: JsonValue = _Table(format=FORMAT, lr=lr, slots=tuple(slots)).model_dump(mode="json")
     return table
 
 
@@ -160,4 +95,4 @@ def parse(state: JsonValue) -> tuple[float | None, list[Slot]]:
         table = _Table.model_validate_json(json.dumps(state))
     except ValidationError as error:
         raise DataError(f"expected a seed table of format {FORMAT}: {error}") from error
-    return table.lr, [Slot(**{name: getattr(row, name) for name in _Row.model_fields}) for row in table.slots]
+    return table.lr, list(table.slots)

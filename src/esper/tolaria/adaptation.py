@@ -29,6 +29,7 @@ from esper.kasmina.errors import KernelError
 from esper.kasmina.host import Host
 from esper.kasmina.kernels import Compiler, Kernel
 from esper.kasmina.kernels import Order as KernelOrder
+from esper.kasmina.slots import Slot
 from esper.tolaria.journal import Journal
 from esper.tolaria.progress import Memory, Place
 from esper.tolaria.settings import Schedule
@@ -195,10 +196,9 @@ class Adapter:
 
     def ready(self, epoch: int) -> frozenset[Place]:
         """The seeds that have finished what their stage is for, at the end of `epoch`."""
-        return frozenset(place for place, seed in self._host.seeds.items() if self._is_ready(place, epoch))
+        return frozenset(place for place, seed in self._host.seeds.items() if self._is_ready(place, seed, epoch))
 
-    def _is_ready(self, place: Place, epoch: int) -> bool:
-        seed = self._host.seeds[place]
+    def _is_ready(self, place: Place, seed: Slot, epoch: int) -> bool:
         if seed.stage is Stage.GERMINATED:
             return self._memory.progress.note(*place).kernel is not None
         if seed.stage is Stage.CULLED:
@@ -226,9 +226,9 @@ class Adapter:
 
     def _apply(self, order: Order, now: Now) -> bool:
         command = order.command
-        seed = self._host.seeds[command.site, command.seed]
+        from_stage = self._host.seeds[command.site, command.seed].stage
         try:
-            to_stage = next_stage(seed.stage, command.command)
+            to_stage = next_stage(from_stage, command.command)
             self._take_effect(command, now)
         except RuleError as error:  # An earlier command of this epoch failed, so this one finds its seed elsewhere.
             refusal = CommandRefused(command=command.command, site=command.site, seed=command.seed, reason=str(error))
@@ -242,7 +242,7 @@ class Adapter:
             if command.command is Command.LOAD:
                 self._memory.progress = self._memory.progress.noted(command.site, command.seed, kernel=None, kernel_failed=True)
             return False
-        self._say_applied(order, seed.stage, to_stage, now)
+        self._say_applied(order, from_stage, to_stage, now)
         return True
 
     def _take_effect(self, command: CommandIssued, now: Now) -> None:

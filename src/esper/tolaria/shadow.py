@@ -5,6 +5,7 @@ from typing import Literal
 
 from esper.events.kinds.lifecycle import SeedEvaluated, Stage
 from esper.kasmina.host import Host
+from esper.kasmina.slots import Slot
 from esper.tolaria.adaptation import Now
 from esper.tolaria.evaluation import Evaluator, Losses, Paired, compare
 from esper.tolaria.journal import Journal
@@ -26,23 +27,22 @@ class Examiner:
         compared with the model without it, and so is one in FINE_TUNING that is about to be fossilized; never with how the model was
         before the graft, for the host has adapted to it since.
         """
-        shadowed = [place for place in sorted(self._host.seeds) if self._is_due(place, now)]
-        for place in shadowed:
-            alpha, best = self._best_blend(place, losses)
-            self._say("shadow", place, best, now, alpha=alpha, k=len(self._schedule.alphas))
-        for place, seed in sorted(self._host.seeds.items()):
-            if self._is_judged(place, now):
+        seeds = sorted(self._host.seeds.items())
+        for place, seed in seeds:
+            if self._is_due(seed, now):
+                alpha, best = self._best_blend(place, losses)
+                self._say("shadow", place, best, now, alpha=alpha, k=len(self._schedule.alphas))
+        for place, seed in seeds:
+            if self._is_judged(seed, now):
                 with self._host.override_alpha({place: 0.0}):
                     without = self._evaluator.losses()
                 assert seed.alpha is not None
                 self._say("evaluation", place, compare(without, losses), now, alpha=seed.alpha, k=1)
 
-    def _is_due(self, place: Place, now: Now) -> bool:
-        seed = self._host.seeds[place]
+    def _is_due(self, seed: Slot, now: Now) -> bool:
         return seed.stage is Stage.TRAINING and not seed.recovering and now.epoch - seed.since_epoch >= self._schedule.train_epochs
 
-    def _is_judged(self, place: Place, now: Now) -> bool:
-        seed = self._host.seeds[place]
+    def _is_judged(self, seed: Slot, now: Now) -> bool:
         tuned = now.epoch - seed.since_epoch >= self._schedule.fine_tune_epochs or now.epochs_left <= 1
         return (seed.stage is Stage.EVALUATING or (seed.stage is Stage.FINE_TUNING and tuned)) and not seed.recovering
 

@@ -81,8 +81,8 @@ def _seeds(
     ready: frozenset[Place],
     evaluations: Evaluations,
 ) -> SeedColumns:
-    places = sorted(host.seeds)
-    seeds = [host.seeds[place] for place in places]
+    table = sorted(host.seeds.items())
+    places, seeds = [place for place, _ in table], [seed for _, seed in table]
     measured = [health.seeds.get(place, Health()) for place in places]
     notes = [progress.note(*place) for place in places]
     found = [note.evaluation for note in notes]
