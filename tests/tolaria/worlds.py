@@ -106,6 +106,10 @@ def scripted(script: Script) -> Policy:
     return lambda state, evidence: tuple(decided(step, evidence) for step in script.get(state.epoch, ()))
 
 
+OPEN: list[Compiler] = []
+"""The compilers of all worlds that were made in the test that runs."""
+
+
 class BrokenCompiler(Compiler):
     """Compiles nothing: every order fails."""
 
@@ -165,6 +169,7 @@ class World:
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
         self.host = self._host(sites, slots, clip)
         self.compiler = compiler(KernelCache(folder / "kernels"))
+        OPEN.append(self.compiler)
         chosen = objective or Supervised(loss, {"accuracy": lambda output, target: (output.argmax(1) == target).float()})
         self.evaluator = Evaluator(self.model, batches(20) if valid is None else valid, chosen, CPU)
         self.adapter = Adapter(
