@@ -336,6 +336,47 @@ def test_a_run_from_which_nothing_comes_raises_an_alert_once_and_ends_it_when_it
     assert "run-dead" in {event.rule for event in map(decode, growing.derived()) if isinstance(event, AlertResolved)}
 
 
+class Clock:
+    """A time that a test moves, in seconds after `start`."""
+
+    def __init__(self, start: datetime) -> None:
+        self.start = self.now = start
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def at(self, second: float) -> None:
+        self.now = self.start + timedelta(seconds=second)
+
+
+def changes(growing: Growing, *rules: str) -> list[tuple[str, str, datetime]]:
+    """What happened to alerts of `rules`: the rule, the state, and when."""
+    alerts = [(record, decode(record)) for record in growing.derived() if record.type.startswith("esper.alert.")]
+    return [
+        (event.rule, type(event).__name__.removeprefix("Alert").lower(), record.time)
+        for record, event in alerts
+        if isinstance(event, AlertFiring | AlertResolved) and event.rule in rules
+    ]
+
+
+QUICKLY = replace(SETTINGS, silence=SilenceSettings(dead_after_s=60, idle_after_s=10))
+
+
+def test_a_run_that_was_idle_and_died_is_idle_no_more_from_when_it_was_dead(growing: Growing, records: tuple[Record, ...]) -> None:
+    growing.write(100)
+    clock = Clock(records[99].time)
+    with Observer(growing.directory, QUICKLY, now=clock, report=problems.append) as observer:
+        for second in (0, 20, 70, 75):
+            clock.at(second)
+            observer.turn(0.0)
+    idle, dead = clock.start + timedelta(seconds=10), clock.start + timedelta(seconds=60)
+    assert changes(growing, "run-idle", "run-dead") == [
+        ("run-idle", "firing", idle),
+        ("run-idle", "resolved", dead),
+        ("run-dead", "firing", dead),
+    ]
+
+
 def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     growing.write(100)
     with growing.observer(replace(SETTINGS, silence=SilenceSettings())) as observer:

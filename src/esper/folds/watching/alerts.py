@@ -121,9 +121,10 @@ class _Step:
                     return conditions.SILENT
                 return conditions.judge_anomalies(source, seen.found, seen.lasting, active)
             case EventSource():
-                for key in sorted(conditions.ended_by(source, seen.event, active)) if active else ():
-                    self._end(rule, key)
                 judged = conditions.judge_event(source, seen.event)
+                for key in sorted(conditions.ended_by(source, seen.event, active)) if active else ():
+                    if key not in judged.holds:  # One kind may raise and end, by its fields.
+                        self._end(rule, key)
                 return self._enough(rule, source, judged) if source.within_s is not None and judged.holds else judged
 
     def _enough(self, rule: Rule, source: EventSource, judged: Judged) -> Judged:
