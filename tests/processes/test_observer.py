@@ -377,6 +377,25 @@ def test_a_run_that_was_idle_and_died_is_idle_no_more_from_when_it_was_dead(grow
     ]
 
 
+def test_a_silent_run_that_goes_on_to_its_end_and_is_sealed_at_once_is_silent_no_more(
+    growing: Growing, records: tuple[Record, ...]
+) -> None:
+    growing.write(100)
+    clock = Clock(records[99].time)
+    with Observer(growing.directory, QUICKLY, now=clock, report=problems.append) as observer:
+        for second in (0, 20):
+            clock.at(second)
+            observer.turn(0.0)
+        observer._follower._release(growing.run)  # As after two seconds without records.
+        growing.write()
+        growing.log.close()
+        growing.directory.seal_finished(growing.run)
+        observer.turn(0.0)
+        observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "run-idle")] == ["firing", "resolved"]
+    assert is_settled(growing.log.path)
+
+
 def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     growing.write(100)
     with growing.observer(replace(SETTINGS, silence=SilenceSettings())) as observer:

@@ -188,6 +188,8 @@ class Observer:
         for record in batch.page.records:
             found += run.watch.take(record)
         run.position, run.came = batch.page.position, True
+        if batch.ended and run.watch.ended:  # The last look at it: a run that was silent, and went on to its end since, is so no more.
+            found += self._heard_of(batch.run, run, free=False)
         self._save(run, found, with_state=batch.ended or time.monotonic() >= run.saved_at + self._settings.state_every_s)
         if batch.ended:
             self._park(batch.run)
@@ -309,12 +311,15 @@ class Observer:
         run = self._runs[name]
         gone = free and run.was_free and not run.came
         run.was_free, run.came = free, False
-        if ":" not in name:
-            verdict = run.watch.judge(self._now(), lock_free=gone, settings=self._settings.silence)
-            if verdict is not None:
-                self._save(run, self._said(run, *verdict), with_state=True)
+        if found := self._heard_of(name, run, free=gone):
+            self._save(run, found, with_state=True)
         if gone and (run.watch.ended or ":" in name or run.watch.silence.silent == "dead"):
             self._park(name)
+
+    def _heard_of(self, name: RunId, run: _Run, *, free: bool) -> tuple[Record, ...]:
+        """What the clock says of a training's silence that is new."""
+        verdict = None if ":" in name else run.watch.judge(self._now(), lock_free=free, settings=self._settings.silence)
+        return () if verdict is None else self._said(run, *verdict)
 
     def _said(self, run: _Run, event: Event, at: datetime) -> tuple[Record, ...]:
         return run.watch.says(event, self._next_id(), at)
