@@ -1,6 +1,7 @@
 """A run that is written a few records at a time, so that an observer can be stopped between any two of them."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from esper.processes.observing import builtin_rules
 
 NOW = datetime(2026, 3, 1, 13, 0, tzinfo=UTC)
 NEVER = SilenceSettings(dead_after_s=1e9, idle_after_s=1e9)
-SETTINGS = ObserverSettings(watch=WatchSettings(rules=builtin_rules()), silence=NEVER, tick_s=0.0)
+SETTINGS = ObserverSettings(watch=WatchSettings(silence=NEVER, rules=builtin_rules()), tick_s=0.0)
+HEARING = replace(SETTINGS, watch=WatchSettings(rules=builtin_rules()))
+"""The same, but silence is judged."""
 
 
 class Growing:

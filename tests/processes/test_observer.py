@@ -28,6 +28,7 @@ from esper.events.kinds.observability import (
 )
 from esper.events.kinds.telemetry import StepsMeasured
 from esper.folds.watching.silence import SilenceSettings
+from esper.folds.watching.stream import WatchSettings
 from esper.nissa.delivery.settings import parse_delivery
 from esper.oona.directory import Directory
 from esper.oona.heads import Draft
@@ -36,8 +37,8 @@ from esper.oona.run_log import FILE as LOG
 from esper.processes.delivering import make_deliverer
 from esper.processes.history import History
 from esper.processes.observer import Observer
-from esper.processes.observing import rebuild
-from tests.processes.observed_runs import SETTINGS, Growing, abandon, problems, read
+from esper.processes.observing import builtin_rules, rebuild
+from tests.processes.observed_runs import HEARING, SETTINGS, Growing, abandon, problems, read
 from tests.synthetic import RUN, write_run
 
 ENDED = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
@@ -322,10 +323,9 @@ def test_missing_telemetry_is_told_once_however_often_the_observer_is_killed(gro
 
 
 def test_a_run_from_which_nothing_comes_raises_an_alert_once_and_ends_it_when_it_is_heard_again(growing: Growing) -> None:
-    settings = replace(SETTINGS, silence=SilenceSettings())
     growing.write(100)
     for _ in range(2):
-        with growing.observer(settings) as observer:
+        with growing.observer(HEARING) as observer:
             observer.turn(0.0)
     said = [record.type for record in read(growing.directory, growing.run) if "silent" in record.type]
     assert said == [RunWentSilent.KIND]
@@ -359,7 +359,7 @@ def changes(growing: Growing, *rules: str) -> list[tuple[str, str, datetime]]:
     ]
 
 
-QUICKLY = replace(SETTINGS, silence=SilenceSettings(dead_after_s=60, idle_after_s=10))
+QUICKLY = replace(SETTINGS, watch=WatchSettings(silence=SilenceSettings(dead_after_s=60, idle_after_s=10), rules=builtin_rules()))
 
 
 def test_a_run_that_was_idle_and_died_is_idle_no_more_from_when_it_was_dead(growing: Growing, records: tuple[Record, ...]) -> None:
@@ -398,7 +398,7 @@ def test_a_silent_run_that_goes_on_to_its_end_and_is_sealed_at_once_is_silent_no
 
 def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     growing.write(100)
-    with growing.observer(replace(SETTINGS, silence=SilenceSettings())) as observer:
+    with growing.observer(HEARING) as observer:
         observer.turn(0.0)
     assert [made.same for made in rebuild(growing.directory)] == [True]
 
@@ -409,8 +409,8 @@ def test_an_old_directory_of_a_crashed_run_pages_nobody(tmp_path: Path) -> None:
     page = tmp_path / "paged"
     settings = parse_delivery(f'[[handlers]]\nname = "page"\nkind = "log"\npath = "{page}"\n', "here")
     deliverer, outcomes = make_deliverer(directory, settings)
-    now, watching = datetime.now(UTC), replace(SETTINGS, silence=SilenceSettings())
-    with Observer(directory, watching, now=lambda: now, deliverer=deliverer, outcomes=outcomes, report=problems.append) as observer:
+    now = datetime.now(UTC)
+    with Observer(directory, HEARING, now=lambda: now, deliverer=deliverer, outcomes=outcomes, report=problems.append) as observer:
         observer.turn(0.0)
     told = [decode(record) for record in read(directory, RUN)]
     fired = [event.rule for event in told if isinstance(event, AlertFiring)]

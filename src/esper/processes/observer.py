@@ -31,7 +31,6 @@ from esper.events.kinds.observability import (
     ObserverStarted,
 )
 from esper.folds.form import form
-from esper.folds.watching.silence import SilenceSettings
 from esper.folds.watching.stream import RULE_VERSIONS, WatchSettings
 from esper.oona import seal
 from esper.oona.contract import START, Position, records_between, records_of
@@ -62,7 +61,6 @@ class ObserverSettings:
     """How a directory is observed."""
 
     watch: WatchSettings = field(default_factory=WatchSettings)
-    silence: SilenceSettings = field(default_factory=SilenceSettings)
     state_every_s: float = 2.0
     """How often the state of a run is saved: what a successor has to fold again at most."""
     tick_s: float = 1.0
@@ -318,7 +316,7 @@ class Observer:
 
     def _heard_of(self, name: RunId, run: _Run, *, free: bool) -> tuple[Record, ...]:
         """What the clock says of a training's silence that is new."""
-        verdict = None if ":" in name else run.watch.judge(self._now(), lock_free=free, settings=self._settings.silence)
+        verdict = None if ":" in name else run.watch.judge(self._now(), lock_free=free)
         return () if verdict is None else self._said(run, *verdict)
 
     def _said(self, run: _Run, event: Event, at: datetime) -> tuple[Record, ...]:

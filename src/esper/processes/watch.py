@@ -28,7 +28,7 @@ from esper.events.times import SINCE, written_time
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Stream, admit
 from esper.folds.table import Table
 from esper.folds.watching import silence, stream
-from esper.folds.watching.silence import SilenceSettings, SilenceState
+from esper.folds.watching.silence import SilenceState
 from esper.folds.watching.stream import TopicState, WatchSettings
 
 WRITER = "observer"
@@ -114,9 +114,9 @@ class Watch:
             self.silence = replace(self.silence, silent=event.state if isinstance(event, RunWentSilent) else None)
         self._stepped(record.topic, record, event)
 
-    def judge(self, now: datetime, *, lock_free: bool, settings: SilenceSettings) -> tuple[RunWentSilent | RunHeardAgain, datetime] | None:
+    def judge(self, now: datetime, *, lock_free: bool) -> tuple[RunWentSilent | RunHeardAgain, datetime] | None:
         """What the clock says of the run, and since when it is so; None where it says nothing new."""
-        verdict = silence.judge(self.silence, (now - SINCE).total_seconds(), lock_free, settings)
+        verdict = silence.judge(self.silence, (now - SINCE).total_seconds(), lock_free, self._settings.silence)
         self.silence = verdict.state
         if verdict.event is None or verdict.since_s is None:
             return None

@@ -13,7 +13,7 @@ is decided where alerts are delivered, by the time of the record, which therefor
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from esper.events.envelope import Record
 from esper.events.fields import Event, Finite, Part
@@ -28,16 +28,8 @@ class SilenceSettings(Part):
 
     dead_after_s: Annotated[Finite, Field(ge=20)] = 60.0
     """Without any record, heartbeats included: six of those are missing then. With fewer than two missing every run would seem dead."""
-    idle_after_s: Annotated[Finite, Field(ge=20, validate_default=True)] = 600.0
+    idle_after_s: Annotated[Finite, Field(ge=1)] = 600.0
     """Beating, but without any other record."""
-
-    @field_validator("idle_after_s")
-    @classmethod
-    def _not_before_dead(cls, idle_after_s: float, info: ValidationInfo) -> float:
-        dead_after_s = info.data.get("dead_after_s", idle_after_s)  # Absent where it was refused itself.
-        if idle_after_s < dead_after_s:
-            raise ValueError(f"expected at least the {dead_after_s:g} of dead_after_s: what may be dead is not known to be idle")
-        return idle_after_s
 
 
 @dataclass(frozen=True, slots=True)

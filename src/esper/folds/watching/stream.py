@@ -22,7 +22,7 @@ from esper.events import topics
 from esper.events.codec import encode
 from esper.events.digests import derived_id, digest_of
 from esper.events.envelope import Record
-from esper.events.fields import CONFIG, Event
+from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
 from esper.events.times import MICROSECOND, SINCE
@@ -33,6 +33,7 @@ from esper.folds.watching.conditions import anomaly_labels
 from esper.folds.watching.detectors import DetectorSettings, DetectorState
 from esper.folds.watching.rules import AnomalySource, Pairs, Rule
 from esper.folds.watching.series import METRICS, Readings, readings
+from esper.folds.watching.silence import SilenceSettings
 from esper.folds.watching.trends import TrendSettings, TrendState
 from esper.folds.watching.windows import WindowSettings, WindowState
 
@@ -43,14 +44,14 @@ BOUND = "bound"
 """The detector of an AnomalyDetected that says: a bound of this state was reached, and what came later is left out."""
 
 
-@dataclass(frozen=True)
-class WatchSettings:
-    """How one topic is watched, and by which rules."""
+class WatchSettings(Part):
+    """How a run is watched, and by which rules."""
 
-    windows: WindowSettings = field(default_factory=WindowSettings)
-    trends: TrendSettings = field(default_factory=TrendSettings)
-    detectors: DetectorSettings = field(default_factory=DetectorSettings)
-    alerts: AlertSettings = field(default_factory=AlertSettings)
+    windows: WindowSettings = WindowSettings()
+    trends: TrendSettings = TrendSettings()
+    detectors: DetectorSettings = DetectorSettings()
+    alerts: AlertSettings = AlertSettings()
+    silence: SilenceSettings = SilenceSettings()
     rules: tuple[Rule, ...] = ()
 
     @cached_property
