@@ -33,6 +33,14 @@ def test_a_name_is_known_as_soon_as_its_log_stands(directory: Directory) -> None
         assert list(runs.names(afresh=True)) == [RUN, OTHER]
 
 
+def test_a_log_that_comes_into_a_folder_that_was_listed_before_is_known_at_once(directory: Directory) -> None:
+    runs = RunList(directory)
+    (directory.path / OTHER).mkdir()
+    assert list(runs.names()) == [RUN]
+    (directory.path / OTHER / "run.sqlite").touch()
+    assert list(runs.names()) == [RUN, OTHER]
+
+
 def test_a_run_that_grew_is_described_anew(directory: Directory) -> None:
     runs = RunList(directory)
     with directory.create(OTHER):

@@ -22,6 +22,7 @@ class RunList:
         self._directory = directory
         self._lock = Lock()
         self._names: tuple[RunId, ...] = ()
+        self._unmade: tuple[RunId, ...] = ()
         self._named_at = -AGAIN_S
         self._changed = -1
         self._lines: dict[RunId, tuple[_Look | None, Listed]] = {}
@@ -50,11 +51,12 @@ class RunList:
             return self._line(run)
 
     def _known_names(self, *, afresh: bool) -> tuple[RunId, ...]:
-        changed = self._directory.path.stat().st_mtime_ns
-        if afresh or changed != self._changed or time.monotonic() >= self._named_at + AGAIN_S:
-            known = self._lines
+        """Folders that have no file yet are looked at every time: a file that comes into one does not change the directory above."""
+        changed, has_log = self._directory.path.stat().st_mtime_ns, self._directory.has_log
+        if afresh or changed != self._changed or time.monotonic() >= self._named_at + AGAIN_S or any(map(has_log, self._unmade)):
             names = self._directory.names(hidden=True)
-            self._names = tuple(name for name in names if name in known or self._directory.has_log(name))
+            self._unmade = tuple(name for name in names if name not in self._lines and not has_log(name))
+            self._names = tuple(name for name in names if name not in self._unmade)
             self._changed, self._named_at = changed, time.monotonic()
         return self._names
 
