@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from esper.errors import DataError, RuleError, SettingsError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.run import Site
 from esper.folds.lifecycle import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.folds.seeds import SeedKey
 from esper.kasmina import sites
@@ -29,7 +30,7 @@ from esper.kasmina.export import export_plain
 from esper.kasmina.finding import AUTO, Choice, find
 from esper.kasmina.kernels import DTYPES, Kernel, Order, empty_branch
 from esper.kasmina.meter import Meter
-from esper.kasmina.places import Place, SiteInfo, adopt_all
+from esper.kasmina.places import Place, adopt_all
 from esper.kasmina.randomness import derive, forked
 from esper.kasmina.readings import EpochHealth, HealthSample
 from esper.kasmina.seed import isolated_step, targets_of, task_step
@@ -71,9 +72,9 @@ class Host:
     # ---- what it is
 
     @property
-    def sites(self) -> tuple[SiteInfo, ...]:
+    def sites(self) -> tuple[Site, ...]:
         """The sites, in the model's order."""
-        return tuple(place.info for place in self._places.values())
+        return tuple(place.site for place in self._places.values())
 
     @property
     def seeds(self) -> Mapping[SeedKey, Slot]:
@@ -122,11 +123,11 @@ class Host:
         self._lr = lr
         where = f"epoch {self._epoch}, step {self._step}"
         listened = self._places.values() if self._measuring else self._listening
-        taps = {place.info.name: place.growth.heard(where) for place in listened}
+        taps = {place.site.name: place.growth.heard(where) for place in listened}
         for place in listened:
             place.growth.listen(learning=False, outputs=None)
         for place in self._listening:
-            self._learn_isolated(place, taps[place.info.name])
+            self._learn_isolated(place, taps[place.site.name])
         if self._measuring:
             self._meter.take(self._places.values(), taps, scale=scale, sound=stepped)
             self._measuring = False
@@ -299,7 +300,7 @@ class Host:
         self._lr, self._measuring = lr, False
         self._meter.forget(slots)
         for place in self._places.values():
-            place.slots = [slot for slot in slots if slot.site == place.info.name]
+            place.slots = [slot for slot in slots if slot.site == place.site.name]
             place.growth.branches = {slot.seed: slot.branch for slot in place.slots if slot.branch is not None}
             place.growth.listen(learning=False, outputs=None)
             sites.unregister(place.layer)
@@ -370,11 +371,11 @@ class Host:
 
     def _total_with(self, place: Place, size: int) -> int:
         """The parameters there would be at most with one more seed of `size` at `place`."""
-        hopefuls = {site.info.name: [0] for site in self._places.values()}
+        hopefuls = {name: [0] for name in self._places}
         for other in self._all_slots():
             if other.stage in LIVE and other.stage not in IN_TASK_GRAPH:
                 hopefuls[other.site].append(other.size)
-        hopefuls[place.info.name].append(size)
+        hopefuls[place.site.name].append(size)
         return self.parameters() + sum(max(sizes) for sizes in hopefuls.values())
 
     def _all_slots(self) -> list[Slot]:
@@ -383,7 +384,7 @@ class Host:
     def _find(self, site: str, seed: int) -> tuple[Place, Slot]:
         place = self._places.get(site)
         if place is None or not 0 <= seed < len(place.slots):
-            known = ", ".join(f"{info.name!r} (0..{info.slots - 1})" for info in self.sites)
+            known = ", ".join(f"{name!r} (0..{len(other.slots) - 1})" for name, other in self._places.items())
             raise CommandError(f"expected a slot of {known}; got seed {seed} of site {site!r}")
         return place, place.slots[seed]
 

@@ -65,8 +65,8 @@ class Meter:
         rows: list[Row] = []
         numbers: list[list[Tensor | None]] = []
         for place in places:
-            rows.append(Row(place.info.name))
-            numbers.append(self._site(place, taps[place.info.name], scale, sound))
+            rows.append(Row(place.site.name))
+            numbers.append(self._site(place, taps[place.site.name], scale, sound))
             for slot in place.slots:
                 if slot.stage in LIVE:
                     rows.append(self._row(slot))
@@ -119,7 +119,7 @@ class Meter:
         taps = [tap for tap in taps if tap.sample is not None and tap.gradient is not None]
         if not taps:
             return [None] * len(STATISTICS)
-        S, gradient, name = taps[-1].sample, taps[-1].gradient, place.info.name
+        S, gradient, name = taps[-1].sample, taps[-1].gradient, place.site.name
         assert S is not None
         assert gradient is not None
         factor = (sum(tap.samples for tap in taps) if self.loss_is_mean else 1) / scale

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from esper.events.kinds.run import Site
 from esper.folds.lifecycle import ISOLATED
 from esper.kasmina import sites
 from esper.kasmina.blueprints import Blueprint, Shape, shape_of
@@ -15,23 +16,11 @@ from esper.kasmina.kernels import parameter_count
 from esper.kasmina.slots import Slot
 
 
-@dataclass(frozen=True, slots=True)
-class SiteInfo:
-    """A site as it was adopted. `layer` is text such as "Linear 64→6"; `blueprints` are the names that may be tried there."""
-
-    name: str
-    layer: str
-    inputs: int
-    outputs: int
-    slots: int
-    blueprints: tuple[str, ...]
-
-
 @dataclass(eq=False)
 class Place:
     """A site, its layer, what the layer knows of it, and its slots."""
 
-    info: SiteInfo
+    site: Site
     layer: nn.Module
     growth: sites.Growth
     shape: Shape
@@ -48,7 +37,7 @@ class Place:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """How many parameters a seed of each blueprint has."""
-        return sizes_at(self.info.name, self.layer, self.blueprints.values())
+        return sizes_at(self.site.name, self.layer, self.blueprints.values())
 
     @property
     def silent(self) -> frozenset[int]:
@@ -84,6 +73,6 @@ def adopt_all(found: Sites, slots: int) -> dict[str, Place]:
         shape = shape_of(layer)
         assert shape is not None
         names = {blueprint.name: blueprint for blueprint in blueprints}
-        info = SiteInfo(name, shape.text, shape.inputs, shape.outputs, slots, tuple(names))
-        places[name] = Place(info, layer, sites.adopt(layer, name), shape, names, [Slot(site=name, seed=seed) for seed in range(slots)])
+        site = Site(name=name, layer=shape.text, inputs=shape.inputs, outputs=shape.outputs, slots=slots, blueprints=tuple(names))
+        places[name] = Place(site, layer, sites.adopt(layer, name), shape, names, [Slot(site=name, seed=seed) for seed in range(slots)])
     return places

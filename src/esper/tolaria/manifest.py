@@ -70,10 +70,7 @@ def hardware(device: torch.device) -> Hardware:
 
 def sites(host: Host) -> tuple[Site, ...]:
     """The sites as RunStarted names them."""
-    return tuple(
-        Site(name=site.name, layer=site.layer, inputs=site.inputs, outputs=site.outputs, slots=site.slots, blueprints=site.blueprints)
-        for site in host.sites
-    )
+    return host.sites
 
 
 def fingerprint(name: str, data: object) -> DataFingerprint:
