@@ -30,7 +30,7 @@ def measured_step(host: Host, kind: str, *, step: int = 0, scale: float = 1.0, p
 def columns_of(host: Host) -> HealthColumns:
     sample = host.measure_health()
     assert sample is not None
-    return sample.columns()
+    return sample.columns({})
 
 
 def by_hand(model: nn.Sequential, site: str, kind: str, after: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,20 +95,6 @@ def test_gradients_are_per_sample_whatever_the_loss_is_multiplied_by(options: di
     one, two = plain.epoch_health().sites["4"], other.epoch_health().sites["4"]
     assert two.gradient_pressure == pytest.approx(one.gradient_pressure, rel=0.5 if "parts" in options else 1e-5)
     assert two.gradient_variance == pytest.approx(one.gradient_variance, rel=0.8 if "parts" in options else 1e-5)
-
-
-def test_a_sum_loss_is_per_sample_already() -> None:
-    mean, total = (Host(linear_model().apply(no_dropout), seed_optimizer=no_seeds, sites="4", loss_is_mean=flag) for flag in (True, False))
-    measured_step(mean, "linear")
-    total.begin_step(epoch=1, step=0, measure=True)
-    x, t = batch("linear", 0)
-    nn.functional.cross_entropy(total.model(x), t, reduction="sum").backward()
-    total.end_step(lr=LR)
-    assert total.epoch_health().sites["4"].gradient_pressure == pytest.approx(mean.epoch_health().sites["4"].gradient_pressure, rel=1e-5)
-
-
-def no_seeds(_parameters: list[nn.Parameter], _lr: float) -> torch.optim.Optimizer:
-    raise AssertionError("no seed was expected")
 
 
 class Functional(nn.Module):

@@ -96,11 +96,6 @@ class Blueprint:
         return cls(KINDS[kind], int(width), _dropout(text, kind, option) if option else 0.0)
 
     @property
-    def hyper(self) -> tuple[tuple[str, int | float], ...]:
-        """The hyper-parameters that are not at their defaults, by name."""
-        return (("width", self.width), *((("dropout", self.dropout),) if self.dropout else ()))
-
-    @property
     def name(self) -> str:
         """The text that `parse` takes."""
         return f"{self.kind}:{self.width}" + (f":dropout={self.dropout!r}" if self.dropout else "")
@@ -120,7 +115,8 @@ class Blueprint:
         misfit = self.misfit(shape)
         if misfit is not None:
             raise DataError(f"expected a blueprint that fits site {site!r} ({shape.text}), got {self.name}: {misfit}")
-        fields: dict[str, JsonValue] = {"format": FORMAT, "kind": self.kind, "hyper": dict(self.hyper)}
+        hyper: dict[str, JsonValue] = {"width": self.width} | ({"dropout": self.dropout} if self.dropout else {})
+        fields: dict[str, JsonValue] = {"format": FORMAT, "kind": self.kind, "hyper": hyper}
         return canonical(fields | shape.fields()).decode()
 
 
@@ -161,13 +157,12 @@ class Built:
 
 def build(spec: str) -> Built:
     """The body that `spec` describes, on the meta device: no memory, and no random number is drawn (a plain layer draws its weights)."""
-    fields = _fields(spec)
-    blueprint = Blueprint(fields.kind, fields.width, fields.dropout)
+    blueprint, shape = _read(spec)
     drop = (nn.Dropout(blueprint.dropout),) if blueprint.dropout else ()
     with torch.device("meta"):
-        if isinstance(fields.shape, ConvShape):
-            return _beside_conv(blueprint, fields.shape, drop)
-        return _beside_linear(blueprint, fields.shape, drop)
+        if isinstance(shape, ConvShape):
+            return _beside_conv(blueprint, shape, drop)
+        return _beside_linear(blueprint, shape, drop)
 
 
 def _beside_linear(blueprint: Blueprint, shape: LinearShape, drop: tuple[nn.Module, ...]) -> Built:
@@ -216,19 +211,11 @@ def initialise(features: nn.Sequential, last: nn.Linear | nn.Conv2d, rng_seed: i
     nn.init.zeros_(last.bias)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    kind: Kind
-    width: int
-    dropout: float
-    shape: Shape
-
-
-def _fields(spec: str) -> _Fields:
-    """The fields of a spec. Raises DataError: specs come from files and logs as well."""
+def _read(spec: str) -> tuple[Blueprint, Shape]:
+    """What a spec was made of. Raises DataError: specs come from files and logs as well."""
     try:
         raw = json.loads(spec)
-        kind, hyper = KINDS[raw["kind"]], raw["hyper"]
+        blueprint = Blueprint(KINDS[raw["kind"]], raw["hyper"]["width"], raw["hyper"].get("dropout", 0.0))
         shape: Shape
         if raw["layer"] == "conv2d":
             padding = raw["padding"] if isinstance(raw["padding"], str) else _pair(tuple(raw["padding"]))
@@ -236,17 +223,16 @@ def _fields(spec: str) -> _Fields:
             shape = ConvShape(raw["inputs"], raw["outputs"], *geometry, raw["padding_mode"])
         else:
             shape = LinearShape(raw["inputs"], raw["outputs"])
-        fields = _Fields(kind, hyper["width"], hyper.get("dropout", 0.0), shape)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"expected the spec of a blueprint, got {spec!r}: {error!r}") from error
-    if raw["format"] != FORMAT or Blueprint(fields.kind, fields.width, fields.dropout).spec("-", shape) != spec:
+    if raw["format"] != FORMAT or blueprint.spec("-", shape) != spec:
         raise DataError(f"expected a spec of format {FORMAT} in its canonical form, got {spec!r}")
-    return fields
+    return blueprint, shape
 
 
 def probe(spec: str, batch: int, rng_seed: int, dtype: torch.dtype) -> torch.Tensor:
     """An input of `batch` samples that the layer of `spec` would take, drawn from a generator of its own."""
-    shape = _fields(spec).shape
+    _, shape = _read(spec)
     size = (shape.inputs,) if isinstance(shape, LinearShape) else (shape.inputs, *_field_of_view(shape))
     generator = torch.Generator().manual_seed(rng_seed)
     return torch.randn(batch, *size, generator=generator, device="cpu", dtype=torch.float32).to(dtype)
@@ -254,7 +240,7 @@ def probe(spec: str, batch: int, rng_seed: int, dtype: torch.dtype) -> torch.Ten
 
 def outputs_of(spec: str) -> int:
     """How many features (or channels) a body of `spec` adds to."""
-    return _fields(spec).shape.outputs
+    return _read(spec)[1].outputs
 
 
 def _field_of_view(shape: ConvShape) -> tuple[int, int]:

@@ -7,7 +7,7 @@ Everything measured stands in one packed tensor and is brought over at once.
 
 Formulas, over a sample S of R rows and F units (tests compare each with a slow float64 reference):
   activation_variance   mean over units of mean over rows of (S - mean over rows)^2
-  gradient_variance     the same of dL/dy per sample: the gradient times the batch's size where the loss is a mean
+  gradient_variance     the same of dL/dy per sample: the gradient times the batch's size, the loss being a mean
   dead_neuron_ratio     share of units whose mean |a| is at most tau = 0.025 of the layer's mean |a|, a after the activation function
                         (Sokar et al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", definition 3.1)
   avg_correlation       (m - f) / (1 - f): m = mean |r| over pairs of units that vary, f = sqrt(2 / (pi R)), what m is for independent units

@@ -55,12 +55,11 @@ class Host:
         rng_seed: int = 0,
         max_parameters: float = 2.0,
         clip: float | None = 1.0,
-        loss_is_mean: bool = True,
     ) -> None:
         if not (slots >= 1 and max_parameters >= 1.0 and (clip is None or clip > 0)):
             raise SettingsError(f"expected slots >= 1, max_parameters >= 1, clip > 0 or None; got {slots}, {max_parameters}, {clip}")
         self.model = model
-        self._rng_seed, self._clip, self._seed_optimizer, self._meter = rng_seed, clip, seed_optimizer, Meter(loss_is_mean)
+        self._rng_seed, self._clip, self._seed_optimizer, self._meter = rng_seed, clip, seed_optimizer, Meter()
         self._host_parameters = list(model.parameters())
         self._places = adopt_all([] if sites is None else find(model, sites, blueprints), slots)
         self._host_size = sum(parameter.numel() for parameter in self._host_parameters)

@@ -5,7 +5,7 @@ dead ratio and correlation at the last hidden units of its body, its variances a
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,6 @@ class _Packed:
 class Meter:
     """The measurements of one host."""
 
-    loss_is_mean: bool
     watch: Watch = field(default_factory=Watch)
     _packed: _Packed | None = None
     _taken: bool = True
@@ -90,9 +89,9 @@ class Meter:
             reading, extra = self._packed.read(), self._extra()
             for index, row in enumerate(reading.rows):
                 if row.seed is None:
-                    sites[row.site] = Health(**{**reading.of(index), **extra.get(row.site, {})})
+                    sites[row.site] = replace(reading.of(index), **extra.get(row.site, {}))
                 else:
-                    seeds[row.site, row.seed] = Health(**reading.of(index))
+                    seeds[row.site, row.seed] = reading.of(index)
         self._packed = None
         self._samples.clear()
         self._pressures.clear()
@@ -112,7 +111,7 @@ class Meter:
     def forget(self, slots: Iterable[Slot] = ()) -> None:
         """Drops everything, for a restore, also in the middle of a step; errors that `slots` have already were told before."""
         self.watch.disarm()
-        self.__dict__.update(Meter(self.loss_is_mean).__dict__)
+        self.__dict__.update(Meter().__dict__)
         self._errors = {_life(slot): slot.errors for slot in slots}
 
     def _site(self, place: Place, taps: list[Tap], scale: float, sound: bool) -> list[Tensor | None]:
@@ -122,7 +121,7 @@ class Meter:
         S, gradient, name = taps[-1].sample, taps[-1].gradient, place.site.name
         assert S is not None
         assert gradient is not None
-        factor = (sum(tap.samples for tap in taps) if self.loss_is_mean else 1) / scale
+        factor = sum(tap.samples for tap in taps) / scale
         self._samples[name] = S
         pressure = factor * health.pressure(gradient) if sound else None
         if pressure is not None:
@@ -134,7 +133,7 @@ class Meter:
         trace = slot.branch.trace if slot.branch is not None else None
         if trace is None or trace.delta is None:
             return [None] * len(STATISTICS)
-        factor = (trace.samples if self.loss_is_mean or slot.stage is Stage.TRAINING else 1) / scale
+        factor = trace.samples / scale
         G = factor * trace.gradient if trace.gradient is not None and sound else None
         return [*_of_units(trace.delta, G, trace.hidden, trace.hidden), None]
 

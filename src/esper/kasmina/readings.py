@@ -1,7 +1,7 @@
 """What a measurement says: values by site and seed, as the events and the policy take them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ VARIANCE, CORRELATION = 0, 3
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What was measured of one site or seed; None: not measured. `effective_rank` and `gradient_pressure` are a site's."""
+    """What was measured of one site or seed, `STATISTICS` first; None: not measured. The pressure and the rank are a site's."""
 
     activation_variance: float | None = None
     gradient_variance: float | None = None
@@ -57,10 +57,10 @@ class HealthSample:
     values: npt.NDArray[np.float32]
     measured: npt.NDArray[np.bool_]
 
-    def columns(self, ready: Mapping[tuple[str, int], bool] | None = None) -> HealthColumns:
+    def columns(self, ready: Mapping[tuple[str, int], bool]) -> HealthColumns:
         """The measurement as it stands in SeedHealthMeasured; may be called on another thread. `ready` is the trainer's to say."""
-        rows, known = self.rows, ready or {}
-        scores = [self.of(index)["health_score"] for index in range(len(rows))]
+        rows = self.rows
+        scores = [self.of(index).health_score for index in range(len(rows))]
         named = {name: float32_column(self.values[:, i], self.measured[:, i]) for i, name in enumerate(STATISTICS[:4])}
         return HealthColumns(
             site=tuple(row.site for row in rows),
@@ -75,15 +75,13 @@ class HealthSample:
             errors=tuple(row.errors for row in rows),
             recovering=tuple(row.recovering for row in rows),
             alpha=float32_column([row.alpha or 0.0 for row in rows], [row.alpha is not None for row in rows]),
-            ready=tuple(None if row.seed is None else known.get((row.site, row.seed)) for row in rows),
+            ready=tuple(None if row.seed is None else ready.get((row.site, row.seed)) for row in rows),
             health_score=float32_column([score or 0.0 for score in scores], [score is not None for score in scores]),
         )
 
-    def of(self, index: int) -> dict[str, float | None]:
-        """The statistics of one row by name, `health_score` with them."""
+    def of(self, index: int) -> Health:
+        """What one row says, its score with it."""
         pairs = zip(self.values[index], self.measured[index], strict=True)
-        found = {name: float(value) if known else None for name, (value, known) in zip(STATISTICS, pairs, strict=True)}
-        score = health_score(
-            found["activation_variance"], found["dead_neuron_ratio"], found["avg_correlation"], self.rows[index].recovering
-        )
-        return found | {"health_score": score}
+        found = Health(*(float(value) if known else None for value, known in pairs))
+        score = health_score(found.activation_variance, found.dead_neuron_ratio, found.avg_correlation, self.rows[index].recovering)
+        return replace(found, health_score=score)
