@@ -13,7 +13,7 @@ from queue import SimpleQueue
 import pytest
 
 from esper.events import topics
-from esper.events.codec import decode
+from esper.events.codec import decode, encode
 from esper.events.envelope import Moment, Record, RunId
 from esper.events.kinds.observability import (
     AlertFiring,
@@ -26,9 +26,13 @@ from esper.events.kinds.observability import (
     RunWentSilent,
     WindowAggregated,
 )
-from esper.events.kinds.telemetry import StepsMeasured
+from esper.events.kinds.run import RunRolledBack
+from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
 from esper.folds.watching.silence import SilenceSettings
 from esper.folds.watching.stream import WatchSettings
+from esper.nissa.delivery.deliverer import Deliverer
+from esper.nissa.delivery.handlers.build import build_handlers
+from esper.nissa.delivery.notices import linker
 from esper.nissa.delivery.settings import parse_delivery
 from esper.oona.directory import Directory
 from esper.oona.heads import Draft
@@ -36,7 +40,7 @@ from esper.oona.observed import FILE, Observed, is_settled
 from esper.oona.run_log import FILE as LOG
 from esper.processes.delivering import make_deliverer
 from esper.processes.history import History
-from esper.processes.observer import Observer
+from esper.processes.observer import Observer, Outcomes
 from esper.processes.observing import builtin_rules, rebuild
 from tests.processes.observed_runs import HEARING, SETTINGS, Growing, abandon, problems, read
 from tests.synthetic import RUN, write_run
@@ -359,17 +363,27 @@ def changes(growing: Growing, *rules: str) -> list[tuple[str, str, datetime]]:
     ]
 
 
-QUICKLY = replace(SETTINGS, watch=WatchSettings(silence=SilenceSettings(dead_after_s=60, idle_after_s=10), rules=builtin_rules()))
+SOON = replace(SETTINGS, watch=WatchSettings(silence=SilenceSettings(dead_after_s=60, idle_after_s=60), rules=builtin_rules()))
+
+
+def beat(growing: Growing, at: datetime) -> None:
+    """A heartbeat of the run at that time."""
+    heads, data = growing.log.heads(), encode(Heartbeat(idle_s=0.0, doing="step"))
+    growing.log.append(
+        (heads.next(Draft(Heartbeat.KIND, topics.HEARTBEAT, None, 1, at, heads.epoch, heads.step, heads.anchor, None, data)),)
+    )
 
 
 def test_a_run_that_was_idle_and_died_is_idle_no_more_from_when_it_was_dead(growing: Growing, records: tuple[Record, ...]) -> None:
     growing.write(100)
     clock = Clock(records[99].time)
-    with Observer(growing.directory, QUICKLY, now=clock, report=problems.append) as observer:
-        for second in (0, 20, 70, 75):
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        observer.turn(0.0)
+        beat(growing, clock.start + timedelta(seconds=40))
+        for second in (65, 105, 110):
             clock.at(second)
             observer.turn(0.0)
-    idle, dead = clock.start + timedelta(seconds=10), clock.start + timedelta(seconds=60)
+    idle, dead = clock.start + timedelta(seconds=60), clock.start + timedelta(seconds=100)
     assert changes(growing, "run-idle", "run-dead") == [
         ("run-idle", "firing", idle),
         ("run-idle", "resolved", dead),
@@ -382,8 +396,8 @@ def test_a_silent_run_that_goes_on_to_its_end_and_is_sealed_at_once_is_silent_no
 ) -> None:
     growing.write(100)
     clock = Clock(records[99].time)
-    with Observer(growing.directory, QUICKLY, now=clock, report=problems.append) as observer:
-        for second in (0, 20):
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        for second in (0, 70):
             clock.at(second)
             observer.turn(0.0)
         observer._follower._release(growing.run)  # As after two seconds without records.
@@ -392,7 +406,7 @@ def test_a_silent_run_that_goes_on_to_its_end_and_is_sealed_at_once_is_silent_no
         growing.directory.seal_finished(growing.run)
         observer.turn(0.0)
         observer.turn(0.0)
-    assert [state for _, state, _ in changes(growing, "run-idle")] == ["firing", "resolved"]
+    assert [state for _, state, _ in changes(growing, "run-dead")] == ["firing", "resolved"]
     assert is_settled(growing.log.path)
 
 
@@ -401,6 +415,50 @@ def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     with growing.observer(HEARING) as observer:
         observer.turn(0.0)
     assert [made.same for made in rebuild(growing.directory)] == [True]
+
+
+class Paged:
+    """A log whose alerts become lines of a file, at the time that a clock says."""
+
+    def __init__(self, growing: Growing, page: Path, now: Clock) -> None:
+        self.growing, self.page, self.now = growing, page, now
+
+    def observe(self, turns: int = 2) -> None:
+        """An observer and its deliverer, from their beginning to their end."""
+        outcomes: Outcomes = SimpleQueue()
+        settings = parse_delivery(f'[[handlers]]\nname = "page"\nkind = "log"\npath = "{self.page}"\n', "here")
+        deliverer = Deliverer(
+            build_handlers(settings),
+            record=lambda run, event: outcomes.put((run, event)),
+            now=self.now,
+            link_to=linker(),
+            lives=lambda _: True,
+        )
+        with Observer(
+            self.growing.directory, SETTINGS, now=self.now, deliverer=deliverer, outcomes=outcomes, report=problems.append
+        ) as observer:
+            for _ in range(turns):
+                observer.turn(0.0)
+
+    def told(self, rule: str) -> list[str]:
+        """What people were told of a rule's alerts: firing or resolved, in order."""
+        lines = self.page.read_text().splitlines() if self.page.exists() else []
+        return [line.split()[2] for line in lines if line.split()[3] == f"{rule}:"]
+
+
+def test_what_was_told_to_fire_is_told_to_be_over_by_an_observer_that_comes_back_a_day_later(
+    growing: Growing, records: tuple[Record, ...], tmp_path: Path
+) -> None:
+    begun = next(place for place, record in enumerate(records) if record.type == RunRolledBack.KIND)
+    paged = Paged(growing, tmp_path / "page", Clock(records[begun].time))
+    growing.write(begun + 1)
+    paged.observe()
+    assert paged.told("run-rolled-back") == ["firing"]
+    growing.write()
+    paged.now.at(86_400)
+    paged.observe()
+    assert paged.told("run-rolled-back") == ["firing", "resolved"]
+    assert {event.handler for event in map(decode, growing.derived()) if isinstance(event, AlertNotified)} == {"page"}
 
 
 def test_an_old_directory_of_a_crashed_run_pages_nobody(tmp_path: Path) -> None:

@@ -122,16 +122,26 @@ def test_an_alert_that_is_too_old_is_stale() -> None:
 
 
 def test_an_alert_that_grew_too_old_while_it_waited_is_stale() -> None:
-    box = outbox(replace(LIMITS, rate_per_minute=0.001))
+    box = outbox()
+    box.offer(alert(1), now(0))
+    assert said(box.next_step(now(600)).outcomes) == [(alert(1).id, "stale")]
+
+
+def test_the_resolution_of_what_was_delivered_is_sent_however_old_it_is() -> None:
+    box = outbox()
     box.offer(alert(1), now(0))
     deliver(box, 0)
-    for number in (2, 3):
-        box.offer(alert(number), now(0))
-        deliver(box, 0)
-    assert box.offer(alert(1, firing=False, at_s=5), now(5)) == ()
-    step = box.next_step(now(5))
-    assert (step.sending, step.until_s) == (None, now(605).steady_s)
-    assert said(box.next_step(now(605)).outcomes) == [(alert(1, firing=False).id, "stale")]
+    assert box.offer(alert(1, firing=False, at_s=5), now(86_400)) == ()
+    assert deliver(box, 86_400) == [SendAlert(alert(1, firing=False, at_s=5))]
+
+
+def test_the_resolution_of_what_was_delivered_waits_for_its_token_however_long() -> None:
+    box = outbox(replace(LIMITS, burst=1, rate_per_minute=0.05))
+    box.offer(alert(1), now(0))
+    deliver(box, 0)
+    box.offer(alert(1, firing=False, at_s=5), now(5))
+    assert box.next_step(now(1190)) == ((), None, now(1200).steady_s)
+    assert deliver(box, 1200) == [SendAlert(alert(1, firing=False, at_s=5))]
 
 
 def test_an_alert_that_grew_too_old_between_attempts_is_failed_and_says_why() -> None:
@@ -331,6 +341,20 @@ def test_after_a_restart_a_failed_alert_is_tried_once_more_while_it_is_young() -
     assert deliver(box, 599) == [SendAlert(alert(1))]
     assert box.offer(alert(2), now(600)) == ()
     assert deliver(box, 600) == []
+
+
+def test_after_a_restart_the_resolution_of_what_was_delivered_is_tried_again_however_old_it_is() -> None:
+    box = read_back(notified(alert(1)), notified(alert(1, firing=False), "failed"))
+    box.offer(alert(1), now(86_400))
+    assert box.offer(alert(1, firing=False), now(86_400)) == ()
+    assert deliver(box, 86_400) == [SendAlert(alert(1, firing=False))]
+
+
+def test_after_a_restart_the_resolution_of_what_was_too_old_is_not_sent() -> None:
+    box = read_back(suppressed(alert(1), "stale"))
+    box.offer(alert(1), now(86_400))
+    assert said(box.offer(alert(1, firing=False), now(86_400))) == [(alert(1, firing=False).id, "not_delivered")]
+    assert deliver(box, 86_400) == []
 
 
 def test_after_a_restart_the_resolution_of_a_failed_alert_follows_it() -> None:

@@ -3,20 +3,20 @@
 An alert comes by `offer`. It waits here until `next_step` says to send it, and leaves with one outcome:
 
     offered -> waiting -> delivered                   the receiver took it
-                       -> failed                      refused, or every attempt failed, or it became too old between attempts
+                       -> failed                      refused, or every attempt failed, or a firing became too old between attempts
             -> rate_limit                             no token; counted, and told in one message with the others
-            -> stale                                  older than `deliver_within_s` before the first attempt
+            -> stale                                  a firing older than `deliver_within_s` before the first attempt
             -> not_delivered                          a resolution of a firing that was offered and did not arrive
             -> (nothing)                              not addressed here, or a resolution of what only was pending
 
 Order and limits. A firing is taken only with a token, which it keeps while it waits: so no more than `burst` firings ever wait. A
-resolution waits behind its firing, then for a token, and is never held back: whoever was told that it fires must be told that it is over.
-Attempts after the first need no token: what failed reached nobody. Each alert has its own back-off, so one that its receiver cannot digest
-delays no other.
+resolution waits behind its firing, then for a token, and is never held back nor too old: whoever was told that it fires must be told that
+it is over, or shows it for ever. Attempts after the first need no token: what failed reached nobody. Each alert has its own back-off, so
+one that its receiver cannot digest delays no other.
 
 Nothing here survives the process. `settled` takes an outcome that was read back from the log: delivered and suppressed ones are done
-with; a failed one is tried again when it is offered and still young enough, and its resolution after it; held-back ones that are young
-enough are counted into a message again, so that they are told at least once.
+with; a failed one is tried again when it is offered: a firing that is still young enough, and its resolution after it, or the resolution of
+what was delivered; held-back ones that are young enough are counted into a message again, so that they are told at least once.
 """
 
 import math
@@ -168,8 +168,6 @@ class Outbox:
         if alert.key not in self._firing:
             if opened is None:
                 return (self._suppressed(alert, "not_delivered"),) if alert.key in self._missed else ()
-            if self._is_stale(alert, now):
-                return (self._suppressed(alert, "stale"),)
             self._open[alert.key] = opened._replace(alert=None)
             self._ungranted.append(alert.id)
         self._waiting[alert.id] = _Waiting(alert, now.steady_s)
@@ -177,8 +175,10 @@ class Outbox:
         return ()
 
     def _is_worth_another(self, alert: Alert, before: Known, now: Now) -> bool:
+        if alert.firing:
+            return before == "failed_before" and not self._is_stale(alert, now)
         # Where a failed firing is tried again, the resolution that was not sent for its sake follows it.
-        return (before == "failed_before" and not self._is_stale(alert, now)) or (before == "unsent_before" and alert.key in self._firing)
+        return (before == "failed_before" and alert.key in self._open) or (before == "unsent_before" and alert.key in self._firing)
 
     def _offered_again(self, alert: Alert, before: Known, now: Now) -> None:
         if before == "held_before" and not self._is_stale(alert, now):
@@ -206,14 +206,13 @@ class Outbox:
         return math.inf if self._tally.granted or self._tally.due_s is None else self._tally.due_s
 
     def _stale_s(self, now: Now) -> float:
-        oldest = min((waiting.alert.time for waiting in self._waiting.values()), default=None)
+        oldest = min((self._waiting[alert_id].alert.time for alert_id in self._firing.values()), default=None)
         return math.inf if oldest is None else now.steady_s + (oldest + self._within - now.time).total_seconds()
 
     def _expire(self, now: Now) -> tuple[Outcome, ...]:
         outcomes: list[Outcome] = []
-        for waiting in [waiting for waiting in self._waiting.values() if self._is_stale(waiting.alert, now)]:
-            if waiting.alert.id not in self._waiting:
-                continue  # A resolution that went with its firing.
+        firings = [self._waiting[alert_id] for alert_id in self._firing.values()]
+        for waiting in [waiting for waiting in firings if self._is_stale(waiting.alert, now)]:
             if waiting.attempts:
                 outcomes += self._gave_up(waiting, f"{waiting.error}; not tried again: older than {self._limits.deliver_within_s:g} s")
             else:

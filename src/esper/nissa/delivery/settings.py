@@ -140,7 +140,7 @@ class DeliverySettings(BaseModel):
     model_config = _CONFIG
     handlers: tuple[HandlerSettings, ...] = ()
     deliver_within_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """An alert older than this is not delivered any more."""
+    """A firing older than this is not delivered any more; a resolution of what was delivered always is."""
     base_url: Url | None = None
     """Where people find Nissa; messages link there."""
 
