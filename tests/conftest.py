@@ -20,6 +20,8 @@ settings.register_profile("quick", settings.get_profile("thorough"), max_example
 HERE = Path(__file__).parent
 LONG = ("whole", "kafka")
 gc.disable()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    atexit.register(os._exit, 0)  # It has told all that it knows. Taking apart what it imported would take two seconds.
 
 
 def leaves_out(config: pytest.Config, marker: str) -> bool:
