@@ -74,6 +74,7 @@ def test_an_interrupted_command_exits_with_130(esper: Esper, monkeypatch: pytest
     assert esper("runs").code == 130
 
 
+@pytest.mark.whole
 def test_a_pipe_whose_reader_goes_away_ends_quietly(synthetic_log: Path) -> None:
     command = (*PYTHON, "log", "latest", "--format", "jsonl", "--log", str(synthetic_log))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -102,11 +103,13 @@ def piped(synthetic_log: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.whole
 def test_a_pipe_gets_no_colours_and_no_cursor_movements(piped: "subprocess.CompletedProcess[str]") -> None:
     _, *said = re.split("^esper .*\n", piped.stdout, flags=re.MULTILINE)
     assert (len(said), all(said), "\x1b" in piped.stdout) == (len(READING), True, False)
 
 
+@pytest.mark.whole
 def test_reading_a_log_imports_no_torch(piped: "subprocess.CompletedProcess[str]") -> None:
     assert (piped.stderr, piped.returncode) == ("", 0)
 

@@ -88,6 +88,7 @@ def grow_more(host: Host) -> None:
     host.apply(Command.RESET, site, 1, epoch=5)
 
 
+@pytest.mark.whole
 @KINDS
 @pytest.mark.parametrize("between", [change_nothing, train_on, grow_more], ids=lambda between: between.__name__)
 def test_restoring_in_place_goes_on_bit_for_bit(kind: str, between: object) -> None:
@@ -116,6 +117,7 @@ def test_restoring_into_a_fresh_host_goes_on_bit_for_bit(kind: str) -> None:
     assert after(fresh) == expected
 
 
+@pytest.mark.whole
 def test_saving_and_restoring_between_steps_leaves_no_trace() -> None:
     expected = after(busy("linear"))
     saving = busy("linear")

@@ -6,7 +6,6 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
 from esper.errors import RuleError
@@ -173,6 +172,7 @@ def test_reentrant_checkpointing_is_refused_by_name() -> None:
         model(batch("linear", 0)[0]).sum().backward()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("make", [linear_model, conv_model])
 def test_a_compiled_model_computes_the_same(make: type[nn.Module]) -> None:
     kind = "linear" if make is linear_model else "conv"
@@ -187,6 +187,7 @@ def test_a_compiled_model_computes_the_same(make: type[nn.Module]) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.whole
 def test_a_compiled_model_teaches_its_seeds() -> None:
     model = linear_model()
     host = host_of(model)
@@ -225,8 +226,11 @@ class Explicit(nn.Module):
         return y
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # The compiler looks at it at any break.
 def test_a_compiled_model_breaks_once_per_site() -> None:
+    from torch._dynamo.testing import CompileCounter  # A third of a second, for this test alone.
+
     model, graphs = Explicit(), CompileCounter()
     assert len(host_of(model).sites) == 2
     torch.compile(model, backend=graphs)(batch("linear", 0)[0])

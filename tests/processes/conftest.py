@@ -1,11 +1,18 @@
-"""The synthetic run, open."""
+"""The synthetic run, open; and an empty log."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from esper.oona.directory import Directory
 from esper.processes.history import History, open_run
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Directory:
+    """An empty log."""
+    return Directory(tmp_path / "runs", create=True)
 
 
 @pytest.fixture

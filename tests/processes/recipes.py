@@ -66,6 +66,15 @@ class Acting:
             yield batch
 
 
+class BurstError(Exception):
+    """Of the user's own."""
+
+
+def burst() -> None:
+    """Fails as a user's own code does."""
+    raise BurstError("the data server is gone")
+
+
 def events(directory: Directory, run: RunId, kind: type[E]) -> list[E]:
     """Every event of `kind` in the log of `run`."""
     with directory.open(run) as log:

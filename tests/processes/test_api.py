@@ -288,6 +288,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(finished: tuple[Path, Res
         assert history.state.incarnation == 2
 
 
+@pytest.mark.whole
 def test_a_notebook_goes_on_with_the_model_that_was_interrupted(tmp_path: Path) -> None:
     model = perceptron()
     with pytest.raises(Interrupted):
@@ -332,6 +333,7 @@ def test_importing_esper_imports_nothing_that_training_needs() -> None:
     assert in_a_process_without_torch(program) == "[]\n"
 
 
+@pytest.mark.whole
 def test_a_history_is_read_without_torch(finished: tuple[Path, Result]) -> None:
     log, result = finished
     program = "import esper; run = esper.open('latest', log=sys.argv[1]); print(run.run, run.state.epoch, run.state.status); run.close()"

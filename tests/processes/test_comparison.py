@@ -70,6 +70,7 @@ def test_a_host_in_which_nothing_grew_is_itself(grown: tuple[Directory, Settings
     assert [type(module) for module in static.modules()] == [nn.Sequential, nn.Linear, nn.GELU, nn.Linear]
 
 
+@pytest.mark.whole
 def test_every_way_of_training_is_a_run_of_its_own(grown: tuple[Directory, Settings, Trained]) -> None:
     directory, chosen, trained = grown
     said: list[str] = []

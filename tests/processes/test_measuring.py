@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,12 +36,6 @@ from tests.processes.recipes import Acting, events, recipe, settings
 from tests.tolaria.worlds import STEPS, samples
 
 RUN = RunId("01f00000-0000-7000-8000-000000000001")
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Directory:
-    """An empty log."""
-    return Directory(tmp_path / "runs", create=True)
 
 
 class Measuring:

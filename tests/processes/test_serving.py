@@ -108,6 +108,7 @@ def test_a_following_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     assert following.freshness().lag_s is None
 
 
+@pytest.mark.whole
 def test_runs_are_counted_by_how_they_stand(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
     write_run(directory, telemetry=False)

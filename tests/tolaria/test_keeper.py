@@ -97,12 +97,14 @@ def test_from_every_checkpoint_training_goes_on_as_if_it_had_never_stopped(tmp_p
     assert goes_on_the_same(lambda: world(tmp_path), range(EPOCHS + 1)) == EPOCHS + 1
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_a_learning_rate_goes_on_as_planned(tmp_path: Path, schedule: Schedule) -> None:
     settings = TrainerSettings(epochs=SHORT, checkpoint_every=2, keep_checkpoints=100, measure_every=2)
     assert goes_on_the_same(lambda: World(tmp_path, script=GRAFTED, settings=settings, scheduler=schedule, train=batches(10)), (2, 4)) == 2
 
 
+@pytest.mark.whole
 def test_a_rollback_comes_again(tmp_path: Path) -> None:
     assert goes_on_the_same(lambda: world(tmp_path, multi_step, poisoned=6), (3, 5)) == 2
 

@@ -348,6 +348,7 @@ def shuffled(folder: Path, settings: TrainerSettings) -> World:
     return World(folder, script=GROWN, model=perceptron(3, nn.Dropout(0.3)), train=Shuffled(), settings=settings).run()
 
 
+@pytest.mark.whole
 def test_the_same_settings_twice_give_the_same_digests_at_every_epoch(tmp_path: Path) -> None:
     one, other = (digests_of(shuffled(tmp_path / name, TrainerSettings(epochs=7))) for name in ("one", "other"))
     assert one == other
@@ -361,6 +362,7 @@ def test_another_rng_seed_trains_another_way_from_the_first_epoch_on(tmp_path: P
     assert one[0].random != other[0].random
 
 
+@pytest.mark.whole
 def test_telemetry_changes_no_bit(tmp_path: Path) -> None:
     with_it = shuffled(tmp_path / "with", TrainerSettings(epochs=7))
     without = shuffled(tmp_path / "without", TrainerSettings(epochs=7, telemetry=False))

@@ -69,6 +69,7 @@ def test_following_a_run_that_nobody_writes_says_so(esper: Esper, tmp_path: Path
         assert esper("log", RUN, "--follow", "--log", str(tmp_path)).err == ""
 
 
+@pytest.mark.whole
 def test_following_shows_a_record_as_soon_as_it_is_written(tmp_path: Path) -> None:
     with Directory(tmp_path).create(RUN) as log:
         emitter = Emitter(log, RUN, clock=ticking())

@@ -69,6 +69,7 @@ def test_a_third_of_wild_points_moves_no_slope() -> None:
     assert theil_sen(points, 2.576).middle == pytest.approx(1 / 15, rel=0.2)
 
 
+@pytest.mark.whole
 def test_the_interval_is_sen_s() -> None:
     from scipy.stats import theilslopes  # Takes most of a second to import.
 
