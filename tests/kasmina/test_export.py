@@ -1,6 +1,7 @@
 """A grown host as plain modules: the same output, and nothing of Esper in it."""
 
 import io
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from esper.kasmina.host import Host
 from tests.kasmina.training import MODELS, Loop, batch, host_of, into
 
 WHOLE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE)
-KINDS = pytest.mark.parametrize("kind", ["linear", "conv"])
 BODIES = {
     "linear": (("0", "mlp:24"), ("0", "signal:12"), ("4", "lowrank:8")),
     "conv": (("0", "conv:8"), ("0", "lowrank:8"), ("3", "conv:8")),
@@ -28,6 +28,19 @@ def grown(kind: str) -> Host:
     return host
 
 
+class Grown(NamedTuple):
+    """A host that tests only export."""
+
+    kind: str
+    host: Host
+
+
+@pytest.fixture(scope="module", params=BODIES)
+def one(request: pytest.FixtureRequest) -> Grown:
+    """Every kind of host, grown once."""
+    return Grown(request.param, grown(request.param))
+
+
 def outputs(model: nn.Module, kind: str) -> Tensor:
     training = model.training
     model.eval()
@@ -38,15 +51,13 @@ def outputs(model: nn.Module, kind: str) -> Tensor:
     return y
 
 
-@KINDS
-def test_the_output_is_the_hosts_bit_for_bit(kind: str) -> None:
-    host = grown(kind)
+def test_the_output_is_the_hosts_bit_for_bit(one: Grown) -> None:
+    kind, host = one
     assert torch.equal(outputs(host.export_plain(), kind), outputs(host.model, kind))
 
 
-@KINDS
-def test_gradients_are_the_hosts_bit_for_bit(kind: str) -> None:
-    host = grown(kind)
+def test_gradients_are_the_hosts_bit_for_bit(one: Grown) -> None:
+    kind, host = one
     plain = host.export_plain()
     gradients = []
     for model in (host.model, plain):
@@ -57,16 +68,14 @@ def test_gradients_are_the_hosts_bit_for_bit(kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True) if a is not None and b is not None)
 
 
-@KINDS
-def test_nothing_of_esper_is_in_it(kind: str) -> None:
-    plain = grown(kind).export_plain()
+def test_nothing_of_esper_is_in_it(one: Grown) -> None:
+    plain = one.host.export_plain()
     assert not [type(module) for module in plain.modules() if "esper" in type(module).__module__]
     assert not [name for module in plain.modules() for name in vars(module) if "esper" in name]
 
 
-@KINDS
-def test_it_is_saved_and_loaded_by_torch_alone(kind: str) -> None:
-    host = grown(kind)
+def test_it_is_saved_and_loaded_by_torch_alone(one: Grown) -> None:
+    kind, host = one
     file = io.BytesIO()
     torch.save(host.export_plain(), file)
     file.seek(0)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -23,7 +24,6 @@ BODIES = {
     "linear": (("0", "mlp:5:dropout=0.1"), ("0", "signal:3:dropout=0.1"), ("4", "lowrank:8")),
     "conv": (("0", "conv:8:dropout=0.1"), ("0", "lowrank:8"), ("3", "conv:8")),
 }
-KINDS = pytest.mark.parametrize("kind", BODIES)
 
 
 def grown(kind: str) -> Host:
@@ -34,6 +34,22 @@ def grown(kind: str) -> Host:
     into(host, BODIES[kind][2][0], 0, "lowrank:8")
     Loop(kind, host.model, host).run(0, 3)
     return host
+
+
+class Saved(NamedTuple):
+    """A grown host as it was saved, and where. Tests only read both."""
+
+    kind: str
+    host: Host
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=BODIES)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """Every kind of host, grown and saved once."""
+    kind: str = request.param
+    host = grown(kind)
+    return Saved(kind, host, save_grown(host, tmp_path_factory.mktemp("grown") / kind))
 
 
 def imported(folder: Path) -> ModuleType:
@@ -59,28 +75,23 @@ def output_of(model: nn.Module, inputs: Tensor) -> Tensor:
     return output
 
 
-@KINDS
-def test_a_rebuilt_model_gives_the_hosts_output_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    host = grown(kind)
-    again = rebuilt(save_grown(host, tmp_path / "saved"), MODELS[kind]())
-    x, _ = batch(kind, 0)
-    assert torch.equal(output_of(again, x), output_of(host.model, x))
-    assert not torch.equal(output_of(again, x), output_of(MODELS[kind](), x))
+def test_a_rebuilt_model_gives_the_hosts_output_bit_for_bit(saved: Saved) -> None:
+    again = rebuilt(saved.folder, MODELS[saved.kind]())
+    x, _ = batch(saved.kind, 0)
+    assert torch.equal(output_of(again, x), output_of(saved.host.model, x))
+    assert not torch.equal(output_of(again, x), output_of(MODELS[saved.kind](), x))
 
 
-@KINDS
-def test_a_rebuilt_model_has_the_parameters_of_the_grown_one_and_can_be_trained_on(kind: str, tmp_path: Path) -> None:
-    host = grown(kind)
-    again = rebuilt(save_grown(host, tmp_path / "saved"), MODELS[kind]())
-    assert sum(parameter.numel() for parameter in again.parameters()) == host.parameters()
+def test_a_rebuilt_model_has_the_parameters_of_the_grown_one_and_can_be_trained_on(saved: Saved) -> None:
+    again = rebuilt(saved.folder, MODELS[saved.kind]())
+    assert sum(parameter.numel() for parameter in again.parameters()) == saved.host.parameters()
     again.train()
-    again(batch(kind, 1)[0]).square().sum().backward()
+    again(batch(saved.kind, 1)[0]).square().sum().backward()
     assert all(parameter.grad is not None for parameter in again.parameters())
 
 
-@KINDS
-def test_the_source_imports_torch_and_the_standard_library_alone(kind: str, tmp_path: Path) -> None:
-    source = (save_grown(grown(kind), tmp_path / "saved") / "grown.py").read_text()
+def test_the_source_imports_torch_and_the_standard_library_alone(saved: Saved) -> None:
+    source = (saved.folder / "grown.py").read_text()
     imports = {
         name.name.partition(".")[0] if isinstance(node, ast.Import) else str(node.module).partition(".")[0]
         for node in ast.walk(ast.parse(source))
@@ -91,17 +102,14 @@ def test_the_source_imports_torch_and_the_standard_library_alone(kind: str, tmp_
     assert "pickle" not in source
 
 
-@KINDS
-def test_what_stands_in_the_file_is_what_the_source_reads(kind: str, tmp_path: Path) -> None:
-    folder = save_grown(grown(kind), tmp_path / "saved")
-    read, truth = imported(folder).tensors(), load_file(folder / "model.safetensors")
+def test_what_stands_in_the_file_is_what_the_source_reads(saved: Saved) -> None:
+    read, truth = imported(saved.folder).tensors(), load_file(saved.folder / "model.safetensors")
     assert read.keys() == truth.keys()
     assert all(torch.equal(read[name], truth[name]) and read[name].dtype == truth[name].dtype for name in truth)
 
 
-def test_a_rebuilt_model_is_in_eval_mode(tmp_path: Path) -> None:
-    folder = save_grown(grown("linear"), tmp_path / "saved")
-    assert not [module for module in rebuilt(folder, MODELS["linear"]().train()).modules() if module.training]
+def test_a_rebuilt_model_is_in_eval_mode(saved: Saved) -> None:
+    assert not [module for module in rebuilt(saved.folder, MODELS[saved.kind]().train()).modules() if module.training]
 
 
 def test_a_lone_layer_can_be_the_host(tmp_path: Path) -> None:

@@ -78,6 +78,11 @@ def test_every_operation_has_a_name_of_its_own_and_says_what_may_go_wrong(descri
     assert all({"400", "403", "422", "500"} <= operation["responses"].keys() for operation in operations)
 
 
+def test_where_no_token_is_needed_none_is_asked_for(described: Any) -> None:
+    assert "security" not in described
+    assert "securitySchemes" not in described["components"]
+
+
 def test_every_schema_that_is_named_is_there(described: Any) -> None:
     text = str(described)
     named = {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from tests.events import sample_files
 from tests.events.examples import EXAMPLE
 
 COMMITTED = Path(__file__).parents[3] / "schemas"
-MADE = files()
+JSON_FILES = [*(f"{kind.KIND}.json" for kind in KINDS), "envelope.json"]
 Schema = dict[str, Any]  # Any: JSON, checked by the assertions.
+made = cache(files)
 
 
 def schema(name: str) -> Schema:
-    made: Schema = json.loads(MADE[name])
-    return made
+    content: Schema = json.loads(made()[name])
+    return content
 
 
+@cache
 def validator(name: str) -> Any:  # Any: jsonschema has no types.
     return jsonschema.Draft202012Validator(schema(name))
 
@@ -34,16 +37,16 @@ def test_committed_schemas_are_as_generated() -> None:
 
 
 def test_there_is_a_file_for_every_kind_one_for_the_envelope_and_asyncapi() -> None:
-    assert MADE.keys() == {f"{kind.KIND}.json" for kind in KINDS} | {"envelope.json", "asyncapi.yaml"}
+    assert made().keys() == {*JSON_FILES, "asyncapi.yaml"}
 
 
-@pytest.mark.parametrize("name", sorted(MADE.keys() - {"asyncapi.yaml"}))
+@pytest.mark.parametrize("name", JSON_FILES)
 def test_schema_is_valid_in_its_draft_and_says_what_it_is_of(name: str) -> None:
-    made = schema(name)
-    jsonschema.Draft202012Validator.check_schema(made)
-    assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert made["title"]
-    assert made["description"]
+    content = schema(name)
+    jsonschema.Draft202012Validator.check_schema(content)
+    assert content["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert content["title"]
+    assert content["description"]
 
 
 @pytest.mark.parametrize(("kind", "payload"), sample_files.ALL, ids=sample_files.NAMES)
@@ -97,7 +100,9 @@ def test_envelope_refuses_other_spellings(change: Schema) -> None:
     assert not validator("envelope.json").is_valid({name: value.decode() for name, value in headers(RECORD)} | change)
 
 
-ASYNCAPI = schema("asyncapi.yaml")
+@cache
+def asyncapi() -> Schema:
+    return schema("asyncapi.yaml")
 
 
 def references(part: object) -> Iterator[str]:
@@ -112,8 +117,8 @@ def references(part: object) -> Iterator[str]:
 
 def target(reference: str) -> object:
     if reference.startswith("./"):
-        return MADE[reference.removeprefix("./")]
-    found: object = ASYNCAPI
+        return made()[reference.removeprefix("./")]
+    found: object = asyncapi()
     for step in reference.removeprefix("#/").split("/"):
         assert isinstance(found, dict)
         found = found[step]
@@ -121,28 +126,28 @@ def target(reference: str) -> object:
 
 
 def test_asyncapi_has_the_sections_of_its_version() -> None:
-    assert ASYNCAPI["asyncapi"] == "3.0.0"
-    assert ASYNCAPI.keys() == {"asyncapi", "info", "defaultContentType", "channels", "operations", "components"}
-    assert {"title", "version"} <= ASYNCAPI["info"].keys()
+    assert asyncapi()["asyncapi"] == "3.0.0"
+    assert asyncapi().keys() == {"asyncapi", "info", "defaultContentType", "channels", "operations", "components"}
+    assert {"title", "version"} <= asyncapi()["info"].keys()
 
 
 def test_asyncapi_points_nowhere_that_is_not() -> None:
-    assert all(target(reference) for reference in references(ASYNCAPI))
+    assert all(target(reference) for reference in references(asyncapi()))
 
 
 def test_asyncapi_has_a_channel_and_dead_letters_for_every_topic() -> None:
-    assert ASYNCAPI["channels"].keys() == TOPICS.keys() | {f"{topic}.dead-letter" for topic in TOPICS}
-    assert {name: channel["address"] for name, channel in ASYNCAPI["channels"].items()} == {name: name for name in ASYNCAPI["channels"]}
+    assert asyncapi()["channels"].keys() == TOPICS.keys() | {f"{topic}.dead-letter" for topic in TOPICS}
+    assert {name: channel["address"] for name, channel in asyncapi()["channels"].items()} == {name: name for name in asyncapi()["channels"]}
 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_asyncapi_channel_takes_the_kinds_of_its_topic(topic: str) -> None:
-    messages = ASYNCAPI["channels"][topic]["messages"]
+    messages = asyncapi()["channels"][topic]["messages"]
     assert messages == {kind.KIND: {"$ref": f"#/components/messages/{kind.KIND}"} for kind in kinds_of(topic)}
 
 
 def test_asyncapi_message_has_the_payload_of_its_kind_the_headers_and_the_run_as_key() -> None:
-    message = ASYNCAPI["components"]["messages"]["esper.run.started.v1"]
+    message = asyncapi()["components"]["messages"]["esper.run.started.v1"]
     (trait,) = message["traits"]
     record = target(trait["$ref"])
     assert isinstance(record, dict)
@@ -156,11 +161,11 @@ def test_asyncapi_message_has_the_payload_of_its_kind_the_headers_and_the_run_as
     [("system.events.run", -1), ("telemetry.training.steps", 259_200_000), ("system.events.run.dead-letter", 2_592_000_000)],
 )
 def test_asyncapi_channel_says_how_long_kafka_keeps_it(channel: str, retention_ms: int) -> None:
-    assert ASYNCAPI["channels"][channel]["bindings"]["kafka"]["topicConfiguration"]["retention.ms"] == retention_ms
+    assert asyncapi()["channels"][channel]["bindings"]["kafka"]["topicConfiguration"]["retention.ms"] == retention_ms
 
 
 def test_asyncapi_operations_name_their_channel_and_direction() -> None:
-    directions = {operation["channel"]["$ref"]: operation["action"] for operation in ASYNCAPI["operations"].values()}
+    directions = {operation["channel"]["$ref"]: operation["action"] for operation in asyncapi()["operations"].values()}
     assert directions.pop("#/channels/control.tamiyo.proposals") == "receive"
     assert directions == {f"#/channels/{topic}": "send" for topic in TOPICS if topic != "control.tamiyo.proposals"}
 
@@ -188,4 +193,4 @@ def test_write_makes_a_directory_as_generated(tmp_path: Path) -> None:
 
 
 def test_check_of_a_directory_that_is_not_there_lists_every_file(tmp_path: Path) -> None:
-    assert len(drift(tmp_path / "none")) == len(MADE)
+    assert len(drift(tmp_path / "none")) == len(made())
