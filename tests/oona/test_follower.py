@@ -69,6 +69,7 @@ def test_two_runs_are_followed_side_by_side(followed: tuple[Directory, Follower]
     assert batches == {RUN: WHOLE[:5], OTHER: other[:7]}
 
 
+@pytest.mark.whole
 def test_a_run_in_another_process_is_heard(followed: tuple[Directory, Follower]) -> None:
     directory, follower = followed
     with child("hold", directory.path) as process:

@@ -264,6 +264,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path / "file") in str(raised.value)
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
 def test_a_place_of_somebody_else_is_refused(tmp_path: Path) -> None:
     open_to_others(tmp_path)
@@ -274,6 +275,7 @@ def test_a_place_of_somebody_else_is_refused(tmp_path: Path) -> None:
     assert "not writable" in said
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
 def test_a_file_that_may_not_be_written_is_refused(directory: Directory, closed: Path) -> None:
     open_to_others(directory.path)
@@ -283,6 +285,7 @@ def test_a_file_that_may_not_be_written_is_refused(directory: Directory, closed:
     assert str(closed.parent) in said
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
 @pytest.mark.usefixtures("closed")
 def test_an_unsealed_run_is_read_where_nothing_may_be_written(directory: Directory) -> None:

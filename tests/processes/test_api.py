@@ -225,6 +225,7 @@ def test_a_scheduler_that_wants_to_be_told_something_else_is_refused_before_ther
     assert Directory(tmp_path).names() == []
 
 
+@pytest.mark.whole
 def test_the_same_call_twice_gives_the_same_bits(finished: tuple[Path, Result], tmp_path: Path) -> None:
     inputs, _ = samples()
     assert torch.equal(output_of(fit(tmp_path).model, inputs), output_of(finished[1].model, inputs))

@@ -21,6 +21,8 @@ from esper.processes.ways import Entry
 from tests.processes.recipes import events, grafts, recipe, settings
 from tests.tolaria.worlds import samples
 
+pytestmark = pytest.mark.whole
+
 OWN, SEED = 4 * 3 + 3 + 3 * 2 + 2, 4 * 2 + 2 + 2 * 3 + 3
 
 
@@ -70,7 +72,6 @@ def test_a_host_in_which_nothing_grew_is_itself(grown: tuple[Directory, Settings
     assert [type(module) for module in static.modules()] == [nn.Sequential, nn.Linear, nn.GELU, nn.Linear]
 
 
-@pytest.mark.whole
 def test_every_way_of_training_is_a_run_of_its_own(grown: tuple[Directory, Settings, Trained]) -> None:
     directory, chosen, trained = grown
     said: list[str] = []

@@ -177,6 +177,7 @@ def test_another_thread_may_not_speak_for_the_run(directory: Directory) -> None:
     assert custom(directory, RUN) == []
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # From Python 3.12 on, for any process with threads.
 def test_nor_may_a_forked_child(directory: Directory) -> None:
     ended: list[int] = []
@@ -213,6 +214,7 @@ def test_what_is_read_for_the_manifest_is_not_part_of_the_training(directory: Di
     assert len(custom(directory, RUN)) == 20
 
 
+@pytest.mark.whole
 def test_a_resumed_run_measures_nothing_twice(directory: Directory) -> None:
     chosen = measured_by(lambda batch: measure("batch", batch))
     stopped = replace(chosen, train=Acting(2 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT)))
@@ -222,6 +224,7 @@ def test_a_resumed_run_measures_nothing_twice(directory: Directory) -> None:
     assert [step for _, step, _ in custom(directory, RUN)] == list(range(1, 5 * STEPS + 1))
 
 
+@pytest.mark.whole
 def test_training_is_the_same_whether_or_not_it_is_measured(directory: Directory) -> None:
     without = train(recipe(), settings(), directory, fresh_run_id()).run
     measured = train(measured_by(lambda batch: measure("batch", batch)), settings(), directory, fresh_run_id()).run
@@ -238,6 +241,7 @@ def test_a_rule_on_it_fires(directory: Directory) -> None:
     assert firing.rule == "many"
 
 
+@pytest.mark.whole
 def test_nissa_exports_it_while_the_run_trains(directory: Directory) -> None:
     with serving(directory.path) as client:
         found: list[str] = []

@@ -39,7 +39,7 @@ from esper.oona.heads import Draft
 from esper.oona.observed import FILE, Observed, is_settled
 from esper.oona.run_log import FILE as LOG
 from esper.processes.delivering import make_deliverer
-from esper.processes.history import History
+from esper.processes.history import open_run
 from esper.processes.observer import Observer, Outcomes
 from esper.processes.observing import builtin_rules, rebuild
 from tests.processes.observed_runs import HEARING, SETTINGS, Growing, abandon, problems, read
@@ -49,14 +49,15 @@ ENDED = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
 NOW_SOON, NOW_LATE = ENDED + timedelta(minutes=5), ENDED + timedelta(hours=1)
 
 
-@pytest.fixture
-def records(history: History) -> tuple[Record, ...]:
-    return tuple(history.records())
+@pytest.fixture(scope="module")
+def records(synthetic_log: Path) -> tuple[Record, ...]:
+    with open_run(RUN, synthetic_log) as history:
+        return tuple(history.records())
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path, records: tuple[Record, ...]) -> tuple[Record, ...]:
-    growing = Growing(tmp_path / "undisturbed", records)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, records: tuple[Record, ...]) -> tuple[Record, ...]:
+    growing = Growing(tmp_path_factory.mktemp("undisturbed"), records)
     growing.write()
     with growing.observer() as observer:
         observer.turn(0.0)
@@ -127,7 +128,7 @@ def test_windows_say_how_many_values_they_hold(undisturbed: tuple[Record, ...], 
     assert sum(counts) == sum(norm is not None and math.isfinite(norm) for span in spans for norm in span)
 
 
-@pytest.mark.parametrize("portion", [pytest.param(1, marks=pytest.mark.whole), 7, 40])
+@pytest.mark.parametrize("portion", [pytest.param(1, marks=pytest.mark.whole), pytest.param(7, marks=pytest.mark.whole), 40])
 def test_an_observer_that_is_killed_again_and_again_derives_the_same(
     growing: Growing, records: tuple[Record, ...], undisturbed: tuple[Record, ...], portion: int
 ) -> None:

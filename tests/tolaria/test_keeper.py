@@ -183,7 +183,7 @@ def test_what_a_killed_process_did_not_get_to_prune_is_pruned_at_the_restore(tmp
 
 
 def rolled_back(folder: Path, poisoned: int, *, checkpoint_every: int = 5) -> World:
-    chosen = TrainerSettings(epochs=EPOCHS, checkpoint_every=checkpoint_every, measure_every=2)
+    chosen = TrainerSettings(epochs=poisoned + 1, checkpoint_every=checkpoint_every, measure_every=2)
     return world(folder, settings=chosen, poisoned=poisoned).run()
 
 
