@@ -14,7 +14,7 @@ demo: $(READY_DEMO) ## Trains a growing network on handwritten digits, beside st
 test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka broker.
 	$(BIN)/python -m pytest
 
-unit: $(READY) ## The short tests, on all cores: about half a minute.
+unit: $(READY) ## The short tests, on all cores: less than half a minute.
 	$(BIN)/python -m pytest -m "not whole and not kafka" -n auto --maxprocesses 4 --dist loadfile
 
 check: $(READY) ## Format, lint, strict types, import contracts, schema drift.
