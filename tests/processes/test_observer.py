@@ -411,6 +411,18 @@ def test_a_silent_run_that_goes_on_to_its_end_and_is_sealed_at_once_is_silent_no
     assert is_settled(growing.log.path)
 
 
+def test_a_run_that_was_killed_stays_dead_when_another_observer_takes_over(growing: Growing, records: tuple[Record, ...]) -> None:
+    growing.write(100)
+    growing.log.close()
+    clock = Clock(records[99].time)
+    for _ in range(2):
+        with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+            for _ in range(4):
+                observer._follower._listed_at = 0.0  # As after a second: whose lock is free is looked at again.
+                observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "run-dead")] == ["firing"]
+
+
 def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     growing.write(100)
     with growing.observer(HEARING) as observer:

@@ -10,7 +10,6 @@ FoldBlocked says so, and a version that knows better goes on from it. Telemetry 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -111,7 +110,7 @@ class Watch:
         if isinstance(event, FoldBlocked):
             return
         if isinstance(event, RunWentSilent | RunHeardAgain):
-            self.silence = replace(self.silence, silent=event.state if isinstance(event, RunWentSilent) else None)
+            self.silence = silence.said(self.silence, event.state if isinstance(event, RunWentSilent) else None)
         self._stepped(record.topic, record, event)
 
     def judge(self, now: datetime, *, lock_free: bool) -> tuple[RunWentSilent | RunHeardAgain, datetime] | None:

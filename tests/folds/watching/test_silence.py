@@ -93,6 +93,12 @@ def test_a_silent_run_is_heard_again_by_a_record_and_a_dead_one_by_a_beat() -> N
     assert said(verdict(again.state, 103)) is None
 
 
+def test_a_run_whose_lock_was_free_stays_dead_until_it_speaks() -> None:
+    dead = verdict(after((0, started())), 1, lock_free=True)
+    assert said(verdict(dead.state, 2, lock_free=False)) is None
+    assert said(verdict(after((3, RESUMED), state=dead.state), 4)) == ("RunHeardAgain", None)
+
+
 def test_a_silent_run_that_ends_is_heard_again() -> None:
     dead = verdict(after((0, started())), 100)
     assert said(verdict(after((101, FAILED), state=dead.state), 5000, lock_free=True)) == ("RunHeardAgain", None)

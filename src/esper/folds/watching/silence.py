@@ -34,12 +34,17 @@ class SilenceSettings(Part):
 
 @dataclass(frozen=True, slots=True)
 class SilenceState:
-    """What is known of a run's liveliness: the times of its last record and of its last one that is no heartbeat, and what was said."""
+    """What is known of a run's liveliness: the times of its last record and of its last one that is no heartbeat, and what was said.
+
+    `spoke`: whether a record came since. Without one nothing is heard again, whoever looks: a run whose lock is not looked at yet is no
+    livelier for that, nor is one when a clock is set back.
+    """
 
     heard_s: float | None = None
     moved_s: float | None = None
     ended: bool = False
     silent: Literal["dead", "idle"] | None = None
+    spoke: bool = False
 
 
 class Verdict(NamedTuple):
@@ -56,9 +61,14 @@ def heard(state: SilenceState, record: Record, event: Event) -> SilenceState:
     if isinstance(event, Heartbeat):
         # The first beats may come before anything else is read: then the run moved when its writer says so.
         moved_s = time_s - event.idle_s if state.moved_s is None else state.moved_s
-        return replace(state, heard_s=time_s, moved_s=moved_s)
+        return replace(state, heard_s=time_s, moved_s=moved_s, spoke=True)
     ended = isinstance(event, RunFinished | RunFailed | StreamEnded) or (state.ended and not isinstance(event, RunStarted | RunResumed))
-    return replace(state, heard_s=time_s, moved_s=time_s, ended=ended)
+    return replace(state, heard_s=time_s, moved_s=time_s, ended=ended, spoke=True)
+
+
+def said(state: SilenceState, silent: Literal["dead", "idle"] | None) -> SilenceState:
+    """`state` after it was said that the run is silent, or (None) that it was heard again."""
+    return replace(state, silent=silent, spoke=False)
 
 
 def judge(state: SilenceState, now_s: float, lock_free: bool | None, settings: SilenceSettings) -> Verdict:
@@ -73,10 +83,10 @@ def judge(state: SilenceState, now_s: float, lock_free: bool | None, settings: S
     idle = not state.ended and still_s >= settings.idle_after_s
     if dead and state.silent != "dead":
         since_s = now_s if quiet_s < settings.dead_after_s else state.heard_s + settings.dead_after_s
-        return Verdict(replace(state, silent="dead"), RunWentSilent(state="dead", silent_s=quiet_s), since_s)
+        return Verdict(said(state, "dead"), RunWentSilent(state="dead", silent_s=quiet_s), since_s)
     if idle and state.silent is None:
         since_s = state.moved_s + settings.idle_after_s
-        return Verdict(replace(state, silent="idle"), RunWentSilent(state="idle", silent_s=still_s), since_s)
-    if state.silent is not None and not dead and not (idle and state.silent == "idle"):
-        return Verdict(replace(state, silent=None), RunHeardAgain(silent_s=quiet_s), state.heard_s)
+        return Verdict(said(state, "idle"), RunWentSilent(state="idle", silent_s=still_s), since_s)
+    if state.silent is not None and state.spoke and not dead and not (idle and state.silent == "idle"):
+        return Verdict(said(state, None), RunHeardAgain(silent_s=quiet_s), state.heard_s)
     return Verdict(state)
