@@ -423,6 +423,19 @@ def test_a_run_that_was_killed_stays_dead_when_another_observer_takes_over(growi
     assert [state for _, state, _ in changes(growing, "run-dead")] == ["firing"]
 
 
+def test_a_run_that_is_not_read_to_its_end_yet_is_not_silent(growing: Growing, records: tuple[Record, ...]) -> None:
+    growing.write(100)
+    clock = Clock(records[99].time)
+    for second in range(10, 201, 10):
+        beat(growing, clock.start + timedelta(seconds=second))
+    clock.at(201)
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        observer._follower._limit = 101  # A page ends with the first beat.
+        observer.turn(0.0)
+        observer.turn(0.0)
+    assert changes(growing, "run-dead") == []
+
+
 def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     growing.write(100)
     with growing.observer(HEARING) as observer:

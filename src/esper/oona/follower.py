@@ -106,6 +106,11 @@ class Follower:
         """The followed runs that some process was writing when it was last looked at, at most a second ago."""
         return frozenset(name for name, run in self._runs.items() if run.live)
 
+    @property
+    def behind(self) -> frozenset[RunId]:
+        """The followed runs of which more waits on the disk than was handed over, or may: they were not read to their ends yet."""
+        return frozenset(name for name, run in self._runs.items() if run.behind)
+
     def poll(self, timeout_s: float) -> tuple[Batch, ...]:
         """What is new, at most one page per run, as soon as there is something; empty when `timeout_s` passed without it."""
         deadline = time.monotonic() + timeout_s

@@ -294,7 +294,8 @@ class Observer:
         for name in again | (self._follower.following - self._runs.keys() - self._parked):
             with self._guarded(name):
                 self._begin_again(name)
-        for name in list(self._runs):
+        # A run that is not read to its end, by an observer that comes late or was stopped, is not silent for what waits there.
+        for name in self._runs.keys() - self._follower.behind:
             with self._guarded(name):
                 self._judge(name, free=name not in live)
         for name in list(self._unsettled):
