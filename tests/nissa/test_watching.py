@@ -1,6 +1,7 @@
 """What observers derived, over HTTP: of one run, and over all."""
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.nissa.server import Client, serving
 from tests.synthetic import RUN, write_run
 
 WINDOWS = 130
+QUEUES = ['esper_custom_queue{of="a"}', 'esper_custom_queue{of="b"}']
 
 
 def window(number: int, metric: str) -> Record:
@@ -40,6 +42,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with Observed(path / RUN, RUN) as observed:
         observed.save([anomaly(RUN), trend(), alert(RUN), other])
         observed.save([window(number, metric) for number in range(WINDOWS) for metric in ("loss", "gradient_norm")])
+        observed.save([window(0, metric) for metric in QUEUES])
     with serving(path) as client:
         yield client
 
@@ -72,8 +75,18 @@ def test_aggregates_page_by_cursor(watched: Client) -> None:
 
 def test_the_last_hundred_windows_of_every_metric_are_its_history(watched: Client) -> None:
     metrics = watched.get(f"/api/v1/metrics/history?run={RUN}").json["metrics"]
-    assert [(one["metric"], len(one["windows"])) for one in metrics] == [("gradient_norm", 100), ("loss", 100)]
-    assert [one["starts_s"] for one in metrics[0]["windows"]] == [15.0 * number for number in range(WINDOWS - 100, WINDOWS)]
+    assert [(one["metric"], len(one["windows"])) for one in metrics] == [
+        *((queue, 1) for queue in QUEUES),
+        ("gradient_norm", 100),
+        ("loss", 100),
+    ]
+    assert [one["starts_s"] for one in metrics[2]["windows"]] == [15.0 * number for number in range(WINDOWS - 100, WINDOWS)]
+
+
+@pytest.mark.parametrize(("asked", "found"), [("esper_custom_queue", QUEUES), (QUEUES[1], QUEUES[1:])])
+def test_the_series_of_a_custom_metric_are_found_by_its_name_and_each_by_its_own(watched: Client, asked: str, found: list[str]) -> None:
+    metrics = watched.get(f"/api/v1/metrics/history?metric={quote(asked)}").json["metrics"]
+    assert [one["metric"] for one in metrics] == found
 
 
 def test_a_window_without_a_number_says_so(watched: Client) -> None:

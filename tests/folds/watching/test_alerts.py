@@ -12,6 +12,7 @@ from esper.events.kinds.kernels import KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertResolved, AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, SamplesDropped, StreamEnded
+from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.folds.watching.alerts import AlertSettings, AlertState, Seen, step
 from esper.folds.watching.rules import AnomalySource, Pairs, Rule
 from esper.folds.watching.stream import WatchSettings
@@ -34,6 +35,14 @@ LOSS = """
 name = "loss"
 topic = "telemetry.training.steps"
 metric = "loss"
+above = 2.0
+severity = "warning"
+"""
+QUEUE = """
+[[rule]]
+name = "queue"
+topic = "observability.metrics.custom"
+metric = "esper_custom_queue"
 above = 2.0
 severity = "warning"
 """
@@ -135,6 +144,36 @@ def test_not_finite_is_satisfied_by_what_is_no_finite_number_alone(value: float)
 def test_without_for_one_value_of_a_record_is_enough_and_with_for_all_must_be_beyond() -> None:
     assert changes(LOSS, (0, losses(1.0, 3.0, 1.0))) == [("loss", "firing")]
     assert changes(LOSS + 'for = "1s"\n', (0, losses(1.0, 3.0, 1.0))) == []
+
+
+def queue(value: float, **labels: str) -> CustomMetricRecorded:
+    return CustomMetricRecorded(name="esper_custom_queue", type="gauge", labels=labels, value=value, about=None)
+
+
+def told(host: Host) -> list[tuple[str, str]]:
+    return [(alert.labels["metric"], type(alert).__name__) for alert in host.alerts]
+
+
+def test_every_series_of_a_custom_metric_has_alerts_of_its_own() -> None:
+    events = [(0, queue(3.0, of="a")), (1, queue(1.0, of="b")), (2, queue(4.0, of="b")), (3, queue(1.0, of="a"))]
+    host = Host(watching(QUEUE), saving=True).take_all(spoken(TimedWriter(), events))
+    assert told(host) == [
+        ('esper_custom_queue{of="a"}', "AlertFiring"),
+        ('esper_custom_queue{of="b"}', "AlertFiring"),
+        ('esper_custom_queue{of="a"}', "AlertResolved"),
+    ]
+    assert len({alert.fingerprint for alert in host.alerts}) == 2
+
+
+def test_a_rule_may_be_about_one_series_alone() -> None:
+    rule = QUEUE.replace('"esper_custom_queue"', """'esper_custom_queue{of="b"}'""")
+    host = Host(watching(rule)).take_all(spoken(TimedWriter(), [(0, queue(3.0, of="a")), (1, queue(4.0, of="b"))]))
+    assert told(host) == [('esper_custom_queue{of="b"}', "AlertFiring")]
+
+
+def test_a_metric_of_a_longer_name_is_another() -> None:
+    longer = queue(3.0).model_copy(update={"name": "esper_custom_queue_length"})
+    assert changes(QUEUE, (0, longer), (1, queue(3.0))) == [("queue", "firing")]
 
 
 def test_the_end_of_a_stream_resolves_what_fires_and_what_is_pending() -> None:

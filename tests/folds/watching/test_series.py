@@ -148,6 +148,32 @@ def test_a_custom_metric_goes_by_its_own_name() -> None:
     assert read(event).columns["esper_custom_reward"].tolist() == [2.0]
 
 
+def test_a_custom_metric_with_labels_is_as_many_series_as_they_have_values() -> None:
+    labels = {"queue": 'the "fast" \\ one', "b": "2"}
+    event = CustomMetricRecorded(name="esper_custom_reward", type="gauge", labels=labels, value=2.0, about=None)
+    (name,) = read(event).columns
+    assert name == r'esper_custom_reward{b="2",queue="the \"fast\" \\ one"}'
+    assert is_known(CustomMetricRecorded.TOPIC, name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("esper_custom_x{}", 'esper_custom_x{b="1",a="2"}', 'esper_custom_x{a="1",a="2"}', 'esper_custom_x{a="1",}'),
+        *(
+            'esper_custom_x{a="1" }',
+            "esper_custom_x{a=1}",
+            'esper_custom_x{a="1"',
+            r'esper_custom_x{a="1\"}',
+            'esper_custom_x a="1"',
+            "custom",
+        ),
+    ],
+)
+def test_a_series_that_no_record_can_have_is_not_known(name: str) -> None:
+    assert not is_known(CustomMetricRecorded.TOPIC, name)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_metric_of_every_sample_is_known_on_its_topic_and_other_kinds_carry_none(kind: type[Event]) -> None:
     for payload in payloads(kind.KIND):

@@ -12,7 +12,7 @@ import numpy as np
 from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.watching.rules import AnomalySource, EventSource, Limit, MetricSource, Pairs, labels_of
-from esper.folds.watching.series import BoolArray, FloatArray, Readings
+from esper.folds.watching.series import BoolArray, FloatArray, Readings, is_series_of
 
 Values = Mapping[Pairs, float | None]
 NOTHING: Values = {}
@@ -33,11 +33,14 @@ SILENT = Judged()
 
 
 def judge_metric(source: MetricSource, read: Readings | None, active: Collection[Pairs], *, lasting: bool) -> Judged:
-    """What the record's values of a metric say. `lasting`: a column holds only where all of its values do, else where one does."""
-    column = None if read is None else read.columns.get(source.metric)
-    if read is None or column is None:
+    """What the record's values of a metric say. `lasting`: a column holds only where all of its values do, else where one does.
+
+    A source that names a metric with labels speaks of all of its series; a record has one of them.
+    """
+    metric = None if read is None else _column(source.metric, read)
+    if read is None or metric is None:
         return SILENT
-    measured = read.measured[source.metric]
+    column, measured = read.columns[metric], read.measured[metric]
     out = _out(source.limit, column) & measured
     if read.sites is not None:
         return _judge_rows(source, read, out, active)
@@ -46,7 +49,7 @@ def judge_metric(source: MetricSource, read: Readings | None, active: Collection
     values, out = column[measured], out[measured]
     if not len(values):
         return SILENT
-    key: Pairs = (("metric", source.metric),)
+    key: Pairs = (("metric", metric),)
     if out.all() if lasting else out.any():
         return Judged(holds={key: _worst(source.limit, values[out])})
     last = float(values[-1])
@@ -92,8 +95,14 @@ def _chosen(event: Event, source: EventSource) -> Pairs:
     return tuple((name, about[name]) for name in source.by if name in about)
 
 
+def _column(metric: str, read: Readings) -> str | None:
+    if metric in read.columns:
+        return metric
+    return next((name for name in read.columns if is_series_of(name, metric)), None)
+
+
 def _concerns(source: AnomalySource, key: Pairs) -> bool:
-    return key[-1][1] == source.detector and source.metric in {None, key[-2][1]}
+    return key[-1][1] == source.detector and (source.metric is None or is_series_of(key[-2][1], source.metric))
 
 
 def _judge_rows(source: MetricSource, read: Readings, out: BoolArray, active: Collection[Pairs]) -> Judged:

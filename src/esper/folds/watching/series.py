@@ -2,9 +2,11 @@
 
 Names are stable and in base units: seconds, bytes, ratios in 0..1. A metric that changes slowly is measured once a record, and its column
 has one entry whatever the length of `steps`. What was not measured is NaN with `measured` false; a NaN that was measured is a NaN with
-`measured` true. `METRICS` says what may come from where, so that a rule about a metric that nobody measures can be refused.
+`measured` true. `METRICS` says what may come from where, so that a rule about a metric that nobody measures can be refused. A metric of the
+user's own is as many series as it has values of its labels, each by a name like `esper_custom_queue_length{queue="fast"}`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,9 +52,27 @@ METRICS: Mapping[str, frozenset[str]] = {
 """The metrics of each watched topic; a name with a star is a family, like the user's own metrics `metric.*`."""
 
 
+_CUSTOM = re.compile(r"esper_custom_[a-z][a-z0-9_]*(\{.+\})?", re.ASCII)
+_LABEL = re.compile(r'([a-z][a-z0-9_]*)="((?:[^"\\]|\\["\\])*)"(?:,(?=.)|$)', re.ASCII)
+
+
 def is_known(topic: str, metric: str) -> bool:
-    """True if records of `topic` may carry `metric`, by its own name or as a member of a family."""
+    """True if records of `topic` may carry `metric`, by its own name, as a member of a family, or as one series."""
+    if topic == topics.CUSTOM_METRICS:
+        written = _CUSTOM.fullmatch(metric)
+        return written is not None and _are_labels((written[1] or "")[1:-1])
     return any(fnmatchcase(metric, name) for name in METRICS.get(topic, frozenset()))
+
+
+def _are_labels(text: str) -> bool:
+    labels = list(_LABEL.finditer(text))
+    names = [label[1] for label in labels]
+    return "".join(label[0] for label in labels) == text and names == sorted(set(names))
+
+
+def is_series_of(name: str, metric: str) -> bool:
+    """True if `name` is `metric`, or one of the series that its labels divide it into."""
+    return name == metric or (name.startswith(metric) and name[len(metric)] == "{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +102,7 @@ def readings(event: Event) -> Readings | None:
     if isinstance(event, ResourcesMeasured):
         return _run_level(_resources(event))
     if isinstance(event, CustomMetricRecorded):
-        return _run_level({event.name: (event.value,)})
+        return _run_level({_series(event.name, event.labels): (event.value,)})
     return None
 
 
@@ -150,6 +170,17 @@ def _resources(event: ResourcesMeasured) -> dict[str, Values]:
         measured = (gpu.utilization, used, gpu.temperature_celsius, gpu.power_watts)
         values |= {f"gpu.{gpu.index}.{name}": (value,) for name, value in zip(_GPU, measured, strict=True)}
     return values
+
+
+def _series(name: str, labels: Mapping[str, str]) -> str:
+    """The series' name as Prometheus writes it, its labels in their order."""
+    if not labels:
+        return name
+    return name + "{" + ",".join(f"{label}={_quoted(labels[label])}" for label in sorted(labels)) + "}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
 
 
 def _ratio(part: int, total: int) -> float | None:

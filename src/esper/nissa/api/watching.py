@@ -15,6 +15,7 @@ from esper.events.kinds.observability import (
     WindowAggregated,
 )
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES
+from esper.folds.watching.series import is_series_of
 from esper.nissa.api.answers import RUN_REF, Cursor, Limit, OfRun, sent, stamp
 from esper.nissa.parts import Served
 from esper.nissa.problems import responses
@@ -69,13 +70,13 @@ def list_firing(served: Served) -> Response:
 def show_history(
     served: Served,
     run: Annotated[str, Query(pattern=RUN_REF, max_length=128, description="A run; without it the newest.")] = "latest",
-    metric: Annotated[str | None, Query(max_length=200, description="Only this metric.")] = None,
+    metric: Annotated[str | None, Query(max_length=1000, description="Only this metric, or one series of it.")] = None,
 ) -> Response:
     """The last 100 windows of every metric of a run, from the log."""
     name = served.source.resolve(run)
     kept: dict[tuple[str, str], list[Aggregate]] = {}
     for window in served.source.aggregates(name):
-        if metric is None or window.metric == metric:
+        if metric is None or is_series_of(window.metric, metric):
             kept.setdefault((window.topic, window.metric), []).append(window)
     found = sorted(kept.items())
     metrics = tuple(MetricHistory(run=name, topic=topic, metric=known, windows=tuple(windows)) for (topic, known), windows in found)
