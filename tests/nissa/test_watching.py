@@ -1,6 +1,9 @@
 """What observers derived, over HTTP: of one run, and over all."""
 
+import shutil
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -55,6 +58,17 @@ def test_alerts_are_told_with_their_state(watched: Client) -> None:
 def test_what_fires_is_told_over_all_runs_also_of_one_that_ended(watched: Client) -> None:
     [firing] = watched.get("/api/v1/alerts").json["alerts"]
     assert (firing["run"], firing["fingerprint"]) == (RUN, "ab" * 8)
+
+
+def test_what_fired_in_a_run_whose_directory_is_gone_fires_no_more(tmp_path: Path) -> None:
+    write_run(Directory(tmp_path))
+    with Observed(tmp_path / RUN, RUN) as observed:
+        observed.save([alert(RUN)])
+    with serving(tmp_path) as client:
+        assert len(client.get("/api/v1/alerts").json["alerts"]) == 1
+        shutil.rmtree(tmp_path / RUN)
+        while client.get("/api/v1/alerts").json["alerts"]:  # It is looked for once a second.
+            time.sleep(0.01)
 
 
 def test_anomalies_and_trends_stand_in_one_list(watched: Client) -> None:

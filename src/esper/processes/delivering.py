@@ -34,9 +34,9 @@ def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[De
     Raises SettingsError for a secret that is missing.
     """
 
-    def lives(run: RunId) -> bool:
+    def lives(run: RunId) -> bool | None:
         entry = directory.entry(run)
-        return entry is not None and entry.live
+        return None if entry is None else entry.live
 
     outcomes: Outcomes = SimpleQueue()
     deliverer = Deliverer(

@@ -112,6 +112,7 @@ class Following:
         if time.monotonic() >= self._counted_at + COUNT_S:
             self._counted_at = time.monotonic()
             self._sealed = len(_trainings(follower.done))
+            self._model.forget_alerts(lambda run: not self._directory.has_log(run))
         self._model.set_progress(
             Progress(
                 polled_at=time.time(),

@@ -69,7 +69,7 @@ class Stuck:
 
 
 @contextmanager
-def delivering(ledger: Ledger, *handlers: Handler, lives: bool = True) -> Iterator[Deliverer]:
+def delivering(ledger: Ledger, *handlers: Handler, lives: bool | None = True) -> Iterator[Deliverer]:
     """A started deliverer, closed at the end."""
     deliverer = Deliverer(handlers, record=ledger.record, now=lambda: BEGIN, link_to=LINK, lives=lambda _: lives)
     deliverer.start()
@@ -185,8 +185,8 @@ def test_what_cannot_be_recorded_stops_the_handler_and_is_raised_to_the_next_cal
         deliverer.offer(record_of(alert(2)))
 
 
-@pytest.mark.parametrize(("lives", "age_s", "sent"), [(True, 3600.0, 1), (False, 3600.0, 0), (False, 10.0, 1)])
-def test_what_fires_is_sent_again_while_its_run_lives_or_it_is_young(lives: bool, age_s: float, sent: int) -> None:
+@pytest.mark.parametrize(("lives", "age_s", "sent"), [(True, 3600.0, 1), (False, 3600.0, 0), (False, 10.0, 1), (None, 10.0, 0)])
+def test_what_fires_is_sent_again_while_its_run_lives_or_it_is_young(lives: bool | None, age_s: float, sent: int) -> None:
     ledger, receiver = Ledger(), Receiver()
     limits = Limits(resend_s=3600.0)
     deliverer = Deliverer(

@@ -32,7 +32,7 @@ class _Around(NamedTuple):
     record: Recorder
     now: Callable[[], datetime]
     link_to: LinkTo
-    lives: Callable[[RunId], bool]
+    lives: Callable[[RunId], bool | None]
     steady_s: Callable[[], float]
     jitter: Callable[[], float]
 
@@ -136,8 +136,11 @@ class _Post:
             case SendHeldBack(held):
                 return (held_back_notice(held, self.handler.name, link_to),)
             case SendAgain(alerts):
-                young = timedelta(seconds=self.handler.limits.deliver_within_s)
-                return tuple(notice_of(alert, link_to) for alert in alerts if now - alert.time < young or self._around.lives(alert.run))
+                return tuple(notice_of(alert, link_to) for alert in alerts if self._goes_on(alert, now))
+
+    def _goes_on(self, alert: Alert, now: datetime) -> bool:
+        lives = self._around.lives(alert.run)
+        return lives is not None and (lives or now - alert.time < timedelta(seconds=self.handler.limits.deliver_within_s))
 
     def _record(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
@@ -156,7 +159,8 @@ class Deliverer:
 
     `record` appends an outcome to a run's observed records. It is called by the thread that offers and by those of handlers, several at
     once, and never under a lock of the deliverer. What it raises on a handler's thread ends that thread, and the next call here raises it.
-    `lives`, called by handlers' threads, says whether a process writes a run: what fires in a dead one is sent again while it is young.
+    `lives`, called by handlers' threads, says whether a process writes a run, None of one that is gone: what fires in a dead one is sent
+    again while it is young, in one that is gone not at all.
     """
 
     def __init__(
@@ -166,7 +170,7 @@ class Deliverer:
         record: Recorder,
         now: Callable[[], datetime],
         link_to: LinkTo,
-        lives: Callable[[RunId], bool],
+        lives: Callable[[RunId], bool | None],
         steady_s: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:

@@ -168,6 +168,14 @@ class Model:
         """Takes note that an alert does not fire any more; called by a handler."""
         self._firing.pop((run, fingerprint), None)
 
+    def forget_alerts(self, gone: Callable[[RunId], bool]) -> None:
+        """Keeps no alert of a run that is `gone`, its directory with it: nothing can say any more that it is over."""
+        with self._lock:
+            runs = {run for run, _ in self._firing}
+        lost = {run for run in runs if gone(run)}
+        with self._lock:
+            self._firing = {key: fires for key, fires in self._firing.items() if key[0] not in lost}
+
     def record_custom(self, event: CustomMetricRecorded) -> None:
         """Takes a sample of a user's metric; called by a handler. One that does not fit what is known of the metric is left out."""
         labels = tuple(sorted(event.labels))
