@@ -1,10 +1,12 @@
 """What runs of a task are called, and how one that was interrupted goes on."""
 
+from pathlib import Path
+
 import pytest
 
 from esper.events.envelope import RunId
 from esper.processes import tasks
-from esper.processes.ways import TASKS, beside, how_to_go_on, is_the_shells
+from esper.processes.ways import TASKS, beside, how_to_go_on, is_the_shells, log_typed
 
 RUN = RunId("019ca945-0a00-7000-8000-0000007c21ab")
 
@@ -26,6 +28,10 @@ def test_every_built_in_task_is_known_without_torch() -> None:
 )
 def test_an_interrupted_run_goes_on_by_what_trained_it(task: str | None, onward: str) -> None:
     assert how_to_go_on(RUN, task, " --log runs") == onward
+
+
+def test_a_log_whose_name_a_shell_would_take_apart_is_quoted() -> None:
+    assert log_typed(Path("my runs")) == " --log 'my runs'"
 
 
 def test_only_the_shell_s_own_runs_are_its_to_resume() -> None:

@@ -10,7 +10,7 @@ from esper.errors import LogError, SettingsError
 from esper.events.topics import TOPICS
 from esper.oona.directory import Directory
 from esper.processes.history import History
-from esper.processes.ways import how_to_go_on
+from esper.processes.ways import how_to_go_on, log_typed
 
 LOG_VARIABLE = "ESPER_LOG"
 DEFAULT_LOG = "runs"
@@ -42,7 +42,7 @@ def log_of(arguments: argparse.Namespace) -> Path:
 
 def log_option(arguments: argparse.Namespace) -> str:
     """What the next command has to be typed with, where this one was; empty, or `--log DIR` after a space."""
-    return "" if arguments.log is None else f" --log {arguments.log}"
+    return "" if arguments.log is None else log_typed(arguments.log)
 
 
 def directory_of(arguments: argparse.Namespace) -> Directory:

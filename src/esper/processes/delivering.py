@@ -14,6 +14,7 @@ from esper.nissa.delivery.settings import DEFAULT, DeliverySettings, parse_deliv
 from esper.nissa.delivery.trial import Trial, try_out
 from esper.oona.directory import Directory
 from esper.processes.observer import Outcomes
+from esper.processes.ways import log_typed
 from esper.processes.written import text_of
 
 DELIVERY = "delivery.toml"
@@ -43,7 +44,7 @@ def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[De
         build_handlers(settings),
         record=lambda run, event: outcomes.put((run, event)),
         now=lambda: datetime.now(UTC),
-        link_to=linker(options=f" --log {directory.path.absolute()}", base_url=settings.base_url),
+        link_to=linker(options=log_typed(directory.path.absolute()), base_url=settings.base_url),
         lives=lives,
     )
     return deliverer, outcomes

@@ -18,7 +18,7 @@ from esper.errors import EsperError
 from esper.oona.directory import Directory
 from esper.oona.place import file_system_of, mounted, refuse_network
 from esper.processes.listing import Listed, listed
-from esper.processes.ways import how_to_go_on
+from esper.processes.ways import how_to_go_on, log_typed
 
 Verdict = Literal["ok", "warning", "bad", "unknown"]
 PYTHON = (3, 11)
@@ -148,7 +148,7 @@ def _run(directory: Directory, one: Listed) -> Check:
             heads = log.heads()
     except EsperError as error:
         return Check(name, "bad", str(error))
-    onward = how_to_go_on(one.run, one.task, f" --log {directory.path}")
+    onward = how_to_go_on(one.run, one.task, log_typed(directory.path))
     words = f"{sum(head.sequence for head in heads.topics.values())} records, every number and chain is right"
     match one.standing:
         case "live":
@@ -156,6 +156,8 @@ def _run(directory: Directory, one: Listed) -> Check:
         case "interrupted":
             return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
-            return Check(name, "warning", f"{words}; finished but not sealed, which an observer does: esper observe --log {directory.path}")
+            return Check(
+                name, "warning", f"{words}; finished but not sealed, which an observer does: esper observe{log_typed(directory.path)}"
+            )
         case standing:
             return Check(name, "ok", f"{words}; {standing}")

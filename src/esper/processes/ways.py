@@ -3,7 +3,10 @@
 Known without torch, for those who only look at runs.
 """
 
+import os
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from esper.events.envelope import RunId
@@ -34,6 +37,11 @@ def is_the_shells(task: str) -> bool:
 
 def _is_beside(task: str) -> bool:
     return task.endswith(tuple(beside("", way) for way in get_args(Way)))
+
+
+def log_typed(path: Path) -> str:
+    """What a command about the log at `path` is typed with, after a space; a shell reads it as it is."""
+    return f" --log {shlex.quote(os.fspath(path))}"
 
 
 def how_to_go_on(run: RunId, task: str | None, log: str) -> str:

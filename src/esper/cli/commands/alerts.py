@@ -6,14 +6,17 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of
+from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of, log_option
 from esper.cli.drawing.text import lasting, number, short, wrapped
 from esper.cli.output import Output
+from esper.events.envelope import RunId
 from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.oona.directory import Directory
+from esper.oona.observed import is_observed
 from esper.processes.alerts import AlertLine, alerts_of, current_alerts
 from esper.processes.delivering import try_handlers
 from esper.processes.observing import rules_of
+from esper.processes.ways import log_typed
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
 
@@ -50,18 +53,25 @@ def run_list(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.json:
             out.json(line)
         else:
-            out.lines(_drawn(line, out.width))
+            out.lines(_drawn(line, log_option(arguments), out.width))
     if not found and not arguments.json:
-        out.line("nothing is pending or firing" if arguments.run is None else "no alert was raised in this run")
+        out.line("nothing is pending or firing" if arguments.run is None else _none(directory, directory.resolve(arguments.run)))
     return 0
 
 
-def _drawn(line: AlertLine, width: int) -> Iterator[Text | str]:
+def _none(directory: Directory, run: RunId) -> str:
+    """Why `run` has no alerts: silence says nothing where nobody listened."""
+    if is_observed(directory.path / run):
+        return "no alert was raised in this run"
+    return f"nobody observed this run; from its first record on: esper observe --from-start{log_typed(directory.path)}"
+
+
+def _drawn(line: AlertLine, log: str, width: int) -> Iterator[Text | str]:
     labels = " ".join(f"{name}={value}" for name, value in sorted(line.labels.items()))
     head = Text(f"{line.status:<8} ", style="dim" if line.status == "resolved" else "bold")
     head.append(f"{line.severity:<8} ", style=_STYLES.get(line.severity, "")).append(f"{line.rule}  {labels}".rstrip())
     yield head
-    yield f"    since {line.since[:19].replace('T', ' ')} UTC, run {short(line.run)}, esper show {line.run[-6:]} --at {line.moment}"
+    yield f"    since {line.since[:19].replace('T', ' ')} UTC, run {short(line.run)}, esper show {line.run[-6:]} --at {line.moment}{log}"
     if line.summary:
         yield from wrapped(line.summary, width, 4)
     for told in line.told:

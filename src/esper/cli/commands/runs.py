@@ -8,6 +8,7 @@ from esper.cli.arguments import Subcommands, add_json, add_log, directory_of
 from esper.cli.drawing.text import UNKNOWN, count, number, within
 from esper.cli.output import Output
 from esper.processes.listing import Listed, listed
+from esper.processes.ways import log_typed
 
 _STYLES = {"live": "bold green", "finished": "", "failed": "red", "interrupted": "yellow", "unreadable": "bold red"}
 _HEADINGS = Text(
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         found += 1
         unreadable += one.standing == "unreadable"
     if not found and not arguments.json:
-        out.line(f"no runs in {directory.path} yet: esper train digits --log {directory.path}")
+        out.line(f"no runs in {directory.path} yet: esper train digits{log_typed(directory.path)}")
     return 1 if unreadable else 0
 
 
