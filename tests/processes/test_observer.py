@@ -216,6 +216,19 @@ def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> N
     assert (noted.cause, noted.moment) == (told[0].id, told[0].moment)
 
 
+def test_a_delivery_that_failed_is_said(growing: Growing) -> None:
+    outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]()
+    growing.write()
+    problems.clear()
+    with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
+        observer.turn(0.0)
+        told = firing(growing.derived())[0]
+        outcomes.put((growing.run, notified(told).model_copy(update={"outcome": "failed", "error": "no answer"})))
+    fired = decode(told)
+    assert isinstance(fired, AlertFiring)
+    assert problems == [f"run {growing.run}: handler page did not deliver {fired.rule} (firing): no answer"]
+
+
 def test_a_sealed_run_is_observed_to_its_end_and_its_observed_file_sealed(
     tmp_path: Path, synthetic_log: Path, undisturbed: tuple[Record, ...]
 ) -> None:

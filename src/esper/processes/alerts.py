@@ -17,11 +17,16 @@ _STATUS: dict[type[AlertPending] | type[AlertFiring] | type[AlertResolved], Stat
     AlertFiring: "firing",
     AlertResolved: "resolved",
 }
+_SUPPRESSED = {
+    "rate_limit": "held back by the rate limit",
+    "stale": "not sent, too old",
+    "not_delivered": "not sent, for nobody there was told that it fires",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What became of one change of an alert at one handler: delivered, failed, or why it was held back."""
+    """What became of one change of an alert at one handler: delivered, failed, or why it was not sent."""
 
     handler: str
     what: Status
@@ -74,7 +79,7 @@ def _lines(run: RunId, records: Iterable[Record]) -> tuple[AlertLine, ...]:
             changes[record.id] = (line, line.status)
         elif isinstance(event, AlertNotified | AlertSuppressed) and event.alert in changes:
             line, status = changes[event.alert]
-            outcome = event.outcome if isinstance(event, AlertNotified) else f"held back: {event.why}"
+            outcome = event.outcome if isinstance(event, AlertNotified) else _SUPPRESSED[event.why]
             line.told.append(Told(event.handler, status, outcome, event.error if isinstance(event, AlertNotified) else None))
     return tuple(lines.values())
 

@@ -19,7 +19,7 @@ from typing import Protocol, Self
 
 from esper.errors import DataError, EsperError
 from esper.events import topics
-from esper.events.codec import encode
+from esper.events.codec import decode, encode
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.observability import (
@@ -274,15 +274,18 @@ class Observer:
         run = self._runs.get(name)
         observed = Observed(self._directory.path / name, name) if run is None else run.observed
         try:
-            observed.save([self._noted(observed, event) for event in events])
+            noted = [(observed.find(event.alert), event) for event in events]
+            failures = [text for alert, event in noted if (text := _failure(alert, event)) is not None]
+            observed.save([self._outcome(alert, event) for alert, event in noted])
+            for text in failures:
+                self._report(text)
         finally:
             if run is None:
                 observed.close()
                 self._unsettled.add(name)
 
-    def _noted(self, observed: Observed, event: Outcome) -> Record:
+    def _outcome(self, alert: Record, event: Outcome) -> Record:
         """An outcome stands where its alert does, and is caused by it."""
-        alert = observed.find(event.alert)
         return alert._replace(
             id=self._next_id(), type=event.KIND, time=self._now(), cause=alert.id, generation=alert.generation + 1, data=encode(event)
         )
@@ -346,6 +349,16 @@ class Observer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _failure(alert: Record, event: Outcome) -> str | None:
+    """Why a handler did not deliver `alert`, for whoever looks into `observer.log` because nobody was told; None where it did not fail."""
+    if not isinstance(event, AlertNotified) or event.outcome != "failed":
+        return None
+    told = decode(alert)
+    assert isinstance(told, AlertFiring | AlertResolved), "only these are delivered"
+    state = "firing" if isinstance(told, AlertFiring) else "resolved"
+    return f"run {alert.run}: handler {event.handler} did not deliver {told.rule} ({state}): {event.error}"
 
 
 def _derived_to(folder: Path, run: RunId) -> Position:
