@@ -6,7 +6,7 @@ import pytest
 
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
-from esper.oona.observed import Observed
+from esper.oona.observed import FILE, Observed
 from esper.processes.derived import DerivedFollower
 from tests.nissa.samples import anomaly
 
@@ -57,6 +57,23 @@ def test_a_run_that_settles_while_it_is_followed_is_read_to_its_end(directory: D
     assert came(follower) == ["a"]
     observed(directory, "b", seal=True)
     assert came(follower) == ["b"]
+
+
+OTHER = RunId("01900000-0000-7000-8000-000000000002")
+
+
+def test_a_damaged_file_leaves_the_others_alone_and_is_read_once_it_is_whole(directory: Directory) -> None:
+    (directory.path / OTHER).mkdir()
+    (directory.path / OTHER / FILE).write_bytes(b"no SQLite file" * 1000)
+    observed(directory, "a")
+    follower = DerivedFollower(directory)
+    assert came(follower) == ["a"]
+    assert follower.unreadable == {OTHER}
+    (directory.path / OTHER / FILE).unlink()
+    with Observed(directory.path / OTHER, OTHER) as writing:
+        writing.save([anomaly(OTHER, "b")])
+    assert [record.id for _, records in follower.poll(frozenset({OTHER})) for record in records] == ["b"]
+    assert follower.unreadable == frozenset()
 
 
 def test_a_run_that_nobody_observed_brings_nothing(directory: Directory) -> None:

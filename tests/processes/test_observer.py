@@ -204,6 +204,18 @@ def test_a_new_observer_offers_again_what_was_derived_and_says_what_became_of_it
     assert [decode(record) for record in after.known] == [notified(told[0])]
 
 
+def test_an_observed_file_that_is_damaged_keeps_no_observer_from_starting(growing: Growing) -> None:
+    growing.write()
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    with closing(sqlite3.connect(growing.directory.path / growing.run / FILE)) as damaged, damaged:
+        damaged.execute("DROP TABLE derived")
+    problems.clear()
+    with growing.observer(deliverer=Post()) as observer:
+        observer.turn(0.0)
+    assert [FILE in problem for problem in problems] == [True]
+
+
 def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> None:
     outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]()
     growing.write()

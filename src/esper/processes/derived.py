@@ -1,13 +1,15 @@
 """Follows what observers derive: the file beside each run, from its start, as it grows, until nothing more can come.
 
 A file that was settled (nothing firing or undelivered) before anybody looked is history, and passed over; it is looked at again, now and
-then, for an observer may open it once more.
+then, for an observer may open it once more. One that cannot be read leaves the others alone; it is tried again when it has changed.
 """
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
@@ -27,6 +29,7 @@ class _Place:
     look: Look = ()
     changed_at: float = 0.0
     settled: bool = False
+    readable: bool = True
 
 
 class DerivedFollower:
@@ -36,6 +39,11 @@ class DerivedFollower:
         self._directory = directory
         self._places: dict[RunId, _Place] = {}
         self._swept_at = self._looked_at = float("-inf")
+
+    @property
+    def unreadable(self) -> frozenset[RunId]:
+        """The runs whose observed file could not be read when it was looked at last."""
+        return frozenset(run for run, place in self._places.items() if not place.readable)
 
     def poll(self, live: frozenset[RunId]) -> Iterator[tuple[RunId, tuple[Record, ...]]]:
         """What came since, at most one page per run; files of `live` runs are looked at every time, others less often."""
@@ -63,10 +71,16 @@ class DerivedFollower:
             if place is None and (folder / FILE).exists():
                 self._places[run] = place = _Place()
                 if skip_settled and is_settled(folder):
-                    place.settled = True
-                    place.position = end_of_observed(folder)
+                    self._skip(folder, place)
             elif place is not None:
                 place.settled = place.settled and is_settled(folder)
+
+    def _skip(self, folder: Path, place: _Place) -> None:
+        try:
+            place.position = end_of_observed(folder)
+            place.settled = True
+        except LogError:
+            place.readable = False
 
     def _read(self, run: RunId) -> tuple[Record, ...]:
         folder = self._directory.path / run
@@ -78,8 +92,12 @@ class DerivedFollower:
         if look != place.look:
             place.changed_at = now
         settled = is_settled(folder)
-        page = read_observed(folder, run, place.position, _PAGE)
-        place.position = page.position
+        try:
+            page = read_observed(folder, run, place.position, _PAGE)
+        except LogError:
+            place.look, place.readable = look, False
+            return ()
+        place.position, place.readable = page.position, True
         if len(page.records) < _PAGE:
             place.look, place.settled = look, settled
         return page.records

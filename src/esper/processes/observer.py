@@ -171,11 +171,12 @@ class Observer:
         """Tells the deliverer what was derived before, and what became of it."""
         assert self._deliverer is not None
         for run in runs:
-            for record in observed_records(self._directory.path / run, run, topics.ALERTS):
-                if record.type in _OFFERED:
-                    self._deliverer.offer(record)
-                elif record.type in _OUTCOMES:
-                    self._deliverer.settled(record)
+            with self._guarded(run):
+                for record in observed_records(self._directory.path / run, run, topics.ALERTS):
+                    if record.type in _OFFERED:
+                        self._deliverer.offer(record)
+                    elif record.type in _OUTCOMES:
+                        self._deliverer.settled(record)
 
     def _take(self, batch: Batch) -> None:
         run = self._open(batch.run)

@@ -118,7 +118,7 @@ class Following:
                 polled_at=time.time(),
                 caught_up_at=self._caught_up_at,
                 following=len(following),
-                troubled=len(self._troubled & following),
+                troubled=len((self._troubled & following) | self._derived.unreadable),
                 live=_trainings(follower.live),
                 interrupted=len(_trainings(following - follower.live)),
                 sealed=self._sealed,
