@@ -69,6 +69,22 @@ def test_each_detector_finds_what_it_is_for(loss: FloatArray, gradient: FloatArr
     assert set(expected) <= set(names(spans(loss, gradient)))
 
 
+DOUBLED = spans(changed(CALM, 400, lambda x: x * 2))
+
+
+def test_a_detector_that_is_off_says_nothing_and_others_say_the_same() -> None:
+    state, found = followed(DOUBLED[:45], DetectorSettings(off=("divergence", "stuck")))
+    assert [one.detector for one in found] == [name for name, _ in names(DOUBLED[:45]) if name != "divergence"]
+    assert AnomalyKey("divergence", "loss", None, None) in active(state)
+    assert AnomalyKey("divergence", "loss", None, None) not in active(state, ("divergence",))
+
+
+def test_a_limit_that_is_further_away_finds_less() -> None:
+    spiked = spans(changed(CALM, 400, lambda x: x * 2.5, 401))
+    assert names(spiked) == [("spike", "loss")]
+    assert names(spiked, DetectorSettings(spike_factor=3.0)) == []
+
+
 SILENT = {
     "noise": (CALM, None),
     "much noise": (noise(600, spread=0.8), noise(600, spread=0.8, seed=3)),

@@ -6,12 +6,13 @@ fault was found; a limit lies between them, and where there was room nearer to c
 on rng seeds that no limit was set on stands in docs/detectors.md.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from esper.events.fields import Finite, Part, Positive
 
+Detector = Literal["nonfinite", "missing", "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"]
 Limit = Annotated[Finite, Field(ge=1)]
 """So many spreads, or so many times."""
 Least = Annotated[Finite, Field(gt=0)]
@@ -23,6 +24,9 @@ class DetectorSettings(Part):
 
     A spread is a quarter range over 1.349, the standard deviation where values are normal: one outlier in four does not move it.
     """
+
+    off: tuple[Detector, ...] = ()
+    """Detectors whose anomalies are not said, in any metric. What others say is the same."""
 
     losses: tuple[str, ...] = ("loss",)
     """Metrics that should fall: watched for spikes, divergence, drift, oscillation and for being stuck."""

@@ -11,9 +11,9 @@ and `stuck`.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
@@ -23,14 +23,14 @@ from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.watching.detector_rows import Packed, RowFound, Rows, packed, under_way, unpacked, watch_rows
 from esper.folds.watching.detector_series import Found, Series, watch
-from esper.folds.watching.detector_settings import DetectorSettings
+from esper.folds.watching.detector_settings import Detector, DetectorSettings
 from esper.folds.watching.series import Readings, readings
 
 __all__ = ["DETECTORS", "AnomalyKey", "DetectorSettings", "DetectorState", "active", "detect", "from_form", "initial", "step", "to_form"]
 
 NONFINITE = "nonfinite"
 MISSING = "missing"
-DETECTORS = frozenset((NONFINITE, MISSING, "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"))
+DETECTORS = frozenset[str](get_args(Detector))
 """Their names, as AnomalyDetected and rules have them."""
 MOST_METRICS = 128
 """Metrics that may be not finite at a time: those of more are left out."""
@@ -76,12 +76,13 @@ def step(state: DetectorState, topic: str, read: Readings, settings: DetectorSet
     """`state` after a record of `topic` that measured `read`."""
     if read.sites is not None:
         rows, begun = watch_rows(state.rows, read, settings)
-        return Detected(DetectorState(rows=rows), tuple(_of_row(topic, rows, one) for one in begun))
+        return Detected(DetectorState(rows=rows), tuple(_of_row(topic, rows, one) for one in begun if one.detector not in settings.off))
     broken, found = _not_finite(state.broken, read)
     series = _watched(state.series, read, settings, found)
     # In the order of steps: how they were grouped into records makes no difference to what is said.
     found.sort(key=lambda pair: (pair[1].place, pair[0], pair[1].detector))
-    return Detected(DetectorState(series, None, broken), tuple(_of_run(topic, metric, one) for metric, one in found))
+    said = tuple(_of_run(topic, metric, one) for metric, one in found if one.detector not in settings.off)
+    return Detected(DetectorState(series, None, broken), said)
 
 
 def missing(topic: str, count: int) -> AnomalyDetected:
@@ -91,12 +92,12 @@ def missing(topic: str, count: int) -> AnomalyDetected:
     )
 
 
-def active(state: DetectorState) -> frozenset[AnomalyKey]:
-    """The anomalies that began and have not ended."""
+def active(state: DetectorState, off: Collection[str] = ()) -> frozenset[AnomalyKey]:
+    """The anomalies that began and have not ended, but for those of detectors that are `off`."""
     run = {AnomalyKey(NONFINITE, metric, None, None) for metric in state.broken}
     run |= {AnomalyKey(detector, metric, None, None) for metric, series in state.series.items() for detector in series.under_way}
     rows = [] if state.rows is None else [AnomalyKey(*place) for place in under_way(state.rows)]
-    return frozenset(run.union(rows))
+    return frozenset(key for key in run.union(rows) if key.detector not in off)
 
 
 def _not_finite(broken: frozenset[str], read: Readings) -> tuple[frozenset[str], list[tuple[str, Found]]]:

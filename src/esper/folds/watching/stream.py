@@ -10,7 +10,7 @@ first, so that a resumed run begins anew.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -116,14 +116,14 @@ def step(
     found: tuple[AnomalyDetected, ...] = ()
     if topic in METRICS:
         state, found = _measured(state, time_us, read, settings, made)
-        if missing:
+        if missing and detectors.MISSING not in settings.detectors.off:
             lost = detectors.missing(topic, missing)
             made.append(("missing", (lost,)))
             # A stream that ends ends its alerts: one that began with its last record would never end.
             found = found if ends else (*found, lost)
     rules = settings.rules_of.get(topic, ())
     # What ends lasts no longer.
-    seen = Seen(topic, time_us, event, read, found, frozenset() if ends else _lasting(state, rules), ends)
+    seen = Seen(topic, time_us, event, read, found, frozenset() if ends else _lasting(state, rules, settings.detectors.off), ends)
     alerted, changes = alerts.step(state.alerts, rules, seen, settings.alerts)
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), settings, made)
     made.append(("alerts", changes))
@@ -234,10 +234,10 @@ def _measured(
     return replace(state, windows=windowed, trends=trended, detectors=detected), found
 
 
-def _lasting(state: TopicState, rules: Sequence[Rule]) -> frozenset[Pairs]:
+def _lasting(state: TopicState, rules: Sequence[Rule], off: Collection[str]) -> frozenset[Pairs]:
     if not any(isinstance(rule.source, AnomalySource) for rule in rules):
         return frozenset()
-    return frozenset(anomaly_labels(*key) for key in detectors.active(state.detectors))
+    return frozenset(anomaly_labels(*key) for key in detectors.active(state.detectors, off))
 
 
 def _bounded(state: TopicState, settings: WatchSettings, made: list[tuple[str, Sequence[Event]]]) -> TopicState:
