@@ -220,7 +220,9 @@ class Observer:
             watch, state_to = self._loaded(name, saved)
             own = observed_records(self._directory.path / name, name, topics.OBSERVERS) if state_to == START else ()
             with self._directory.open(name) as log:
-                fold(watch, records_between(log, state_to, saved.derived_to), own)
+                fold(watch, lambda: records_between(log, state_to, saved.derived_to), own)
+                if watch.settings != self._settings.watch:
+                    watch.change(self._settings.watch, records_between(log, START, saved.derived_to))
                 again = [record for topic in watch.unblock() for record in records_of(log, frozenset({topic}))]
             run = _Run(watch, observed, saved.derived_to)
             self._save(run, [one for record in again for one in watch.take(record)], with_state=bool(again))
@@ -230,13 +232,12 @@ class Observer:
         return run
 
     def _loaded(self, name: RunId, saved: Saved) -> tuple[Watch, Position]:
-        settings = self._settings.watch
         if saved.state is not None:
             try:
-                return Watch.from_bytes(name, settings, saved.state), saved.state_to
+                return Watch.from_bytes(name, saved.state), saved.state_to
             except DataError as error:
                 self._report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
-        return Watch(name, settings), START
+        return Watch(name, self._settings.watch), START
 
     def _park(self, name: RunId) -> None:
         """Saves a run and lets go of it: it ended, its process is gone, or the observer leaves. More records open it again."""

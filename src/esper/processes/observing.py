@@ -11,7 +11,7 @@ from pathlib import Path
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.topics import OBSERVERS
-from esper.folds.watching.rule_files import parse_rules
+from esper.folds.watching.rule_files import parse_rules, parse_watching
 from esper.folds.watching.rules import Rule
 from esper.folds.watching.stream import WatchSettings
 from esper.nissa.delivery.handlers.build import build_handlers
@@ -33,13 +33,13 @@ def builtin_rules() -> tuple[Rule, ...]:
     return parse_rules(files("esper.folds.watching").joinpath("builtin.toml").read_text(), "builtin.toml")
 
 
-def rules_of(directory: Directory, path: Path | None = None) -> tuple[Rule, ...]:
-    """The rules in force: the built-in ones with what `path`, or `alerts.toml` in the directory, says.
+def watching_of(directory: Directory, path: Path | None = None) -> WatchSettings:
+    """How the runs of `directory` are watched, and by which rules: as built in, with what `path`, or `alerts.toml` in it, says.
 
     Raises SettingsError, with the line, for the first mistake.
     """
-    text, where = text_of(path, directory.path / RULES, "alert rules") or ("", Path(RULES))
-    return parse_rules(text, os.fspath(where), builtin_rules())
+    text, where = text_of(path, directory.path / RULES, "alert rules and settings") or ("", Path(RULES))
+    return parse_watching(text, os.fspath(where), builtin_rules())
 
 
 def observe(
@@ -71,7 +71,7 @@ def observer_maker(
     """What makes an observer of `directory` with what its files say. Raises SettingsError for a mistake in one of them, at once."""
     handlers = delivery_settings(directory, delivery)
     build_handlers(handlers)
-    settings = ObserverSettings(watch=WatchSettings(rules=rules_of(directory, rules)), fresh_s=handlers.deliver_within_s)
+    settings = ObserverSettings(watch=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
 
     def make() -> Observer:
         deliverer, outcomes = make_deliverer(directory, handlers)
@@ -108,40 +108,41 @@ class Rebuilt:
         return None if self.before is None else self.before == self.digest
 
 
-def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None, *, rules: Path | None = None) -> Iterator[Rebuilt]:
+def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iterator[Rebuilt]:
     """Makes the states of `runs`, or of all that were observed, again from their logs; what was derived stays as it is.
 
-    Raises LogError where somebody observes the directory now.
+    By the settings that its observers named, each from where it began. Raises LogError where somebody observes the directory now.
     """
-    settings = WatchSettings(rules=rules_of(directory, rules))
+    unnamed = watching_of(directory)
     lock = Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
     try:
         for run in directory.names(hidden=True) if runs is None else runs:
             folder = directory.path / run
             if is_observed(folder):
-                yield _rebuilt(directory, run, settings)
+                yield _rebuilt(directory, run, unnamed)
             elif runs is not None:
                 raise LogError(f"expected an observed run, got {run}: nobody observed it yet")
     finally:
         lock.release()
 
 
-def _rebuilt(directory: Directory, run: RunId, settings: WatchSettings) -> Rebuilt:
+def _rebuilt(directory: Directory, run: RunId, unnamed: WatchSettings) -> Rebuilt:
+    """`unnamed` are the settings where no observer named any that this version knows."""
     folder = directory.path / run
     settled = is_settled(folder)
     with Observed(folder, run) as observed, directory.open(run) as log:
         saved = observed.saved()
-        watch = Watch(run, settings)
-        fold(watch, records_between(log, START, saved.derived_to), observed_records(folder, run, OBSERVERS))
-        before = _digest(run, settings, saved.state) if saved.state is not None and saved.state_to == saved.derived_to else None
+        watch = Watch(run, unnamed)
+        fold(watch, lambda: records_between(log, START, saved.derived_to), observed_records(folder, run, OBSERVERS))
+        before = _digest(run, saved.state) if saved.state is not None and saved.state_to == saved.derived_to else None
         observed.save((), saved.derived_to, watch.to_bytes())
         if settled:
             observed.seal()
     return Rebuilt(run, saved.derived_to.records_since(START), watch.digest(), before)
 
 
-def _digest(run: RunId, settings: WatchSettings, state: bytes) -> str | None:
+def _digest(run: RunId, state: bytes) -> str | None:
     try:
-        return Watch.from_bytes(run, settings, state).digest()
+        return Watch.from_bytes(run, state).digest()
     except DataError:
         return None

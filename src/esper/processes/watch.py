@@ -9,7 +9,9 @@ FoldBlocked says so, and a version that knows better goes on from it. Telemetry 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -21,7 +23,7 @@ from esper.events.codec import decode, encode
 from esper.events.digests import canonical
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds.observability import FoldBlocked, RunHeardAgain, RunWentSilent
+from esper.events.kinds.observability import FoldBlocked, ObserverStarted, RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.times import SINCE, written_time
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Stream, admit
@@ -39,10 +41,10 @@ class Watch:
 
     def __init__(self, run: RunId, settings: WatchSettings) -> None:
         self.run = run
+        self.settings = settings
         self.silence = SilenceState()
         self.blocked: dict[str, int] = {}
         self.dead_letters = 0
-        self._settings = settings
         self._guard = Guard.start()
         self._states: dict[str, TopicState] = {}
         self._anchor = _Anchor()
@@ -115,11 +117,31 @@ class Watch:
 
     def judge(self, now: datetime, *, lock_free: bool) -> tuple[RunWentSilent | RunHeardAgain, datetime] | None:
         """What the clock says of the run, and since when it is so; None where it says nothing new."""
-        verdict = silence.judge(self.silence, (now - SINCE).total_seconds(), lock_free, self._settings.silence)
+        verdict = silence.judge(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
         self.silence = verdict.state
         if verdict.event is None or verdict.since_s is None:
             return None
         return verdict.event, datetime.fromtimestamp(verdict.since_s, tz=now.tzinfo)
+
+    def change(self, settings: WatchSettings, past: Iterable[Record]) -> None:
+        """From the next record on `settings` hold. What was said stays said: alerts stay as they are.
+
+        Windows, trends and detectors are as if `settings` had held from the beginning: where theirs are others they are folded again from
+        `past`, the run's records from the first one on, at least to the last that was taken.
+        """
+        before, self.settings = self.settings, settings
+        if self._anchor.id is None or _measured_by(before) == _measured_by(settings):
+            return
+        again = Watch(self.run, WatchSettings(windows=settings.windows, trends=settings.trends, detectors=settings.detectors))
+        for record in past:
+            # What blocked a topic for the version before may not block it now; it is taken with what follows once it is unblocked.
+            if record.sequence is not None and record.sequence < self.blocked.get(record.topic, sys.maxsize):
+                again.take(record)
+            if record.id == self._anchor.id:
+                break
+        for topic, made in again._states.items():
+            state = self._states.get(topic) or stream.initial(topic)
+            self._states[topic] = replace(state, windows=made.windows, trends=made.trends, detectors=made.detectors)
 
     def unblock(self) -> Mapping[str, int]:
         """Forgets what blocked topics, to try again: the sequences, by topic, from which their records must be taken once more."""
@@ -135,11 +157,11 @@ class Watch:
         return tuple(found)
 
     def _stepped(self, topic: str, record: Record, event: Event, missing: int = 0) -> tuple[Record, ...]:
-        if topic not in self._settings.watched:
+        if topic not in self.settings.watched and topic not in self._states:  # What is known may hold alerts of rules that are gone.
             return ()
         state = self._states.get(topic) or stream.initial(topic)
-        self._states[topic], derivations = stream.step(state, record, event, self._settings, missing)
-        return stream.derived(record, derivations, self._settings.settings_digest, WRITER)
+        self._states[topic], derivations = stream.step(state, record, event, self.settings, missing)
+        return stream.derived(record, derivations, self.settings.settings_digest, WRITER)
 
     def _conflict(self, record: Record, dropped: Drop) -> tuple[Record, ...]:
         return self._block(record, dropped.what) if dropped.reason is Reason.CONFLICT else ()
@@ -179,6 +201,7 @@ class Watch:
     def to_bytes(self) -> bytes:
         """All of it as JSON, to be saved with the position that it stands at."""
         kept = _Kept(
+            settings=self.settings,
             streams={
                 topic: _Stream(sequence=one.sequence, fingerprint=one.fingerprint.hex(), lives=one.lives, hole_to=one.hole_to)
                 for (_, topic), one in self._guard.streams.items()
@@ -196,13 +219,14 @@ class Watch:
         return hashlib.sha256(canonical(json.loads(self.to_bytes()))).hexdigest()
 
     @classmethod
-    def from_bytes(cls, run: RunId, settings: WatchSettings, saved: bytes) -> "Watch":
-        """The watch that `to_bytes` saved. Raises DataError for anything else: then it is made again from the run's beginning."""
+    def from_bytes(cls, run: RunId, saved: bytes) -> "Watch":
+        """The watch that `to_bytes` saved, by the settings that it had. Raises DataError for anything else: then it is made again from the
+        run's beginning."""
         try:
             kept = _Kept.model_validate_json(saved)
         except ValidationError as error:
             raise DataError(f"run {run}: expected an observer's saved state, got another: {error}") from error
-        watch = cls(run, settings)
+        watch = cls(run, kept.settings)
         streams = {
             (run, topic): Stream(one.sequence, bytes.fromhex(one.fingerprint), one.lives, one.hole_to)
             for topic, one in kept.streams.items()
@@ -220,20 +244,44 @@ def own_id(instance: str, started: datetime, counter: int) -> EventId:
     return EventId(hashlib.sha256(parts.encode()).hexdigest()[:32])
 
 
-def fold(watch: Watch, records: Iterable[Record], own: Iterable[Record] = ()) -> None:
+def fold(watch: Watch, records: Callable[[], Iterable[Record]], own: Iterable[Record] = ()) -> None:
     """Brings `watch` up to date without deriving: what follows from `records` was derived before.
 
     `own` are the observer's own records about the run, as they were written: each has its effect after the record that it names as cause.
+    An ObserverStarted among them is where its settings began to hold; then `records` are read from the run's first one on, once more for
+    each change.
     """
     said: dict[EventId | None, list[Record]] = {}
     for record in own:
         said.setdefault(record.cause, []).append(record)
-    for mine in said.pop(None, ()):
-        watch.remember(mine)
-    for record in records:
-        watch.take(record)
-        for mine in said.pop(record.id, ()):
+
+    def remember(cause: EventId | None) -> None:
+        for mine in said.pop(cause, ()):
+            settings = _settings_of(mine)
+            if settings is not None:
+                watch.change(settings, records())
             watch.remember(mine)
+
+    remember(None)
+    for record in records():
+        watch.take(record)
+        remember(record.id)
+
+
+def _settings_of(record: Record) -> WatchSettings | None:
+    """The settings that an ObserverStarted names; None for other records, and for settings that another version had."""
+    event = decode(record)
+    if not isinstance(event, ObserverStarted):
+        return None
+    try:
+        return WatchSettings.model_validate_json(json.dumps(event.settings))
+    except ValidationError:
+        return None
+
+
+def _measured_by(settings: WatchSettings) -> tuple[object, ...]:
+    """The settings without which the state of windows, trends and detectors means nothing."""
+    return settings.windows, settings.trends, settings.detectors
 
 
 _CONFIG = ConfigDict(strict=True, extra="forbid")
@@ -260,6 +308,7 @@ class _Anchor(BaseModel):
 
 class _Kept(BaseModel):
     model_config = _CONFIG
+    settings: WatchSettings
     streams: dict[str, _Stream]
     states: list[JsonValue]
     silence: SilenceState

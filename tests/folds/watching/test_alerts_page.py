@@ -1,13 +1,15 @@
 """docs/alerts.md shows the built-in rules as they are, every key of a rule, and examples that work."""
 
+import json
 import re
 from importlib.resources import files
 from pathlib import Path
 
-from esper.folds.watching.rule_files import KEYS, parse_rules
+from esper.folds.watching.rule_files import KEYS, TABLES, changed_settings, parse_rules, parse_watching
 from esper.folds.watching.rules import AnomalySource, EventSource, Limit, MetricSource, Rule
 
 PAGE = Path(__file__).parents[3] / "docs" / "alerts.md"
+DETECTORS_PAGE = PAGE.with_name("detectors.md")
 BUILTIN = parse_rules(files("esper.folds.watching").joinpath("builtin.toml").read_text(encoding="utf-8"), "builtin.toml")
 
 
@@ -52,6 +54,12 @@ def table() -> str:
     return "\n".join(("| rule | severity | topic | raised by | over when |", "|---|---|---|---|---|", *rows))
 
 
+def settings_of(page: Path) -> list[tuple[str, str]]:
+    """The keys and defaults that a page's table of settings has."""
+    (section,) = re.findall(r"\| key \| default \| meaning \|\n\|---\|---\|---\|\n(.*?)\n\n", page.read_text(), flags=re.DOTALL)
+    return re.findall(r"^\| `([a-z_.]+)` \| `(.+?)` \|", section, flags=re.MULTILINE)
+
+
 def test_the_page_shows_the_built_in_rules_as_they_are() -> None:
     assert table() in PAGE.read_text()
 
@@ -63,10 +71,21 @@ def test_the_page_explains_every_key_of_a_rule_and_no_other() -> None:
 
 def test_the_examples_of_the_page_are_rules() -> None:
     examples = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert [rule.name for text in examples for rule in parse_rules(text, "docs/alerts.md", BUILTIN)][-2:] == [
-        "accuracy-lost",
-        "many-kernels-fail",
-    ]
+    rules, settings = (parse_watching(text, "docs/alerts.md", BUILTIN) for text in examples)
+    assert [rule.name for rule in rules.rules][-2:] == ["accuracy-lost", "many-kernels-fail"]
+    assert [changed.name for changed in changed_settings(settings)] == ["windows.length_s", "silence.idle_after_s"]
+
+
+def test_the_example_of_the_page_about_detectors_is_one() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", DETECTORS_PAGE.read_text(), flags=re.DOTALL)
+    names = [changed.name for changed in changed_settings(parse_watching(example, "docs/detectors.md", BUILTIN))]
+    assert names == ["detectors.off", "detectors.losses", "detectors.spike_spreads"]
+
+
+def test_the_pages_give_every_setting_with_its_default() -> None:
+    tables = {name: [(key, json.dumps(value)) for key, value in part] for name, part in TABLES.items()}
+    assert settings_of(DETECTORS_PAGE) == tables.pop("detectors")
+    assert settings_of(PAGE) == [(f"{name}.{key}", value) for name, rows in tables.items() for key, value in rows]
 
 
 def test_every_built_in_rule_says_in_a_summary_what_is_wrong() -> None:

@@ -6,8 +6,11 @@ import pytest
 
 from esper.errors import SettingsError
 from esper.events import topics
-from esper.folds.watching.rule_files import parse_rules
+from esper.folds.watching.rule_files import changed_settings, parse_rules, parse_watching
 from esper.folds.watching.rules import AnomalySource, EventSource, Limit, MetricSource, Rule
+from esper.folds.watching.silence import SilenceSettings
+from esper.folds.watching.stream import WatchSettings
+from esper.folds.watching.trends import TrendSettings
 
 METRIC = """
 [[rule]]
@@ -30,6 +33,14 @@ name = "culls"
 topic = "system.events.lifecycle"
 severity = "warning"
 event = "esper.seed.transitioned.v1"
+"""
+SPIKE = """
+[[rule]]
+name = "spikes"
+topic = "telemetry.training.steps"
+severity = "warning"
+metric = "loss"
+anomaly = "spike"
 """
 
 
@@ -93,12 +104,57 @@ def test_a_built_in_rule_that_is_off_may_be_written_anew() -> None:
     assert [(rule.name, rule.severity) for rule in mine] == [("disk", "info")]
 
 
+def test_what_a_table_does_not_give_is_as_built_in() -> None:
+    text = "[windows]\nlength_s = 60\n[detectors]\nspike_spreads = 8\nlosses = ['metric.perplexity']\n[trends]\nlimits = [['loss', 0.1]]"
+    settings = parse_watching(text, "mine.toml")
+    assert changed_settings(settings) == (
+        ("windows.length_s", 60, 15),
+        ("trends.limits", (("loss", 0.1),), TrendSettings().limits),
+        ("detectors.losses", ("metric.perplexity",), ("loss",)),
+        ("detectors.spike_spreads", 8.0, 5.5),
+    )
+    assert settings.silence == SilenceSettings()
+    assert parse_watching("", "mine.toml") == WatchSettings()
+
+
+def test_with_a_detector_its_built_in_rules_are_off() -> None:
+    builtin = parse_rules(
+        METRIC.replace("disk_free_ratio", "loss").replace("system.resources", "training.steps").replace("below = 0.1", 'anomaly = "spike"'),
+        "r",
+    )
+    assert parse_rules("[detectors]\noff = ['spike']", "mine.toml", builtin) == ()
+    assert parse_rules("[detectors]\noff = ['drift']", "mine.toml", builtin) == builtin
+
+
 MISTAKES = [
     ("[[rule]]\nname = \n", 2, "Invalid value"),
     ('[[rule]]\nname = "a', 2, "Unterminated string"),
     ("[rule]\n", 1, "expected rules as [[rule]] tables"),
     ("rule = [1]\n", 1, "expected rules as [[rule]] tables"),
-    ("# rules\n\n[[rules]]\n", 3, "unknown key 'rules', expected off or [[rule]]"),
+    (
+        "# rules\n\n[[rules]]\n",
+        3,
+        "unknown key 'rules', expected off, [[rule]] or one of [windows], [trends], [detectors], [alerts], [silence]",
+    ),
+    ("windows = 3", 1, "expected a table [windows], got 3"),
+    ("[[windows]]\nlength_s = 1", 1, "expected a table [windows], got [{'length_s': 1}]"),
+    ("[windows]\nlenght_s = 1", 2, "unknown key 'lenght_s', expected one of length_s, metrics"),
+    ("[windows]\n\nlength_s = 0", 3, "length_s: Input should be greater than or equal to 1, got 0"),
+    ("[windows]\nlength_s = 1.5", 2, "length_s: Input should be a valid integer, got 1.5"),
+    ("[detectors]\nspike_spreads = nan", 2, "spike_spreads: Input should be a finite number, got nan"),
+    ("[detectors]\nspike_spreads = '5'", 2, "spike_spreads: Input should be a valid number, got '5'"),
+    ("[detectors]\nlosses = 'loss'", 2, "losses: Input should be a list, got 'loss'"),
+    ("[detectors]\nlosses = ['los']", 2, "losses: expected metrics of watched topics, 'los' is none"),
+    ("[detectors]\noff = ['spikes']", 2, "off.0: Input should be 'nonfinite', "),
+    ("[trends]\npoints = 4\nleast = 8", 3, "least: expected at most the 4 of points"),
+    ("[trends]\nlimits = [['loss']]", 2, "expected the key 'limits.0.1'"),
+    ("[silence]\ndead_after_s = true", 2, "dead_after_s: Input should be a valid number, got True"),
+    ("[windows]\n[alerts]\nmost = 1", 3, "most: Input should be greater than or equal to 2, got 1"),
+    (
+        METRIC.replace("below = 0.1", 'anomaly = "drift"') + "[detectors]\noff = ['drift']",
+        7,
+        "detector 'drift' is off in [detectors]",
+    ),
     ('off = "disk"', 1, "expected off to be a list of names of built-in rules"),
     ('\noff = ["disk"]', 2, "unknown built-in rule 'disk', expected one of none"),
     (METRIC + 'severty = "info"', 8, "unknown key 'severty', expected one of name, topic, severity, "),
@@ -204,10 +260,5 @@ def test_a_mistake_behind_long_strings_and_comments_is_found_on_its_line() -> No
 
 
 def test_an_anomaly_may_be_of_any_metric_or_of_one() -> None:
-    text = (
-        METRIC.replace("disk_free_ratio", "loss")
-        .replace("telemetry.system.resources", topics.STEPS)
-        .replace("below = 0.1", 'anomaly = "spike"')
-    )
-    assert parse_rules(text, "r")[0].source == AnomalySource("spike", "loss")
-    assert parse_rules(text.replace('metric = "loss"', ""), "r")[0].source == AnomalySource("spike")
+    assert parse_rules(SPIKE, "r")[0].source == AnomalySource("spike", "loss")
+    assert parse_rules(SPIKE.replace('metric = "loss"', ""), "r")[0].source == AnomalySource("spike")

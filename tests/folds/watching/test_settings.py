@@ -40,6 +40,8 @@ IMPOSSIBLE: list[tuple[type[Part], str, object]] = [
     (DetectorSettings, "accepted_after", 0),
     (DetectorSettings, "losses", (1,)),
     (DetectorSettings, "losses", ("gradient_norm",)),
+    (DetectorSettings, "losses", ("los",)),
+    (DetectorSettings, "off", ("spikes",)),
     (DetectorSettings, "gradients", ("loss",)),
 ]
 

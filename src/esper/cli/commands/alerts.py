@@ -1,6 +1,7 @@
 """`esper alerts`: what is firing, which rules are in force, and whether the handlers reach anybody."""
 
 import argparse
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, lo
 from esper.cli.drawing.text import lasting, number, short, wrapped
 from esper.cli.output import Output
 from esper.events.envelope import RunId
+from esper.folds.watching.rule_files import changed_settings
 from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed
 from esper.processes.alerts import AlertLine, alerts_of, current_alerts
 from esper.processes.delivering import try_handlers
-from esper.processes.observing import rules_of
+from esper.processes.observing import watching_of
 from esper.processes.ways import log_typed
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
@@ -30,10 +32,12 @@ def add(commands: Subcommands) -> None:
     add_log(listed)
     add_json(listed, "one JSON object per alert")
     listed.set_defaults(command=run_list)
-    rules = parts.add_parser("rules", help="the rules in force")
+    rules = parts.add_parser("rules", help="the rules in force, and the settings of watching that are not as built in")
     add_log(rules)
-    rules.add_argument("--rules", type=Path, metavar="FILE", help="alert rules (default: alerts.toml in the log's directory)")
-    add_json(rules, "one JSON object per rule")
+    rules.add_argument(
+        "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
+    )
+    add_json(rules, "one JSON object per rule, and per setting that is not as built in")
     rules.set_defaults(command=run_rules)
     test = parts.add_parser("test", help="send one message through every handler")
     add_log(test)
@@ -80,9 +84,16 @@ def _drawn(line: AlertLine, log: str, width: int) -> Iterator[Text | str]:
 
 
 def run_rules(arguments: argparse.Namespace, out: Output) -> int:
-    """Lists the rules in force."""
+    """Lists the rules in force, and before them the settings that are not as built in."""
     directory = Directory(log_of(arguments), create=True)
-    for rule in rules_of(directory, arguments.rules):
+    watching = watching_of(directory, arguments.rules)
+    for name, value, builtin in changed_settings(watching):
+        if arguments.json:
+            out.json({"setting": name, "value": value, "builtin": builtin})
+        else:
+            # Numbers, texts and lists of them are written alike in TOML and JSON.
+            out.line(f"setting  {name} = {json.dumps(value)}, built in: {json.dumps(builtin)}")
+    for rule in watching.rules:
         if arguments.json:
             out.json(rule)
             continue

@@ -19,7 +19,9 @@ def add(commands: Subcommands) -> None:
     """Says what can be typed."""
     watch = commands.add_parser("observe", help="derive aggregates, anomalies and alerts as runs go on, and have alerts delivered")
     add_log(watch)
-    _add_rules(watch)
+    watch.add_argument(
+        "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
+    )
     watch.add_argument("--delivery", type=Path, metavar="FILE", help="whom alerts reach (default: delivery.toml in the log's directory)")
     watch.add_argument(
         "--from-start", action="store_true", help="begin with the first record of runs that have ended, not after their last"
@@ -30,13 +32,8 @@ def add(commands: Subcommands) -> None:
     again = commands.add_parser("rebuild", help="make an observer's states again from the log; what was derived stays")
     again.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
     add_log(again)
-    _add_rules(again)
     add_json(again, "one JSON object per run")
     again.set_defaults(command=run_rebuild)
-
-
-def _add_rules(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rules", type=Path, metavar="FILE", help="alert rules (default: alerts.toml in the log's directory)")
 
 
 def run_observe(arguments: argparse.Namespace, out: Output) -> int:
@@ -67,7 +64,7 @@ def run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
     directory = directory_of(arguments)
     runs = tuple(directory.resolve(name) for name in arguments.run) or None
     differs = False
-    for made in rebuild(directory, runs, rules=arguments.rules):
+    for made in rebuild(directory, runs):
         differs = differs or made.same is False
         if arguments.json:
             out.json({"run": made.run, "records": made.records, "digest": made.digest, "same": made.same})

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from esper.events.fields import Finite, Part, Positive
+from esper.folds.watching.series import METRICS, is_known
 
 Detector = Literal["nonfinite", "missing", "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"]
 Limit = Annotated[Finite, Field(ge=1)]
@@ -118,6 +119,14 @@ class DetectorSettings(Part):
 
     accepted_after: Positive = 512
     """A level that has lasted so many values is the new normal: its anomaly is over. In health records a tenth of it."""
+
+    @field_validator("losses", "gradients")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if not any(is_known(topic, name) for topic in METRICS)]
+        if unknown:
+            raise ValueError(f"expected metrics of watched topics, {unknown[0]!r} is none")
+        return names
 
     @field_validator("gradients")
     @classmethod

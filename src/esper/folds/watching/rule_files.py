@@ -1,19 +1,21 @@
-"""Rule files: alert rules written as TOML. A file with a mistake is refused with its line and the reason, before anything starts.
+"""Rule files: how runs are watched, and by which alert rules, written as TOML. A file with a mistake is refused with its line and the
+reason, before anything starts.
 
-One `[[rule]]` table a rule; its keys are the fields of `_Written`. `off` names built-in rules that are not to be used; a rule of the same
-name may then be written anew. Checked is everything that can be: names of topics, metrics, detectors, event kinds and their fields.
+One table for each part of `WatchSettings`; its keys are that part's. One `[[rule]]` table a rule; its keys are the fields of `_Written`.
+`off` names built-in rules that are not to be used; a rule of the same name may then be written anew. Checked is everything that can be:
+settings, names of topics, metrics, detectors, event kinds and their fields.
 """
 
 import json
 import re
 import types
-from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, NoReturn, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from esper.events.catalogue import BY_NAME, kinds_of
-from esper.events.fields import CONFIG, Event
+from esper.events.fields import CONFIG, Event, Part
 from esper.events.topics import TOPICS
 from esper.folds.watching.detectors import DETECTORS
 from esper.folds.watching.rules import (
@@ -28,6 +30,7 @@ from esper.folds.watching.rules import (
     template_fields,
 )
 from esper.folds.watching.series import METRICS, is_known
+from esper.folds.watching.stream import WatchSettings
 from esper.folds.watching.toml_lines import Path, TomlFile
 
 _DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
@@ -67,23 +70,76 @@ class _Written(BaseModel):
 KEYS = tuple(field.alias or name for name, field in _Written.model_fields.items())
 """What may stand in a [[rule]] table."""
 
+TABLES: Mapping[str, Part] = {name: part for name, part in WatchSettings() if isinstance(part, Part)}
+"""What may stand beside rules, with what holds where it does not."""
 
-def parse_rules(text: str, where: str, builtin: Sequence[Rule] = ()) -> tuple[Rule, ...]:
-    """The rules in force: those of `builtin` that `text` does not switch off, then its own. `where` names the text in errors.
 
-    Raises SettingsError, with the line, for the first mistake.
+def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> WatchSettings:
+    """How `text` says that runs are watched; `where` names it in errors. What it does not give is as built in.
+
+    The rules in force are those of `builtin` that `text` does not switch off, by name or with their detector, then its own. Raises
+    SettingsError, with the line, for the first mistake.
     """
     file = TomlFile(text, where)
-    for key in file.content.keys() - {"off", "rule"}:
-        file.refuse_at((key,), f"unknown key {key!r}, expected off or [[rule]]")
+    for key in file.content:
+        if key not in {"off", "rule", *TABLES}:
+            file.refuse_at((key,), f"unknown key {key!r}, expected off, [[rule]] or one of {', '.join(f'[{name}]' for name in TABLES)}")
+    parts = {name: _part(file, name, part) for name, part in TABLES.items() if name in file.content}
+    settings = WatchSettings().model_copy(update=parts)
+    return settings.model_copy(update={"rules": _rules(file, builtin, settings.detectors.off)})
+
+
+class Changed(NamedTuple):
+    """A setting that is not as built in."""
+
+    name: str
+    value: object
+    builtin: object
+
+
+def changed_settings(settings: WatchSettings) -> tuple[Changed, ...]:
+    """The settings that are not as built in, by their names in a rule file, like `windows.length_s`."""
+    return tuple(
+        Changed(f"{table}.{key}", getattr(getattr(settings, table), key), value)
+        for table, builtin in TABLES.items()
+        for key, value in builtin
+        if getattr(getattr(settings, table), key) != value
+    )
+
+
+def parse_rules(text: str, where: str, builtin: Sequence[Rule] = ()) -> tuple[Rule, ...]:
+    """The rules alone of what `parse_watching` makes of a text."""
+    return parse_watching(text, where, builtin).rules
+
+
+def _part(file: TomlFile, name: str, builtin: Part) -> Part:
+    table = file.content[name]
+    if not isinstance(table, dict):
+        file.refuse_at((name,), f"expected a table [{name}], got {table!r:.80}")
+    kind = type(builtin)
+    try:
+        return kind.model_validate({key: _in_tuples(value) for key, value in table.items()})
+    except ValidationError as error:
+        _refuse_shape(file, (name,), error, tuple(kind.model_fields))
+
+
+def _in_tuples(value: object) -> object:
+    """Lists, as TOML has them, as the tuples that settings are made of."""
+    return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
+
+
+def _rules(file: TomlFile, builtin: Sequence[Rule], silent: Collection[str]) -> tuple[Rule, ...]:
+    """The rules in force; about anomalies of `silent` detectors there can be none."""
     off = _off(file, [rule.name for rule in builtin])
-    rules = [rule for rule in builtin if rule.name not in off]
+    rules = [
+        rule for rule in builtin if rule.name not in off and not (isinstance(rule.source, AnomalySource) and rule.source.detector in silent)
+    ]
     written = file.content.get("rule", [])
     if not isinstance(written, list) or not all(isinstance(table, dict) for table in written):
         file.refuse_at(("rule",), "expected rules as [[rule]] tables")
     names = {rule.name: "a built-in rule; name it in `off` to replace it" for rule in rules}
     for place, table in enumerate(written):
-        reader = _RuleReader(file, ("rule", place), table)
+        reader = _RuleReader(file, ("rule", place), table, silent)
         if reader.written.name in names:
             reader.refuse("name", f"two rules of the name {reader.written.name!r}: the other is {names[reader.written.name]}")
         names[reader.written.name] = f"in line {file.line_of(('rule', place, 'name'))}"
@@ -104,12 +160,13 @@ def _off(file: TomlFile, builtin: Sequence[str]) -> frozenset[str]:
 class _RuleReader:
     """One [[rule]] table on its way to a rule."""
 
-    def __init__(self, file: TomlFile, path: Path, table: dict[str, Any]) -> None:  # Any: TOML; `_Written` checks it.
-        self.file, self.path = file, path
+    # Any: TOML; `_Written` checks it.
+    def __init__(self, file: TomlFile, path: Path, table: dict[str, Any], silent: Collection[str]) -> None:
+        self.file, self.path, self.silent = file, path, silent
         try:
             self.written = _Written.model_validate(table)
         except ValidationError as error:
-            self._refuse_shape(error)
+            _refuse_shape(file, path, error, KEYS)
 
     def refuse(self, key: str, reason: str, cause: Exception | None = None, *inner: str) -> NoReturn:
         self.file.refuse_at((*self.path, key, *inner), reason, cause)
@@ -138,19 +195,6 @@ class _RuleReader:
             labels=tuple(sorted(written.labels.items())),
             annotations=tuple(sorted(written.annotations.items())),
         )
-
-    def _refuse_shape(self, error: ValidationError) -> NoReturn:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = tuple(part for part in first["loc"] if part not in {"str", "int", "bool", "[key]"})
-        named = ".".join(str(part) for part in place)
-        match first["type"]:
-            case "extra_forbidden":
-                reason = f"unknown key {named!r}, expected one of {', '.join(KEYS)}"
-            case "missing":
-                reason = f"expected the key {named!r}"
-            case _:
-                reason = f"{named}: {first['msg']}, got {first['input']!r:.80}"
-        self.file.refuse_at((*self.path, *place), reason, error)
 
     def _refuse_present(self, keys: Sequence[str], why: str) -> None:
         for key in keys:
@@ -207,6 +251,8 @@ class _RuleReader:
         detector, topic = self.written.anomaly or "", self.written.topic
         if detector not in DETECTORS:
             self.refuse("anomaly", f"unknown detector {detector!r}, expected one of {', '.join(sorted(DETECTORS))}")
+        if detector in self.silent:
+            self.refuse("anomaly", f"detector {detector!r} is off in [detectors], expected one that is not")
         if topic not in METRICS:
             self.refuse("topic", f"no detector reads topic {topic}, expected one of {', '.join(sorted(METRICS))}")
         return AnomalySource(detector, None if self.written.metric is None else self._known_metric())
@@ -296,6 +342,23 @@ class _RuleReader:
         if unknown:
             expected = ", ".join(allowed) or "none"
             self.refuse(key, f"{key}.{name}: unknown name {{{unknown[0]}}}, expected one of {expected}", None, name)
+
+
+def _refuse_shape(file: TomlFile, path: Path, error: ValidationError, keys: Sequence[str]) -> NoReturn:
+    """Refuses the table at `path`, which may have `keys`, for the first thing that is wrong in it."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = tuple(part for part in first["loc"] if part not in {"str", "int", "bool", "[key]"})
+    named = ".".join(str(part) for part in place)
+    match first["type"]:
+        case "extra_forbidden":
+            reason = f"unknown key {named!r}, expected one of {', '.join(keys)}"
+        case "missing":
+            reason = f"expected the key {named!r}"
+        case _:
+            # Settings are made of tuples, which a TOML file has as lists.
+            expected = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+            reason = f"{named}: {expected}, got {first['input']!r:.80}"
+    file.refuse_at((*path, *place), reason, error)
 
 
 def _plain_types(annotation: object) -> set[object]:
