@@ -29,24 +29,8 @@ class Exported(NamedTuple):
 
 def line_of(record: Record) -> bytes:
     """`record` as one JSON line without its newline."""
-    envelope: dict[str, str | int | None] = {
-        "id": record.id,
-        "run": record.run,
-        "topic": record.topic,
-        "writer": record.writer,
-        "sequence": record.sequence,
-        "fact": record.fact,
-        "moment": record.moment,
-        "generation": record.generation,
-        "incarnation": record.incarnation,
-        "type": record.type,
-        "time": written_time(record.time),
-        "epoch": record.epoch,
-        "step": record.step,
-        "cause": record.cause,
-        "trace": record.trace,
-        "chain": None if record.chain is None else record.chain.hex(),
-    }
+    envelope = record._asdict() | {"time": written_time(record.time), "chain": None if record.chain is None else record.chain.hex()}
+    del envelope["data"]
     return json.dumps(envelope, separators=(",", ":")).encode()[:-1] + b',"data":' + record.data + b"}"
 
 
