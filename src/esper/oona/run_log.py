@@ -177,6 +177,7 @@ class _Writer:
             self.meta = file.read_meta(self._connection, self.path)
             self.heads = walk(self._connection, self.path, self.meta)
             self.reserve = Reserve.make(path)
+            self._file = self._found()
         except BaseException:
             self._connection.close()
             raise
@@ -187,8 +188,19 @@ class _Writer:
         heads = reached or self.heads.after(records)
         with file.explained(self.path, "append to"), connection:
             connection.executemany(file.INSERT, map(file.to_row, records))
+        # A file that was removed takes everything that is written, and keeps nothing.
+        if self._found() != self._file:
+            raise LogError(f"cannot append to {self.path}: it was removed, moved or replaced while it was written")
         self.heads = heads
         self._bell.ring()
+
+    def _found(self) -> tuple[int, int] | None:
+        """Which file stands at the path now; None where there is none."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     def seal(self) -> bool:
         connection = self._writing("seal")
