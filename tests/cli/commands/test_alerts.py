@@ -49,6 +49,14 @@ def test_the_rules_in_force_are_those_of_the_log(esper: Esper, tmp_path: Path) -
     assert "run-idle" not in names
 
 
+@pytest.mark.parametrize("what", ["list", "rules", "test"])
+def test_a_log_that_is_not_there_is_an_error_and_is_not_made(esper: Esper, tmp_path: Path, what: str) -> None:
+    said = esper("alerts", what, "--log", str(tmp_path / "tpyo"))
+    assert said.code == 1
+    assert said.err.startswith(f"esper: expected a log at {tmp_path / 'tpyo'}, got nothing")
+    assert not (tmp_path / "tpyo").exists()
+
+
 def test_a_rule_is_a_line(esper: Esper, tmp_path: Path) -> None:
     lines = esper("alerts", "rules", "--log", str(tmp_path)).lines
     assert "critical loss-not-finite              loss is not finite  (telemetry.training.steps)" in lines

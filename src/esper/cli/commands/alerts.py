@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of, log_option
+from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_option
 from esper.cli.drawing.text import lasting, number, short, wrapped
 from esper.cli.output import Output
 from esper.events.envelope import RunId
@@ -85,7 +85,7 @@ def _drawn(line: AlertLine, log: str, width: int) -> Iterator[Text | str]:
 
 def run_rules(arguments: argparse.Namespace, out: Output) -> int:
     """Lists the rules in force, and before them the settings that are not as built in."""
-    directory = Directory(log_of(arguments), create=True)
+    directory = directory_of(arguments)
     watching = watching_of(directory, arguments.rules)
     for name, value, builtin in changed_settings(watching):
         if arguments.json:
@@ -119,7 +119,7 @@ def _condition(rule: Rule) -> str:
 
 def run_test(arguments: argparse.Namespace, out: Output) -> int:
     """Sends one message through every handler. Returns 1 where one was not delivered."""
-    directory = Directory(log_of(arguments), create=True)
+    directory = directory_of(arguments)
     failed = found = 0
     for trial in try_handlers(directory, arguments.delivery):
         found += 1
