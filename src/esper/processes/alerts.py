@@ -1,9 +1,10 @@
 """The alerts of a log as people ask for them: what is pending or firing, what was resolved, and whom it reached."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from esper.errors import LogError
 from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, Record, RunId
@@ -57,12 +58,20 @@ def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
     return _lines(run, observed_records(directory.path / run, run, topics.ALERTS))
 
 
-def current_alerts(directory: Directory) -> Iterator[AlertLine]:
-    """What is pending or firing in any run, the newest run first. Runs whose observed file is sealed have none, and are not opened."""
+def current_alerts(directory: Directory, unreadable: Callable[[LogError], None]) -> Iterator[AlertLine]:
+    """What is pending or firing in any run, the newest run first. Runs whose observed file is sealed have none, and are not opened.
+
+    One that cannot be read is told to `unreadable`, and hides no other.
+    """
     for run in directory.names(hidden=True):
         folder = directory.path / run
         if is_observed(folder) and not is_settled(folder):
-            yield from (line for line in alerts_of(directory, run) if line.status != "resolved")
+            try:
+                lines = alerts_of(directory, run)
+            except LogError as error:
+                unreadable(error)
+                continue
+            yield from (line for line in lines if line.status != "resolved")
 
 
 def _lines(run: RunId, records: Iterable[Record]) -> tuple[AlertLine, ...]:

@@ -29,6 +29,17 @@ def test_what_fires_is_listed_with_the_moment_to_look_at(esper: Esper, observed_
     assert f"esper show 7c21ab --at 189 --log {observed_log}" in said.out
 
 
+def test_a_run_whose_alerts_cannot_be_read_is_named_and_hides_no_other(esper: Esper, observed_log: Path) -> None:
+    newer = observed_log / "z-newer"
+    newer.mkdir()
+    (newer / "run.sqlite").touch()
+    (newer / "observed.sqlite").touch()
+    said = esper("alerts", "list", "--log", str(observed_log))
+    assert said.code == 1
+    assert f"esper: cannot open {newer / 'observed.sqlite'}" in said.err
+    assert "firing   critical run-rolled-back" in said.out
+
+
 def test_a_run_s_alerts_include_those_that_were_resolved(esper: Esper, observed_log: Path) -> None:
     rows = [json.loads(line) for line in esper("alerts", "list", RUN, "--json", "--log", str(observed_log)).lines]
     assert {row["status"] for row in rows} == {"firing", "resolved"}

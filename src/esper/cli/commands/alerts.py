@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.text import Text
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_option
 from esper.cli.drawing.text import lasting, number, short, wrapped
 from esper.cli.output import Output
+from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.folds.watching.rule_files import changed_settings
 from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Rule
@@ -47,10 +49,13 @@ def add(commands: Subcommands) -> None:
 
 
 def run_list(arguments: argparse.Namespace, out: Output) -> int:
-    """Lists alerts."""
+    """Lists alerts. Returns 1 where those of a run could not be read."""
     directory = directory_of(arguments)
+    unreadable: list[LogError] = []
     lines: Iterable[AlertLine]
-    lines = current_alerts(directory) if arguments.run is None else alerts_of(directory, directory.resolve(arguments.run))
+    lines = (
+        current_alerts(directory, unreadable.append) if arguments.run is None else alerts_of(directory, directory.resolve(arguments.run))
+    )
     found = 0
     for line in lines:
         found += 1
@@ -58,9 +63,11 @@ def run_list(arguments: argparse.Namespace, out: Output) -> int:
             out.json(line)
         else:
             out.lines(_drawn(line, log_option(arguments), out.width))
-    if not found and not arguments.json:
+    for error in unreadable:
+        print(f"esper: {error}", file=sys.stderr)
+    if not found and not unreadable and not arguments.json:
         out.line("nothing is pending or firing" if arguments.run is None else _none(directory, directory.resolve(arguments.run)))
-    return 0
+    return 1 if unreadable else 0
 
 
 def _none(directory: Directory, run: RunId) -> str:
