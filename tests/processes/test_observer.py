@@ -471,11 +471,11 @@ def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
 class Paged:
     """A log whose alerts become lines of a file, at the time that a clock says."""
 
-    def __init__(self, growing: Growing, page: Path, now: Clock) -> None:
-        self.growing, self.page, self.now = growing, page, now
+    def __init__(self, directory: Directory, page: Path, now: Clock) -> None:
+        self.directory, self.page, self.now = directory, page, now
 
-    def observe(self, turns: int = 2) -> None:
-        """An observer and its deliverer, from their beginning to their end."""
+    def observer(self, *, from_start: bool = False) -> Observer:
+        """An observer, with a deliverer that has begun."""
         outcomes: Outcomes = SimpleQueue()
         settings = parse_delivery(f'[[handlers]]\nname = "page"\nkind = "log"\npath = "{self.page}"\n', "here")
         deliverer = Deliverer(
@@ -485,11 +485,21 @@ class Paged:
             link_to=linker(),
             lives=lambda _: True,
         )
-        with Observer(
-            self.growing.directory, SETTINGS, now=self.now, deliverer=deliverer, outcomes=outcomes, report=problems.append
-        ) as observer:
-            for _ in range(turns):
-                observer.turn(0.0)
+        return Observer(
+            self.directory,
+            SETTINGS,
+            now=self.now,
+            deliverer=deliverer,
+            outcomes=outcomes,
+            from_start=from_start,
+            report=problems.append,
+        )
+
+    def observe(self) -> None:
+        """An observer and its deliverer, from their beginning to their end."""
+        with self.observer() as observer:
+            observer.turn(0.0)
+            observer.turn(0.0)
 
     def told(self, rule: str) -> list[str]:
         """What people were told of a rule's alerts: firing or resolved, in order."""
@@ -501,7 +511,7 @@ def test_what_was_told_to_fire_is_told_to_be_over_by_an_observer_that_comes_back
     growing: Growing, records: tuple[Record, ...], tmp_path: Path
 ) -> None:
     begun = next(place for place, record in enumerate(records) if record.type == RunRolledBack.KIND)
-    paged = Paged(growing, tmp_path / "page", Clock(records[begun].time))
+    paged = Paged(growing.directory, tmp_path / "page", Clock(records[begun].time))
     growing.write(begun + 1)
     paged.observe()
     assert paged.told("run-rolled-back") == ["firing"]
@@ -510,6 +520,47 @@ def test_what_was_told_to_fire_is_told_to_be_over_by_an_observer_that_comes_back
     paged.observe()
     assert paged.told("run-rolled-back") == ["firing", "resolved"]
     assert {event.handler for event in map(decode, growing.derived()) if isinstance(event, AlertNotified)} == {"page"}
+
+
+def outcomes_by_alert(directory: Directory, run: RunId) -> dict[str, tuple[str, list[str]]]:
+    """Each alert that fired, and each that was over after it had, by id: what it is, and what became of it."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    fired: set[tuple[str, str]] = set()
+    for record in read(directory, run):
+        event = decode(record)
+        if isinstance(event, AlertFiring):
+            fired.add((event.fingerprint, event.since))
+            found[record.id] = ("firing", [])
+        elif isinstance(event, AlertResolved) and (event.fingerprint, event.since) in fired:
+            found[record.id] = ("resolved", [])
+        elif isinstance(event, AlertNotified):
+            found[event.alert][1].append(event.outcome)
+        elif isinstance(event, AlertSuppressed):
+            found[event.alert][1].append(event.why)
+    return found
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_old_log_observed_from_its_start_has_one_outcome_for_each_alert_and_pages_nobody(
+    tmp_path: Path, synthetic_log: Path, killed: bool
+) -> None:
+    shutil.copytree(synthetic_log, tmp_path / "log")
+    paged = Paged(Directory(tmp_path / "log"), tmp_path / "page", Clock(NOW_LATE))
+    (run,) = paged.directory.names()
+    first = paged.observer(from_start=True)
+    if killed:
+        (batch,) = first._follower.poll(0.0)
+        first._take(batch)
+        abandon(first)
+    else:
+        first.turn(0.0)
+        first.close()
+    paged.observe()
+    became = outcomes_by_alert(paged.directory, run)
+    assert {state for state, _ in became.values()} == {"firing", "resolved"}
+    assert all(outcomes == [{"firing": "stale", "resolved": "not_delivered"}[state]] for state, outcomes in became.values())
+    assert not paged.page.exists()
+    assert is_settled(paged.directory.path / run)
 
 
 def test_an_old_directory_of_a_crashed_run_pages_nobody(tmp_path: Path) -> None:
