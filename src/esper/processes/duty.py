@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from esper.errors import LogError
 from esper.oona.directory import Directory
@@ -81,7 +83,8 @@ def _observe(make: Callable[[], Observer], stop: Callable[[], bool], leave_after
 def start_watchers(directory: Directory) -> None:
     """Starts a process that offers to observe `directory`, and one that measures the machine; both leave on their own.
 
-    ESPER_OBSERVE=0 keeps them from that. What they have to say goes to `observer.log` and `agent.log` in the directory.
+    ESPER_OBSERVE=0 keeps them from that. What they have to say goes to `observer.log` and `agent.log` in the directory; that the observer
+    could not start, or failed, is said on standard error too.
     """
     if os.environ.get(OBSERVE_VARIABLE) == "0":
         return
@@ -95,4 +98,12 @@ def _start(directory: Directory, command: str, log: str) -> None:
     with (directory.path / log).open("ab") as said:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
     # Somebody has to wait for it, or it stays as a zombie as long as this process lives.
-    threading.Thread(target=process.wait, name=f"esper-{command}", daemon=True).start()
+    target = partial(_wait_for_observer, process, directory.path / log) if command == "observe" else process.wait
+    threading.Thread(target=target, name=f"esper-{command}", daemon=True).start()
+
+
+def _wait_for_observer(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Says when an observer fails: whoever trains believes that somebody watches."""
+    if (code := process.wait()) != 0:
+        sys.stderr.write(f"esper: the observer that this training started ended with {code}; the training goes on. Why: {log}\n")
+        sys.stderr.flush()
