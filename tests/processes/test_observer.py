@@ -241,6 +241,32 @@ def test_a_delivery_that_failed_is_said(growing: Growing) -> None:
     assert problems == [f"run {growing.run}: handler page did not deliver {fired.rule} (firing): no answer"]
 
 
+class Late(Post):
+    """Who delivers the first alert just before it is asked whether anything is still undelivered."""
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        super().__init__()
+        self.outcomes, self.told = outcomes, False
+
+    def outstanding(self, run: RunId | None = None) -> int:
+        if run is not None and not self.told:
+            self.told = True
+            self.outcomes.put((run, notified(firing(tuple(self.offered))[0])))
+        return 0
+
+
+def test_an_outcome_that_comes_as_a_run_is_settled_is_written_before_it_is_settled(tmp_path: Path, synthetic_log: Path) -> None:
+    shutil.copytree(synthetic_log, tmp_path / "log")
+    directory = Directory(tmp_path / "log")
+    (run,) = directory.names()
+    outcomes: Outcomes = SimpleQueue()
+    observer = Observer(directory, SETTINGS, now=lambda: NOW_SOON, deliverer=Late(outcomes), outcomes=outcomes, report=problems.append)
+    observer.turn(0.0)
+    abandon(observer)
+    assert is_settled(directory.path / run)
+    assert [record.type for record in read(directory, run)].count(AlertNotified.KIND) == 1
+
+
 def test_a_sealed_run_is_observed_to_its_end_and_its_observed_file_sealed(
     tmp_path: Path, synthetic_log: Path, undisturbed: tuple[Record, ...]
 ) -> None:

@@ -255,6 +255,10 @@ class Observer:
         """Seals a finished run that its writer could not seal, and its observed file once nothing about it is firing or undelivered."""
         if self._deliverer is not None and self._deliverer.outstanding(name):
             return
+        # What is delivered is in the queue by now. A settled run is not looked at again: sealed without it, a kill would lose it.
+        self._note_outcomes()
+        if name in self._to_note:
+            return
         self._unsettled.discard(name)
         if self._directory.seal_finished(name):
             Observed(self._directory.path / name, name).seal()
