@@ -9,7 +9,7 @@ from esper.events.codec import encode
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.run import Tail
-from esper.tolaria.journal import Doing
+from esper.events.kinds.telemetry import Doing
 
 E = TypeVar("E", bound=Event)
 RUN = RunId("run")

@@ -15,7 +15,7 @@ from esper.events.kinds.run import DataFingerprint
 from esper.processes.tasks import TensorBatches
 from esper.tolaria import manifest
 from esper.tolaria.determinism import seed_epoch
-from tests.tolaria.worlds import CPU, World
+from tests.tolaria.worlds import CPU
 
 
 def dataset(count: int = 1000, *, change: int | None = None) -> TensorDataset:
@@ -134,12 +134,6 @@ def test_packages_are_those_installed_with_python_itself() -> None:
 def test_the_machine_is_described() -> None:
     said = manifest.hardware(CPU)
     assert (said.device, said.cores > 0, said.memory_bytes > 0, said.processor != "") == ("cpu", True, True, True)
-
-
-def test_sites_are_those_of_the_host(tmp_path: Path) -> None:
-    (said,) = manifest.sites(World(tmp_path).host)
-    assert (said.name, said.layer, said.inputs, said.outputs, said.slots) == ("0", "Linear 4→3", 4, 3, 2)
-    assert said.blueprints == ("mlp:2", "lowrank:1")
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunResumed, RunStarted, SamplesDropped, StreamEnded, Tail
-from esper.events.kinds.telemetry import Heartbeat
+from esper.events.kinds.telemetry import Doing, Heartbeat
 from esper.oona.appender import Item, Telemetry
 from esper.oona.catch_up import CatchUp
 from esper.oona.contract import RunWriter
 from esper.oona.last_words import FailureKind, end_streams, record_failure
-from esper.oona.writer import Clock, Doing, Writer
+from esper.oona.writer import Clock, Writer
 
 CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
 

@@ -9,15 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal
 
 from esper.errors import LogError
-from esper.events.kinds.telemetry import Heartbeat
+from esper.events.kinds.telemetry import Doing, Heartbeat
 from esper.oona.appender import Item, append_items, heartbeat_item
 from esper.oona.contract import RunWriter
 
 Clock = Callable[[], datetime]
-Doing = Literal["step", "validating", "waiting", "adapting", "saving"]
 
 # A group is what came in within LINGER_S, at most GROUP records: measured, groups of 100 cost a tenth of single records, and larger ones
 # gain little but make a commit wait longer.

@@ -276,7 +276,7 @@ class _Work:
             determinism=described(settings.trainer.digest),
             hardware=manifest.hardware(recipe.device),
             parent=None,
-            sites=manifest.sites(self.host),
+            sites=self.host.sites,
             parameters=self.host.parameters(),
             epochs=settings.trainer.epochs,
         )

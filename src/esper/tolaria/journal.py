@@ -4,13 +4,12 @@ While a resumed run catches up, `emit` writes nothing that stands in the log alr
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 from esper.events.envelope import EventId, Record
 from esper.events.fields import Event
 from esper.events.kinds.run import Tail
-
-Doing = Literal["step", "validating", "waiting", "adapting", "saving"]
+from esper.events.kinds.telemetry import Doing
 
 
 class Journal(Protocol):

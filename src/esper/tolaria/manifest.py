@@ -16,8 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from esper.events.kinds.run import Code, DataFingerprint, Hardware, Site
-from esper.kasmina.host import Host
+from esper.events.kinds.run import Code, DataFingerprint, Hardware
 from esper.tolaria.determinism import seed_epoch, seed_own, undisturbed
 
 PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "apsw", "scikit-learn")
@@ -66,11 +65,6 @@ def hardware(device: torch.device) -> Hardware:
         device=str(device),
         gpus=gpus,
     )
-
-
-def sites(host: Host) -> tuple[Site, ...]:
-    """The sites as RunStarted names them."""
-    return host.sites
 
 
 def fingerprint(name: str, data: object) -> DataFingerprint:

@@ -85,13 +85,17 @@ class StepsMeasured(Event):
         return self
 
 
+Doing = Literal["step", "validating", "waiting", "adapting", "saving"]
+"""What a trainer is at."""
+
+
 class Heartbeat(Event):
     """The writer is alive: seconds since the last emit, and what the trainer is doing."""
 
     KIND: ClassVar[str] = "esper.run.heartbeat.v1"
     TOPIC: ClassVar[str] = topics.HEARTBEAT
     idle_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
-    doing: Literal["step", "validating", "waiting", "adapting", "saving"]
+    doing: Doing
 
 
 class Gpu(Part):
