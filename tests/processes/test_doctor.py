@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from esper.oona.directory import Directory, new_run_id
+from esper.oona.observed import FILE as OBSERVED
+from esper.oona.observed import Observed
 from esper.oona.run_log import FILE
 from esper.oona.seal import MARK
 from esper.processes.doctor import Check, examine
+from tests.nissa.samples import anomaly
 from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import lose_from_index
 from tests.synthetic import RUN, write_run
@@ -59,6 +62,17 @@ def test_a_flipped_bit_is_found_and_the_place_is_named(tmp_path: Path) -> None:
     assert check.verdict == "bad"
     assert "topic system.events.epoch, sequence 1" in check.answer
     assert "restore the file" in check.answer
+
+
+def test_an_observed_file_that_is_damaged_is_bad_and_may_be_removed(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    write_run(directory, until_epoch=3, finish=False)
+    with Observed(tmp_path / RUN, RUN) as observed:
+        observed.save([anomaly(RUN, str(number)) for number in range(200)])
+    file = tmp_path / RUN / OBSERVED
+    file.write_bytes(file.read_bytes()[:-4096] + os.urandom(4096))
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, f"{file}: the file is damaged" in check.answer, "or remove it" in check.answer) == ("bad", True, True)
 
 
 def test_a_file_that_was_cut_off_is_bad(tmp_path: Path) -> None:

@@ -164,6 +164,17 @@ def read_observed(
     return Page(tuple(_to_record(run, found) for found in rows), _at(last))
 
 
+def check_observed(folder: Path) -> None:
+    """Raises LogError, saying what may be done, where the observed file in `folder` is damaged; no file is none. Reads all of it."""
+    if not is_observed(folder):
+        return
+    try:
+        with _reading(folder) as connection:
+            file.check_integrity(connection, folder / FILE)
+    except LogError as error:
+        raise LogError(f"{error}, or remove it: the run is whole, only what people were told of it is lost then") from error
+
+
 def end_of_observed(folder: Path) -> Position:
     """The position after the last derived record of the run in `folder`; the start where nobody observed it."""
     if not is_observed(folder):

@@ -16,6 +16,7 @@ import apsw
 
 from esper.errors import EsperError
 from esper.oona.directory import Directory
+from esper.oona.observed import check_observed
 from esper.oona.place import file_system_of, mounted, refuse_network
 from esper.processes.listing import Listed, listed
 from esper.processes.ways import how_to_go_on, log_typed
@@ -146,6 +147,7 @@ def _run(directory: Directory, one: Listed) -> Check:
     try:
         with directory.open(one.run) as log:
             heads = log.heads()
+        check_observed(directory.path / one.run)
     except EsperError as error:
         return Check(name, "bad", str(error))
     onward = how_to_go_on(one.run, one.task, log_typed(directory.path))

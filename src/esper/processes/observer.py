@@ -236,7 +236,8 @@ class Observer:
             try:
                 return Watch.from_bytes(name, saved.state), saved.state_to
             except DataError as error:
-                self._report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
+                if name not in self._troubled:
+                    self._report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
         return Watch(name, self._settings.watch), START
 
     def _park(self, name: RunId) -> None:

@@ -225,7 +225,7 @@ class Watch:
         try:
             kept = _Kept.model_validate_json(saved)
         except ValidationError as error:
-            raise DataError(f"run {run}: expected an observer's saved state, got another: {error}") from error
+            raise DataError(f"run {run}: expected an observer's saved state as this version writes it, got another") from error
         watch = cls(run, kept.settings)
         streams = {
             (run, topic): Stream(one.sequence, bytes.fromhex(one.fingerprint), one.lives, one.hole_to)
