@@ -12,9 +12,11 @@ from queue import SimpleQueue
 
 import pytest
 
+from esper.errors import DataError, LogError
 from esper.events import topics
 from esper.events.codec import decode, encode
 from esper.events.envelope import Moment, Record, RunId
+from esper.events.fields import Event
 from esper.events.kinds.observability import (
     AlertFiring,
     AlertNotified,
@@ -22,6 +24,7 @@ from esper.events.kinds.observability import (
     AlertSuppressed,
     AnomalyDetected,
     FoldBlocked,
+    FoldUnblocked,
     ObserverStarted,
     RunWentSilent,
     WindowAggregated,
@@ -34,7 +37,9 @@ from esper.nissa.delivery.deliverer import Deliverer
 from esper.nissa.delivery.handlers.build import build_handlers
 from esper.nissa.delivery.notices import linker
 from esper.nissa.delivery.settings import parse_delivery
+from esper.oona.contract import Page
 from esper.oona.directory import Directory
+from esper.oona.follower import Batch
 from esper.oona.heads import Draft
 from esper.oona.observed import FILE, Observed, is_settled
 from esper.oona.run_log import FILE as LOG
@@ -329,6 +334,73 @@ def test_a_fact_of_a_newer_version_stops_its_topic_and_says_so_once(growing: Gro
     assert any(
         event.rule == "fold-blocked" for event in map(decode, read(growing.directory, growing.run)) if isinstance(event, AlertFiring)
     )
+
+
+def lacking(record: Record) -> Event:
+    """The event of a record, as a version has it that does not know the transitions of seeds."""
+    if record.topic == topics.LIFECYCLE:
+        raise DataError("expected a kind of this version's catalogue")
+    return decode(record)
+
+
+def observe_by_an_older_version(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observes the run twice, by a version that a transition blocks."""
+    with monkeypatch.context() as older:
+        older.setattr("esper.processes.watch.decode", lacking)
+        for _ in range(2):
+            with growing.observer() as observer:
+                observer.turn(0.0)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_what_blocks_a_run_fires_until_an_observer_understands_it(growing: Growing, monkeypatch: pytest.MonkeyPatch, forgets: bool) -> None:
+    growing.write(100)
+    observe_by_an_older_version(growing, monkeypatch)
+    assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing"]
+    if forgets:
+        with Observed(growing.log.path, growing.run) as observed:
+            observed.forget()
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]
+    unblocked = [decode(record) for record in read(growing.directory, growing.run) if record.type == FoldUnblocked.KIND]
+    assert unblocked == [FoldUnblocked(topics=(topics.LIFECYCLE,))]
+
+
+def test_what_an_older_version_could_not_understand_is_derived_by_one_that_does(
+    growing: Growing, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Record, ...]
+) -> None:
+    growing.write(100)
+    observe_by_an_older_version(growing, monkeypatch)
+    growing.write()
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert {record.id for record in undisturbed} <= {record.id for record in growing.derived()}
+    assert [made.same for made in rebuild(growing.directory)] == [True]
+
+
+def test_a_run_that_cannot_be_read_fires_until_it_can(growing: Growing) -> None:
+    growing.write(100)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+        nothing = Page((), observer._runs[growing.run].position)
+        observer._take(Batch(growing.run, nothing, ended=False, error=LogError("the file is damaged")))
+        assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing"]
+        growing.write(50)
+        observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]
+
+
+def test_that_a_run_could_not_be_read_outlives_the_observer_that_was_killed(growing: Growing) -> None:
+    growing.write(100)
+    observer = growing.observer()
+    observer.turn(0.0)
+    nothing = Page((), observer._runs[growing.run].position)
+    observer._take(Batch(growing.run, nothing, ended=False, error=LogError("the file is damaged")))
+    abandon(observer)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]
 
 
 def write_without(growing: Growing, lost: Record) -> None:

@@ -48,6 +48,7 @@ KINDS: tuple[type[Event], ...] = (
     observability.RunWentSilent,
     observability.RunHeardAgain,
     observability.FoldBlocked,
+    observability.FoldUnblocked,
     observability.BridgeStateChanged,
     observability.HeadSigned,
     observability.HeadWitnessed,

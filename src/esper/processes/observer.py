@@ -28,6 +28,7 @@ from esper.events.kinds.observability import (
     AlertResolved,
     AlertSuppressed,
     FoldBlocked,
+    FoldUnblocked,
     ObserverStarted,
 )
 from esper.folds.form import form
@@ -184,12 +185,18 @@ class Observer:
         if batch.error is not None:
             self._report(str(batch.error))
             found += self._said(run, FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
+            run.watch.unreadable = True
+        elif run.watch.unreadable:
+            run.watch.unreadable = False
+            found += self._unblocked(run, frozenset({topics.RUN}))
         for record in batch.page.records:
             found += run.watch.take(record)
         run.position, run.came = batch.page.position, True
         if batch.ended and run.watch.ended:  # The last look at it: a run that was silent, and went on to its end since, is so no more.
             found += self._heard_of(batch.run, run, free=False)
-        self._save(run, found, with_state=batch.ended or time.monotonic() >= run.saved_at + self._settings.state_every_s)
+        # What the observer says by itself a successor would not find again by folding.
+        says = any(record.topic == topics.OBSERVERS for record in found)
+        self._save(run, found, with_state=says or batch.ended or time.monotonic() >= run.saved_at + self._settings.state_every_s)
         if batch.ended:
             self._park(batch.run)
 
@@ -223,9 +230,11 @@ class Observer:
                 fold(watch, lambda: records_between(log, state_to, saved.derived_to), own)
                 if watch.settings != self._settings.watch:
                     watch.change(self._settings.watch, records_between(log, START, saved.derived_to))
-                again = [record for topic in watch.unblock() for record in records_of(log, frozenset({topic}))]
+                blocked = watch.unblock()
+                again = [record for topic in sorted(blocked) for record in records_of(log, frozenset({topic}))]
             run = _Run(watch, observed, saved.derived_to)
-            self._save(run, [one for record in again for one in watch.take(record)], with_state=bool(again))
+            found = [one for record in again for one in watch.take(record)]
+            self._save(run, (*found, *self._unblocked(run, blocked)), with_state=bool(blocked))
         except BaseException:
             observed.close()
             raise
@@ -329,6 +338,10 @@ class Observer:
         """What the clock says of a training's silence that is new."""
         verdict = None if ":" in name else run.watch.judge(self._now(), lock_free=free)
         return () if verdict is None else self._said(run, *verdict)
+
+    def _unblocked(self, run: _Run, were: frozenset[str]) -> tuple[Record, ...]:
+        """What is said of topics that `were` blocked once none of the run is any more."""
+        return self._said(run, FoldUnblocked(topics=tuple(sorted(were))), self._now()) if were and not run.watch.blocked else ()
 
     def _said(self, run: _Run, event: Event, at: datetime) -> tuple[Record, ...]:
         return run.watch.says(event, self._next_id(), at)

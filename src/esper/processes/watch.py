@@ -10,7 +10,7 @@ FoldBlocked says so, and a version that knows better goes on from it. Telemetry 
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
@@ -23,7 +23,7 @@ from esper.events.codec import decode, encode
 from esper.events.digests import canonical
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds.observability import FoldBlocked, ObserverStarted, RunHeardAgain, RunWentSilent
+from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.times import SINCE, written_time
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Stream, admit
@@ -44,6 +44,7 @@ class Watch:
         self.settings = settings
         self.silence = SilenceState()
         self.blocked: dict[str, int] = {}
+        self.unreadable = False
         self.dead_letters = 0
         self._guard = Guard.start()
         self._states: dict[str, TopicState] = {}
@@ -107,10 +108,10 @@ class Watch:
         return (record, *(self._stepped(event.TOPIC, record, event) if event.TOPIC != topics.ALERTS else ()))
 
     def remember(self, record: Record) -> None:
-        """Takes up an own record that was written before. What blocked a topic is found again by whoever takes the run's records."""
+        """Takes up an own record that was written before. What blocked a topic blocks it here, also where this version would understand."""
         event = decode(record)
         if isinstance(event, FoldBlocked):
-            return
+            self._blocked_by(event)
         if isinstance(event, RunWentSilent | RunHeardAgain):
             self.silence = silence.said(self.silence, event.state if isinstance(event, RunWentSilent) else None)
         self._stepped(record.topic, record, event)
@@ -143,9 +144,10 @@ class Watch:
             state = self._states.get(topic) or stream.initial(topic)
             self._states[topic] = replace(state, windows=made.windows, trends=made.trends, detectors=made.detectors)
 
-    def unblock(self) -> Mapping[str, int]:
-        """Forgets what blocked topics, to try again: the sequences, by topic, from which their records must be taken once more."""
-        blocked, self.blocked = self.blocked, {}
+    def unblock(self) -> frozenset[str]:
+        """Forgets what blocked topics, and that the run could not be read, to try again: the topics that must be taken once more."""
+        blocked = frozenset(self.blocked) | ({topics.RUN} if self.unreadable else set())
+        self.blocked, self.unreadable = {}, False
         return blocked
 
     def _followed(self, record: Record, event: Event, missing: int) -> tuple[Record, ...]:
@@ -194,9 +196,16 @@ class Watch:
     def _block(self, record: Record, reason: str) -> tuple[Record, ...]:
         assert record.sequence is not None, "only records of the run's own writer are taken"
         self.blocked[record.topic] = record.sequence
+        event = FoldBlocked(topic=record.topic, sequence=record.sequence, reason=reason)
         # Its id follows from the record that blocks, not from the process that met it: met again, it is said once.
         identity = EventId(hashlib.sha256(f"{WRITER}\x1f{record.id}\x1f{record.topic}\x1f{record.sequence}".encode()).hexdigest()[:32])
-        return self.says(FoldBlocked(topic=record.topic, sequence=record.sequence, reason=reason), identity, record.time)
+        return self.says(event, identity, record.time)
+
+    def _blocked_by(self, event: FoldBlocked) -> None:
+        if event.sequence:
+            self.blocked.setdefault(event.topic, event.sequence)
+        else:
+            self.unreadable = True
 
     def to_bytes(self) -> bytes:
         """All of it as JSON, to be saved with the position that it stands at."""
@@ -209,6 +218,7 @@ class Watch:
             states=[stream.to_form(state) for _, state in sorted(self._states.items())],
             silence=self.silence,
             blocked=self.blocked,
+            unreadable=self.unreadable,
             dead_letters=self.dead_letters,
             anchor=self._anchor,
         )
@@ -234,7 +244,7 @@ class Watch:
         watch._guard = Guard(Table(streams.items()), Table())
         watch._states = {state.topic: state for state in map(stream.from_form, kept.states)}
         watch.silence, watch._anchor = kept.silence, kept.anchor
-        watch.blocked, watch.dead_letters = dict(kept.blocked), kept.dead_letters
+        watch.blocked, watch.unreadable, watch.dead_letters = dict(kept.blocked), kept.unreadable, kept.dead_letters
         return watch
 
 
@@ -260,6 +270,13 @@ def fold(watch: Watch, records: Callable[[], Iterable[Record]], own: Iterable[Re
             settings = _settings_of(mine)
             if settings is not None:
                 watch.change(settings, records())
+            if mine.type == FoldUnblocked.KIND:
+                again = watch.unblock()
+                for record in records():
+                    if record.topic in again:
+                        watch.take(record)
+                    if record.id == cause:
+                        break
             watch.remember(mine)
 
     remember(None)
@@ -313,5 +330,6 @@ class _Kept(BaseModel):
     states: list[JsonValue]
     silence: SilenceState
     blocked: dict[str, int]
+    unreadable: bool
     dead_letters: int
     anchor: _Anchor

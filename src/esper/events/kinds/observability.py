@@ -162,6 +162,15 @@ class FoldBlocked(Event):
     reason: str
 
 
+class FoldUnblocked(Event):
+    """Nothing blocks the run's folds any more: what could not be understood or read is, and they went on from there."""
+
+    KIND: ClassVar[str] = "esper.fold.unblocked.v1"
+    TOPIC: ClassVar[str] = topics.OBSERVERS
+    topics: tuple[str, ...]
+    """Those that were blocked."""
+
+
 class BridgeStateChanged(Event):
     """The bridge to Kafka connected, lost its broker or was fenced."""
 
