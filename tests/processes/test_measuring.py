@@ -107,6 +107,7 @@ def test_anything_that_is_one_number_is_a_value(said: list[CustomMetricRecorded]
         (lambda: measure("length_sum", 1), "none with _bucket"),
         (lambda: measure("length", math.nan), "metric length: expected a finite number, and none below 0 of a counter; got nan"),
         (lambda: measure("length", -math.inf), "expected a finite number"),
+        (lambda: measure("length", 10**400), "expected a finite number"),
         (lambda: measure("length", True), "expected a finite number"),
         (lambda: measure("length", "1"), "expected a finite number"),  # type: ignore[arg-type]
         (lambda: measure("length", torch.ones(2)), "expected a finite number"),

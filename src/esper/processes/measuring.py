@@ -4,6 +4,7 @@ Which training that is follows from the thread: one run trains on a thread at a 
 the rules that hold over HTTP; a counter is told from a gauge by its name.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -69,5 +70,7 @@ def _number(value: SupportsFloat) -> object:
     """The number that a value of numpy or torch is; what is none is left as it is, to be refused by its name."""
     try:
         return value if isinstance(value, bool) or not isinstance(value, SupportsFloat) else float(value)
+    except OverflowError:
+        return math.inf
     except (TypeError, ValueError, RuntimeError):  # More than one element, as numpy and torch say it.
         return value
