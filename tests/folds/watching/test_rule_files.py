@@ -93,7 +93,7 @@ def test_a_user_s_own_metric_is_known_by_its_family() -> None:
 
 
 def test_built_in_rules_stay_in_force_but_for_those_that_are_off() -> None:
-    builtin = parse_rules(METRIC + EVENT, "builtin.toml")
+    builtin = parse_rules(METRIC + EVENT + 'until = ["esper.run.heard-again.v1"]', "builtin.toml")
     assert parse_rules("", "mine.toml", builtin) == builtin
     assert [rule.name for rule in parse_rules('off = ["disk"]' + CULLS, "mine.toml", builtin)] == ["silent", "culls"]
 
@@ -184,6 +184,7 @@ MISTAKES = [
         6,
         "unknown metric 'disk_free_ratio' of topic system.events.run, expected one of none",
     ),
+    (METRIC.replace("disk_free_ratio", "gpu.first.utilization"), 6, "unknown metric 'gpu.first.utilization' of topic telemetry.system"),
     (METRIC.replace("below = 0.1", ""), 6, "expected a limit for metric 'disk_free_ratio': above, below or not_finite"),
     (METRIC.replace("below = 0.1", "clear = 0.1"), 7, "clear needs a limit, above or below"),
     (METRIC + "above = 0.9", 8, "expected one of above, below and not_finite, got above and below"),
@@ -223,6 +224,8 @@ MISTAKES = [
         "unknown event kind 'esper.run.went-silent.v2' of topic observability.observers, expected one of ",
     ),
     (EVENT.replace("observability.observers", topics.RUN), 6, "unknown event kind 'esper.run.went-silent.v1' of topic system.events.run"),
+    (EVENT + 'keep_firing_for = "1m"', 6, "expected until: no run or stream ends what observers say"),
+    (EVENT.replace("observability.observers", topics.ANOMALIES), 4, "no rule reads topic observability.anomalies: what stands there is"),
     (EVENT + 'until = ["esper.run.resumed.v1"]', 7, "unknown event kind 'esper.run.resumed.v1' of topic observability.observers"),
     (EVENT + 'where = { status = "dead" }', 7, "unknown field 'status' of esper.run.went-silent.v1, expected one of state, silent_s"),
     (EVENT + '[rule.where]\nstate = "ded"', 8, "where.state: esper.run.went-silent.v1 never has the value 'ded'"),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from esper.events.catalogue import BY_NAME, kinds_of
 from esper.events.fields import CONFIG, Event, Part
-from esper.events.topics import TOPICS
+from esper.events.topics import OBSERVERS, TOPICS, TopicClass
 from esper.folds.watching.detectors import DETECTORS
 from esper.folds.watching.rules import (
     SOURCE_LABELS,
@@ -38,6 +38,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LABEL = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RESERVED = frozenset((*SOURCE_LABELS, "run", "rule", "topic", "severity", "value", "alertname"))
 _MOST_COUNTED = 100
+_READ = frozenset((OBSERVERS, *(name for name, topic in TOPICS.items() if topic.kind is not TopicClass.DERIVED)))
+"""The topics whose records rules are shown: those of the run's own writer, and what observers say of it."""
 _ONLY_EVENTS = ("where", "field", "count", "within", "by", "until")
 
 
@@ -176,6 +178,8 @@ class _RuleReader:
         written = self.written
         if written.topic not in TOPICS:
             self.refuse("topic", f"unknown topic {written.topic!r}")
+        if written.topic not in _READ:
+            self.refuse("topic", f"no rule reads topic {written.topic}: what stands there is derived")
         sources = [key for key in ("metric", "anomaly", "event") if getattr(written, key) is not None]
         if sources not in (["metric"], ["anomaly"], ["metric", "anomaly"], ["event"]):
             got = " and ".join(sources) or "none"
@@ -185,6 +189,8 @@ class _RuleReader:
         source = self._event() if written.event is not None else self._metric() if written.anomaly is None else self._anomaly()
         available = self._available(source)
         self._check_texts(available, has_value=not isinstance(source, EventSource) or source.field is not None)
+        if written.topic == OBSERVERS and not written.until:
+            self.refuse("event", "expected until: no run or stream ends what observers say, so nothing else would end the alert")
         return Rule(
             name=written.name,
             topic=written.topic,

@@ -53,6 +53,7 @@ METRICS: Mapping[str, frozenset[str]] = {
 
 
 _CUSTOM = re.compile(r"esper_custom_[a-z][a-z0-9_]*(\{.+\})?", re.ASCII)
+_GPU_METRIC = re.compile(r"gpu\.\d+\.", re.ASCII)
 _LABEL = re.compile(r'([a-z][a-z0-9_]*)="((?:[^"\\]|\\["\\])*)"(?:,(?=.)|$)', re.ASCII)
 
 
@@ -61,6 +62,8 @@ def is_known(topic: str, metric: str) -> bool:
     if topic == topics.CUSTOM_METRICS:
         written = _CUSTOM.fullmatch(metric)
         return written is not None and _are_labels((written[1] or "")[1:-1])
+    if topic == topics.RESOURCES and metric.startswith("gpu.") and not _GPU_METRIC.match(metric):
+        return False
     return any(fnmatchcase(metric, name) for name in METRICS.get(topic, frozenset()))
 
 
