@@ -49,20 +49,26 @@ def observe(
     delivery: Path | None = None,
     background: bool = False,
     from_start: bool = False,
+    began: Callable[[], None],
     stop: Callable[[], bool],
 ) -> None:
     """Waits until nobody else observes `directory`, then observes it until `stop`; in the background niced, until nothing is left to do.
 
-    Raises SettingsError for a file of rules or handlers with a mistake, before it waits.
+    `began` is called when the waiting is over. Raises SettingsError for a file of rules or handlers with a mistake, before it waits.
     """
     make = observer_maker(directory, rules=rules, delivery=delivery, from_start=from_start)
     if background:
         os.nice(10)
 
+    def begin() -> Observer:
+        observer = make()
+        began()
+        return observer
+
     def waiting(holder: int) -> None:
         _said(f"process {holder} observes {directory.path} already; waiting to take over")
 
-    serve(directory, make, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
+    serve(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
 
 
 def observer_maker(

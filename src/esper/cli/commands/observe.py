@@ -42,8 +42,10 @@ def run_observe(arguments: argparse.Namespace, out: Output) -> int:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stopped.set())
-    if not arguments.background:
-        out.line(Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"))
+
+    def began() -> None:
+        if not arguments.background:
+            out.line(Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"))
 
     def stop() -> bool:
         return stopped.is_set() or (arguments.parent is not None and os.getppid() != arguments.parent)
@@ -54,6 +56,7 @@ def run_observe(arguments: argparse.Namespace, out: Output) -> int:
         delivery=arguments.delivery,
         background=arguments.background,
         from_start=arguments.from_start,
+        began=began,
         stop=stop,
     )
     return 0
