@@ -64,6 +64,18 @@ def test_events_of_a_topic(finished: Client, records: list[Record]) -> None:
     assert [event["id"] for event in page["events"]] == [record.id for record in records if record.topic == topic]
 
 
+def test_a_topic_that_is_none_is_refused_with_how_topics_are_named(finished: Client) -> None:
+    answer = finished.get(f"/api/v1/runs/{SHORT}/events?topic=run")
+    assert answer.status == 422
+    assert "named whole, like telemetry.training.steps" in answer.json["errors"][0]["detail"]
+
+
+def test_samples_that_are_not_said_to_be_json_are_refused_with_what_is_missing(finished: Client) -> None:
+    answer = finished.ask("POST", "/api/v1/metrics/custom", b'{"samples": []}', content_type="application/x-www-form-urlencoded")
+    assert answer.status == 422
+    assert "the header content-type: application/json" in answer.json["errors"][0]["detail"]
+
+
 def test_transitions_are_those_of_the_log(finished: Client, records: list[Record]) -> None:
     page = finished.get(f"/api/v1/runs/{SHORT}/transitions").json
     logged = [json.loads(record.data) for record in records if record.type == SeedTransitioned.KIND]

@@ -87,7 +87,6 @@ _PLAIN = frozenset(
         "literal_error",
         "enum",
         "string_pattern_mismatch",
-        "model_attributes_type",
         "union_tag_not_found",
     )
 )
@@ -95,6 +94,8 @@ _OWN = {
     "extra_forbidden": "unknown field",
     "union_tag_invalid": "expected a gauge or a counter",
     "string_unicode": "expected valid Unicode",
+    "unknown_topic": "expected a topic, named whole, like telemetry.training.steps; the API's description lists them",
+    "model_attributes_type": "expected an object of JSON, and the header content-type: application/json",
 }
 
 

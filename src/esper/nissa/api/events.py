@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.responses import StreamingResponse
 
 from esper.errors import EsperError
@@ -25,13 +26,18 @@ _PAGE = 500
 
 def _known(topic: str) -> str:
     if topic not in TOPICS:
-        raise ValueError("expected a topic of the catalogue")
+        raise PydanticCustomError("unknown_topic", "expected a topic of the catalogue")
     return topic
 
 
+_Named = list[Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(TOPICS)})]] | None
 Topics = Annotated[
-    list[Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(TOPICS)})]] | None,
+    _Named,
     Query(alias="topic", max_length=len(TOPICS), description="Only these topics. Without it all that the run's own process wrote."),
+]
+LiveTopics = Annotated[
+    _Named,
+    Query(alias="topic", max_length=len(TOPICS), description="Only these topics. Without it all, what is derived of the run included."),
 ]
 LastEventId = Annotated[
     str | None,
@@ -57,7 +63,9 @@ def list_events(asked: OfRun, cursor: Cursor = None, limit: Limit = 100, topics:
 
 
 @router.get("/{run}/tail", response_class=StreamingResponse, responses=_STREAM | responses(404, 409, 503))
-async def tail(served: Served, run: RunRef, topics: Topics = None, cursor: Cursor = None, last_event_id: LastEventId = None) -> Response:
+async def tail(
+    served: Served, run: RunRef, topics: LiveTopics = None, cursor: Cursor = None, last_event_id: LastEventId = None
+) -> Response:
     """Server-sent events: the records of a run as they come; the id of the last of a group is a cursor.
 
     Without a cursor it begins at the end of the log. A reader that is too far behind gets a `gap` and goes on nearer to the end.
