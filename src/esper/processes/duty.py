@@ -43,17 +43,20 @@ def serve(
 ) -> None:
     """Waits for the lock of `directory`, then observes with what `make` makes, until `stop`, or until there is nothing to do for so long.
 
-    `waiting` is told once the pid of the process that observes already.
+    `waiting` is told once the pid of the process that observes already. Where the directory is emptied meanwhile it begins anew.
     """
     told = False
     while not stop():
         holder = observer_of(directory)
         if holder is None and (lock := _taken(directory)) is not None:
+            late_s = None if leave_after_s is None else min(leave_after_s, _LATE_S) if told else leave_after_s
             try:
-                _observe(make, stop, None if leave_after_s is None else min(leave_after_s, _LATE_S) if told else leave_after_s)
+                kept = _observe(directory, make, stop, late_s)
             finally:
                 lock.release()
-            return
+            if kept:
+                return
+            continue
         if not told and holder is not None:
             told = True
             waiting(holder)
@@ -69,15 +72,19 @@ def _taken(directory: Directory) -> Lock | None:
         return None
 
 
-def _observe(make: Callable[[], Observer], stop: Callable[[], bool], leave_after_s: float | None) -> None:
+def _observe(directory: Directory, make: Callable[[], Observer], stop: Callable[[], bool], leave_after_s: float | None) -> bool:
+    """Observes; False where the lock's file was removed meanwhile, as where the directory was emptied: whoever comes next holds another."""
     with make() as observer:
         busy_at = time.monotonic()
         while not stop():
             came = observer.turn(_TURN_S)
+            if observer_of(directory) != os.getpid():
+                return False
             if came or not observer.idle:
                 busy_at = time.monotonic()
             elif leave_after_s is not None and time.monotonic() >= busy_at + leave_after_s:
-                return
+                break
+    return True
 
 
 def start_watchers(directory: Directory) -> None:
