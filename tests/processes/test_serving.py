@@ -104,7 +104,7 @@ def test_a_following_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     following.start()
     assert failed.wait(20)
     following.stop()
-    assert "FileNotFoundError" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"esper nissa: cannot list {directory.path}: No such file or directory\n"
     assert following.freshness().lag_s is None
 
 

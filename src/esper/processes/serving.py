@@ -90,6 +90,9 @@ class Following:
                     self._take(follower.poll(wait_s), follower)
                     wait_s = POLL_S
                     self._take_derived(follower.live)
+        except EsperError as error:
+            sys.stderr.write(f"esper nissa: {error}\n")
+            self.failed()
         except Exception:
             traceback.print_exc(file=sys.stderr)
             self.failed()
