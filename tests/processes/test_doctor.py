@@ -75,6 +75,13 @@ def test_an_observed_file_that_is_damaged_is_bad_and_may_be_removed(tmp_path: Pa
     assert (check.verdict, f"{file}: the file is damaged" in check.answer, "or remove it" in check.answer) == ("bad", True, True)
 
 
+def test_a_run_that_was_copied_under_another_name_is_bad(tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=3, finish=False)
+    shutil.copytree(tmp_path / RUN, tmp_path / "backup")
+    check = named(tmp_path, "run backup")
+    assert (check.verdict, f"expected run backup in {tmp_path / 'backup'}, got {RUN}" in check.answer) == ("bad", True)
+
+
 def test_a_file_that_was_cut_off_is_bad(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
     write_run(directory)

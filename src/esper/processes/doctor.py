@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import apsw
 
-from esper.errors import EsperError
+from esper.errors import EsperError, LogError
 from esper.oona.directory import Directory
 from esper.oona.observed import check_observed
 from esper.oona.place import file_system_of, mounted, refuse_network
@@ -146,6 +146,8 @@ def _run(directory: Directory, one: Listed) -> Check:
         return Check(name, "bad", one.problem)
     try:
         with directory.open(one.run) as log:
+            if log.run != one.run:
+                raise LogError(f"expected run {one.run} in {log.path}, got {log.run}: name the directory so, or move a copy out of the log")
             heads = log.heads()
         check_observed(directory.path / one.run)
     except EsperError as error:
