@@ -176,6 +176,22 @@ def test_a_metric_of_a_longer_name_is_another() -> None:
     assert changes(QUEUE, (0, longer), (1, queue(3.0))) == [("queue", "firing")]
 
 
+def test_annotations_tell_the_fields_of_the_event_that_raised_the_alert_also_when_it_is_over() -> None:
+    rule = """
+    [[rule]]
+    name = "failed"
+    topic = "system.events.run"
+    event = "esper.run.failed.v1"
+    until = ["esper.run.resumed.v1"]
+    severity = "critical"
+    annotations = { summary = "{kind}: {error} ({where})" }
+    """
+    failed = FAILED.model_copy(update={"error": "no {memory}\n" + "x" * 1000})
+    host = Host(watching(rule), saving=True).take_all(spoken(TimedWriter(), [(0, failed), (1, RESUMED)]))
+    assert [type(alert).__name__ for alert in host.alerts] == ["AlertFiring", "AlertResolved"]
+    assert [alert.annotations["summary"] for alert in host.alerts] == [f"error: no {{memory}} {'x' * 288} (epoch 1)"] * 2
+
+
 def test_the_end_of_a_stream_resolves_what_fires_and_what_is_pending() -> None:
     ended = StreamEnded(last_step=3)
     assert changes(LOSS, (0, losses(3.0)), (1, ended), topic=topics.STEPS) == [("loss", "firing"), ("loss", "resolved")]

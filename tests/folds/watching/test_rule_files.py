@@ -238,8 +238,8 @@ MISTAKES = [
     (EVENT + 'within = "1m"', 2, "expected count (2 or more) and within together"),
     (EVENT + 'count = 1000\nwithin = "1m"', 7, "count: Input should be less than or equal to 100, got 1000"),
     (EVENT + 'by = ["site"]', 7, "by: esper.run.went-silent.v1 has no label 'site', expected some of none"),
-    (EVENT + 'annotations = { summary = "{value}" }', 7, "annotations.summary: unknown name {value}, expected one of none"),
-    (CULLS + 'by = ["site"]\nannotations = { summary = "{seed}" }', 8, "annotations.summary: unknown name {seed}, expected one of site"),
+    (EVENT + 'annotations = { summary = "{value}" }', 7, "annotations.summary: unknown name {value}, expected one of state, silent_s"),
+    (CULLS + 'by = ["site"]\nlabels = { of = "{seed}" }', 8, "labels.of: unknown name {seed}, expected one of site"),
     (CULLS + 'field = "blueprint"', 7, "expected a field of numbers, 'blueprint' of esper.seed.transitioned.v1 is none"),
 ]
 

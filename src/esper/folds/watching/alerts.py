@@ -27,10 +27,14 @@ from esper.events.kinds.observability import AlertFiring, AlertPending, AlertRes
 from esper.events.times import MICROSECOND, SINCE, written_time
 from esper.folds.watching import conditions
 from esper.folds.watching.conditions import Judged
-from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Pairs, Rule, Severity, rendered
+from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Pairs, Rule, Severity, rendered, template_fields
 from esper.folds.watching.series import Readings
 
 AlertEvent = AlertPending | AlertFiring | AlertResolved
+
+
+LONGEST = 300
+"""So many characters of a text are told: a line that is read, not a traceback."""
 
 
 class AlertSettings(Part):
@@ -50,6 +54,8 @@ class Alert(NamedTuple):
     """The labels that its rule gave it."""
     value: Float | None
     """That raised it: what its annotations speak of to the end."""
+    about: Pairs = ()
+    """What else they tell of the event that raised it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,8 @@ class _Step:
     def _begun(self, rule: Rule, key: Pairs, value: float | None) -> Alert:
         quiet_us = self.now_us if isinstance(rule.source, EventSource) and rule.keep_s is not None else None
         own = tuple((name, rendered(template, dict(key))) for name, template in rule.labels)
-        alert = Alert(rule.for_s == 0, self.now_us, quiet_us, rule.severity, own, value)
+        about = _about(rule, self.seen.event) if isinstance(rule.source, EventSource) else ()
+        alert = Alert(rule.for_s == 0, self.now_us, quiet_us, rule.severity, own, value, about)
         self._tell(AlertFiring if alert.firing else AlertPending, rule.name, key, alert, value)
         return alert
 
@@ -210,7 +217,7 @@ class _Step:
 
     def _tell(self, kind: type[AlertEvent], name: str, key: Pairs, alert: Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(key)
-        told = labels | {"value": "unknown" if alert.value is None else _written(alert.value)}
+        told = dict(alert.about) | labels | {"value": "unknown" if alert.value is None else _written(alert.value)}
         self.events.append(
             kind(
                 fingerprint=fingerprint(self.seen.topic, name, labels),
@@ -223,6 +230,13 @@ class _Step:
                 since=written_time(SINCE + alert.since_us * MICROSECOND),
             )
         )
+
+
+def _about(rule: Rule, event: Event) -> Pairs:
+    """The fields of `event` that the rule's annotations name: each on one line, and no longer than a line should be."""
+    names = {name for _, template in rule.annotations for name in template_fields(template)} & type(event).model_fields.keys()
+    told = {name: getattr(event, name) for name in sorted(names)}
+    return tuple((name, " ".join(str(value).split())[:LONGEST]) for name, value in told.items() if value is not None)
 
 
 def _written(value: float) -> str:

@@ -10,7 +10,8 @@ import json
 import re
 import types
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, NoReturn, Union, get_args, get_origin
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -188,7 +189,7 @@ class _RuleReader:
             self._refuse_present(_ONLY_EVENTS, "is for rules about events")
         source = self._event() if written.event is not None else self._metric() if written.anomaly is None else self._anomaly()
         available = self._available(source)
-        self._check_texts(available, has_value=not isinstance(source, EventSource) or source.field is not None)
+        self._check_texts(available, self._fields(source), has_value=not isinstance(source, EventSource) or source.field is not None)
         if written.topic == OBSERVERS and not written.until:
             self.refuse("event", "expected until: no run or stream ends what observers say, so nothing else would end the alert")
         return Rule(
@@ -331,12 +332,17 @@ class _RuleReader:
         seeds = ("site", "seed") if self.written.topic == "telemetry.seed.health" else ()
         return (*seeds, "metric") if isinstance(source, MetricSource) else (*seeds, "metric", "detector")
 
-    def _check_texts(self, available: tuple[str, ...], *, has_value: bool) -> None:
+    def _fields(self, source: MetricSource | AnomalySource | EventSource) -> tuple[str, ...]:
+        """The fields of a rule's event that annotations may tell: those with one plain value."""
+        fields = BY_NAME[source.kind].model_fields if isinstance(source, EventSource) else {}
+        return tuple(name for name, field in fields.items() if all(map(_is_told, _plain_types(field.annotation))))
+
+    def _check_texts(self, available: tuple[str, ...], fields: tuple[str, ...], *, has_value: bool) -> None:
         for name, template in self.written.labels.items():
             if not _LABEL.fullmatch(name) or name in _RESERVED:
                 self.refuse("labels", f"expected a label like team, none of {', '.join(sorted(_RESERVED))}; got {name!r}", None, name)
             self._check_template("labels", name, template, available)
-        told = (*available, *self.written.labels, *(("value",) if has_value else ()))
+        told = tuple(dict.fromkeys((*available, *self.written.labels, *(("value",) if has_value else ()), *fields)))
         for name, template in self.written.annotations.items():
             self._check_template("annotations", name, template, told)
 
@@ -365,6 +371,14 @@ def _refuse_shape(file: TomlFile, path: Path, error: ValidationError, keys: Sequ
             expected = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
             reason = f"{named}: {expected}, got {first['input']!r:.80}"
     file.refuse_at((*path, *place), reason, error)
+
+
+def _is_told(plain: object) -> bool:
+    return (
+        plain in {str, int, float, bool, types.NoneType}
+        or get_origin(plain) is Literal
+        or (isinstance(plain, type) and issubclass(plain, Enum))
+    )
 
 
 def _plain_types(annotation: object) -> set[object]:

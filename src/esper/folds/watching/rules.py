@@ -70,7 +70,8 @@ class Rule:
     """When an alert of this name is raised on `topic`, and what it says.
 
     `for_s`: the source must hold for so long in event time. `keep_s`: an alert keeps firing for so long after its source stopped holding;
-    None on an event: until `until`, or the end of the stream or run. Templates speak of labels and, in annotations, of the value.
+    None on an event: until `until`, or the end of the stream or run. Templates speak of labels; annotations of the value and of an event's
+    fields besides.
     """
 
     name: str
