@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_option
-from esper.cli.drawing.text import lasting, number, short, wrapped
+from esper.cli.drawing.text import lasting, short, wrapped
 from esper.cli.output import Output
 from esper.errors import LogError
 from esper.events.envelope import RunId
@@ -135,7 +135,7 @@ def run_test(arguments: argparse.Namespace, out: Output) -> int:
             out.json({"handler": trial.handler, "delivered": trial.answer.delivered, "error": trial.answer.error, "took_s": trial.took_s})
             continue
         word = Text("delivered ", style="green") if trial.answer.delivered else Text("failed    ", style="bold red")
-        out.line(word.append(f"{trial.handler}  {number(trial.took_s, 2)} s  {trial.answer.error or ''}".rstrip(), style=""))
+        out.line(word.append(f"{trial.handler}  {trial.took_s * 1e3:.1f} ms  {trial.answer.error or ''}".rstrip(), style=""))
     if not found and not arguments.json:
         out.line(f"no handlers: alerts are recorded and delivered to nobody; name some in {directory.path / 'delivery.toml'}")
     return 1 if failed else 0

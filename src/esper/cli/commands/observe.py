@@ -66,12 +66,14 @@ def run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
     """Makes the states again. Returns 1 where one is not the state that was saved."""
     directory = directory_of(arguments)
     runs = tuple(directory.resolve(name) for name in arguments.run) or None
-    differs = False
+    differs, none = False, True
     for made in rebuild(directory, runs):
-        differs = differs or made.same is False
+        differs, none = differs or made.same is False, False
         if arguments.json:
             out.json({"run": made.run, "records": made.records, "digest": made.digest, "same": made.same})
         else:
             word = {True: "same as saved", False: "differs from what was saved", None: "nothing was saved at that place"}[made.same]
             out.line(f"{short(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {word}")
+    if none and not arguments.json:
+        out.line("nobody observed a run of this log yet")
     return 1 if differs else 0
