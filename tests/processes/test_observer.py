@@ -379,6 +379,14 @@ def test_what_an_older_version_could_not_understand_is_derived_by_one_that_does(
     assert [made.same for made in rebuild(growing.directory)] == [True]
 
 
+def test_a_state_that_a_topic_was_taken_up_in_is_made_again_the_same(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing.write(100)  # The last of them is of another topic than the one that was blocked.
+    observe_by_an_older_version(growing, monkeypatch)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert [made.same for made in rebuild(growing.directory)] == [True]
+
+
 def test_a_run_that_cannot_be_read_fires_until_it_can(growing: Growing) -> None:
     growing.write(100)
     with growing.observer() as observer:
@@ -556,6 +564,20 @@ def test_a_run_that_is_not_read_to_its_end_yet_is_not_silent(growing: Growing, r
         observer._follower._limit = 101  # A page ends with the first beat.
         observer.turn(0.0)
         observer.turn(0.0)
+    assert changes(growing, "run-dead") == []
+
+
+def test_a_run_that_beats_is_not_dead_for_the_age_of_what_was_blocked(
+    growing: Growing, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing.write(100)
+    beat(growing, records[99].time + timedelta(seconds=200))
+    observe_by_an_older_version(growing, monkeypatch)
+    clock = Clock(records[99].time + timedelta(seconds=201))
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        observer.turn(0.0)
+        observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]
     assert changes(growing, "run-dead") == []
 
 

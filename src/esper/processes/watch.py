@@ -79,7 +79,8 @@ class Watch:
         except DataError as error:
             return self._not_understood(record, verdict.guard, str(error))
         self._guard = verdict.guard
-        self._anchor = _Anchor(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
+        if record.moment >= self._anchor.moment:  # What was blocked comes behind others that were written after it.
+            self._anchor = _Anchor(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
         self.silence = silence.heard(self.silence, record, event)
         return self._followed(record, event, missing)
 
@@ -313,7 +314,7 @@ class _Stream(BaseModel):
 
 
 class _Anchor(BaseModel):
-    """The last record that was taken: what the observer's own records name as their cause, and where they stand."""
+    """The newest record that was taken: what the observer's own records name as their cause, and where they stand."""
 
     model_config = _CONFIG
     id: str | None = None

@@ -99,6 +99,11 @@ def test_a_run_whose_lock_was_free_stays_dead_until_it_speaks() -> None:
     assert said(verdict(after((3, RESUMED), state=dead.state), 4)) == ("RunHeardAgain", None)
 
 
+def test_a_record_that_is_taken_late_makes_a_run_neither_dead_nor_idle() -> None:
+    state = after((0, started()), (100, losses(1.0)), (1, losses(1.0)))
+    assert (state.heard_s, state.moved_s) == (NOW + 100, NOW + 100)
+
+
 def test_a_silent_run_that_ends_is_heard_again() -> None:
     dead = verdict(after((0, started())), 100)
     assert said(verdict(after((101, FAILED), state=dead.state), 5000, lock_free=True)) == ("RunHeardAgain", None)

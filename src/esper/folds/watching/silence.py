@@ -56,14 +56,16 @@ class Verdict(NamedTuple):
 
 
 def heard(state: SilenceState, record: Record, event: Event) -> SilenceState:
-    """`state` after a record of the run's own writer, which holds `event`."""
+    """`state` after a record of the run's own writer, which holds `event`; one that is older than others that were heard moves no time."""
     time_s = (record.time - SINCE).total_seconds()
+    heard_s = time_s if state.heard_s is None else max(time_s, state.heard_s)
     if isinstance(event, Heartbeat):
         # The first beats may come before anything else is read: then the run moved when its writer says so.
         moved_s = time_s - event.idle_s if state.moved_s is None else state.moved_s
-        return replace(state, heard_s=time_s, moved_s=moved_s, spoke=True)
+        return replace(state, heard_s=heard_s, moved_s=moved_s, spoke=True)
     ended = isinstance(event, RunFinished | RunFailed | StreamEnded) or (state.ended and not isinstance(event, RunStarted | RunResumed))
-    return replace(state, heard_s=time_s, moved_s=time_s, ended=ended, spoke=True)
+    moved_s = time_s if state.moved_s is None else max(time_s, state.moved_s)
+    return replace(state, heard_s=heard_s, moved_s=moved_s, ended=ended, spoke=True)
 
 
 def said(state: SilenceState, silent: Literal["dead", "idle"] | None) -> SilenceState:
