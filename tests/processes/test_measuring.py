@@ -98,6 +98,16 @@ def test_anything_that_is_one_number_is_a_value(said: list[CustomMetricRecorded]
     assert [event.value for event in said] == [2.0]
 
 
+def test_a_loss_that_has_a_gradient_is_a_value_without_a_warning(said: list[CustomMetricRecorded]) -> None:
+    torch.set_warn_always(True)  # Else torch says it once in a process, perhaps in another test.
+    try:
+        with measuring(RUN, said.append):
+            measure("loss", torch.tensor(3.0, requires_grad=True) / 2)
+    finally:
+        torch.set_warn_always(False)
+    assert [event.value for event in said] == [1.5]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -68,8 +68,10 @@ def _sample(name: str, value: SupportsFloat, labels: Mapping[str, str], run: Run
 
 def _number(value: SupportsFloat) -> object:
     """The number that a value of numpy or torch is; what is none is left as it is, to be refused by its name."""
+    detach = getattr(value, "detach", None)
+    number = value if detach is None else detach()  # A loss has a gradient, and torch warns of one that is read.
     try:
-        return value if isinstance(value, bool) or not isinstance(value, SupportsFloat) else float(value)
+        return number if isinstance(number, bool) or not isinstance(number, SupportsFloat) else float(number)
     except OverflowError:
         return math.inf
     except (TypeError, ValueError, RuntimeError):  # More than one element, as numpy and torch say it.
