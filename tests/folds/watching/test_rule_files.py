@@ -147,6 +147,7 @@ MISTAKES = [
     ("[detectors]\nlosses = ['los']", 2, "losses: expected metrics of watched topics, 'los' is none"),
     ("[detectors]\noff = ['spikes']", 2, "off.0: Input should be 'nonfinite', "),
     ("[trends]\npoints = 4\nleast = 8", 3, "least: expected at most the 4 of points"),
+    ("[trends]\nlimits = [['los', 1.0]]", 2, "limits: expected metrics of watched topics or families of them, 'los' is none"),
     ("[trends]\nlimits = [['loss']]", 2, "expected the key 'limits.0.1'"),
     ("[silence]\ndead_after_s = true", 2, "dead_after_s: Input should be a valid number, got True"),
     ("[windows]\n[alerts]\nmost = 1", 3, "most: Input should be greater than or equal to 2, got 1"),

@@ -24,6 +24,8 @@ IMPOSSIBLE: list[tuple[type[Part], str, object]] = [
     (TrendSettings, "deviations", 0.0),
     (TrendSettings, "plateau_share", -0.1),
     (TrendSettings, "limits", (("disk_free_ratio", math.inf),)),
+    (TrendSettings, "limits", (("disk_free", 0.0),)),
+    (TrendSettings, "limits", (("*", 0.0),)),
     (AlertSettings, "most", 1),
     (SilenceSettings, "dead_after_s", 19.9),
     (SilenceSettings, "dead_after_s", math.nan),
@@ -41,6 +43,7 @@ IMPOSSIBLE: list[tuple[type[Part], str, object]] = [
     (DetectorSettings, "losses", (1,)),
     (DetectorSettings, "losses", ("gradient_norm",)),
     (DetectorSettings, "losses", ("los",)),
+    (DetectorSettings, "losses", ("loss", "loss")),
     (DetectorSettings, "off", ("spikes",)),
     (DetectorSettings, "gradients", ("loss",)),
 ]
@@ -50,3 +53,8 @@ IMPOSSIBLE: list[tuple[type[Part], str, object]] = [
 def test_an_impossible_setting_is_refused_by_name(kind: type[Part], name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         kind.model_validate({name: value})
+
+
+@pytest.mark.parametrize("name", ["disk_free_ratio", "gpu.*.power_watts", "gpu.1.power_watts", "validation.*", "esper_custom_queue_*"])
+def test_a_metric_or_a_family_of_them_may_have_a_limit(name: str) -> None:
+    assert TrendSettings(limits=((name, 1.0),)).limits == ((name, 1.0),)

@@ -126,6 +126,8 @@ class DetectorSettings(Part):
         unknown = [name for name in names if not any(is_known(topic, name) for topic in METRICS)]
         if unknown:
             raise ValueError(f"expected metrics of watched topics, {unknown[0]!r} is none")
+        if len(set(names)) < len(names):  # It would be judged as if each value had come twice.
+            raise ValueError("expected each metric once")
         return names
 
     @field_validator("gradients")

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from esper.events.fields import CONFIG, Finite, Float, Part, Positive
 from esper.events.kinds.observability import TrendDetected, WindowAggregated
+from esper.folds.watching.series import METRICS, is_known
 
 Finding = Literal["rising", "falling", "plateau", "limit_ahead"]
 LIMITS = (("disk_free_ratio", 0.0), ("memory_used_ratio", 1.0), ("gpu.*.memory_used_ratio", 1.0))
@@ -42,6 +43,14 @@ class TrendSettings(Part):
     """Metrics, or families of them with a star, and the value that they must not reach."""
     metrics: Annotated[int, Field(ge=1, le=4096)] = 128
     """So many metrics of one topic are followed: those that appear after so many are left out."""
+
+    @field_validator("limits")
+    @classmethod
+    def _known(cls, limits: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+        for name, _ in limits:
+            if not any(name in metrics or is_known(topic, name.replace("*", "0")) for topic, metrics in METRICS.items()):
+                raise ValueError(f"expected metrics of watched topics or families of them, {name!r} is none")
+        return limits
 
     @field_validator("least")
     @classmethod
