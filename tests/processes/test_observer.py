@@ -449,6 +449,18 @@ def test_telemetry_that_is_missing_before_its_streams_end_raises_no_alert_for_no
     assert not any(isinstance(event, AlertFiring) and event.rule == "steps-missing" for event in said)
 
 
+def test_a_fact_that_is_missing_stops_its_topic_alone_for_the_next_observer_too(growing: Growing, records: tuple[Record, ...]) -> None:
+    write_without(growing, next(record for record in records if record.topic == topics.LIFECYCLE and record.sequence == 2))
+    with growing.observer() as observer:
+        observer._follower._limit = 100  # A part of the run.
+        observer.turn(0.0)
+    before = growing.derived()
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert any(record.type == WindowAggregated.KIND for record in growing.derived()[len(before) :])
+    assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing"]
+
+
 def test_missing_telemetry_is_told_once_however_often_the_observer_is_killed(growing: Growing, records: tuple[Record, ...]) -> None:
     write_without(growing, steps_of(records)[1])
     for _ in range(2):

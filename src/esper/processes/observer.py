@@ -34,7 +34,7 @@ from esper.events.kinds.observability import (
 from esper.folds.form import form
 from esper.folds.watching.stream import RULE_VERSIONS, WatchSettings
 from esper.oona import seal
-from esper.oona.contract import START, Position, records_between, records_of
+from esper.oona.contract import START, Position, records_between
 from esper.oona.directory import Directory
 from esper.oona.follower import Batch, Follower
 from esper.oona.observed import Observed, Saved, is_observed, is_settled, observed_records
@@ -231,7 +231,8 @@ class Observer:
                 if watch.settings != self._settings.watch:
                     watch.change(self._settings.watch, records_between(log, START, saved.derived_to))
                 blocked = watch.unblock()
-                again = [record for topic in sorted(blocked) for record in records_of(log, frozenset({topic}))]
+                past = records_between(log, START, saved.derived_to) if blocked else ()
+                again = [record for record in past if record.topic in blocked]
             run = _Run(watch, observed, saved.derived_to)
             found = [one for record in again for one in watch.take(record)]
             self._save(run, (*found, *self._unblocked(run, blocked)), with_state=bool(blocked))
