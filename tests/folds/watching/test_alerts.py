@@ -176,6 +176,19 @@ def test_a_metric_of_a_longer_name_is_another() -> None:
     assert changes(QUEUE, (0, longer), (1, queue(3.0))) == [("queue", "firing")]
 
 
+def test_value_is_the_event_s_own_field_of_that_name_where_the_rule_names_no_other() -> None:
+    rule = """
+    [[rule]]
+    name = "sampled"
+    topic = "observability.metrics.custom"
+    event = "esper.metric.recorded.v1"
+    severity = "info"
+    annotations = { summary = "{name} is {value}" }
+    """
+    host = Host(watching(rule)).take_all(spoken(TimedWriter(), [(0, queue(3.5))]))
+    assert [alert.annotations["summary"] for alert in host.alerts] == ["esper_custom_queue is 3.5"]
+
+
 def test_annotations_tell_the_fields_of_the_event_that_raised_the_alert_also_when_it_is_over() -> None:
     rule = """
     [[rule]]

@@ -217,7 +217,7 @@ class _Step:
 
     def _tell(self, kind: type[AlertEvent], name: str, key: Pairs, alert: Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(key)
-        told = dict(alert.about) | labels | {"value": "unknown" if alert.value is None else _written(alert.value)}
+        told = {"value": "unknown"} | dict(alert.about) | labels | ({} if alert.value is None else {"value": _written(alert.value)})
         self.events.append(
             kind(
                 fingerprint=fingerprint(self.seen.topic, name, labels),
