@@ -399,6 +399,18 @@ def test_a_run_that_cannot_be_read_fires_until_it_can(growing: Growing) -> None:
     assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]
 
 
+def test_that_a_run_cannot_be_read_is_said_once_however_often_it_is_tried(growing: Growing) -> None:
+    growing.write(100)
+    problems.clear()
+    with growing.observer() as observer:
+        observer.turn(0.0)
+        nothing = Page((), observer._runs[growing.run].position)
+        for _ in range(3):
+            observer._take(Batch(growing.run, nothing, ended=False, error=LogError("the file is damaged")))
+    assert problems == ["the file is damaged"]
+    assert [record.type for record in read(growing.directory, growing.run)].count(FoldBlocked.KIND) == 1
+
+
 def test_that_a_run_could_not_be_read_outlives_the_observer_that_was_killed(growing: Growing) -> None:
     growing.write(100)
     observer = growing.observer()

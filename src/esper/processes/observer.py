@@ -183,8 +183,9 @@ class Observer:
         run = self._open(batch.run)
         found: list[Record] = []
         if batch.error is not None:
-            self._report(str(batch.error))
-            found += self._said(run, FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
+            if not run.watch.unreadable:  # Said once, however often a damaged file grows.
+                self._report(str(batch.error))
+                found += self._said(run, FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
             run.watch.unreadable = True
         elif run.watch.unreadable:
             run.watch.unreadable = False
