@@ -217,6 +217,11 @@ MISTAKES = [
         4,
         "no detector reads topic system.events.run, expected one of observability.metrics.custom, ",
     ),
+    (
+        SPIKE.replace('metric = "loss"\nanomaly = "spike"', 'anomaly = "missing"').replace(topics.STEPS, topics.EPOCH),
+        4,
+        "expected a topic of telemetry, got system.events.epoch: a fact that is missing is said by esper.fold.blocked.v1",
+    ),
     (METRIC + 'anomaly = "spike"', 7, "below is for rules about metrics and events: a detector has its own limits"),
     (METRIC.replace("disk_free_ratio", "x").replace("below = 0.1", 'anomaly = "spike"'), 6, "unknown metric 'x' of topic telemetry"),
     (

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from esper.events.catalogue import BY_NAME, kinds_of
 from esper.events.fields import CONFIG, Event, Part
-from esper.events.topics import OBSERVERS, TOPICS, TopicClass
-from esper.folds.watching.detectors import DETECTORS
+from esper.events.topics import OBSERVERS, TOPICS, TopicClass, is_fact
+from esper.folds.watching.detectors import DETECTORS, MISSING
 from esper.folds.watching.rules import (
     SOURCE_LABELS,
     AnomalySource,
@@ -262,6 +262,8 @@ class _RuleReader:
             self.refuse("anomaly", f"detector {detector!r} is off in [detectors], expected one that is not")
         if topic not in METRICS:
             self.refuse("topic", f"no detector reads topic {topic}, expected one of {', '.join(sorted(METRICS))}")
+        if detector == MISSING and is_fact(topic):
+            self.refuse("topic", f"expected a topic of telemetry, got {topic}: a fact that is missing is said by esper.fold.blocked.v1")
         return AnomalySource(detector, None if self.written.metric is None else self._known_metric())
 
     def _event(self) -> EventSource:
