@@ -59,12 +59,21 @@ class Sensors:
             yield inputs, target
 
 
-def wait_for_the_end(alerts: Path, limit_s: float = 30.0) -> str:
-    """The lines of `alerts` once one of them tells of an end: whoever observes works beside the training, and is a moment behind."""
+def write_own(path: Path, text: str) -> None:
+    """Writes `text` to `path`, where nobody else wrote something else."""
+    if path.exists() and path.read_text() != text:
+        sys.exit(f"{path} is another's; name another directory: --log DIR")
+    path.write_text(text)
+
+
+def wait_for_the_end(alerts: Path, run: str, limit_s: float = 30.0) -> str:
+    """The lines of `alerts` about `run` once one tells of an end: whoever observes works beside the training, and is a moment behind."""
     deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline and not (alerts.exists() and " resolved " in alerts.read_text()):
+    while True:
+        lines = [line for line in alerts.read_text().splitlines(keepends=True) if run in line] if alerts.exists() else []
+        if any(" resolved " in line for line in lines) or time.monotonic() >= deadline:
+            return "".join(lines)
         time.sleep(0.1)
-    return alerts.read_text() if alerts.exists() else ""
 
 
 def main() -> None:
@@ -73,15 +82,15 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path("runs-watched"), help="where runs are kept (default: runs-watched)")
     log = parser.parse_args().log.absolute()
     log.mkdir(parents=True, exist_ok=True)
-    (log / "alerts.toml").write_text(RULES)
-    (log / "delivery.toml").write_text(DELIVERY.format(path=log / "alerts.log"))
+    write_own(log / "alerts.toml", RULES)
+    write_own(log / "delivery.toml", DELIVERY.format(path=log / "alerts.log"))
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
     valid = [(inputs, inputs.cumsum(1)[:, -1:].tanh()) for inputs in torch.randn(10, 32, 8)]
     result = esper.fit(model, Sensors(fails_at=400), valid, loss=F.mse_loss, epochs=16, grow=None, log=log)
 
-    delivered = wait_for_the_end(log / "alerts.log")
+    delivered = wait_for_the_end(log / "alerts.log", result.run)
     print(f"run {result.run} is over; what was noticed, by `esper alerts list {result.run[-6:]} --log {log}`:", flush=True)
     subprocess.run([sys.executable, "-m", "esper.cli", "alerts", "list", result.run, "--log", str(log)], check=True)
     print(f"and what was delivered, in {log / 'alerts.log'}:\n{delivered}", end="")

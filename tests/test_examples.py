@@ -34,5 +34,13 @@ def test_a_sensor_that_fails_is_noticed_by_the_rule_on_it_and_by_what_it_does_to
     assert "loss drifts upwards" in told
 
 
+def test_an_example_leaves_the_rules_of_a_log_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "alerts.toml").write_text('off = ["disk-low"]\n')
+    command = [sys.executable, str(EXAMPLES / "watched.py"), "--log", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert f"{tmp_path / 'alerts.toml'} is another's" in done.stderr
+    assert (tmp_path / "alerts.toml").read_text() == 'off = ["disk-low"]\n'
+
+
 def test_every_example_is_run() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"own_model.py", "watched.py"}
