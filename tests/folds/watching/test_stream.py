@@ -21,6 +21,7 @@ from esper.folds.watching import stream
 from esper.folds.watching.alerts import AlertSettings
 from esper.folds.watching.rule_files import parse_rules
 from esper.folds.watching.stream import WatchSettings
+from esper.folds.watching.windows import WindowSettings
 from tests.folds.histories import completed, transition
 from tests.folds.readers import Repeat, interleaved, repeated
 from tests.folds.watching.streams import Host, TimedWriter, losses, resources, spoken, watching
@@ -144,6 +145,12 @@ def forms(host: Host) -> dict[str, str]:
 def by_id(host: Host) -> list[Record]:
     """What a host derived, in an order that does not depend on how it came."""
     return sorted(host.derived, key=lambda record: record.id)
+
+
+def test_a_copy_with_other_settings_has_another_digest() -> None:
+    settings = WatchSettings()
+    assert settings.settings_digest != settings.model_copy(update={"windows": WindowSettings(length_s=1)}).settings_digest
+    assert settings.settings_digest == settings.model_copy().settings_digest
 
 
 @given(arrivals())

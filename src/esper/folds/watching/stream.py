@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
@@ -53,6 +53,11 @@ class WatchSettings(Part):
     alerts: AlertSettings = AlertSettings()
     silence: SilenceSettings = SilenceSettings()
     rules: tuple[Rule, ...] = ()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # Any: checked as always.
+        """These settings with some replaced. Made anew: pydantic's own copy would keep the digest of the old ones."""
+        copied = super().model_copy(deep=deep)
+        return type(self)(**{name: getattr(copied, name) for name in type(self).model_fields} | dict(update or {}))
 
     @cached_property
     def settings_digest(self) -> str:
