@@ -4,6 +4,7 @@ Beside it a process of its own offers to observe: see `observer_child`.
 """
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -234,6 +235,13 @@ def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str
         server.should_exit = True
 
     service.following.failed = fail
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn listens to signals only once it runs; before, an interrupt could be lost in whatever Python does just then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     observer = ObserverChild(directory)
     service.following.start()
     observer.start()
