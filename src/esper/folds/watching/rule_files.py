@@ -123,7 +123,7 @@ def _part(file: TomlFile, name: str, builtin: Part) -> Part:
     try:
         return kind.model_validate({key: _in_tuples(value) for key, value in table.items()})
     except ValidationError as error:
-        _refuse_shape(file, (name,), error, tuple(kind.model_fields))
+        file.refuse_table((name,), error, kind.model_fields)
 
 
 def _in_tuples(value: object) -> object:
@@ -169,7 +169,7 @@ class _RuleReader:
         try:
             self.written = _Written.model_validate(table)
         except ValidationError as error:
-            _refuse_shape(file, path, error, KEYS)
+            file.refuse_table(path, error, KEYS)
 
     def refuse(self, key: str, reason: str, cause: Exception | None = None, *inner: str) -> NoReturn:
         self.file.refuse_at((*self.path, key, *inner), reason, cause)
@@ -356,23 +356,6 @@ class _RuleReader:
         if unknown:
             expected = ", ".join(allowed) or "none"
             self.refuse(key, f"{key}.{name}: unknown name {{{unknown[0]}}}, expected one of {expected}", None, name)
-
-
-def _refuse_shape(file: TomlFile, path: Path, error: ValidationError, keys: Sequence[str]) -> NoReturn:
-    """Refuses the table at `path`, which may have `keys`, for the first thing that is wrong in it."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = tuple(part for part in first["loc"] if part not in {"str", "int", "bool", "[key]"})
-    named = ".".join(str(part) for part in place)
-    match first["type"]:
-        case "extra_forbidden":
-            reason = f"unknown key {named!r}, expected one of {', '.join(keys)}"
-        case "missing":
-            reason = f"expected the key {named!r}"
-        case _:
-            # Settings are made of tuples, which a TOML file has as lists.
-            expected = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-            reason = f"{named}: {expected}, got {first['input']!r:.80}"
-    file.refuse_at((*path, *place), reason, error)
 
 
 def _is_told(plain: object) -> bool:

@@ -6,8 +6,10 @@ TOML's grammar (v1.0.0) as it takes to tell keys from values: strings of the fou
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
+
+from pydantic import ValidationError
 
 from esper.errors import SettingsError
 
@@ -18,6 +20,7 @@ _COMMENT = r"#[^\n]*"
 _PART = re.compile(rf"[ \t]*(?P<part>[A-Za-z0-9_-]+|{_STRING})[ \t]*(?P<dot>\.?)", re.DOTALL)
 _BLANK = re.compile(rf"(?:[ \t\r\n]|{_COMMENT})*")
 _VALUE = re.compile(rf"{_STRING}|{_COMMENT}|[\[{{]|[\]}}]|\n|[^\"'#\[\]{{}}\n]+", re.DOTALL)
+_BRANCHES = frozenset(("str", "int", "bool", "[key]"))  # pydantic's words for what it tried; no place in the file.
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
@@ -47,6 +50,22 @@ class TomlFile:
     def refuse_at(self, path: Path, reason: str, cause: Exception | None = None) -> NoReturn:
         """Raises SettingsError for what stands at `path`."""
         self._refuse(self.line_of(path), reason, cause)
+
+    def refuse_table(self, path: Path, error: ValidationError, keys: Iterable[str], *, secret: Collection[str] = ()) -> NoReturn:
+        """Raises SettingsError for the first mistake in the table at `path`, which may have `keys`; a `secret` one's value is not told."""
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = tuple(part for part in first["loc"] if part not in _BRANCHES)
+        named = ".".join(str(part) for part in place)
+        match first["type"]:
+            case "extra_forbidden":
+                reason = f"unknown key {named!r}, expected one of {', '.join(keys)}"
+            case "missing":
+                reason = f"expected the key {named!r}"
+            case _:
+                # Settings are made of tuples, which a TOML file has as lists.
+                expected = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+                reason = f"{named}: {expected}" + ("" if named in secret else f", got {first['input']!r:.80}")
+        self.refuse_at((*path, *place), reason, error)
 
     def _refuse(self, line: int, reason: str, cause: Exception | None = None) -> NoReturn:
         raise SettingsError(f"{self.where}:{line}: {reason}") from cause

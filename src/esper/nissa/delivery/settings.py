@@ -5,7 +5,7 @@ the environment, never here, and are read by `esper.nissa.delivery.handlers.buil
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -158,7 +158,7 @@ def parse_delivery(text: str, where: str) -> DeliverySettings:
     try:
         common = DeliverySettings.model_validate(file.content)
     except ValidationError as error:
-        _refuse(file, (), error, [*DeliverySettings.model_fields])
+        file.refuse_table((), error, DeliverySettings.model_fields)
     handlers: list[HandlerSettings] = []
     places: dict[str, int] = {}
     for place, table in enumerate(tables):
@@ -180,7 +180,8 @@ def _handler(file: TomlFile, place: int, table: dict[str, Any]) -> HandlerSettin
     try:
         handler = model.model_validate(table)
     except ValidationError as error:
-        _refuse(file, ("handlers", place), error, [field.alias or name for name, field in model.model_fields.items()])
+        keys = [field.alias or name for name, field in model.model_fields.items()]
+        file.refuse_table(("handlers", place), error, keys, secret=("url",))  # A URL may be a secret.
     _check_groups(file, place, handler)
     return handler
 
@@ -194,18 +195,3 @@ def _check_groups(file: TomlFile, place: int, handler: HandlerSettings) -> None:
         file.refuse_at(("handlers", place), f"handler {handler.name!r}: expected one of {', '.join(_ONE_OF[0])}")
     if isinstance(handler, MailSettings) and (handler.username is None) != (handler.password_file is None and handler.password_env is None):
         file.refuse_at(("handlers", place), f"handler {handler.name!r}: expected username and password together, or neither")
-
-
-def _refuse(file: TomlFile, path: tuple[str | int, ...], error: ValidationError, keys: list[str]) -> NoReturn:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = first["loc"]
-    named = ".".join(str(part) for part in place)
-    match first["type"]:
-        case "extra_forbidden":
-            reason = f"unknown key {named!r}, expected one of {', '.join(keys)}"
-        case "missing":
-            reason = f"expected the key {named!r}"
-        case _:
-            came = "" if named == "url" else f", got {first['input']!r:.80}"  # A URL may be a secret.
-            reason = f"{named}: {first['msg'].removeprefix('Value error, ')}{came}"
-    file.refuse_at((*path, *place), reason, error)
