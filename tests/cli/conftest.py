@@ -1,6 +1,7 @@
 """A way to type a command and see what comes, with the synthetic run in the log."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,10 @@ from typing import NamedTuple
 import pytest
 
 from esper.cli.main import main
+from esper.oona.directory import Directory
+from esper.processes.observer import Observer
+from tests.processes.observed_runs import NOW, SETTINGS, problems
+from tests.synthetic import write_run
 
 
 class Terminal(StringIO):
@@ -49,3 +54,12 @@ def esper(synthetic_log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
         return Said(code, captured.out, captured.err)
 
     return typed
+
+
+@pytest.fixture
+def observed_log(tmp_path: Path) -> Path:
+    """A log whose run is under way, observed as far as it got."""
+    write_run(Directory(tmp_path), finish=False)
+    with Observer(Directory(tmp_path), SETTINGS, now=lambda: NOW + timedelta(seconds=1), report=problems.append) as observer:
+        observer.turn(0.0)
+    return tmp_path

@@ -5,11 +5,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from esper.events.envelope import Record, RunId
+import pytest
+
+from esper.errors import DataError
+from esper.events import topics
+from esper.events.codec import decode
+from esper.events.envelope import Moment, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.observability import AlertFiring, AlertResolved
 from esper.events.topics import OBSERVERS
 from esper.folds.watching.silence import SilenceSettings
 from esper.folds.watching.stream import WatchSettings
 from esper.oona.directory import Directory
+from esper.oona.heads import Draft
 from esper.oona.observed import read_observed
 from esper.oona.run_log import RunLog
 from esper.processes.observer import Delivers, Observer, ObserverSettings, Outcomes
@@ -70,3 +78,56 @@ problems: list[str] = []
 def read(directory: Directory, run: RunId) -> tuple[Record, ...]:
     """All that stands in a run's observed file."""
     return read_observed(directory.path / run, run, limit=1_000_000).records
+
+
+def firing(records: tuple[Record, ...]) -> list[Record]:
+    """Those of `records` that say that an alert fires."""
+    return [record for record in records if record.type == AlertFiring.KIND]
+
+
+def newer_fact(growing: Growing) -> Record:
+    """The run's next fact, of a kind that this version does not know."""
+    heads = growing.log.heads()
+    draft = Draft(
+        "esper.seed.transitioned.v9", topics.LIFECYCLE, Moment(heads.moment + 1), 1, heads.time, 1, 10**6, heads.anchor, None, b"{}"
+    )
+    return heads.next(draft)
+
+
+def lacking(record: Record) -> Event:
+    """The event of a record, as a version has it that does not know the transitions of seeds."""
+    if record.topic == topics.LIFECYCLE:
+        raise DataError("expected a kind of this version's catalogue")
+    return decode(record)
+
+
+def observe_by_an_older_version(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observes the run twice, by a version that a transition blocks."""
+    with monkeypatch.context() as older:
+        older.setattr("esper.processes.watch.decode", lacking)
+        for _ in range(2):
+            with growing.observer() as observer:
+                observer.turn(0.0)
+
+
+class Clock:
+    """A time that a test moves, in seconds after `start`."""
+
+    def __init__(self, start: datetime) -> None:
+        self.start = self.now = start
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def at(self, second: float) -> None:
+        self.now = self.start + timedelta(seconds=second)
+
+
+def changes(growing: Growing, *rules: str) -> list[tuple[str, str, datetime]]:
+    """What happened to alerts of `rules`: the rule, the state, and when."""
+    alerts = [(record, decode(record)) for record in growing.derived() if record.type.startswith("esper.alert.")]
+    return [
+        (event.rule, type(event).__name__.removeprefix("Alert").lower(), record.time)
+        for record, event in alerts
+        if isinstance(event, AlertFiring | AlertResolved) and event.rule in rules
+    ]

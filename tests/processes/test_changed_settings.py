@@ -1,6 +1,5 @@
 """Settings that change between two observers of a run: from there on everything is derived as if they had always held."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from esper.events.envelope import Record
 from esper.events.kinds.observability import ObserverStarted, WindowAggregated
 from esper.folds.watching.stream import WatchSettings
 from esper.folds.watching.windows import WindowSettings
-from esper.processes.history import History
 from esper.processes.observer import ObserverSettings
 from esper.processes.observing import RULES, observer_maker, rebuild, watching_of
 from tests.processes.observed_runs import SETTINGS, Growing, read
@@ -20,18 +18,6 @@ from tests.processes.observed_runs import SETTINGS, Growing, read
 TABLES = "[windows]\nlength_s = 2\n[detectors]\nspike_spreads = 3.0\noff = ['drift']\n"
 EARLY = 100  # Records that the first observer sees: two and a half seconds.
 FIRST = replace(SETTINGS, watch=SETTINGS.watch.model_copy(update={"windows": WindowSettings(length_s=1)}))
-
-
-@pytest.fixture
-def records(history: History) -> tuple[Record, ...]:
-    return tuple(history.records())
-
-
-@pytest.fixture
-def growing(tmp_path: Path, records: tuple[Record, ...]) -> Iterator[Growing]:
-    made = Growing(tmp_path / "log", records)
-    yield made
-    made.log.close()
 
 
 @pytest.fixture

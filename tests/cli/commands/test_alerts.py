@@ -1,25 +1,12 @@
 """`esper alerts`."""
 
 import json
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from esper.oona.directory import Directory
-from esper.processes.observer import Observer
 from tests.cli.conftest import Esper
-from tests.processes.observed_runs import NOW, SETTINGS, problems
-from tests.synthetic import RUN, write_run
-
-
-@pytest.fixture
-def observed_log(tmp_path: Path) -> Path:
-    """A log whose run is under way, observed as far as it got."""
-    write_run(Directory(tmp_path), finish=False)
-    with Observer(Directory(tmp_path), SETTINGS, now=lambda: NOW + timedelta(seconds=1), report=problems.append) as observer:
-        observer.turn(0.0)
-    return tmp_path
+from tests.synthetic import RUN
 
 
 def test_what_fires_is_listed_with_the_moment_to_look_at(esper: Esper, observed_log: Path) -> None:
