@@ -22,14 +22,14 @@ check: $(READY) ## Format, lint, strict types, import contracts, schema drift.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m esper.events.schemas --check schemas
+	$(BIN)/python -m tools.schemas --check schemas
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 schemas: $(READY) ## Writes schemas/ from the models.
-	$(BIN)/python -m esper.events.schemas --write schemas
+	$(BIN)/python -m tools.schemas --write schemas
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import esper
+from esper.observer.leader import observer_of
 from esper.oona.directory import Directory
-from esper.processes.duty import observer_of
 
 RUNS = 60
 HEALTH = 60

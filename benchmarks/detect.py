@@ -42,12 +42,12 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
 from esper.folds.form import form
-from esper.folds.watching.detectors import DetectorSettings, DetectorState, detect, from_form, initial, to_form
-from esper.folds.watching.series import readings
-from esper.folds.watching.stream import RULE_VERSIONS
+from esper.folds.monitoring.detectors.detect import DetectorSettings, DetectorState, detect, from_form, initial, to_form
+from esper.folds.monitoring.measurements import readings
+from esper.folds.monitoring.topic import RULE_VERSIONS
 from esper.oona.directory import Directory
 from esper.processes.settings import settings_from
-from esper.processes.training import Recipe, fresh_run_id, train
+from esper.processes.train import Recipe, fresh_run_id, train
 from esper.tolaria.trainer import UnstableError
 
 CLEAN = "clean"

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from esper.demo.comparison import compare
+from esper.demo.tasks import find_task, recipe_of
 from esper.oona.directory import Directory
-from esper.processes.comparison import compare
 from esper.processes.settings import settings_from
-from esper.processes.tasks import find_task, recipe_of
-from esper.processes.training import fresh_run_id, train
+from esper.processes.train import fresh_run_id, train
 
 WAYS = ("host", "grown", "static_same", "static_wider")
 

@@ -32,11 +32,11 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertSuppressed
-from esper.folds.watching.stream import WatchSettings
+from esper.folds.monitoring.topic import WatchSettings
+from esper.observer.build import builtin_rules
+from esper.observer.observer import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.observed import is_settled, read_observed
-from esper.processes.observer import Observer, ObserverSettings
-from esper.processes.observing import builtin_rules
 
 KILLS = 30
 WAIT_S = 120.0

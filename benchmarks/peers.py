@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from esper.events import topics
-from esper.folds.watching.series import FloatArray, Readings
+from esper.folds.monitoring.measurements import FloatArray, Readings
 
 WINDOW = 64
 SHOWN: dict[str, tuple[str, str]] = {

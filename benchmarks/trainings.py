@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.demo.tasks import Split, TensorBatches, accuracy, cross_entropy, find_task
 from esper.kasmina.randomness import derive
 from esper.processes.settings import Named
-from esper.processes.tasks import Split, TensorBatches, accuracy, cross_entropy, find_task
 from esper.tolaria.objective import Batches, Objective, Supervised
 from esper.tolaria.snapshots import Scheduler
 

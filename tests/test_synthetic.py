@@ -5,9 +5,8 @@ from pathlib import Path
 from esper.events.kinds.control import DecisionRefused
 from esper.events.kinds.lifecycle import Stage
 from esper.events.topics import OUTCOMES
+from esper.history.run import History, open_run
 from esper.oona.directory import Directory
-from esper.processes.history import History, open_run
-from tests.processes.conftest import history  # noqa: F401 - a fixture
 from tests.synthetic import FIRST, RUN, SECOND, write_run
 
 
@@ -16,12 +15,12 @@ def test_every_chain_and_number_of_the_run_is_right(synthetic_log: Path) -> None
         assert log.heads().moment == 224
 
 
-def test_the_gate_itself_refuses_what_the_run_is_to_be_refused(history: History) -> None:  # noqa: F811
+def test_the_gate_itself_refuses_what_the_run_is_to_be_refused(history: History) -> None:
     refused = [event.rule for _, event in history.events(OUTCOMES) if isinstance(event, DecisionRefused)]
     assert refused == ["urgency", "cap", "finite"]
 
 
-def test_the_run_ends_with_every_kind_of_life(history: History) -> None:  # noqa: F811
+def test_the_run_ends_with_every_kind_of_life(history: History) -> None:
     stages = {(row.site, row.seed): row.stage for row in history.state.seeds}
     assert stages[SECOND, 0] is Stage.FOSSILIZED
     assert stages[FIRST, 0] is Stage.ROLLED_BACK
@@ -29,15 +28,15 @@ def test_the_run_ends_with_every_kind_of_life(history: History) -> None:  # noqa
     assert stages[FIRST, 3] is Stage.TRAINING
 
 
-def test_samples_are_dropped_by_the_emitter_s_own_rule(history: History) -> None:  # noqa: F811
+def test_samples_are_dropped_by_the_emitter_s_own_rule(history: History) -> None:
     assert dict(history.state.dropped) == {"telemetry.training.steps": 3}
 
 
-def test_the_folds_find_the_run_regular(history: History) -> None:  # noqa: F811
+def test_the_folds_find_the_run_regular(history: History) -> None:
     assert history.state.irregularities == ()
 
 
-def test_two_runs_written_alike_have_equal_states(tmp_path: Path, history: History) -> None:  # noqa: F811
+def test_two_runs_written_alike_have_equal_states(tmp_path: Path, history: History) -> None:
     write_run(Directory(tmp_path))
     with open_run("latest", tmp_path) as again:
         assert again.digest() == history.digest()

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 if TYPE_CHECKING:
-    from esper.processes.api import Grow, Result, fit
-    from esper.processes.history import open_run as open  # noqa: A004 - esper.open reads as what it does
+    from esper.api.fit import Grow, Result, fit
+    from esper.demo.tasks import Task
+    from esper.history.run import open_run as open  # noqa: A004 - esper.open reads as what it does
     from esper.processes.measuring import measure
-    from esper.processes.tasks import Task
 
 __all__ = ["Grow", "Result", "Task", "fit", "measure", "open"]
 
 _HOMES = {
-    "Grow": ("esper.processes.api", "Grow"),
-    "Result": ("esper.processes.api", "Result"),
-    "Task": ("esper.processes.tasks", "Task"),
-    "fit": ("esper.processes.api", "fit"),
+    "Grow": ("esper.api.fit", "Grow"),
+    "Result": ("esper.api.fit", "Result"),
+    "Task": ("esper.demo.tasks", "Task"),
+    "fit": ("esper.api.fit", "fit"),
     "measure": ("esper.processes.measuring", "measure"),
-    "open": ("esper.processes.history", "open_run"),
+    "open": ("esper.history.run", "open_run"),
 }
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from esper.cli.main import main
+from esper.observer.observer import Observer
 from esper.oona.directory import Directory
-from esper.processes.observer import Observer
-from tests.processes.observed_runs import NOW, SETTINGS, problems
+from tests.observer.observed_runs import NOW, SETTINGS, problems
 from tests.synthetic import write_run
 
 

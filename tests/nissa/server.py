@@ -13,7 +13,7 @@ import uvicorn
 
 from esper.nissa.settings import NissaSettings
 from esper.oona.directory import Directory
-from esper.processes.serving import Service
+from esper.processes.serve import Service
 
 
 class Answer(NamedTuple):

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from esper.errors import EsperError
+from esper.history.doctor import examine
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.doctor import examine
 from tests.oona.samples import RUN, command, finished, measure, setting, steps
 
 

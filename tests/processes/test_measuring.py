@@ -23,16 +23,16 @@ from esper.events.kinds.observability import AlertFiring
 from esper.events.kinds.run import RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.topics import CUSTOM_METRICS
-from esper.folds.watching.rule_files import parse_rules
-from esper.folds.watching.stream import WatchSettings
+from esper.folds.monitoring.run import Watch
+from esper.folds.monitoring.topic import WatchSettings
+from esper.observer.rule_files import parse_rules
 from esper.oona.directory import Directory
 from esper.processes.measuring import measure, measuring
-from esper.processes.training import Recipe, fresh_run_id, resume, train
-from esper.processes.watch import Watch
+from esper.processes.train import Recipe, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from esper.tolaria.trainer import Interrupted
 from tests.nissa.server import serving
-from tests.processes.recipes import Acting, events, recipe, settings
+from tests.recipes import Acting, events, recipe, settings
 from tests.tolaria.worlds import STEPS, samples
 
 RUN = RunId("01f00000-0000-7000-8000-000000000001")

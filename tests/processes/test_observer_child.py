@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.directory import Directory
-from esper.processes.duty import OBSERVE_VARIABLE, observer_of
 from esper.processes.observer_child import ObserverChild
 
 pytestmark = pytest.mark.whole

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
+from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
 from esper.processes.settings import Settings, parse_assignment, read_toml, settings_from
-from esper.processes.tasks import TASKS
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from esper.demo.tasks import TensorBatches
 from esper.events.kinds.run import DataFingerprint
-from esper.processes.tasks import TensorBatches
 from esper.tolaria import manifest
 from esper.tolaria.determinism import seed_epoch
 from tests.tolaria.worlds import CPU

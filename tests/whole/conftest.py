@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from esper.demo.tasks import TASKS, TensorBatches, recipe_of
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.oona.directory import Directory
-from esper.processes.tasks import TASKS, TensorBatches, recipe_of
-from esper.processes.training import Trained
+from esper.processes.train import Trained
 from tests.whole.runs import Poisoned, Told, Watch, break_seed, digits, told, trained
 
 ROOT = Path(__file__).parents[2]

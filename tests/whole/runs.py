@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from esper.demo.tasks import TASKS, TensorBatches, recipe_of
 from esper.events.codec import decode
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Record, RunId
@@ -26,8 +27,7 @@ from esper.events.kinds.lifecycle import SeedRow
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
 from esper.processes.settings import Settings, settings_from
-from esper.processes.tasks import TASKS, TensorBatches, recipe_of
-from esper.processes.training import Recipe, Trained, fresh_run_id, train
+from esper.processes.train import Recipe, Trained, fresh_run_id, train
 from esper.tamiyo.policy import decide
 from esper.tolaria.adaptation import Policy
 from esper.tolaria.objective import Batch, Objective
@@ -148,7 +148,7 @@ class Watch:
                 seen.append(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("esper.processes.training.Host", SeenHost)
+            patch.setattr("esper.processes.train.Host", SeenHost)
             yield
 
 

@@ -15,6 +15,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from esper.demo.tasks import TASKS, TensorBatches, perceptron, recipe_of
 from esper.errors import DataError, EsperError, LogError, RuleError, SettingsError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
@@ -25,8 +26,7 @@ from esper.folds.run import Status, fold
 from esper.kasmina.blueprints import Blueprint, LinearShape
 from esper.oona.directory import Directory
 from esper.processes.settings import Settings
-from esper.processes.tasks import TASKS, TensorBatches, perceptron, recipe_of
-from esper.processes.training import Recipe, fresh_run_id, resume, train
+from esper.processes.train import Recipe, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from tests.whole.conftest import ROOT, Grown
 from tests.whole.runs import digits, told

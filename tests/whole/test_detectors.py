@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from esper.demo.tasks import find_task, recipe_of
 from esper.events import codec, topics
-from esper.folds.watching.detectors import DetectorSettings, detect, initial
+from esper.folds.monitoring.detectors.detect import DetectorSettings, detect, initial
 from esper.oona.directory import Directory
 from esper.processes.settings import settings_from
-from esper.processes.tasks import find_task, recipe_of
-from esper.processes.training import fresh_run_id, train
+from esper.processes.train import fresh_run_id, train
 from esper.tolaria.objective import Batches
 
 ROOT = Path(__file__).parents[2]

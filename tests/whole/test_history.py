@@ -27,7 +27,7 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, SeedHealthMeasured, StepsMeasured
 from esper.folds.run import RunState, fold, initial, step
-from esper.processes.history import History
+from esper.history.run import History
 from tests.whole.conftest import Grown
 
 pytestmark = pytest.mark.whole

@@ -14,6 +14,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
+from esper.demo.tasks import TASKS, TensorBatches, recipe_of
 from esper.events import topics
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade, FieldReported
@@ -24,8 +25,7 @@ from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
 from esper.folds.run import RunState, Status, fold, initial, step
 from esper.oona.directory import Directory
 from esper.processes.settings import Settings
-from esper.processes.tasks import TASKS, TensorBatches, recipe_of
-from esper.processes.training import Recipe, Trained, fresh_run_id, train
+from esper.processes.train import Recipe, Trained, fresh_run_id, train
 from esper.tolaria.trainer import UnstableError
 from tests.whole.conftest import Faulty, Grown
 from tests.whole.runs import EpochEnd, Poisoned, Told, Watch, break_seed, comparable, digits, first_difference, tamiyo, told, trained

@@ -18,12 +18,12 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertFiring, RunHeardAgain, RunWentSilent
 from esper.events.topics import OBSERVERS
-from esper.folds.watching.stream import WatchSettings
+from esper.folds.monitoring.topic import WatchSettings
+from esper.observer.build import builtin_rules
+from esper.observer.leader import observer_of
+from esper.observer.observer import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.observed import FILE, is_settled, read_observed
-from esper.processes.duty import observer_of
-from esper.processes.observer import Observer, ObserverSettings
-from esper.processes.observing import builtin_rules
 
 pytestmark = pytest.mark.whole
 DEADLINE_S = 120.0

@@ -12,7 +12,7 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunResumed
 from esper.folds.run import Status, fold
 from esper.oona.catch_up import DivergedError
 from esper.oona.directory import Directory
-from esper.processes.training import Recipe, resume
+from esper.processes.train import Recipe, resume
 from tests.whole.kills.accounts import Faults, at_the_end, gaps, held_against, lost, missing, records_of
 from tests.whole.kills.lives import Lives, lives
 from tests.whole.kills.points import Kill

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from esper.errors import LogError, SettingsError
 from esper.events.topics import TOPICS
+from esper.history.run import History
+from esper.history.ways import how_to_go_on, log_typed
 from esper.oona.directory import Directory
-from esper.processes.history import History
-from esper.processes.ways import how_to_go_on, log_typed
 
 LOG_VARIABLE = "ESPER_LOG"
 DEFAULT_LOG = "runs"

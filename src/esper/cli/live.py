@@ -18,9 +18,9 @@ from esper.cli.drawing.panel import panel
 from esper.cli.output import Output
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunFinished
+from esper.history.view import PAGE, Reading
 from esper.oona.contract import Log
 from esper.oona.directory import Directory
-from esper.processes.reading import PAGE, Reading
 
 # Four frames a second: a panel takes a few milliseconds to draw, which are taken from the training's own process.
 _REDRAW_S = 0.25

@@ -16,10 +16,10 @@ from esper.events.codec import decode
 from esper.events.kinds.run import SamplesDropped
 from esper.events.kinds.telemetry import Gpu, ResourcesMeasured
 from esper.events.topics import RUN
+from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 from esper.oona.lock import Lock
-from esper.processes.daily_run import DailyRun
 
 LOCK = "agent.lock"
 INTERVAL_S = 5.0

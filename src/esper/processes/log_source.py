@@ -19,15 +19,15 @@ from esper.events.kinds.observability import WindowAggregated
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.topics import AGGREGATES, TOPICS, TopicClass
 from esper.folds.run import RunState
+from esper.folds.timeline import Decided
+from esper.history.run import History
+from esper.history.run_list import RunList
 from esper.nissa.source import AmbiguousRunError, Cut, Freshness, Known, NotReachedError, UnknownRunError
 from esper.nissa.views.records import Aggregate
 from esper.nissa.views.runs import DecisionView, LifeView, NoteView, RunSummary
 from esper.oona import observed, reader, seal
 from esper.oona.contract import Page, Position
 from esper.oona.directory import LATEST, Directory
-from esper.processes.history import History
-from esper.processes.run_list import RunList
-from esper.processes.timeline import Decided
 
 OPEN = 16  # Runs that are kept open.
 HISTORY = 100  # Windows of one metric that are kept.

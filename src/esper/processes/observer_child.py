@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 
+from esper.observer.leader import OBSERVE_VARIABLE
 from esper.oona.directory import Directory
-from esper.processes.duty import OBSERVE_VARIABLE
 
 AGAIN_S = 5.0
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from esper.events.topics import DECISIONS
+from esper.history.run import open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.run_log import RunLog
-from esper.processes.history import open_run
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, started, ticking, write_run
 

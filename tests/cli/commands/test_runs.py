@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from esper.cli.commands.runs import _line
+from esper.history.catalog import Listed
+from esper.history.ways import beside
 from esper.oona.directory import Directory
-from esper.processes.listing import Listed
-from esper.processes.ways import beside
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, write_run
 

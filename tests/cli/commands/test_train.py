@@ -14,11 +14,11 @@ import pytest
 
 from esper.cli.commands.train import _load_torch
 from esper.cli.output import Output
+from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
+from esper.history.run import open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.history import open_run
-from esper.processes.tasks import TASKS
 from tests.cli.conftest import Esper, Terminal
 from tests.synthetic import RUN, started, ticking
 

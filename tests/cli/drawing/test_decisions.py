@@ -5,7 +5,7 @@ import pytest
 from esper.cli.drawing.decisions import block, line
 from esper.events.envelope import EventId, Moment
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.processes.timeline import Decided, Fate
+from esper.folds.timeline import Decided, Fate
 
 
 def decided(site: str, fate: Fate = "applied", rule: str | None = None) -> Decided:

@@ -6,7 +6,7 @@ from esper.cli.drawing.lanes import LOOKS, lane, lattice, legend, ruler, scale_o
 from esper.events.envelope import Moment
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
-from esper.processes.timeline import Life, Span
+from esper.folds.timeline import Life, Span
 
 SITE = Site(name="0", layer="Linear 64->6", inputs=64, outputs=6, slots=3, blueprints=("mlp:24",))
 

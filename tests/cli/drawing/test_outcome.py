@@ -6,7 +6,7 @@ import pytest
 
 from esper.cli.drawing.outcome import bar, comparison
 from esper.events.envelope import RunId
-from esper.processes.ways import Entry
+from esper.history.ways import Entry
 
 ROWS = [
     Entry("grown", RunId("000001"), 0.9686, 2170),

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from esper.cli.drawing.panel import panel
 from esper.events.envelope import RunId
-from esper.processes.history import open_run
-from esper.processes.reading import Reading
+from esper.history.run import open_run
+from esper.history.view import Reading
 
 
 def drawn(reading: Reading, width: int = 100) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 
 from esper.cli.drawing.story import story
 from esper.events.envelope import RunId
-from esper.processes.history import open_run
-from esper.processes.reading import Reading
+from esper.history.run import open_run
+from esper.history.view import Reading
 
 
 def told(log: Path, width: int = 100, moment: int | None = None) -> list[str]:

@@ -21,7 +21,7 @@ from esper.events.fields import Event
 from esper.oona.catch_up import CatchUp
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.training import resume, train
+from esper.processes.train import resume, train
 from esper.tolaria.trainer import Interrupted, Trainer
 from tests.whole.kills import scenario
 from tests.whole.kills.points import Function, Kill, arm, wrap

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
+from esper.demo.tasks import TensorBatches, accuracy, cross_entropy, find_task
 from esper.events.envelope import RunId
 from esper.kasmina.randomness import derive
 from esper.processes.settings import Named, Settings, settings_from
-from esper.processes.tasks import TensorBatches, accuracy, cross_entropy, find_task
-from esper.processes.training import Recipe
+from esper.processes.train import Recipe
 from esper.tolaria.objective import Supervised
 
 RUN = RunId("killed")

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from esper.cli.arguments import Subcommands, add_log, factor, log_of
 from esper.cli.output import Output
 from esper.errors import SettingsError
+from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
-from esper.processes.duty import LEAVE_AFTER_S
 
 
 def add(commands: Subcommands) -> None:

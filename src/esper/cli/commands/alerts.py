@@ -13,14 +13,14 @@ from esper.cli.drawing.text import lasting, short, wrapped
 from esper.cli.output import Output
 from esper.errors import LogError
 from esper.events.envelope import RunId
-from esper.folds.watching.rule_files import changed_settings
-from esper.folds.watching.rules import AnomalySource, EventSource, MetricSource, Rule
+from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
+from esper.history.alerts import AlertLine, alerts_of, current_alerts
+from esper.history.ways import log_typed
+from esper.observer.build import watching_of
+from esper.observer.delivering import try_handlers
+from esper.observer.rule_files import changed_settings
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed
-from esper.processes.alerts import AlertLine, alerts_of, current_alerts
-from esper.processes.delivering import try_handlers
-from esper.processes.observing import watching_of
-from esper.processes.ways import log_typed
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
 

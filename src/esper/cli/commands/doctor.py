@@ -4,7 +4,7 @@ import argparse
 
 from esper.cli.arguments import Subcommands, add_json, add_log, log_of
 from esper.cli.output import Output
-from esper.processes.doctor import examine
+from esper.history.doctor import examine
 
 _STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "yellow"}
 

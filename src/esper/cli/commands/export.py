@@ -6,7 +6,7 @@ from pathlib import Path
 from esper.cli.arguments import Subcommands, add_json, add_run, history_of
 from esper.cli.drawing.text import count
 from esper.cli.output import Output
-from esper.processes.export import export
+from esper.history.export import export
 
 
 def add(commands: Subcommands) -> None:

@@ -6,7 +6,7 @@ import sys
 from esper.cli.arguments import Subcommands, add_run, history_of, onward, topic
 from esper.cli.drawing.summary import headings, line
 from esper.cli.output import Output
-from esper.processes.export import line_of
+from esper.history.export import line_of
 
 
 def add(commands: Subcommands) -> None:

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     if missing:
         raise SettingsError(f"esper nissa needs {', '.join(missing)}: pip install 'esper-training[nissa]'")
     from esper.processes.nissa_settings import settings_of
-    from esper.processes.serving import serve
+    from esper.processes.serve import serve
 
     typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file}
     settings = settings_of(

@@ -11,8 +11,8 @@ from rich.text import Text
 from esper.cli.arguments import Subcommands, add_json, add_log, count, directory_of, log_of
 from esper.cli.drawing.text import short
 from esper.cli.output import Output
+from esper.observer.build import observe, rebuild
 from esper.oona.directory import Directory
-from esper.processes.observing import observe, rebuild
 
 
 def add(commands: Subcommands) -> None:

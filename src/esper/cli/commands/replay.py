@@ -11,8 +11,8 @@ from esper.cli.drawing.narration import Narrator
 from esper.cli.live import screen
 from esper.cli.output import Output
 from esper.events.kinds.epoch import EpochCompleted
-from esper.processes.history import History
-from esper.processes.replay import EpochDigest, Replay
+from esper.history.replay import EpochDigest, Replay
+from esper.history.run import History
 
 # On a terminal without --speed, so that the run can be watched: about ten seconds for a run of eighty epochs.
 _REDRAW_S = 0.05

@@ -7,8 +7,8 @@ from rich.text import Text
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of
 from esper.cli.drawing.text import UNKNOWN, count, number, within
 from esper.cli.output import Output
-from esper.processes.listing import Listed, listed
-from esper.processes.ways import log_typed
+from esper.history.catalog import Listed, listed
+from esper.history.ways import log_typed
 
 _STYLES = {"live": "bold green", "finished": "", "failed": "red", "interrupted": "yellow", "unreadable": "bold red"}
 _HEADINGS = Text(

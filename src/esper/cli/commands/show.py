@@ -6,7 +6,7 @@ from esper.cli.arguments import Subcommands, add_json, add_run, count, history_o
 from esper.cli.drawing.report import report
 from esper.cli.output import Output
 from esper.folds.run import BlockedError, digest
-from esper.processes.reading import Reading
+from esper.history.view import Reading
 
 
 def add(commands: Subcommands) -> None:

@@ -19,15 +19,15 @@ from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
+from esper.history.run import open_run
+from esper.history.ways import Entry, Way, how_to_go_on, is_the_shells
+from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
-from esper.processes.duty import start_watchers
-from esper.processes.history import open_run
-from esper.processes.ways import Entry, Way, how_to_go_on, is_the_shells
 
 if TYPE_CHECKING:
+    from esper.demo.tasks import Task
     from esper.processes.settings import Settings
-    from esper.processes.tasks import Task
-    from esper.processes.training import Trained
+    from esper.processes.train import Trained
 
 INTERRUPTED = 130
 
@@ -63,9 +63,9 @@ def _add_observe(parser: argparse.ArgumentParser) -> None:
 def run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Returns 130 where it was stopped; the last line is then the command that resumes it."""
     _load_torch(out)
-    from esper.processes.comparison import compare, require_comparable
-    from esper.processes.tasks import recipe_of
-    from esper.processes.training import fresh_run_id, train
+    from esper.demo.comparison import compare, require_comparable
+    from esper.demo.tasks import recipe_of
+    from esper.processes.train import fresh_run_id, train
 
     task, settings = _task_and_settings(arguments)
     if arguments.compare:
@@ -93,9 +93,9 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
 def run_resume(arguments: argparse.Namespace, out: Output) -> int:
     """Goes on with a run from its last checkpoint. Returns 130 where it was stopped again."""
     _load_torch(out)
+    from esper.demo.tasks import find_task, recipe_of
     from esper.processes.settings import settings_from
-    from esper.processes.tasks import find_task, recipe_of
-    from esper.processes.training import resume, started
+    from esper.processes.train import resume, started
 
     directory = directory_of(arguments)
     run = directory.resolve(arguments.run)
@@ -119,12 +119,12 @@ def _load_torch(out: Output) -> None:
     if find_spec("torch") is None:
         raise SettingsError('training needs torch, and it is not installed: pip install "esper-training[train]"')
     with out.console.status("loading torch", refresh_per_second=4) if out.interactive else nullcontext():
-        import_module("esper.processes.comparison")
+        import_module("esper.demo.comparison")
 
 
 def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, Settings]":
+    from esper.demo.tasks import find_task
     from esper.processes.settings import Named, parse_assignment, read_toml, settings_from
-    from esper.processes.tasks import find_task
 
     name: str | None = arguments.task
     written: Named = {}

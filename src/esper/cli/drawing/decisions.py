@@ -8,7 +8,7 @@ from esper.cli.drawing.text import clipped, place, share, within, wrapped
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.run import Site
 from esper.folds.run import RunState
-from esper.processes.timeline import Decided
+from esper.folds.timeline import Decided
 
 HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
 _SHORTEST_REASON = 12

@@ -8,7 +8,7 @@ from rich.text import Text
 from esper.cli.drawing.text import clipped
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
-from esper.processes.timeline import Life, Span
+from esper.folds.timeline import Life, Span
 
 
 class Look(NamedTuple):

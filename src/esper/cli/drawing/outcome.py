@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from esper.cli.drawing.text import count, number
-from esper.processes.ways import Entry, Way
+from esper.history.ways import Entry, Way
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _WAYS: dict[Way, tuple[str, str]] = {

@@ -16,8 +16,8 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
 from esper.folds.lifecycle import IN_TASK_GRAPH
 from esper.folds.run import RunState
-from esper.processes.reading import Reading
-from esper.processes.timeline import Life
+from esper.folds.timeline import Life
+from esper.history.view import Reading
 
 _SITES = 6
 _DECISIONS = 6

@@ -11,8 +11,8 @@ from esper.cli.drawing.lanes import LOOKS, lane, lattice, legend, name_of, ruler
 from esper.cli.drawing.text import UNKNOWN, clock, count, hanging, listed, metric, number, rate, short, sparkline, within, wrapped
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.folds.rows import EpochRow
-from esper.processes.reading import Reading
-from esper.processes.timeline import Decided, Life
+from esper.folds.timeline import Decided, Life
+from esper.history.view import Reading
 
 
 def report(reading: Reading, digest: str, width: int, *, everything: bool = False) -> Iterator[Text]:

@@ -8,8 +8,8 @@ from esper.cli.drawing.decisions import adaptations, refusals
 from esper.cli.drawing.text import clipped, many
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.run import RunRolledBack
-from esper.processes.reading import Reading
-from esper.processes.timeline import Decided
+from esper.folds.timeline import Decided
+from esper.history.view import Reading
 
 _DONE: Mapping[Adaptation, str] = {
     Adaptation.GERMINATE: "germinated",

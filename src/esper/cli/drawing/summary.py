@@ -14,8 +14,8 @@ from esper.events.envelope import Record
 from esper.events.fields import Event
 from esper.events.kinds import control, epoch, kernels, lifecycle, run, telemetry
 from esper.events.topics import is_telemetry
-from esper.processes.reading import mean
-from esper.processes.timeline import note_of
+from esper.folds.timeline import note_of
+from esper.history.view import mean
 
 _WIDE = 100
 

@@ -15,7 +15,7 @@ from esper.events.kinds.observability import (
     WindowAggregated,
 )
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES
-from esper.folds.watching.series import is_series_of
+from esper.folds.monitoring.measurements import is_series_of
 from esper.nissa.api.answers import RUN_REF, Cursor, Limit, OfRun, sent, stamp
 from esper.nissa.parts import Served
 from esper.nissa.problems import responses

@@ -19,7 +19,7 @@ from esper.events.kinds.observability import (
 )
 from esper.events.kinds.run import SamplesDropped
 from esper.events.topics import TOPICS, is_telemetry
-from esper.folds.watching.detectors import DETECTORS
+from esper.folds.monitoring.detectors.detect import DETECTORS
 from esper.nissa.collectors.collector import Collector
 from esper.nissa.metrics.family import Family, Sample
 from esper.nissa.metrics.model import RECORDS, UNREADABLE, Handler, Model, Watched

@@ -1,0 +1,1 @@
+"""The Python interface: `esper.fit` and `esper.measure`."""

@@ -1,0 +1,170 @@
+"""The Python interface: `esper.fit` trains a model that may grow and leaves its history in a log, `esper.open` reads such a history."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from esper.errors import SettingsError
+from esper.events.envelope import RunId
+from esper.history.run import History, open_run
+from esper.kasmina.finding import Choice
+from esper.kasmina.host import SeedOptimizer
+from esper.kasmina.saving import save_grown
+from esper.observer.leader import start_watchers
+from esper.oona.directory import Directory
+from esper.processes import train as training
+from esper.processes.settings import Named, settings_from
+from esper.processes.train import Recipe, Trained, fresh_run_id
+from esper.tolaria.adaptation import Policy
+from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, WholeStep
+from esper.tolaria.snapshots import Scheduler
+
+
+@dataclass(frozen=True)
+class Grow:
+    """Where, with what and by whose decision a model may grow.
+
+    sites: "auto", a glob over the names of layers, a type of layer, or a function (name, module) -> bool. blueprints: what seeds may be
+    made of, like ("mlp:24", "lowrank:8"); None: the first set that fits. policy: SystemState and the id of its event in, decisions out;
+    None: the plateau policy. max_parameters: growth stops at this many times the model's own. seed_optimizer: (parameters, lr) ->
+    optimizer; None: the class and options of the model's own. settings: any other by dotted name, like {"policy.window": 7}.
+    """
+
+    sites: Choice = "auto"
+    blueprints: tuple[str, ...] | None = None
+    policy: Policy | None = None
+    max_parameters: float = 2.0
+    seed_optimizer: SeedOptimizer | None = None
+    settings: Named = field(default_factory=dict)
+
+    def named(self, *, apart_from: Named) -> Named:
+        """The settings that this asks for, by dotted name. Raises SettingsError for one that is an argument of `fit` or a field here."""
+        blueprints: Named = {} if self.blueprints is None else {"growth.blueprints": list(self.blueprints)}
+        fields: Named = {"growth.max_parameters": self.max_parameters, **blueprints}
+        for name in self.settings:
+            if name in fields or name in apart_from:
+                raise SettingsError(f"setting {name}: expected as an argument of its own, got it in Grow(settings=...)")
+        return fields | self.settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `fit` gives back: the run's id in its log, and the trained model."""
+
+    run: RunId
+    log: Path
+    metrics: Mapping[str, float]
+    trained: Trained = field(repr=False)
+
+    @property
+    def model(self) -> nn.Module:
+        """A plain copy of the model with what has grown in it: no class of Esper is left, so it can be pickled and moved."""
+        return self.trained.host.export_plain()
+
+    @property
+    def history(self) -> History:
+        """The run's history, read from its log."""
+        return open_run(self.run, log=self.log)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch."""
+        return save_grown(self.trained.host, Path(folder))
+
+
+def fit(
+    model: nn.Module,
+    train: Batches,
+    valid: Batches,
+    *,
+    epochs: int,
+    loss: Loss | None = None,
+    objective: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    grow: Grow | None = Grow(),
+    metrics: Mapping[str, Loss] | None = None,
+    test: Batches | None = None,
+    accumulate: int = 1,
+    clip: float | None = 1.0,
+    epoch_steps: int | None = None,
+    device: str = "auto",
+    log: str | Path = "runs",
+    rng_seed: int = 0,
+    resume: str | None = None,
+    observe: bool = True,
+) -> Result:
+    """The model trained for `epochs`, grown where `grow` (None: nowhere) found it worth it, and its run in `log`.
+
+    Exactly one of `loss(output, target)` and `objective(model, batch)`; one number per sample makes sharper decisions than a mean. `train`
+    and `valid` are iterated once an epoch; `valid` must give the same order each time. The default optimizer is Adam at 3e-3. An epoch is
+    one pass over `train`, or `epoch_steps` optimizer steps. `resume` goes on with a run of this log ("latest", or its id): give the same
+    model, data and settings again. `observe` starts a process that derives aggregates, anomalies and alerts beside the training, unless one
+    does already; it never influences it. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
+
+    While it trains, torch runs on `trainer.threads` (1) threads with deterministic algorithms, and every random generator begins anew with
+    each epoch; afterwards all of that is as it was.
+
+    Raises SettingsError for what cannot work, DataError for empty or malformed data, LogError where the log fails; a run that ends by an
+    exception has RunFailed in its log, and `model` is plain again then: give it to the `fit` that resumes. After a `fit` that came to its
+    end go on with `result.model`.
+    """
+    named: Named = {
+        "growth.enabled": grow is not None,
+        "growth.sites": _named(None if grow is None else grow.sites),
+        "trainer.epochs": epochs,
+        "trainer.accumulate": accumulate,
+        "trainer.clip": clip,
+        "trainer.epoch_steps": epoch_steps,
+        "trainer.rng_seed": rng_seed,
+    }
+    settings = settings_from(named if grow is None else named | grow.named(apart_from=named))
+    where = _device(device)
+    recipe = Recipe(
+        task=Path(sys.argv[0]).name or "python",
+        model=model.to(where),
+        optimizer=torch.optim.Adam(model.parameters(), lr=3e-3) if optimizer is None else optimizer,
+        train=train,
+        valid=valid,
+        test=test,
+        objective=_objective(loss, objective, metrics or {}),
+        scheduler=scheduler,
+        sites=None if grow is None else grow.sites,
+        policy=None if grow is None else grow.policy,
+        seed_optimizer=None if grow is None else grow.seed_optimizer,
+        device=where,
+    )
+    directory = Directory(log, create=True)
+    if observe:
+        start_watchers(directory)
+    conduct, run = (training.train, fresh_run_id()) if resume is None else (training.resume, directory.resolve(resume))
+    trained = conduct(recipe, settings, directory, run)
+    return Result(trained.run, Path(log), trained.metrics, trained)
+
+
+def _objective(loss: Loss | None, objective: Callable[[nn.Module, Batch], torch.Tensor] | None, metrics: Mapping[str, Loss]) -> Objective:
+    if loss is not None and objective is None:
+        return Supervised(loss, metrics)
+    if objective is not None and loss is None and not metrics:
+        return WholeStep(objective)
+    raise SettingsError("expected exactly one of loss= and objective=, and metrics= only beside loss=")
+
+
+def _named(sites: Choice | None) -> str:
+    """How the settings in the log name a choice of sites: a type or a function by its name."""
+    if sites is None or isinstance(sites, str):
+        return sites or "auto"
+    return str(getattr(sites, "__qualname__", type(sites).__qualname__))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"expected a device torch knows, or auto; got {name!r}: {error}") from error

@@ -1,0 +1,1 @@
+"""The built-in tasks and the comparison that `esper demo` shows."""

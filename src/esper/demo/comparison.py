@@ -1,0 +1,84 @@
+"""A task trained four ways with equal data and equal steps: grown, its host alone, the grown net static from the start, a wider static net.
+
+Each is a run of its own in the same log, so that every figure of the comparison can be looked up.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+from torch import nn
+
+from esper.demo.tasks import Task, recipe_of
+from esper.errors import SettingsError
+from esper.events.envelope import RunId
+from esper.events.kinds.control import Command
+from esper.folds.lifecycle import IN_TASK_GRAPH
+from esper.history.catalog import began
+from esper.history.ways import Entry, Way, beside
+from esper.kasmina.host import Host
+from esper.kasmina.kernels import KernelCache, compile_kernel
+from esper.oona.directory import Directory, new_run_id
+from esper.processes.settings import Settings, settings_from
+from esper.processes.train import Trained, blueprints_of, train
+
+METRIC = "accuracy"
+
+
+def require_comparable(task: Task) -> None:
+    """Raises SettingsError, before anything is trained, for a task that measures nothing to compare by."""
+    if METRIC not in task.metrics:
+        known = ", ".join(task.metrics) or "none"
+        raise SettingsError(f"task {task.name!r}: a comparison is by the metric {METRIC!r}, and the task's metrics are: {known}")
+
+
+def compare(task: Task, settings: Settings, directory: Directory, grown: Trained, *, say: Callable[[Way], None]) -> Iterator[Entry]:
+    """The grown run, then each of the three others, which are trained as they are asked for; `say` is called before each.
+
+    Their ids stand just before the grown run's: in a list they come beneath it, and the `latest` run is still the grown one.
+    """
+    yield _entry("grown", grown)
+    ids = _ids_before(grown.run)
+    alone = settings_from(settings.named(), {"growth.enabled": False})
+    models: list[tuple[Way, nn.Module | None]] = [("host", None), ("static_same", static_same(task, settings, directory, grown.host))]
+    if task.wider is not None:
+        models.append(("static_wider", task.wider(settings.trainer.rng_seed)))
+    for way, model in models:
+        say(way)
+        recipe = replace(recipe_of(task, alone, model=model), task=beside(task.name, way))
+        yield _entry(way, train(recipe, alone, directory, next(ids)))
+
+
+def _ids_before(run: RunId) -> Iterator[RunId]:
+    then = began(run) or datetime.now(UTC)
+    for back in count(1):
+        yield new_run_id(then - timedelta(milliseconds=back), os.urandom(10))
+
+
+def static_same(task: Task, settings: Settings, directory: Directory, grown: Host) -> nn.Module:
+    """The architecture that `grown` ended with, untrained: a fresh host with fresh bodies in the same places from the start."""
+    recipe = recipe_of(task, settings)
+    host = Host(
+        recipe.model,
+        seed_optimizer=lambda _parameters, _lr: recipe.optimizer,
+        sites=settings.growth.sites,
+        blueprints=blueprints_of(settings.growth.blueprints),
+        slots=settings.growth.slots,
+        rng_seed=settings.trainer.rng_seed,
+        max_parameters=settings.growth.max_parameters,
+    )
+    cache = KernelCache(directory.path / ".kernels")
+    for (site, slot), seed in sorted(grown.seeds.items()):
+        if seed.stage in IN_TASK_GRAPH:
+            assert seed.blueprint is not None
+            kernel = compile_kernel(host.germinate(site, slot, life=0, blueprint=seed.blueprint, lr=0.0), cache)
+            host.load(site, slot, kernel, epoch=0)
+            for command in (Command.TRAIN, Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE):
+                host.apply(command, site, slot, epoch=0, ramp_steps=1)
+    return host.export_plain()
+
+
+def _entry(way: Way, trained: Trained) -> Entry:
+    return Entry(way, trained.run, trained.metrics[f"test_{METRIC}"], trained.host.parameters())

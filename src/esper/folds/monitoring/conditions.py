@@ -1,0 +1,151 @@
+"""Whether a rule's source holds in one record, for each thing that the rule speaks of: what holds, what it was before, what has cleared.
+
+A limit is false for NaN, and so is its clearing: a value that is not a number neither raises an alert nor ends one; a pending alert, whose
+condition must hold in every value, does not outlive it. Only the limit `not_finite` is satisfied by NaN, and by the infinities.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from esper.events.fields import Event
+from esper.events.kinds.observability import AnomalyDetected
+from esper.folds.monitoring.measurements import BoolArray, FloatArray, Readings, is_series_of
+from esper.folds.monitoring.rules import AnomalySource, EventSource, Limit, MetricSource, Pairs, labels_of
+
+Values = Mapping[Pairs, float | None]
+NOTHING: Values = {}
+
+
+class Judged(NamedTuple):
+    """What a record says of a rule, by the labels of what it speaks of, with the value that was judged.
+
+    `holds`: it satisfies the rule. `fails`: something was measured, and it does not. `clears`: what fires there need not go on.
+    """
+
+    holds: Values = NOTHING
+    fails: Values = NOTHING
+    clears: Values = NOTHING
+
+
+SILENT = Judged()
+
+
+def judge_metric(source: MetricSource, read: Readings | None, active: Collection[Pairs], *, lasting: bool) -> Judged:
+    """What the record's values of a metric say. `lasting`: a column holds only where all of its values do, else where one does.
+
+    A source that names a metric with labels speaks of all of its series; a record has one of them.
+    """
+    metric = None if read is None else _column(source.metric, read)
+    if read is None or metric is None:
+        return SILENT
+    column, measured = read.columns[metric], read.measured[metric]
+    out = _out(source.limit, column) & measured
+    if read.sites is not None:
+        return _judge_rows(source, read, out, active)
+    if not active and not out.any():
+        return SILENT
+    values, out = column[measured], out[measured]
+    if not len(values):
+        return SILENT
+    key: Pairs = (("metric", metric),)
+    if out.all() if lasting else out.any():
+        return Judged(holds={key: _worst(source.limit, values[out])})
+    last = float(values[-1])
+    return Judged(fails={key: last}, clears={key: last} if _cleared(source.limit, last) else NOTHING)
+
+
+def judge_anomalies(
+    source: AnomalySource, found: Sequence[AnomalyDetected], lasting: Collection[Pairs], active: Collection[Pairs]
+) -> Judged:
+    """What detectors say: an anomaly that was `found` in this record holds, and so does one among the `lasting` ones."""
+    holds: dict[Pairs, float | None] = dict.fromkeys(sorted(key for key in lasting if _concerns(source, key)))
+    holds |= {key: one.value for one in found if _concerns(source, key := anomaly_labels(one.detector, one.metric, one.site, one.seed))}
+    over = dict.fromkeys(key for key in active if key not in holds)
+    return Judged(holds, over, over)
+
+
+def anomaly_labels(detector: str, metric: str, site: str | None, seed: int | None) -> Pairs:
+    """The labels of an anomaly, in their order."""
+    return (*_place(site, seed), ("metric", metric), ("detector", detector))
+
+
+def judge_event(source: EventSource, event: Event) -> Judged:
+    """What an event says: it holds, or says nothing. How often is the business of whoever counts."""
+    if source.kind != event.KIND or any(getattr(event, name) != value for name, value in source.where):
+        return SILENT
+    number = None if source.field is None else getattr(event, source.field)
+    value = None if number is None else float(number)
+    if source.limit is not None and (value is None or not _out(source.limit, np.array([value]))[0]):
+        return SILENT
+    return Judged(holds={_chosen(event, source): value})
+
+
+def ended_by(source: EventSource, event: Event, active: Collection[Pairs]) -> tuple[Pairs, ...]:
+    """Which of the `active` alerts `event` ends: those whose labels it does not contradict."""
+    if event.KIND not in source.until:
+        return ()
+    about = labels_of(event)
+    return tuple(key for key in active if all(about.get(name, value) == value for name, value in key))
+
+
+def _chosen(event: Event, source: EventSource) -> Pairs:
+    about = labels_of(event)
+    return tuple((name, about[name]) for name in source.by if name in about)
+
+
+def _column(metric: str, read: Readings) -> str | None:
+    if metric in read.columns:
+        return metric
+    return next((name for name in read.columns if is_series_of(name, metric)), None)
+
+
+def _concerns(source: AnomalySource, key: Pairs) -> bool:
+    return key[-1][1] == source.detector and (source.metric is None or is_series_of(key[-2][1], source.metric))
+
+
+def _judge_rows(source: MetricSource, read: Readings, out: BoolArray, active: Collection[Pairs]) -> Judged:
+    assert read.sites is not None, "this is for rows"
+    assert read.seeds is not None, "a row has a seed where it has a site"
+    column, measured = read.columns[source.metric], read.measured[source.metric]
+    rows = range(len(column)) if active else np.flatnonzero(out).tolist()
+    holds: dict[Pairs, float | None] = {}
+    fails: dict[Pairs, float | None] = {}
+    clears: dict[Pairs, float | None] = dict.fromkeys(active)  # What the record does not name is not there any more.
+    for row in rows:
+        key: Pairs = (*_place(read.sites[row], read.seeds[row]), ("metric", source.metric))
+        value = float(column[row])
+        if out[row]:
+            holds[key] = value
+        elif key in clears and measured[row]:
+            fails[key] = value
+        if key in clears and (out[row] or not measured[row] or not _cleared(source.limit, value)):
+            del clears[key]
+        elif key in clears:
+            clears[key] = value
+    return Judged(holds, clears | fails, clears)
+
+
+def _place(site: str | None, seed: int | None) -> Pairs:
+    return () if site is None else (("site", site),) if seed is None else (("site", site), ("seed", str(seed)))
+
+
+def _out(limit: Limit, column: FloatArray) -> BoolArray:
+    # Comparisons with NaN are false: it is never above or below.
+    if limit.side == "not_finite":
+        return ~np.isfinite(column)
+    return column > limit.value if limit.side == "above" else column < limit.value
+
+
+def _cleared(limit: Limit, value: float) -> bool:
+    # False for NaN on every side: what is not a number ends no alert.
+    if limit.side == "not_finite":
+        return bool(np.isfinite(value))
+    return value <= limit.clear if limit.side == "above" else value >= limit.clear
+
+
+def _worst(limit: Limit, values: FloatArray) -> float:
+    if limit.side == "not_finite":
+        return float(values[0])
+    return float(values.max() if limit.side == "above" else values.min())

@@ -1,0 +1,1 @@
+"""Detectors: anomalies in the measurements of one topic."""

@@ -1,0 +1,412 @@
+"""One run-level metric, value by value: its recent past, its lagged baseline, and the detectors that read them.
+
+What is remembered: the last 64 values (their median and quarter range are the centre and the spread), means of 16 values each with the
+spread at their ends (the 24 last of them), a smoothed value with its last reversals, and what is under way. The baseline is the median of
+the means that ended 4 to 12 means ago, the lagged spread likewise: what happens now is judged by what was normal before it began.
+
+Positive metrics are watched on a logarithmic scale, where the noise of a loss is about normal whatever its size (measured: of 119 clean
+trainings only batches of nine samples went further than 5 spreads above the median of the 64 values before them). A metric that has been
+negative once is watched as it is.
+
+The detectors (limits in `detector_settings`):
+  spike        one value far above the median
+  divergence   the level of 7 values, or of 31, far above the lower of median and baseline
+  explosion    the same of a gradient norm, by a larger factor and at once
+  vanishing    a gradient norm far below the higher of median and baseline, further than the loss has fallen
+  drift        a CUSUM (Page 1954, "Continuous Inspection Schemes") of means against the lagged baseline, upwards
+  oscillation  reversals of the smoothed value by more than noise
+  stuck        the very same value again and again
+
+Everything is a recursion over values: how they were grouped into records makes no difference.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from statistics import median
+from typing import ClassVar, NamedTuple
+
+from pydantic import ConfigDict
+
+from esper.events.fields import CONFIG, Float
+from esper.folds.monitoring.detectors.settings import DetectorSettings
+
+RING, BLOCK, BLOCKS, JUDGED = 64, 16, 24, 24
+LAG, PAST = 4, 8
+SHORT, LONG, EVERY = 7, 31, 8
+SMOOTHING, MEMORY, SETTLED = 0.2, 256, 192
+TINY = 1e-8
+RECOVERED = 0.5
+MOST_RESIDUAL = 8.0
+LEAST_STRETCH = 64
+
+
+class Found(NamedTuple):
+    """One anomaly as it began: at which value of the record, by which detector; value and expected in the metric's own unit."""
+
+    place: int
+    detector: str
+    value: float
+    expected: float | None
+    score: float
+
+
+class Stretch(NamedTuple):
+    """An anomaly under way: since which value, and the level that it left."""
+
+    since: int
+    level: float
+
+
+@dataclass(slots=True)
+class Series:
+    """What is remembered of one metric. Never changed once a state holds it: `watch` works on a copy."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG
+    gradient: bool
+    signed: bool = False
+    """The metric has been negative."""
+    count: int = 0
+    ring: list[float] = field(default_factory=list)
+    ordered: list[float] = field(default_factory=list)
+    """The ring, sorted."""
+    block: float = 0.0
+    """The sum of the values since the last full block."""
+    means: list[float] = field(default_factory=list)
+    spreads: list[float] = field(default_factory=list)
+    start: float | None = None
+    """The mean of the very first values."""
+    base: float | None = None
+    noise: float | None = None
+    smooth: float = 0.0
+    extreme: float = 0.0
+    direction: int = 0
+    reversals: list[int] = field(default_factory=list)
+    total: float = 0.0
+    """The CUSUM."""
+    last: Float = math.nan
+    repeated: int = 0
+    raised: bool = False
+    """Its limits were raised at the last value."""
+    under_way: dict[str, Stretch] = field(default_factory=dict)
+
+    def copy(self) -> "Series":
+        """The same, to be changed. (`dataclasses.replace` takes three times as long.)"""
+        return Series(
+            self.gradient,
+            self.signed,
+            self.count,
+            self.ring.copy(),
+            self.ordered.copy(),
+            self.block,
+            self.means.copy(),
+            self.spreads.copy(),
+            self.start,
+            self.base,
+            self.noise,
+            self.smooth,
+            self.extreme,
+            self.direction,
+            self.reversals.copy(),
+            self.total,
+            self.last,
+            self.repeated,
+            self.raised,
+            self.under_way.copy(),
+        )
+
+    def remember(self, y: float) -> None:
+        """Takes a value, on the scale, into the recent past."""
+        ring, ordered = self.ring, self.ordered
+        if len(ring) == RING:
+            del ordered[bisect_left(ordered, ring.pop(0))]
+        ring.append(y)
+        insort(ordered, y)
+        self.smooth = y if self.count == 0 else self.smooth + SMOOTHING * (y - self.smooth)
+        self.block += y
+        self.count += 1
+
+    def centre_and_spread(self) -> tuple[float, float]:
+        """The median of the recent past, and its quarter range as a standard deviation."""
+        ordered = self.ordered
+        size = len(ordered)
+        return ordered[size // 2], (ordered[size * 3 // 4] - ordered[size // 4]) / 1.349
+
+    def move_past(self) -> None:
+        """Moves what was normal to where the level now is: after an adaptation it is another network's past."""
+        if self.base is not None:
+            moved = self.centre_and_spread()[0] - self.base
+            self.means = [mean + moved for mean in self.means]
+            self.base += moved
+            self.total = 0.0
+
+    def settle(self) -> None:
+        """Sets baseline and lagged spread to what the means say that are old enough."""
+        means, spreads = self.means[-LAG - PAST : -LAG], self.spreads[-LAG - PAST : -LAG]
+        if len(means) >= PAST // 2:
+            self.base, self.noise = median(means), median(spreads)
+
+
+class Watched(NamedTuple):
+    """What a record's values lead to: the series after them, the anomalies that began, and how far below its past each value stands."""
+
+    series: Series
+    found: list[Found]
+    falls: list[float]
+
+
+def watch(series: Series, values: Sequence[float], factors: Sequence[float], falls: Sequence[float], settings: DetectorSettings) -> Watched:
+    """`series` after the values of a record, one a step; NaN where nothing was measured.
+
+    `factors`: by how much the limits are raised at each value. `falls`: for a gradient's series, those of the loss.
+    """
+    passed = _Pass(series.copy(), settings)
+    below = [passed.take(place, value, factors[place], falls[place]) for place, value in enumerate(values)]
+    return Watched(passed.series, passed.found, below)
+
+
+class _Limits(NamedTuple):
+    """Factors as distances on the logarithmic scale; a loss is looked at from `unusual` spreads and the distance `least` on."""
+
+    unusual: float
+    least: float
+    spike: float
+    divergence: float
+    climb: float
+    explosion: float
+    vanishing: float
+    swing: float
+
+
+@lru_cache(maxsize=16)
+def _limits(settings: DetectorSettings) -> _Limits:
+    return _Limits(
+        min(settings.spike_spreads, settings.inner_spike_spreads, settings.divergence_spreads),
+        math.log(min(settings.spike_factor, settings.divergence_factor)),
+        math.log(settings.spike_factor),
+        math.log(settings.divergence_factor),
+        math.log(settings.climb_factor),
+        math.log(settings.explosion_factor),
+        math.log(settings.vanishing_factor),
+        math.log(settings.swing_factor),
+    )
+
+
+class _Pass:
+    """One pass over the values of a record. Most values are calm: what costs something is asked only of those that could matter."""
+
+    def __init__(self, series: Series, settings: DetectorSettings) -> None:
+        self.series, self.settings, self.limits = series, settings, _limits(settings)
+        self.found: list[Found] = []
+
+    def take(self, place: int, value: float, factor: float, fall: float) -> float:
+        """Takes one value; how far its smoothed level stands below the past, 0 or less."""
+        series, below = self.series, 0.0
+        if not math.isfinite(value):
+            series.repeated = 0
+            return below
+        if value < 0 and not series.signed:
+            series = self.series = Series(series.gradient, signed=True)
+        self._stuck(place, value)
+        y = value if series.signed else math.log(value if value > TINY else TINY)  # noqa: FURB136 - max() takes twice as long.
+        if series.raised and factor == 1.0:
+            series.move_past()
+        series.raised = factor > 1.0
+        if (known := len(series.ring)) >= JUDGED:
+            centre = series.ordered[known // 2]
+            lagged = centre if series.base is None else series.base
+            low, high = (centre, lagged) if centre < lagged else (lagged, centre)
+            noise = series.noise
+            if noise is None or series.signed or noise < self.settings.least_spread:
+                noise = self._noise(centre)
+            now = (place, value, y, low, high, noise, factor)
+            if series.gradient:
+                self._judge_gradient(now, fall)
+            else:
+                self._judge_loss(now)
+            below = min(0.0, series.smooth - high)
+        series.remember(y)
+        if series.count % BLOCK == 0:
+            self._close_block(place, value, factor)
+        return below
+
+    def _noise(self, centre: float) -> float:
+        series, least = self.series, self.settings.least_spread
+        if series.signed:
+            least *= max(abs(centre), TINY)
+        return max(series.centre_and_spread()[1] if series.noise is None else series.noise, least)
+
+    def _judge_loss(self, now: "_Plain") -> None:
+        limits, series = self.limits, self.series
+        _, _, y, low, _, noise, factor = now
+        rise = y - low
+        unusual = rise >= limits.unusual * noise and (rise >= limits.least or series.signed)
+        if unusual or series.under_way:
+            self._spike(_Now(*now))
+        if unusual or series.count % EVERY == 0:
+            self._divergence(_Now(*now))
+        if series.count >= SETTLED:
+            swing = self.settings.swing_spreads * noise
+            self._oscillation(now, (swing if swing > limits.swing or series.signed else limits.swing) * factor)
+        else:
+            series.extreme = series.smooth
+
+    def _judge_gradient(self, now: "_Plain", fall: float) -> None:
+        limits, series = self.limits, self.series
+        if series.signed:
+            return  # What has been negative has no order of magnitude to keep.
+        if series.under_way or now[2] - now[3] >= limits.explosion:
+            self._explosion(_Now(*now))
+        if series.under_way or now[4] - now[2] >= limits.vanishing:
+            self._vanishing(_Now(*now), fall)
+
+    def _spike(self, now: "_Now") -> None:
+        centre, spread = self.series.centre_and_spread()
+        spread = max(spread, now.noise)
+        start = self.series.start
+        spreads = self.settings.spike_spreads if start is None or now.y > start else self.settings.inner_spike_spreads
+        jump, limit = now.y - centre, spreads * spread * now.factor
+        if "spike" in self.series.under_way:
+            if jump < RECOVERED * limit:
+                del self.series.under_way["spike"]
+        elif jump >= limit and jump >= self._distance(self.limits.spike) * now.factor:
+            self._begin(now, "spike", centre, jump / spread)
+
+    def _divergence(self, now: "_Now") -> None:
+        settings, factor, rise = self.settings, now.factor, now.y - now.low
+        limit = self._distance(self.limits.divergence)
+        stretch = self.series.under_way.get("divergence")
+        if stretch is None and rise >= max(limit, settings.divergence_spreads * now.noise) * factor:
+            rise = self._level(SHORT, now.y) - now.low
+            if rise >= max(limit, settings.divergence_spreads * now.noise) * factor:
+                self._begin(now, "divergence", now.low, rise / now.noise)
+        elif self.series.count % EVERY == 0:
+            level = self._level(LONG, now.y)
+            if stretch is not None:
+                self._end_if("divergence", stretch, level < stretch.level + max(RECOVERED * limit, now.noise))
+            elif level - now.low >= max(self._distance(self.limits.climb), settings.climb_spreads * now.noise) * factor:
+                self._begin(now, "divergence", now.low, (level - now.low) / now.noise)
+
+    def _explosion(self, now: "_Now") -> None:
+        limit = max(self.limits.explosion, self.settings.explosion_spreads * now.noise)
+        stretch = self.series.under_way.get("explosion")
+        if stretch is None and now.y - now.low >= limit:
+            rise = self._level(SHORT, now.y) - now.low
+            if rise >= limit:
+                self._begin(now, "explosion", now.low, rise / now.noise)
+        elif stretch is not None and self.series.count % EVERY == 0:
+            self._end_if("explosion", stretch, self._level(SHORT, now.y) < stretch.level + RECOVERED * limit)
+
+    def _vanishing(self, now: "_Now", fall: float) -> None:
+        settings = self.settings
+        limit, spreads = self.limits.vanishing * now.factor, settings.vanishing_spreads * now.noise * now.factor
+        stretch = self.series.under_way.get("vanishing")
+        if stretch is None and now.high - now.y >= max(limit, spreads):
+            depth = now.high - self._level(SHORT, now.y)
+            if depth >= spreads and depth + fall >= limit:
+                self._begin(now, "vanishing", now.high, depth / now.noise)
+        elif stretch is not None and self.series.count % EVERY == 0:
+            self._end_if("vanishing", stretch, self._level(SHORT, now.y) > stretch.level - RECOVERED * limit)
+
+    def _oscillation(self, now: "_Plain", swing: float) -> None:
+        series = self.series
+        away = series.smooth - series.extreme
+        if series.direction == 0:
+            if abs(away) > swing:
+                series.direction, series.extreme = (1 if away > 0 else -1), series.smooth
+        elif away * series.direction > 0:
+            series.extreme = series.smooth
+        elif -away * series.direction > swing:
+            series.direction, series.extreme = -series.direction, series.smooth
+            series.reversals.append(series.count)
+            if len(series.reversals) >= self.settings.swings:
+                self._begin(_Now(*now), "oscillation", now[3], float(len(series.reversals)))
+        if series.reversals and series.reversals[0] <= series.count - MEMORY:
+            del series.reversals[0]
+            if len(series.reversals) < RECOVERED * self.settings.swings:
+                series.under_way.pop("oscillation", None)
+
+    def _close_block(self, place: int, value: float, factor: float) -> None:
+        series = self.series
+        mean, (_, spread) = series.block / BLOCK, series.centre_and_spread()
+        series.block = 0.0
+        series.start = mean if series.start is None else series.start
+        if not series.gradient and len(series.means) >= LAG + PAST:
+            self._drift(place, value, mean, factor)
+        series.means.append(mean)
+        series.spreads.append(spread)
+        del series.means[:-BLOCKS], series.spreads[:-BLOCKS]
+        series.settle()
+
+    def _drift(self, place: int, value: float, mean: float, factor: float) -> None:
+        series, settings = self.series, self.settings
+        past = series.means[-LAG - 2 * PAST : -LAG]
+        level = median(past)
+        # Differences of neighbours know nothing of a trend; where a loss wanders, they are as large as it wanders.
+        steps = [after - before for before, after in pairwise(past)]
+        middle = median(steps)
+        wander = 1.4826 * median([abs(one - middle) for one in steps]) / math.sqrt(2)
+        noise = max(wander, (series.noise or 0.0) / math.sqrt(BLOCK), settings.least_spread * (abs(level) if series.signed else 1.0), TINY)
+        residual = (mean - level) / noise
+        series.total = max(0.0, series.total + min(residual, MOST_RESIDUAL) / factor - settings.drift_slack)
+        stretch = series.under_way.get("drift")
+        if stretch is not None:
+            self._end_if("drift", stretch, mean < stretch.level + settings.drift_slack * noise)
+            series.total = 0.0 if "drift" not in series.under_way else series.total
+        elif series.total >= settings.drift_sum:
+            self._begin(_Now(place, value, mean, level, level, noise, factor), "drift", level, series.total)
+
+    def _stuck(self, place: int, value: float) -> None:
+        series = self.series
+        if value != series.last:
+            series.last, series.repeated = value, 1
+            series.under_way.pop("stuck", None)
+            return
+        series.repeated += 1
+        if series.repeated >= self.settings.stuck_values and value != 0 and "stuck" not in series.under_way:
+            series.under_way["stuck"] = Stretch(series.count, value)
+            self.found.append(Found(place, "stuck", value, None, float(series.repeated)))
+
+    # What several detectors need
+
+    def _distance(self, limit: float) -> float:
+        """A limit that is a factor; a metric that has been negative has no factors, and is judged by spreads alone."""
+        return 0.0 if self.series.signed else limit
+
+    def _level(self, size: int, y: float) -> float:
+        """The median of the last `size` values, this one included."""
+        recent = sorted([*self.series.ring[1 - size :], y])
+        return recent[len(recent) // 2]
+
+    def _begin(self, now: "_Now", detector: str, level: float, score: float) -> None:
+        if detector not in self.series.under_way:
+            self.series.under_way[detector] = Stretch(self.series.count, level)
+            expected = level if self.series.signed else math.exp(level)
+            self.found.append(Found(now.place, detector, now.value, expected, score))
+
+    def _end_if(self, detector: str, stretch: Stretch, recovered: bool) -> None:
+        lasted = self.series.count - stretch.since
+        accepted = lasted >= self.settings.accepted_after
+        if (recovered and lasted >= LEAST_STRETCH) or accepted:
+            del self.series.under_way[detector]
+        if accepted:
+            self.series.move_past()
+
+
+class _Now(NamedTuple):
+    """The value under judgement: where it stands in its record, itself, on the scale; the past's level from below and above; its noise."""
+
+    place: int
+    value: float
+    y: float
+    low: float
+    high: float
+    noise: float
+    factor: float
+
+
+_Plain = tuple[int, float, float, float, float, float, float]
+"""A `_Now` as it is made for every value: a plain tuple costs a tenth."""

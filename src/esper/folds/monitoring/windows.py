@@ -1,0 +1,144 @@
+"""Windows: what each metric of one topic did in a stretch of event time, closed by the first record of a later stretch.
+
+Windows lie on a fixed grid of the records' own times, which never go back within a run: no record comes late, and each window closes once.
+Nothing is hidden: one value that is not finite makes the statistics of its window not finite. A metric that was not measured has no window.
+
+Means and squared deviations of two batches are combined by the formulas of Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
+Algorithm for Computing Sample Variances" (1979), which lose little when a mean is large beside its deviation.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, NamedTuple
+
+from pydantic import ConfigDict, Field
+
+from esper.events.fields import CONFIG, Float, Part
+from esper.events.kinds.observability import WindowAggregated
+from esper.folds.monitoring.measurements import FloatArray, Readings
+
+FEW = 32
+"""Up to so many values plain Python is faster than numpy (measured: 2 against 6 microseconds for 10 values, 18 against 6 for 100)."""
+
+
+class WindowSettings(Part):
+    """How long a window is, and how many metrics of one topic are followed: those that appear after so many are left out."""
+
+    length_s: Annotated[int, Field(ge=1, le=86_400)] = 15
+    metrics: Annotated[int, Field(ge=1, le=4096)] = 128
+
+
+class Moments(NamedTuple):
+    """What is known of a window's values so far; `squares` is the sum of squared deviations from the mean."""
+
+    size: int
+    mean: Float
+    squares: Float
+    low: Float
+    high: Float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """The open window of one topic: its place on the grid, None before the first record, and its metrics. `full`: some were left out.
+
+    Once full, it says so until the stream ends: whether every window is full again depends on chance.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG
+    place: int | None = None
+    rows: Mapping[str, Moments] = field(default_factory=dict)
+    full: bool = False
+
+
+class Windowed(NamedTuple):
+    """The windows after a record, and those that it closed, one a metric in the order in which they were first measured."""
+
+    state: WindowState
+    closed: tuple[WindowAggregated, ...]
+
+
+def step(state: WindowState, topic: str, time_us: int, read: Readings | None, settings: WindowSettings) -> Windowed:
+    """`state` after a record of `topic` at `time_us` that measured `read`, and the windows that it closed."""
+    place = time_us // (settings.length_s * 1_000_000)
+    closed: tuple[WindowAggregated, ...] = ()
+    if state.place is not None and place > state.place:
+        state, closed = close(state, topic, settings)
+    if read is None:
+        return Windowed(state, closed)
+    rows, full = dict(state.rows), state.full
+    for metric, column in read.columns.items():
+        measured = read.measured[metric]
+        values = column if measured.all() else column[measured]
+        known = rows.get(metric)
+        if not len(values):
+            continue
+        if known is None and len(rows) >= settings.metrics:
+            full = True
+        else:
+            rows[metric] = _moments(values) if known is None else _together(known, _moments(values))
+    return Windowed(WindowState(place if state.place is None else state.place, rows, full), closed)
+
+
+def close(state: WindowState, topic: str, settings: WindowSettings) -> Windowed:
+    """No open window, and the statistics of the one that was open."""
+    if state.place is None:
+        return Windowed(state, ())
+    starts_s, length_s = float(state.place * settings.length_s), float(settings.length_s)
+    closed = tuple(
+        WindowAggregated(
+            topic=topic,
+            metric=metric,
+            starts_s=starts_s,
+            length_s=length_s,
+            count=row.size,
+            mean=row.mean,
+            minimum=row.low,
+            maximum=row.high,
+            standard_deviation=math.sqrt(row.squares / row.size),
+        )
+        for metric, row in state.rows.items()
+    )
+    return Windowed(WindowState(full=state.full), closed)
+
+
+def _moments(values: FloatArray) -> Moments:
+    count = len(values)
+    if count == 1:
+        value = float(values[0])
+        return Moments(1, value, 0.0 if math.isfinite(value) else math.nan, value, value)
+    if count > FEW:
+        return _many(values)
+    numbers = values.tolist()
+    try:
+        mean = math.fsum(numbers) / count
+        squares = math.fsum([(number - mean) ** 2 for number in numbers])
+    except (ValueError, OverflowError):  # Infinities of both signs, or finite values whose sum or square is too large for a float.
+        mean = squares = math.nan
+    if not math.isfinite(mean):
+        return _not_finite(count, mean)
+    return Moments(count, mean, squares, min(numbers), max(numbers))
+
+
+def _many(values: FloatArray) -> Moments:
+    count = len(values)
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return _not_finite(count, low + high)
+    mean = float(values.sum()) / count
+    apart = values - mean
+    return Moments(count, mean, float(apart.dot(apart)), low, high)
+
+
+def _not_finite(count: int, mean: float) -> Moments:
+    return Moments(count, mean, math.nan, mean, mean)
+
+
+def _together(one: Moments, other: Moments) -> Moments:
+    count = one.size + other.size
+    if not (math.isfinite(one.mean) and math.isfinite(other.mean)):
+        return _not_finite(count, one.mean + other.mean)
+    apart, share = other.mean - one.mean, other.size / count
+    squares = one.squares + other.squares + apart * apart * one.size * share
+    return Moments(count, one.mean + apart * share, squares, min(one.low, other.low), max(one.high, other.high))

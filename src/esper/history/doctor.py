@@ -1,0 +1,167 @@
+"""What may be wrong with a machine or a log, asked one thing after another; nothing is changed, and torch is never imported.
+
+A check that could not be made is unknown, never fine.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import apsw
+
+from esper.errors import EsperError, LogError
+from esper.history.catalog import Listed, listed
+from esper.history.ways import how_to_go_on, log_typed
+from esper.oona.directory import Directory
+from esper.oona.observed import check_observed
+from esper.oona.place import file_system_of, mounted, refuse_network
+
+Verdict = Literal["ok", "warning", "bad", "unknown"]
+PYTHON = (3, 11)
+# Before it a WAL database can be corrupted when two connections write and checkpoint at once (sqlite.org, release log of 3.51.3).
+SQLITE = (3, 51, 3)
+LEAST_FREE_BYTES = 1_000_000_000
+NEWEST = 20
+
+
+class Check(NamedTuple):
+    """One thing that was asked, and the answer: `bad` stops work, `warning` may."""
+
+    name: str
+    verdict: Verdict
+    answer: str
+
+
+def examine(log: Path, *, every_run: bool = False) -> Iterator[Check]:
+    """Every check, one after another: the programs, then the log at `log`, then its runs (the newest 20, or every one)."""
+    yield _python()
+    yield _sqlite()
+    yield _torch()
+    try:
+        exists = log.exists()
+    except OSError as error:
+        yield Check("log", "bad", f"{log} cannot be looked at: {error.strerror}")
+        return
+    if not exists:
+        yield _absent(log)
+        yield _free(log)
+        return
+    place = list(_place(log))
+    yield from place
+    yield _free(log)
+    if all(check.verdict != "bad" for check in place):
+        yield from _runs(log, every_run)
+
+
+def _python() -> Check:
+    found = sys.version_info[:3]
+    words = ".".join(map(str, found))
+    if found >= PYTHON:
+        return Check("python", "ok", words)
+    return Check("python", "bad", f"expected {'.'.join(map(str, PYTHON))} or newer, got {words}")
+
+
+def _sqlite() -> Check:
+    found = apsw.sqlite_lib_version()
+    words = f"{found} (apsw {apsw.apsw_version()})"
+    if tuple(int(part) for part in found.split(".")) >= SQLITE:
+        return Check("sqlite", "ok", words)
+    return Check("sqlite", "bad", f"expected {'.'.join(map(str, SQLITE))} or newer, got {words}: pip install --upgrade apsw")
+
+
+def _torch() -> Check:
+    try:
+        return Check("torch", "ok", version("torch"))
+    except PackageNotFoundError:
+        return Check("torch", "warning", 'not installed: reading works, training needs pip install "esper-training[train]"')
+
+
+def _absent(log: Path) -> Check:
+    parent = next(folder for folder in log.absolute().parents if folder.exists())
+    if os.access(parent, os.W_OK):
+        return Check("log", "ok", f"{log} does not exist yet; the first run makes it")
+    return Check("log", "bad", f"{log} does not exist, and {parent} may not be written: name another with --log")
+
+
+def _place(log: Path) -> Iterator[Check]:
+    yield _disk(log)
+    try:
+        with tempfile.TemporaryFile(dir=log, prefix=".doctor-") as file:
+            file.write(b"\0")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if log.is_dir() and os.access(log, os.R_OK | os.X_OK):
+            yield Check("log", "warning", f"{log} cannot be written: {error.strerror}; its runs can be read, and no other can be added")
+        else:
+            yield Check("log", "bad", f"{log} cannot be used: {error.strerror}")
+    else:
+        yield Check("log", "ok", f"{log} can be written")
+
+
+def _disk(log: Path) -> Check:
+    mounts = mounted()
+    kind = file_system_of(log.resolve(), mounts)
+    if not kind:
+        return Check("disk", "unknown", "this system does not say what it is: a log needs a local one")
+    try:
+        refuse_network(log, mounts)
+    except EsperError as error:
+        return Check("disk", "bad", str(error))
+    return Check("disk", "ok", f"local, {kind}")
+
+
+def _free(log: Path) -> Check:
+    folder = next(folder for folder in (log.absolute(), *log.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    words = f"{free / 1e9:.1f} GB"
+    if free >= LEAST_FREE_BYTES:
+        return Check("free space", "ok", words)
+    return Check("free space", "warning", f"{words}: a full disk stops training; what was acknowledged stays readable")
+
+
+def _runs(log: Path, every_run: bool) -> Iterator[Check]:
+    directory = Directory(log)
+    names = directory.names()
+    checked = 0
+    for one in listed(directory):
+        if not every_run and checked == NEWEST:
+            break
+        yield _run(directory, one)
+        checked += 1
+    if checked < len(names) and not every_run:
+        yield Check("runs", "unknown", f"{checked} of {len(names)} were checked, the newest: --all checks every one")
+    elif not checked:
+        yield Check("runs", "ok", "none yet")
+
+
+def _run(directory: Directory, one: Listed) -> Check:
+    name = f"run {one.run[-6:]}"
+    if one.problem is not None:
+        return Check(name, "bad", one.problem)
+    try:
+        with directory.open(one.run) as log:
+            if log.run != one.run:
+                raise LogError(f"expected run {one.run} in {log.path}, got {log.run}: name the directory so, or move a copy out of the log")
+            heads = log.heads()
+        check_observed(directory.path / one.run)
+    except EsperError as error:
+        return Check(name, "bad", str(error))
+    onward = how_to_go_on(one.run, one.task, log_typed(directory.path))
+    words = f"{sum(head.sequence for head in heads.topics.values())} records, every number and chain is right"
+    match one.standing:
+        case "live":
+            return Check(name, "ok", f"{words}; process {one.holder} writes it")
+        case "interrupted":
+            return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
+        case "finished" if not one.sealed:
+            return Check(
+                name, "warning", f"{words}; finished but not sealed, which an observer does: esper observe{log_typed(directory.path)}"
+            )
+        case standing:
+            return Check(name, "ok", f"{words}; {standing}")

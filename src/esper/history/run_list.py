@@ -1,0 +1,85 @@
+"""A list of runs that is kept: a sealed run is described once, any other again when its files have changed, and at most once a second."""
+
+import os
+import time
+from collections.abc import Sequence
+from threading import Lock
+
+from esper.events.envelope import RunId
+from esper.history.catalog import Listed, described
+from esper.oona.directory import Directory
+from esper.oona.lock import holder_of
+from esper.oona.run_log import FILE, LOCK
+
+AGAIN_S = 1.0
+_Look = tuple[tuple[int, int], tuple[int, int], int | None]
+
+
+class RunList:
+    """The lines of `esper runs`, for any number of threads."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._lock = Lock()
+        self._names: tuple[RunId, ...] = ()
+        self._unmade: tuple[RunId, ...] = ()
+        self._named_at = -AGAIN_S
+        self._changed = -1
+        self._lines: dict[RunId, tuple[_Look | None, Listed]] = {}
+        self._listed: tuple[Listed, ...] = ()
+        self._listed_at = -AGAIN_S
+
+    def names(self, *, afresh: bool = False) -> Sequence[RunId]:
+        """The ids of all runs, hidden ones too, the newest first; at most a second old, or as they are now."""
+        with self._lock:
+            return self._known_names(afresh=afresh)
+
+    def lines(self) -> Sequence[Listed]:
+        """The line of every run that is not hidden, the newest first; at most a second old."""
+        with self._lock:
+            if time.monotonic() >= self._listed_at + AGAIN_S:
+                names = [name for name in self._known_names(afresh=True) if ":" not in name]
+                for gone in self._lines.keys() - set(names):
+                    del self._lines[gone]
+                self._listed = tuple(line for name in names if (line := self._line(name)) is not None)
+                self._listed_at = time.monotonic()
+            return self._listed
+
+    def line(self, run: RunId) -> Listed | None:
+        """The line of one run, as it is now; None where there is none."""
+        with self._lock:
+            return self._line(run)
+
+    def _known_names(self, *, afresh: bool) -> tuple[RunId, ...]:
+        """Folders that have no file yet are looked at every time: a file that comes into one does not change the directory above."""
+        changed, has_log = self._directory.path.stat().st_mtime_ns, self._directory.has_log
+        if afresh or changed != self._changed or time.monotonic() >= self._named_at + AGAIN_S or any(map(has_log, self._unmade)):
+            names = self._directory.names(hidden=True)
+            self._unmade = tuple(name for name in names if name not in self._lines and not has_log(name))
+            self._names = tuple(name for name in names if name not in self._unmade)
+            self._changed, self._named_at = changed, time.monotonic()
+        return self._names
+
+    def _line(self, run: RunId) -> Listed | None:
+        look, line = self._lines.get(run, (None, None))
+        if line is not None and line.sealed:
+            return line
+        now = _look(self._directory, run)
+        if line is None or look != now:
+            line = described(self._directory, run)
+            if line is not None:
+                self._lines[run] = (now, line)
+        return line
+
+
+def _look(directory: Directory, run: RunId) -> _Look:
+    folder = directory.path / run
+    return _size(os.fspath(folder / FILE)), _size(os.fspath(folder / (FILE + "-wal"))), holder_of(folder / LOCK)
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - asked for thousands of runs; a Path costs more than the question.
+    except OSError:
+        return (-1, 0)
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,154 @@
+"""`esper observe` and `esper rebuild`: an observer put together from what stands in the directory, and its states made again."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from esper.errors import DataError, LogError
+from esper.events.envelope import RunId
+from esper.events.topics import OBSERVERS
+from esper.folds.monitoring.rules import Rule
+from esper.folds.monitoring.run import Watch, fold
+from esper.folds.monitoring.topic import WatchSettings
+from esper.observer.delivering import delivery_settings, make_deliverer
+from esper.observer.delivery.handlers.build import build_handlers
+from esper.observer.leader import LEAVE_AFTER_S, LOCK, serve
+from esper.observer.observer import Observer, ObserverSettings
+from esper.observer.rule_files import parse_rules, parse_watching
+from esper.observer.written import text_of
+from esper.oona.contract import START, records_between
+from esper.oona.directory import Directory
+from esper.oona.lock import Lock
+from esper.oona.observed import Observed, is_observed, is_settled, observed_records
+
+RULES = "alerts.toml"
+
+
+def builtin_rules() -> tuple[Rule, ...]:
+    """The alert rules that every run is watched by."""
+    return parse_rules(files("esper.observer").joinpath("builtin.toml").read_text(), "builtin.toml")
+
+
+def watching_of(directory: Directory, path: Path | None = None) -> WatchSettings:
+    """How the runs of `directory` are watched, and by which rules: as built in, with what `path`, or `alerts.toml` in it, says.
+
+    Raises SettingsError, with the line, for the first mistake.
+    """
+    text, where = text_of(path, directory.path / RULES, "alert rules and settings") or ("", Path(RULES))
+    return parse_watching(text, os.fspath(where), builtin_rules())
+
+
+def observe(
+    directory: Directory,
+    *,
+    rules: Path | None = None,
+    delivery: Path | None = None,
+    background: bool = False,
+    from_start: bool = False,
+    began: Callable[[], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Waits until nobody else observes `directory`, then observes it until `stop`; in the background niced, until nothing is left to do.
+
+    `began` is called when the waiting is over. Raises SettingsError for a file of rules or handlers with a mistake, before it waits.
+    """
+    make = observer_maker(directory, rules=rules, delivery=delivery, from_start=from_start)
+    if background:
+        os.nice(10)
+
+    def begin() -> Observer:
+        observer = make()
+        began()
+        return observer
+
+    def waiting(holder: int) -> None:
+        _said(f"process {holder} observes {directory.path} already; waiting to take over")
+
+    serve(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
+
+
+def observer_maker(
+    directory: Directory, *, rules: Path | None = None, delivery: Path | None = None, from_start: bool = False
+) -> Callable[[], Observer]:
+    """What makes an observer of `directory` with what its files say. Raises SettingsError for a mistake in one of them, at once."""
+    handlers = delivery_settings(directory, delivery)
+    build_handlers(handlers)
+    settings = ObserverSettings(watch=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
+
+    def make() -> Observer:
+        deliverer, outcomes = make_deliverer(directory, handlers)
+        return Observer(
+            directory,
+            settings,
+            now=lambda: datetime.now(UTC),
+            deliverer=deliverer,
+            outcomes=outcomes,
+            from_start=from_start,
+            report=_said,
+        )
+
+    return make
+
+
+def _said(problem: str) -> None:
+    sys.stderr.write(f"esper observe: {problem}\n")
+    sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What came of making a run's state again. `before` is the digest of the saved state where that stood at the same place."""
+
+    run: RunId
+    records: int
+    digest: str
+    before: str | None
+
+    @property
+    def same(self) -> bool | None:
+        """Whether the state made again is the one that was saved; None where none was saved at its place."""
+        return None if self.before is None else self.before == self.digest
+
+
+def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iterator[Rebuilt]:
+    """Makes the states of `runs`, or of all that were observed, again from their logs; what was derived stays as it is.
+
+    By the settings that its observers named, each from where it began. Raises LogError where somebody observes the directory now.
+    """
+    unnamed = watching_of(directory)
+    lock = Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
+    try:
+        for run in directory.names(hidden=True) if runs is None else runs:
+            folder = directory.path / run
+            if is_observed(folder):
+                yield _rebuilt(directory, run, unnamed)
+            elif runs is not None:
+                raise LogError(f"expected an observed run, got {run}: nobody observed it yet")
+    finally:
+        lock.release()
+
+
+def _rebuilt(directory: Directory, run: RunId, unnamed: WatchSettings) -> Rebuilt:
+    """`unnamed` are the settings where no observer named any that this version knows."""
+    folder = directory.path / run
+    settled = is_settled(folder)
+    with Observed(folder, run) as observed, directory.open(run) as log:
+        saved = observed.saved()
+        watch = Watch(run, unnamed)
+        fold(watch, lambda: records_between(log, START, saved.derived_to), observed_records(folder, run, OBSERVERS))
+        before = _digest(run, saved.state) if saved.state is not None and saved.state_to == saved.derived_to else None
+        observed.save((), saved.derived_to, watch.to_bytes())
+        if settled:
+            observed.seal()
+    return Rebuilt(run, saved.derived_to.records_since(START), watch.digest(), before)
+
+
+def _digest(run: RunId, state: bytes) -> str | None:
+    try:
+        return Watch.from_bytes(run, state).digest()
+    except DataError:
+        return None

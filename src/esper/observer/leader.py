@@ -1,0 +1,116 @@
+"""Who observes: of all processes that offer to, the one that holds the directory's lock. The others wait for it.
+
+Every training starts a process that offers (`start_watchers`), `esper observe` and `esper nissa` are others. When the holder ends, however
+it ends, the next one takes the lock within a second and goes on where the files say. The holder leaves some time after the last training,
+unless it was told to stay; one that had to wait, and finds nothing trained any more, leaves as soon as nothing is left to do.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from esper.errors import LogError
+from esper.observer.observer import Observer
+from esper.oona.directory import Directory
+from esper.oona.lock import Lock, holder_of
+
+LOCK = "observer.lock"
+LEAVE_AFTER_S = 60.0
+OBSERVE_VARIABLE = "ESPER_OBSERVE"
+_TURN_S = 0.25
+_WAIT_S = 0.5
+_LATE_S = 3.0
+
+
+def observer_of(directory: Directory) -> int | None:
+    """The pid of the process that observes `directory`; None where nobody does."""
+    return holder_of(directory.path / LOCK)
+
+
+def serve(
+    directory: Directory,
+    make: Callable[[], Observer],
+    *,
+    stop: Callable[[], bool],
+    leave_after_s: float | None,
+    waiting: Callable[[int], None],
+) -> None:
+    """Waits for the lock of `directory`, then observes with what `make` makes, until `stop`, or until there is nothing to do for so long.
+
+    `waiting` is told once the pid of the process that observes already. Where the directory is emptied meanwhile it begins anew.
+    """
+    told = False
+    while not stop():
+        holder = observer_of(directory)
+        if holder is None and (lock := _taken(directory)) is not None:
+            late_s = None if leave_after_s is None else min(leave_after_s, _LATE_S) if told else leave_after_s
+            try:
+                kept = _observe(directory, make, stop, late_s)
+            finally:
+                lock.release()
+            if kept:
+                return
+            continue
+        if not told and holder is not None:
+            told = True
+            waiting(holder)
+        time.sleep(_WAIT_S)
+
+
+def _taken(directory: Directory) -> Lock | None:
+    try:
+        return Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
+    except LogError:
+        if observer_of(directory) is None:
+            raise  # Nobody holds it: it cannot be made.
+        return None
+
+
+def _observe(directory: Directory, make: Callable[[], Observer], stop: Callable[[], bool], leave_after_s: float | None) -> bool:
+    """Observes; False where the lock's file was removed meanwhile, as where the directory was emptied: whoever comes next holds another."""
+    with make() as observer:
+        busy_at = time.monotonic()
+        while not stop():
+            came = observer.turn(_TURN_S)
+            if observer_of(directory) != os.getpid():
+                return False
+            if came or not observer.idle:
+                busy_at = time.monotonic()
+            elif leave_after_s is not None and time.monotonic() >= busy_at + leave_after_s:
+                break
+    return True
+
+
+def start_watchers(directory: Directory) -> None:
+    """Starts a process that offers to observe `directory`, and one that measures the machine; both leave on their own.
+
+    ESPER_OBSERVE=0 keeps them from that. What they have to say goes to `observer.log` and `agent.log` in the directory; that the observer
+    could not start, or failed, is said on standard error too.
+    """
+    if os.environ.get(OBSERVE_VARIABLE) == "0":
+        return
+    _start(directory, "observe", "observer.log")
+    if find_spec("psutil") is not None:
+        _start(directory, "agent", "agent.log")
+
+
+def _start(directory: Directory, command: str, log: str) -> None:
+    words = [sys.executable, "-m", "esper.cli", command, "--log", os.fspath(directory.path.absolute()), "--background"]
+    with (directory.path / log).open("ab") as said:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
+    # Somebody has to wait for it, or it stays as a zombie as long as this process lives.
+    target = partial(_wait_for_observer, process, directory.path / log) if command == "observe" else process.wait
+    threading.Thread(target=target, name=f"esper-{command}", daemon=True).start()
+
+
+def _wait_for_observer(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Says when an observer fails: whoever trains believes that somebody watches."""
+    if (code := process.wait()) != 0:
+        sys.stderr.write(f"esper: the observer that this training started ended with {code}; the training goes on. Why: {log}\n")
+        sys.stderr.flush()

@@ -1,0 +1,394 @@
+"""The observer: follows a directory, derives what follows from each run's records, keeps it beside the run, and has alerts delivered.
+
+One process at a time holds the observer's lock and does this (`esper.observer.leader`). What was derived is saved in one transaction with
+the position that it was derived to; the state is saved with it now and then. A killed observer's successor loads the state, folds without
+deriving up to that position, and goes on: the derived records are the same, whenever it was killed. Silence alone is judged by a clock.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Protocol, Self
+
+from esper.errors import DataError, EsperError
+from esper.events import topics
+from esper.events.codec import decode, encode
+from esper.events.envelope import EventId, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.observability import (
+    AlertFiring,
+    AlertNotified,
+    AlertResolved,
+    AlertSuppressed,
+    FoldBlocked,
+    FoldUnblocked,
+    ObserverStarted,
+)
+from esper.folds.form import form
+from esper.folds.monitoring.run import Watch, fold, own_id
+from esper.folds.monitoring.topic import RULE_VERSIONS, WatchSettings
+from esper.oona import seal
+from esper.oona.contract import START, Position, records_between
+from esper.oona.directory import Directory
+from esper.oona.follower import Batch, Follower
+from esper.oona.observed import Observed, Saved, is_observed, is_settled, observed_records
+
+Outcome = AlertNotified | AlertSuppressed
+Outcomes = SimpleQueue[tuple[RunId, Outcome]]
+_OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
+_OUTCOMES = frozenset({AlertNotified.KIND, AlertSuppressed.KIND})
+_LAST_DELIVERY_S = 5.0
+
+
+class Delivers(Protocol):
+    """Who tells people: `esper.observer.delivery`. Every outcome comes back through the queue that the observer was given."""
+
+    def start(self) -> None: ...
+    def offer(self, alert: Record) -> None: ...
+    def settled(self, outcome: Record) -> None: ...
+    def outstanding(self, run: RunId | None = None) -> int: ...
+    def close(self, timeout_s: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class ObserverSettings:
+    """How a directory is observed."""
+
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    state_every_s: float = 2.0
+    """How often the state of a run is saved: what a successor has to fold again at most."""
+    tick_s: float = 1.0
+    """How often silence is judged, and runs that ended are let go of."""
+    fresh_s: float = 600.0
+    """A run that was sealed before anybody observed it is observed from its start when that is no longer ago."""
+
+
+class _Run:
+    """One run that is open: what is known of it, its file, and how far it was derived."""
+
+    __slots__ = ("came", "observed", "position", "saved_at", "saved_to", "was_free", "watch")
+
+    def __init__(self, watch: Watch, observed: Observed, position: Position) -> None:
+        self.watch = watch
+        self.observed = observed
+        self.position = position
+        self.saved_to: Position | None = None
+        self.saved_at = time.monotonic()
+        self.was_free = False
+        self.came = True
+
+
+class Observer:
+    """Observes `directory`. One thread uses it; `turn` again and again, then `close`, or use it in a `with` statement.
+
+    The caller holds the observer's lock. `deliverer`, where there is one, is started here once it knows what was settled before; its
+    outcomes come through `outcomes`, from any thread. Trouble with one run is told to `report` and leaves the others alone.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        settings: ObserverSettings,
+        *,
+        now: Callable[[], datetime],
+        deliverer: Delivers | None = None,
+        outcomes: Outcomes | None = None,
+        from_start: bool = False,
+        report: Callable[[str], None],
+    ) -> None:
+        self._directory, self._settings, self._now, self._report = directory, settings, now, report
+        self._deliverer, self._outcomes = deliverer, outcomes or SimpleQueue()
+        self._instance, self._began, self._counter = f"{socket.gethostname()}:{os.getpid()}", now(), 0
+        self._runs: dict[RunId, _Run] = {}
+        self._parked: set[RunId] = set()
+        self._unsettled: set[RunId] = set()
+        self._troubled: set[RunId] = set()
+        self._to_note: dict[RunId, list[Outcome]] = {}
+        self._introduced: set[RunId] = set()
+        self._ticked_at = -settings.tick_s
+        positions = self._positions()
+        # Sealed and observed to their end, but not settled yet: whoever did that was killed before it could.
+        self._to_settle = {
+            run for run in positions if is_observed(directory.path / run) and seal.read_mark(directory.path / run) is not None
+        }
+        self._follower = Follower(directory, positions, from_start=from_start)
+        if deliverer is not None:
+            self._hand_over(positions)
+            deliverer.start()
+
+    @property
+    def live(self) -> frozenset[RunId]:
+        """The trainings that some process writes."""
+        return frozenset(run for run in self._follower.live if ":" not in run)
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is left to do but to wait: no run is written, and no alert is undelivered."""
+        return not self.live and (self._deliverer is None or not self._deliverer.outstanding())
+
+    def turn(self, timeout_s: float) -> int:
+        """Waits at most `timeout_s` for records and observes them; how many came."""
+        batches = self._follower.poll(timeout_s)
+        for batch in batches:
+            with self._guarded(batch.run):
+                self._take(batch)
+            self._note_outcomes()
+        self._note_outcomes()
+        if time.monotonic() >= self._ticked_at + self._settings.tick_s:
+            self._tick()
+        return sum(len(batch.page.records) for batch in batches)
+
+    def close(self) -> None:
+        """Delivers what can be delivered soon, saves all states and lets go of every file."""
+        if self._deliverer is not None:
+            self._deliverer.close(_LAST_DELIVERY_S)
+        self._note_outcomes()
+        for run in list(self._runs):
+            with self._guarded(run):
+                self._park(run)
+        self._follower.close()
+
+    def _positions(self) -> dict[RunId, Position]:
+        """Where to go on: what was derived, and from the start for runs that were sealed lately, before anybody could look."""
+        positions: dict[RunId, Position] = {}
+        for run in self._directory.names(hidden=True):
+            folder = self._directory.path / run
+            if is_observed(folder):
+                if not (is_settled(folder) and seal.read_mark(folder) is not None):
+                    with self._guarded(run):
+                        positions[run] = _derived_to(folder, run)
+            elif seal.sealed_ago_s(folder, self._now()) <= self._settings.fresh_s:
+                positions[run] = START
+        return positions
+
+    def _hand_over(self, runs: Iterable[RunId]) -> None:
+        """Tells the deliverer what was derived before, and what became of it."""
+        assert self._deliverer is not None
+        for run in runs:
+            with self._guarded(run):
+                for record in observed_records(self._directory.path / run, run, topics.ALERTS):
+                    if record.type in _OFFERED:
+                        self._deliverer.offer(record)
+                    elif record.type in _OUTCOMES:
+                        self._deliverer.settled(record)
+
+    def _take(self, batch: Batch) -> None:
+        run = self._open(batch.run)
+        found: list[Record] = []
+        if batch.error is not None:
+            if not run.watch.unreadable:  # Said once, however often a damaged file grows.
+                self._report(str(batch.error))
+                found += self._said(run, FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
+            run.watch.unreadable = True
+        elif run.watch.unreadable:
+            run.watch.unreadable = False
+            found += self._unblocked(run, frozenset({topics.RUN}))
+        for record in batch.page.records:
+            found += run.watch.take(record)
+        run.position, run.came = batch.page.position, True
+        if batch.ended and run.watch.ended:  # The last look at it: a run that was silent, and went on to its end since, is so no more.
+            found += self._heard_of(batch.run, run, free=False)
+        # What the observer says by itself a successor would not find again by folding.
+        says = any(record.topic == topics.OBSERVERS for record in found)
+        self._save(run, found, with_state=says or batch.ended or time.monotonic() >= run.saved_at + self._settings.state_every_s)
+        if batch.ended:
+            self._park(batch.run)
+
+    def _save(self, run: _Run, found: Iterable[Record], *, with_state: bool) -> None:
+        new = run.observed.save(tuple(found), run.position, run.watch.to_bytes() if with_state else None)
+        if with_state:
+            run.saved_at, run.saved_to = time.monotonic(), run.position
+        if self._deliverer is not None:
+            for record in new:
+                if record.type in _OFFERED:
+                    self._deliverer.offer(record)
+
+    def _open(self, name: RunId) -> _Run:
+        run = self._runs.get(name)
+        if run is None:
+            run = self._runs[name] = self._opened(name)
+            self._parked.discard(name)
+            self._unsettled.discard(name)
+            if name not in self._introduced:
+                self._introduced.add(name)
+                self._save(run, self._said(run, _started(self._settings.watch), self._now()), with_state=True)
+        return run
+
+    def _opened(self, name: RunId) -> _Run:
+        observed = Observed(self._directory.path / name, name)
+        try:
+            saved = observed.saved()
+            watch, state_to = self._loaded(name, saved)
+            own = observed_records(self._directory.path / name, name, topics.OBSERVERS) if state_to == START else ()
+            with self._directory.open(name) as log:
+                fold(watch, lambda: records_between(log, state_to, saved.derived_to), own)
+                if watch.settings != self._settings.watch:
+                    watch.change(self._settings.watch, records_between(log, START, saved.derived_to))
+                blocked = watch.unblock()
+                past = records_between(log, START, saved.derived_to) if blocked else ()
+                again = [record for record in past if record.topic in blocked]
+            run = _Run(watch, observed, saved.derived_to)
+            found = [one for record in again for one in watch.take(record)]
+            self._save(run, (*found, *self._unblocked(run, blocked)), with_state=bool(blocked))
+        except BaseException:
+            observed.close()
+            raise
+        return run
+
+    def _loaded(self, name: RunId, saved: Saved) -> tuple[Watch, Position]:
+        if saved.state is not None:
+            try:
+                return Watch.from_bytes(name, saved.state), saved.state_to
+            except DataError as error:
+                if name not in self._troubled:
+                    self._report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
+        return Watch(name, self._settings.watch), START
+
+    def _park(self, name: RunId) -> None:
+        """Saves a run and lets go of it: it ended, its process is gone, or the observer leaves. More records open it again."""
+        run = self._runs.pop(name)
+        try:
+            if run.saved_to != run.position:
+                self._save(run, (), with_state=True)
+        finally:
+            run.observed.close()
+        self._parked.add(name)
+        if not run.watch.firing:
+            self._unsettled.add(name)
+
+    def _settle(self, name: RunId) -> None:
+        """Seals a finished run that its writer could not seal, and its observed file once nothing about it is firing or undelivered."""
+        if self._deliverer is not None and self._deliverer.outstanding(name):
+            return
+        # What is delivered is in the queue by now. A settled run is not looked at again: sealed without it, a kill would lose it.
+        self._note_outcomes()
+        if name in self._to_note:
+            return
+        self._unsettled.discard(name)
+        if self._directory.seal_finished(name):
+            Observed(self._directory.path / name, name).seal()
+
+    def _note_outcomes(self) -> None:
+        """Writes what became of alerts; what cannot be written now is kept for the next time."""
+        while True:
+            try:
+                name, event = self._outcomes.get_nowait()
+            except Empty:
+                break
+            self._to_note.setdefault(name, []).append(event)
+        for name in list(self._to_note):
+            with self._guarded(name):
+                self._note(name, self._to_note[name])
+                del self._to_note[name]
+
+    def _note(self, name: RunId, events: Iterable[Outcome]) -> None:
+        run = self._runs.get(name)
+        observed = Observed(self._directory.path / name, name) if run is None else run.observed
+        try:
+            noted = [(observed.find(event.alert), event) for event in events]
+            failures = [text for alert, event in noted if (text := _failure(alert, event)) is not None]
+            observed.save([self._outcome(alert, event) for alert, event in noted])
+            for text in failures:
+                self._report(text)
+        finally:
+            if run is None:
+                observed.close()
+                self._unsettled.add(name)
+
+    def _outcome(self, alert: Record, event: Outcome) -> Record:
+        """An outcome stands where its alert does, and is caused by it."""
+        return alert._replace(
+            id=self._next_id(), type=event.KIND, time=self._now(), cause=alert.id, generation=alert.generation + 1, data=encode(event)
+        )
+
+    def _tick(self) -> None:
+        self._ticked_at = time.monotonic()
+        live = self._follower.live
+        again, self._to_settle = self._troubled | self._to_settle, set()
+        for name in again | (self._follower.following - self._runs.keys() - self._parked):
+            with self._guarded(name):
+                self._begin_again(name)
+        # A run that is not read to its end, by an observer that comes late or was stopped, is not silent for what waits there.
+        for name in self._runs.keys() - self._follower.behind:
+            with self._guarded(name):
+                self._judge(name, free=name not in live)
+        for name in list(self._unsettled):
+            with self._guarded(name):
+                self._settle(name)
+
+    def _begin_again(self, name: RunId) -> None:
+        self._follower.go_back(name, self._open(name).position)
+
+    def _judge(self, name: RunId, *, free: bool) -> None:
+        """A free lock counts once the run has been read again since it was seen: else one that ended in between is called dead."""
+        run = self._runs[name]
+        gone = free and run.was_free and not run.came
+        run.was_free, run.came = free, False
+        if found := self._heard_of(name, run, free=gone):
+            self._save(run, found, with_state=True)
+        if gone and (run.watch.ended or ":" in name or run.watch.silence.silent == "dead"):
+            self._park(name)
+
+    def _heard_of(self, name: RunId, run: _Run, *, free: bool) -> tuple[Record, ...]:
+        """What the clock says of a training's silence that is new."""
+        verdict = None if ":" in name else run.watch.judge(self._now(), lock_free=free)
+        return () if verdict is None else self._said(run, *verdict)
+
+    def _unblocked(self, run: _Run, were: frozenset[str]) -> tuple[Record, ...]:
+        """What is said of topics that `were` blocked once none of the run is any more."""
+        return self._said(run, FoldUnblocked(topics=tuple(sorted(were))), self._now()) if were and not run.watch.blocked else ()
+
+    def _said(self, run: _Run, event: Event, at: datetime) -> tuple[Record, ...]:
+        return run.watch.says(event, self._next_id(), at)
+
+    def _next_id(self) -> EventId:
+        self._counter += 1
+        return own_id(self._instance, self._began, self._counter)
+
+    @contextmanager
+    def _guarded(self, name: RunId) -> Iterator[None]:
+        """Within it trouble with one run is reported once, and the run begun again from what was saved, until that succeeds."""
+        try:
+            yield
+            self._troubled.discard(name)
+        except EsperError as error:
+            if name not in self._troubled:
+                self._report(str(error))
+            self._troubled.add(name)
+            run = self._runs.pop(name, None)
+            if run is not None:
+                run.observed.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _failure(alert: Record, event: Outcome) -> str | None:
+    """Why a handler did not deliver `alert`, for whoever looks into `observer.log` because nobody was told; None where it did not fail."""
+    if not isinstance(event, AlertNotified) or event.outcome != "failed":
+        return None
+    told = decode(alert)
+    assert isinstance(told, AlertFiring | AlertResolved), "only these are delivered"
+    state = "firing" if isinstance(told, AlertFiring) else "resolved"
+    return f"run {alert.run}: handler {event.handler} did not deliver {told.rule} ({state}): {event.error}"
+
+
+def _derived_to(folder: Path, run: RunId) -> Position:
+    with Observed(folder, run) as observed:
+        return observed.saved().derived_to
+
+
+def _started(settings: WatchSettings) -> ObserverStarted:
+    written = form(settings)
+    assert isinstance(written, dict), "settings are written as an object"
+    return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)

@@ -1,0 +1,374 @@
+"""Rule files: how runs are watched, and by which alert rules, written as TOML. A file with a mistake is refused with its line and the
+reason, before anything starts.
+
+One table for each part of `WatchSettings`; its keys are that part's. One `[[rule]]` table a rule; its keys are the fields of `_Written`.
+`off` names built-in rules that are not to be used; a rule of the same name may then be written anew. Checked is everything that can be:
+settings, names of topics, metrics, detectors, event kinds and their fields.
+"""
+
+import json
+import re
+import types
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from esper.events.catalogue import BY_NAME, kinds_of
+from esper.events.fields import CONFIG, Event, Part
+from esper.events.topics import OBSERVERS, TOPICS, TopicClass, is_fact
+from esper.folds.monitoring.detectors.detect import DETECTORS, MISSING
+from esper.folds.monitoring.measurements import METRICS, is_known
+from esper.folds.monitoring.rules import (
+    SOURCE_LABELS,
+    AnomalySource,
+    EventSource,
+    Limit,
+    MetricSource,
+    Rule,
+    Scalar,
+    Severity,
+    template_fields,
+)
+from esper.folds.monitoring.topic import WatchSettings
+from esper.settings import Path, TomlFile
+
+_DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LABEL = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_RESERVED = frozenset((*SOURCE_LABELS, "run", "rule", "topic", "severity", "value", "alertname"))
+_MOST_COUNTED = 100
+_READ = frozenset((OBSERVERS, *(name for name, topic in TOPICS.items() if topic.kind is not TopicClass.DERIVED)))
+"""The topics whose records rules are shown: those of the run's own writer, and what observers say of it."""
+_ONLY_EVENTS = ("where", "field", "count", "within", "by", "until")
+
+
+class _Written(BaseModel):
+    """A rule as it stands in a file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+    topic: str
+    severity: Severity
+    metric: str | None = None
+    anomaly: str | None = None
+    event: str | None = None
+    above: float | None = None
+    below: float | None = None
+    not_finite: bool = False
+    clear: float | None = None
+    where: dict[str, Scalar] = {}
+    field: str | None = None
+    count: Annotated[int, Field(ge=1, le=_MOST_COUNTED)] = 1
+    within: str | None = None
+    by: list[str] | None = None
+    until: list[str] = []
+    for_: Annotated[str, Field(alias="for")] = "0s"
+    keep_firing_for: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, Annotated[str, Field(max_length=1000)]] = {}
+
+
+KEYS = tuple(field.alias or name for name, field in _Written.model_fields.items())
+"""What may stand in a [[rule]] table."""
+
+TABLES: Mapping[str, Part] = {name: part for name, part in WatchSettings() if isinstance(part, Part)}
+"""What may stand beside rules, with what holds where it does not."""
+
+
+def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> WatchSettings:
+    """How `text` says that runs are watched; `where` names it in errors. What it does not give is as built in.
+
+    The rules in force are those of `builtin` that `text` does not switch off, by name or with their detector, then its own. Raises
+    SettingsError, with the line, for the first mistake.
+    """
+    file = TomlFile(text, where)
+    for key in file.content:
+        if key not in {"off", "rule", *TABLES}:
+            file.refuse_at((key,), f"unknown key {key!r}, expected off, [[rule]] or one of {', '.join(f'[{name}]' for name in TABLES)}")
+    parts = {name: _part(file, name, part) for name, part in TABLES.items() if name in file.content}
+    settings = WatchSettings().model_copy(update=parts)
+    return settings.model_copy(update={"rules": _rules(file, builtin, settings.detectors.off)})
+
+
+class Changed(NamedTuple):
+    """A setting that is not as built in."""
+
+    name: str
+    value: object
+    builtin: object
+
+
+def changed_settings(settings: WatchSettings) -> tuple[Changed, ...]:
+    """The settings that are not as built in, by their names in a rule file, like `windows.length_s`."""
+    return tuple(
+        Changed(f"{table}.{key}", getattr(getattr(settings, table), key), value)
+        for table, builtin in TABLES.items()
+        for key, value in builtin
+        if getattr(getattr(settings, table), key) != value
+    )
+
+
+def parse_rules(text: str, where: str, builtin: Sequence[Rule] = ()) -> tuple[Rule, ...]:
+    """The rules alone of what `parse_watching` makes of a text."""
+    return parse_watching(text, where, builtin).rules
+
+
+def _part(file: TomlFile, name: str, builtin: Part) -> Part:
+    table = file.content[name]
+    if not isinstance(table, dict):
+        file.refuse_at((name,), f"expected a table [{name}], got {table!r:.80}")
+    kind = type(builtin)
+    try:
+        return kind.model_validate({key: _in_tuples(value) for key, value in table.items()})
+    except ValidationError as error:
+        file.refuse_table((name,), error, kind.model_fields)
+
+
+def _in_tuples(value: object) -> object:
+    """Lists, as TOML has them, as the tuples that settings are made of."""
+    return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
+
+
+def _rules(file: TomlFile, builtin: Sequence[Rule], silent: Collection[str]) -> tuple[Rule, ...]:
+    """The rules in force; about anomalies of `silent` detectors there can be none."""
+    off = _off(file, [rule.name for rule in builtin])
+    rules = [
+        rule for rule in builtin if rule.name not in off and not (isinstance(rule.source, AnomalySource) and rule.source.detector in silent)
+    ]
+    written = file.content.get("rule", [])
+    if not isinstance(written, list) or not all(isinstance(table, dict) for table in written):
+        file.refuse_at(("rule",), "expected rules as [[rule]] tables")
+    names = {rule.name: "a built-in rule; name it in `off` to replace it" for rule in rules}
+    for place, table in enumerate(written):
+        reader = _RuleReader(file, ("rule", place), table, silent)
+        if reader.written.name in names:
+            reader.refuse("name", f"two rules of the name {reader.written.name!r}: the other is {names[reader.written.name]}")
+        names[reader.written.name] = f"in line {file.line_of(('rule', place, 'name'))}"
+        rules.append(reader.rule())
+    return tuple(rules)
+
+
+def _off(file: TomlFile, builtin: Sequence[str]) -> frozenset[str]:
+    off = file.content.get("off", [])
+    if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
+        file.refuse_at(("off",), "expected off to be a list of names of built-in rules")
+    for name in off:
+        if name not in builtin:
+            file.refuse_at(("off",), f"unknown built-in rule {name!r}, expected one of {', '.join(builtin) or 'none'}")
+    return frozenset(off)
+
+
+class _RuleReader:
+    """One [[rule]] table on its way to a rule."""
+
+    # Any: TOML; `_Written` checks it.
+    def __init__(self, file: TomlFile, path: Path, table: dict[str, Any], silent: Collection[str]) -> None:
+        self.file, self.path, self.silent = file, path, silent
+        try:
+            self.written = _Written.model_validate(table)
+        except ValidationError as error:
+            file.refuse_table(path, error, KEYS)
+
+    def refuse(self, key: str, reason: str, cause: Exception | None = None, *inner: str) -> NoReturn:
+        self.file.refuse_at((*self.path, key, *inner), reason, cause)
+
+    def rule(self) -> Rule:
+        """The rule, everything in it checked."""
+        written = self.written
+        if written.topic not in TOPICS:
+            self.refuse("topic", f"unknown topic {written.topic!r}")
+        if written.topic not in _READ:
+            self.refuse("topic", f"no rule reads topic {written.topic}: what stands there is derived")
+        sources = [key for key in ("metric", "anomaly", "event") if getattr(written, key) is not None]
+        if sources not in (["metric"], ["anomaly"], ["metric", "anomaly"], ["event"]):
+            got = " and ".join(sources) or "none"
+            self.refuse("name", f"expected one source of rule {written.name!r}, metric, anomaly or event; got {got}")
+        if written.event is None:
+            self._refuse_present(_ONLY_EVENTS, "is for rules about events")
+        source = self._event() if written.event is not None else self._metric() if written.anomaly is None else self._anomaly()
+        available = self._available(source)
+        self._check_texts(available, self._fields(source), has_value=not isinstance(source, EventSource) or source.field is not None)
+        if written.topic == OBSERVERS and not written.until:
+            self.refuse("event", "expected until: no run or stream ends what observers say, so nothing else would end the alert")
+        return Rule(
+            name=written.name,
+            topic=written.topic,
+            source=source,
+            severity=written.severity,
+            for_s=self._duration("for", written.for_),
+            keep_s=None if written.keep_firing_for is None else self._duration("keep_firing_for", written.keep_firing_for),
+            labels=tuple(sorted(written.labels.items())),
+            annotations=tuple(sorted(written.annotations.items())),
+        )
+
+    def _refuse_present(self, keys: Sequence[str], why: str) -> None:
+        for key in keys:
+            if ("for_" if key == "for" else key) in self.written.model_fields_set:
+                self.refuse(key, f"{key} {why}")
+
+    def _duration(self, key: str, text: str) -> int:
+        found = _DURATION.fullmatch(text)
+        if found is None:
+            self.refuse(key, f"{key}: expected a duration like 30s, 5m, 2h or 1d, got {text!r}")
+        return int(found[1]) * _SECONDS[found[2]]
+
+    def _limit(self) -> Limit | None:
+        written = self.written
+        sides = [key for key in ("above", "below") if getattr(written, key) is not None] + ["not_finite"] * written.not_finite
+        if not sides:
+            self._refuse_present(("clear",), "needs a limit, above or below")
+            return None
+        if len(sides) > 1:
+            later = max(sides, key=lambda side: self.file.line_of((*self.path, side)))
+            self.refuse(later, f"expected one of above, below and not_finite, got {' and '.join(sides)}")
+        if sides[0] == "not_finite":
+            self._refuse_present(("clear",), "goes with above or below, not with not_finite")
+            return Limit("not_finite")
+        if written.above is not None:
+            clear = written.above if written.clear is None else written.clear
+            if clear > written.above:
+                self.refuse("clear", f"expected clear at most above ({written.above:g}), got {clear:g}")
+            return Limit("above", written.above, clear)
+        assert written.below is not None, "one of the sides is given"
+        clear = written.below if written.clear is None else written.clear
+        if clear < written.below:
+            self.refuse("clear", f"expected clear at least below ({written.below:g}), got {clear:g}")
+        return Limit("below", written.below, clear)
+
+    def _metric(self) -> MetricSource:
+        metric = self._known_metric()
+        limit = self._limit()
+        if limit is None:
+            self.refuse("metric", f"expected a limit for metric {metric!r}: above, below or not_finite")
+        return MetricSource(metric, limit)
+
+    def _known_metric(self) -> str:
+        metric, topic = self.written.metric or "", self.written.topic
+        if not is_known(topic, metric):
+            known = ", ".join(sorted(METRICS.get(topic, ()))) or "none"
+            self.refuse("metric", f"unknown metric {metric!r} of topic {topic}, expected one of {known}")
+        return metric
+
+    def _anomaly(self) -> AnomalySource:
+        self._refuse_present(
+            ("above", "below", "not_finite", "clear"), "is for rules about metrics and events: a detector has its own limits"
+        )
+        detector, topic = self.written.anomaly or "", self.written.topic
+        if detector not in DETECTORS:
+            self.refuse("anomaly", f"unknown detector {detector!r}, expected one of {', '.join(sorted(DETECTORS))}")
+        if detector in self.silent:
+            self.refuse("anomaly", f"detector {detector!r} is off in [detectors], expected one that is not")
+        if topic not in METRICS:
+            self.refuse("topic", f"no detector reads topic {topic}, expected one of {', '.join(sorted(METRICS))}")
+        if detector == MISSING and is_fact(topic):
+            self.refuse("topic", f"expected a topic of telemetry, got {topic}: a fact that is missing is said by esper.fold.blocked.v1")
+        return AnomalySource(detector, None if self.written.metric is None else self._known_metric())
+
+    def _event(self) -> EventSource:
+        written = self.written
+        kind = self._kind("event", written.event or "")
+        self._refuse_present(("for",), "is for rules about metrics and anomalies: an event does not last; use keep_firing_for")
+        for name, value in written.where.items():
+            self._check_where(kind, name, value)
+        if written.field is not None:
+            self._check_number(kind, written.field)
+        limit = self._limit()
+        if limit is not None and written.field is None:
+            self.refuse(limit.side, f"{limit.side}: expected a field of {kind.KIND} to be compared; name it in `field`")
+        within_s = None if written.within is None else self._duration("within", written.within)
+        if (written.count > 1) != (within_s is not None):
+            self.refuse("count", "expected count (2 or more) and within together")
+        return EventSource(
+            kind=kind.KIND,
+            where=tuple(sorted(written.where.items())),
+            field=written.field,
+            limit=limit,
+            count=written.count,
+            within_s=within_s,
+            by=self._by(kind),
+            until=tuple(self._kind("until", name).KIND for name in written.until),
+        )
+
+    def _kind(self, key: str, name: str) -> type[Event]:
+        kind, expected = BY_NAME.get(name), kinds_of(self.written.topic)
+        if kind not in expected or kind is None:
+            known = ", ".join(sorted(one.KIND for one in expected)) or "none"
+            self.refuse(key, f"unknown event kind {name!r} of topic {self.written.topic}, expected one of {known}")
+        return kind
+
+    def _check_where(self, kind: type[Event], name: str, value: Scalar) -> None:
+        field = kind.model_fields.get(name)
+        if field is None:
+            self.refuse("where", f"unknown field {name!r} of {kind.KIND}, expected one of {', '.join(kind.model_fields)}", None, name)
+        holder: Any = (
+            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        )  # Any: a type made at run time.
+        try:
+            if not isinstance(TypeAdapter(holder, config=CONFIG).validate_json(json.dumps(value)), str | int):
+                self.refuse(
+                    "where", f"where.{name}: expected a field of text, whole numbers or truth values, got one of {kind.KIND}", None, name
+                )
+        except ValidationError as error:
+            reason = f"where.{name}: {kind.KIND} never has the value {value!r}: {error.errors()[0]['msg']}"
+            self.refuse("where", reason, error, name)
+
+    def _check_number(self, kind: type[Event], name: str) -> None:
+        field = kind.model_fields.get(name)
+        if field is None:
+            self.refuse("field", f"unknown field {name!r} of {kind.KIND}, expected one of {', '.join(kind.model_fields)}")
+        if not _plain_types(field.annotation) <= {int, float, types.NoneType}:
+            self.refuse("field", f"expected a field of numbers, {name!r} of {kind.KIND} is none")
+
+    def _by(self, kind: type[Event]) -> tuple[str, ...]:
+        has = tuple(name for name in ("site", "seed") if name in kind.model_fields)
+        for name in self.written.by or ():
+            if name not in has:
+                self.refuse("by", f"by: {kind.KIND} has no label {name!r}, expected some of {', '.join(has) or 'none'}")
+        return has if self.written.by is None else tuple(name for name in has if name in self.written.by)
+
+    def _available(self, source: MetricSource | AnomalySource | EventSource) -> tuple[str, ...]:
+        if isinstance(source, EventSource):
+            return source.by
+        seeds = ("site", "seed") if self.written.topic == "telemetry.seed.health" else ()
+        return (*seeds, "metric") if isinstance(source, MetricSource) else (*seeds, "metric", "detector")
+
+    def _fields(self, source: MetricSource | AnomalySource | EventSource) -> tuple[str, ...]:
+        """The fields of a rule's event that annotations may tell: those with one plain value."""
+        fields = BY_NAME[source.kind].model_fields if isinstance(source, EventSource) else {}
+        return tuple(name for name, field in fields.items() if all(map(_is_told, _plain_types(field.annotation))))
+
+    def _check_texts(self, available: tuple[str, ...], fields: tuple[str, ...], *, has_value: bool) -> None:
+        for name, template in self.written.labels.items():
+            if not _LABEL.fullmatch(name) or name in _RESERVED:
+                self.refuse("labels", f"expected a label like team, none of {', '.join(sorted(_RESERVED))}; got {name!r}", None, name)
+            self._check_template("labels", name, template, available)
+        told = tuple(dict.fromkeys((*available, *self.written.labels, *(("value",) if has_value else ()), *fields)))
+        for name, template in self.written.annotations.items():
+            self._check_template("annotations", name, template, told)
+
+    def _check_template(self, key: str, name: str, template: str, allowed: Sequence[str]) -> None:
+        try:
+            unknown = sorted(template_fields(template) - set(allowed))
+        except ValueError as error:
+            self.refuse(key, f"{key}.{name}: {error}", error, name)
+        if unknown:
+            expected = ", ".join(allowed) or "none"
+            self.refuse(key, f"{key}.{name}: unknown name {{{unknown[0]}}}, expected one of {expected}", None, name)
+
+
+def _is_told(plain: object) -> bool:
+    return (
+        plain in {str, int, float, bool, types.NoneType}
+        or get_origin(plain) is Literal
+        or (isinstance(plain, type) and issubclass(plain, Enum))
+    )
+
+
+def _plain_types(annotation: object) -> set[object]:
+    if get_origin(annotation) is Annotated:
+        return _plain_types(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return {plain for part in get_args(annotation) for plain in _plain_types(part)}
+    return {annotation}

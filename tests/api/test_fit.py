@@ -1,0 +1,346 @@
+"""`esper.fit`, `esper.open`, and what importing them costs."""
+
+import copy
+import importlib.util
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+import esper
+from esper.api.fit import Result
+from esper.errors import DataError, LogError, RuleError, SettingsError
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.events.kinds.run import RunFailed, RunStarted
+from esper.oona.directory import Directory
+from esper.tolaria.objective import Batch
+from esper.tolaria.trainer import Interrupted
+from tests.recipes import Acting, events, grafts
+from tests.tolaria.worlds import STEPS, batches, loss_of, perceptron, samples
+
+GROWING = esper.Grow(sites="0", blueprints=("mlp:2",), policy=grafts, max_parameters=9.0)
+
+
+def fit(log: Path, model: nn.Module | None = None, **more: Any) -> Result:  # The arguments of esper.fit, which are checked there.
+    """Four epochs of the tiny host: a seed is grafted after the third."""
+    options: dict[str, Any] = {"loss": loss_of, "epochs": 4, "grow": GROWING, "log": log, "train": batches(), "valid": batches(20)} | more
+    return esper.fit(perceptron() if model is None else model, options.pop("train"), options.pop("valid"), **options)
+
+
+def output_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        output: Tensor = model(inputs)
+    return output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A log with one finished run, as `fit` makes it; for tests that only look at it."""
+    log = tmp_path_factory.mktemp("log")
+    return log, fit(log)
+
+
+# What comes back
+
+
+def test_a_model_is_trained_and_grown_and_its_history_is_in_the_log(tmp_path: Path) -> None:
+    result = fit(tmp_path, metrics={"accuracy": lambda output, target: (output.argmax(1) == target).float()}, test=batches(7))
+    assert set(result.metrics) == {"validation_loss", "validation_accuracy", "test_loss", "test_accuracy"}
+    with result.history as history:
+        assert history.state.status == "finished"
+    stages = [event.to_stage for event in events(Directory(tmp_path), result.run, SeedTransitioned)]
+    losses = [event.train.loss for event in events(Directory(tmp_path), result.run, EpochCompleted)]
+    assert stages == [Stage.GERMINATED, Stage.LOADING, Stage.TRAINING, Stage.GRAFTING]
+    assert losses[-1] < losses[0]
+
+
+def test_the_model_that_comes_back_is_plain_and_can_be_pickled(finished: tuple[Path, Result]) -> None:
+    _, result = finished
+    modules = {type(module).__module__.partition(".")[0] for module in result.model.modules()}
+    assert modules == {"torch"}
+    again = pickle.loads(pickle.dumps(result.model))  # noqa: S301 - made here
+    inputs, _ = samples()
+    expected = output_of(result.trained.host.model, inputs)
+    assert torch.equal(output_of(again, inputs), expected)
+    assert sum(parameter.numel() for parameter in again.parameters()) == 23 + 19
+
+
+def test_the_model_that_was_given_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    model = perceptron()
+    result = fit(tmp_path, model)
+    inputs, _ = samples()
+    assert torch.equal(output_of(model, inputs), output_of(result.model, inputs))
+    assert not torch.equal(output_of(model, inputs), output_of(perceptron(), inputs))
+
+
+def test_what_is_saved_rebuilds_the_model_from_a_fresh_host(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    _, result = finished
+    folder = result.save(tmp_path / "grown")
+    spec = importlib.util.spec_from_file_location("grown", folder / "grown.py")
+    assert spec is not None
+    assert spec.loader is not None
+    grown = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(grown)
+    inputs, _ = samples()
+    assert torch.equal(output_of(grown.rebuild(perceptron(rng_seed=99)), inputs), output_of(result.model, inputs))
+
+
+# What is minimised
+
+
+def test_a_loss_a_batch_trains_as_well(tmp_path: Path) -> None:
+    by_sample, by_batch = fit(tmp_path, epochs=2), fit(tmp_path, epochs=2, loss=F.cross_entropy)
+    assert by_batch.metrics["validation_loss"] == pytest.approx(by_sample.metrics["validation_loss"], rel=1e-5)
+
+
+def test_an_objective_takes_batches_of_any_shape(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(batch, dict)
+        return loss_of(model(batch["x"]), batch["y"])
+
+    def named(given: list[tuple[Tensor, Tensor]]) -> list[dict[str, Tensor]]:
+        return [{"x": inputs, "y": targets} for inputs, targets in given]
+
+    result = fit(tmp_path, loss=None, objective=objective, train=named(batches()), valid=named(batches(20)))
+    assert result.metrics == finished[1].metrics
+
+
+def objective(_model: nn.Module, _batch: Batch) -> Tensor:
+    return torch.zeros(())
+
+
+BOTH: list[dict[str, Any]] = [  # Arguments of esper.fit, which checks them.
+    {"loss": None},
+    {"loss": loss_of, "objective": objective},
+    {"loss": None, "objective": objective, "metrics": {"a": loss_of}},
+]
+
+
+@pytest.mark.parametrize("given", BOTH)
+def test_there_is_exactly_one_of_loss_and_objective(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="exactly one of loss= and objective=, and metrics= only beside loss="):
+        fit(tmp_path / "runs", **given)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_metric_hides_the_loss(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="metrics of other names than 'loss'"):
+        fit(tmp_path, metrics={"loss": loss_of})
+
+
+def test_batches_that_are_no_pairs_are_refused_with_advice_and_the_log_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="use objective= for other batches"):
+        fit(tmp_path, train=[{"x": torch.zeros(5, 4)}])
+    log = Directory(tmp_path)
+    assert [event.kind for event in events(log, log.resolve("latest"), RunFailed)] == ["error"]
+
+
+# How it is trained
+
+
+def test_arguments_reach_the_trainer_and_the_log(tmp_path: Path) -> None:
+    result = fit(
+        tmp_path,
+        accumulate=2,
+        clip=None,
+        epoch_steps=1,
+        rng_seed=9,
+        grow=esper.Grow(sites="0", max_parameters=9.0, settings={"policy.window": 7}),
+    )
+    (started,) = events(Directory(tmp_path), result.run, RunStarted)
+    steps = [event.optimizer_steps for event in events(Directory(tmp_path), result.run, EpochCompleted)]
+    chosen = {name: started.settings[f"trainer.{name}"] for name in ("epochs", "accumulate", "clip", "epoch_steps", "rng_seed")}
+    assert chosen == {"epochs": 4, "accumulate": 2, "clip": None, "epoch_steps": 1, "rng_seed": 9}
+    assert started.settings["policy.window"] == 7
+    assert started.rng_seed == 9
+    assert steps == [1, 1, 1, 1]
+
+
+SITES: list[tuple[str | type[nn.Module] | Callable[[str, nn.Module], bool], tuple[str, ...]]] = [
+    ("auto", ("0",)),
+    ("*", ("0", "2")),
+    (nn.Linear, ("0", "2")),
+    (lambda name, _module: name == "2", ("2",)),
+]
+
+
+@pytest.mark.parametrize(("sites", "expected"), SITES)
+def test_sites_are_chosen_by_glob_type_or_function(tmp_path: Path, sites: str, expected: tuple[str, ...]) -> None:
+    result = fit(tmp_path, epochs=1, grow=esper.Grow(sites=sites, max_parameters=9.0))
+    assert tuple(site.name for site in result.trained.host.sites) == expected
+
+
+def test_without_growth_the_host_is_trained_alone(tmp_path: Path) -> None:
+    result = fit(tmp_path, grow=None, epochs=1)
+    assert result.trained.host.sites == ()
+    assert sum(parameter.numel() for parameter in result.model.parameters()) == 23
+
+
+def test_growth_as_it_comes_works_on_a_model_as_it_comes(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
+    result = fit(tmp_path, model, grow=esper.Grow(), optimizer=None, epochs=1)
+    assert [site.blueprints for site in result.trained.host.sites] == [("mlp:24", "lowrank:8"), ("mlp:24", "lowrank:8", "signal:12")]
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_seed_grows_under_any_optimizer(tmp_path: Path, make: Callable[..., torch.optim.Optimizer]) -> None:
+    model = perceptron()
+    result = fit(tmp_path, model, epochs=2, optimizer=make(model.parameters(), lr=1e-2))
+    assert [type(own) for own in result.trained.host.optimizers().values()] == [make]
+
+
+def test_a_scheduler_is_stepped(tmp_path: Path) -> None:
+    model = perceptron()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    fit(tmp_path, model, epochs=2, optimizer=optimizer, scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.5**2)
+
+
+class Told(torch.optim.lr_scheduler.LRScheduler):
+    """Wants to be told something."""
+
+    def step(self, reward: float) -> None:  # type: ignore[override] # That is what is refused.
+        raise AssertionError(reward)
+
+    def _initial_step(self) -> None:
+        """Nothing yet."""
+
+
+def test_a_scheduler_that_wants_to_be_told_something_else_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    model = perceptron()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with pytest.raises(SettingsError, match=r"step\(\) can be called without arguments, Told wants reward: float"):
+        fit(tmp_path, model, optimizer=optimizer, scheduler=Told(optimizer))
+    assert Directory(tmp_path).names() == []
+
+
+@pytest.mark.whole
+def test_the_same_call_twice_gives_the_same_bits(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    inputs, _ = samples()
+    assert torch.equal(output_of(fit(tmp_path).model, inputs), output_of(finished[1].model, inputs))
+
+
+REFUSED: list[tuple[dict[str, JsonValue], str]] = [
+    ({"policy.windoww": 7}, "unknown setting 'policy.windoww'"),
+    ({"trainer.epochs": 7}, "setting trainer.epochs: expected as an argument of its own"),
+    ({"growth.sites": "0"}, "setting growth.sites: expected as an argument of its own"),
+    ({"growth.max_parameters": 3.0}, "setting growth.max_parameters: expected as an argument of its own"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), REFUSED)
+def test_no_setting_is_silently_passed_over(tmp_path: Path, more: dict[str, JsonValue], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        fit(tmp_path, grow=esper.Grow(settings=more))
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("epochs", 2.5), ("clip", float("nan")), ("accumulate", 0), ("epoch_steps", 0)])
+def test_an_impossible_argument_is_refused_by_name(tmp_path: Path, name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=name):
+        fit(tmp_path / "runs", None, **{name: value})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_device_that_torch_does_not_know_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="expected a device torch knows, or auto; got 'gpu9'"):
+        fit(tmp_path, device="gpu9")
+
+
+@pytest.mark.parametrize("sites", ["auto", "0"])
+def test_a_model_that_grew_before_is_refused_by_name(tmp_path: Path, sites: str) -> None:
+    model = perceptron()
+    fit(tmp_path, model, epochs=1)
+    with pytest.raises(SettingsError, match=r"'0': an earlier training has grown it; go on with the result\.model of that fit"):
+        fit(tmp_path, model, epochs=1, grow=esper.Grow(sites=sites))
+
+
+def test_what_grew_before_can_be_trained_on_as_the_plain_model_that_came_back(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    result = fit(tmp_path, copy.deepcopy(finished[1].model), grow=None, epochs=1)
+    assert sum(parameter.numel() for parameter in result.model.parameters()) == 23 + 19
+
+
+# Resuming
+
+
+def test_a_finished_run_is_not_resumed(finished: tuple[Path, Result]) -> None:
+    log, result = finished
+    with pytest.raises(LogError, match=f"run {result.run} is finished and sealed"):
+        fit(log, resume="latest")
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_end(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    stops = Acting(STEPS + 1, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        fit(tmp_path, train=stops)
+    resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest")
+    assert resumed.metrics == finished[1].metrics
+    with resumed.history as history:
+        assert history.state.incarnation == 2
+
+
+@pytest.mark.whole
+def test_a_notebook_goes_on_with_the_model_that_was_interrupted(tmp_path: Path) -> None:
+    model = perceptron()
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "one", model, epochs=6, train=Acting(4 * STEPS + 1, lambda: signal.raise_signal(signal.SIGINT)))
+    assert {type(module).__module__.partition(".")[0] for module in model.modules()} == {"torch"}
+    assert [type(module) for module in model] == [nn.Linear, nn.GELU, nn.Linear]
+    resumed = fit(tmp_path / "one", model, epochs=6, train=Acting(0, lambda: None), resume="latest")
+    assert resumed.metrics == fit(tmp_path / "other", epochs=6).metrics
+
+
+def test_a_model_whose_training_failed_is_trained_again(tmp_path: Path) -> None:
+    model = perceptron()
+    with pytest.raises(DataError):
+        fit(tmp_path, model, train=[{"x": torch.zeros(5, 4)}])
+    fit(tmp_path, model, epochs=1)
+
+
+def test_a_run_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="got an empty log"):
+        fit(tmp_path, resume="latest")
+
+
+# What it costs to import
+
+WITHOUT = """
+import sys
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "safetensors", "sklearn", "psutil"):
+            raise ImportError(name + " is not installed here")
+sys.meta_path.insert(0, Nowhere())
+"""
+
+
+def in_a_process_without_torch(program: str, *arguments: object) -> str:
+    words = (sys.executable, "-c", WITHOUT + program, *map(str, arguments))
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_esper_imports_nothing_that_training_needs() -> None:
+    program = "import esper; print(sorted(name for name in sys.modules if name in ('torch', 'numpy', 'pydantic', 'apsw')))"
+    assert in_a_process_without_torch(program) == "[]\n"
+
+
+@pytest.mark.whole
+def test_a_history_is_read_without_torch(finished: tuple[Path, Result]) -> None:
+    log, result = finished
+    program = "import esper; run = esper.open('latest', log=sys.argv[1]); print(run.run, run.state.epoch, run.state.status); run.close()"
+    assert in_a_process_without_torch(program, log) == f"{result.run} 4 finished\n"
+
+
+def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(AttributeError, match=r"has no attribute 'fitt'; it has Grow, Result, Task, fit, measure, open"):
+        esper.fitt  # noqa: B018 - looking it up is what fails

@@ -1,0 +1,133 @@
+"""A run that is written a few records at a time, so that an observer can be stopped between any two of them."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from esper.errors import DataError
+from esper.events import topics
+from esper.events.codec import decode
+from esper.events.envelope import Moment, Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.observability import AlertFiring, AlertResolved
+from esper.events.topics import OBSERVERS
+from esper.folds.monitoring.silence import SilenceSettings
+from esper.folds.monitoring.topic import WatchSettings
+from esper.observer.build import builtin_rules
+from esper.observer.observer import Delivers, Observer, ObserverSettings, Outcomes
+from esper.oona.directory import Directory
+from esper.oona.heads import Draft
+from esper.oona.observed import read_observed
+from esper.oona.run_log import RunLog
+
+NOW = datetime(2026, 3, 1, 13, 0, tzinfo=UTC)
+NEVER = SilenceSettings(dead_after_s=1e9, idle_after_s=1e9)
+SETTINGS = ObserverSettings(watch=WatchSettings(silence=NEVER, rules=builtin_rules()), tick_s=0.0)
+HEARING = replace(SETTINGS, watch=WatchSettings(rules=builtin_rules()))
+"""The same, but silence is judged."""
+
+
+class Growing:
+    """`records` on their way into a log, as its writer would append them."""
+
+    def __init__(self, path: Path, records: Iterable[Record]) -> None:
+        self._waiting = list(records)
+        self._observers = 0
+        self.run = self._waiting[0].run
+        self.directory = Directory(path, create=True)
+        self.log: RunLog = self.directory.create(self.run)
+
+    def write(self, count: int = 1_000_000) -> None:
+        """Appends the next `count` records."""
+        now, self._waiting = tuple(self._waiting[:count]), self._waiting[count:]
+        self.log.append(now)
+
+    def observer(
+        self, settings: ObserverSettings = SETTINGS, *, deliverer: Delivers | None = None, outcomes: Outcomes | None = None
+    ) -> Observer:
+        """An observer of the directory, started at one o'clock, each a moment after the one before."""
+        self._observers += 1
+        now = NOW + timedelta(microseconds=self._observers)
+        return Observer(
+            self.directory,
+            settings,
+            now=lambda: now,
+            deliverer=deliverer,
+            outcomes=outcomes,
+            report=problems.append,
+        )
+
+    def derived(self) -> tuple[Record, ...]:
+        """What was derived from the run's records so far: all but what the observer says by itself."""
+        return tuple(record for record in read(self.directory, self.run) if record.topic != OBSERVERS)
+
+
+def abandon(observer: Observer) -> None:
+    """Lets go of an observer's files as the end of a killed process does: nothing is saved."""
+    for run in observer._runs.values():
+        run.observed.close()
+    observer._follower.close()
+
+
+problems: list[str] = []
+
+
+def read(directory: Directory, run: RunId) -> tuple[Record, ...]:
+    """All that stands in a run's observed file."""
+    return read_observed(directory.path / run, run, limit=1_000_000).records
+
+
+def firing(records: tuple[Record, ...]) -> list[Record]:
+    """Those of `records` that say that an alert fires."""
+    return [record for record in records if record.type == AlertFiring.KIND]
+
+
+def newer_fact(growing: Growing) -> Record:
+    """The run's next fact, of a kind that this version does not know."""
+    heads = growing.log.heads()
+    draft = Draft(
+        "esper.seed.transitioned.v9", topics.LIFECYCLE, Moment(heads.moment + 1), 1, heads.time, 1, 10**6, heads.anchor, None, b"{}"
+    )
+    return heads.next(draft)
+
+
+def lacking(record: Record) -> Event:
+    """The event of a record, as a version has it that does not know the transitions of seeds."""
+    if record.topic == topics.LIFECYCLE:
+        raise DataError("expected a kind of this version's catalogue")
+    return decode(record)
+
+
+def observe_by_an_older_version(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observes the run twice, by a version that a transition blocks."""
+    with monkeypatch.context() as older:
+        older.setattr("esper.folds.monitoring.run.decode", lacking)
+        for _ in range(2):
+            with growing.observer() as observer:
+                observer.turn(0.0)
+
+
+class Clock:
+    """A time that a test moves, in seconds after `start`."""
+
+    def __init__(self, start: datetime) -> None:
+        self.start = self.now = start
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def at(self, second: float) -> None:
+        self.now = self.start + timedelta(seconds=second)
+
+
+def changes(growing: Growing, *rules: str) -> list[tuple[str, str, datetime]]:
+    """What happened to alerts of `rules`: the rule, the state, and when."""
+    alerts = [(record, decode(record)) for record in growing.derived() if record.type.startswith("esper.alert.")]
+    return [
+        (event.rule, type(event).__name__.removeprefix("Alert").lower(), record.time)
+        for record, event in alerts
+        if isinstance(event, AlertFiring | AlertResolved) and event.rule in rules
+    ]

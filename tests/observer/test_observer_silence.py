@@ -1,0 +1,129 @@
+"""A run from which nothing comes is silent, once and with the right times, whoever looks."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from esper.events import topics
+from esper.events.codec import decode, encode
+from esper.events.envelope import Record
+from esper.events.kinds.observability import (
+    AlertFiring,
+    AlertResolved,
+    RunWentSilent,
+)
+from esper.events.kinds.telemetry import Heartbeat
+from esper.folds.monitoring.silence import SilenceSettings
+from esper.folds.monitoring.topic import WatchSettings
+from esper.observer.build import builtin_rules, rebuild
+from esper.observer.observer import Observer
+from esper.oona.heads import Draft
+from esper.oona.observed import is_settled
+from tests.observer.observed_runs import HEARING, SETTINGS, Clock, Growing, changes, observe_by_an_older_version, problems, read
+
+SOON = replace(SETTINGS, watch=WatchSettings(silence=SilenceSettings(dead_after_s=60, idle_after_s=60), rules=builtin_rules()))
+
+
+def test_a_run_from_which_nothing_comes_raises_an_alert_once_and_ends_it_when_it_is_heard_again(growing: Growing) -> None:
+    growing.write(100)
+    for _ in range(2):
+        with growing.observer(HEARING) as observer:
+            observer.turn(0.0)
+    said = [record.type for record in read(growing.directory, growing.run) if "silent" in record.type]
+    assert said == [RunWentSilent.KIND]
+    assert "run-dead" in {event.rule for event in map(decode, growing.derived()) if isinstance(event, AlertFiring)}
+    growing.write(20)
+    with growing.observer() as observer:
+        observer.turn(0.0)
+    assert "run-dead" in {event.rule for event in map(decode, growing.derived()) if isinstance(event, AlertResolved)}
+
+
+def beat(growing: Growing, at: datetime) -> None:
+    """A heartbeat of the run at that time."""
+    heads, data = growing.log.heads(), encode(Heartbeat(idle_s=0.0, doing="step"))
+    growing.log.append(
+        (heads.next(Draft(Heartbeat.KIND, topics.HEARTBEAT, None, 1, at, heads.epoch, heads.step, heads.anchor, None, data)),)
+    )
+
+
+def test_a_run_that_was_idle_and_died_is_idle_no_more_from_when_it_was_dead(growing: Growing, records: tuple[Record, ...]) -> None:
+    growing.write(100)
+    clock = Clock(records[99].time)
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        observer.turn(0.0)
+        beat(growing, clock.start + timedelta(seconds=40))
+        for second in (65, 105, 110):
+            clock.at(second)
+            observer.turn(0.0)
+    idle, dead = clock.start + timedelta(seconds=60), clock.start + timedelta(seconds=100)
+    assert changes(growing, "run-idle", "run-dead") == [
+        ("run-idle", "firing", idle),
+        ("run-idle", "resolved", dead),
+        ("run-dead", "firing", dead),
+    ]
+
+
+def test_a_silent_run_that_goes_on_to_its_end_and_is_sealed_at_once_is_silent_no_more(
+    growing: Growing, records: tuple[Record, ...]
+) -> None:
+    growing.write(100)
+    clock = Clock(records[99].time)
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        for second in (0, 70):
+            clock.at(second)
+            observer.turn(0.0)
+        observer._follower._release(growing.run)  # As after two seconds without records.
+        growing.write()
+        growing.log.close()
+        growing.directory.seal_finished(growing.run)
+        observer.turn(0.0)
+        observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "run-dead")] == ["firing", "resolved"]
+    assert is_settled(growing.log.path)
+
+
+def test_a_run_that_was_killed_stays_dead_when_another_observer_takes_over(growing: Growing, records: tuple[Record, ...]) -> None:
+    growing.write(100)
+    growing.log.close()
+    clock = Clock(records[99].time)
+    for _ in range(2):
+        with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+            for _ in range(4):
+                observer._follower._listed_at = 0.0  # As after a second: whose lock is free is looked at again.
+                observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "run-dead")] == ["firing"]
+
+
+def test_a_run_that_is_not_read_to_its_end_yet_is_not_silent(growing: Growing, records: tuple[Record, ...]) -> None:
+    growing.write(100)
+    clock = Clock(records[99].time)
+    for second in range(10, 201, 10):
+        beat(growing, clock.start + timedelta(seconds=second))
+    clock.at(201)
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        observer._follower._limit = 101  # A page ends with the first beat.
+        observer.turn(0.0)
+        observer.turn(0.0)
+    assert changes(growing, "run-dead") == []
+
+
+def test_a_run_that_beats_is_not_dead_for_the_age_of_what_was_blocked(
+    growing: Growing, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing.write(100)
+    beat(growing, records[99].time + timedelta(seconds=200))
+    observe_by_an_older_version(growing, monkeypatch)
+    clock = Clock(records[99].time + timedelta(seconds=201))
+    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        observer.turn(0.0)
+        observer.turn(0.0)
+    assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]
+    assert changes(growing, "run-dead") == []
+
+
+def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
+    growing.write(100)
+    with growing.observer(HEARING) as observer:
+        observer.turn(0.0)
+    assert [made.same for made in rebuild(growing.directory)] == [True]

@@ -1,0 +1,124 @@
+"""`esper nissa` starts or says why not: a port that is taken, an address that needs a token, settings with a mistake."""
+
+import socket
+import time
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from esper.errors import SettingsError
+from esper.events.envelope import RunId
+from esper.nissa.collectors.builtin import built_in_model
+from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings
+from esper.nissa.wake import Wake
+from esper.oona.directory import Directory
+from esper.processes.nissa_settings import settings_of
+from esper.processes.serve import Following, listen, token_of
+from tests.nissa.server import serving
+from tests.synthetic import write_run
+
+TOKEN = "a-token-of-some-length"  # noqa: S105
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+
+
+def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=rf"port {port}: .*Prometheus uses 9090 too: stop what listens there, or choose another"):
+            listen(NissaSettings(port=port))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_token(host: str) -> None:
+    assert token_of(NissaSettings(host=host)) is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "esper.example"])  # noqa: S104
+def test_any_other_address_does(host: str) -> None:
+    with pytest.raises(SettingsError, match="can be reached by other machines, so a token is needed"):
+        token_of(NissaSettings(host=host))
+
+
+def test_a_token_comes_from_a_file_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    monkeypatch.setenv(TOKEN_VARIABLE, "another-token-of-length")
+    assert token_of(NissaSettings(token_file=file)) == TOKEN
+    assert token_of(NissaSettings()) == "another-token-of-length"
+
+
+@pytest.mark.parametrize("token", ["", "short", "with a space in the middle", "\u00fcmlaut-token-of-length", "line\nbreak-token-of-length"])
+def test_a_token_that_is_none_is_refused_and_not_shown(tmp_path: Path, token: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(token)
+    with pytest.raises(SettingsError) as refused:
+        token_of(NissaSettings(token_file=file))
+    assert not token or token not in str(refused.value)
+
+
+def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nissa\.token_file: cannot read"):
+        token_of(NissaSettings(token_file=tmp_path / "nothing"))
+
+
+def test_settings_come_from_a_file_and_what_was_typed_goes_before(tmp_path: Path) -> None:
+    file = tmp_path / "esper.toml"
+    file.write_text('[nissa]\nport = 9191\nnames = ["esper.example"]\nlag_limit_s = 3\ntoken_file = "/t"\n[other]\nx = 1\n')
+    settings = settings_of(file, {"port": 9292})
+    assert settings == NissaSettings(port=9292, names=("esper.example",), lag_limit_s=3, token_file=Path("/t"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[nissa]\nprot = 1", "unknown setting nissa.prot"),
+        ('[nissa]\nport = "9090"', "setting nissa.port: expected a whole number"),
+        ("[nissa]\nport = true", "setting nissa.port: expected a whole number"),
+        ("[nissa]\nport = 70000", "setting nissa.port: expected 1 to 65535"),
+        ("[nissa]\nlag_limit_s = nan", "setting nissa.lag_limit_s: expected seconds"),
+        ("[nissa]\nnames = [1]", "setting nissa.names: expected a list of texts"),
+        ("[nissa]\ntails = 0", "setting nissa.tails: expected at least 1"),
+        ("nissa = 1", "expected a table"),
+        ("[nissa", "expected readable TOML"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "esper.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        settings_of(file, {})
+    assert message in str(refused.value)
+
+
+def test_a_following_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = Directory(tmp_path / "log", create=True)
+    failed = Event()
+    following = Following(directory, built_in_model(), Wake(1))
+    following.failed = failed.set
+    (tmp_path / "log").rmdir()
+    following.start()
+    assert failed.wait(20)
+    following.stop()
+    assert capsys.readouterr().err == f"esper nissa: cannot list {directory.path}: No such file or directory\n"
+    assert following.freshness().lag_s is None
+
+
+@pytest.mark.whole
+def test_runs_are_counted_by_how_they_stand(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    write_run(directory, telemetry=False)
+    write_run(directory, run=RunId("01f00000-0000-7000-8000-000000000001"), finish=False, until_epoch=1, telemetry=False)
+    machine, training = RunId("machine:here:2026-01-01"), RunId("01f00000-0000-7000-8000-000000000002")
+    with directory.create(machine), directory.create(training), serving(tmp_path) as client:
+        # A run's lock is looked at once a second: until then one that nobody writes may pass for live.
+        while (progress := client.service.model.progress).interrupted != 1:
+            time.sleep(0.01)
+        assert (len(progress.live), progress.interrupted, progress.sealed) == (1, 1, 1)
+        client.service.collectors.run_once()
+        metrics = client.get("/metrics").body.decode()
+    assert 'esper_runs{standing="live"} 1.0\nesper_runs{standing="interrupted"} 1.0\nesper_runs{standing="sealed"} 1.0\n' in metrics
