@@ -257,7 +257,6 @@ def _cost_of_seeds(count: int) -> dict[str, object]:
         columns = HealthColumns(
             site=tuple(f"layer.{row // 5}" for row in range(count)),
             seed=tuple(row % 5 - 1 if row % 5 else None for row in range(count)),
-            chunk=(0,) * count,
             stage=(None,) * count,
             latency_ms=(None,) * count,
             errors=(0,) * count,

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from esper.events.envelope import RunId
-from esper.events.kinds.run import RunFinished, SettingChanged
+from esper.events.kinds.run import CheckpointPruned, RunFinished
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.follower import Follower
@@ -54,7 +54,7 @@ def seal_many(directory: Directory) -> None:
     """One finished run, and hard links to its file and mark under other names."""
     first = RunId("01900000-0000-7000-8000-000000000000")
     with directory.create(first) as log, Emitter(log, first, clock=lambda: datetime.now(UTC)) as emitter:
-        emitter.emit(SettingChanged(name="trainer.epochs", old=1, new=2, author="benchmark"), epoch=0, step=0)
+        emitter.emit(CheckpointPruned(checkpoint="0001", reason="benchmark"), epoch=0, step=0)
         tails = emitter.tails(epoch=0, step=0)
         ended = RunFinished(metrics={"validation_loss": 0.1}, model_digest="0" * 64, parameters=460, stopped_early=False, tails=tails)
         emitter.emit(ended, epoch=0, step=0)
@@ -70,7 +70,7 @@ def live(directory: Directory, run: RunId, stack: ExitStack) -> None:
     """A run that this process goes on writing."""
     log = stack.enter_context(directory.create(run))
     emitter = stack.enter_context(Emitter(log, run, clock=lambda: datetime.now(UTC)))
-    emitter.emit(SettingChanged(name="trainer.epochs", old=1, new=2, author="benchmark"), epoch=0, step=0)
+    emitter.emit(CheckpointPruned(checkpoint="0001", reason="benchmark"), epoch=0, step=0)
     emitter.commit()
 
 

@@ -163,8 +163,6 @@ def steps(step: int) -> StepsMeasured:
         steps=part,
         metrics={"accuracy": column},
         learning_rates=(0.1,),
-        loss_scale=None,
-        skipped_steps=0,
         live_seeds=SEEDS,
         last_adaptation_step=None,
         samples_per_s=1000.0,
@@ -178,7 +176,6 @@ def health(step: int) -> SeedHealthMeasured:
     columns = HealthColumns(
         site=("hidden.0",) * SEEDS,
         seed=tuple(range(SEEDS)),
-        chunk=(0,) * SEEDS,
         stage=(Stage.TRAINING,) * SEEDS,
         activation_variance=column,
         gradient_variance=column,

@@ -16,7 +16,6 @@ def run_started(**fields: Any) -> RunStarted:
         "rng_seed": 0,
         "determinism": Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, digest="full"),
         "hardware": Hardware(machine="m", processor="p", cores=2, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
-        "parent": None,
         "sites": (),
         "parameters": 100,
         "epochs": 3,

@@ -25,7 +25,7 @@ from esper.events.kinds.epoch import (
     SystemState,
 )
 from esper.events.kinds.lifecycle import SeedEvaluated, Stage
-from esper.events.kinds.run import SettingChanged, StreamEnded
+from esper.events.kinds.run import CheckpointPruned, StreamEnded
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
 from esper.events.topics import TOPICS
 from tests.events import sample_files
@@ -65,7 +65,6 @@ DECISIONS = st.builds(
     adaptation=st.sampled_from(Adaptation),
     site=st.none() | st.text(),
     seed=st.none() | COUNT,
-    chunk=COUNT,
     blueprint=st.none() | st.text(),
     confidence=ANY,
     urgency=ANY,
@@ -106,8 +105,6 @@ def columns(length: int) -> st.SearchStrategy[StepsMeasured]:
         ),
         metrics=st.dictionaries(st.text(max_size=8), column(st.none() | ANY), max_size=2),
         learning_rates=st.lists(ANY, max_size=2).map(tuple),
-        loss_scale=st.none() | ANY,
-        skipped_steps=COUNT,
         live_seeds=COUNT,
         last_adaptation_step=st.none() | COUNT,
         samples_per_s=st.none() | POSITIVE,
@@ -183,12 +180,12 @@ def test_broken_payload_is_refused_with_its_place(data: bytes, message: str) -> 
 
 def test_payload_above_the_limit_is_refused() -> None:
     with pytest.raises(DataError, match=f"expected a payload of at most {MAX_PAYLOAD_BYTES} bytes"):
-        encode(SettingChanged(name="a", old=None, new="x" * MAX_PAYLOAD_BYTES, author="a"))
+        encode(CheckpointPruned(checkpoint="a", reason="x" * MAX_PAYLOAD_BYTES))
 
 
 def test_text_without_utf8_is_refused() -> None:
     with pytest.raises(DataError, match="expected an event that JSON can hold"):
-        encode(SettingChanged(name="a", old=None, new="\ud800", author="a"))
+        encode(CheckpointPruned(checkpoint="a", reason="\ud800"))
 
 
 def test_state_of_ten_thousand_seeds_fits_a_record() -> None:
@@ -219,7 +216,6 @@ def epoch_with(seeds: SeedColumns) -> EpochCompleted:
         validation=None,
         learning_rates=(),
         optimizer_steps=1,
-        skipped_steps=0,
         digests=StateDigests(parameters=None, optimizer=None, random=None),
         system=SystemState(
             epoch=1,

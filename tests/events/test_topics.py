@@ -2,7 +2,7 @@ import pytest
 
 from esper.events import topics
 from esper.events.catalogue import kinds_of
-from esper.events.kinds.control import DecisionMade, DecisionMissed
+from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.run import StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded, Heartbeat, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
 
@@ -21,7 +21,7 @@ def test_what_is_measured_is_telemetry_and_hot_for_three_days(name: str) -> None
     assert topics.TOPICS[name].retention_h == 72
 
 
-@pytest.mark.parametrize("name", [topics.PROPOSALS, topics.AGGREGATES, topics.ANOMALIES, topics.ALERTS, topics.OBSERVERS])
+@pytest.mark.parametrize("name", [topics.AGGREGATES, topics.ANOMALIES, topics.ALERTS, topics.OBSERVERS])
 def test_what_follows_from_records_is_neither(name: str) -> None:
     assert not topics.is_fact(name)
     assert not topics.is_telemetry(name)
@@ -30,7 +30,7 @@ def test_what_follows_from_records_is_neither(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        (topics.DECISIONS, {DecisionMade, DecisionMissed}),
+        (topics.DECISIONS, {DecisionMade}),
         (topics.SEED_HEALTH, {SeedHealthMeasured, StreamEnded}),
         (topics.STEPS, {StepsMeasured, StreamEnded}),
         (topics.HEARTBEAT, {Heartbeat, StreamEnded}),

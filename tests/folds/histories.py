@@ -163,7 +163,6 @@ def completed(epoch: int, rows: Sequence[SeedRow] = (), alphas: Sequence[float |
         validation=Measured(loss=loss, metrics={}, samples=10),
         learning_rates=(0.1,),
         optimizer_steps=10,
-        skipped_steps=0,
         digests=StateDigests(parameters="ab" * 32, optimizer=None, random=None),
         system=system(epoch, rows, alphas),
         duration_s=1.0,
@@ -224,8 +223,6 @@ def steps(*numbers: int) -> StepsMeasured:
         ),
         metrics={},
         learning_rates=(0.1,),
-        loss_scale=None,
-        skipped_steps=0,
         live_seeds=0,
         last_adaptation_step=None,
         samples_per_s=None,
@@ -235,7 +232,7 @@ def steps(*numbers: int) -> StepsMeasured:
 
 def issued(command: Command, site: str = "layer0", seed: int = 0, epoch: int = 1) -> CommandIssued:
     """A command that is valid until the end of `epoch`."""
-    return CommandIssued(command=command, site=site, seed=seed, blueprint=None, kernel=None, strategy=None, expires_epoch=epoch)
+    return CommandIssued(command=command, site=site, seed=seed, blueprint=None, kernel=None, expires_epoch=epoch)
 
 
 def training(choices: Sequence[int], slots: int = 2) -> list[Record]:

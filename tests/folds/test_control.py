@@ -3,7 +3,7 @@
 import pytest
 
 from esper.events.fields import Event
-from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandFailed, CommandRefused, DecisionMissed, DecisionRefused
+from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandFailed, CommandRefused, DecisionRefused
 from esper.events.kinds.lifecycle import Stage
 from tests.folds.histories import completed, issued, seed_row
 from tests.folds.runs import asked, begun, state_of
@@ -65,9 +65,3 @@ def test_an_outcome_of_a_command_of_the_epoch_before_still_closes_it() -> None:
     state = state_of(writer)
     assert not state.control.open_commands
     assert state.irregularities == ()
-
-
-def test_a_missed_decision_is_counted() -> None:
-    writer = begun()
-    writer.write(DecisionMissed(waited_s=5.0))
-    assert state_of(writer).control.counts.missed == 1

@@ -9,16 +9,17 @@ import pytest
 from esper.errors import RuleError
 from esper.events import topics
 from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.events.kinds.control import Command, CommandApplied, DecisionMissed, DecisionRefused, FieldReported
+from esper.events.kinds.control import Command, CommandApplied, DecisionRefused, FieldReported
 from esper.events.kinds.kernels import KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
-from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, SamplesDropped, SettingChanged
+from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, SamplesDropped
 from esper.folds.run import BlockedError, RunState, Status, digest, fold, initial, step
 from tests.folds.histories import RUN, Writer, completed, derived, evaluation, issued, seed_row, started, steps, training, transition
 from tests.folds.runs import asked, begun, germinated, oddities, rolled_back, saved, state_of
 
 FINISHED = RunFinished(metrics={"accuracy": 0.9}, model_digest="ab" * 32, parameters=100, stopped_early=False, tails=())
 FAILED = RunFailed(kind="error", error="boom", where="step 7", tails=())
+DROPPED = SamplesDropped(topic=topics.STEPS, count=1, first_step=1, last_step=1)
 RESUMED = RunResumed(checkpoint="epoch-2", caught_up_to=9, incarnation=2, environment_changes=())
 
 
@@ -37,7 +38,7 @@ def test_a_started_run_is_running_with_its_facts() -> None:
 def test_the_clocks_are_those_of_the_last_fact() -> None:
     writer = begun()
     writer.epoch, writer.step = 3, 30
-    writer.write(DecisionMissed(waited_s=1.0))
+    writer.write(DROPPED)
     writer.write(steps(31))
     state = state_of(writer)
     assert (state.epoch, state.step, state.moment, state.incarnation) == (3, 30, 2, 1)
@@ -70,19 +71,16 @@ def test_checkpoints_are_kept_until_they_are_pruned() -> None:
     assert [row.name for row in state_of(writer).checkpoints] == ["epoch-2"]
 
 
-def test_field_reports_settings_and_dropped_samples_are_kept() -> None:
+def test_field_reports_and_dropped_samples_are_kept() -> None:
     writer = begun()
     report = FieldReported(
         blueprint="mlp:8", kernel=None, site="layer0", seed=0, life=1, metric_before=1.0, metric_after=0.9, outcome="FOSSILIZED"
     )
-    change = SettingChanged(name="gate.cooldown", old=5, new=3, author="me")
     writer.write(report)
-    writer.write(change)
     writer.write(SamplesDropped(topic=topics.STEPS, count=3, first_step=1, last_step=3))
     writer.write(SamplesDropped(topic=topics.STEPS, count=2, first_step=5, last_step=6))
     state = state_of(writer)
     assert [row.event for row in state.field_reports] == [report]
-    assert [row.event for row in state.setting_changes] == [change]
     assert dict(state.dropped) == {topics.STEPS: 5}
 
 
@@ -127,21 +125,21 @@ def test_kernels_change_the_clocks_alone() -> None:
 
 def after_the_end(writer: Writer) -> None:
     writer.write(FINISHED)
-    writer.write(DecisionMissed(waited_s=1.0))
+    writer.write(DROPPED)
 
 
 def epoch_went_back(writer: Writer) -> None:
     writer.epoch = 3
-    writer.write(DecisionMissed(waited_s=1.0))
+    writer.write(DROPPED)
     writer.epoch = 2
-    writer.write(DecisionMissed(waited_s=1.0))
+    writer.write(DROPPED)
 
 
 def incarnation_went_back(writer: Writer) -> None:
     writer.incarnation = 2
     writer.write(RESUMED)
     writer.incarnation = 1
-    writer.write(DecisionMissed(waited_s=1.0))
+    writer.write(DROPPED)
 
 
 def epoch_left_out(writer: Writer) -> None:
@@ -180,7 +178,7 @@ def applied_too_late(writer: Writer) -> None:
 
 IRREGULAR: list[tuple[Callable[[Writer], object], str]] = [
     (lambda writer: writer.write(started(1)), "the run started a second time"),
-    (after_the_end, "esper.decision.missed.v1 came after the run's end"),
+    (after_the_end, "esper.samples.dropped.v1 came after the run's end"),
     (epoch_went_back, "the epoch went back from 3 to 2"),
     (incarnation_went_back, "the incarnation went back from 2 to 1"),
     (epoch_left_out, "epoch 3 was completed after epoch 1"),
@@ -235,8 +233,8 @@ def test_what_does_not_fit_is_described(write: Callable[[Writer], object], what:
 
 def test_a_fact_before_the_start_is_described() -> None:
     writer = Writer()
-    writer.write(DecisionMissed(waited_s=1.0))
-    assert oddities(writer) == ["esper.decision.missed.v1 came before RunStarted"]
+    writer.write(DROPPED)
+    assert oddities(writer) == ["esper.samples.dropped.v1 came before RunStarted"]
 
 
 def test_an_irregularity_names_the_moment_of_its_record() -> None:

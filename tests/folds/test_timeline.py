@@ -7,7 +7,7 @@ from esper.events.envelope import EventId, Moment, Record, RunId, record_id
 from esper.events.fields import Event
 from esper.events.kinds.control import Adaptation, Command, CommandIssued, CommandRefused, DecisionMade
 from esper.events.kinds.lifecycle import SeedRow, SeedTransitioned, Stage
-from esper.events.kinds.run import BlamedSeed, RunResumed, RunRolledBack, SettingChanged
+from esper.events.kinds.run import BlamedSeed, RunResumed, RunRolledBack
 from esper.folds.timeline import Timeline
 
 RUN = RunId("run")
@@ -110,7 +110,7 @@ def test_a_stage_that_a_rollback_keeps_goes_on() -> None:
 def test_a_decision_waits_until_its_command_came_out() -> None:
     told = Told()
     made = told.tell(decision(), 4)
-    issued = CommandIssued(command=Command.GRAFT, site="a", seed=0, blueprint=None, kernel=None, strategy=None, expires_epoch=4)
+    issued = CommandIssued(command=Command.GRAFT, site="a", seed=0, blueprint=None, kernel=None, expires_epoch=4)
     command = told.tell(issued, 4, made)
     assert told.timeline.decisions[0].fate == "pending"
     assert told.timeline.settled is None
@@ -133,9 +133,7 @@ def test_an_outcome_of_nothing_known_changes_nothing() -> None:
 
 def test_what_happens_to_the_run_is_noted_in_words() -> None:
     told = Told()
-    told.tell(SettingChanged(name="gate.cooldown", old=5, new=3, author="me"), 2)
     told.tell(RunResumed(checkpoint=None, caught_up_to=40, incarnation=2, environment_changes=("torch 2.14 -> 2.15",)), 3)
     assert [note.text for note in told.timeline.notes] == [
-        "setting gate.cooldown changed from 5 to 3 by me",
         "resumed from the first epoch, caught up to moment 40, incarnation 2; changed since: torch 2.14 -> 2.15",
     ]

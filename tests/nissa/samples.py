@@ -69,7 +69,5 @@ def resources(gpus: tuple[Gpu, ...] = ()) -> ResourcesMeasured:
         network_received_bytes=5,
         network_sent_bytes=6,
         gpus=gpus,
-        log_lag_records=None,
-        log_dead_letters=None,
         log_dropped_samples=0,
     )

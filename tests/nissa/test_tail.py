@@ -16,7 +16,7 @@ from esper.oona.observed import Observed
 from esper.oona.run_log import RunLog
 from tests.nissa.samples import anomaly
 from tests.nissa.server import Client, serving
-from tests.oona.samples import setting, ticking
+from tests.oona.samples import pruned, ticking
 
 CLOCK = ticking()
 NUMBERS = itertools.count(1)
@@ -60,7 +60,7 @@ class Tail:
 
 def append(log: RunLog, count: int) -> None:
     first = log.heads().moment + 1
-    items = [Item(setting(moment), setting(moment).TOPIC, moment, 1, CLOCK(), 0, 0, None, None) for moment in range(first, first + count)]
+    items = [Item(pruned(moment), pruned(moment).TOPIC, moment, 1, CLOCK(), 0, 0, None, None) for moment in range(first, first + count)]
     append_items(log, items)
 
 

@@ -19,7 +19,7 @@ from esper.history.doctor import examine
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from tests.oona.samples import RUN, command, finished, measure, setting, steps
+from tests.oona.samples import RUN, command, finished, measure, pruned, steps
 
 
 def say(word: object) -> None:
@@ -48,7 +48,7 @@ def write(directory: Path) -> None:
 def hold(directory: Path) -> None:
     """Holds the lock of a new run with one record until its standard input ends."""
     with Directory(directory).create(RUN) as log, Emitter(log, RUN, clock=_now) as emitter:
-        emitter.emit(setting(0), epoch=0, step=0)
+        emitter.emit(pruned(0), epoch=0, step=0)
         emitter.commit()
         say("held")
         sys.stdin.read()
@@ -57,7 +57,7 @@ def hold(directory: Path) -> None:
 def finish(directory: Path) -> None:
     """Commits RunFinished, then waits to be killed before it can seal."""
     with Directory(directory).create(RUN) as log, Emitter(log, RUN, clock=_now) as emitter:
-        emitter.emit(setting(0), epoch=0, step=0)
+        emitter.emit(pruned(0), epoch=0, step=0)
         emitter.emit(finished(emitter.tails(epoch=0, step=0)), epoch=0, step=0)
         emitter.commit()
         say("finished")
@@ -67,7 +67,7 @@ def finish(directory: Path) -> None:
 def fork(directory: Path) -> None:
     """Forks while it writes: the child leaves as a program does that knows nothing of the run, and this process goes on."""
     with Directory(directory).create(RUN) as log, Emitter(log, RUN, clock=_now) as emitter:
-        emitter.emit(setting(0), epoch=0, step=0)
+        emitter.emit(pruned(0), epoch=0, step=0)
         emitter.commit()
         child = os.fork()
         if child == 0:

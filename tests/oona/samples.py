@@ -11,7 +11,7 @@ from esper.events import topics
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.control import Command, CommandIssued
-from esper.events.kinds.run import CheckpointSaved, Code, RunFinished, RunStarted, SettingChanged, Tail
+from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, Code, RunFinished, RunStarted, Tail
 from esper.events.kinds.telemetry import Heartbeat, StepColumns, StepsMeasured
 from esper.oona.appender import Item, append_items
 from esper.oona.contract import START, Log
@@ -32,14 +32,12 @@ def ticking(by: timedelta = timedelta(milliseconds=1)) -> Callable[[], datetime]
 
 def command(number: int) -> CommandIssued:
     """A fact; `number` makes it another one."""
-    return CommandIssued(
-        command=Command.GERMINATE, site="fc", seed=number, blueprint=None, kernel=None, strategy=None, expires_epoch=number + 1
-    )
+    return CommandIssued(command=Command.GERMINATE, site="fc", seed=number, blueprint=None, kernel=None, expires_epoch=number + 1)
 
 
-def setting(number: int) -> SettingChanged:
+def pruned(number: int) -> CheckpointPruned:
     """A fact of the run's own topic."""
-    return SettingChanged(name="lr", old=number, new=number + 1, author="test")
+    return CheckpointPruned(checkpoint=str(number), reason="test")
 
 
 def steps(step: int) -> StepsMeasured:
@@ -49,8 +47,6 @@ def steps(step: int) -> StepsMeasured:
         steps=one,
         metrics={},
         learning_rates=(0.1,),
-        loss_scale=None,
-        skipped_steps=0,
         live_seeds=0,
         last_adaptation_step=None,
         samples_per_s=None,
@@ -88,7 +84,7 @@ def mixed(count: int) -> tuple[Record, ...]:
     """`count` records of RUN that follow one another: commands, steps, settings, and a heartbeat now and then."""
     log = MemoryLog(RUN)
     moments = itertools.count(1)
-    makers: tuple[Callable[[int], Event], ...] = (command, steps, setting, steps, steps)
+    makers: tuple[Callable[[int], Event], ...] = (command, steps, pruned, steps, steps)
     for number in range(count):
         beats = number % 7 == 6
         event = Heartbeat(idle_s=0.5, doing="step") if beats else makers[number % len(makers)](number)

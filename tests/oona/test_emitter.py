@@ -19,7 +19,7 @@ from esper.oona.contract import RunWriter
 from esper.oona.emitter import Emitter
 from esper.oona.heads import Heads
 from tests.oona.memory import MemoryLog
-from tests.oona.samples import RUN, command, everything, finished, kinds, measure, setting, steps, ticking
+from tests.oona.samples import RUN, command, everything, finished, kinds, measure, pruned, steps, ticking
 
 NEVER_S = 1e6
 
@@ -71,7 +71,7 @@ def test_numbers_have_no_gaps(log: RunWriter) -> None:
         for number in range(50):
             emitter.emit(command(number), epoch=0, step=number)
             emitter.measure(StepsMeasured, lambda: steps(0), epoch=0, step=number)
-            emitter.emit(setting(number), epoch=0, step=number)
+            emitter.emit(pruned(number), epoch=0, step=number)
     records = everything(log)
     assert [record.moment for record in records] == list(range(1, 151))
     assert [record.fact for record in records if record.fact is not None] == list(range(1, 101))
@@ -108,7 +108,7 @@ def test_time_never_goes_back() -> None:
 def test_a_fact_without_a_cause_follows_from_the_last_anchor() -> None:
     log = MemoryLog(RUN)
     with emitter_on(log) as emitter:
-        first = emitter.emit(setting(0), epoch=0, step=0)
+        first = emitter.emit(pruned(0), epoch=0, step=0)
         emitter.emit(command(1), epoch=0, step=0)
         measure(emitter, steps(1), epoch=0, step=1)
         emitter.emit(command(2), epoch=0, step=1, cause=EventId(f"{RUN}/2"))
@@ -278,7 +278,7 @@ def test_tails_end_every_telemetry_topic_once(log: RunWriter) -> None:
 def test_heartbeats_are_numbered_in_their_topic_alone(log: RunWriter) -> None:
     with emitter_on(log, heartbeat_s=0.005) as emitter:
         emitter.doing("validating")
-        emitter.emit(setting(0), epoch=4, step=7)
+        emitter.emit(pruned(0), epoch=4, step=7)
         emitter.commit()
         while len(everything(log, frozenset({topics.HEARTBEAT}))) < 2:
             assert log.wait(log.end(), 60.0)
@@ -296,7 +296,7 @@ def test_no_heartbeat_comes_before_the_first_record_or_after_the_tails() -> None
     log = MemoryLog(RUN)
     with emitter_on(log, heartbeat_s=0.001) as emitter:
         assert not log.wait(log.end(), 0.02)
-        emitter.emit(setting(0), epoch=0, step=0)
+        emitter.emit(pruned(0), epoch=0, step=0)
         emitter.commit()
         assert log.wait(log.end(), 60.0)
         emitter.tails(epoch=0, step=0)
@@ -386,7 +386,7 @@ def test_closing_with_a_summary_seals_the_run() -> None:
 def test_a_fact_too_large_for_a_record_stops_the_run() -> None:
     log = MemoryLog(RUN)
     emitter = emitter_on(log)
-    emitter.emit(setting(0).model_copy(update={"new": "x" * (9 << 20)}), epoch=0, step=0)
+    emitter.emit(pruned(0).model_copy(update={"reason": "x" * (9 << 20)}), epoch=0, step=0)
     with pytest.raises(LogError, match="at most 8388608 bytes"):
         emitter.commit()
     with pytest.raises(LogError) as raised:

@@ -14,9 +14,9 @@ from esper.events.kinds.run import RunFailed
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.run_log import RunLog
-from tests.oona.samples import RUN, everything, measure, setting, steps, ticking
+from tests.oona.samples import RUN, everything, measure, pruned, steps, ticking
 
-BIG = setting(0).model_copy(update={"new": "x" * 40_000})
+BIG = pruned(0).model_copy(update={"reason": "x" * 40_000})
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_last_words_find_room_where_something_else_has_filled_the_disk(small
     directory = Directory(small)
     with directory.create(RUN) as log:
         emitter = Emitter(log, RUN, clock=ticking(), heartbeat_s=1e6)
-        emitter.emit(setting(0), epoch=0, step=0)
+        emitter.emit(pruned(0), epoch=0, step=0)
         emitter.commit()
         with pytest.raises(OSError, match="No space left"):
             (small / "ballast").write_bytes(bytes(4 << 20))
@@ -93,7 +93,7 @@ def test_a_run_goes_on_once_there_is_room_again(small: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=16m", small], check=True)
     with directory.resume(RUN) as log:
         with Emitter(log, RUN, clock=ticking(), heartbeat_s=1e6) as emitter:
-            emitter.emit(setting(1), epoch=0, step=1000)
+            emitter.emit(pruned(1), epoch=0, step=1000)
         assert len(everything(log)) == before + 1
 
 

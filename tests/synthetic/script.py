@@ -103,7 +103,6 @@ def started(planned: int = EPOCHS, task: str = "digits") -> RunStarted:
         hardware=Hardware(
             machine="synthetic", processor="none", cores=2, memory_bytes=8_000_000_000, operating_system="none", device="cpu", gpus=()
         ),
-        parent=None,
         sites=SITES,
         parameters=460,
         epochs=planned,

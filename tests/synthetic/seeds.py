@@ -37,7 +37,6 @@ def order(memory: Memory, command: Command, wish: Wish) -> CommandIssued:
         seed=wish.seed,
         blueprint=blueprint,
         kernel=blueprint_key(blueprint, wish.site)[:16] if blueprint and (wish.site, wish.seed) in memory.kernels else row.kernel,
-        strategy="linear" if command is Command.GRAFT else None,
         expires_epoch=memory.epoch,
     )
 

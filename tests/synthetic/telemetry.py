@@ -25,8 +25,6 @@ def steps_measured(memory: Memory, span: range, *, poisoned: bool = False) -> St
         steps=columns,
         metrics={},
         learning_rates=(3e-3,),
-        loss_scale=None,
-        skipped_steps=0,
         live_seeds=sum(row.stage in LIVE for row in memory.seeds.values()),
         last_adaptation_step=memory.last_adaptation,
         samples_per_s=80000.0,
@@ -42,7 +40,6 @@ def health_measured(memory: Memory) -> SeedHealthMeasured:
     columns = HealthColumns(
         site=tuple(site for site, _ in rows),
         seed=tuple(row.seed if row else None for _, row in rows),
-        chunk=(0,) * size,
         stage=tuple(row.stage if row else None for _, row in rows),
         activation_variance=(0.5,) * size,
         gradient_variance=(0.25,) * size,

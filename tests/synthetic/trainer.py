@@ -149,7 +149,6 @@ class Trainer:
             validation=Measured(loss=state.validation_loss, metrics=state.validation_metrics, samples=350),
             learning_rates=(3e-3,),
             optimizer_steps=STEPS,
-            skipped_steps=0,
             digests=StateDigests(
                 parameters=digest("p", self.memory.epoch), optimizer=digest("o", self.memory.epoch), random=digest("r", self.memory.epoch)
             ),

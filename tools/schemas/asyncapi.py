@@ -5,7 +5,7 @@ Payloads and headers are references to the JSON Schemas beside the document.
 
 from esper.events.catalogue import KINDS, kinds_of
 from esper.events.fields import Event
-from esper.events.topics import DEAD_LETTER_RETENTION_H, DEAD_LETTER_SUFFIX, PROPOSALS, TOPICS, Topic
+from esper.events.topics import DEAD_LETTER_RETENTION_H, DEAD_LETTER_SUFFIX, TOPICS, Topic
 from tools.schemas.jsonschema import DIALECT, Json
 
 _BINDINGS = "0.5.0"  # The version of AsyncAPI's Kafka bindings.
@@ -72,9 +72,7 @@ def _kafka(topic: str, retention_h: int | None) -> Json:
 
 
 def _operation(topic: Topic) -> tuple[str, Json]:
-    # The application described is a run with its bridge and observers: it writes everything but a remote Tamiyo's proposals.
-    action = "receive" if topic.name == PROPOSALS else "send"
-    return f"{action}.{topic.name}", {"action": action, "channel": {"$ref": f"#/channels/{topic.name}"}, "summary": topic.meaning}
+    return f"send.{topic.name}", {"action": "send", "channel": {"$ref": f"#/channels/{topic.name}"}, "summary": topic.meaning}
 
 
 def _message(kind: type[Event]) -> Json:

@@ -7,7 +7,6 @@ from esper.events.kinds import control, epoch, kernels, lifecycle, observability
 KINDS: tuple[type[Event], ...] = (
     run.RunStarted,
     run.RunResumed,
-    run.SettingChanged,
     run.CheckpointSaved,
     run.CheckpointPruned,
     run.RunRolledBack,
@@ -18,9 +17,7 @@ KINDS: tuple[type[Event], ...] = (
     epoch.EpochCompleted,
     lifecycle.SeedTransitioned,
     lifecycle.SeedEvaluated,
-    control.DecisionProposed,
     control.DecisionMade,
-    control.DecisionMissed,
     control.CommandIssued,
     control.CommandApplied,
     control.CommandRefused,
@@ -49,10 +46,6 @@ KINDS: tuple[type[Event], ...] = (
     observability.RunHeardAgain,
     observability.FoldBlocked,
     observability.FoldUnblocked,
-    observability.BridgeStateChanged,
-    observability.HeadSigned,
-    observability.HeadWitnessed,
-    observability.EvidenceExported,
 )
 
 BY_NAME: dict[str, type[Event]] = {kind.KIND: kind for kind in KINDS}

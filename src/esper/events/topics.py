@@ -25,7 +25,6 @@ class Topic(NamedTuple):
 RUN = "system.events.run"
 EPOCH = "system.events.epoch"
 LIFECYCLE = "system.events.lifecycle"
-PROPOSALS = "control.tamiyo.proposals"
 DECISIONS = "control.tamiyo.decisions"
 COMMANDS = "control.kasmina.commands"
 OUTCOMES = "control.kasmina.outcomes"
@@ -42,19 +41,17 @@ ANOMALIES = "observability.anomalies"
 ALERTS = "observability.alerts"
 OBSERVERS = "observability.observers"
 CUSTOM_METRICS = "observability.metrics.custom"
-HEADS = "audit.heads"
 
 _TRAINER = ("trainer",)
-_DERIVERS = ("observer", "worker")
-_HOT_H, _DERIVED_H, _PROPOSALS_H = 72, 30 * 24, 7 * 24
+_OBSERVER = ("observer",)
+_HOT_H, _DERIVED_H = 72, 30 * 24
 
 TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
-        Topic(RUN, TopicClass.FACT, _TRAINER, None, "A run's start, settings, checkpoints, rollbacks and end."),
+        Topic(RUN, TopicClass.FACT, _TRAINER, None, "A run's start, checkpoints, rollbacks and end."),
         Topic(EPOCH, TopicClass.FACT, _TRAINER, None, "What each epoch reached, and the state that decisions follow from."),
         Topic(LIFECYCLE, TopicClass.FACT, _TRAINER, None, "Stages of seeds, and what was measured of their effect."),
-        Topic(PROPOSALS, TopicClass.DERIVED, ("worker",), _PROPOSALS_H, "What a remote Tamiyo wants."),
         Topic(DECISIONS, TopicClass.FACT, _TRAINER, None, "What Tamiyo wants, whether or not it passes the gate."),
         Topic(COMMANDS, TopicClass.FACT, _TRAINER, None, "Decisions that passed the gate."),
         Topic(OUTCOMES, TopicClass.FACT, _TRAINER, None, "What became of each command, and which decisions did not pass the gate."),
@@ -66,12 +63,11 @@ TOPICS: dict[str, Topic] = {
         Topic(STEPS, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "Loss, gradient norm and timing of optimizer steps."),
         Topic(HEARTBEAT, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "The writer is alive; never sampled."),
         Topic(RESOURCES, TopicClass.TELEMETRY, ("agent",), _HOT_H, "Machines, and the logs on them."),
-        Topic(AGGREGATES, TopicClass.DERIVED, _DERIVERS, _DERIVED_H, "Statistics of metrics over windows of time."),
-        Topic(ANOMALIES, TopicClass.DERIVED, _DERIVERS, _DERIVED_H, "Values and trends that detectors found."),
-        Topic(ALERTS, TopicClass.DERIVED, (*_DERIVERS, "nissa"), None, "Alerts, and whom they reached."),
-        Topic(OBSERVERS, TopicClass.DERIVED, _DERIVERS, None, "What observers and workers say of themselves and of silent runs."),
+        Topic(AGGREGATES, TopicClass.DERIVED, _OBSERVER, _DERIVED_H, "Statistics of metrics over windows of time."),
+        Topic(ANOMALIES, TopicClass.DERIVED, _OBSERVER, _DERIVED_H, "Values and trends that detectors found."),
+        Topic(ALERTS, TopicClass.DERIVED, ("observer", "nissa"), None, "Alerts, and whom they reached."),
+        Topic(OBSERVERS, TopicClass.DERIVED, _OBSERVER, None, "Observers, what blocks them, and silent runs."),
         Topic(CUSTOM_METRICS, TopicClass.TELEMETRY, ("trainer", "nissa"), _HOT_H, "The user's own metrics."),
-        Topic(HEADS, TopicClass.DERIVED, ("notary",), None, "Signed ends of logs."),
     )
 }
 

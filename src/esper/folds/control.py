@@ -66,11 +66,10 @@ class CommandRow:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many there were in the whole run: decisions made by adaptation, refused by rule, missed; commands issued and their outcomes."""
+    """How many there were in the whole run: decisions made by adaptation, refused by rule; commands issued and their outcomes."""
 
     made: Mapping[Adaptation, int] = field(default_factory=dict)
     refused: Mapping[GateRule, int] = field(default_factory=dict)
-    missed: int = 0
     issued: int = 0
     applied: int = 0
     commands_refused: int = 0
@@ -109,11 +108,6 @@ def decided(control: Control, record: Record, event: DecisionMade) -> Control:
     )
     counts = replace(control.counts, made=_one_more(control.counts.made, event.adaptation))
     return replace(control, decisions=control.decisions.with_item(record.moment, row), counts=counts)
-
-
-def missed(control: Control) -> Control:
-    """`control` with one more decision that did not come in time."""
-    return replace(control, counts=replace(control.counts, missed=control.counts.missed + 1))
 
 
 def refused(control: Control, record: Record, event: DecisionRefused) -> Answer:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from esper.events.envelope import EventId
 from esper.events.kinds.control import FieldReported
 from esper.events.kinds.epoch import Measured, StateDigests
-from esper.events.kinds.run import BlamedSeed, SettingChanged
+from esper.events.kinds.run import BlamedSeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,6 @@ class ReportRow:
     moment: int
     epoch: int
     event: FieldReported
-
-
-@dataclass(frozen=True, slots=True)
-class SettingRow:
-    """A setting that changed during the run."""
-
-    moment: int
-    epoch: int
-    event: SettingChanged
 
 
 class Irregularity(NamedTuple):

@@ -22,7 +22,6 @@ from esper.events.kinds.control import (
     CommandIssued,
     CommandRefused,
     DecisionMade,
-    DecisionMissed,
     DecisionRefused,
     FieldReported,
 )
@@ -37,13 +36,12 @@ from esper.events.kinds.run import (
     RunRolledBack,
     RunStarted,
     SamplesDropped,
-    SettingChanged,
     Site,
 )
 from esper.folds import control, seeds
 from esper.folds.control import Control, DecisionRow
 from esper.folds.form import form
-from esper.folds.rows import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, SettingRow
+from esper.folds.rows import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow
 from esper.folds.seeds import Change, SeedKey, Slot, Slots
 from esper.folds.table import Table
 
@@ -84,7 +82,6 @@ class RunState:
     field_reports: tuple[ReportRow, ...] = ()
     checkpoints: tuple[CheckpointRow, ...] = ()
     rollbacks: tuple[RollbackRow, ...] = ()
-    setting_changes: tuple[SettingRow, ...] = ()
     dropped: Table[str, int] = field(default_factory=Table)
     irregularities: tuple[Irregularity, ...] = ()
 
@@ -200,10 +197,6 @@ def _failed(state: RunState, _record: Record, event: RunFailed) -> RunState:
     return replace(state, status=Status.FAILED, end=event)
 
 
-def _setting_changed(state: RunState, record: Record, event: SettingChanged) -> RunState:
-    return replace(state, setting_changes=(*state.setting_changes, SettingRow(record.moment, record.epoch, event)))
-
-
 def _dropped(state: RunState, _record: Record, event: SamplesDropped) -> RunState:
     return replace(state, dropped=state.dropped.with_item(event.topic, state.dropped.get(event.topic, 0) + event.count))
 
@@ -291,10 +284,6 @@ def _decided(state: RunState, record: Record, event: DecisionMade) -> RunState:
     return replace(state, control=control.decided(state.control, record, event))
 
 
-def _missed(state: RunState, _record: Record, _event: DecisionMissed) -> RunState:
-    return replace(state, control=control.missed(state.control))
-
-
 def _refused(state: RunState, record: Record, event: DecisionRefused) -> RunState:
     return _answered(state, control.refused(state.control, record, event))
 
@@ -335,7 +324,6 @@ _STEPS: dict[type[Event], Callable[[RunState, Record, Any], RunState]] = {
     RunFinished: _finished,
     RunFailed: _failed,
     RunRolledBack: _rolled_back,
-    SettingChanged: _setting_changed,
     SamplesDropped: _dropped,
     CheckpointSaved: _saved,
     CheckpointPruned: _pruned,
@@ -343,7 +331,6 @@ _STEPS: dict[type[Event], Callable[[RunState, Record, Any], RunState]] = {
     SeedTransitioned: _transitioned,
     SeedEvaluated: _evaluated,
     DecisionMade: _decided,
-    DecisionMissed: _missed,
     DecisionRefused: _refused,
     CommandIssued: _issued,
     CommandApplied: _came_out,

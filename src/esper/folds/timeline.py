@@ -22,7 +22,7 @@ from esper.events.kinds.control import (
 )
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped, SettingChanged
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped
 
 Slot = tuple[str, int]
 Fate = Literal["pending", "applied", "refused", "command refused", "failed", "recorded"]
@@ -82,7 +82,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that happened to the run itself, in words: a rollback, a resume, a changed setting, lost samples, its end."""
+    """Something that happened to the run itself, in words: a rollback, a resume, lost samples, its end."""
 
     moment: Moment
     epoch: int
@@ -221,8 +221,6 @@ def note_of(event: Event) -> str | None:
             source = event.checkpoint or "the first epoch"
             changed = f"; changed since: {', '.join(event.environment_changes)}" if event.environment_changes else ""
             return f"resumed from {source}, caught up to moment {event.caught_up_to}, incarnation {event.incarnation}{changed}"
-        case SettingChanged():
-            return f"setting {event.name} changed from {event.old!r} to {event.new!r} by {event.author}"
         case SamplesDropped():
             return f"{event.count} samples of {event.topic} dropped, steps {event.first_step}..{event.last_step}"
         case _:
@@ -247,6 +245,6 @@ _TOLD = frozenset(
     kind.KIND
     for kind in (
         RunStarted, EpochCompleted, SeedTransitioned, SeedEvaluated, RunRolledBack, DecisionMade, DecisionRefused, CommandIssued,
-        CommandApplied, CommandRefused, CommandFailed, RunResumed, SettingChanged, SamplesDropped, RunFinished, RunFailed,
+        CommandApplied, CommandRefused, CommandFailed, RunResumed, SamplesDropped, RunFinished, RunFailed,
     )
 )  # fmt: skip

@@ -65,7 +65,6 @@ class HealthSample:
         return HealthColumns(
             site=tuple(row.site for row in rows),
             seed=tuple(row.seed for row in rows),
-            chunk=(0,) * len(rows),
             stage=tuple(row.stage for row in rows),
             activation_variance=named["activation_variance"],
             gradient_variance=named["gradient_variance"],

@@ -127,8 +127,6 @@ class Agent:
             network_received_bytes=network.bytes_recv,
             network_sent_bytes=network.bytes_sent,
             gpus=tuple(self._gpus.measure()),
-            log_lag_records=None,
-            log_dead_letters=None,
             log_dropped_samples=self._dropped.read(),
         )
 

@@ -275,7 +275,6 @@ class _Work:
             rng_seed=settings.trainer.rng_seed,
             determinism=described(settings.trainer.digest),
             hardware=manifest.hardware(recipe.device),
-            parent=None,
             sites=self.host.sites,
             parameters=self.host.parameters(),
             epochs=settings.trainer.epochs,

@@ -218,7 +218,6 @@ class Adapter:
             seed=decision.seed,
             blueprint=decision.blueprint or seed.blueprint,
             kernel=kernel or seed.kernel,
-            strategy="linear" if command is Command.GRAFT else None,
             expires_epoch=now.epoch,
         )
 

@@ -87,8 +87,6 @@ class Span:
             ),
             metrics={name: float32_column(values) for name, values in read.metrics.items()},
             learning_rates=learning_rates,
-            loss_scale=None,
-            skipped_steps=0,
             live_seeds=live_seeds,
             last_adaptation_step=last_adaptation_step,
             samples_per_s=sum(self.samples) / (self._ended - self._started),

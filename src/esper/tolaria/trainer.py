@@ -317,7 +317,6 @@ class Trainer:
             validation=validation,
             learning_rates=tuple(float(group["lr"]) for group in self._optimizer.param_groups),
             optimizer_steps=epoch.optimizer_steps,
-            skipped_steps=0,
             digests=self._digests(),
             system=state,
             duration_s=duration,

@@ -14,7 +14,6 @@ def decided(site: str, fate: Fate = "applied", rule: str | None = None) -> Decid
         adaptation=Adaptation.GRAFT,
         site=site,
         seed=1,
-        chunk=0,
         blueprint="lowrank:8",
         confidence=0.861,
         urgency=1.0,

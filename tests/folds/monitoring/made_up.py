@@ -53,8 +53,6 @@ def _span(
         ),
         metrics={"accuracy": (0.5,) * count},
         learning_rates=(0.1,),
-        loss_scale=None,
-        skipped_steps=0,
         live_seeds=0,
         last_adaptation_step=adapted if adapted is not None and adapted <= first else None,
         samples_per_s=1000.0,
@@ -74,7 +72,6 @@ def health(rows: Sequence[Row], *, adapted: int | None = None, **columns: Sequen
         health=HealthColumns(
             site=tuple(site for site, _ in rows),
             seed=tuple(seed for _, seed in rows),
-            chunk=(0,) * count,
             stage=(None,) * count,
             activation_variance=given.get("activation_variance", (None,) * count),
             gradient_variance=given.get("gradient_variance", (0.5,) * count),

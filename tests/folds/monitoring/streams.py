@@ -99,8 +99,6 @@ def losses(*values: float | None, step: int = 1) -> StepsMeasured:
         ),
         metrics={},
         learning_rates=(0.1,),
-        loss_scale=None,
-        skipped_steps=0,
         live_seeds=0,
         last_adaptation_step=None,
         samples_per_s=None,
@@ -108,7 +106,7 @@ def losses(*values: float | None, step: int = 1) -> StepsMeasured:
     )
 
 
-def resources(disk_free: float = 0.5, lag: int | None = None) -> ResourcesMeasured:
+def resources(disk_free: float = 0.5) -> ResourcesMeasured:
     """A machine with a disk of 1,000 bytes."""
     return ResourcesMeasured(
         cpu_utilization=0.5,
@@ -119,8 +117,6 @@ def resources(disk_free: float = 0.5, lag: int | None = None) -> ResourcesMeasur
         network_received_bytes=0,
         network_sent_bytes=0,
         gpus=(),
-        log_lag_records=lag,
-        log_dead_letters=None,
         log_dropped_samples=None,
     )
 

@@ -30,8 +30,6 @@ STEPS = StepsMeasured(
     ),
     metrics={"accuracy": (0.25, 0.75)},
     learning_rates=(0.1, 0.2),
-    loss_scale=None,
-    skipped_steps=0,
     live_seeds=1,
     last_adaptation_step=5,
     samples_per_s=100.0,
@@ -41,7 +39,6 @@ HEALTH = SeedHealthMeasured(
     health=HealthColumns(
         site=("0", "0"),
         seed=(None, 2),
-        chunk=(0, 0),
         stage=(None, None),
         activation_variance=(1.5, math.inf),
         gradient_variance=(0.5, None),
@@ -58,7 +55,7 @@ HEALTH = SeedHealthMeasured(
 )
 
 
-def resources(*gpus: Gpu, lag: int | None = None, memory: int = 400) -> ResourcesMeasured:
+def resources(*gpus: Gpu, memory: int = 400) -> ResourcesMeasured:
     return ResourcesMeasured(
         cpu_utilization=0.5,
         memory_used_bytes=100,
@@ -68,8 +65,6 @@ def resources(*gpus: Gpu, lag: int | None = None, memory: int = 400) -> Resource
         network_received_bytes=7,
         network_sent_bytes=8,
         gpus=gpus,
-        log_lag_records=lag,
-        log_dead_letters=None,
         log_dropped_samples=3,
     )
 
@@ -118,7 +113,7 @@ def test_health_is_columns_by_site_and_seed() -> None:
 
 
 def test_resources_are_ratios_and_counters() -> None:
-    found = read(resources(lag=4))
+    found = read(resources())
     assert {name: column.tolist() for name, column in found.columns.items() if found.measured[name].all()} == {
         "cpu_utilization": [0.5],
         "memory_used_ratio": [0.25],
@@ -126,7 +121,6 @@ def test_resources_are_ratios_and_counters() -> None:
         "disk_free_ratio": [0.75],
         "network_received_bytes": [7.0],
         "network_sent_bytes": [8.0],
-        "log_lag_records": [4.0],
         "log_dropped_samples": [3.0],
     }
 

@@ -89,7 +89,6 @@ def health(*ratios: float | None) -> SeedHealthMeasured:
         health=HealthColumns(
             site=("layer0",) * size,
             seed=(None, *range(size - 1)),
-            chunk=(0,) * size,
             stage=nothing,
             activation_variance=(1.0,) * size,
             gradient_variance=nothing,

@@ -1,7 +1,7 @@
 """What a run's log says, held against what was acknowledged and against the run that was never killed.
 
 Facts are compared by their place and their comparison form, ids in them resolved to topic and ordinal among comparable records. RunResumed,
-SamplesDropped, SettingChanged and RunFailed stand outside; so do heartbeats, which a clock writes, and a failed life's StreamEnded.
+SamplesDropped and RunFailed stand outside; so do heartbeats, which a clock writes, and a failed life's StreamEnded.
 """
 
 import hashlib

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from esper.events import topics
-from esper.events.fields import VOLATILE, Count, Event, Float, NonNegative, Reference
+from esper.events.fields import VOLATILE, Count, Event, Float, Reference
 
 
 class Adaptation(StrEnum):
@@ -43,8 +43,6 @@ class _Decision(Event):
     """Null for `none`."""
     seed: Count | None
     """The slot, 0 and up within its site; null for `none`."""
-    chunk: Count = 0
-    """A slice of the site's output features; 0: all."""
     blueprint: str | None = None
     """What to germinate; null for every other adaptation."""
     confidence: Float
@@ -52,13 +50,6 @@ class _Decision(Event):
     reason: Annotated[str, Field(min_length=1)]
     evidence: tuple[Reference, ...]
     """Ids of the records that the decision follows from."""
-
-
-class DecisionProposed(_Decision):
-    """A remote Tamiyo's wish; the trainer logs what it takes as DecisionMade."""
-
-    KIND: ClassVar[str] = "esper.decision.proposed.v1"
-    TOPIC: ClassVar[str] = topics.PROPOSALS
 
 
 class DecisionMade(_Decision):
@@ -69,14 +60,6 @@ class DecisionMade(_Decision):
 
     KIND: ClassVar[str] = "esper.decision.made.v1"
     TOPIC: ClassVar[str] = topics.DECISIONS
-
-
-class DecisionMissed(Event):
-    """A remote Tamiyo said nothing in time; training went on."""
-
-    KIND: ClassVar[str] = "esper.decision.missed.v1"
-    TOPIC: ClassVar[str] = topics.DECISIONS
-    waited_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
 
 
 class CommandIssued(Event):
@@ -90,8 +73,6 @@ class CommandIssued(Event):
     blueprint: str | None
     kernel: str | None
     """Digest of the kernel's file, where one is to be loaded."""
-    strategy: str | None
-    """How a graft is blended in."""
     expires_epoch: Count
 
 

@@ -204,8 +204,6 @@ class EpochCompleted(Event):
     learning_rates: tuple[Float, ...]
     """One per parameter group."""
     optimizer_steps: Count
-    skipped_steps: Count
-    """Steps whose gradient was not finite."""
     digests: StateDigests
     system: SystemState
     duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]

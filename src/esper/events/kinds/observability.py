@@ -1,4 +1,4 @@
-"""What observers and workers derive from the log, what they say of themselves, and later the notary's heads."""
+"""What observers and workers derive from the log, and what they write about themselves."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -169,48 +169,3 @@ class FoldUnblocked(Event):
     TOPIC: ClassVar[str] = topics.OBSERVERS
     topics: tuple[str, ...]
     """Those that were blocked."""
-
-
-class BridgeStateChanged(Event):
-    """The bridge to Kafka connected, lost its broker or was fenced."""
-
-    KIND: ClassVar[str] = "esper.bridge.state-changed.v1"
-    TOPIC: ClassVar[str] = topics.OBSERVERS
-    state: Literal["connected", "disconnected", "fenced"]
-    waiting_records: Count
-    """Records that are not on Kafka yet."""
-    error: str | None
-
-
-class HeadSigned(Event):
-    """The end of a log, signed: size and root of its Merkle tree."""
-
-    KIND: ClassVar[str] = "esper.head.signed.v1"
-    TOPIC: ClassVar[str] = topics.HEADS
-    origin: str
-    size: Count
-    root: Digest
-    note: str
-
-
-class HeadWitnessed(Event):
-    """A witness signed a head."""
-
-    KIND: ClassVar[str] = "esper.head.witnessed.v1"
-    TOPIC: ClassVar[str] = topics.HEADS
-    origin: str
-    size: Count
-    root: Digest
-    witness: str
-    note: str
-
-
-class EvidenceExported(Event):
-    """An evidence bundle was written for somebody."""
-
-    KIND: ClassVar[str] = "esper.evidence.exported.v1"
-    TOPIC: ClassVar[str] = topics.HEADS
-    bundle: Digest
-    """sha256 of the bundle."""
-    runs: tuple[str, ...]
-    recipient: str

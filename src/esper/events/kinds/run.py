@@ -71,13 +71,6 @@ class Site(Part):
     """Those that may be tried here."""
 
 
-class Parent(Part):
-    """Where a fork began."""
-
-    run: str
-    epoch: Count
-
-
 class RunStarted(Event):
     """A run began; everything that is needed to know what ran and to run it again. Settings are complete, defaults included."""
 
@@ -93,8 +86,6 @@ class RunStarted(Event):
     """The number that every random stream of the run begins from."""
     determinism: Determinism
     hardware: Hardware
-    parent: Parent | None
-    """Where this run was forked; null: it was not."""
     sites: tuple[Site, ...]
     parameters: Count
     """Of the host before anything grew."""
@@ -114,18 +105,6 @@ class RunResumed(Event):
     """In force from this record on."""
     environment_changes: tuple[str, ...]
     """What is not as it was at the start, one sentence each."""
-
-
-class SettingChanged(Event):
-    """A setting took another value during the run."""
-
-    KIND: ClassVar[str] = "esper.setting.changed.v1"
-    TOPIC: ClassVar[str] = topics.RUN
-    name: str
-    old: JsonValue
-    new: JsonValue
-    author: str
-    """Who changed it."""
 
 
 class CheckpointSaved(Event):

@@ -20,8 +20,6 @@ class HealthColumns(Columns):
     site: Texts
     seed: tuple[Count | None, ...]
     """The slot, 0 and up within its site; null: the site's own health."""
-    chunk: Counts
-    """A slice of the site's output features; 0: all."""
     stage: tuple[Stage | None, ...]
     activation_variance: MaybeNonNegatives
     gradient_variance: MaybeNonNegatives
@@ -69,9 +67,6 @@ class StepsMeasured(Event):
     """Each a column as long as those of `steps`."""
     learning_rates: tuple[Float, ...]
     """One per parameter group."""
-    loss_scale: Float | None
-    skipped_steps: Count
-    """Steps of this span whose gradient was not finite."""
     live_seeds: Count
     last_adaptation_step: Count | None
     samples_per_s: Annotated[NonNegative | None, Field(json_schema_extra=VOLATILE)]
@@ -125,9 +120,6 @@ class ResourcesMeasured(Event):
     network_received_bytes: Count
     network_sent_bytes: Count
     gpus: tuple[Gpu, ...]
-    log_lag_records: Count | None
-    """Records that wait for the bridge; null: there is none."""
-    log_dead_letters: Count | None
     log_dropped_samples: Count | None
 
 

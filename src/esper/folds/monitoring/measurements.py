@@ -26,7 +26,6 @@ IntArray = npt.NDArray[np.int64]
 Values = tuple[float | None, ...] | tuple[int, ...]
 
 _GPU = ("utilization", "memory_used_ratio", "temperature_celsius", "power_watts")
-_LOG = ("log_lag_records", "log_dead_letters", "log_dropped_samples")
 
 METRICS: Mapping[str, frozenset[str]] = {
     topics.STEPS: frozenset(
@@ -44,7 +43,7 @@ METRICS: Mapping[str, frozenset[str]] = {
             *("cpu_utilization", "memory_used_ratio", "disk_free_bytes", "disk_free_ratio"),
             *("network_received_bytes", "network_sent_bytes"),
             *(f"gpu.*.{name}" for name in _GPU),
-            *_LOG,
+            "log_dropped_samples",
         )
     ),
     topics.CUSTOM_METRICS: frozenset(("esper_custom_*",)),
@@ -167,7 +166,7 @@ def _resources(event: ResourcesMeasured) -> dict[str, Values]:
         "network_received_bytes": (event.network_received_bytes,),
         "network_sent_bytes": (event.network_sent_bytes,),
     }
-    values |= {name: (getattr(event, name),) for name in _LOG}
+    values["log_dropped_samples"] = (event.log_dropped_samples,)
     for gpu in event.gpus:
         used = _ratio(gpu.memory_used_bytes, gpu.memory_total_bytes)
         measured = (gpu.utilization, used, gpu.temperature_celsius, gpu.power_watts)

@@ -122,7 +122,6 @@ def _run_view(summary: RunSummary, known: Known) -> RunView:
         settings={} if started is None else started.settings,
         sites=state.sites,
         rng_seed=None if started is None else started.rng_seed,
-        parent=None if started is None else started.parent,
         code=None if started is None else started.code,
         packages={} if started is None else started.packages,
         data=() if started is None else started.data,
@@ -152,7 +151,6 @@ def _state_view(state: RunState, at: int, digest_: str) -> StateView:
         field_reports=state.field_reports,
         checkpoints=state.checkpoints,
         rollbacks=state.rollbacks,
-        setting_changes=state.setting_changes,
         dropped=dict(state.dropped),
         irregularities=state.irregularities,
     )

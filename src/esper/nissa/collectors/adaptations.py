@@ -11,7 +11,6 @@ from esper.events.kinds.control import (
     CommandFailed,
     CommandRefused,
     DecisionMade,
-    DecisionMissed,
     DecisionRefused,
     FieldReported,
     GateRule,
@@ -27,7 +26,6 @@ DECIDED = Family("esper_adaptations_decided_total", "counter", "Decisions, by wh
 REFUSED = Family(
     "esper_adaptations_refused_total", "counter", "Decisions that the gate refused, by the first rule.", {"rule": get_args(GateRule)}
 )
-MISSED = Family("esper_adaptations_missed_total", "counter", "Times a remote Tamiyo said nothing in time.")
 APPLIED = Family("esper_commands_applied_total", "counter", "Commands that took effect.", _COMMANDS)
 COMMANDS_REFUSED = Family("esper_commands_refused_total", "counter", "Commands that were refused and changed nothing.", _COMMANDS)
 COMMANDS_FAILED = Family("esper_commands_failed_total", "counter", "Commands that failed and changed nothing.", _COMMANDS)
@@ -39,7 +37,7 @@ REPORTS = Family(
 )
 ROLLBACKS = Family("esper_rollbacks_total", "counter", "Times training went back to a checkpoint.")
 
-FAMILIES = (DECIDED, REFUSED, MISSED, APPLIED, COMMANDS_REFUSED, COMMANDS_FAILED, REPORTS, ROLLBACKS)
+FAMILIES = (DECIDED, REFUSED, APPLIED, COMMANDS_REFUSED, COMMANDS_FAILED, REPORTS, ROLLBACKS)
 
 
 def _decided(model: Model, watched: Watched, _record: Record, event: DecisionMade) -> Watched:
@@ -49,11 +47,6 @@ def _decided(model: Model, watched: Watched, _record: Record, event: DecisionMad
 
 def _refused(model: Model, watched: Watched, _record: Record, event: DecisionRefused) -> Watched:
     model.tally.add(REFUSED, event.rule)
-    return watched
-
-
-def _missed(model: Model, watched: Watched, _record: Record, _event: DecisionMissed) -> Watched:
-    model.tally.add(MISSED)
     return watched
 
 
@@ -76,7 +69,6 @@ def _rolled_back(model: Model, watched: Watched, _record: Record, _event: RunRol
 HANDLERS: dict[type, Handler] = {
     DecisionMade: _decided,
     DecisionRefused: _refused,
-    DecisionMissed: _missed,
     CommandApplied: _came_out,
     CommandRefused: _came_out,
     CommandFailed: _came_out,

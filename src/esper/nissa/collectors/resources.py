@@ -28,14 +28,12 @@ GPU_MEMORY_USED = Family("esper_gpu_memory_used_bytes", "gauge", "Memory of the 
 GPU_MEMORY_TOTAL = Family("esper_gpu_memory_total_bytes", "gauge", "Memory of the GPU.", _GPUS)
 GPU_TEMPERATURE = Family("esper_gpu_temperature_celsius", "gauge", "Temperature of the GPU.", _GPUS)
 GPU_POWER = Family("esper_gpu_power_watts", "gauge", "Power that the GPU draws.", _GPUS)
-LOG_LAG = Family("esper_log_lag_records", "gauge", "Records of the machine's log that wait for the bridge to Kafka.")
-LOG_DEAD = Family("esper_log_dead_letters", "gauge", "Dead letters of the machine's log.")
 LOG_DROPPED = Family("esper_log_dropped_samples", "gauge", "Telemetry that the machine's log did not take.")
 MEASURED = Family("esper_resources_measured_timestamp_seconds", "gauge", "When an agent measured the machine last.")
 
 FAMILIES = (
     CPU, MEMORY_USED, MEMORY_TOTAL, DISK_FREE, DISK_TOTAL, RECEIVED, SENT, GPU_UTILIZATION, GPU_MEMORY_USED, GPU_MEMORY_TOTAL,
-    GPU_TEMPERATURE, GPU_POWER, LOG_LAG, LOG_DEAD, LOG_DROPPED, MEASURED,
+    GPU_TEMPERATURE, GPU_POWER, LOG_DROPPED, MEASURED,
 )  # fmt: skip
 
 
@@ -67,10 +65,8 @@ def _machine(event: ResourcesMeasured) -> Iterator[Sample]:
     yield Sample(DISK_TOTAL, event.disk_total_bytes)
     yield Sample(RECEIVED, event.network_received_bytes)
     yield Sample(SENT, event.network_sent_bytes)
-    logged = ((LOG_LAG, event.log_lag_records), (LOG_DEAD, event.log_dead_letters), (LOG_DROPPED, event.log_dropped_samples))
-    for family, value in logged:
-        if value is not None:
-            yield Sample(family, value)
+    if event.log_dropped_samples is not None:
+        yield Sample(LOG_DROPPED, event.log_dropped_samples)
 
 
 def _gpu(gpu: Gpu) -> Iterator[Sample]:

@@ -18,7 +18,6 @@ RUNS_STARTED = Family("esper_runs_started_total", "counter", "Runs that began.")
 RUNS_ENDED = Family("esper_runs_ended_total", "counter", "Runs that ended.", {"outcome": ("finished", "failed")})
 RUNS_RESUMED = Family("esper_runs_resumed_total", "counter", "Times a run went on after an interruption.")
 EPOCHS = Family("esper_epochs_total", "counter", "Epochs that the runs completed.")
-SKIPPED = Family("esper_steps_skipped_total", "counter", "Optimizer steps that were skipped because their gradient was not finite.")
 CHECKPOINTS = Family("esper_checkpoints_total", "counter", "Checkpoints that were saved.")
 STEP_SECONDS = Family("esper_step_duration_seconds", "histogram", "How long optimizer steps took.", buckets=SECONDS)
 WAIT_SECONDS = Family("esper_data_wait_seconds", "histogram", "How long optimizer steps waited for data.", buckets=SECONDS)
@@ -36,7 +35,7 @@ SAMPLES = Family("esper_samples_per_second", "gauge", "Training samples a second
 PARAMETERS = Family("esper_parameters", "gauge", "Parameters of the newest live run's host with its seeds.")
 MEMORY = Family("esper_training_memory_bytes", "gauge", "Memory of the newest live run's device, as measured last.")
 
-COUNTED = (RUNS_STARTED, RUNS_ENDED, RUNS_RESUMED, EPOCHS, STEPS, SKIPPED, CHECKPOINTS, STEP_SECONDS, WAIT_SECONDS)
+COUNTED = (RUNS_STARTED, RUNS_ENDED, RUNS_RESUMED, EPOCHS, STEPS, CHECKPOINTS, STEP_SECONDS, WAIT_SECONDS)
 OF_ONE_RUN = (INFO, EPOCH, PLANNED, STEP, SPOKE, LOSS, ACCURACY, STEP_LOSS, GRADIENT, RATE, SAMPLES, PARAMETERS, MEMORY)
 FAMILIES = (*COUNTED, *OF_ONE_RUN)
 
@@ -58,7 +57,6 @@ def _resumed(model: Model, watched: Watched, _record: Record, _event: RunResumed
 
 def _completed(model: Model, watched: Watched, _record: Record, event: EpochCompleted) -> Watched:
     model.tally.add(EPOCHS)
-    model.tally.add(SKIPPED, by=event.skipped_steps)
     return replace(watched, completed=event)
 
 

@@ -8,9 +8,9 @@ from pydantic import JsonValue
 from esper.events.fields import Count, Float, Fraction
 from esper.events.kinds.control import Adaptation, Command
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, Stage
-from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Parent, Site
+from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Site
 from esper.folds.control import CommandRow, Counts
-from esper.folds.rows import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, SettingRow
+from esper.folds.rows import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow
 from esper.folds.run import Status
 from esper.folds.seeds import LastCommand
 from esper.nissa.views.view import View
@@ -68,7 +68,6 @@ class RunView(View):
     settings: dict[str, JsonValue]
     sites: tuple[Site, ...]
     rng_seed: int | None
-    parent: Parent | None
     code: Code | None
     packages: dict[str, str]
     data: tuple[DataFingerprint, ...]
@@ -139,7 +138,6 @@ class StateView(View):
     field_reports: tuple[ReportRow, ...]
     checkpoints: tuple[CheckpointRow, ...]
     rollbacks: tuple[RollbackRow, ...]
-    setting_changes: tuple[SettingRow, ...]
     dropped: dict[str, Count]
     irregularities: tuple[Irregularity, ...]
 
