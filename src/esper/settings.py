@@ -1,145 +1,207 @@
-"""Where things stand in a TOML text: the line of every key and table header, which `tomllib` does not tell.
+"""The reader of every TOML file, and of settings from a command line: a pydantic model in, a SettingsError with place and reason out.
 
-For `lines_of` the text must have been parsed by `tomllib` before: what is wrong with its syntax is said there. Here is only as much of
-TOML's grammar (v1.0.0) as it takes to tell keys from values: strings of the four kinds, comments, brackets, dotted and quoted keys.
+The place is a file and a line, or a setting's dotted name. Models are strict; TOML's lists are given to them as the tuples that frozen
+settings are made of.
 """
 
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from esper.errors import SettingsError
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
+"""Keys of tables and indices of lists, from the outermost."""
 
-_STRING = r'"""(?:\\.|[^\\])*?"""(?:"{0,2})|\'\'\'.*?\'\'\'(?:\'{0,2})|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\''
-_COMMENT = r"#[^\n]*"
-_PART = re.compile(rf"[ \t]*(?P<part>[A-Za-z0-9_-]+|{_STRING})[ \t]*(?P<dot>\.?)", re.DOTALL)
-_BLANK = re.compile(rf"(?:[ \t\r\n]|{_COMMENT})*")
-_VALUE = re.compile(rf"{_STRING}|{_COMMENT}|[\[{{]|[\]}}]|\n|[^\"'#\[\]{{}}\n]+", re.DOTALL)
-_BRANCHES = frozenset(("str", "int", "bool", "[key]"))  # pydantic's words for what it tried; no place in the file.
+_Model = TypeVar("_Model", bound=BaseModel)
+_ABSENT = object()
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+_WORDS = {
+    "Value error, ": "",
+    "Input should be greater": "expected a number greater",
+    "Input should be less": "expected a number less",
+    "Input should be a valid integer, got a number with a fractional part": "expected a whole number",
+    "Input should be a valid integer": "expected a whole number",
+    "Input should be a valid string": "expected a text",
+    "Input should be a valid boolean": "expected true or false",
+    "Input should be a valid number": "expected a number",
+    "Input should be a valid tuple": "expected a list",
+    "Input should be a valid dictionary or instance of": "expected a table, in place of",
+    "Input should be a valid dictionary": "expected a table",
+    "Input should be": "expected",
+    "Tuple should have": "expected",
+    " after validation": "",
+}
+"""Pydantic's words for a mistake, and those of a person who writes TOML."""
 
 
-class _Key(NamedTuple):
-    parts: tuple[str, ...]
-    end: int
+def read_text(what: str, named: Path | None, usual: Path | None = None) -> tuple[str, str] | None:
+    """Text and name of the file at `named`, else at `usual`; None where no path is given, or there is no file at `usual`.
+
+    Raises SettingsError, calling the file `what`, where there is none at `named`, and for one that cannot be read.
+    """
+    path = usual if named is None else named
+    if path is None:
+        return None
+    try:
+        return path.read_text(), str(path)
+    except FileNotFoundError:
+        if named is None:
+            return None
+        raise SettingsError(f"expected {what} at {named}, got nothing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read {what} at {path}: {error}") from error
 
 
 class TomlFile:
-    """One TOML text, and how what is wrong in it is told: a SettingsError with its name, the line and the reason."""
+    """A parsed TOML file. Every mistake found in it becomes a SettingsError with its name, the line and the reason."""
 
-    def __init__(self, text: str, where: str) -> None:
-        """Reads `text`, called `where`. Raises SettingsError for a mistake of syntax."""
-        self.where = where
+    def __init__(self, text: str, name: str) -> None:
+        """Raises SettingsError for a mistake of syntax."""
+        self._name = name
+        self._lines = text.replace("\r\n", "\n").split("\n")
         try:
-            self.content: dict[str, Any] = tomllib.loads(text)  # Any: TOML; whoever reads it checks it.
+            self.content: dict[str, Any] = tomllib.loads(text)  # Any: TOML; the models that `table` is given check it.
         except tomllib.TOMLDecodeError as error:
             place = _AT_LINE.search(str(error))
-            line = int(place[1]) if place else text.count("\n") + 1
-            self._refuse(line, _AT_LINE.sub("", str(error)), error)
-        self._lines = lines_of(text)
+            line = int(place[1]) if place else len(self._lines)
+            raise SettingsError(f"{name}:{line}: {_AT_LINE.sub('', str(error))}") from error
 
-    def line_of(self, path: Path) -> int:
-        """The line of what stands at `path`, or of the nearest thing around it that has a line."""
-        return line_of(self._lines, path)
+    def table(self, model: type[_Model], path: KeyPath = (), *, secret: Collection[str] = ()) -> _Model:
+        """The table at `path` as a `model`; an absent table has the defaults. Values of `secret` keys are in no message.
 
-    def refuse_at(self, path: Path, reason: str, cause: Exception | None = None) -> NoReturn:
-        """Raises SettingsError for what stands at `path`."""
-        self._refuse(self.line_of(path), reason, cause)
+        Raises SettingsError for the mistake nearest to the start of the file.
+        """
+        table = _at(self.content, path)
+        if not isinstance(table, dict) and table is not _ABSENT:
+            self.refuse(path, f"{_expected_table(path)}, got {_shown(table)}")
+        try:
+            return model.model_validate({} if table is _ABSENT else _in_tuples(table))
+        except ValidationError as error:
+            mistakes = [(self.line_of((*path, *place)), place, reason) for place, reason in _mistakes(model, table, error, secret)]
+            _, place, reason = min(mistakes, key=lambda mistake: mistake[0])
+            self.refuse((*path, *place), f"{_dotted(place)}: {reason}" if place else reason, error)
 
-    def refuse_table(self, path: Path, error: ValidationError, keys: Iterable[str], *, secret: Collection[str] = ()) -> NoReturn:
-        """Raises SettingsError for the first mistake in the table at `path`, which may have `keys`; a `secret` one's value is not told."""
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = tuple(part for part in first["loc"] if part not in _BRANCHES)
-        named = ".".join(str(part) for part in place)
-        match first["type"]:
+    def refuse(self, path: KeyPath, reason: str, cause: Exception | None = None) -> NoReturn:
+        """Raises SettingsError with the line of `path`."""
+        raise SettingsError(f"{self._name}:{self.line_of(path)}: {reason}") from cause
+
+    def line_of(self, path: KeyPath) -> int:
+        """The line, from 1, of the statement that gives `path`, or else the nearest table around it; 1 where there is none."""
+        while path and _at(self.content, path) is _ABSENT:
+            path = path[:-1]
+        ends = self._statement_ends
+        statement = bisect_left(ends, True, key=lambda end: _at(tomllib.loads("\n".join(self._lines[:end])), path) is not _ABSENT)
+        return ends[statement - 1] + 1 if path and statement > 0 else 1
+
+    @cached_property
+    def _statement_ends(self) -> list[int]:
+        """The last line of each statement, which is where `tomllib`, which gives no positions, can parse a part of the file."""
+        ends = [0]
+        for end in range(1, len(self._lines) + 1):
+            try:
+                tomllib.loads("\n".join(self._lines[ends[-1] : end]))
+            except tomllib.TOMLDecodeError:
+                continue
+            ends.append(end)
+        return ends[1:]
+
+
+def settings_of(model: type[_Model], values: Mapping[str, object], name: str = "") -> _Model:
+    """`values` from a command line or a program as a `model`; `name` is the table that their dotted names begin with.
+
+    Raises SettingsError that names the setting.
+    """
+    try:
+        return model.model_validate(_in_tuples(values))
+    except ValidationError as error:
+        place, reason = next(_mistakes(model, values, error))
+        raise SettingsError(f"setting {_dotted((name, *place) if name else place)}: {reason}") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the `known` name that is most like `name`; empty where none is."""
+    known = list(known)
+    near = [one for one in known if one.endswith(f".{name}")] or get_close_matches(name, known, n=1)
+    return f", perhaps {near[0]}" if near else ""
+
+
+def _mistakes(
+    model: type[BaseModel], values: object, error: ValidationError, secret: Collection[str] = ()
+) -> Iterator[tuple[KeyPath, str]]:
+    for mistake in error.errors(include_url=False, include_context=False):
+        path = _existing(values, mistake["loc"])
+        got = "" if path and path[-1] in secret else f", got {_shown(mistake['input'])}"
+        match mistake["type"]:
             case "extra_forbidden":
-                reason = f"unknown key {named!r}, expected one of {', '.join(keys)}"
+                keys = _fields(_kind_at(model, path[:-1]))
+                nested = [f"{key}.{inner}" for key, kind in keys.items() for inner in _fields(kind)]
+                yield path, f"unknown key{nearest(str(path[-1]), (*keys, *nested))}; expected one of {', '.join(keys)}"
             case "missing":
-                reason = f"expected the key {named!r}"
+                yield (*path, mistake["loc"][-1]), "expected this key, got nothing"
+            case "tuple_type" if isinstance(mistake["input"], Mapping):
+                yield path, _expected_table((*path, 0)) + got
+            case "model_type" | "dict_type":
+                yield path, _expected_table(path) + got
             case _:
-                # Settings are made of tuples, which a TOML file has as lists.
-                expected = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-                reason = f"{named}: {expected}" + ("" if named in secret else f", got {first['input']!r:.80}")
-        self.refuse_at((*path, *place), reason, error)
-
-    def _refuse(self, line: int, reason: str, cause: Exception | None = None) -> NoReturn:
-        raise SettingsError(f"{self.where}:{line}: {reason}") from cause
+                reason = mistake["msg"]
+                for pydantic, ours in _WORDS.items():
+                    reason = reason.replace(pydantic, ours)
+                yield path, reason + got
 
 
-def lines_of(text: str) -> Mapping[Path, int]:
-    """The line, from 1, of every key and table in `text`; a table of an array has its index in the path. Inside inline values: nothing."""
-    lines: dict[Path, int] = {}
-    counts: dict[Path, int] = {}
-    table: Path = ()
-    at = _blank(text, 0)
-    while at < len(text):
-        line = text.count("\n", 0, at) + 1
-        if text[at] == "[":
-            array = text.startswith("[[", at)
-            key = _key(text, at + 1 + array)
-            table = _table(key.parts, counts, array)
-            for size in range(1, len(table) + 1):
-                lines.setdefault(table[:size], line)
-            at = text.index("]", key.end) + 1 + array
-        else:
-            key = _key(text, at)
-            path = table
-            for part in key.parts:
-                path = (*path, part)
-                lines.setdefault(path, line)
-            at = _behind_value(text, text.index("=", key.end) + 1)
-        at = _blank(text, at)
-    return lines
-
-
-def line_of(lines: Mapping[Path, int], path: Path) -> int:
-    """The line of what stands at `path`, or of the nearest thing around it that has a line of its own; 1 where nothing has."""
-    while path and path not in lines:
-        path = path[:-1]
-    return lines.get(path, 1)
-
-
-def _blank(text: str, at: int) -> int:
-    found = _BLANK.match(text, at)
-    assert found is not None, "the pattern matches nothing too"
-    return found.end()
-
-
-def _key(text: str, at: int) -> _Key:
-    parts: list[str] = []
-    while (found := _PART.match(text, at)) is not None:
-        part = found["part"]
-        parts.append(tomllib.loads(f"part = {part}")["part"] if part[0] in "\"'" else part)
-        at = found.end()
-        if not found["dot"]:
-            break
-    return _Key(tuple(parts), at)
-
-
-def _table(parts: tuple[str, ...], counts: dict[Path, int], array: bool) -> Path:
-    path: Path = ()
-    for place, part in enumerate(parts):
-        path = (*path, part)
-        last = place == len(parts) - 1
-        if array and last:
-            counts[path] = counts.get(path, -1) + 1
-        if path in counts:
-            path = (*path, counts[path])
+def _existing(values: object, location: KeyPath) -> KeyPath:
+    """`location` without what pydantic adds to it: the branches of a union that it tried, and a key that is missing."""
+    path: KeyPath = ()
+    for part in location:
+        path = path if _at(values, (*path, part)) is _ABSENT else (*path, part)
     return path
 
 
-def _behind_value(text: str, at: int) -> int:
-    depth = 0
-    while at < len(text):
-        found = _VALUE.match(text, at)
-        assert found is not None, "tomllib has read this text"
-        part, at = found.group(), found.end()
-        depth += (part in {"[", "{"}) - (part in {"]", "}"})
-        if part == "\n" and depth == 0:
-            break
-    return at
+def _at(values: Any, path: KeyPath) -> Any:  # Any: TOML.
+    for part in path:
+        try:
+            values = _ABSENT if isinstance(values, str) else values[part]
+        except (LookupError, TypeError):
+            return _ABSENT
+    return values
+
+
+def _kind_at(kind: Any, path: KeyPath) -> Any:  # Any: the annotation of a field.
+    for part in path:
+        kind = next(iter(get_args(kind)), None) if isinstance(part, int) else _fields(kind).get(part)
+    return kind
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return {}
+    return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+
+
+def _expected_table(path: KeyPath) -> str:
+    return f"expected [[{_dotted(path[:-1])}]] tables" if isinstance(path[-1], int) else f"expected a table [{_dotted(path)}]"
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
+
+
+def _in_tuples(value: object) -> Any:  # Any: the model checks it.
+    if isinstance(value, Mapping):
+        return {key: _in_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_in_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _shown(value: object) -> str:
+    def in_lists(value: object) -> object:
+        return list(map(in_lists, value)) if isinstance(value, tuple) else value
+
+    return f"{in_lists(value)!r:.80}"

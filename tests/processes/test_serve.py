@@ -10,10 +10,9 @@ import pytest
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.nissa.collectors.builtin import built_in_model
-from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings
+from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings, nissa_settings
 from esper.nissa.wake import Wake
 from esper.oona.directory import Directory
-from esper.processes.nissa_settings import settings_of
 from esper.processes.serve import Following, listen, token_of
 from tests.nissa.server import serving
 from tests.synthetic import write_run
@@ -69,29 +68,29 @@ def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_settings_come_from_a_file_and_what_was_typed_goes_before(tmp_path: Path) -> None:
     file = tmp_path / "esper.toml"
     file.write_text('[nissa]\nport = 9191\nnames = ["esper.example"]\nlag_limit_s = 3\ntoken_file = "/t"\n[other]\nx = 1\n')
-    settings = settings_of(file, {"port": 9292})
+    settings = nissa_settings(file, {"port": 9292})
     assert settings == NissaSettings(port=9292, names=("esper.example",), lag_limit_s=3, token_file=Path("/t"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[nissa]\nprot = 1", "unknown setting nissa.prot"),
-        ('[nissa]\nport = "9090"', "setting nissa.port: expected a whole number"),
-        ("[nissa]\nport = true", "setting nissa.port: expected a whole number"),
-        ("[nissa]\nport = 70000", "setting nissa.port: expected 1 to 65535"),
-        ("[nissa]\nlag_limit_s = nan", "setting nissa.lag_limit_s: expected seconds"),
-        ("[nissa]\nnames = [1]", "setting nissa.names: expected a list of texts"),
-        ("[nissa]\ntails = 0", "setting nissa.tails: expected at least 1"),
-        ("nissa = 1", "expected a table"),
-        ("[nissa", "expected readable TOML"),
+        ("[nissa]\nprot = 1", "esper.toml:2: prot: unknown key, perhaps port; expected one of host, port, "),
+        ('[nissa]\nport = "9090"', "esper.toml:2: port: expected a whole number"),
+        ("[nissa]\nport = true", "esper.toml:2: port: expected a whole number"),
+        ("[nissa]\nport = 70000", "esper.toml:2: port: expected a number less than or equal to 65535, got 70000"),
+        ("[nissa]\nlag_limit_s = nan", "esper.toml:2: lag_limit_s: expected a finite number, got nan"),
+        ("[nissa]\nnames = [1]", "esper.toml:2: names.0: expected a text, got 1"),
+        ("[nissa]\ntails = 0", "esper.toml:2: tails: expected a number greater than or equal to 1, got 0"),
+        ("nissa = 1", "esper.toml:1: expected a table [nissa], got 1"),
+        ("[nissa", "esper.toml:1: Expected ']'"),
     ],
 )
 def test_a_mistake_in_the_settings_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "esper.toml"
     file.write_text(text)
     with pytest.raises(SettingsError) as refused:
-        settings_of(file, {})
+        nissa_settings(file, {})
     assert message in str(refused.value)
 
 

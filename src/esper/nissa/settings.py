@@ -1,26 +1,31 @@
 """How Nissa serves: where, to whom, and how much."""
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import SettingsError
+from esper.settings import TomlFile, read_text, settings_of
 
 TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
 SHORTEST_TOKEN = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class NissaSettings:
+class NissaSettings(BaseModel):
     """The table [nissa] of a settings file. The token itself is no setting: it is read from a file or the environment."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     host: str = "127.0.0.1"
     """The address to listen at. Any but a loopback address asks for a token."""
 
-    port: int = 9090
+    port: Annotated[int, Field(ge=1, le=65535)] = 9090
     """The port to listen at; Prometheus likes the same one."""
 
-    token_file: Path | None = None
+    token_file: Annotated[Path | None, Field(strict=False)] = None
     """A file whose content is the bearer token; without it the environment variable ESPER_NISSA_TOKEN."""
 
     names: tuple[str, ...] = ()
@@ -29,27 +34,24 @@ class NissaSettings:
     collectors: tuple[str, ...] = ()
     """Collectors besides Esper's own, as module:attribute."""
 
-    lag_limit_s: float = 10.0
+    lag_limit_s: Annotated[float, Field(gt=0, lt=86400)] = 10.0
     """Not ready when it is longer ago that everything on disk had been read."""
 
-    body_limit_bytes: int = 1 << 20
+    body_limit_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """The largest request body that is read."""
 
-    tails: int = 64
+    tails: Annotated[int, Field(ge=1)] = 64
     """Live tails at one time."""
 
-    tail_records: int = 10_000
+    tail_records: Annotated[int, Field(ge=1)] = 10_000
     """Records that a live tail may be behind before it goes on nearer to the end, and says so."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise SettingsError(f"setting nissa.port: expected 1 to 65535, got {self.port}")
-        # Written so that NaN fails: every comparison with it is false.
-        if not 0 < self.lag_limit_s < 86400:
-            raise SettingsError(f"setting nissa.lag_limit_s: expected seconds above 0 and below a day, got {self.lag_limit_s}")
-        for name in ("body_limit_bytes", "tails", "tail_records"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"setting nissa.{name}: expected at least 1, got {getattr(self, name)}")
+
+def nissa_settings(path: Path | None, typed: Mapping[str, object]) -> NissaSettings:
+    """The table [nissa] of the file at `path`, and over it what was `typed`. Raises SettingsError naming the setting."""
+    file = read_text("settings", path)
+    settings = NissaSettings() if file is None else TomlFile(*file).table(NissaSettings, ("nissa",))
+    return settings_of(NissaSettings, dict(settings) | dict(typed), "nissa")
 
 
 def is_loopback(host: str) -> bool:

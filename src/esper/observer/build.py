@@ -19,11 +19,11 @@ from esper.observer.delivery.handlers.build import build_handlers
 from esper.observer.leader import LEAVE_AFTER_S, LOCK, serve
 from esper.observer.observer import Observer, ObserverSettings
 from esper.observer.rule_files import parse_rules, parse_watching
-from esper.observer.written import text_of
 from esper.oona.contract import START, records_between
 from esper.oona.directory import Directory
 from esper.oona.lock import Lock
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
+from esper.settings import read_text
 
 RULES = "alerts.toml"
 
@@ -38,8 +38,8 @@ def watching_of(directory: Directory, path: Path | None = None) -> WatchSettings
 
     Raises SettingsError, with the line, for the first mistake.
     """
-    text, where = text_of(path, directory.path / RULES, "alert rules and settings") or ("", Path(RULES))
-    return parse_watching(text, os.fspath(where), builtin_rules())
+    text, name = read_text("alert rules and settings", path, directory.path / RULES) or ("", RULES)
+    return parse_watching(text, name, builtin_rules())
 
 
 def observe(

@@ -1,6 +1,5 @@
 """Whom a log's alerts reach: the handlers that `delivery.toml` in its directory names, and the deliverer that an observer hosts."""
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +13,8 @@ from esper.observer.delivery.notices import linker
 from esper.observer.delivery.settings import DEFAULT, DeliverySettings, parse_delivery
 from esper.observer.delivery.trial import Trial, try_out
 from esper.observer.observer import Outcomes
-from esper.observer.written import text_of
 from esper.oona.directory import Directory
+from esper.settings import read_text
 
 DELIVERY = "delivery.toml"
 
@@ -25,8 +24,8 @@ def delivery_settings(directory: Directory, path: Path | None = None) -> Deliver
 
     Raises SettingsError, with the line, for the first mistake.
     """
-    found = text_of(path, directory.path / DELIVERY, "delivery settings")
-    return DEFAULT if found is None else parse_delivery(found[0], os.fspath(found[1]))
+    found = read_text("delivery settings", path, directory.path / DELIVERY)
+    return DEFAULT if found is None else parse_delivery(*found)
 
 
 def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[Deliverer, Outcomes]:

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from esper.events.catalogue import BY_NAME, kinds_of
 from esper.events.fields import CONFIG, Event, Part
 from esper.events.topics import OBSERVERS, TOPICS, TopicClass, is_fact
+from esper.folds.monitoring.alerts import AlertSettings
 from esper.folds.monitoring.detectors.detect import DETECTORS, MISSING
+from esper.folds.monitoring.detectors.settings import DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, is_known
 from esper.folds.monitoring.rules import (
     SOURCE_LABELS,
@@ -31,8 +33,11 @@ from esper.folds.monitoring.rules import (
     Severity,
     template_fields,
 )
+from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.topic import WatchSettings
-from esper.settings import Path, TomlFile
+from esper.folds.monitoring.trends import TrendSettings
+from esper.folds.monitoring.windows import WindowSettings
+from esper.settings import KeyPath, TomlFile
 
 _DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -62,8 +67,8 @@ class _Written(BaseModel):
     field: str | None = None
     count: Annotated[int, Field(ge=1, le=_MOST_COUNTED)] = 1
     within: str | None = None
-    by: list[str] | None = None
-    until: list[str] = []
+    by: tuple[str, ...] | None = None
+    until: tuple[str, ...] = ()
     for_: Annotated[str, Field(alias="for")] = "0s"
     keep_firing_for: str | None = None
     labels: dict[str, str] = {}
@@ -77,6 +82,19 @@ TABLES: Mapping[str, Part] = {name: part for name, part in WatchSettings() if is
 """What may stand beside rules, with what holds where it does not."""
 
 
+class _File(BaseModel):
+    """A rule file."""
+
+    model_config = CONFIG
+    off: tuple[str, ...] = ()
+    windows: WindowSettings = WindowSettings()
+    trends: TrendSettings = TrendSettings()
+    detectors: DetectorSettings = DetectorSettings()
+    alerts: AlertSettings = AlertSettings()
+    silence: SilenceSettings = SilenceSettings()
+    rule: tuple[_Written, ...] = ()
+
+
 def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> WatchSettings:
     """How `text` says that runs are watched; `where` names it in errors. What it does not give is as built in.
 
@@ -84,12 +102,9 @@ def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> Watch
     SettingsError, with the line, for the first mistake.
     """
     file = TomlFile(text, where)
-    for key in file.content:
-        if key not in {"off", "rule", *TABLES}:
-            file.refuse_at((key,), f"unknown key {key!r}, expected off, [[rule]] or one of {', '.join(f'[{name}]' for name in TABLES)}")
-    parts = {name: _part(file, name, part) for name, part in TABLES.items() if name in file.content}
-    settings = WatchSettings().model_copy(update=parts)
-    return settings.model_copy(update={"rules": _rules(file, builtin, settings.detectors.off)})
+    written = file.table(_File)
+    parts = {name: getattr(written, name) for name in TABLES}
+    return WatchSettings(**parts, rules=_rules(file, written, builtin))
 
 
 class Changed(NamedTuple):
@@ -115,64 +130,39 @@ def parse_rules(text: str, where: str, builtin: Sequence[Rule] = ()) -> tuple[Ru
     return parse_watching(text, where, builtin).rules
 
 
-def _part(file: TomlFile, name: str, builtin: Part) -> Part:
-    table = file.content[name]
-    if not isinstance(table, dict):
-        file.refuse_at((name,), f"expected a table [{name}], got {table!r:.80}")
-    kind = type(builtin)
-    try:
-        return kind.model_validate({key: _in_tuples(value) for key, value in table.items()})
-    except ValidationError as error:
-        file.refuse_table((name,), error, kind.model_fields)
-
-
-def _in_tuples(value: object) -> object:
-    """Lists, as TOML has them, as the tuples that settings are made of."""
-    return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
-
-
-def _rules(file: TomlFile, builtin: Sequence[Rule], silent: Collection[str]) -> tuple[Rule, ...]:
-    """The rules in force; about anomalies of `silent` detectors there can be none."""
-    off = _off(file, [rule.name for rule in builtin])
+def _rules(file: TomlFile, written: _File, builtin: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules in force; about anomalies of detectors that are off there can be none."""
+    for name in written.off:
+        if name not in (known := [rule.name for rule in builtin]):
+            file.refuse(("off",), f"unknown built-in rule {name!r}, expected one of {', '.join(known) or 'none'}")
+    silent = written.detectors.off
     rules = [
-        rule for rule in builtin if rule.name not in off and not (isinstance(rule.source, AnomalySource) and rule.source.detector in silent)
+        rule
+        for rule in builtin
+        if rule.name not in written.off and not (isinstance(rule.source, AnomalySource) and rule.source.detector in silent)
     ]
-    written = file.content.get("rule", [])
-    if not isinstance(written, list) or not all(isinstance(table, dict) for table in written):
-        file.refuse_at(("rule",), "expected rules as [[rule]] tables")
-    names = {rule.name: "a built-in rule; name it in `off` to replace it" for rule in rules}
-    for place, table in enumerate(written):
-        reader = _RuleReader(file, ("rule", place), table, silent)
-        if reader.written.name in names:
-            reader.refuse("name", f"two rules of the name {reader.written.name!r}: the other is {names[reader.written.name]}")
-        names[reader.written.name] = f"in line {file.line_of(('rule', place, 'name'))}"
+    names: dict[str, int | None] = {rule.name: None for rule in rules}
+    for place, rule in enumerate(written.rule):
+        reader = _RuleReader(file, ("rule", place), rule, silent)
+        if rule.name in names:
+            other = names[rule.name]
+            line = (
+                "a built-in rule; name it in `off` to replace it" if other is None else f"in line {file.line_of(('rule', other, 'name'))}"
+            )
+            reader.refuse("name", f"two rules of the name {rule.name!r}: the other is {line}")
+        names[rule.name] = place
         rules.append(reader.rule())
     return tuple(rules)
-
-
-def _off(file: TomlFile, builtin: Sequence[str]) -> frozenset[str]:
-    off = file.content.get("off", [])
-    if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
-        file.refuse_at(("off",), "expected off to be a list of names of built-in rules")
-    for name in off:
-        if name not in builtin:
-            file.refuse_at(("off",), f"unknown built-in rule {name!r}, expected one of {', '.join(builtin) or 'none'}")
-    return frozenset(off)
 
 
 class _RuleReader:
     """One [[rule]] table on its way to a rule."""
 
-    # Any: TOML; `_Written` checks it.
-    def __init__(self, file: TomlFile, path: Path, table: dict[str, Any], silent: Collection[str]) -> None:
-        self.file, self.path, self.silent = file, path, silent
-        try:
-            self.written = _Written.model_validate(table)
-        except ValidationError as error:
-            file.refuse_table(path, error, KEYS)
+    def __init__(self, file: TomlFile, path: KeyPath, written: _Written, silent: Collection[str]) -> None:
+        self.file, self.path, self.written, self.silent = file, path, written, silent
 
     def refuse(self, key: str, reason: str, cause: Exception | None = None, *inner: str) -> NoReturn:
-        self.file.refuse_at((*self.path, key, *inner), reason, cause)
+        self.file.refuse((*self.path, key, *inner), reason, cause)
 
     def rule(self) -> Rule:
         """The rule, everything in it checked."""

@@ -6,23 +6,21 @@ an error that says which exist.
 """
 
 import json
-import math
-import re
-import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, field_validator
 
 from esper.errors import SettingsError
 from esper.events.fields import Finite, Part, Positive
 from esper.events.kinds.epoch import GateSettings
+from esper.settings import TomlFile, nearest, read_text, settings_of
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.settings import Clip, TrainerSettings
 
 Named = dict[str, JsonValue]
+_LIMITS = TypeAdapter(dict[str, Finite])
 
 
 class GrowthSettings(Part):
@@ -58,59 +56,44 @@ class Settings(Part):
     policy: PolicySettings = PolicySettings()
     gate: GateSettings = GateSettings()
 
+    @field_validator("gate")
+    @classmethod
+    def _finite(cls, gate: GateSettings) -> GateSettings:
+        """Refuses limits that an event may record and no value passes."""
+        _LIMITS.validate_python({name: value for name, value in gate if isinstance(value, float)})
+        return gate
+
     def named(self) -> Named:
         """Every setting by its dotted name, as JSON; what RunStarted records."""
-        sections = self.model_dump(mode="json")
-        return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+        return _dotted(self.model_dump(mode="json"))
+
+
+class _TrainingFile(Settings):
+    task: str | None = None
 
 
 def settings_from(*layers: Mapping[str, JsonValue]) -> Settings:
     """The settings that `layers` of dotted names give, later ones first. Raises SettingsError naming the setting."""
     known = Settings().named()
     sections: dict[str, dict[str, object]] = {}
-    for layer in layers:
-        for name, value in layer.items():
-            if name not in known:
-                raise SettingsError(f"unknown setting {name!r}{_nearest(name, known)}; there are: {', '.join(sorted(known))}")
-            section, _, key = name.partition(".")
-            sections.setdefault(section, {})[key] = tuple(value) if isinstance(value, list) else value
-    try:
-        settings = Settings.model_validate(sections)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"][:2]))
-        raise SettingsError(f"setting {name}: {_in_words(first['msg'])}, got {first['input']!r}") from error
-    for key, value in settings.gate:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SettingsError(f"setting gate.{key}: expected a finite number, got {value!r}: NaN passes no limit")
-    return settings
-
-
-def _nearest(name: str, known: Named) -> str:
-    """A hint at what was probably meant; empty where nothing is like it."""
-    meant = [one for one in known if one.endswith(f".{name}")] or get_close_matches(name, known, n=1)
-    return f", perhaps {meant[0]}" if meant else ""
-
-
-def _in_words(message: str) -> str:
-    return re.sub(r"^Input should be (?=greater|less)", "expected a number ", message).replace("Input should be", "expected")
+    for name, value in (item for layer in layers for item in layer.items()):
+        if name not in known:
+            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}; there are: {', '.join(sorted(known))}")
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return settings_of(Settings, sections)
 
 
 def read_toml(path: Path) -> tuple[str | None, Named]:
-    """The task that a TOML file names, if any, and its settings by dotted name. Raises SettingsError naming the file."""
-    try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"settings file {path}: expected readable TOML: {error}") from error
-    task = document.pop("task", None)
-    if task is not None and not isinstance(task, str):
-        raise SettingsError(f"settings file {path}: expected `task` to be a text, got {task!r}")
-    found: Named = {}
-    for section, values in document.items():
-        if not isinstance(values, dict):
-            raise SettingsError(f"settings file {path}: expected a table [{section}], got {section} = {values!r}")
-        found |= {f"{section}.{key}": value for key, value in values.items()}
-    return task, found
+    """The task that a TOML file names, if any, and its settings by dotted name. Raises SettingsError naming file and line."""
+    found = read_text("settings", path)
+    assert found is not None, "a path is given"
+    written = TomlFile(*found).table(_TrainingFile).model_dump(mode="json", exclude_unset=True)
+    return written.pop("task", None), _dotted(written)
+
+
+def _dotted(sections: Mapping[str, Mapping[str, JsonValue]]) -> Named:
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def parse_assignment(text: str) -> Named:

@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_not_trained(esper: Esper, tmp_path: Path, mo
         (("digits", "--set", "trainer.epoch=3"), "unknown setting 'trainer.epoch', perhaps trainer.epochs; there are: "),
         (("digits", "--set", "gate.cooldown"), "--set: expected name=value, got 'gate.cooldown'"),
         (("digits", "--epochs", "0"), "setting trainer.epochs: expected a number greater than or equal to 1, got 0"),
-        (("absent.toml",), "settings file absent.toml: expected readable TOML"),
+        (("absent.toml",), "expected settings at absent.toml, got nothing"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(

@@ -26,13 +26,11 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise SettingsError(f"esper nissa needs {', '.join(missing)}: pip install 'esper-training[nissa]'")
-    from esper.processes.nissa_settings import settings_of
+    from esper.nissa.settings import nissa_settings
     from esper.processes.serve import serve
 
     typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file}
-    settings = settings_of(
-        arguments.config, {name: str(value) if isinstance(value, Path) else value for name, value in typed.items() if value is not None}
-    )
+    settings = nissa_settings(arguments.config, {name: value for name, value in typed.items() if value is not None})
     directory = Directory(log_of(arguments), create=True)
 
     def announce(address: str) -> None:

@@ -7,7 +7,7 @@ the environment, never here, and are read by `esper.observer.delivery.handlers.b
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from esper.observer.delivery.notices import Severity
 from esper.settings import TomlFile
@@ -119,7 +119,7 @@ class MailSettings(_Handler):
     password_env: Variable | None = None
     """A variable of the environment with the password."""
     from_: Annotated[Address, Field(alias="from")]
-    to: Annotated[list[Address], Field(min_length=1, max_length=50)]
+    to: Annotated[tuple[Address, ...], Field(min_length=1, max_length=50)]
     ca_file: AbsolutePath | None = None
     """Certificates to trust instead of this machine's."""
     connect_timeout_s: Timeout = 5.0
@@ -154,18 +154,16 @@ def parse_delivery(text: str, where: str) -> DeliverySettings:
     file = TomlFile(text, where)
     tables = file.content.pop("handlers", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        file.refuse_at(("handlers",), "expected handlers as [[handlers]] tables")
-    try:
-        common = DeliverySettings.model_validate(file.content)
-    except ValidationError as error:
-        file.refuse_table((), error, DeliverySettings.model_fields)
+        file.refuse(("handlers",), "expected handlers as [[handlers]] tables")
+    common = file.table(DeliverySettings)
+    file.content["handlers"] = tables
     handlers: list[HandlerSettings] = []
     places: dict[str, int] = {}
     for place, table in enumerate(tables):
         handler = _handler(file, place, table)
         if handler.name in places:
             other = file.line_of(("handlers", places[handler.name], "name"))
-            file.refuse_at(("handlers", place, "name"), f"two handlers of the name {handler.name!r}: the other is in line {other}")
+            file.refuse(("handlers", place, "name"), f"two handlers of the name {handler.name!r}: the other is in line {other}")
         places[handler.name] = place
         handlers.append(handler)
     return common.model_copy(update={"handlers": tuple(handlers)})
@@ -175,13 +173,8 @@ def _handler(file: TomlFile, place: int, table: dict[str, Any]) -> HandlerSettin
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
         came = "nothing" if kind is None else repr(kind)
-        file.refuse_at(("handlers", place, "kind"), f"kind: expected one of {', '.join(_KINDS)}, got {came}")
-    model = _KINDS[kind]
-    try:
-        handler = model.model_validate(table)
-    except ValidationError as error:
-        keys = [field.alias or name for name, field in model.model_fields.items()]
-        file.refuse_table(("handlers", place), error, keys, secret=("url",))  # A URL may be a secret.
+        file.refuse(("handlers", place, "kind"), f"kind: expected one of {', '.join(_KINDS)}, got {came}")
+    handler: HandlerSettings = file.table(_KINDS[kind], ("handlers", place), secret=("url",))  # A URL may be a secret.
     _check_groups(file, place, handler)
     return handler
 
@@ -190,8 +183,8 @@ def _check_groups(file: TomlFile, place: int, handler: HandlerSettings) -> None:
     for group in _ONE_OF:
         given = [key for key in group if getattr(handler, key, None) is not None]
         if len(given) > 1:
-            file.refuse_at(("handlers", place, given[1]), f"expected one of {', '.join(group)}, got {' and '.join(given)}")
+            file.refuse(("handlers", place, given[1]), f"expected one of {', '.join(group)}, got {' and '.join(given)}")
     if isinstance(handler, (WebhookSettings, AlertmanagerSettings)) and not (handler.url or handler.url_file or handler.url_env):
-        file.refuse_at(("handlers", place), f"handler {handler.name!r}: expected one of {', '.join(_ONE_OF[0])}")
+        file.refuse(("handlers", place), f"handler {handler.name!r}: expected one of {', '.join(_ONE_OF[0])}")
     if isinstance(handler, MailSettings) and (handler.username is None) != (handler.password_file is None and handler.password_env is None):
-        file.refuse_at(("handlers", place), f"handler {handler.name!r}: expected username and password together, or neither")
+        file.refuse(("handlers", place), f"handler {handler.name!r}: expected username and password together, or neither")
