@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.nissa.collectors import builtin, own
-from esper.nissa.collectors.collector import find_collector
-from esper.nissa.metrics.family import Family
+from tests.nissa.test_docs import families
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "esper.rules.yml"
@@ -18,11 +16,6 @@ DASHBOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
 NAMING = [DEPLOY / "prometheus" / "prometheus.yml", RULES, *DASHBOARDS]
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
 OTHERS_LABELS = {"job", "le"}
-
-
-def families() -> list[Family]:
-    """Every metric of Esper's own."""
-    return [family for path in builtin.PATHS for family in find_collector(path).families] + list(own.FAMILIES)
 
 
 def expressions(path: Path) -> list[str]:
@@ -40,7 +33,7 @@ def walk(value: object) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("path", NAMING, ids=lambda path: path.name)
 def test_every_metric_that_is_named_is_exported(path: Path) -> None:
-    exported = {family.name + suffix for family in families() for suffix in SUFFIXES.get(family.type, ("",))}
+    exported = {name + suffix for name, (type_, _, _) in families().items() for suffix in SUFFIXES.get(type_, ("",))}
     assert set(re.findall(r"\besper_[a-z0-9_]+", path.read_text())) <= exported
 
 
@@ -51,7 +44,7 @@ def test_every_label_that_is_named_is_one_of_them(path: Path) -> None:
     matched = set(re.findall(r"[{,]\s*(\w+)\s*(?:=~|!=|=)\\?\"", text))
     shown = set(re.findall(r"\$labels\.(\w+)", text)) | set(re.findall(r"\{\{(\w+)\}\}", text))
     named = grouped | matched | shown
-    assert named - OTHERS_LABELS <= {label for family in families() for label in family.labels}
+    assert named - OTHERS_LABELS <= {label for _, _, labels in families().values() for label in labels}
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)

@@ -131,3 +131,17 @@ def test_an_unknown_run_is_not_found_and_not_repeated(finished: Client) -> None:
     answer = finished.get("/api/v1/runs/not-a-run-at-all")
     assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:unknown-run")
     assert b"not-a-run-at-all" not in answer.body
+
+
+def test_a_scraper_that_asks_for_nothing_gets_text(finished: Client) -> None:
+    answer = finished.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"# TYPE esper_follow_runs gauge\nesper_follow_runs " in answer.body
+    assert b"# TYPE esper_epochs_total counter\nesper_epochs_total " in answer.body
+
+
+def test_a_scraper_that_prefers_openmetrics_gets_that(finished: Client) -> None:
+    answer = finished.get("/metrics", accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert b"# TYPE esper_epochs counter\nesper_epochs_total " in answer.body
+    assert answer.body.endswith(b"# EOF\n")

@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from esper.errors import LogError
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.custom import CustomBatch, CustomMetrics, RedefinedError, TooManyError
-from esper.nissa.metrics.model import CUSTOM_METRICS, CUSTOM_SERIES, Custom
+from esper.nissa.custom import MOST_METRICS, MOST_SERIES, CustomBatch, CustomMetrics, RedefinedError, TooManyError
 
 
 class Recorded(list[CustomMetricRecorded]):
@@ -33,7 +32,7 @@ def recorded() -> Recorded:
 
 @pytest.fixture
 def metrics(recorded: Recorded) -> CustomMetrics:
-    return CustomMetrics(lambda: (), recorded.record)
+    return CustomMetrics(recorded.record)
 
 
 def test_samples_become_events_under_the_prefix(metrics: CustomMetrics, recorded: Recorded) -> None:
@@ -97,23 +96,59 @@ def test_a_batch_that_contradicts_itself_is_refused_whole(metrics: CustomMetrics
     assert metrics.accept(batch({"labels": {"queue": "a"}}).samples) == 1
 
 
-def test_what_the_log_knows_binds_too(recorded: Recorded) -> None:
-    logged = Custom("esper_custom_length", "gauge", ("queue",), {("a",): 1.0})
+def sample(**changes: object) -> CustomMetricRecorded:
+    fields = {"name": "esper_custom_length", "type": "gauge", "labels": {}, "value": 1.0, "about": None}
+    return CustomMetricRecorded.model_validate(fields | changes)
+
+
+def values(metrics: CustomMetrics) -> list[dict[tuple[str, ...], float | None]]:
+    return [metric.series for metric in metrics.read().values()]
+
+
+def test_what_the_log_knows_binds_too(metrics: CustomMetrics) -> None:
+    metrics.add(sample(labels={"queue": "a"}))
     with pytest.raises(RedefinedError):
-        CustomMetrics(lambda: (logged,), recorded.record).accept(batch({}).samples)
+        metrics.accept(batch({}).samples)
+
+
+def test_an_accepted_sample_has_a_value_once_it_was_read_from_the_log(metrics: CustomMetrics, recorded: Recorded) -> None:
+    metrics.accept(batch({}).samples)
+    assert values(metrics) == [{(): None}]
+    metrics.add(recorded[0])
+    metrics.accept(batch({"value": 7.0}).samples)
+    assert values(metrics) == [{(): 1.0}]
+
+
+def test_a_gauge_is_what_it_was_last_and_a_counter_the_sum_of_what_it_grew_by(metrics: CustomMetrics) -> None:
+    for value in (2.0, 3.0):
+        metrics.add(sample(value=value))
+        metrics.add(sample(name="esper_custom_jobs_total", type="counter", value=value))
+    assert values(metrics) == [{(): 5.0}, {(): 3.0}]
+
+
+def test_the_log_never_brings_more_series_than_may_be(metrics: CustomMetrics) -> None:
+    for number in range(MOST_SERIES + 5):
+        metrics.add(sample(labels={"n": str(number)}))
+    assert [len(series) for series in values(metrics)] == [MOST_SERIES]
+
+
+def test_a_sample_of_the_log_that_contradicts_its_metric_is_left_out(metrics: CustomMetrics) -> None:
+    for event in (sample(), sample(labels={"a": "b"}), sample(type="counter")):
+        metrics.add(event)
+    assert values(metrics) == [{(): 1.0}]
 
 
 def test_a_hundred_and_first_series_is_refused_and_the_others_go_on(metrics: CustomMetrics, recorded: Recorded) -> None:
-    metrics.accept(batch(*[{"labels": {"n": str(number)}} for number in range(CUSTOM_SERIES)]).samples)
-    with pytest.raises(TooManyError, match=f"at most {CUSTOM_SERIES} series"):
+    metrics.accept(batch(*[{"labels": {"n": str(number)}} for number in range(MOST_SERIES)]).samples)
+    with pytest.raises(TooManyError, match=f"at most {MOST_SERIES} series"):
         metrics.accept(batch({"labels": {"n": "0"}}, {"labels": {"n": "one more"}}).samples)
     assert metrics.accept(batch({"labels": {"n": "0"}}).samples) == 1
-    assert len(recorded) == CUSTOM_SERIES + 1
+    assert len(recorded) == MOST_SERIES + 1
 
 
 def test_one_metric_more_than_may_be_is_refused(metrics: CustomMetrics) -> None:
-    metrics.accept(batch(*[{"name": f"m{number}"} for number in range(CUSTOM_METRICS)]).samples)
-    with pytest.raises(TooManyError, match=f"at most {CUSTOM_METRICS} metrics"):
+    metrics.accept(batch(*[{"name": f"m{number}"} for number in range(MOST_METRICS)]).samples)
+    with pytest.raises(TooManyError, match=f"at most {MOST_METRICS} metrics"):
         metrics.accept(batch({"name": "one_more"}).samples)
 
 

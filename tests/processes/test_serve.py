@@ -9,7 +9,8 @@ import pytest
 
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
-from esper.nissa.collectors.builtin import built_in_model
+from esper.nissa.custom import CustomMetrics
+from esper.nissa.metrics import LogMetrics
 from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings, nissa_settings
 from esper.nissa.wake import Wake
 from esper.oona.directory import Directory
@@ -97,7 +98,7 @@ def test_a_mistake_in_the_settings_is_named(tmp_path: Path, text: str, message: 
 def test_a_following_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = Directory(tmp_path / "log", create=True)
     failed = Event()
-    following = Following(directory, built_in_model(), Wake(1))
+    following = Following(directory, LogMetrics(CustomMetrics(lambda _samples: None)), Wake(1))
     following.failed = failed.set
     (tmp_path / "log").rmdir()
     following.start()
@@ -115,9 +116,8 @@ def test_runs_are_counted_by_how_they_stand(tmp_path: Path) -> None:
     machine, training = RunId("machine:here:2026-01-01"), RunId("01f00000-0000-7000-8000-000000000002")
     with directory.create(machine), directory.create(training), serving(tmp_path) as client:
         # A run's lock is looked at once a second: until then one that nobody writes may pass for live.
-        while (progress := client.service.model.progress).interrupted != 1:
+        while (status := client.service.metrics.status).interrupted != 1:
             time.sleep(0.01)
-        assert (len(progress.live), progress.interrupted, progress.sealed) == (1, 1, 1)
-        client.service.collectors.run_once()
+        assert (len(status.live), status.interrupted, status.sealed) == (1, 1, 1)
         metrics = client.get("/metrics").body.decode()
     assert 'esper_runs{standing="live"} 1.0\nesper_runs{standing="interrupted"} 1.0\nesper_runs{standing="sealed"} 1.0\n' in metrics

@@ -1,11 +1,12 @@
-"""What a metric of the user's own may be: the one place where samples are checked, whoever brings them.
+"""Metrics of the user's own: the rules that samples keep, over HTTP and in a training, and the values that the log has of them.
 
 A batch is accepted whole or not at all. A metric's type and label names are fixed by its first sample; a counter's name ends with `_total`,
-a gauge's does not, so that neither ever stands in the other's place in an exposition.
+a gauge's does not, so that neither replaces the other in an exposition.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Annotated, Literal
@@ -14,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import DataError
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.metrics.model import CUSTOM_METRICS, CUSTOM_SERIES, Custom
 from esper.nissa.views.service import InvalidPart
 
 PREFIX = "esper_custom_"
 MOST_LABELS = 4
+MOST_METRICS = 500
+MOST_SERIES = 100  # Of one metric.
 _NAME = re.compile(r"esper_custom_[a-z][a-z0-9_]{0,99}")
 _KNOWN_BY_SUFFIX = "total|bucket|count|sum|created|info"
 _END = r"(?!\n)"  # Python lets `$` stand before a last line break; the language of the description does not.
@@ -79,10 +81,12 @@ class TooManyError(RefusedSamplesError):
 
 
 @dataclass(slots=True)
-class _Known:
+class CustomMetric:
+    """One metric: its type, its label names, and its value under each set of label values. None: accepted, not read from the log yet."""
+
     type: str
     labels: tuple[str, ...]
-    series: set[tuple[str, ...]] = field(default_factory=set)
+    series: dict[tuple[str, ...], float | None] = field(default_factory=dict)
 
 
 def full_name(name: str) -> str:
@@ -91,51 +95,64 @@ def full_name(name: str) -> str:
 
 
 class CustomMetrics:
-    """Accepts samples: checks them against each other and against all that is known, and has them recorded. For any number of threads."""
+    """The custom metrics of one log. `accept` checks samples and has them recorded, `add` takes them as they are read. For any threads."""
 
-    def __init__(self, known: Callable[[], Iterable[Custom]], record: Callable[[Sequence[CustomMetricRecorded]], None]) -> None:
-        self._logged = known
+    def __init__(self, record: Callable[[Sequence[CustomMetricRecorded]], None]) -> None:
         self._record = record
+        self._accepting = Lock()
         self._lock = Lock()
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, CustomMetric] = {}
 
     def accept(self, samples: Sequence[CustomSample]) -> int:
-        """How many samples `record` has taken: all of them. Raises RedefinedError, TooManyError, and what `record` raises."""
-        with self._lock:
-            self._learn()
-            grown = self._grown(samples)
+        """Number of samples recorded: all of them. Raises RedefinedError, TooManyError, and what `record` raises."""
+        with self._accepting:
+            with self._lock:
+                grown = self._grown(samples)
             self._record([_event(sample) for sample in samples])
-            self._known |= grown
+            with self._lock:
+                for name, metric in grown.items():
+                    known = self._known.setdefault(name, metric)
+                    known.series = metric.series | known.series
         return len(samples)
 
-    def _learn(self) -> None:
-        for custom in self._logged():
-            known = self._known.setdefault(custom.name, _Known(custom.type, custom.labels))
-            known.series.update(custom.series)
+    def add(self, event: CustomMetricRecorded) -> None:
+        """Takes a sample from the log. One that does not fit its metric, or is one too many, is left out."""
+        labels = tuple(sorted(event.labels))
+        values = tuple(event.labels[label] for label in labels)
+        with self._lock:
+            known = self._known.get(event.name) or CustomMetric(event.type, labels)
+            full = len(self._known) >= MOST_METRICS and event.name not in self._known
+            full = full or (len(known.series) >= MOST_SERIES and values not in known.series)
+            if full or (known.type, known.labels) != (event.type, labels):
+                return
+            before = known.series.get(values) if event.type == "counter" else None
+            known.series[values] = event.value + (before or 0.0)
+            self._known[event.name] = known
 
-    def _grown(self, samples: Sequence[CustomSample]) -> dict[str, _Known]:
-        """The metrics of `samples` as they are once these are recorded."""
-        grown: dict[str, _Known] = {}
+    def read(self) -> dict[str, CustomMetric]:
+        """A copy of every metric, in the order of their names."""
+        with self._lock:
+            return {name: deepcopy(self._known[name]) for name in sorted(self._known)}
+
+    def _grown(self, samples: Sequence[CustomSample]) -> dict[str, CustomMetric]:
+        """The metrics of `samples` once these are recorded."""
+        grown: dict[str, CustomMetric] = {}
         wrong: list[InvalidPart] = []
         for at, sample in enumerate(samples):
             name, labels = full_name(sample.name), tuple(sorted(sample.labels))
-            known = grown.get(name) or self._copy(name) or _Known(sample.type, labels)
-            if (known.type, known.labels) != (sample.type, labels):
-                detail = f"the metric is known as a {known.type} with {len(known.labels)} labels: expected the same type and label names"
+            metric = grown.get(name) or deepcopy(self._known.get(name)) or CustomMetric(sample.type, labels)
+            if (metric.type, metric.labels) != (sample.type, labels):
+                detail = f"the metric is known as a {metric.type} with {len(metric.labels)} labels: expected the same type and label names"
                 raise RedefinedError([InvalidPart(pointer=f"/samples/{at}", detail=detail)])
-            known.series.add(tuple(sample.labels[label] for label in labels))
-            grown[name] = known
-            if len(known.series) > CUSTOM_SERIES:
-                wrong.append(InvalidPart(pointer=f"/samples/{at}/labels", detail=f"expected at most {CUSTOM_SERIES} series of one metric"))
-        if len(self._known.keys() | grown.keys()) > CUSTOM_METRICS:
-            wrong.append(InvalidPart(pointer="/samples", detail=f"expected at most {CUSTOM_METRICS} metrics"))
+            metric.series.setdefault(tuple(sample.labels[label] for label in labels), None)
+            grown[name] = metric
+            if len(metric.series) > MOST_SERIES:
+                wrong.append(InvalidPart(pointer=f"/samples/{at}/labels", detail=f"expected at most {MOST_SERIES} series of one metric"))
+        if len(self._known.keys() | grown.keys()) > MOST_METRICS:
+            wrong.append(InvalidPart(pointer="/samples", detail=f"expected at most {MOST_METRICS} metrics"))
         if wrong:
             raise TooManyError(wrong)
         return grown
-
-    def _copy(self, name: str) -> _Known | None:
-        known = self._known.get(name)
-        return None if known is None else _Known(known.type, known.labels, set(known.series))
 
 
 def _event(sample: CustomSample) -> CustomMetricRecorded:

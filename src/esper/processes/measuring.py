@@ -49,7 +49,7 @@ def measure(name: str, value: SupportsFloat, *, labels: Mapping[str, str] | None
 @contextmanager
 def measuring(run: RunId, say: Callable[[CustomMetricRecorded], None]) -> Iterator[None]:
     """Within it `measure`, on this thread, speaks for `run`."""
-    token = _training.set((run, CustomMetrics(lambda: (), lambda samples: say(*samples))))
+    token = _training.set((run, CustomMetrics(lambda samples: say(*samples))))
     try:
         yield
     finally:

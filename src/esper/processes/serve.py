@@ -23,9 +23,9 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.nissa.app import build_app
-from esper.nissa.collectors.builtin import PATHS, built_in_model
-from esper.nissa.collectors.collector import Collectors, find_collector
-from esper.nissa.metrics.model import Model, Progress
+from esper.nissa.collectors import Collectors, find_collector
+from esper.nissa.custom import CustomMetrics
+from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.parts import Parts
 from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings, check_token, is_loopback
 from esper.nissa.source import Freshness, NotRecordedError
@@ -49,9 +49,9 @@ _GRACE_S = 3
 class Following:
     """Reads the log as it grows, on a thread of its own, for the model and the tails. A fault ends it, and `failed` is called."""
 
-    def __init__(self, directory: Directory, model: Model, wake: Wake) -> None:
+    def __init__(self, directory: Directory, metrics: LogMetrics, wake: Wake) -> None:
         self._directory = directory
-        self._model = model
+        self._metrics = metrics
         self._wake = wake
         self._derived = DerivedFollower(directory)
         self._stopping = threading.Event()
@@ -74,13 +74,13 @@ class Following:
 
     def freshness(self) -> Freshness:
         """How far it has read."""
-        progress = self._model.progress
-        lag_s = None if progress.caught_up_at is None else max(0.0, time.time() - progress.caught_up_at)
-        return Freshness(lag_s, progress.following, len(progress.live), observer_of(self._directory))
+        status = self._metrics.status
+        lag_s = None if status.caught_up_at is None else max(0.0, time.time() - status.caught_up_at)
+        return Freshness(lag_s, status.following, len(status.live), observer_of(self._directory))
 
     def firing(self) -> Sequence[Record]:
         """The AlertFiring of every alert that fires now."""
-        return [record for _, record in self._model.firing()]
+        return [record for record, _ in self._metrics.firing()]
 
     def _run(self) -> None:
         # The thread's outermost line: without it the service would go on and show what is no longer true.
@@ -100,7 +100,7 @@ class Following:
 
     def _take(self, batches: tuple[Batch, ...], follower: Follower) -> None:
         for batch in batches:
-            self._model.take(batch.run, batch.page.records)
+            self._metrics.take(batch.run, batch.page.records)
             if batch.error is not None:
                 self._troubled.add(batch.run)
             elif batch.page.records:
@@ -108,7 +108,7 @@ class Following:
             if any(record.type == RunFinished.KIND for record in batch.page.records):
                 self.finished(batch.run)
             if batch.ended:
-                self._model.forget(batch.run)
+                self._metrics.forget(batch.run)
         if all(len(batch.page.records) < PAGE for batch in batches):
             self._caught_up_at = time.time()
         self._wake.ring(batch.run for batch in batches)
@@ -116,22 +116,20 @@ class Following:
         if time.monotonic() >= self._counted_at + COUNT_S:
             self._counted_at = time.monotonic()
             self._sealed = len(_trainings(follower.done))
-            self._model.forget_alerts(lambda run: not self._directory.has_log(run))
-        self._model.set_progress(
-            Progress(
-                polled_at=time.time(),
-                caught_up_at=self._caught_up_at,
-                following=len(following),
-                troubled=len((self._troubled & following) | self._derived.unreadable),
-                live=_trainings(follower.live),
-                interrupted=len(_trainings(following - follower.live)),
-                sealed=self._sealed,
-            )
+            self._metrics.forget_alerts(lambda run: not self._directory.has_log(run))
+        self._metrics.status = FollowStatus(
+            polled_at=time.time(),
+            caught_up_at=self._caught_up_at,
+            following=len(following),
+            unreadable=len((self._troubled & following) | self._derived.unreadable),
+            live=_trainings(follower.live),
+            interrupted=len(_trainings(following - follower.live)),
+            sealed=self._sealed,
         )
 
     def _take_derived(self, live: frozenset[RunId]) -> None:
         for run, records in self._derived.poll(live):
-            self._model.take_derived(run, records)
+            self._metrics.take_derived(run, records)
             self._wake.ring((run,))
 
 
@@ -144,15 +142,16 @@ class Service:
     """Everything that serves one directory: made, started and closed together."""
 
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
-        self.model = model = built_in_model(tuple(handler.name for handler in delivery_settings(directory).handlers))
+        handlers = tuple(handler.name for handler in delivery_settings(directory).handlers)
+        self.metrics = metrics = LogMetrics(CustomMetrics(self._record), handlers)
         self.directory = directory
         self.wake = Wake(settings.tails)
         self.custom = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
-        self.following = Following(directory, model, self.wake)
+        self.following = Following(directory, metrics, self.wake)
         self.source = LogSource(directory, following=self.following, record=self._record)
         self.following.finished = self.source.release
-        self.collectors = Collectors([find_collector(path) for path in (*PATHS, *settings.collectors)], model)
-        parts = Parts.made(self.source, model, self.collectors, self.wake, settings)
+        self.collectors = Collectors(metrics, [find_collector(path) for path in settings.collectors])
+        parts = Parts(self.source, metrics, self.collectors, self.wake, settings)
         self.app: FastAPI = build_app(parts, version=version("esper-training"), token=token)
 
     def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request, Response
 from fastapi.responses import PlainTextResponse
+from prometheus_client.exposition import choose_encoder
 
 from esper.nissa.api.answers import sent
-from esper.nissa.collectors.collector import Standing
 from esper.nissa.custom import CustomBatch
 from esper.nissa.parts import Parts, Served
 from esper.nissa.problems import responses
@@ -40,21 +40,19 @@ def ready(served: Served) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse, responses=_METRICS | responses())
 def metrics(served: Served, accept: Annotated[str, Header(max_length=1000)] = "") -> Response:
     """All metrics, as Prometheus text or OpenMetrics."""
-    body, content_type = served.exposition.write(accept)
-    return Response(body, media_type=None, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+    encode, content_type = choose_encoder(accept)
+    return Response(encode(served.metrics.registry), media_type=None, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 
 @router.get("/api/v1/status", response_model=StatusView, responses=responses(503))
 def status(request: Request, served: Served) -> Response:
     """How the service does: freshness, collectors, and which metrics have no value now."""
-    collectors = served.collectors
-    measured = {sample.family.name for sample in collectors.samples()}
     view = StatusView(
         version=request.app.version,
         now=datetime.now(UTC),
         ready=_ready(served),
-        collectors=tuple(map(_collector, collectors.standings())),
-        absent=tuple(family.name for family in collectors.families if family.name not in measured),
+        collectors=tuple(map(CollectorView.model_validate, served.collectors.status())),
+        absent=tuple(served.collectors.absent()),
     )
     return sent(view)
 
@@ -62,7 +60,7 @@ def status(request: Request, served: Served) -> Response:
 @router.post("/api/v1/metrics/custom", response_model=Accepted, responses=responses(409, 413, 503))
 def record_custom(served: Served, batch: Annotated[CustomBatch, Body()]) -> Response:
     """Records samples of metrics of the user's own, all or none; they are events, durable when the answer comes."""
-    return sent(Accepted(accepted=served.custom.accept(batch.samples)))
+    return sent(Accepted(accepted=served.metrics.custom.accept(batch.samples)))
 
 
 def _ready(served: Parts) -> Ready:
@@ -77,7 +75,3 @@ def _ready(served: Parts) -> Ready:
         live=fresh.live,
         observed_by=fresh.observed_by,
     )
-
-
-def _collector(one: Standing) -> CollectorView:
-    return CollectorView(name=one.collector.name, ok=one.ok, failed=one.failed, hung=one.hung, error=one.error)

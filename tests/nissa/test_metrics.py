@@ -1,28 +1,27 @@
 """The metrics of the synthetic run: counted from its records, absent where nothing was measured, and gone with the run."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import generate_latest
 
 from esper.events.codec import decode
 from esper.events.envelope import Record
-from esper.events.fields import Event
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertResolved
 from esper.events.kinds.telemetry import CustomMetricRecorded, Gpu, StepsMeasured
 from esper.folds.run import fold
-from esper.nissa.collectors.builtin import PATHS, built_in_model
-from esper.nissa.collectors.collector import find_collector
-from esper.nissa.metrics.exposition import Exposition
-from esper.nissa.metrics.family import Distribution, Sample
-from esper.nissa.metrics.model import CUSTOM_SERIES, Model, Progress
+from esper.nissa.collectors import Collectors
+from esper.nissa.custom import CustomMetrics
+from esper.nissa.families import SCRAPED
+from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.oona.directory import Directory
 from tests.nissa.samples import AGENT_RUN, alert, resources, standing
 from tests.synthetic import RUN, write_run
 
-Values = dict[tuple[str, tuple[str, ...]], float | Distribution]
+Values = dict[tuple[str, tuple[str, ...]], float]
 
 
 @pytest.fixture(scope="module")
@@ -34,43 +33,50 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, ...]:
         return log.read(limit=10_000).records
 
 
-def collected(model: Model) -> Values:
-    """Every sample that Esper's own collectors give."""
-    samples: Iterable[Sample] = (sample for path in PATHS for sample in find_collector(path).collect(model))
-    return {(sample.family.name, sample.labels): sample.value for sample in samples}
+def new_metrics() -> LogMetrics:
+    """Metrics of no record, with Esper's own gauges."""
+    metrics = LogMetrics(CustomMetrics(lambda _samples: None), ["log"])
+    Collectors(metrics)
+    return metrics
 
 
-def following(model: Model, records: Sequence[Record], *, live: bool = True) -> Values:
+def collected(metrics: LogMetrics) -> Values:
+    """Every sample of a scrape, but for those of collectors."""
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    return {(one.name, tuple(one.labels.values())): one.value for one in samples if "collector" not in one.labels}
+
+
+def following(metrics: LogMetrics, records: Sequence[Record], *, live: bool = True) -> Values:
     """What is shown once `records` of the synthetic run were taken."""
-    model.take(RUN, records)
-    model.set_progress(Progress(polled_at=1.0, caught_up_at=1.0, following=1, live=frozenset({RUN} if live else ())))
-    return collected(model)
+    metrics.take(RUN, records)
+    metrics.status = FollowStatus(polled_at=1.0, caught_up_at=1.0, following=1, live=frozenset({RUN} if live else ()))
+    return collected(metrics)
 
 
 def test_counters_are_there_at_zero_before_anything_happened() -> None:
-    values = collected(built_in_model())
+    values = collected(new_metrics())
     assert values["esper_seed_transitions_total", (Stage.GRAFTING,)] == 0
     assert values["esper_adaptations_refused_total", ("cooldown",)] == 0
     assert values["esper_alerts_total", ("firing", "critical")] == 0
+    assert values["esper_alert_notifications_total", ("log", "failed")] == 0
     assert {value for (name, _), value in values.items() if name.endswith("_total")} == {0.0}
 
 
 def test_gauges_are_absent_before_anything_was_measured() -> None:
-    names = {name for name, _ in collected(built_in_model())}
-    gauges = {family.name for path in PATHS for family in find_collector(path).families if family.type == "gauge"}
-    assert names & gauges == {"esper_alerts_firing"}
+    names = {name for name, _ in collected(new_metrics())}
+    assert names & set(SCRAPED) == {"esper_alerts_firing"}
 
 
 def test_transitions_are_counted_by_the_stage_entered(records: tuple[Record, ...]) -> None:
-    values = following(built_in_model(), records)
+    values = following(new_metrics(), records)
     entered = Counter(event.to_stage for record in records if isinstance(event := decode(record), SeedTransitioned))
     assert {stage: values["esper_seed_transitions_total", (stage,)] for stage in Stage} == {stage: entered[stage] for stage in Stage}
     assert values["esper_seed_activations_total", ()] == entered[Stage.GRAFTING] > 0
 
 
 def test_what_the_run_lost_and_took_back_is_counted(records: tuple[Record, ...]) -> None:
-    values = following(built_in_model(), records)
-    dropped = sum(value for (name, _), value in values.items() if name == "esper_samples_dropped_total" and isinstance(value, float))
+    values = following(new_metrics(), records)
+    dropped = sum(value for (name, _), value in values.items() if name == "esper_samples_dropped_total")
     assert dropped > 0
     assert values["esper_rollbacks_total", ()] == 1
     assert values["esper_adaptations_refused_total", ("finite",)] == 1
@@ -80,7 +86,7 @@ def test_what_the_run_lost_and_took_back_is_counted(records: tuple[Record, ...])
 
 
 def test_seeds_by_stage_are_the_table_that_the_rollback_left(records: tuple[Record, ...]) -> None:
-    values = following(built_in_model(), records)
+    values = following(new_metrics(), records)
     slots = {labels: value for (name, labels), value in values.items() if name == "esper_seeds"}
     table = Counter(row.stage for row in fold([record for record in records if record.fact is not None]).seeds)
     assert slots == {(stage,): table[stage] for stage in Stage}
@@ -88,78 +94,88 @@ def test_seeds_by_stage_are_the_table_that_the_rollback_left(records: tuple[Reco
 
 
 def test_steps_are_counted_once_however_many_records_speak_of_them(records: tuple[Record, ...]) -> None:
-    model = built_in_model()
-    values = following(model, records)
+    metrics = new_metrics()
+    values = following(metrics, records)
     assert values["esper_steps_total", ()] == max(record.step for record in records)
-    assert following(model, records)["esper_steps_total", ()] == values["esper_steps_total", ()]
+    assert following(metrics, records)["esper_steps_total", ()] == values["esper_steps_total", ()]
 
 
 def test_step_latencies_are_a_histogram_of_every_measured_step(records: tuple[Record, ...]) -> None:
-    value = following(built_in_model(), records)["esper_step_duration_seconds", ()]
+    count = following(new_metrics(), records)["esper_step_duration_seconds_count", ()]
     measured = [event.steps.step_latency_ms for record in records if isinstance(event := decode(record), StepsMeasured)]
-    assert isinstance(value, Distribution)
-    assert sum(value.counts) == sum(latency is not None for column in measured for latency in column) > 0
+    assert count == sum(latency is not None for column in measured for latency in column) > 0
+
+
+def test_a_latency_that_is_not_finite_has_no_place_in_a_histogram(records: tuple[Record, ...]) -> None:
+    event = next(event for record in records if isinstance(event := decode(record), StepsMeasured))
+    odd = (1.0, float("nan"), float("inf"), 2.0, None)
+    columns = {name: tuple(getattr(event.steps, name)[:5]) for name in type(event.steps).model_fields} | {"step_latency_ms": odd}
+    steps = event.steps.model_copy(update=columns)
+    values = following(new_metrics(), [standing(event.model_copy(update={"steps": steps, "metrics": {}}), RUN)])
+    assert values["esper_step_duration_seconds_count", ()] == 2
+    assert values["esper_step_duration_seconds_sum", ()] == pytest.approx(0.003)
+    assert values["esper_step_duration_seconds_bucket", ("0.001",)] == 1
 
 
 def test_the_gauges_of_one_run_are_of_the_newest_live_one(records: tuple[Record, ...]) -> None:
-    values = following(built_in_model(), records)
+    values = following(new_metrics(), records)
     assert values["esper_run_info", (RUN, "digits")] == 1
     assert values["esper_epoch", ()] == 14
     assert values["esper_loss", ("validation",)] == pytest.approx(0.2285, abs=1e-4)
-    assert values["esper_accuracy_ratio", ("train",)] > 0.9  # type: ignore[operator] # no histogram
+    assert values["esper_accuracy_ratio", ("train",)] > 0.9
 
 
 def test_without_a_live_run_its_gauges_are_absent_and_counters_stay(records: tuple[Record, ...]) -> None:
-    values = following(built_in_model(), records, live=False)
+    values = following(new_metrics(), records, live=False)
     assert not {"esper_run_info", "esper_epoch", "esper_loss", "esper_seeds"} & {name for name, _ in values}
     assert values["esper_epochs_total", ()] == 13
 
 
 def test_a_run_that_ended_is_forgotten_but_what_it_counted(records: tuple[Record, ...]) -> None:
-    model = built_in_model()
-    before = following(model, records)
-    model.forget(RUN)
-    model.set_progress(Progress(polled_at=1.0, caught_up_at=1.0))
-    assert collected(model)["esper_steps_total", ()] == before["esper_steps_total", ()]
-    assert model.live() == ()
+    metrics = new_metrics()
+    before = following(metrics, records)
+    metrics.forget(RUN)
+    metrics.status = FollowStatus(polled_at=1.0, caught_up_at=1.0)
+    assert collected(metrics)["esper_steps_total", ()] == before["esper_steps_total", ()]
+    assert metrics.live() == ()
 
 
 def test_records_that_do_not_decode_are_counted_and_change_nothing(records: tuple[Record, ...]) -> None:
-    values = following(built_in_model(), [record._replace(data=b"{}") for record in records])
-    assert values["esper_records_unreadable_total", ("telemetry.training.steps",)] > 0  # type: ignore[operator] # no histogram
+    values = following(new_metrics(), [record._replace(data=b"{}") for record in records])
+    assert values["esper_records_unreadable_total", ("telemetry.training.steps",)] > 0
     assert values["esper_epochs_total", ()] == 0
 
 
 def test_resources_are_those_an_agent_measured_and_a_missing_gpu_is_absent() -> None:
-    model = built_in_model()
-    model.take(AGENT_RUN, [standing(resources(), AGENT_RUN, time=datetime.now(UTC))])
-    names = {name for name, _ in collected(model)}
+    metrics = new_metrics()
+    metrics.take(AGENT_RUN, [standing(resources(), AGENT_RUN, time=datetime.now(UTC))])
+    names = {name for name, _ in collected(metrics)}
     assert {"esper_cpu_utilization_ratio", "esper_disk_free_bytes", "esper_network_sent_bytes_total"} <= names
     assert not {name for name in names if name.startswith("esper_gpu")}
 
 
 def test_a_gpu_has_what_its_driver_says_and_nothing_else() -> None:
     gpu = Gpu(index=1, name="some", utilization=None, memory_used_bytes=5, memory_total_bytes=9, temperature_celsius=40.0, power_watts=None)
-    model = built_in_model()
-    model.take(AGENT_RUN, [standing(resources(gpus=(gpu,)), AGENT_RUN, time=datetime.now(UTC))])
-    found = {name: value for (name, labels), value in collected(model).items() if labels == ("1",)}
+    metrics = new_metrics()
+    metrics.take(AGENT_RUN, [standing(resources(gpus=(gpu,)), AGENT_RUN, time=datetime.now(UTC))])
+    found = {name: value for (name, labels), value in collected(metrics).items() if labels == ("1",)}
     assert found == {"esper_gpu_memory_used_bytes": 5, "esper_gpu_memory_total_bytes": 9, "esper_gpu_temperature_celsius": 40.0}
 
 
 def test_a_machine_that_was_not_measured_for_a_minute_is_unknown() -> None:
-    model = built_in_model()
-    model.take(AGENT_RUN, [standing(resources(), AGENT_RUN, time=datetime.now(UTC) - timedelta(seconds=90))])
-    names = {name for name, _ in collected(model)}
+    metrics = new_metrics()
+    metrics.take(AGENT_RUN, [standing(resources(), AGENT_RUN, time=datetime.now(UTC) - timedelta(seconds=90))])
+    names = {name for name, _ in collected(metrics)}
     assert "esper_resources_measured_timestamp_seconds" in names
     assert "esper_cpu_utilization_ratio" not in names
 
 
 def test_alerts_fire_until_they_are_resolved() -> None:
-    model = built_in_model()
-    model.take_derived(RUN, [alert(RUN)])
-    assert collected(model)["esper_alerts_firing", ("critical",)] == 1
-    model.take_derived(RUN, [alert(RUN, AlertResolved)])
-    values = collected(model)
+    metrics = new_metrics()
+    metrics.take_derived(RUN, [alert(RUN)])
+    assert collected(metrics)["esper_alerts_firing", ("critical",)] == 1
+    metrics.take_derived(RUN, [alert(RUN, AlertResolved)])
+    values = collected(metrics)
     assert (values["esper_alerts_firing", ("critical",)], values["esper_alerts_total", ("firing", "critical")]) == (0, 1)
 
 
@@ -168,34 +184,23 @@ def custom(**changes: object) -> CustomMetricRecorded:
     return CustomMetricRecorded.model_validate(fields | changes)
 
 
-def written(model: Model) -> str:
-    """The exposition of the custom metrics alone."""
-    return Exposition(lambda: ((), model.custom())).write("")[0].decode()
-
-
-def test_a_gauge_of_the_users_own_is_what_it_was_last() -> None:
-    model = built_in_model()
+def test_metrics_of_the_users_own_are_those_of_the_log() -> None:
+    metrics = new_metrics()
     taken = [custom(labels={"queue": "a"}), custom(labels={"queue": "b"}), custom(labels={"queue": "a"}, value=7.0)]
-    model.take(AGENT_RUN, [standing(event, AGENT_RUN) for event in taken])
-    assert 'esper_custom_length{queue="a"} 7.0\nesper_custom_length{queue="b"} 1.0\n' in written(model)
-
-
-def test_a_counter_of_the_users_own_is_the_sum_of_what_it_grew_by() -> None:
-    model = built_in_model()
     grew = [custom(name="esper_custom_jobs_total", type="counter", value=value) for value in (2.0, 3.0)]
-    model.take(AGENT_RUN, [standing(event, AGENT_RUN) for event in grew])
-    assert "esper_custom_jobs_total 5.0\n" in written(model)
+    metrics.take(AGENT_RUN, [standing(event, AGENT_RUN) for event in (*taken, *grew)])
+    text = generate_latest(metrics.registry).decode()
+    assert 'esper_custom_length{queue="a"} 7.0\nesper_custom_length{queue="b"} 1.0\n' in text
+    assert "esper_custom_jobs_total 5.0\n" in text
 
 
-def test_a_custom_metric_never_has_more_series_than_may_be() -> None:
-    model = built_in_model()
-    many: list[Event] = [custom(labels={"n": str(number)}) for number in range(CUSTOM_SERIES + 5)]
-    model.take(AGENT_RUN, [standing(event, AGENT_RUN) for event in many])
-    [metric] = model.custom()
-    assert len(metric.series) == CUSTOM_SERIES
+def test_a_gauge_that_is_no_number_says_so(records: tuple[Record, ...]) -> None:
+    metrics = new_metrics()
+    event = next(event for record in records if isinstance(event := decode(record), StepsMeasured))
+    steps = event.steps.model_copy(update={"loss": (float("nan"),) * len(event.steps.loss)})
+    following(metrics, [standing(event.model_copy(update={"steps": steps}), RUN)])
+    assert b"esper_step_loss NaN\n" in generate_latest(metrics.registry)
 
 
-def test_a_sample_that_contradicts_its_metric_is_left_out() -> None:
-    model = built_in_model()
-    model.take(AGENT_RUN, [standing(event, AGENT_RUN) for event in (custom(), custom(labels={"a": "b"}), custom(type="counter"))])
-    assert [dict(metric.series) for metric in model.custom()] == [{(): 1.0}]
+def test_no_series_tells_when_a_counter_was_made() -> None:
+    assert b"_created" not in generate_latest(new_metrics().registry)

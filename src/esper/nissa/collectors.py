@@ -1,0 +1,234 @@
+"""Collectors: what a scrape asks beside counters and histograms. Esper's own is called by the scrape, a user's on a thread of its own.
+
+A user's collector that fails or hangs is counted and stops no other, nor the scrape. A scrape shows what it gave last; when it has given
+nothing for three intervals (at least ten seconds) its metrics are absent: an old number must not look like a new one.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from esper.errors import SettingsError
+from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
+from esper.nissa.gauges import Value, families_of, read_gauges
+from esper.nissa.metrics import LogMetrics
+
+PATIENCE_S = 10.0
+_ADDED = frozenset(("le", "quantile"))  # Labels of a sample that are not its family's.
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """A function that gives prometheus_client's metric families every `interval_s` seconds. `name` is the value of a label.
+
+    `metrics` are the exported names of those it owns, a counter's with `_total`, each with its label names.
+    """
+
+    name: str
+    interval_s: float
+    metrics: Mapping[str, Sequence[str]]
+    collect: Callable[[], Iterable[Metric]]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorStatus:
+    """Calls of a collector by outcome, the duration of the last, when it gave metrics last, and the last error."""
+
+    name: str
+    ok: int = 0
+    failed: int = 0
+    hung: int = 0
+    duration_s: float | None = None
+    succeeded_at: float | None = None
+    error: str | None = None
+
+
+def find_collector(path: str) -> Collector:
+    """The collector that `path` names, as `module:attribute`. Raises SettingsError where there is none."""
+    module, colon, attribute = path.partition(":")
+    if not colon or not module or not attribute:
+        raise SettingsError(f"setting nissa.collectors: expected module:attribute, got {path!r}")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"setting nissa.collectors: cannot find {path!r}: {error}") from error
+    if not isinstance(found, Collector):
+        raise SettingsError(f"setting nissa.collectors: expected {path!r} to be a Collector, got a {type(found).__name__}")
+    return found
+
+
+class CollectorRun:
+    """One collector at work: its counts, and what it gave last."""
+
+    def __init__(self, collector: Collector, clock: Callable[[], float] = time.monotonic, *, check: bool = True) -> None:
+        """`check`: whether what it gives is looked through first; Esper's own is not."""
+        self.collector = collector
+        self._check = check
+        self._patience_s = max(3 * collector.interval_s, PATIENCE_S)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._families: list[Metric] = []
+        self._given_at = 0.0
+        self._ok = self._failed = self._hung = 0
+        self._duration_s: float | None = None
+        self._succeeded_at: float | None = None
+        self._error: str | None = None
+        self._since: float | None = None
+        self._late = False
+
+    def run_once(self) -> None:
+        """Collects now. Any exception is counted: the collector may be anybody's."""
+        with self._lock:
+            began = self._since = self._clock()
+            self._late = False
+        try:
+            families, error = list(self.collector.collect()), None
+            if self._check:
+                self._require_writable(families)
+        except Exception as caught:
+            families, error = [], f"{type(caught).__name__}: {caught}"
+        with self._lock:
+            self._since, self._duration_s, self._error = None, self._clock() - began, error
+            if error is not None:
+                self._failed += 1
+                return
+            self._ok += 1
+            self._families, self._succeeded_at, self._given_at = families, time.time(), self._clock()
+
+    def families(self) -> list[Metric]:
+        """What was collected last; nothing once that is too old."""
+        with self._lock:
+            old = self._succeeded_at is None or self._clock() - self._given_at > self._patience_s
+            return [] if old else self._families
+
+    def status(self) -> CollectorStatus:
+        """Its counts. A call that takes too long is counted as hanging, once."""
+        with self._lock:
+            if self._since is not None and not self._late and self._clock() - self._since > self._patience_s:
+                self._late = True
+                self._hung += 1
+            return CollectorStatus(
+                self.collector.name, self._ok, self._failed, self._hung, self._duration_s, self._succeeded_at, self._error
+            )
+
+    def run_until(self, stopping: threading.Event) -> None:
+        """Collects at the collector's interval until `stopping` is set."""
+        while not stopping.is_set():
+            self.run_once()
+            stopping.wait(self.collector.interval_s)
+
+    def _require_writable(self, families: list[Metric]) -> None:
+        """Raises an error for a family that is not the collector's own, or cannot be written: it would fail every scrape."""
+        for family in families:
+            name = family.name + ("_total" if family.type == "counter" else "")
+            if name not in self.collector.metrics:
+                raise SettingsError(f"collector {self.collector.name!r} gave {name}, which it does not own")
+            for sample in family.samples:
+                if set(sample.labels) - _ADDED != set(self.collector.metrics[name]):
+                    raise SettingsError(
+                        f"collector {self.collector.name!r} gave {name} with the labels {', '.join(sample.labels) or 'none'}"
+                    )
+        registry = CollectorRegistry()
+        registry.register(_Given(families))
+        generate_latest(registry)
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """Metric families as a registry asks for them."""
+
+    families: list[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+class Collectors:
+    """Esper's own gauges, the custom metrics and the users' collectors, as prometheus_client's registry asks for them.
+
+    Users' collectors run between `start` and `stop`. Raises SettingsError where two have one name, or two own one metric.
+    """
+
+    def __init__(self, metrics: LogMetrics, collectors: Sequence[Collector] = ()) -> None:
+        _require_distinct(collectors)
+        self._metrics = metrics
+        self._own = CollectorRun(Collector("esper", 0.0, _labels_of_own(), lambda: families_of(read_gauges(metrics))), check=False)
+        self._users = [CollectorRun(collector) for collector in collectors]
+        self._stopping = threading.Event()
+        metrics.registry.register(self)
+
+    def start(self) -> None:
+        """Starts every user's collector on a daemon thread: one that hangs does not keep the process from ending."""
+        for run in self._users:
+            name = f"esper-collector-{run.collector.name}"
+            threading.Thread(target=run.run_until, args=(self._stopping,), name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Starts no collector again."""
+        self._stopping.set()
+
+    def run_once(self) -> None:
+        """Runs every user's collector once, on the calling thread."""
+        for run in self._users:
+            run.run_once()
+
+    def status(self) -> list[CollectorStatus]:
+        """The counts of each collector, Esper's own first."""
+        return [run.status() for run in (self._own, *self._users)]
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: that no name is exported twice is checked when a collector is added."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything that is known now."""
+        self._own.run_once()
+        for run in (self._own, *self._users):
+            yield from run.families()
+        yield from families_of(_of_collectors(self.status()))
+        for name, custom in self._metrics.custom.read().items():
+            kind = CounterMetricFamily if custom.type == "counter" else GaugeMetricFamily
+            family = kind(name, "A metric of the user's own.", labels=custom.labels)
+            for labels, value in custom.series.items():
+                if value is not None:
+                    family.add_metric(labels, value)
+            if family.samples:
+                yield family
+
+    def absent(self) -> list[str]:
+        """Metrics without a value now: never measured, or no longer."""
+        given = {sample.name for family in self._metrics.registry.collect() for sample in family.samples}
+        owned = [*COUNTERS, *SCRAPED, *(name for run in self._users for name in run.collector.metrics)]
+        return [name for name in owned if name not in given]
+
+
+def _labels_of_own() -> dict[str, Sequence[str]]:
+    return {name: labels for name, (_, labels) in SCRAPED.items()}
+
+
+def _of_collectors(statuses: Iterable[CollectorStatus]) -> Iterator[Value]:
+    for one in statuses:
+        for outcome, count in (("ok", one.ok), ("failed", one.failed), ("hung", one.hung)):
+            yield "esper_collector_runs_total", count, one.name, outcome
+        yield "esper_collector_duration_seconds", one.duration_s, one.name
+        yield "esper_collector_success_timestamp_seconds", one.succeeded_at, one.name
+
+
+def _require_distinct(collectors: Sequence[Collector]) -> None:
+    """Raises SettingsError where two collectors have one name, or two own one metric."""
+    own = _labels_of_own() | dict.fromkeys((*COUNTERS, *HISTOGRAMS), ())
+    owners = dict.fromkeys(own, "esper")
+    names = {"esper"}
+    for collector in collectors:
+        if collector.name in names:
+            raise SettingsError(f"setting nissa.collectors: two collectors are named {collector.name!r}")
+        names.add(collector.name)
+        for metric in collector.metrics:
+            if (owner := owners.setdefault(metric, collector.name)) != collector.name:
+                raise SettingsError(f"setting nissa.collectors: {owner!r} and {collector.name!r} both own the metric {metric}")

@@ -1,0 +1,159 @@
+"""Esper's own metrics: name, help and labels of each. How they get their values is in `metrics` and `gauges`.
+
+Labels are closed sets: a label's values that are known beforehand stand here, so that a counter is exposed, at 0, before the first event.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from esper.events.fields import Event
+from esper.events.kinds.control import (
+    Adaptation,
+    Command,
+    CommandApplied,
+    CommandFailed,
+    CommandRefused,
+    DecisionMade,
+    DecisionRefused,
+    FieldReported,
+    GateRule,
+)
+from esper.events.kinds.kernels import BlueprintSubmitted
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.observability import (
+    AlertNotified,
+    AlertSuppressed,
+    AnomalyDetected,
+    FoldBlocked,
+    RunHeardAgain,
+    RunWentSilent,
+    TrendDetected,
+)
+from esper.events.kinds.run import CheckpointSaved, RunResumed, RunRolledBack, RunStarted
+from esper.events.topics import TOPICS, is_telemetry
+from esper.folds.monitoring.detectors.detect import DETECTORS
+
+SEVERITIES = ("info", "warning", "critical")
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_COMMANDS = {"command": tuple(Command)}
+_REPORTS = ("FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK")
+_FINDINGS = get_args(TrendDetected.model_fields["finding"].annotation)
+
+COUNTERS: Mapping[str, tuple[str, Mapping[str, Sequence[str]]]] = {
+    "esper_seed_transitions_total": ("Stages that seeds entered.", {"stage": tuple(Stage)}),
+    "esper_seed_activations_total": ("Seeds that began to be blended in: entries into GRAFTING.", {}),
+    "esper_seed_errors_total": ("Values that were not finite, as the health of seeds reports them.", {}),
+    "esper_kernel_submissions_total": ("Blueprints sent to be compiled.", {}),
+    "esper_kernel_compiles_total": ("Blueprints that were compiled, or could not be.", {"outcome": ("ok", "failed")}),
+    "esper_kernel_cache_hits_total": ("Kernels that were found in the cache.", {}),
+    "esper_kernel_cache_misses_total": ("Kernels that had to be compiled.", {}),
+    "esper_adaptations_decided_total": ("Decisions, by what they ask for.", {"adaptation": tuple(Adaptation)}),
+    "esper_adaptations_refused_total": ("Decisions that the gate refused, by the first rule.", {"rule": get_args(GateRule)}),
+    "esper_commands_applied_total": ("Commands that took effect.", _COMMANDS),
+    "esper_commands_refused_total": ("Commands that were refused and changed nothing.", _COMMANDS),
+    "esper_commands_failed_total": ("Commands that failed and changed nothing.", _COMMANDS),
+    "esper_field_reports_total": ("Seeds whose life ended, by how.", {"outcome": _REPORTS}),
+    "esper_rollbacks_total": ("Times training went back to a checkpoint.", {}),
+    "esper_runs_started_total": ("Runs that began.", {}),
+    "esper_runs_ended_total": ("Runs that ended.", {"outcome": ("finished", "failed")}),
+    "esper_runs_resumed_total": ("Times a run went on after an interruption.", {}),
+    "esper_epochs_total": ("Epochs that the runs completed.", {}),
+    "esper_steps_total": ("Optimizer steps that the runs made.", {}),
+    "esper_checkpoints_total": ("Checkpoints that were saved.", {}),
+    "esper_records_total": ("Records read from the log, by topic.", {"topic": tuple(TOPICS)}),
+    "esper_records_unreadable_total": ("Records that this version could not decode, by topic.", {"topic": tuple(TOPICS)}),
+    "esper_samples_dropped_total": (
+        "Telemetry that found no room before it was taken, by topic.",
+        {"topic": tuple(filter(is_telemetry, TOPICS))},
+    ),
+    "esper_anomalies_total": ("Values that detectors did not expect.", {"detector": tuple(sorted(DETECTORS))}),
+    "esper_trends_total": ("Trends that were found.", {"finding": _FINDINGS}),
+    "esper_alerts_total": ("Changes of alerts.", {"state": ("pending", "firing", "resolved"), "severity": SEVERITIES}),
+    "esper_alert_notifications_total": ("Alerts that a handler was given.", {"handler": (), "outcome": ("delivered", "failed")}),
+    "esper_alerts_suppressed_total": (
+        "Alerts that were deliberately not delivered, by why.",
+        {"why": ("rate_limit", "stale", "not_delivered")},
+    ),
+    "esper_runs_went_silent_total": ("Runs that went silent.", {"state": ("dead", "idle")}),
+    "esper_runs_heard_again_total": ("Silent runs that were heard again.", {}),
+    "esper_folds_blocked_total": ("Runs with a fact that could not be understood or was missing.", {}),
+}
+"""Counted from records as they are read: help, and the known values of each label."""
+
+COUNTED: Mapping[type[Event], str] = {
+    BlueprintSubmitted: "esper_kernel_submissions_total",
+    DecisionMade: "esper_adaptations_decided_total",
+    DecisionRefused: "esper_adaptations_refused_total",
+    CommandApplied: "esper_commands_applied_total",
+    CommandRefused: "esper_commands_refused_total",
+    CommandFailed: "esper_commands_failed_total",
+    FieldReported: "esper_field_reports_total",
+    RunRolledBack: "esper_rollbacks_total",
+    RunStarted: "esper_runs_started_total",
+    RunResumed: "esper_runs_resumed_total",
+    CheckpointSaved: "esper_checkpoints_total",
+    AnomalyDetected: "esper_anomalies_total",
+    TrendDetected: "esper_trends_total",
+    AlertNotified: "esper_alert_notifications_total",
+    AlertSuppressed: "esper_alerts_suppressed_total",
+    RunWentSilent: "esper_runs_went_silent_total",
+    RunHeardAgain: "esper_runs_heard_again_total",
+    FoldBlocked: "esper_folds_blocked_total",
+}
+"""The counter that each record of a kind increments by one. Its labels are fields of the event."""
+
+HISTOGRAMS: Mapping[str, tuple[str, Sequence[float]]] = {
+    "esper_kernel_compile_seconds": ("How long compiling took, cache hits apart.", _SECONDS),
+    "esper_kernel_latency_seconds": (
+        "One forward at batch 1, as kernels were characterized.",
+        (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 0.1),
+    ),
+    "esper_step_duration_seconds": ("How long optimizer steps took.", _SECONDS),
+    "esper_data_wait_seconds": ("How long optimizer steps waited for data.", _SECONDS),
+}
+"""Observed from records as they are read: help and buckets."""
+
+SCRAPED: Mapping[str, tuple[str, Sequence[str]]] = {
+    "esper_seeds": ("Slots of the live runs by the stage that they are in.", ["stage"]),
+    "esper_seed_health_score_ratio": ("Health score of the newest live run's seeds at the last measurement.", ["statistic"]),
+    "esper_seed_dead_neuron_ratio": ("Share of dead units over the newest live run's sites and seeds.", ["statistic"]),
+    "esper_seed_latency_seconds": ("Last forward of the newest live run's seeds.", ["statistic"]),
+    "esper_seeds_recovering": ("Seeds of the newest live run that are disabled after a value that was not finite.", []),
+    "esper_run_info": ("The newest live run, which the gauges of one run are about.", ["run", "task"]),
+    "esper_epoch": ("Last epoch that the newest live run completed.", []),
+    "esper_epochs_planned": ("Epochs that the newest live run is to have.", []),
+    "esper_step": ("Last optimizer step that the newest live run spoke of.", []),
+    "esper_run_last_record_timestamp_seconds": ("When the newest live run said something last.", []),
+    "esper_loss": ("Mean loss of the newest live run's last epoch.", ["split"]),
+    "esper_accuracy_ratio": ("Accuracy of the newest live run's last epoch.", ["split"]),
+    "esper_step_loss": ("Loss of the newest live run's last measured step.", []),
+    "esper_gradient_norm": ("Gradient norm of the newest live run's last measured step.", []),
+    "esper_learning_rate": ("Learning rate of the newest live run's first parameter group.", []),
+    "esper_samples_per_second": ("Training samples a second of the newest live run, as measured last.", []),
+    "esper_parameters": ("Parameters of the newest live run's host with its seeds.", []),
+    "esper_training_memory_bytes": ("Memory of the newest live run's device, as measured last.", []),
+    "esper_cpu_utilization_ratio": ("Share of all cores that is in use.", []),
+    "esper_memory_used_bytes": ("Memory of the machine that is in use.", []),
+    "esper_memory_total_bytes": ("Memory of the machine.", []),
+    "esper_disk_free_bytes": ("Room that is left on the disk of the log.", []),
+    "esper_disk_total_bytes": ("Size of the disk of the log.", []),
+    "esper_network_received_bytes_total": ("Bytes that the machine received since it started.", []),
+    "esper_network_sent_bytes_total": ("Bytes that the machine sent since it started.", []),
+    "esper_gpu_utilization_ratio": ("Share of the time that the GPU was busy.", ["gpu"]),
+    "esper_gpu_memory_used_bytes": ("Memory of the GPU that is in use.", ["gpu"]),
+    "esper_gpu_memory_total_bytes": ("Memory of the GPU.", ["gpu"]),
+    "esper_gpu_temperature_celsius": ("Temperature of the GPU.", ["gpu"]),
+    "esper_gpu_power_watts": ("Power that the GPU draws.", ["gpu"]),
+    "esper_log_dropped_samples": ("Telemetry that the machine's log did not take.", []),
+    "esper_resources_measured_timestamp_seconds": ("When an agent measured the machine last.", []),
+    "esper_runs": ("Runs of the log by how they stand.", ["standing"]),
+    "esper_follow_runs": ("Runs that are followed.", []),
+    "esper_follow_unreadable_runs": ("Runs that are followed and cannot be read.", []),
+    "esper_follow_caught_up_timestamp_seconds": ("When everything that stood on disk had been read.", []),
+    "esper_follow_poll_timestamp_seconds": ("When the log was looked at last.", []),
+    "esper_alerts_firing": ("Alerts that fire now.", ["severity"]),
+    "esper_collector_runs_total": ("Times a collector was called, by what came of it.", ["collector", "outcome"]),
+    "esper_collector_duration_seconds": ("How long a collector took the last time.", ["collector"]),
+    "esper_collector_success_timestamp_seconds": ("When a collector gave samples last.", ["collector"]),
+}
+"""Read when they are asked for: help and label names. Gauges, but for names that end with `_total`."""

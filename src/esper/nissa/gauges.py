@@ -1,0 +1,131 @@
+"""Metrics that are read when they are asked for: stages and health of seeds, the newest live run, resources, the following.
+
+A value that was never measured, or that is too old, is absent; it is never zero.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, StepsMeasured
+from esper.nissa.families import SCRAPED, SEVERITIES
+from esper.nissa.metrics import FollowedRun, FollowStatus, LogMetrics
+
+STALE_S = 60.0  # Age at which resources are no longer shown: a machine whose agent has gone is unknown.
+
+Value = tuple[str, float | None, *tuple[str, ...]]
+"""Name of a metric, its value (None: not measured, so absent), the values of its labels."""
+
+
+def families_of(values: Iterable[Value]) -> list[Metric]:
+    """`values` grouped into the metric families of SCRAPED."""
+    found: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    for name, value, *labels in values:
+        if value is not None:
+            if name not in found:
+                text, names = SCRAPED[name]
+                found[name] = (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, text, labels=names)
+            found[name].add_metric(labels, value)
+    return list(found.values())
+
+
+def read_gauges(metrics: LogMetrics) -> Iterator[Value]:
+    """Every value that is known now."""
+    live = metrics.live()
+    if live:
+        stages = Counter(stage for run in live for stage in run.stages.values())
+        yield from (("esper_seeds", stages[stage], stage) for stage in Stage)
+        yield from _of_run(live[0])
+    if (machine := metrics.machine()) is not None:
+        measured_at = machine[0].timestamp()
+        yield "esper_resources_measured_timestamp_seconds", measured_at
+        if time.time() - measured_at <= STALE_S:
+            yield from _of_machine(machine[1])
+    firing = Counter[str](event.severity for _, event in metrics.firing())
+    yield from (("esper_alerts_firing", firing[severity], severity) for severity in SEVERITIES)
+    yield from _of_following(metrics.status)
+
+
+def _of_run(run: FollowedRun) -> Iterator[Value]:
+    yield "esper_step", run.step
+    yield "esper_run_last_record_timestamp_seconds", None if run.time is None else run.time.timestamp()
+    if run.started is not None:
+        yield "esper_run_info", 1, run.run, run.started.task
+        yield "esper_epochs_planned", run.started.epochs
+        yield "esper_parameters", run.started.parameters if run.completed is None else run.completed.system.parameters
+    if run.completed is not None:
+        yield from _of_epoch(run.completed)
+    if run.steps is not None:
+        yield from _of_steps(run.steps)
+    if run.health is not None:
+        yield from _of_health(run.health.health)
+
+
+def _of_epoch(event: EpochCompleted) -> Iterator[Value]:
+    yield "esper_epoch", event.system.epoch
+    for split, measured in (("train", event.train), ("validation", event.validation)):
+        if measured is not None:
+            yield "esper_loss", measured.loss, split
+            yield "esper_accuracy_ratio", measured.metrics.get("accuracy"), split
+
+
+def _of_steps(event: StepsMeasured) -> Iterator[Value]:
+    yield "esper_step_loss", _last(event.steps.loss)
+    yield "esper_gradient_norm", _last(event.steps.gradient_norm)
+    yield "esper_learning_rate", next((rate for rate in event.learning_rates if not math.isnan(rate)), None)
+    yield "esper_samples_per_second", event.samples_per_s
+    yield "esper_training_memory_bytes", event.memory_bytes
+
+
+def _last(column: Sequence[float | None]) -> float | None:
+    return next((value for value in reversed(column) if value is not None), None)
+
+
+def _of_health(health: HealthColumns) -> Iterator[Value]:
+    yield "esper_seeds_recovering", sum(health.recovering)
+    for name, column, unit in (
+        ("esper_seed_health_score_ratio", health.health_score, 1.0),
+        ("esper_seed_dead_neuron_ratio", health.dead_neuron_ratio, 1.0),
+        ("esper_seed_latency_seconds", health.latency_ms, 1e-3),
+    ):
+        known = np.array([value for value in column if value is not None], dtype=np.float64) * unit
+        if known.size:
+            yield name, float(known.min()), "minimum"
+            yield name, float(known.mean()), "mean"
+            yield name, float(known.max()), "maximum"
+
+
+def _of_machine(event: ResourcesMeasured) -> Iterator[Value]:
+    yield "esper_cpu_utilization_ratio", event.cpu_utilization
+    yield "esper_memory_used_bytes", event.memory_used_bytes
+    yield "esper_memory_total_bytes", event.memory_total_bytes
+    yield "esper_disk_free_bytes", event.disk_free_bytes
+    yield "esper_disk_total_bytes", event.disk_total_bytes
+    yield "esper_network_received_bytes_total", event.network_received_bytes
+    yield "esper_network_sent_bytes_total", event.network_sent_bytes
+    yield "esper_log_dropped_samples", event.log_dropped_samples
+    for gpu in event.gpus:
+        index = str(gpu.index)
+        yield "esper_gpu_memory_used_bytes", gpu.memory_used_bytes, index
+        yield "esper_gpu_memory_total_bytes", gpu.memory_total_bytes, index
+        yield "esper_gpu_utilization_ratio", gpu.utilization, index
+        yield "esper_gpu_temperature_celsius", gpu.temperature_celsius, index
+        yield "esper_gpu_power_watts", gpu.power_watts, index
+
+
+def _of_following(status: FollowStatus) -> Iterator[Value]:
+    if status.polled_at is not None:
+        yield "esper_follow_poll_timestamp_seconds", status.polled_at
+        yield "esper_follow_caught_up_timestamp_seconds", status.caught_up_at
+        yield "esper_follow_runs", status.following
+        yield "esper_follow_unreadable_runs", status.unreadable
+        yield "esper_runs", len(status.live), "live"
+        yield "esper_runs", status.interrupted, "interrupted"
+        yield "esper_runs", status.sealed, "sealed"

@@ -1,0 +1,233 @@
+"""Metrics of the log: counters and histograms of every record read, and the latest records of each followed run for `gauges`.
+
+The thread that follows the log hands records in; any thread may scrape. Counters are sums over all records since the process began. Nothing
+of a run that has ended is kept: history is asked of the log.
+"""
+
+import math
+import threading
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import product
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+from esper.errors import DataError
+from esper.events.codec import decode
+from esper.events.envelope import Record, RunId
+from esper.events.fields import Event
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.kernels import KernelCharacterized, KernelCompiled, KernelCompileFailed
+from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
+from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, RunStarted, SamplesDropped
+from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
+from esper.nissa.custom import CustomMetrics
+from esper.nissa.families import COUNTED, COUNTERS, HISTOGRAMS
+
+RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.
+
+_KINDS: tuple[type[Event], ...] = (
+    *COUNTED, EpochCompleted, KernelCharacterized, KernelCompiled, KernelCompileFailed, SeedTransitioned, AlertFiring, AlertPending,
+    AlertResolved, RunFailed, RunFinished, SamplesDropped, CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured,
+)  # fmt: skip
+_DECODED = frozenset(kind.KIND for kind in _KINDS)
+
+
+@dataclass(slots=True)
+class FollowedRun:
+    """The latest records of one run, as far as gauges need them. None: not written yet."""
+
+    run: RunId
+    step: int = 0
+    time: datetime | None = None
+    started: RunStarted | None = None
+    completed: EpochCompleted | None = None
+    stages: dict[tuple[str, int], Stage] = field(default_factory=dict)
+    steps: StepsMeasured | None = None
+    health: SeedHealthMeasured | None = None
+    resources: ResourcesMeasured | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FollowStatus:
+    """Progress of the following. `caught_up_at` is when all that stood on disk had last been read; times are of the machine's clock.
+
+    `live`, `interrupted` and `sealed` are trainings; `following` and `unreadable` are runs of every kind.
+    """
+
+    polled_at: float | None = None
+    caught_up_at: float | None = None
+    following: int = 0
+    unreadable: int = 0
+    live: frozenset[RunId] = frozenset()
+    interrupted: int = 0
+    sealed: int = 0
+
+
+class LogMetrics:
+    """Metrics of the records of one log, in a registry of their own. Any thread may read; one thread hands records in.
+
+    `alert_handlers` are the handlers that settings name: their notifications are exposed at 0 from the start.
+    """
+
+    def __init__(self, custom: CustomMetrics, alert_handlers: Sequence[str] = ()) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # A switch of the whole process: no `_created` series beside each counter and histogram.
+        self.registry = CollectorRegistry()
+        self.custom = custom
+        self.status = FollowStatus()
+        self._lock = threading.Lock()
+        self._runs: dict[RunId, FollowedRun] = {}
+        self._steps: dict[RunId, int] = {}
+        self._firing: dict[tuple[RunId, str], tuple[Record, AlertFiring]] = {}
+        self._counters = {name: Counter(name, text, [*labels], registry=self.registry) for name, (text, labels) in COUNTERS.items()}
+        self._histograms = {
+            name: Histogram(name, text, registry=self.registry, buckets=buckets) for name, (text, buckets) in HISTOGRAMS.items()
+        }
+        for name, (_, labels) in COUNTERS.items():
+            for values in product(*(alert_handlers if label == "handler" else known for label, known in labels.items())):
+                self._count(name, *values, by=0)
+
+    def take(self, run: RunId, records: Sequence[Record]) -> None:
+        """Counts `records` of `run`, in their order. A record that does not decode is counted as such and changes nothing else."""
+        with self._lock:
+            followed = self._runs.pop(run, None) or FollowedRun(run)
+            self._runs[run] = followed
+            if len(self._runs) > RUNS:
+                del self._runs[next(iter(self._runs))]
+        for record in records:
+            self._count_steps(run, record.step)
+            followed.time, followed.step = record.time, max(record.step, followed.step)
+        self._apply_all(followed, records)
+
+    def take_derived(self, run: RunId, records: Sequence[Record]) -> None:
+        """Counts records that observers derived from `run`, in their order; they change nothing about the run itself."""
+        self._apply_all(FollowedRun(run), records)
+
+    def forget(self, run: RunId) -> None:
+        """Drops the latest records of `run`, which has ended or is gone; what was counted stays counted."""
+        with self._lock:
+            self._runs.pop(run, None)
+        self._steps.pop(run, None)
+
+    def live(self) -> tuple[FollowedRun, ...]:
+        """Copies of the trainings that a process writes now, the newest first."""
+        live = self.status.live
+        with self._lock:
+            return tuple(
+                replace(self._runs[run], stages=dict(self._runs[run].stages)) for run in sorted(live & self._runs.keys(), reverse=True)
+            )
+
+    def machine(self) -> tuple[datetime, ResourcesMeasured] | None:
+        """The resources that an agent measured last, and when."""
+        with self._lock:
+            measured = [(run.time, run.resources) for run in self._runs.values() if run.time is not None and run.resources is not None]
+        return max(measured, key=lambda one: one[0], default=None)
+
+    def firing(self) -> tuple[tuple[Record, AlertFiring], ...]:
+        """Every alert that fires now, oldest first."""
+        with self._lock:
+            return tuple(self._firing.values())
+
+    def forget_alerts(self, gone: Callable[[RunId], bool]) -> None:
+        """Drops the alerts of runs that are `gone`: nothing can resolve them any more."""
+        lost = {run for run in {record.run for record, _ in self.firing()} if gone(run)}
+        with self._lock:
+            self._firing = {key: firing for key, firing in self._firing.items() if key[0] not in lost}
+
+    def _count(self, name: str, *labels: str, by: float = 1) -> None:
+        counter = self._counters[name]
+        (counter.labels(*labels) if labels else counter).inc(by)
+
+    def _observe(self, name: str, milliseconds: Iterable[float | None]) -> None:
+        """Observes each value that is finite: any other has no place in a sum."""
+        observe = self._histograms[name].observe
+        for value in milliseconds:
+            if value is not None and math.isfinite(value):
+                observe(value / 1000)
+
+    def _count_steps(self, run: RunId, step: int) -> None:
+        ahead = step - self._steps.get(run, 0)
+        if ahead > 0:
+            self._count("esper_steps_total", by=ahead)
+            self._steps[run] = step
+
+    def _apply_all(self, followed: FollowedRun, records: Sequence[Record]) -> None:
+        for topic, count in Counts(record.topic for record in records).items():
+            self._count("esper_records_total", topic, by=count)
+        for record in records:
+            if record.type in _DECODED:
+                try:
+                    event = decode(record)
+                except DataError:
+                    self._count("esper_records_unreadable_total", record.topic)
+                    continue
+                # Held for one record, not for a page of them: a scrape waits for it.
+                with self._lock:
+                    self._apply(followed, record, event)
+
+    def _apply(self, followed: FollowedRun, record: Record, event: Event) -> None:
+        if (name := COUNTED.get(type(event))) is not None:
+            self._count(name, *(getattr(event, label) for label in COUNTERS[name][1]))
+        match event:
+            case EpochCompleted():
+                followed.completed = event
+                self._count("esper_epochs_total")
+            case StepsMeasured():
+                followed.steps = event
+                self._observe("esper_step_duration_seconds", event.steps.step_latency_ms)
+                self._observe("esper_data_wait_seconds", event.steps.data_wait_ms)
+            case RunFinished() | RunFailed():
+                self._count("esper_runs_ended_total", "finished" if isinstance(event, RunFinished) else "failed")
+            case SamplesDropped():
+                self._count("esper_samples_dropped_total", event.topic, by=event.count)
+            case ResourcesMeasured():
+                followed.resources = event
+            case CustomMetricRecorded():
+                self.custom.add(event)
+            case AlertPending() | AlertFiring() | AlertResolved():
+                self._apply_alert(record, event)
+            case KernelCompiled() | KernelCompileFailed() | KernelCharacterized():
+                self._apply_kernel(event)
+            case _:
+                self._apply_seeds(followed, event)
+
+    def _apply_seeds(self, followed: FollowedRun, event: Event) -> None:
+        match event:
+            case RunStarted():
+                followed.started = event
+                followed.stages = {(site.name, seed): Stage.DORMANT for site in event.sites for seed in range(site.slots)}
+            case SeedTransitioned():
+                followed.stages[event.site, event.seed] = event.to_stage
+                self._count("esper_seed_transitions_total", event.to_stage)
+                if event.to_stage is Stage.GRAFTING:
+                    self._count("esper_seed_activations_total")
+            case RunRolledBack():
+                followed.stages = {(row.site, row.seed): row.stage for row in event.seeds}
+            case SeedHealthMeasured():
+                followed.health = event
+                self._count("esper_seed_errors_total", by=sum(event.health.errors))
+            case _:
+                pass
+
+    def _apply_kernel(self, event: KernelCompiled | KernelCompileFailed | KernelCharacterized) -> None:
+        if isinstance(event, KernelCharacterized):
+            self._observe("esper_kernel_latency_seconds", [event.latency_ms])
+        elif isinstance(event, KernelCompiled) and event.from_cache:
+            self._count("esper_kernel_cache_hits_total")
+        else:
+            self._count("esper_kernel_cache_misses_total")
+            self._count("esper_kernel_compiles_total", "ok" if isinstance(event, KernelCompiled) else "failed")
+            if isinstance(event, KernelCompiled):
+                self._observe("esper_kernel_compile_seconds", [event.duration_ms])
+
+    def _apply_alert(self, record: Record, event: AlertPending | AlertFiring | AlertResolved) -> None:
+        key = (record.run, event.fingerprint)
+        if isinstance(event, AlertFiring):
+            self._firing[key] = (record, event)
+        elif isinstance(event, AlertResolved):
+            self._firing.pop(key, None)
+        state = "pending" if isinstance(event, AlertPending) else "firing" if isinstance(event, AlertFiring) else "resolved"
+        self._count("esper_alerts_total", state, event.severity)
