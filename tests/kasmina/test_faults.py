@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from esper.events.kinds.control import Command
-from esper.kasmina.errors import CommandError
-from esper.kasmina.host import Host
+from esper.kasmina.host import CommandError, Host
 from tests.kasmina.training import LR, MODELS, Loop, batch, first_difference, host_of, into
 
 NAN = float("nan")

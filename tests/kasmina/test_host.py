@@ -7,8 +7,7 @@ from torch import nn
 from esper.errors import RuleError, SettingsError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
-from esper.kasmina.errors import CommandError
-from esper.kasmina.host import Host
+from esper.kasmina.host import CommandError, Host
 from tests.kasmina.training import LR, Loop, adam, conv_model, host_of, into, into_training, kernel_of, linear_model, table_of
 
 WHOLE_LIFE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE)

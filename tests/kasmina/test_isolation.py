@@ -13,7 +13,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.kasmina import host as host_module
 from esper.kasmina import kernels as kernels_module
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Compiler, KernelCache, compile_kernel
+from esper.kasmina.kernels import KernelCache, KernelCompiler, compile_kernel
 from tests.kasmina.training import MODELS, Loop, first_difference, host_of, into_training, table_of
 
 pytestmark = pytest.mark.whole  # Forty steps, many times over.
@@ -105,7 +105,7 @@ def test_shadow_validation_does_not_change_the_hosts_path(tmp_path: Path) -> Non
 
 
 def test_compiling_kernels_beside_training_does_not_change_the_hosts_path(tmp_path: Path) -> None:
-    compiler = Compiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(KernelCache(tmp_path))
     model = MODELS["linear"]()
     host = host_of(model, blueprints=NAMES, slots=STEPS)
     loop = Loop("linear", model, host)

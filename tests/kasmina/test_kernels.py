@@ -12,15 +12,25 @@ from esper.errors import DataError, RuleError
 from esper.kasmina import kernels as kernels_module
 from esper.kasmina.blueprints import Blueprint, ConvShape, LinearShape
 from esper.kasmina.branch import Branch
-from esper.kasmina.errors import KernelError
-from esper.kasmina.kernels import CHECKS, Compiler, Kernel, KernelCache, Order, check, compile_kernel, empty_branch, parameter_count
+from esper.kasmina.kernels import (
+    CHECKS,
+    Kernel,
+    KernelCache,
+    KernelCompiler,
+    KernelError,
+    KernelRequest,
+    check,
+    compile_kernel,
+    empty_branch,
+    parameter_count,
+)
 
 LINEAR = LinearShape(20, 12)
 CONV = ConvShape(3, 6, (3, 3), (1, 1), (1, 1), (1, 1), "zeros")
 
 
-def order(name: str = "mlp:24", shape: LinearShape | ConvShape = LINEAR, rng_seed: int = 2**63 + 5) -> Order:
-    return Order(Blueprint.parse(name).spec("site", shape), rng_seed)
+def order(name: str = "mlp:24", shape: LinearShape | ConvShape = LINEAR, rng_seed: int = 2**63 + 5) -> KernelRequest:
+    return KernelRequest(Blueprint.parse(name).spec("site", shape), rng_seed)
 
 
 def weights(branch: Branch) -> list[torch.Tensor]:
@@ -37,7 +47,7 @@ def test_a_kernel_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other", [order("mlp:25"), order(rng_seed=1), replace(order(), dtype="float64")], ids=["spec", "rng seed", "dtype"]
 )
-def test_spec_rng_seed_and_dtype_each_change_the_key(other: Order) -> None:
+def test_spec_rng_seed_and_dtype_each_change_the_key(other: KernelRequest) -> None:
     assert other.key != order().key
 
 
@@ -168,7 +178,7 @@ def test_compiling_draws_nothing_from_the_shared_generator(tmp_path: Path) -> No
 
 
 def test_a_compiler_hands_over_what_it_was_given(tmp_path: Path) -> None:
-    compiler = Compiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(KernelCache(tmp_path))
     for width in (3, 4, 5):
         compiler.submit(order(f"mlp:{width}"))
     assert [compiler.wait(order(f"mlp:{width}").key, 30).order for width in (5, 4, 3)] == [order(f"mlp:{width}") for width in (5, 4, 3)]
@@ -176,8 +186,8 @@ def test_a_compiler_hands_over_what_it_was_given(tmp_path: Path) -> None:
 
 
 def test_a_compiler_raises_what_compiling_raised(tmp_path: Path) -> None:
-    compiler = Compiler(KernelCache(tmp_path))
-    broken = Order("{}", 0)
+    compiler = KernelCompiler(KernelCache(tmp_path))
+    broken = KernelRequest("{}", 0)
     compiler.submit(broken)
     with pytest.raises(DataError, match="the spec of a blueprint"):
         compiler.wait(broken.key, 30)
@@ -187,12 +197,12 @@ def test_a_compiler_raises_what_compiling_raised(tmp_path: Path) -> None:
 def test_a_kernel_that_is_late_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
-    def slow(asked: Order, cache: KernelCache) -> kernels_module.Kernel:
+    def slow(asked: KernelRequest, cache: KernelCache) -> kernels_module.Kernel:
         released.wait(30)
         return compile_kernel(asked, cache)
 
     monkeypatch.setattr(kernels_module, "compile_kernel", slow)
-    compiler = Compiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(KernelCache(tmp_path))
     compiler.submit(order())
     with pytest.raises(KernelError, match="still being compiled"):
         compiler.wait(order().key, 0.01)
@@ -202,7 +212,7 @@ def test_a_kernel_that_is_late_is_an_error_that_says_so(tmp_path: Path, monkeypa
 
 
 def test_waiting_for_an_order_that_was_never_given_is_a_broken_rule(tmp_path: Path) -> None:
-    compiler = Compiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(KernelCache(tmp_path))
     with pytest.raises(RuleError, match="a submitted order"):
         compiler.wait("0" * 64, 1)
     compiler.close()

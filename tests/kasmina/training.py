@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from esper.events.kinds.control import Command
 from esper.kasmina.blueprints import Blueprint
-from esper.kasmina.finding import Choice
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Kernel, KernelCache, Order, compile_kernel
+from esper.kasmina.kernels import Kernel, KernelCache, KernelRequest, compile_kernel
+from esper.kasmina.site_selection import Choice
 
 LR = 3e-3
 BATCH = 16
@@ -74,14 +74,14 @@ def table_of(host: Host) -> object:
 
 
 @cache
-def kernel_of(order: Order) -> Kernel:
+def kernel_of(order: KernelRequest) -> Kernel:
     """The kernel of `order`; its file is gone. An order names its kernel bit by bit, so it is compiled once for all tests."""
     with TemporaryDirectory() as folder:
         return compile_kernel(order, KernelCache(Path(folder)))
 
 
 def into_training(
-    host: Host, site: str, seed: int, blueprint: str, *, life: int = 1, compiled: Callable[[Order], Kernel] = kernel_of
+    host: Host, site: str, seed: int, blueprint: str, *, life: int = 1, compiled: Callable[[KernelRequest], Kernel] = kernel_of
 ) -> None:
     """Brings a dormant slot to TRAINING."""
     kernel = compiled(host.germinate(site, seed, life=life, blueprint=blueprint, lr=LR))

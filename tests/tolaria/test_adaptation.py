@@ -24,8 +24,7 @@ from esper.events.kinds.epoch import EpochCompleted, GateSettings, SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved
-from esper.kasmina.errors import KernelError
-from esper.kasmina.kernels import Compiler, Kernel
+from esper.kasmina.kernels import Kernel, KernelCompiler, KernelError
 from esper.tolaria.adaptation import trace_of
 from tests.tolaria.journals import COMMIT, Said, logged
 from tests.tolaria.worlds import (
@@ -50,14 +49,16 @@ OTHER_SLOT = (Adaptation.GERMINATE, 1, "lowrank:1")
 WHOLE_LIFE: Script = {**GRAFTED, 6: [ADVANCE], 7: [ADVANCE], 8: [ADVANCE], 9: [FOSSILIZE]}
 
 
-def world(folder: Path, script: Script, *, compiler: type[Compiler] = Compiler, gate: GateSettings | None = None) -> World:
+def world(folder: Path, script: Script, *, compiler: type[KernelCompiler] = KernelCompiler, gate: GateSettings | None = None) -> World:
     """A world whose host has taken one step, so that a seed can germinate."""
     made = World(folder, script=script, compiler=compiler, gate=gate)
     made.step()
     return made
 
 
-def lived(folder: Path, script: Script, until: int, *, compiler: type[Compiler] = Compiler, gate: GateSettings | None = None) -> World:
+def lived(
+    folder: Path, script: Script, until: int, *, compiler: type[KernelCompiler] = KernelCompiler, gate: GateSettings | None = None
+) -> World:
     """The same after the ends of epochs 1 to `until`; the validation loss of epoch e is 10 - e."""
     made = world(folder, script, compiler=compiler, gate=gate)
     for epoch in range(1, until + 1):
@@ -69,7 +70,7 @@ def stage(made: World, slot: int = 0) -> Stage:
     return made.host.seeds[SITE, slot].stage
 
 
-class BurstingCompiler(Compiler):
+class BurstingCompiler(KernelCompiler):
     """Compiles, and loses the kernel when it is asked for again: at the load."""
 
     asked = 0

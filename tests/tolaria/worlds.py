@@ -17,9 +17,8 @@ from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, SystemState
 from esper.events.kinds.run import RunStarted
 from esper.kasmina.blueprints import Blueprint
-from esper.kasmina.errors import KernelError
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Compiler, Kernel, KernelCache, Order
+from esper.kasmina.kernels import Kernel, KernelCache, KernelCompiler, KernelError, KernelRequest
 from esper.kasmina.randomness import derive
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.adaptation import Adapter, Now, Policy
@@ -106,18 +105,18 @@ def scripted(script: Script) -> Policy:
     return lambda state, evidence: tuple(decided(step, evidence) for step in script.get(state.epoch, ()))
 
 
-OPEN: list[Compiler] = []
+OPEN: list[KernelCompiler] = []
 """The compilers of all worlds that were made in the test that runs."""
 
 
-class BrokenCompiler(Compiler):
+class BrokenCompiler(KernelCompiler):
     """Compiles nothing: every order fails."""
 
     def wait(self, key: str, timeout_s: float) -> Kernel:
         """Raises KernelError, as compiling did."""
         raise KernelError(f"expected a kernel, {key[:8]} burst within {timeout_s:g} s")
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: KernelRequest) -> None:
         """Takes the order."""
 
 
@@ -155,7 +154,7 @@ class World:
         objective: Objective | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = adam,
         scheduler: Callable[[Optimizer], Scheduler] | None = None,
-        compiler: type[Compiler] = Compiler,
+        compiler: type[KernelCompiler] = KernelCompiler,
         stop: Callable[[], bool] = lambda: False,
         sites: str | None = SITE,
         slots: int = 2,

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.history.run import History, open_run
-from esper.kasmina.finding import Choice
+from esper.kasmina.export import save_grown
 from esper.kasmina.host import SeedOptimizer
-from esper.kasmina.saving import save_grown
+from esper.kasmina.site_selection import Choice
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training
@@ -73,7 +73,7 @@ class Result:
 
     def save(self, folder: str | Path) -> Path:
         """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch."""
-        return save_grown(self.trained.host, Path(folder))
+        return save_grown(self.model, Path(folder))
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""What a seed is made of: blueprints, the shape of the layer they are for, and the bodies built from them.
+"""Blueprints of seeds, the shapes of the layers that they fit, and the bodies built from them.
 
 A blueprint with a shape is a *spec*: canonical JSON, the only thing that a body is ever built from. A body is `features`, then `last`, an
 affine layer that starts at zero, so that a seed is born without any effect (Net2Net, Chen et al. 2016; GradMax, Evci et al. 2022; ReZero,
@@ -25,12 +25,12 @@ from esper.errors import DataError
 from esper.events.digests import canonical
 
 FORMAT = 1
-MINIMUM_SIGNAL = 10
-POOLED = 5
-Kind = Literal["mlp", "lowrank", "conv", "signal"]
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-KINDS: dict[str, Kind] = {"mlp": "mlp", "lowrank": "lowrank", "conv": "conv", "signal": "signal"}
-DROPPING = frozenset({"mlp", "conv", "signal"})
+_MINIMUM_SIGNAL = 10
+_POOLED = 5
+_Kind = Literal["mlp", "lowrank", "conv", "signal"]
+_PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+KINDS: dict[str, _Kind] = {"mlp": "mlp", "lowrank": "lowrank", "conv": "conv", "signal": "signal"}
+_DROPPING = frozenset({"mlp", "conv", "signal"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class ConvShape:
     stride: tuple[int, int]
     padding: str | tuple[int, int]
     dilation: tuple[int, int]
-    padding_mode: PaddingMode
+    padding_mode: _PaddingMode
 
     @property
     def text(self) -> str:
@@ -80,9 +80,9 @@ Shape = LinearShape | ConvShape
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What a seed is made of, without a shape: a kind and its hyper-parameters."""
+    """Kind and hyper-parameters of a seed, without a shape."""
 
-    kind: Kind
+    kind: _Kind
     width: int
     dropout: float = 0.0
 
@@ -101,13 +101,13 @@ class Blueprint:
         return f"{self.kind}:{self.width}" + (f":dropout={self.dropout!r}" if self.dropout else "")
 
     def misfit(self, shape: Shape) -> str | None:
-        """Why this blueprint cannot stand beside a layer of `shape`; None: it can."""
+        """Reason why this blueprint does not fit a layer of `shape`; None where it fits."""
         if self.kind == "conv" and isinstance(shape, LinearShape):
             return "conv needs an image-shaped input, a Conv2d"
         if self.kind in ("mlp", "signal") and isinstance(shape, ConvShape):
             return f"{self.kind} needs a vector, a Linear"
-        if self.kind == "signal" and shape.inputs < MINIMUM_SIGNAL:
-            return f"signal needs at least {MINIMUM_SIGNAL} inputs"
+        if self.kind == "signal" and shape.inputs < _MINIMUM_SIGNAL:
+            return f"signal needs at least {_MINIMUM_SIGNAL} inputs"
         return None
 
     def spec(self, site: str, shape: Shape) -> str:
@@ -126,8 +126,8 @@ def _dropout(text: str, kind: str, option: str) -> float:
         share = float(value)
     except ValueError as error:
         raise DataError(f"expected dropout=SHARE in blueprint {text!r}, got {option!r}") from error
-    if name != "dropout" or kind not in DROPPING or not 0.0 < share < 1.0:
-        raise DataError(f"expected dropout=SHARE with 0 < SHARE < 1 (for {', '.join(sorted(DROPPING))}) in blueprint {text!r}")
+    if name != "dropout" or kind not in _DROPPING or not 0.0 < share < 1.0:
+        raise DataError(f"expected dropout=SHARE with 0 < SHARE < 1 (for {', '.join(sorted(_DROPPING))}) in blueprint {text!r}")
     return share
 
 
@@ -172,8 +172,8 @@ def _beside_linear(blueprint: Blueprint, shape: LinearShape, drop: tuple[nn.Modu
     if blueprint.kind == "lowrank":
         return Built(nn.Sequential(nn.Linear(shape.inputs, width, bias=False)), nn.Linear(width, shape.outputs))
     convolutions = (nn.Conv1d(1, width, 5, 1, 2), nn.GELU(), nn.Conv1d(width, width, 5, 2, 2), nn.GELU())
-    features = nn.Sequential(nn.Unflatten(-1, (1, shape.inputs)), *convolutions, nn.AdaptiveAvgPool1d(POOLED), nn.Flatten(-2), *drop)
-    return Built(features, nn.Linear(POOLED * width, shape.outputs))
+    features = nn.Sequential(nn.Unflatten(-1, (1, shape.inputs)), *convolutions, nn.AdaptiveAvgPool1d(_POOLED), nn.Flatten(-2), *drop)
+    return Built(features, nn.Linear(_POOLED * width, shape.outputs))
 
 
 def _beside_conv(blueprint: Blueprint, shape: ConvShape, drop: tuple[nn.Module, ...]) -> Built:
@@ -212,7 +212,7 @@ def initialise(features: nn.Sequential, last: nn.Linear | nn.Conv2d, rng_seed: i
 
 
 def _read(spec: str) -> tuple[Blueprint, Shape]:
-    """What a spec was made of. Raises DataError: specs come from files and logs as well."""
+    """Blueprint and shape of a spec. Raises DataError: specs come from files and logs as well."""
     try:
         raw = json.loads(spec)
         blueprint = Blueprint(KINDS[raw["kind"]], raw["hyper"]["width"], raw["hyper"].get("dropout", 0.0))
@@ -239,7 +239,7 @@ def probe(spec: str, batch: int, rng_seed: int, dtype: torch.dtype) -> torch.Ten
 
 
 def outputs_of(spec: str) -> int:
-    """How many features (or channels) a body of `spec` adds to."""
+    """Number of features (or channels) in the output of a body of `spec`."""
     return _read(spec)[1].outputs
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints import Built
-from esper.kasmina.health import sample
+from esper.kasmina.health.formulas import sample
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +35,7 @@ class Branch(nn.Module):
         self.last = built.last
         self.register_buffer("alpha", torch.zeros(()))
         self.strength = 0.0
-        self.fine: Tensor | None = None
+        self.all_finite: Tensor | None = None
         self.trace: Trace | None = None
 
     def set_alpha(self, alpha: float) -> None:
@@ -59,44 +59,44 @@ class Branch(nn.Module):
         trace.latency_ms = 1e3 * (time.perf_counter() - started) if entry.device.type == "cpu" else None
         trace.hidden, trace.delta, trace.samples, trace.gradient = sample(hidden.detach()), sample(delta.detach()), delta.shape[0], None
 
-        def hear(gradient: Tensor) -> None:
+        def on_gradient(gradient: Tensor) -> None:
             trace.gradient = sample(gradient.detach())
 
         if delta.requires_grad:
-            delta.register_hook(hear)
+            delta.register_hook(on_gradient)
         return hidden, delta
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """`y` plus this branch. A non-finite delta counts as zero, and so does a non-finite gradient that would flow back through it.
 
-        Masks, not conditions: no device is waited for here. Whether all was finite is kept in `fine` for `Host.end_step`.
+        Masks, not conditions: no device is waited for here. Whether all was finite is kept in `all_finite` for `Host.end_step`.
         """
         learns = torch.is_grad_enabled() and x.requires_grad
         entry = x.view_as(x) if learns else x
         delta = self.body(entry)[1]
-        fine = torch.isfinite(delta.detach()).all()
-        self.note(fine)
+        all_finite = torch.isfinite(delta.detach()).all()
+        self.note(all_finite)
         if learns:
-            self._guard(entry, delta, fine)
-        return y + self.alpha * torch.where(fine, delta, torch.zeros_like(delta)).reshape(y.shape)
+            self._guard(entry, delta, all_finite)
+        return y + self.alpha * torch.where(all_finite, delta, torch.zeros_like(delta)).reshape(y.shape)
 
-    def note(self, fine: Tensor) -> None:
-        """Adds a 0-dim bool to what is known since the last `take_fine`."""
-        self.fine = fine if self.fine is None else self.fine & fine
+    def note(self, all_finite: Tensor) -> None:
+        """Adds a 0-dim bool to the result of the next `take_all_finite`."""
+        self.all_finite = all_finite if self.all_finite is None else self.all_finite & all_finite
 
-    def take_fine(self) -> bool:
-        """False if the branch made a non-finite value since it was last asked. The CPU waits for the device here."""
-        fine, self.fine = self.fine, None
-        return fine is None or bool(fine)
+    def take_all_finite(self) -> bool:
+        """False if the branch made a non-finite value since the last call. The CPU waits for the device here."""
+        all_finite, self.all_finite = self.all_finite, None
+        return all_finite is None or bool(all_finite)
 
-    def _guard(self, entry: Tensor, delta: Tensor, fine: Tensor) -> None:
+    def _guard(self, entry: Tensor, delta: Tensor, all_finite: Tensor) -> None:
         """Stops a non-finite gradient before it leaves the branch; it is this branch's fault only if what came in was finite."""
         incoming: list[Tensor] = []
 
         def keep(gradient: Tensor) -> Tensor:
             healthy = torch.isfinite(gradient).all()
             self.note(healthy | ~incoming[0])
-            return torch.where(fine & healthy, gradient, torch.zeros_like(gradient))
+            return torch.where(all_finite & healthy, gradient, torch.zeros_like(gradient))
 
         delta.register_hook(lambda gradient: incoming.append(torch.isfinite(gradient).all()))
         entry.register_hook(keep)

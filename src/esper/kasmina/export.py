@@ -5,21 +5,28 @@ and `.alpha`, and a forward that adds them up in the same order, so that the out
 """
 
 from copy import deepcopy
+from pathlib import Path
+from string import Template
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.fx import Graph, GraphModule
 
-from esper.kasmina import sites
+from esper.errors import DataError
+from esper.kasmina import site_layer
 from esper.kasmina.branch import Branch
+
+TENSORS, SOURCE = "model.safetensors", "grown.py"
+_WRITTEN = (nn.Linear, nn.GELU, nn.GroupNorm, nn.Dropout, nn.Unflatten, nn.Flatten, nn.AdaptiveAvgPool1d)
 
 
 def export_plain(model: nn.Module) -> nn.Module:
     """An independent plain copy of `model` that computes what it computes now, seeds that act included; others are left out."""
     copy = deepcopy(model)
-    if isinstance(copy, sites.Site):
+    if isinstance(copy, site_layer.SiteLayer):
         return _plain(copy)
-    plain = {id(module): _plain(module) for module in list(copy.modules()) if isinstance(module, sites.Site)}
+    plain = {id(module): _plain(module) for module in list(copy.modules()) if isinstance(module, site_layer.SiteLayer)}
     for parent in list(copy.modules()):
         for name, child in parent._modules.items():
             parent._modules[name] = plain.get(id(child), child)
@@ -27,9 +34,9 @@ def export_plain(model: nn.Module) -> nn.Module:
 
 
 def _plain(site: nn.Module) -> nn.Module:
-    growth = sites.growth_of(site)
+    growth = site_layer.site_state(site)
     acting = [(slot, branch) for slot, branch in sorted(growth.branches.items()) if branch in growth.acting]
-    sites.release(site)
+    site_layer.release(site)
     return _grown(site, acting) if acting else site
 
 
@@ -56,3 +63,115 @@ def _parts(branch: Branch) -> nn.Module:
     parts.features, parts.last = branch.features, branch.last
     parts.register_buffer("alpha", branch.alpha)
     return parts.requires_grad_()
+
+
+_SOURCE = Template('''"""What grew in a model: `rebuild(host)` adds it to a fresh host, fills in the trained tensors. Needs only torch."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+TENSORS = Path(__file__).with_name("$tensors")
+
+# Site -> slot -> (features, last layer) of the seeds that are part of the host.
+SITES = {
+$sites}
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64, "BOOL": torch.bool,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+}
+
+
+class Seed(nn.Module):
+    """A small module beside a layer; alpha says how much of it is in the output."""
+
+    def __init__(self, features, last):
+        super().__init__()
+        self.features, self.last = features, last
+        self.register_buffer("alpha", torch.zeros(()))
+
+
+class Grown(nn.Module):
+    """A layer and the seeds that grew beside it."""
+
+    def __init__(self, layer, seeds):
+        super().__init__()
+        self.layer = layer
+        self.seeds = nn.ModuleDict({slot: Seed(*parts) for slot, parts in seeds.items()})
+
+    def forward(self, input):
+        y = self.layer(input)
+        for seed in self.seeds.values():
+            x = input.reshape(-1, self.layer.in_features) if isinstance(seed.last, nn.Linear) else input
+            y = torch.add(y, torch.mul(seed.alpha, seed.last(seed.features(x)).reshape(y.shape)))
+        return y
+
+
+def rebuild(host):
+    """The trained, grown model, from a fresh `host` of the architecture that was trained. Changes `host`, and returns it."""
+    for site, seeds in SITES.items():
+        if not site:
+            host = Grown(host, seeds)
+            continue
+        parent, _, name = site.rpartition(".")
+        owner = host.get_submodule(parent)
+        setattr(owner, name, Grown(getattr(owner, name), seeds))
+    host.load_state_dict(tensors())
+    return host.eval()
+
+
+def tensors(path=TENSORS):
+    """The tensors of a safetensors file: eight bytes of length, a JSON header, then the data."""
+    data = bytearray(Path(path).read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = entry["data_offsets"]
+        flat = torch.frombuffer(data, dtype=torch.uint8, count=last - first, offset=start + first) if last > first else torch.empty(0)
+        found[name] = flat.clone().view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return found
+''')
+
+
+def save_grown(plain: nn.Module, folder: Path) -> Path:
+    """Write the result of `export_plain` into `folder`, made if missing, and return it. Raises DataError for a body without source form."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in plain.state_dict().items()}, folder / TENSORS)
+    (folder / SOURCE).write_text(_SOURCE.substitute(tensors=TENSORS, sites=_sites(plain)))
+    return folder
+
+
+def _sites(plain: nn.Module) -> str:
+    lines: list[str] = []
+    for name, site in plain.named_modules():
+        if not isinstance(site, GraphModule) or not isinstance(seeds := site._modules.get("seeds"), nn.Module):
+            continue
+        lines.append(f"    {name!r}: {{")
+        for slot, parts in seeds.named_children():
+            lines += [
+                f"        {slot!r}: (",
+                f"            {_source(parts.features)},",
+                f"            {_source(parts.last)},",
+                "        ),",
+            ]
+        lines.append("    },")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _source(module: object) -> str:
+    if isinstance(module, nn.Sequential):
+        return f"nn.Sequential({', '.join(_source(child) for child in module)})"
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        options = {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+        written = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        kind = type(module).__name__
+        return f"nn.{kind}({module.in_channels}, {module.out_channels}, {written}, bias={module.bias is not None})"
+    if isinstance(module, _WRITTEN):
+        return f"nn.{module!r}"
+    raise DataError(f"expected a body of torch layers that can be written as source, got a {type(module).__name__}")

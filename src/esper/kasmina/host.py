@@ -1,7 +1,7 @@
 """The host that grows: sites adopted in a model, seeds in their slots, commands applied between steps.
 
-Order of use, per optimizer step: `begin_step`, the user's forward, backward, clip and step, `end_step`. Between steps: `germinate`, `load`,
-`apply`, `roll_back`, `override_alpha`, `measure_health`, `state`, `restore`. A command that fails changes nothing (CommandError).
+KernelRequest of use, per optimizer step: `begin_step`, the user's forward, backward, clip and step, `end_step`. Between steps: `germinate`,
+`load`, `apply`, `roll_back`, `override_alpha`, `measure_health`, `state`, `restore`. A command that fails changes nothing (CommandError).
 
 A seed's optimizer is made when its kernel is loaded, with the learning rate that was the host's at germination. Seeds in GRAFTING,
 FINE_TUNING and FOSSILIZED step on the task with an optimizer and a clip of their own; in STABILIZATION and EVALUATING they are frozen.
@@ -22,23 +22,24 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import Site
 from esper.folds.lifecycle import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.folds.seeds import SeedKey
-from esper.kasmina import sites
+from esper.kasmina import site_layer
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.branch import Branch
-from esper.kasmina.errors import CommandError
 from esper.kasmina.export import export_plain
-from esper.kasmina.finding import AUTO, Choice, find
-from esper.kasmina.kernels import DTYPES, Kernel, Order, empty_branch
-from esper.kasmina.meter import Meter
-from esper.kasmina.places import Place, adopt_all
+from esper.kasmina.health.meter import EpochHealth, HealthMeter, HealthSample
+from esper.kasmina.kernels import DTYPES, Kernel, KernelRequest, empty_branch
+from esper.kasmina.learning import isolated_step, targets_of, task_step
 from esper.kasmina.randomness import derive, forked
-from esper.kasmina.readings import EpochHealth, HealthSample
-from esper.kasmina.seed import isolated_step, targets_of, task_step
-from esper.kasmina.sites import Tap
-from esper.kasmina.slots import Slot, dump, parse
+from esper.kasmina.site_layer import Capture
+from esper.kasmina.site_selection import AUTO, Choice, adopt_all, find
+from esper.kasmina.slots import HostSite, Slot, dump, parse
 
 SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
-STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
+_STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
+
+
+class CommandError(DataError):
+    """A command could not be applied; nothing has changed."""
 
 
 class Host:
@@ -59,9 +60,9 @@ class Host:
         if not (slots >= 1 and max_parameters >= 1.0 and (clip is None or clip > 0)):
             raise SettingsError(f"expected slots >= 1, max_parameters >= 1, clip > 0 or None; got {slots}, {max_parameters}, {clip}")
         self.model = model
-        self._rng_seed, self._clip, self._seed_optimizer, self._meter = rng_seed, clip, seed_optimizer, Meter()
+        self._rng_seed, self._clip, self._seed_optimizer, self._health_meter = rng_seed, clip, seed_optimizer, HealthMeter()
         self._host_parameters = list(model.parameters())
-        self._places = adopt_all([] if sites is None else find(model, sites, blueprints), slots)
+        self._host_sites = adopt_all([] if sites is None else find(model, sites, blueprints), slots)
         self._host_size = sum(parameter.numel() for parameter in self._host_parameters)
         self.parameters_limit = int(max_parameters * self._host_size)
         self._lr: float | None = None
@@ -73,7 +74,7 @@ class Host:
     @property
     def sites(self) -> tuple[Site, ...]:
         """The sites, in the model's order."""
-        return tuple(place.site for place in self._places.values())
+        return tuple(host_site.site for host_site in self._host_sites.values())
 
     @property
     def seeds(self) -> Mapping[SeedKey, Slot]:
@@ -85,30 +86,30 @@ class Host:
         return list(self._host_parameters)
 
     def parameters(self) -> int:
-        """How many parameters the model has now: the host's and those of seeds in the task graph."""
+        """Number of parameters of the model now: the host's and those of seeds in the task graph."""
         return self._host_size + sum(slot.size for slot in self._all_slots() if slot.stage in IN_TASK_GRAPH)
 
     def affordable(self, site: str) -> tuple[str, ...]:
         """The blueprints that a life could begin with at `site` now, by the limit of parameters."""
-        place = self._places[site]
-        return tuple(name for name, size in place.sizes.items() if self._total_with(place, size) <= self.parameters_limit)
+        host_site = self._host_sites[site]
+        return tuple(name for name, size in host_site.sizes.items() if self._total_with(host_site, size) <= self.parameters_limit)
 
     # ---- one step
 
     def begin_step(self, *, epoch: int, step: int, measure: bool = False) -> None:
-        """Arms the taps of this step, sets alpha of seeds in GRAFTING (step i of n: i / n), clears the seeds' gradients.
+        """Arms the captures of this step, sets alpha of seeds in GRAFTING (step i of n: i / n), clears the seeds' gradients.
 
         `measure`: health is measured in this step. Choose it by the step's number alone where health is to be the same in every execution.
         """
         self._epoch, self._step, self._measuring = epoch, step, measure
         if measure:
-            self._meter.arm(self.model, self._places.values())
-        for place in self._places.values() if measure else self._listening:
-            place.growth.listen(learning=place.has_pupils, outputs=self._meter.watch.outputs if measure else None)
-        for place, slot in self._grafting:
+            self._health_meter.arm(self.model, self._host_sites.values())
+        for host_site in self._host_sites.values() if measure else self._capturing:
+            host_site.growth.enable(learning=host_site.has_isolated_seeds, outputs=self._health_meter.watch.outputs if measure else None)
+        for host_site, slot in self._grafting:
             assert slot.branch is not None
             slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
-            place.rewire()
+            host_site.rewire()
         for slot in self._stepping:
             slot.clear_gradients()
 
@@ -121,14 +122,14 @@ class Host:
         """
         self._lr = lr
         where = f"epoch {self._epoch}, step {self._step}"
-        listened = self._places.values() if self._measuring else self._listening
-        taps = {place.site.name: place.growth.heard(where) for place in listened}
-        for place in listened:
-            place.growth.listen(learning=False, outputs=None)
-        for place in self._listening:
-            self._learn_isolated(place, taps[place.site.name])
+        capturing = self._host_sites.values() if self._measuring else self._capturing
+        captures = {host_site.site.name: host_site.growth.take_captures(where) for host_site in capturing}
+        for host_site in capturing:
+            host_site.growth.enable(learning=False, outputs=None)
+        for host_site in self._capturing:
+            self._learn_isolated(host_site, captures[host_site.site.name])
         if self._measuring:
-            self._meter.take(self._places.values(), taps, scale=scale, sound=stepped)
+            self._health_meter.take(self._host_sites.values(), captures, scale=scale, sound=stepped)
             self._measuring = False
         for slot in self._stepping:
             if stepped and not slot.recovering:
@@ -138,8 +139,8 @@ class Host:
         self._find_faults(self._acting)
 
     def measure_health(self) -> HealthSample | None:
-        """The health measured in the last measured step, once; None when there is none that was not asked for yet."""
-        return self._meter.last()
+        """Health measured in the last measured step, returned once; None where no step was measured since."""
+        return self._health_meter.last()
 
     def epoch_health(self) -> EpochHealth:
         """The health of the epoch that ends: its last measurement, mean gradient pressure, effective ranks. Starts the next epoch's.
@@ -147,67 +148,67 @@ class Host:
         Ask after validation and evaluations: a seed that made a non-finite value there is disabled by now.
         """
         self._find_faults(self._acting)
-        return self._meter.epoch()
+        return self._health_meter.epoch()
 
-    def _learn_isolated(self, place: Place, taps: list[Tap]) -> None:
-        pupils = [slot for slot in place.slots if slot.stage in ISOLATED and not slot.recovering]
-        if not taps or not pupils:
+    def _learn_isolated(self, host_site: HostSite, captures: list[Capture]) -> None:
+        isolated = [slot for slot in host_site.slots if slot.stage in ISOLATED and not slot.recovering]
+        if not captures or not isolated:
             return
-        targets, skipped = targets_of(taps, place.weight.dtype)
-        for slot in pupils:
+        targets, skipped = targets_of(captures, host_site.weight.dtype)
+        for slot in isolated:
             slot.skipped += skipped
             if targets:
-                with forked(place.weight.device, derive(self._rng_seed, "seed", slot.site, slot.seed, slot.life or 0, self._step)):
+                with forked(host_site.weight.device, derive(self._rng_seed, "seed", slot.site, slot.seed, slot.life or 0, self._step)):
                     isolated_step(slot, targets, self._clip)
 
-    def _find_faults(self, places: Iterable[Place]) -> None:
+    def _find_faults(self, host_sites: Iterable[HostSite]) -> None:
         """Disables seeds that acted and made a non-finite value since they were last asked. The CPU waits for the device here."""
-        for place in places:
-            for slot in place.slots:
-                if slot.branch is not None and not slot.branch.take_fine():
+        for host_site in host_sites:
+            for slot in host_site.slots:
+                if slot.branch is not None and not slot.branch.take_all_finite():
                     slot.fail()
-            if place.silent:
-                place.rewire()
+            if host_site.disabled:
+                host_site.rewire()
 
     # ---- commands
 
-    def germinate(self, site: str, seed: int, *, life: int, blueprint: str, lr: float | None = None) -> Order:
+    def germinate(self, site: str, seed: int, *, life: int, blueprint: str, lr: float | None = None) -> KernelRequest:
         """The order of the kernel that the new life waits for.
 
         `life` is the epoch at whose end it germinates; `lr` the host's then (default: the last step's).
         """
-        place, slot = self._find(site, seed)
+        host_site, slot = self._find(site, seed)
         stage = _following(slot, Command.GERMINATE)
-        chosen = place.blueprints.get(blueprint)
+        chosen = host_site.blueprints.get(blueprint)
         if chosen is None:
-            raise CommandError(f"expected one of {', '.join(place.blueprints)} at site {site!r}, got {blueprint!r}")
+            raise CommandError(f"expected one of {', '.join(host_site.blueprints)} at site {site!r}, got {blueprint!r}")
         lr = self._lr if lr is None else lr
         if lr is None:
             raise CommandError(f"expected a learning rate for {slot.name}: no step was taken yet")
-        dtype = next((name for name, known in DTYPES.items() if known is place.weight.dtype), None)
+        dtype = next((name for name, known in DTYPES.items() if known is host_site.weight.dtype), None)
         if dtype is None:
-            raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {place.weight.dtype}")
-        spec = chosen.spec(site, place.shape)
-        size = place.sizes[blueprint]
-        if (total := self._total_with(place, size)) > self.parameters_limit:
+            raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {host_site.weight.dtype}")
+        spec = chosen.spec(site, host_site.shape)
+        size = host_site.sizes[blueprint]
+        if (total := self._total_with(host_site, size)) > self.parameters_limit:
             raise CommandError(f"expected at most {self.parameters_limit} parameters, {slot.name} with {size} would make it {total}")
         slot.clear()
-        slot.order = Order(spec, derive(self._rng_seed, "seed", site, seed, life, "birth"), dtype)
+        slot.order = KernelRequest(spec, derive(self._rng_seed, "seed", site, seed, life, "birth"), dtype)
         slot.stage, slot.since_epoch, slot.life, slot.blueprint, slot.lr = stage, life, life, blueprint, lr
         slot.embargo_until = None
         return slot.order
 
     def load(self, site: str, seed: int, kernel: Kernel, *, epoch: int) -> None:
-        """Puts the kernel's body into the slot, on the layer's device, with an optimizer of its own."""
-        place, slot = self._find(site, seed)
+        """Put the kernel's body into the slot, on the layer's device, with an optimizer of its own."""
+        host_site, slot = self._find(site, seed)
         stage = _following(slot, Command.LOAD)
         if kernel.order != slot.order:
             raise CommandError(f"expected the kernel of {slot.name} (key {slot.order and slot.order.key[:12]}), got {kernel.key[:12]}")
-        branch = place.settle(kernel.branch())
+        branch = host_site.settle(kernel.branch())
         assert slot.lr is not None
         slot.branch, slot.optimizer = branch, self._seed_optimizer(list(branch.parameters()), slot.lr)
         slot.kernel, slot.stage, slot.since_epoch = kernel.digest, stage, epoch
-        place.growth.branches[seed] = branch
+        host_site.growth.branches[seed] = branch
         self._wire()
 
     def apply(
@@ -217,7 +218,7 @@ class Host:
 
         GRAFT needs `ramp_steps`, the steps in which alpha rises to 1; CULL takes `embargo_until`, an epoch, and only keeps it.
         """
-        place, slot = self._find(site, seed)
+        host_site, slot = self._find(site, seed)
         if command in (Command.GERMINATE, Command.LOAD):
             raise RuleError(f"expected Host.germinate or Host.load for {command}, got Host.apply")
         stage = _following(slot, command)
@@ -229,7 +230,7 @@ class Host:
         slot.stage, slot.since_epoch = stage, epoch
         if command in (Command.CULL, Command.CANCEL):
             slot.embargo_until = embargo_until
-            self._remove(place, slot)
+            self._remove(host_site, slot)
         if command is Command.RESET:
             slot.clear()
             slot.embargo_until = None
@@ -237,9 +238,9 @@ class Host:
 
     def roll_back(self, site: str, seed: int, *, epoch: int) -> None:
         """Locks the slot of a seed that a rollback blames: ROLLED_BACK, from whatever stage it has; its body is gone."""
-        place, slot = self._find(site, seed)
+        host_site, slot = self._find(site, seed)
         slot.stage, slot.since_epoch, slot.embargo_until = Stage.ROLLED_BACK, epoch, None
-        self._remove(place, slot)
+        self._remove(host_site, slot)
         self._wire()
 
     @contextmanager
@@ -248,22 +249,22 @@ class Host:
 
         For evaluation in eval mode, between steps. One that makes a non-finite value acts as if it were not there, and is disabled.
         """
-        kept: list[tuple[Place, Branch, float]] = []
+        kept: list[tuple[HostSite, Branch, float]] = []
         for (site, seed), alpha in alphas.items():
-            place, slot = self._find(site, seed)
+            host_site, slot = self._find(site, seed)
             if slot.branch is None or not 0.0 <= alpha <= 1.0:
                 raise RuleError(f"expected a seed with a body and an alpha in 0..1, got {slot.name} in {slot.stage} and {alpha!r}")
-            kept.append((place, slot.branch, slot.branch.strength))
+            kept.append((host_site, slot.branch, slot.branch.strength))
         try:
-            for (place, branch, _), alpha in zip(kept, alphas.values(), strict=True):
+            for (host_site, branch, _), alpha in zip(kept, alphas.values(), strict=True):
                 branch.set_alpha(alpha)
-                place.rewire()
+                host_site.rewire()
             yield
         finally:
-            for place, branch, alpha in kept:
+            for host_site, branch, alpha in kept:
                 branch.set_alpha(alpha)
-                place.rewire()
-            self._find_faults(place for place, _, _ in kept)
+                host_site.rewire()
+            self._find_faults(host_site for host_site, _, _ in kept)
 
     # ---- saving and restoring
 
@@ -285,7 +286,7 @@ class Host:
         return tensors, dump(self._lr, self._all_slots())
 
     def restore(self, tensors: Mapping[str, Tensor], state: JsonValue) -> None:
-        """Puts back what `state` gave, in place, whatever seeds are there now. Then load the host's own state_dict, then the optimizers'.
+        """Restore what `state` returned, in place, whatever seeds exist now. Then load the host's own state_dict, then the optimizers'.
 
         Optimizers are new ones; the model's state_dict has the keys that it had when the state was taken. Nothing changes where it raises
         DataError.
@@ -295,14 +296,14 @@ class Host:
             raise DataError(f"expected the state of a host with slots {[s.name for s in self._all_slots()]}, got {[s.name for s in slots]}")
         for slot in slots:
             if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
-                self._revive(self._places[slot.site], slot, tensors)
+                self._revive(self._host_sites[slot.site], slot, tensors)
         self._lr, self._measuring = lr, False
-        self._meter.forget(slots)
-        for place in self._places.values():
-            place.slots = [slot for slot in slots if slot.site == place.site.name]
-            place.growth.branches = {slot.seed: slot.branch for slot in place.slots if slot.branch is not None}
-            place.growth.listen(learning=False, outputs=None)
-            sites.unregister(place.layer)
+        self._health_meter.forget(slots)
+        for host_site in self._host_sites.values():
+            host_site.slots = [slot for slot in slots if slot.site == host_site.site.name]
+            host_site.growth.branches = {slot.seed: slot.branch for slot in host_site.slots if slot.branch is not None}
+            host_site.growth.enable(learning=False, outputs=None)
+            site_layer.unregister(host_site.layer)
         self._wire()
 
     def shift_epochs(self, epochs: int) -> None:
@@ -310,7 +311,7 @@ class Host:
         for slot in self._all_slots():
             slot.since_epoch += epochs if slot.stage is not Stage.DORMANT else 0
 
-    def _revive(self, place: Place, slot: Slot, tensors: Mapping[str, Tensor]) -> None:
+    def _revive(self, host_site: HostSite, slot: Slot, tensors: Mapping[str, Tensor]) -> None:
         assert slot.order is not None
         assert slot.lr is not None
         branch = empty_branch(slot.order.spec, DTYPES[slot.order.dtype])
@@ -319,15 +320,15 @@ class Host:
         except (KeyError, RuntimeError) as error:
             raise DataError(f"expected the tensors of {slot.name} ({slot.blueprint}), got {sorted(tensors)}") from error
         branch.strength = float(branch.alpha)
-        slot.branch = place.settle(branch)
+        slot.branch = host_site.settle(branch)
         slot.optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)
 
     def release(self) -> None:
         """Makes the model plain again, in place: what grew in it is gone, its own values stay. This Host is of no use afterwards."""
-        self._meter.forget()
-        for place in self._places.values():
-            sites.release(place.layer)
-        self._places = {}
+        self._health_meter.forget()
+        for host_site in self._host_sites.values():
+            site_layer.release(host_site.layer)
+        self._host_sites = {}
 
     def export_plain(self) -> nn.Module:
         """An independent copy of the model as it computes now, of plain torch modules: it pickles, and needs nothing of Esper."""
@@ -336,25 +337,25 @@ class Host:
     # ---- wiring
 
     def _wire(self) -> None:
-        """Puts in force what the slots' stages say: which seeds act, listen, step, are frozen or part of the host's modules."""
-        self._listening: list[Place] = []
-        self._acting: list[Place] = []
-        self._grafting: list[tuple[Place, Slot]] = []
+        """Attach or detach each slot's body according to its stage: acting, capturing, stepping, frozen, or part of the host's modules."""
+        self._capturing: list[HostSite] = []
+        self._acting: list[HostSite] = []
+        self._grafting: list[tuple[HostSite, Slot]] = []
         self._stepping: list[Slot] = []
-        for place in self._places.values():
-            living = [slot for slot in place.slots if slot.branch is not None]
+        for host_site in self._host_sites.values():
+            living = [slot for slot in host_site.slots if slot.branch is not None]
             for slot in living:
                 assert slot.branch is not None
-                slot.branch.requires_grad_(slot.stage in STEPPING or slot.stage not in IN_TASK_GRAPH)
+                slot.branch.requires_grad_(slot.stage in _STEPPING or slot.stage not in IN_TASK_GRAPH)
                 if slot.stage is Stage.FOSSILIZED:
-                    sites.register(place.layer, slot.seed, slot.branch)
-            if place.has_pupils:
-                self._listening.append(place)
+                    site_layer.register(host_site.layer, slot.seed, slot.branch)
+            if host_site.has_isolated_seeds:
+                self._capturing.append(host_site)
             if any(slot.stage in IN_TASK_GRAPH for slot in living):
-                self._acting.append(place)
-            self._grafting += [(place, slot) for slot in living if slot.stage is Stage.GRAFTING]
-            self._stepping += [slot for slot in living if slot.stage in STEPPING]
-            place.rewire()
+                self._acting.append(host_site)
+            self._grafting += [(host_site, slot) for slot in living if slot.stage is Stage.GRAFTING]
+            self._stepping += [slot for slot in living if slot.stage in _STEPPING]
+            host_site.rewire()
 
     def _start_ramp(self, slot: Slot, ramp_steps: int | None) -> None:
         if ramp_steps is None or ramp_steps < 1:
@@ -363,29 +364,29 @@ class Host:
             raise CommandError(f"expected a healthy seed to graft, {slot.name} made a non-finite value: cull it")
         slot.ramp_steps, slot.ramp_done = ramp_steps, 0
 
-    def _remove(self, place: Place, slot: Slot) -> None:
-        place.growth.branches.pop(slot.seed, None)
+    def _remove(self, host_site: HostSite, slot: Slot) -> None:
+        host_site.growth.branches.pop(slot.seed, None)
         slot.branch, slot.optimizer = None, None
-        sites.unregister(place.layer)
+        site_layer.unregister(host_site.layer)
 
-    def _total_with(self, place: Place, size: int) -> int:
-        """The parameters there would be at most with one more seed of `size` at `place`."""
-        hopefuls = {name: [0] for name in self._places}
+    def _total_with(self, host_site: HostSite, size: int) -> int:
+        """The parameters there would be at most with one more seed of `size` at `host_site`."""
+        candidates = {name: [0] for name in self._host_sites}
         for other in self._all_slots():
             if other.stage in LIVE and other.stage not in IN_TASK_GRAPH:
-                hopefuls[other.site].append(other.size)
-        hopefuls[place.site.name].append(size)
-        return self.parameters() + sum(max(sizes) for sizes in hopefuls.values())
+                candidates[other.site].append(other.size)
+        candidates[host_site.site.name].append(size)
+        return self.parameters() + sum(max(sizes) for sizes in candidates.values())
 
     def _all_slots(self) -> list[Slot]:
-        return [slot for place in self._places.values() for slot in place.slots]
+        return [slot for host_site in self._host_sites.values() for slot in host_site.slots]
 
-    def _find(self, site: str, seed: int) -> tuple[Place, Slot]:
-        place = self._places.get(site)
-        if place is None or not 0 <= seed < len(place.slots):
-            known = ", ".join(f"{name!r} (0..{len(other.slots) - 1})" for name, other in self._places.items())
+    def _find(self, site: str, seed: int) -> tuple[HostSite, Slot]:
+        host_site = self._host_sites.get(site)
+        if host_site is None or not 0 <= seed < len(host_site.slots):
+            known = ", ".join(f"{name!r} (0..{len(other.slots) - 1})" for name, other in self._host_sites.items())
             raise CommandError(f"expected a slot of {known}; got seed {seed} of site {site!r}")
-        return place, place.slots[seed]
+        return host_site, host_site.slots[seed]
 
 
 def _following(slot: Slot, command: Command) -> Stage:

@@ -1,6 +1,6 @@
 """Kernels: a blueprint compiled for one life of one seed, as a content-addressed file that is verified on load.
 
-An *order* (spec, rng seed, dtype) names a kernel before it exists: its key is sha256 over format, spec, rng seed and dtype. Compiling is:
+A *request* (spec, rng seed, dtype) names a kernel before it exists: its key is sha256 over format, spec, rng seed and dtype. Compiling is:
 build, initialise, probe at batch 1 and 2, prove that the delta at birth is zero, finite forward and backward, two equal forwards, measure,
 write. The file is safetensors whose metadata holds the spec; it is written to a temporary name, fsynced and renamed, so that a key either
 stands for a whole kernel or for none. Nothing is ever unpickled. A file that does not verify is made again.
@@ -26,15 +26,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from esper.errors import RuleError
+from esper.errors import DataError, RuleError
 from esper.events.digests import canonical, digest_of
 from esper.kasmina.blueprints import FORMAT, build, initialise, outputs_of, probe
 from esper.kasmina.branch import Branch
-from esper.kasmina.errors import KernelError
 
 CHECKS = ("shapes at batch 1 and 2", "zero delta at birth", "finite forward and backward", "two equal forwards")
-Dtype = Literal["float32", "float64", "bfloat16", "float16"]
-DTYPES: dict[Dtype, torch.dtype] = {
+_Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+DTYPES: dict[_Dtype, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
@@ -42,13 +41,17 @@ DTYPES: dict[Dtype, torch.dtype] = {
 }
 
 
+class KernelError(DataError):
+    """No kernel could be made from a blueprint, or its file is damaged."""
+
+
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What names a kernel: the spec, the rng seed of its initial weights, and their dtype."""
+class KernelRequest:
+    """Input of a compilation: the spec, the rng seed of the initial weights, and their dtype. Its key names the kernel before it exists."""
 
     spec: str
     rng_seed: int
-    dtype: Dtype = "float32"
+    dtype: _Dtype = "float32"
 
     @property
     def key(self) -> str:
@@ -57,8 +60,8 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Characterization:
-    """What a kernel costs: FLOPs of one forward at batch 1 (for a Conv2d on the image of `probe`), bytes of its parameters.
+class _Characterization:
+    """Cost of a kernel: FLOPs of one forward at batch 1 (for a Conv2d on the image of `probe`), bytes of its parameters.
 
     The latency is this machine's, the least of five.
     """
@@ -74,9 +77,9 @@ class Characterization:
 class Kernel:
     """A compiled blueprint. `digest` is sha256 over its key and its tensors, the same wherever and whenever it is made."""
 
-    order: Order
+    order: KernelRequest
     digest: str
-    characterization: Characterization
+    characterization: _Characterization
     from_cache: bool
     duration_ms: float
     tensors: Mapping[str, Tensor] = field(repr=False, compare=False)
@@ -101,7 +104,7 @@ def empty_branch(spec: str, dtype: torch.dtype) -> Branch:
 
 @lru_cache(maxsize=1024)
 def parameter_count(spec: str) -> int:
-    """How many parameters a body of `spec` has, without building it in memory."""
+    """Number of parameters of a body of `spec`, counted without memory for them."""
     built = build(spec)
     return sum(p.numel() for part in (built.features, built.last) for p in part.parameters())
 
@@ -116,25 +119,25 @@ class KernelCache:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
 
-    def get(self, order: Order) -> Kernel | None:
+    def get(self, order: KernelRequest) -> Kernel | None:
         """The kernel of `order` if its file is there and verifies, else None."""
         try:
             return _read(order, self._file(order))
         except KernelError:
             return None
 
-    def put(self, order: Order, tensors: dict[str, Tensor], characterization: Characterization, duration_ms: float) -> Kernel:
+    def put(self, order: KernelRequest, tensors: dict[str, Tensor], characterization: _Characterization, duration_ms: float) -> Kernel:
         """The kernel of `order`, durable when this returns. Raises KernelError; the key then stands for a whole kernel or for none."""
         digest = _digest(order, tensors)
         fields: dict[str, str] = {"spec": order.spec, "rng_seed": str(order.rng_seed), "dtype": order.dtype, "digest": digest}
         _write(self._file(order), save(tensors, fields | {"characterization": json.dumps(asdict(characterization))}))
         return Kernel(order, digest, characterization, from_cache=False, duration_ms=duration_ms, tensors=tensors)
 
-    def _file(self, order: Order) -> Path:
+    def _file(self, order: KernelRequest) -> Path:
         return self.path / f"{order.key}.safetensors"
 
 
-def compile_kernel(order: Order, cache: KernelCache) -> Kernel:
+def compile_kernel(order: KernelRequest, cache: KernelCache) -> Kernel:
     """The kernel of `order`, from the cache or made and checked now. Raises KernelError, DataError for a spec that is none."""
     started = time.perf_counter()
     cached = cache.get(order)
@@ -148,8 +151,8 @@ def compile_kernel(order: Order, cache: KernelCache) -> Kernel:
     return cache.put(order, tensors, characterization, 1e3 * (time.perf_counter() - started))
 
 
-def check(branch: Branch, order: Order) -> Characterization:
-    """What the body costs, after all `CHECKS` passed. Raises KernelError naming the check. Runs in eval mode: dropout draws nothing."""
+def check(branch: Branch, order: KernelRequest) -> _Characterization:
+    """Cost of the body, measured after all `CHECKS`. Raises KernelError naming the check. Runs in eval mode: dropout draws nothing."""
     branch.eval()
     for batch in (1, 2):
         x = probe(order.spec, batch, order.rng_seed, DTYPES[order.dtype])
@@ -166,7 +169,7 @@ def check(branch: Branch, order: Order) -> Characterization:
     return characterization
 
 
-def _check_backward(branch: Branch, x: Tensor, order: Order) -> None:
+def _check_backward(branch: Branch, x: Tensor, order: KernelRequest) -> None:
     hidden, delta = branch.body(x)
     parameters = list(branch.parameters())
     gradients = torch.autograd.grad(delta.sum() + hidden.sum(), parameters)
@@ -174,7 +177,7 @@ def _check_backward(branch: Branch, x: Tensor, order: Order) -> None:
         raise KernelError(f"expected finite values forward and backward: {order.spec}")
 
 
-def _measure(branch: Branch, order: Order) -> Characterization:
+def _measure(branch: Branch, order: KernelRequest) -> _Characterization:
     x = probe(order.spec, 1, order.rng_seed, DTYPES[order.dtype])
     with torch.no_grad():
         flops = _flops(branch, x)
@@ -185,7 +188,7 @@ def _measure(branch: Branch, order: Order) -> Characterization:
             laps.append(1e3 * (time.perf_counter() - started))
     parameters = list(branch.parameters())
     size = sum(p.numel() * p.element_size() for p in parameters)
-    return Characterization(sum(p.numel() for p in parameters), flops, size, min(laps))
+    return _Characterization(sum(p.numel() for p in parameters), flops, size, min(laps))
 
 
 def _flops(branch: Branch, x: Tensor) -> int:
@@ -198,7 +201,7 @@ def _flops(branch: Branch, x: Tensor) -> int:
     return flops
 
 
-def _digest(order: Order, tensors: dict[str, Tensor]) -> str:
+def _digest(order: KernelRequest, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(order.key.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -226,13 +229,13 @@ def _write(path: Path, payload: bytes) -> None:
         raise KernelError(f"expected to write {path}: {error}") from error
 
 
-def _read(order: Order, path: Path) -> Kernel:
+def _read(order: KernelRequest, path: Path) -> Kernel:
     try:
         with safe_open(path, framework="pt") as file:
             fields = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         raw = json.loads(fields["characterization"])
-        characterization = Characterization(**{**raw, "checks": tuple(raw["checks"])})
+        characterization = _Characterization(**{**raw, "checks": tuple(raw["checks"])})
         digest = fields["digest"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise KernelError(f"expected a kernel in {path.name}, got a damaged file: {error!r}") from error
@@ -241,8 +244,8 @@ def _read(order: Order, path: Path) -> Kernel:
     return Kernel(order, digest, characterization, from_cache=True, duration_ms=0.0, tensors=tensors)
 
 
-class Compiler:
-    """One thread that compiles orders beside training, one after another, in the order in which they were submitted.
+class KernelCompiler:
+    """A thread that compiles kernels beside training, one after another, in the order of submission.
 
     It emits nothing and takes nothing from training. Its queue is bounded by the slots of the host: a slot has one order at a time.
     """
@@ -252,7 +255,7 @@ class Compiler:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-kernels")
         self._orders: dict[str, Future[Kernel]] = {}
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: KernelRequest) -> None:
         """Compiles `order` soon; an order submitted before is not compiled again."""
         if order.key not in self._orders:
             self._orders[order.key] = self._thread.submit(compile_kernel, order, self.cache)

@@ -1,22 +1,29 @@
-"""The seed table: what is known of each slot and of the life in it, and how that is written into a checkpoint and read back."""
+"""The seed table: the state of each slot and of the seed in it, and its form in a checkpoint; sites with their layers and slots."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.errors import DataError
 from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.run import Site
+from esper.folds.lifecycle import ISOLATED
+from esper.kasmina import site_layer
+from esper.kasmina.blueprints import Blueprint, Shape, shape_of
 from esper.kasmina.branch import Branch
-from esper.kasmina.kernels import Order, parameter_count
+from esper.kasmina.kernels import KernelRequest, parameter_count
 
 FORMAT: Literal[1] = 1
 
 
 class Slot(BaseModel):
-    """What is known of one slot, as a checkpoint has it but for the body; `life` and what follows go when it is reset.
+    """State of one slot, as a checkpoint holds it without the body; a reset clears `life` and the fields after it.
 
     `errors` counts non-finite values that the seed made, `skipped` micro-batches that could not teach it, by the host's fault.
     """
@@ -29,7 +36,7 @@ class Slot(BaseModel):
     embargo_until: int | None = None
     life: int | None = None
     blueprint: str | None = None
-    order: Order | None = None
+    order: KernelRequest | None = None
     kernel: str | None = None
     lr: float | None = None
     errors: int = 0
@@ -47,12 +54,12 @@ class Slot(BaseModel):
 
     @property
     def alpha(self) -> float | None:
-        """How much of the seed is in the host's output; None without a body."""
+        """Weight of the seed in the host's output, 0..1; None without a body."""
         return None if self.branch is None else self.branch.strength
 
     @property
     def size(self) -> int:
-        """How many parameters the seed's body has or will have; 0 for an empty slot."""
+        """Number of parameters of the seed's body, compiled or not; 0 for an empty slot."""
         return 0 if self.order is None else parameter_count(self.order.spec)
 
     @property
@@ -61,7 +68,7 @@ class Slot(BaseModel):
         return [] if self.optimizer is None else [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def clear_gradients(self) -> None:
-        """Forgets the body's gradients. (`Optimizer.zero_grad` costs ten times as much for so few.)"""
+        """Clears the body's gradients. (`Optimizer.zero_grad` costs ten times as much for so few.)"""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -71,7 +78,7 @@ class Slot(BaseModel):
         self.recovering = True
 
     def clear(self) -> None:
-        """Forgets the life in this slot; stage, epoch and embargo stay."""
+        """Clears the seed in this slot; stage, epoch and embargo stay."""
         kept = self.model_dump(include={"site", "seed", "stage", "since_epoch", "embargo_until"})
         self.__dict__.update(Slot(**kept).__dict__)
 
@@ -96,3 +103,53 @@ def parse(state: JsonValue) -> tuple[float | None, list[Slot]]:
     except ValidationError as error:
         raise DataError(f"expected a seed table of format {FORMAT}: {error}") from error
     return table.lr, list(table.slots)
+
+
+@dataclass(eq=False)
+class HostSite:
+    """A site with its layer, the layer's state, the blueprints that fit, and its slots."""
+
+    site: Site
+    layer: nn.Module
+    growth: site_layer.SiteState
+    shape: Shape
+    blueprints: dict[str, Blueprint]
+    slots: list[Slot]
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight: a body has its device and dtype."""
+        weight = self.layer.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Number of parameters of a seed of each blueprint."""
+        return sizes_at(self.site.name, self.layer, self.blueprints.values())
+
+    @property
+    def disabled(self) -> frozenset[int]:
+        """The slots whose seeds were disabled."""
+        return frozenset(slot.seed for slot in self.slots if slot.recovering)
+
+    @property
+    def has_isolated_seeds(self) -> bool:
+        """A seed learns here beside the host."""
+        return any(slot.stage in ISOLATED and slot.branch is not None for slot in self.slots)
+
+    def rewire(self) -> None:
+        """Attach or detach each branch according to its alpha, and detach disabled seeds."""
+        self.growth.rewire(self.disabled)
+
+    def settle(self, branch: Branch) -> Branch:
+        """The branch where its layer is, in its layer's mode."""
+        branch.train(self.layer.training)
+        return branch.to(self.weight.device)
+
+
+def sizes_at(site: str, layer: nn.Module, blueprints: Iterable[Blueprint]) -> dict[str, int]:
+    """Number of parameters of a seed of each of `blueprints` beside `layer`, by name."""
+    shape = shape_of(layer)
+    assert shape is not None
+    return {blueprint.name: parameter_count(blueprint.spec(site, shape)) for blueprint in blueprints}

@@ -29,10 +29,10 @@ from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinishe
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.topics import LIFECYCLE, RUN
 from esper.kasmina.blueprints import Blueprint
-from esper.kasmina.finding import Sites, find
 from esper.kasmina.host import Host, SeedOptimizer
-from esper.kasmina.kernels import Compiler, KernelCache
-from esper.kasmina.places import sizes_at
+from esper.kasmina.kernels import KernelCache, KernelCompiler
+from esper.kasmina.site_selection import Sites, find
+from esper.kasmina.slots import sizes_at
 from esper.oona.catch_up import DivergedError, catch_up
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
@@ -217,7 +217,7 @@ class _Work:
         self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
         memory = self._memory = fresh_memory()
         policy = settings.policy
-        self._compiler = Compiler(KernelCache(directory.path / ".kernels"))
+        self._compiler = KernelCompiler(KernelCache(directory.path / ".kernels"))
         host = self.host = _host(recipe, settings)
         self.begun = self._ended = False
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)

@@ -25,10 +25,9 @@ from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, 
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.folds.gate import Passed, Refused, after, judge, view_at
 from esper.folds.lifecycle import next_stage
-from esper.kasmina.errors import KernelError
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Compiler, Kernel
-from esper.kasmina.kernels import Order as KernelOrder
+from esper.kasmina.kernels import Kernel, KernelCompiler, KernelError
+from esper.kasmina.kernels import KernelRequest as KernelOrder
 from esper.kasmina.slots import Slot
 from esper.tolaria.journal import Journal
 from esper.tolaria.progress import Memory, Place
@@ -45,7 +44,7 @@ _DECIDING = frozenset({DecisionMade.KIND, DecisionRefused.KIND, CommandIssued.KI
 
 
 @dataclass(frozen=True)
-class Order:
+class KernelRequest:
     """A command that was issued, with the id it is logged under and its decision's trace."""
 
     id: EventId
@@ -69,7 +68,7 @@ class Adapter:
     """Turns an epoch's SystemState into applied commands, each step of it in the journal."""
 
     def __init__(
-        self, *, host: Host, journal: Journal, policy: Policy, schedule: Schedule, embargo: int, compiler: Compiler, memory: Memory
+        self, *, host: Host, journal: Journal, policy: Policy, schedule: Schedule, embargo: int, compiler: KernelCompiler, memory: Memory
     ) -> None:
         self._host, self._journal, self._policy, self._schedule, self._embargo = host, journal, policy, schedule, embargo
         self._compiler, self._memory = compiler, memory
@@ -168,10 +167,10 @@ class Adapter:
                 decisions.append(event)
         return tuple(decisions), False
 
-    def _issue(self, decisions: tuple[DecisionMade, ...], state: SystemState, epoch_id: EventId, now: Now) -> list[Order]:
+    def _issue(self, decisions: tuple[DecisionMade, ...], state: SystemState, epoch_id: EventId, now: Now) -> list[KernelRequest]:
         earlier = (epoch for epoch in self._memory.tally.germination_epochs if epoch < now.epoch)
         view = view_at(state, epoch_id, max(earlier, default=None))
-        orders: list[Order] = []
+        orders: list[KernelRequest] = []
         for decision in decisions:
             decision_id = self._journal.emit(decision, epoch=now.epoch, step=now.step, cause=epoch_id)
             verdict = judge(decision, view, state.gate)
@@ -188,11 +187,11 @@ class Adapter:
         refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
         self._journal.emit(refusal, epoch=now.epoch, step=now.step, cause=decision_id, trace=trace_of(decision_id))
 
-    def _order(self, decision: DecisionMade, decision_id: EventId, command: Command, now: Now) -> Order:
+    def _order(self, decision: DecisionMade, decision_id: EventId, command: Command, now: Now) -> KernelRequest:
         trace = trace_of(decision_id)
         issued = self._command(decision, command, now)
         command_id = self._journal.emit(issued, epoch=now.epoch, step=now.step, cause=decision_id, trace=trace)
-        return Order(command_id, trace, issued, decision.reason)
+        return KernelRequest(command_id, trace, issued, decision.reason)
 
     def ready(self, epoch: int) -> frozenset[Place]:
         """The seeds that have finished what their stage is for, at the end of `epoch`."""
@@ -223,7 +222,7 @@ class Adapter:
 
     # Commands
 
-    def _apply(self, order: Order, now: Now) -> bool:
+    def _apply(self, order: KernelRequest, now: Now) -> bool:
         command = order.command
         from_stage = self._host.seeds[command.site, command.seed].stage
         try:
@@ -257,7 +256,7 @@ class Adapter:
             case other:
                 self._host.apply(other, *place, epoch=now.epoch, ramp_steps=now.ramp_steps, embargo_until=embargo)
 
-    def _say_applied(self, order: Order, from_stage: Stage, to_stage: Stage, now: Now) -> None:
+    def _say_applied(self, order: KernelRequest, from_stage: Stage, to_stage: Stage, now: Now) -> None:
         command = order.command
         seed = self._host.seeds[command.site, command.seed]
         applied = CommandApplied(command=command.command, site=command.site, seed=command.seed)

@@ -4,8 +4,8 @@ from collections import Counter
 
 from esper.events.kinds.epoch import FieldReportColumns, GateSettings, Measured, SeedColumns, SiteColumns, SystemState
 from esper.events.kinds.lifecycle import Stage
+from esper.kasmina.health.meter import EpochHealth, Health
 from esper.kasmina.host import Host
-from esper.kasmina.readings import EpochHealth, Health
 from esper.tolaria.progress import Evaluations, Place, Progress, Tally
 
 

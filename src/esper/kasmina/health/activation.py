@@ -1,4 +1,4 @@
-"""What follows a site: the activation function that takes its output, because a dead unit shows behind it and not before.
+"""The activation function behind a site: dead units show behind it and not before.
 
 A module is told by the identity of the tensors it gets, directly or through normalisation and dropout, in every measured forward pass anew:
 one activation module often serves many layers. A function (`F.relu(self.conv(x))`) is told once, by what autograd recorded between the site
@@ -16,10 +16,10 @@ from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from esper.kasmina.health import sample
+from esper.kasmina.health.formulas import sample
 
-Function = Callable[[Tensor], Tensor]
-MODULES = (
+_Function = Callable[[Tensor], Tensor]
+_MODULES = (
     nn.ReLU,
     nn.ReLU6,
     nn.LeakyReLU,
@@ -38,8 +38,8 @@ MODULES = (
     nn.Hardswish,
     nn.Hardsigmoid,
 )
-PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity)
-FUNCTIONS: dict[str, Function] = {
+_PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity)
+_FUNCTIONS: dict[str, _Function] = {
     "ReluBackward0": torch.relu,
     "GeluBackward0": nn.functional.gelu,
     "SiluBackward0": nn.functional.silu,
@@ -48,13 +48,13 @@ FUNCTIONS: dict[str, Function] = {
     "SoftplusBackward0": nn.functional.softplus,
     "MishBackward0": nn.functional.mish,
 }
-RESHAPING = frozenset(
+_RESHAPING = frozenset(
     {"ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "TransposeBackward0", "PermuteBackward0", "CloneBackward0"}
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Output:
+class SiteOutput:
     """A site's output, or what a passing module made of it. It is held, so that its id stays its own."""
 
     name: str
@@ -63,13 +63,13 @@ class Output:
     direct: bool = True
 
 
-class Watch:
-    """The activations behind one model's sites. Armed for a measured step only: hooks cost every other forward nothing."""
+class ActivationHooks:
+    """Hooks on the activations behind one model's sites, set for a measured step only: any other forward costs nothing."""
 
     def __init__(self) -> None:
-        self.outputs: dict[int, Output] = {}
+        self.outputs: dict[int, SiteOutput] = {}
         self._after: dict[str, Tensor] = {}
-        self._functions: dict[str, Function | None] = {}
+        self._functions: dict[str, _Function | None] = {}
         self._handles: list[RemovableHandle] = []
 
     def arm(self, model: nn.Module) -> None:
@@ -77,14 +77,14 @@ class Watch:
         self.disarm()
         self._after.clear()
         for module in model.modules():
-            if isinstance(module, PASSING):
+            if isinstance(module, _PASSING):
                 self._handles.append(module.register_forward_hook(self._passed))
-            elif isinstance(module, MODULES):
+            elif isinstance(module, _MODULES):
                 self._handles.append(module.register_forward_hook(self._activated))
         self._handles.append(model.register_forward_hook(self._finished))
 
     def disarm(self) -> None:
-        """Takes the hooks away; what was seen stays until the next `arm`."""
+        """Removes the hooks; recorded samples stay until the next `arm`."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -101,7 +101,7 @@ class Watch:
     def _passed(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         known = self.outputs.pop(id(inputs[0]), None) if inputs else None
         if known is not None:
-            self.outputs[id(output)] = Output(known.name, output, output.grad_fn, direct=False)
+            self.outputs[id(output)] = SiteOutput(known.name, output, output.grad_fn, direct=False)
 
     def _activated(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         known = self.outputs.pop(id(inputs[0]), None) if inputs else None
@@ -133,14 +133,14 @@ def _takers(output: Any) -> dict[Node, list[Node]]:
     return takers
 
 
-def _function_behind(node: Node | None, takers: dict[Node, list[Node]]) -> Function | None:
-    return next((FUNCTIONS[name] for name in _names_behind(node, takers) if name in FUNCTIONS), None)
+def _function_behind(node: Node | None, takers: dict[Node, list[Node]]) -> _Function | None:
+    return next((_FUNCTIONS[name] for name in _names_behind(node, takers) if name in _FUNCTIONS), None)
 
 
 def _names_behind(node: Node | None, takers: dict[Node, list[Node]]) -> Iterator[str]:
     """The names of the nodes right behind `node`, changes of shape or precision passed over."""
     for taker in [] if node is None else takers.get(node, []):
-        if taker.name() in RESHAPING:
+        if taker.name() in _RESHAPING:
             yield from _names_behind(taker, takers)
         else:
             yield taker.name()

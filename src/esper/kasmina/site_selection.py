@@ -9,17 +9,19 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from esper.errors import SettingsError
+from esper.events.kinds.run import Site
 from esper.kasmina.blueprints import Blueprint, Shape, shape_of
-from esper.kasmina.sites import Site
+from esper.kasmina.site_layer import SiteLayer, adopt
+from esper.kasmina.slots import HostSite, Slot
 
 Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 Sites = list[tuple[str, nn.Module, tuple[Blueprint, ...]]]
 AUTO = "auto"
 AUTO_SITES = 16
-LINEAR_DEFAULTS = tuple(map(Blueprint.parse, ("mlp:24", "lowrank:8", "signal:12")))
-CONV_DEFAULTS = tuple(map(Blueprint.parse, ("conv:8", "lowrank:8")))
+_LINEAR_DEFAULTS = tuple(map(Blueprint.parse, ("mlp:24", "lowrank:8", "signal:12")))
+_CONV_DEFAULTS = tuple(map(Blueprint.parse, ("conv:8", "lowrank:8")))
 # These call kernels that read their layers' weights and never call the layers (TransformerEncoderLayer: in eval mode).
-BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+_BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 def find(model: nn.Module, choice: Choice, blueprints: tuple[Blueprint, ...] | None) -> Sites:
@@ -45,8 +47,8 @@ def find(model: nn.Module, choice: Choice, blueprints: tuple[Blueprint, ...] | N
 
 
 def fits(shape: Shape, blueprints: tuple[Blueprint, ...] | None) -> tuple[Blueprint, ...]:
-    """Those of `blueprints` (default: the first set) that can stand beside a layer of `shape`."""
-    chosen = (LINEAR_DEFAULTS + CONV_DEFAULTS) if blueprints is None else blueprints
+    """Blueprints of `blueprints` (default: the first set) that fit a layer of `shape`."""
+    chosen = (_LINEAR_DEFAULTS + _CONV_DEFAULTS) if blueprints is None else blueprints
     fitting = tuple(blueprint for blueprint in chosen if blueprint.misfit(shape) is None)
     return tuple(dict.fromkeys(fitting))
 
@@ -54,7 +56,7 @@ def fits(shape: Shape, blueprints: tuple[Blueprint, ...] | None) -> tuple[Bluepr
 def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...] | None) -> Sites:
     layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if shape_of(layer) is not None]
     for name, layer, bypassed in layers:
-        if isinstance(layer, Site):
+        if isinstance(layer, SiteLayer):
             _shape_or_refusal(name, layer, bypassed)
     found = []
     for name, layer, bypassed in layers[:-1]:
@@ -75,7 +77,7 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
     for name, module in model.named_modules():
         inside = any(name.startswith(prefix) for prefix in bypassing)
         yield name, module, inside
-        if isinstance(module, BYPASSING):
+        if isinstance(module, _BYPASSING):
             bypassing.append(f"{name}." if name else "")
 
 
@@ -108,7 +110,7 @@ def _shape_or_refusal(name: str, layer: nn.Module, bypassed: bool) -> Shape:
 
 
 def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
-    if isinstance(layer, Site):
+    if isinstance(layer, SiteLayer):
         return "an earlier training has grown it; go on with the result.model of that fit, a plain copy (Host.export_plain)"
     if "forward" in vars(layer):
         return "its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
@@ -119,3 +121,15 @@ def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
     if bypassed:
         return "the module around it reads its weights without calling it (MultiheadAttention, TransformerEncoderLayer)"
     return None
+
+
+def adopt_all(found: Sites, slots: int) -> dict[str, HostSite]:
+    """Sites of `found`, adopted, by name."""
+    host_sites = {}
+    for name, layer, blueprints in found:
+        shape = shape_of(layer)
+        assert shape is not None
+        names = {blueprint.name: blueprint for blueprint in blueprints}
+        site = Site(name=name, layer=shape.text, inputs=shape.inputs, outputs=shape.outputs, slots=slots, blueprints=tuple(names))
+        host_sites[name] = HostSite(site, layer, adopt(layer, name), shape, names, [Slot(site=name, seed=seed) for seed in range(slots)])
+    return host_sites

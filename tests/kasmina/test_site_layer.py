@@ -1,4 +1,4 @@
-"""What adopting a layer changes, which is nothing, and what a tap hears."""
+"""What adopting a layer changes, which is nothing, and what a capture hears."""
 
 import copy
 import pickle
@@ -11,17 +11,17 @@ from torch.utils.checkpoint import checkpoint
 from esper.errors import RuleError
 from esper.events.kinds.control import Command
 from esper.kasmina.host import Host
-from esper.kasmina.sites import Growth, growth_of
+from esper.kasmina.site_layer import SiteState, site_state
 from tests.kasmina.training import MODELS, Loop, batch, conv_model, host_of, into, into_training, linear_model
 
 GRAFTED = (Command.GRAFT, Command.STABILIZE)
 
 
-def listening(model: nn.Module, site: str) -> tuple[Host, Growth]:
+def listening(model: nn.Module, site: str) -> tuple[Host, SiteState]:
     host = host_of(model, sites=site)
     into_training(host, site, 0, "lowrank:8")
     host.begin_step(epoch=1, step=1)
-    return host, growth_of(model.get_submodule(site))
+    return host, site_state(model.get_submodule(site))
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -52,7 +52,7 @@ def test_a_deep_copy_is_independent_and_computes_the_same() -> None:
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.zero_()
-    growth_of(twin[0]).branches[0].set_alpha(0.5)
+    site_state(twin[0]).branches[0].set_alpha(0.5)
     assert torch.equal(model(x), expected)
 
 
@@ -61,8 +61,8 @@ def test_a_copy_taken_in_training_hears_nothing() -> None:
     host, growth = listening(model, "0")
     twin = copy.deepcopy(model)
     twin(batch("linear", 0)[0]).sum().backward()
-    assert growth.taps == []
-    assert growth_of(twin[0]).taps == []
+    assert growth.captures == []
+    assert site_state(twin[0]).captures == []
     host.end_step(lr=1e-3)
 
 
@@ -81,11 +81,11 @@ def test_the_gradient_before_an_activation_in_place_is_the_outputs() -> None:
     model(x).square().sum().backward()
     y = nn.Linear.forward(model.get_submodule("0"), x).detach().requires_grad_()  # type: ignore[arg-type] # It is a Linear.
     expected = torch.autograd.grad(model[2](torch.relu(y)).square().sum(), y)[0]
-    tap = growth.taps[0]
-    assert tap.gradient is not None
-    assert tap.spread is not None
-    torch.testing.assert_close(tap.gradient, expected)
-    torch.testing.assert_close(tap.spread, y.detach().std())
+    capture = growth.captures[0]
+    assert capture.gradient is not None
+    assert capture.spread is not None
+    torch.testing.assert_close(capture.gradient, expected)
+    torch.testing.assert_close(capture.spread, y.detach().std())
 
 
 def test_evaluation_leaves_nothing_behind() -> None:
@@ -95,7 +95,7 @@ def test_evaluation_leaves_nothing_behind() -> None:
     model(batch("linear", 0)[0]).sum().backward()
     with torch.no_grad():
         model.train()(batch("linear", 0)[0])
-    assert growth.taps == []
+    assert growth.captures == []
 
 
 def test_a_forward_between_steps_leaves_nothing_behind() -> None:
@@ -103,7 +103,7 @@ def test_a_forward_between_steps_leaves_nothing_behind() -> None:
     host, growth = listening(model, "0")
     host.end_step(lr=1e-3)
     model(batch("linear", 0)[0]).sum().backward()
-    assert growth.taps == []
+    assert growth.captures == []
 
 
 def test_a_layer_that_one_loss_goes_through_twice_is_refused_by_name() -> None:
@@ -131,7 +131,7 @@ def test_a_discarded_forward_is_not_a_second_call() -> None:
     model(batch("linear", 0)[0])
     model(batch("linear", 0)[0]).sum().backward()
     host.end_step(lr=1e-3)
-    assert growth.taps == []
+    assert growth.captures == []
 
 
 def test_a_site_without_a_gradient_is_refused_by_name() -> None:
@@ -159,8 +159,8 @@ def test_a_recomputation_is_neither_counted_nor_measured() -> None:
     model = Checkpointed(reentrant=False)
     host, growth = listening(model, "inner.0")
     model(batch("linear", 0)[0]).square().sum().backward()
-    assert len(growth.taps) == 1
-    assert growth.taps[0].gradient is not None
+    assert len(growth.captures) == 1
+    assert growth.captures[0].gradient is not None
     host.end_step(lr=1e-3)
     assert host.seeds["inner.0", 0].skipped == 0
 
@@ -206,7 +206,7 @@ def test_bodies_follow_the_model_to_another_dtype_and_mode(dtype: torch.dtype) -
     into_training(host, "0", 0, "mlp:24")
     model.to(dtype)
     model.eval()
-    branch = growth_of(model[0]).branches[0]
+    branch = site_state(model[0]).branches[0]
     assert {parameter.dtype for parameter in branch.parameters()} == {dtype}
     assert not branch.training
     assert model.train()[0].training

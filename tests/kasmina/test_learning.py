@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.host import Host
-from esper.kasmina.sites import growth_of
+from esper.kasmina.site_layer import site_state
 from tests.kasmina.training import LR, batch, into_training
 
 
@@ -34,7 +34,7 @@ def learn(host: Host, *, step: int = 1, parts: int = 1) -> Tensor:
 def reference_gradient(parts: int) -> Tensor:
     """dL/dW of the last layer, in float64: mean over micro-batches of mean((body(x) + g std(y) / rms(g))^2)."""
     host = host_with("mlp:24", clip=None)
-    branch, layer = growth_of(host.model.get_submodule("0")).branches[0].double(), host.model.double()
+    branch, layer = site_state(host.model.get_submodule("0")).branches[0].double(), host.model.double()
     gradients = []
     for part in range(parts):
         x, t = batch("linear", part)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from esper.errors import DataError
 from esper.events.kinds.control import Command
+from esper.kasmina.export import save_grown
 from esper.kasmina.host import Host
-from esper.kasmina.saving import save_grown
 from tests.kasmina.training import INPUT, MODELS, Loop, batch, host_of, into
 
 WHOLE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE)
@@ -49,7 +49,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Every kind of host, grown and saved once."""
     kind: str = request.param
     host = grown(kind)
-    return Saved(kind, host, save_grown(host, tmp_path_factory.mktemp("grown") / kind))
+    return Saved(kind, host, save_grown(host.export_plain(), tmp_path_factory.mktemp("grown") / kind))
 
 
 def imported(folder: Path) -> ModuleType:
@@ -117,20 +117,20 @@ def test_a_lone_layer_can_be_the_host(tmp_path: Path) -> None:
     host = host_of(nn.Linear(20, 4), sites="", blueprints=("mlp:5",))
     into(host, "", 0, "mlp:5", *WHOLE)
     x = torch.randn(7, 20)
-    again = rebuilt(save_grown(host, tmp_path / "saved"), nn.Linear(20, 4))
+    again = rebuilt(save_grown(host.export_plain(), tmp_path / "saved"), nn.Linear(20, 4))
     assert torch.equal(output_of(again, x), output_of(host.model, x))
 
 
 def test_inputs_with_more_dimensions_are_taken_as_the_host_takes_them(tmp_path: Path) -> None:
     host = grown("linear")
     layer, x = host.model.get_submodule("0"), torch.randn(2, 3, 20)
-    again = rebuilt(save_grown(host, tmp_path / "saved"), MODELS["linear"]())
+    again = rebuilt(save_grown(host.export_plain(), tmp_path / "saved"), MODELS["linear"]())
     assert torch.equal(output_of(again.get_submodule("0"), x), output_of(layer, x))
 
 
 def test_a_host_in_which_nothing_grew_is_rebuilt_as_it_is(tmp_path: Path) -> None:
     host = host_of(MODELS["linear"]())
-    again = rebuilt(save_grown(host, tmp_path / "saved"), MODELS["linear"]())
+    again = rebuilt(save_grown(host.export_plain(), tmp_path / "saved"), MODELS["linear"]())
     assert [type(module) for module in again.modules()] == [type(module) for module in MODELS["linear"]().modules()]
     assert torch.equal(output_of(again, batch("linear", 0)[0]), output_of(host.model, batch("linear", 0)[0]))
 
@@ -147,14 +147,14 @@ def test_a_buffer_of_any_dtype_and_shape_comes_back(dtype: torch.dtype, shape: t
     buffer = (torch.arange(max(1, torch.Size(shape).numel())) % 2)[: torch.Size(shape).numel()].reshape(shape).to(dtype)
     model = MODELS["linear"]()
     model.register_buffer("mask", buffer)
-    folder = save_grown(host_of(model, sites="0"), tmp_path / "saved")
+    folder = save_grown(host_of(model, sites="0").export_plain(), tmp_path / "saved")
     found = imported(folder).tensors()["mask"]
     assert (found.dtype, tuple(found.shape)) == (dtype, shape)
     assert torch.equal(found, buffer)
 
 
 def test_a_host_of_another_shape_is_refused_by_torch(tmp_path: Path) -> None:
-    folder = save_grown(grown("linear"), tmp_path / "saved")
+    folder = save_grown(grown("linear").export_plain(), tmp_path / "saved")
     other = MODELS["linear"]()
     other[6] = nn.Linear(8, 5)
     with pytest.raises(RuntimeError, match=r"size mismatch for 6\.weight"):
@@ -163,9 +163,9 @@ def test_a_host_of_another_shape_is_refused_by_torch(tmp_path: Path) -> None:
 
 def test_saving_again_replaces_what_was_saved(tmp_path: Path) -> None:
     host = grown("linear")
-    folder = save_grown(host, tmp_path / "saved")
+    folder = save_grown(host.export_plain(), tmp_path / "saved")
     Loop("linear", host.model, host).run(3, 5)
-    assert save_grown(host, tmp_path / "saved") == folder
+    assert save_grown(host.export_plain(), tmp_path / "saved") == folder
     assert sorted(path.name for path in folder.iterdir()) == ["grown.py", "model.safetensors"]
     x, _ = batch("linear", 0)
     assert torch.equal(output_of(rebuilt(folder, MODELS["linear"]()), x), output_of(host.model, x))
@@ -173,7 +173,7 @@ def test_saving_again_replaces_what_was_saved(tmp_path: Path) -> None:
 
 def test_saving_leaves_the_host_as_it_was(tmp_path: Path) -> None:
     one, other = (grown("linear") for name in ("one", "other"))
-    save_grown(one, tmp_path / "saved")
+    save_grown(one.export_plain(), tmp_path / "saved")
     assert Loop("linear", one.model, one).run(3, 6) == Loop("linear", other.model, other).run(3, 6)
 
 
@@ -183,7 +183,7 @@ def test_a_body_that_has_no_source_is_refused_by_its_class(tmp_path: Path) -> No
     seed = host.model.get_submodule("0.seeds.0")
     seed.features = nn.Sequential(nn.Linear(20, 5), nn.Softplus())
     with pytest.raises(DataError, match="got a Softplus"):
-        save_grown(host, tmp_path / "saved")
+        save_grown(host.export_plain(), tmp_path / "saved")
 
 
 # A program of somebody else's, on a machine without Esper and safetensors: importing either ends it.
@@ -221,7 +221,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("esper", 
 def test_a_machine_without_esper_computes_the_same_bits(tmp_path: Path) -> None:
     hosts = {kind: grown(kind) for kind in BODIES}
     for kind, host in hosts.items():
-        save_grown(host, tmp_path / kind)
+        save_grown(host.export_plain(), tmp_path / kind)
         torch.save(torch.randn(9, *INPUT[kind]), tmp_path / f"{kind}.x")
     subprocess.run((sys.executable, "-c", ELSEWHERE, tmp_path), check=True, env={"MKL_CBWR": "AVX2,STRICT"})
     for kind, host in hosts.items():

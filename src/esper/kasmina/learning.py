@@ -1,6 +1,6 @@
-"""How a seed learns: the isolated step of one in TRAINING, the step of one in the task graph, each with its own optimizer and clip.
+"""Learning of seeds: the isolated step in TRAINING, and the step in the task graph, each with its own optimizer and clip.
 
-**Isolation.** A seed in TRAINING learns from what its site's taps kept, after the host's own step: `autograd.grad` on detached tensors, in
+**Isolation.** A seed in TRAINING learns from its site's captures, after the host's own step: `autograd.grad` on detached tensors, in
 float32, within `forked`: host parameters, buffers, optimizer state and random state go exactly where they would have gone without it.
 **Objective: local.** Regress t = -g * std(y) / rms(g), g = dL/dy, on the layer's input: the direction in which the output should move, at
 the output's own size. Not the raw gradient (its size is about 1/batch), not the straight-through estimator (alpha 1 after 12 isolated
@@ -15,34 +15,34 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.branch import Branch
-from esper.kasmina.sites import Tap
+from esper.kasmina.site_layer import Capture
 from esper.kasmina.slots import Slot
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What one micro-batch teaches at a site: the detached input and the descent direction at the output's size."""
+class _Target:
+    """Training example of one micro-batch at a site: the detached input and the descent direction at the output's size."""
 
     x: Tensor
     t: Tensor
 
 
-def targets_of(taps: list[Tap], dtype: torch.dtype) -> tuple[list[Target], int]:
+def targets_of(captures: list[Capture], dtype: torch.dtype) -> tuple[list[_Target], int]:
     """(targets, micro-batches skipped): one whose gradient is non-finite or zero, or whose input was changed in place, teaches nothing."""
     targets = []
-    for tap in taps:
-        if tap.x is None or tap.spread is None or tap.gradient is None:
+    for capture in captures:
+        if capture.x is None or capture.spread is None or capture.gradient is None:
             continue
-        gradient = tap.gradient.float()
-        scale = tap.spread / gradient.square().mean().sqrt()
+        gradient = capture.gradient.float()
+        scale = capture.spread / gradient.square().mean().sqrt()
         # The CPU waits for the device here, once a micro-batch: whether to skip decides what the optimizer does.
-        if tap.x._version == tap.version and bool(torch.isfinite(scale)):
-            targets.append(Target(tap.x.to(dtype), (gradient * -scale).to(dtype)))
-    return targets, len(taps) - len(targets)
+        if capture.x._version == capture.version and bool(torch.isfinite(scale)):
+            targets.append(_Target(capture.x.to(dtype), (gradient * -scale).to(dtype)))
+    return targets, len(captures) - len(targets)
 
 
-def isolated_step(slot: Slot, targets: list[Target], clip: float | None) -> None:
-    """One step of a seed in TRAINING on its local objective; a non-finite loss or gradient disables it instead.
+def isolated_step(slot: Slot, targets: list[_Target], clip: float | None) -> None:
+    """Step of a seed in TRAINING on its local objective; a non-finite loss or gradient disables it instead.
 
     To be called within `forked`: a body may draw random numbers.
     """
@@ -58,13 +58,13 @@ def isolated_step(slot: Slot, targets: list[Target], clip: float | None) -> None
     _step(slot, parameters, clip, loss.detach())
 
 
-def _local_loss(branch: Branch, target: Target) -> Tensor:
+def _local_loss(branch: Branch, target: _Target) -> Tensor:
     delta = branch.body(target.x)[1]
     return nn.functional.mse_loss(delta, target.t.reshape(delta.shape))
 
 
 def task_step(slot: Slot, clip: float | None, scale: float) -> None:
-    """One step of a seed in the task graph on the gradients that the host's backward left; `scale` is what the loss was multiplied by."""
+    """Step of a seed in the task graph on the gradients of the host's backward pass; `scale` is the factor of the loss."""
     parameters = [parameter for parameter in slot.parameters if parameter.grad is not None]
     if not parameters:
         return

@@ -25,8 +25,8 @@ from torch import Tensor
 
 ROWS = 256
 UNITS = 64
-TAU = 0.025
-PRESSURE_ELEMENTS = 1 << 17
+_TAU = 0.025
+_PRESSURE_ELEMENTS = 1 << 17
 
 
 def sample(y: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def variance(S: Tensor) -> Tensor:
 def dead_ratio(A: Tensor) -> Tensor:
     """0-dim: share of units whose mean |a| is at most tau of the layer's."""
     each = A.abs().mean(0)
-    return (each <= TAU * each.mean()).float().mean()
+    return (each <= _TAU * each.mean()).float().mean()
 
 
 def correlation(S: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def effective_rank(S: Tensor) -> Tensor:
 def pressure(gradient: Tensor) -> Tensor:
     """0-dim: mean over (strided) samples of the norm of the gradient at an output, the first dimension being the samples."""
     each = gradient.reshape(1, -1) if gradient.dim() == 1 else gradient.reshape(gradient.shape[0], -1)
-    kept = max(1, PRESSURE_ELEMENTS // each.shape[1])
+    kept = max(1, _PRESSURE_ELEMENTS // each.shape[1])
     return each[:: math.ceil(each.shape[0] / kept)].float().square().sum(1).sqrt().mean()
 
 

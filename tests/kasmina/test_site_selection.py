@@ -6,8 +6,8 @@ from torch import nn
 
 from esper.errors import SettingsError
 from esper.kasmina.blueprints import Blueprint
-from esper.kasmina.finding import AUTO_SITES, Choice, find
-from esper.kasmina.sites import adopt
+from esper.kasmina.site_layer import adopt
+from esper.kasmina.site_selection import AUTO_SITES, Choice, find
 
 
 def names(model: nn.Module, choice: Choice, *blueprints: str) -> list[str]:
