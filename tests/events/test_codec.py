@@ -1,7 +1,7 @@
 import json
 import math
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -16,15 +16,12 @@ from esper.events.fields import Event
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import (
     EpochCompleted,
-    FieldReportColumns,
     GateSettings,
     Measured,
-    SeedColumns,
-    SiteColumns,
     StateDigests,
     SystemState,
 )
-from esper.events.kinds.lifecycle import SeedEvaluated, Stage
+from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, SeedRow, Stage
 from esper.events.kinds.run import CheckpointPruned, StreamEnded
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
 from esper.events.topics import TOPICS
@@ -77,13 +74,9 @@ EVALUATIONS = st.builds(
     seed=COUNT,
     life=COUNT,
     purpose=st.sampled_from(["shadow", "evaluation"]),
-    alpha=SHARE,
-    n=COUNT,
-    k=COUNT,
-    mean=ANY,
-    standard_error=POSITIVE,
-    loss_without=ANY,
-    loss_with=ANY,
+    evaluation=st.builds(
+        Evaluation, epoch=COUNT, alpha=SHARE, n=COUNT, k=COUNT, mean=ANY, standard_error=POSITIVE, loss_without=ANY, loss_with=ANY
+    ),
     metrics_without=METRICS,
     metrics_with=METRICS,
 )
@@ -190,27 +183,38 @@ def test_text_without_utf8_is_refused() -> None:
 
 def test_state_of_ten_thousand_seeds_fits_a_record() -> None:
     n = 10_000
-    floats = tuple(float(value) for value in np.random.default_rng(7).normal(size=n))
-    shares = tuple(float(str(np.float32(value))) for value in np.random.default_rng(7).random(size=n))
-    counts = tuple(range(n))
-    columns: dict[str, tuple[Any, ...]] = {  # Any: columns of several types, checked by the model.
-        "site": tuple(f"layers.{index // 4}.attention.projection" for index in counts),
-        "stage": (Stage.STABILIZATION,) * n,
-        "blueprint": ("lowrank:128",) * n,
-        "kernel": ("0123456789abcdef" * 4,) * n,
-        "ready": (False,) * n,
-        "recovering": (False,) * n,
-        "evaluated": (EventId("01958f3a-7c41-7e02-9a53-5d0c8e4b61f7/1234567890"),) * n,
-    }
-    for name in ("seed", "life", "epochs_in_stage", "embargo_until", "errors", "evaluated_epoch", "evaluated_n", "evaluated_k"):
-        columns[name] = counts
-    for name in ("loss_at_germination", "loss_before_graft", "evaluated_mean", "evaluated_loss_without", "evaluated_loss_with"):
-        columns[name] = floats
-    seeds = SeedColumns.model_validate({name: columns.get(name, shares) for name in SeedColumns.model_fields})
-    assert len(encode(epoch_with(seeds))) < MAX_PAYLOAD_BYTES
+    floats = [float(value) for value in np.random.default_rng(7).normal(size=n)]
+    shares = [float(str(np.float32(value))) for value in np.random.default_rng(7).random(size=n)]
+    rows = []
+    for index, (loss, share) in enumerate(zip(floats, shares, strict=True)):
+        evaluation = Evaluation(
+            epoch=index, alpha=share, n=index, k=index, mean=loss, standard_error=share, loss_without=loss, loss_with=loss
+        )
+        health = dict.fromkeys(
+            ("alpha", "activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "health_score"), share
+        )
+        row = SeedRow(
+            site=f"layers.{index // 4}.attention.projection",
+            seed=index,
+            stage=Stage.STABILIZATION,
+            since_epoch=index,
+            life=index,
+            blueprint="lowrank:128",
+            kernel="0123456789abcdef" * 4,
+            embargo_until=index,
+            ready=False,
+            errors=index,
+            loss_at_germination=loss,
+            loss_before_graft=loss,
+            evaluation=evaluation,
+            evaluated=EventId("01958f3a-7c41-7e02-9a53-5d0c8e4b61f7/1234567890"),
+        )
+        rows.append(row.model_copy(update=health))
+    size = len(encode(epoch_with(tuple(rows))))
+    assert size < MAX_PAYLOAD_BYTES
 
 
-def epoch_with(seeds: SeedColumns) -> EpochCompleted:
+def epoch_with(seeds: tuple[SeedRow, ...]) -> EpochCompleted:
     return EpochCompleted(
         train=Measured(loss=0.4, metrics={}, samples=1),
         validation=None,
@@ -233,9 +237,9 @@ def epoch_with(seeds: SeedColumns) -> EpochCompleted:
             parameters_limit=1,
             germinations=0,
             stages={},
-            sites=SiteColumns.model_validate(dict.fromkeys(SiteColumns.model_fields, ())),
+            sites=(),
             seeds=seeds,
-            field_reports=FieldReportColumns.model_validate(dict.fromkeys(FieldReportColumns.model_fields, ())),
+            field_reports=(),
             gate=GateSettings(),
         ),
         duration_s=1.0,

@@ -1,12 +1,13 @@
+import json
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from esper.events.fields import Float, Fraction, NonNegative, Part, Signed, float32_column
+from esper.events.fields import ByColumn, Columns, Float, Fraction, NonNegative, Part, Signed, float32_column
 
 
 class Numbers(Part):
@@ -79,3 +80,44 @@ def test_schema_refuses_what_is_refused(payload: dict[str, object]) -> None:
 
 def test_float32_columns_are_written_shortest_and_null_where_not_measured() -> None:
     assert float32_column([0.1, 1 / 3, math.inf, 7.0], [True, True, True, False]) == (0.1, 0.33333334, math.inf, None)
+
+
+class Pair(Columns):
+    left: tuple[Float, ...]
+    right: tuple[Float | None, ...]
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"expected columns of equal length, got \{'left': 2, 'right': 1\}"):
+        Pair(left=(1.0, 2.0), right=(None,))
+
+
+class Shade(Part):
+    name: str
+    depth: Float | None = None
+
+
+class Palette(Part):
+    shades: Annotated[tuple[Shade, ...], ByColumn()]
+
+
+@pytest.mark.parametrize("names", [(), ("red",), ("red", "blue")])
+def test_rows_are_written_as_columns_and_read_back_as_rows(names: tuple[str, ...]) -> None:
+    palette = Palette(shades=tuple(Shade(name=name, depth=0.5) for name in names))
+    written = palette.model_dump_json()
+    assert json.loads(written) == {"shades": {"name": list(names), "depth": [0.5] * len(names)}}
+    assert Palette.model_validate_json(written) == palette
+
+
+@pytest.mark.parametrize(
+    ("shades", "message"),
+    [
+        ({"name": ["red"]}, "Field required"),
+        ({"name": ["red"], "depth": [None, None]}, "expected columns of equal length"),
+        ({"name": [1], "depth": [None]}, "valid string"),
+        ([{"name": "red", "depth": None}], "Input should be an object"),
+    ],
+)
+def test_columns_that_are_no_rows_are_refused(shades: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Palette.model_validate_json(json.dumps({"shades": shades}))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from esper.events import topics
 from esper.events.codec import encode
@@ -12,15 +13,12 @@ from esper.events.fields import Event
 from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandIssued, DecisionMade, DecisionRefused
 from esper.events.kinds.epoch import (
     EpochCompleted,
-    FieldReportColumns,
     GateSettings,
     Measured,
-    SeedColumns,
-    SiteColumns,
     StateDigests,
     SystemState,
 )
-from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
+from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import RunStarted, Site
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
 from esper.folds.lifecycle import EDGES
@@ -109,30 +107,14 @@ def started(*slots: int) -> RunStarted:
     return run_started(task="digits", sites=sites, epochs=10)
 
 
-def seed_row(site: str, seed: int, stage: Stage, life: int | None = None, embargo_until: int | None = None) -> SeedRow:
-    """A row of the seed table."""
-    return SeedRow(site=site, seed=seed, stage=stage, since_epoch=0, life=life, blueprint=None, kernel=None, embargo_until=embargo_until)
+def seed_row(site: str, seed: int, stage: Stage, life: int | None = None, **fields: Any) -> SeedRow:
+    """A row of the seed table; `fields` are SeedRow's own (pydantic checks them)."""
+    return SeedRow(site=site, seed=seed, stage=stage, life=life, **fields)
 
 
 def system(epoch: int, rows: Sequence[SeedRow], alphas: Sequence[float | None] | None = None) -> SystemState:
     """A system state with `rows` as its seed table; what is not about seeds is as small as it may be."""
-    nothing = (None,) * len(rows)
-    zeros = (0,) * len(rows)
-    seeds = dict.fromkeys(SeedColumns.model_fields, nothing)
-    filled = SeedColumns.model_validate(
-        {
-            **seeds,
-            "site": tuple(row.site for row in rows),
-            "seed": tuple(row.seed for row in rows),
-            "stage": tuple(row.stage for row in rows),
-            "life": tuple(row.life for row in rows),
-            "epochs_in_stage": tuple(epoch - row.since_epoch for row in rows),
-            "embargo_until": tuple(row.embargo_until for row in rows),
-            "alpha": nothing if alphas is None else tuple(alphas),
-            "recovering": (False,) * len(rows),
-            "errors": zeros,
-        }
-    )
+    given = (None,) * len(rows) if alphas is None else alphas
     return SystemState(
         epoch=epoch,
         epochs_planned=None,
@@ -149,9 +131,9 @@ def system(epoch: int, rows: Sequence[SeedRow], alphas: Sequence[float | None] |
         parameters_limit=200,
         germinations=0,
         stages={},
-        sites=SiteColumns.model_validate(dict.fromkeys(SiteColumns.model_fields, ())),
-        seeds=filled,
-        field_reports=FieldReportColumns.model_validate(dict.fromkeys(FieldReportColumns.model_fields, ())),
+        sites=(),
+        seeds=tuple(row.model_copy(update={"alpha": alpha}) for row, alpha in zip(rows, given, strict=True)),
+        field_reports=(),
         gate=GateSettings(),
     )
 
@@ -199,13 +181,7 @@ def evaluation(site: str = "layer0", seed: int = 0, life: int = 1, mean: float =
         seed=seed,
         life=life,
         purpose="shadow",
-        alpha=0.5,
-        n=16,
-        k=3,
-        mean=mean,
-        standard_error=0.01,
-        loss_without=1.0,
-        loss_with=0.9,
+        evaluation=Evaluation(epoch=1, alpha=0.5, n=16, k=3, mean=mean, standard_error=0.01, loss_without=1.0, loss_with=0.9),
         metrics_without={},
         metrics_with={},
     )

@@ -11,7 +11,7 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, Command, DecisionMade
 from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.lifecycle import Stage
-from esper.folds.gate import RULES, Bypassed, GateView, Passed, Refused, SeedGate, after, judge, view_at
+from esper.folds.gate import RULES, Bypassed, GateView, Passed, Refused, after, judge, view_at
 from tests.folds.histories import decision, seed_row, system
 
 EPOCH_EVENT = EventId("run/100")
@@ -20,7 +20,7 @@ SETTINGS = GateSettings()
 
 
 def view(stage: Stage, *, embargo_until: int | None = None, ready: bool | None = True, epoch: int = 10) -> GateView:
-    return GateView(epoch=epoch, epoch_event=EPOCH_EVENT, seeds={KEY: SeedGate(stage, embargo_until, ready)})
+    return GateView(epoch=epoch, epoch_event=EPOCH_EVENT, seeds={KEY: seed_row(*KEY, stage, embargo_until=embargo_until, ready=ready)})
 
 
 def rule_against(made: DecisionMade, seen: GateView, settings: GateSettings = SETTINGS) -> str | None:
@@ -168,7 +168,7 @@ BROKEN: dict[str, DecisionMade] = {
 
 @pytest.mark.parametrize("rule", BROKEN)
 def test_of_many_broken_rules_the_first_is_named(rule: str) -> None:
-    seeds = {KEY: SeedGate(Stage.DORMANT), ("layer0", 1): SeedGate(Stage.DORMANT, embargo_until=11)}
+    seeds = {KEY: seed_row(*KEY, Stage.DORMANT), ("layer0", 1): seed_row("layer0", 1, Stage.DORMANT, embargo_until=11)}
     seen = GateView(epoch=10, epoch_event=EPOCH_EVENT, seeds=seeds, applied=3, last_germination=9)
     assert rule_against(BROKEN[rule], seen, GateSettings(adaptation_every=4)) == rule
 
@@ -206,7 +206,7 @@ def test_none_bypasses_the_gate() -> None:
 
 
 def three_dormant() -> GateView:
-    return replace(DORMANT, seeds={("layer0", seed): SeedGate(Stage.DORMANT) for seed in range(4)})
+    return replace(DORMANT, seeds={("layer0", seed): seed_row("layer0", seed, Stage.DORMANT) for seed in range(4)})
 
 
 def test_three_candidates_of_a_race_pass_after_the_same_epoch_and_a_fourth_does_not() -> None:
@@ -255,8 +255,7 @@ def test_a_refused_decision_changes_nothing_for_the_next() -> None:
 def test_the_view_of_an_epoch_is_its_seed_table() -> None:
     row = seed_row("layer0", 0, Stage.CULLED, life=2, embargo_until=11)
     seen = view_at(system(10, (row,)), EPOCH_EVENT, last_germination=2)
-    seeds = {KEY: SeedGate(Stage.CULLED, embargo_until=11, ready=None)}
-    assert seen == GateView(epoch=10, epoch_event=EPOCH_EVENT, seeds=seeds, applied=0, last_germination=2)
+    assert seen == GateView(epoch=10, epoch_event=EPOCH_EVENT, seeds={KEY: row}, applied=0, last_germination=2)
 
 
 NUMBERS = st.one_of(st.floats(0.0, 1.0), st.sampled_from([math.nan, math.inf, -math.inf]))

@@ -26,7 +26,7 @@ def test_alphas_are_those_of_the_last_completed_epoch() -> None:
     germinated(writer)
     rows = (seed_row("layer0", 0, Stage.GERMINATED, life=1), seed_row("layer0", 1, Stage.DORMANT))
     writer.write(completed(1, rows, alphas=(0.25, None)))
-    assert [slot.alpha for slot in state_of(writer).slots.values()] == [0.25, None]
+    assert [row.alpha for row in state_of(writer).seeds] == [0.25, None]
 
 
 def test_the_last_evaluation_of_a_life_is_kept_until_the_next_life() -> None:
@@ -36,13 +36,13 @@ def test_the_last_evaluation_of_a_life_is_kept_until_the_next_life() -> None:
     last = writer.write(evaluation(mean=0.2))
     slot = state_of(writer).slot("layer0", 0)
     assert slot is not None
-    assert slot.evaluation is not None
-    assert (slot.evaluation.id, slot.evaluation.event.mean, slot.evaluation.epoch) == (last, 0.2, 1)
+    assert slot.row.evaluation is not None
+    assert (slot.row.evaluated, slot.row.evaluation.mean, slot.row.evaluation.epoch) == (last, 0.2, 1)
     writer.write(transition(Stage.GERMINATED, Stage.CANCELLED, life=1))
     writer.write(transition(Stage.CANCELLED, Stage.DORMANT))
     slot = state_of(writer).slot("layer0", 0)
     assert slot is not None
-    assert slot.evaluation is None
+    assert slot.row.evaluation is None
 
 
 def test_the_epochs_of_germinations_are_known_to_the_cooldown() -> None:
@@ -78,8 +78,8 @@ def test_alphas_are_unknown_after_a_rollback_until_the_next_completed_epoch() ->
     writer.write(rolled_back((row,), None))
     slot = state_of(writer).slot("layer0", 0)
     assert slot is not None
-    assert slot.alpha is None
-    assert slot.evaluation is not None
+    assert slot.row.alpha is None
+    assert slot.row.evaluation is not None
 
 
 def test_a_transition_that_does_not_fit_is_taken_at_its_word() -> None:

@@ -211,7 +211,8 @@ def test_telemetry_changes_no_state(tmp_path: Path, history: History) -> None:
     with open_run("latest", tmp_path) as silent:
         assert StepsMeasured.KIND not in {record.type for record in silent.records()}
         assert [row.validation for row in silent.state.epochs] == [row.validation for row in history.state.epochs]
-        assert silent.state.seeds == history.state.seeds
+        tables = [[row.model_copy(update={"evaluated": None}) for row in one.state.seeds] for one in (silent, history)]
+        assert tables[0] == tables[1]  # But for ids, which have the moments of telemetry in them.
 
 
 def test_every_topic_can_be_asked_for(history: History) -> None:

@@ -144,7 +144,7 @@ def test_what_was_evaluated_before_the_checkpoint_is_cited_by_its_id_after_it(di
     resume(recipe(Acting(NEVER, burst)), chosen, directory, run)
     with directory.open(run) as log:
         *_, evaluated = (record.id for record in records_of(log, frozenset({SeedEvaluated.TOPIC})) if record.type == SeedEvaluated.KIND)
-    assert events(directory, run, EpochCompleted)[-1].system.seeds.evaluated[0] == evaluated
+    assert events(directory, run, EpochCompleted)[-1].system.seeds[0].evaluated == evaluated
 
 
 def test_a_run_that_failed_is_resumed_and_finishes(directory: Directory, whole: Whole) -> None:

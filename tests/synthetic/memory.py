@@ -5,21 +5,21 @@ from dataclasses import dataclass, field
 
 from esper.events.envelope import EventId
 from esper.events.kinds.control import FieldReported
-from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, Stage
+from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.folds.lifecycle import IN_TASK_GRAPH
 from tests.synthetic.script import Slot
 
 
 @dataclass
 class Memory:
-    """`saved` is the seed table of the newest checkpoint; `evaluations` come with event id and epoch; `tallies` count by what and site."""
+    """`saved` is the seed table of the newest checkpoint; `evaluations` come with the event's id; `tallies` count by what and site."""
 
     planned: int
     epoch: int = 0
     step: int = 0
     seeds: dict[Slot, SeedRow] = field(default_factory=dict)
     saved: dict[Slot, SeedRow] = field(default_factory=dict)
-    evaluations: dict[Slot, tuple[EventId, int, SeedEvaluated]] = field(default_factory=dict)
+    evaluations: dict[Slot, tuple[EventId, Evaluation]] = field(default_factory=dict)
     reports: list[FieldReported] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     kernels: set[Slot] = field(default_factory=set)

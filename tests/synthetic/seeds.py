@@ -12,7 +12,7 @@ from tests.synthetic.script import GATE, Slot, Wish
 def decision(memory: Memory, wish: Wish, completed: EventId) -> DecisionMade:
     """`wish` as the policy would say it, with what it rests on."""
     slot = (wish.site or "", wish.seed or 0)
-    fresh = slot in memory.evaluations and memory.evaluations[slot][1] == memory.epoch
+    fresh = slot in memory.evaluations and memory.evaluations[slot][1].epoch == memory.epoch
     return DecisionMade(
         adaptation=wish.adaptation,
         site=wish.site,
@@ -63,7 +63,7 @@ def replaced(row: SeedRow, **changes: object) -> SeedRow:
 
 def empty(slot: Slot, stage: Stage, epoch: int) -> SeedRow:
     """A slot without a life."""
-    return SeedRow(site=slot[0], seed=slot[1], stage=stage, since_epoch=epoch, life=None, blueprint=None, kernel=None, embargo_until=None)
+    return SeedRow(site=slot[0], seed=slot[1], stage=stage, since_epoch=epoch)
 
 
 def transition(before: SeedRow, row: SeedRow, reason: str) -> SeedTransitioned:

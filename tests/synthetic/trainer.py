@@ -9,7 +9,7 @@ from esper.events.fields import Event
 from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandFailed, CommandIssued, DecisionRefused, FieldReported
 from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests, SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
-from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, Stage
+from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, SeedRow, Stage
 from esper.events.kinds.run import BlamedSeed, CheckpointPruned, CheckpointSaved, RunFinished, RunRolledBack
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.gate import Passed, Refused, after, judge, view_at
@@ -124,11 +124,8 @@ class Trainer:
         row = self.memory.seeds[slot]
         assert row.life is not None
         shadow = row.stage is Stage.TRAINING
-        event = SeedEvaluated(
-            site=row.site,
-            seed=row.seed,
-            life=row.life,
-            purpose="shadow" if shadow else "evaluation",
+        evaluation = Evaluation(
+            epoch=self.memory.epoch,
             alpha=0.5 if shadow else 1.0,
             n=350,
             k=3 if shadow else 1,
@@ -136,10 +133,17 @@ class Trainer:
             standard_error=0.00044 if shadow else 0.00247,
             loss_without=0.2733,
             loss_with=0.2715 if shadow else 0.2511,
+        )
+        event = SeedEvaluated(
+            site=row.site,
+            seed=row.seed,
+            life=row.life,
+            purpose="shadow" if shadow else "evaluation",
+            evaluation=evaluation,
             metrics_without={"accuracy": 0.94},
             metrics_with={"accuracy": 0.9425 if shadow else 0.955},
         )
-        self.memory.evaluations[slot] = (self._say(event), self.memory.epoch, event)
+        self.memory.evaluations[slot] = (self._say(event), evaluation)
 
     def _complete(self) -> None:
         self.memory.losses.append(loss(self.memory.epoch))

@@ -1,12 +1,12 @@
 """SystemStates made concisely: `state(seed("a", 0, Stage.TRAINING, epochs=3), ...)`; everything not named is unremarkable."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from esper.events.envelope import EventId
-from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.events.kinds.epoch import FieldReportColumns, GateSettings, SeedColumns, SiteColumns, SystemState
-from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.control import Adaptation, DecisionMade, FieldReported
+from esper.events.kinds.epoch import GateSettings, SiteRow, SystemState
+from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.tamiyo.policy import decide
 from esper.tamiyo.settings import PolicySettings
 
@@ -14,14 +14,8 @@ EPOCH_EVENT = EventId("run/1000")
 EVALUATION = EventId("run/900")
 FALLING = tuple(0.8**epoch for epoch in range(12))
 FLAT = (1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
-SEED_DEFAULTS: Mapping[str, object] = {
-    name: 0 if name in {"epochs_in_stage", "errors"} else False if name == "recovering" else None for name in SeedColumns.model_fields
-}
-SITE_DEFAULTS: Mapping[str, object] = {
-    name: 0 if name in {"refused", "failed"} else ("mlp:24", "lowrank:8", "signal:12") if name == "blueprints" else None
-    for name in SiteColumns.model_fields
-}
-Row = Mapping[str, object]
+SITE_DEFAULTS: Mapping[str, object] = {"blueprints": ("mlp:24", "lowrank:8", "signal:12")}
+Row = Mapping[str, Any]  # Any: fields of a SeedRow or SiteRow, which check them.
 
 
 class Report(NamedTuple):
@@ -29,14 +23,14 @@ class Report(NamedTuple):
 
     blueprint: str
     site: str
-    outcome: str
+    outcome: Literal["FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"]
     life: int = 1
 
 
 def seed(site: str = "a", slot: int = 0, stage: Stage = Stage.DORMANT, *, epochs: int = 1, **columns: object) -> Row:
-    """One slot; `columns` are those of SeedColumns."""
+    """One slot; `columns` are fields of SeedRow, but for `epochs_in_stage`, of which `state` makes `since_epoch`."""
     occupied = {} if stage is Stage.DORMANT else {"life": 1, "blueprint": "mlp:24", "ready": True}
-    return {**SEED_DEFAULTS, "site": site, "seed": slot, "stage": stage, "epochs_in_stage": epochs, **occupied, **columns}
+    return {"site": site, "seed": slot, "stage": stage, "epochs_in_stage": epochs, **occupied, **columns}
 
 
 def evaluated(
@@ -51,18 +45,18 @@ def evaluated(
     event: EventId = EVALUATION,
     alpha: float = 0.5,
 ) -> dict[str, Any]:
-    """The evaluation columns of a seed; by default a clear gain, measured at the epoch's end that is decided about."""
-    return {
-        "evaluated": event,
-        "evaluated_epoch": epoch,
-        "evaluated_alpha": alpha,
-        "evaluated_n": n,
-        "evaluated_k": k,
-        "evaluated_mean": mean,
-        "evaluated_standard_error": standard_error,
-        "evaluated_loss_without": without,
-        "evaluated_loss_with": without - mean if with_seed is None else with_seed,
-    }
+    """The evaluation of a seed; by default a clear gain, measured at the epoch's end that is decided about."""
+    evaluation = Evaluation(
+        epoch=epoch,
+        alpha=alpha,
+        n=n,
+        k=k,
+        mean=mean,
+        standard_error=standard_error,
+        loss_without=without,
+        loss_with=without - mean if with_seed is None else with_seed,
+    )
+    return {"evaluated": event, "evaluation": evaluation}
 
 
 def dormant(site: str = "a", slots: int = 4) -> tuple[Row, ...]:
@@ -102,9 +96,9 @@ def state(
         "parameters_limit": 920,
         "germinations": 0,
         "stages": {},
-        "sites": SiteColumns(**_columns(site_rows, SiteColumns)),
-        "seeds": SeedColumns(**_columns(seeds, SeedColumns)),
-        "field_reports": _reports(reports),
+        "sites": tuple(SiteRow.model_validate(row) for row in site_rows),
+        "seeds": tuple(_seed_row(row, epoch) for row in seeds),
+        "field_reports": tuple(map(_reported, reports)),
         "gate": gate or GateSettings(),
         **fields,
     }
@@ -127,17 +121,19 @@ def wanted(system: SystemState, **settings: Any) -> list[tuple[Adaptation, str |
     return [(decision.adaptation, decision.site, decision.seed) for decision in decisions(system, **settings)]
 
 
-def _columns(rows: tuple[Row, ...], columns: type[SiteColumns] | type[SeedColumns]) -> dict[str, Any]:
-    return {name: tuple(row[name] for row in rows) for name in columns.model_fields}
+def _seed_row(row: Row, epoch: int) -> SeedRow:
+    since = max(0, epoch - row["epochs_in_stage"])
+    return SeedRow.model_validate({name: value for name, value in row.items() if name != "epochs_in_stage"} | {"since_epoch": since})
 
 
-def _reports(reports: tuple[Report, ...]) -> FieldReportColumns:
-    return FieldReportColumns(
-        blueprint=tuple(report.blueprint for report in reports),
-        site=tuple(report.site for report in reports),
-        seed=(0,) * len(reports),
-        life=tuple(report.life for report in reports),
-        outcome=tuple(report.outcome for report in reports),
-        metric_before=(None,) * len(reports),
-        metric_after=(None,) * len(reports),
+def _reported(report: Report) -> FieldReported:
+    return FieldReported(
+        blueprint=report.blueprint,
+        kernel=None,
+        site=report.site,
+        seed=0,
+        life=report.life,
+        metric_before=None,
+        metric_after=None,
+        outcome=report.outcome,
     )

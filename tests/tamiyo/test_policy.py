@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import GateSettings, SystemState
-from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.folds.gate import Passed, Refused, after, judge, view_at
 from esper.tamiyo.policy import decide
 from esper.tamiyo.settings import PolicySettings
@@ -80,7 +80,7 @@ def test_decisions_stand_in_the_fixed_order_and_never_beside_none(system: System
 
 @given(states())
 def test_every_decision_names_what_it_rests_on(system: SystemState) -> None:
-    own = dict(zip(zip(system.seeds.site, system.seeds.seed, strict=True), system.seeds.evaluated, strict=True))
+    own = {(seed.site, seed.seed): seed.evaluated for seed in system.seeds}
 
     for decision in decide(system, EPOCH_EVENT, PolicySettings()):
         assert decision.evidence[0] == EPOCH_EVENT
@@ -114,7 +114,7 @@ def test_whoever_is_cancelled_for_a_better_one_sees_it_grafted(system: SystemSta
 @given(states())
 def test_a_seed_gets_one_decision_or_load_and_train(system: SystemState) -> None:
     decided = [decision for decision in decide(system, EPOCH_EVENT, PolicySettings()) if decision.site is not None]
-    stages = dict(zip(zip(system.seeds.site, system.seeds.seed, strict=True), system.seeds.stage, strict=True))
+    stages = {(seed.site, seed.seed): seed.stage for seed in system.seeds}
     keys = [(decision.site, decision.seed) for decision in decided if decision.adaptation is not Adaptation.ADVANCE]
 
     assert len(keys) == len(set(keys))
@@ -142,7 +142,7 @@ def test_a_second_computation_gives_the_same_confidence_and_urgency(system: Syst
 
 def judged(system: SystemState) -> list[tuple[DecisionMade, object]]:
     """Every decision with the gate's verdict, one after another."""
-    lives = [life for life in system.seeds.life if life is not None and life < system.epoch]
+    lives = [seed.life for seed in system.seeds if seed.life is not None and seed.life < system.epoch]
     view = view_at(system, EPOCH_EVENT, max(lives, default=None))
     verdicts: list[tuple[DecisionMade, object]] = []
     for decision in decide(system, EPOCH_EVENT, PolicySettings()):
@@ -157,7 +157,11 @@ def computed_again(system: SystemState, decision: DecisionMade) -> tuple[float, 
     if decision.adaptation in {Adaptation.GERMINATE, Adaptation.NONE}:
         usable = len(system.validation_losses) > 5 and np.isfinite(system.validation_losses).all()
         return second_opinion(list(system.validation_losses), 5, 0.15) if usable else (0.0, 0.0)
-    columns = {name: np.array(getattr(system.seeds, name)) for name in type(system.seeds).model_fields}
+    columns = {name: np.array([getattr(seed, name) for seed in system.seeds]) for name in SeedRow.model_fields if name != "evaluation"}
+    columns |= {
+        f"evaluated_{name}": np.array([getattr(seed.evaluation, name, None) for seed in system.seeds]) for name in Evaluation.model_fields
+    }
+    columns["epochs_in_stage"] = system.epoch - columns["since_epoch"]
     row = int(np.flatnonzero((columns["site"] == decision.site) & (columns["seed"] == decision.seed))[0])
     left = math.inf if system.epochs_planned is None else system.epochs_planned - system.epoch
     epochs, tried = int(columns["epochs_in_stage"][row]), int(columns["evaluated_k"][row] or 1)

@@ -70,7 +70,7 @@ class World:
 
     def _adapt(self, epoch: int, system: SystemState) -> None:
         event = EventId(f"run/{epoch}")
-        lives = [row["life"] for row in self.rows.values() if row["life"] is not None] + [report.life for report in self.reports]
+        lives = [row["life"] for row in self.rows.values() if row.get("life") is not None] + [report.life for report in self.reports]
         view = view_at(system, event, max(lives, default=None))
         verdicts: list[tuple[DecisionMade, Verdict]] = []
         for decision in decide(system, event, self.settings):
@@ -91,10 +91,11 @@ class World:
         if stage is Stage.GERMINATED:
             row.update(blueprint=decision.blueprint, life=epoch)
         if stage in ENDED:
-            self.reports.append(Report(row["blueprint"], "a", stage.value, row["life"]))
+            self.reports.append(Report(row["blueprint"], "a", stage.value, row["life"]))  # type: ignore[arg-type]
         if stage in {Stage.CULLED, Stage.GRAFTING}:
             self.losses.clear()
         if stage is Stage.DORMANT:
+            row.clear()
             row.update(seed("a", decision.seed))
         row.update(
             stage=stage,

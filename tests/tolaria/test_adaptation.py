@@ -173,7 +173,7 @@ def test_a_refused_decision_changes_nothing_and_names_its_rule(tmp_path: Path) -
     (decision,) = (one for one in made.journal.said if isinstance(one.event, DecisionMade))
     assert (refused.cause, refused.trace) == (decision.id, trace_of(decision.id))
     assert made.journal.kinds() == ["DecisionMade", "DecisionRefused", COMMIT]
-    assert made.state(2).sites.refused == (1,)
+    assert made.state(2).sites[0].refused == 1
     assert stage(made) is Stage.DORMANT
 
 
@@ -238,7 +238,7 @@ def test_a_command_whose_predecessor_failed_is_refused(tmp_path: Path) -> None:
 def test_a_seed_whose_kernel_could_not_be_loaded_waits_for_none_and_recovers(tmp_path: Path) -> None:
     made = lived(tmp_path, TRAINING, 2, compiler=BurstingCompiler)
     seeds = made.state(3).seeds
-    assert (seeds.recovering[0], seeds.ready[0]) == (True, False)
+    assert (seeds[0].recovering, seeds[0].ready) == (True, False)
     made.end(3)
     assert len(made.journal.of(KernelCompiled)) == 1
 
@@ -274,7 +274,7 @@ def test_a_kernel_is_said_at_the_next_epochs_end_with_what_it_costs(tmp_path: Pa
     assert isinstance(measured.event, KernelCharacterized)
     assert (measured.event.kernel, measured.event.parameters) == (compiled.kernel, 4 * 2 + 2 + 2 * 3 + 3)
     assert measured.cause == next(one.id for one in made.journal.said if one.event is compiled)
-    assert made.state(2).seeds.ready[0] is True
+    assert made.state(2).seeds[0].ready is True
 
 
 def test_a_kernel_is_said_once(tmp_path: Path) -> None:
@@ -288,16 +288,16 @@ def test_a_kernel_that_cannot_be_compiled_is_said_once_and_its_seed_recovers(tmp
     assert (failed.site, failed.seed, failed.life) == (SITE, 0, 1)
     assert "burst" in failed.error
     seeds = made.state(3).seeds
-    assert (seeds.stage[0], seeds.recovering[0], seeds.ready[0]) == (Stage.GERMINATED, True, False)
+    assert (seeds[0].stage, seeds[0].recovering, seeds[0].ready) == (Stage.GERMINATED, True, False)
     assert refusals(made) == ["ready"]
-    assert made.state(3).sites.failed == (1,)
+    assert made.state(3).sites[0].failed == 1
 
 
 def test_the_next_life_in_a_slot_does_not_inherit_a_kernel_that_failed(tmp_path: Path) -> None:
     script = {1: [GERMINATE], 2: [CANCEL], 3: [ADVANCE], 7: [GERMINATE]}
     made = lived(tmp_path, script, 7, compiler=BrokenCompiler)
     seeds = made.state(7).seeds
-    assert (seeds.life[0], seeds.recovering[0]) == (7, False)
+    assert (seeds[0].life, seeds[0].recovering) == (7, False)
 
 
 def test_after_a_restore_the_kernels_that_are_waited_for_are_ordered_again(tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_a_kernel_that_failed_by_the_log_has_failed_even_if_it_could_be_made_now
     made.journal.upcoming = logged(failed, epoch=2)
     made.adapter.collect_kernels(now(2))
     assert made.journal.said[-1].event == failed
-    assert made.state(2).seeds.recovering[0]
+    assert made.state(2).seeds[0].recovering
 
 
 def test_at_the_end_of_the_log_the_policy_decides(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.events.kinds.lifecycle import Evaluation
 from esper.tamiyo.plateau import plateau
 from esper.tamiyo.settings import PolicySettings
-from esper.tolaria.progress import Evaluation, Progress, SeedNotes, Tally
+from esper.tolaria.progress import Progress, SeedNotes, Tally
 
 
 def after(*losses: float) -> Progress:

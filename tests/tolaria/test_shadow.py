@@ -66,9 +66,9 @@ def test_a_shadow_validation_tries_every_alpha_and_keeps_the_best(tmp_path: Path
     assert watching.alphas == [0.0, *(pytest.approx(alpha) for alpha in (0.2, 0.4, 0.6, 0.8))]
     gains = {alpha: loss_at(made, 0.0) - loss_at(made, alpha) for alpha in (0.2, 0.4, 0.6, 0.8)}
     assert said.purpose == "shadow"
-    assert said.alpha == max(gains, key=lambda alpha: gains[alpha])
-    assert said.mean == pytest.approx(gains[said.alpha])
-    assert (said.n, said.k, said.life) == (20, 4, 1)
+    assert said.evaluation.alpha == max(gains, key=lambda alpha: gains[alpha])
+    assert said.evaluation.mean == pytest.approx(gains[said.evaluation.alpha])
+    assert (said.evaluation.n, said.evaluation.k, said.life) == (20, 4, 1)
 
 
 def test_a_shadow_validation_leaves_the_seed_beside_the_host(tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_an_evaluation_compares_with_and_without_the_seed_as_the_model_stands(tm
     made, watching = grown(tmp_path, EVALUATING, 7)
     (said,) = examined(made, 8)
     assert watching.alphas == [1.0, 0.0]
-    assert (said.purpose, said.alpha, said.k, said.n) == ("evaluation", 1.0, 1, 20)
-    assert said.loss_without == pytest.approx(loss_at(made, 0.0))
-    assert said.loss_with == pytest.approx(loss_at(made, 1.0))
-    assert said.mean == pytest.approx(said.loss_without - said.loss_with)
+    assert (said.purpose, said.evaluation.alpha, said.evaluation.k, said.evaluation.n) == ("evaluation", 1.0, 1, 20)
+    assert said.evaluation.loss_without == pytest.approx(loss_at(made, 0.0))
+    assert said.evaluation.loss_with == pytest.approx(loss_at(made, 1.0))
+    assert said.evaluation.mean == pytest.approx(said.evaluation.loss_without - said.evaluation.loss_with)
 
 
 DUE: list[tuple[tuple[Script, int], tuple[int, int], bool]] = [  # (script, its last epoch), (epoch examined, epochs left), due
@@ -137,15 +137,14 @@ def test_what_was_evaluated_is_remembered_with_the_id_of_its_event(tmp_path: Pat
     evaluation = made.memory.progress.note(*PLACE).evaluation
     assert evaluation is not None
     assert (evaluation.epoch, evaluation.alpha, evaluation.n, evaluation.k) == (8, 1.0, 20, 1)
-    assert (evaluation.mean, evaluation.standard_error) == (said.mean, said.standard_error)
-    assert (evaluation.loss_without, evaluation.loss_with) == (said.loss_without, said.loss_with)
+    assert evaluation == said.evaluation
 
 
 def test_every_due_seed_is_evaluated_alone(tmp_path: Path) -> None:
     script: Script = {1: [*TRAINING[1], (TRAINING[1][0][0], 1, "lowrank:1")], 2: [*TRAINING[2], *((ADVANCE[0], 1),) * 2]}
     made, watching = grown(tmp_path, script, 4)
     said = examined(made, 5)
-    assert [(one.seed, one.k) for one in said] == [(0, 3), (1, 3)]
+    assert [(one.seed, one.evaluation.k) for one in said] == [(0, 3), (1, 3)]
     assert watching.alphas == [0.0, 0.25, 0.5, 1.0, 0.0, 0.0, 0.0]
 
 
@@ -163,5 +162,5 @@ def test_a_gain_that_is_not_a_number_never_wins(tmp_path: Path, bad: float) -> N
     for epoch in (1, 2):
         made.end(epoch)
     (said,) = examined(made, 5)
-    assert said.alpha in {0.25, 0.5, 1.0} - {bad}
-    assert math.isfinite(said.mean)
+    assert said.evaluation.alpha in {0.25, 0.5, 1.0} - {bad}
+    assert math.isfinite(said.evaluation.mean)

@@ -8,8 +8,7 @@ import pytest
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, FieldReported
 from esper.events.kinds.epoch import GateSettings, SystemState
-from esper.events.kinds.lifecycle import Stage
-from esper.tolaria.progress import Evaluation
+from esper.events.kinds.lifecycle import Evaluation, Stage
 from esper.tolaria.settings import TrainerSettings
 from tests.tolaria.worlds import CULL, GRAFTED, SITE, TRAINING, World, perceptron
 
@@ -31,45 +30,38 @@ def made(tmp_path: Path) -> World:
 
 def test_the_seed_columns_are_the_hosts_own_words(made: World) -> None:
     seeds, rows = made.state(6).seeds, [made.host.seeds[place] for place in sorted(made.host.seeds)]
-    assert list(zip(seeds.site, seeds.seed, strict=True)) == [(SITE, 0), (SITE, 1)] == [(row.site, row.seed) for row in rows]
-    assert seeds.stage == tuple(row.stage for row in rows) == (Stage.GRAFTING, Stage.GERMINATED)
-    assert seeds.life == tuple(row.life for row in rows) == (1, 4)
-    assert seeds.blueprint == tuple(row.blueprint for row in rows) == ("mlp:2", "lowrank:1")
-    assert seeds.kernel == tuple(row.kernel for row in rows)
-    assert seeds.alpha == tuple(row.alpha for row in rows) == (1 / 8, None)
-    assert (seeds.recovering, seeds.errors) == ((False, False), (0, 0))
-    assert seeds.epochs_in_stage == (3, 2)
+    assert [(seed.site, seed.seed) for seed in seeds] == [(SITE, 0), (SITE, 1)] == [(row.site, row.seed) for row in rows]
+    assert [seed.stage for seed in seeds] == [row.stage for row in rows] == [Stage.GRAFTING, Stage.GERMINATED]
+    assert [seed.life for seed in seeds] == [row.life for row in rows] == [1, 4]
+    assert [seed.blueprint for seed in seeds] == [row.blueprint for row in rows] == ["mlp:2", "lowrank:1"]
+    assert [seed.kernel for seed in seeds] == [row.kernel for row in rows]
+    assert [seed.alpha for seed in seeds] == [row.alpha for row in rows] == [1 / 8, None]
+    assert [(seed.recovering, seed.errors, seed.since_epoch) for seed in seeds] == [(False, 0, 3), (False, 0, 4)]
 
 
 def test_losses_of_a_life_stand_beside_it(made: World) -> None:
     seeds = made.state(5).seeds
-    assert (seeds.loss_at_germination, seeds.loss_before_graft) == ((9.0, 6.0), (7.0, None))
+    assert [(seed.loss_at_germination, seed.loss_before_graft) for seed in seeds] == [(9.0, 7.0), (6.0, None)]
 
 
 def test_health_is_what_was_measured_and_absent_where_nothing_was(made: World) -> None:
     state = made.state(5)
-    assert state.sites.site == (SITE,)
-    for column in (state.sites.activation_variance, state.sites.gradient_pressure, state.sites.effective_rank):
-        assert column[0] is not None
-        assert column[0] > 0
-    assert state.seeds.activation_variance[0] is not None
-    assert state.seeds.activation_variance[1] is None
-    assert made.state(5).sites.gradient_pressure == (None,)  # Nothing was measured since.
+    (site,) = state.sites
+    assert site.site == SITE
+    for value in (site.activation_variance, site.gradient_pressure, site.effective_rank):
+        assert value is not None
+        assert value > 0
+    assert state.seeds[0].activation_variance is not None
+    assert state.seeds[1].activation_variance is None
+    assert made.state(5).sites[0].gradient_pressure is None  # Nothing was measured since.
 
 
 def test_an_evaluation_is_repeated_with_the_id_of_its_event(made: World) -> None:
     made.memory.progress = made.memory.progress.noted(SITE, 0, evaluation=EVALUATION)
     made.memory.evaluations = {(SITE, 0, 3): EventId("run/9")}
-    seeds = made.state(5).seeds
-    assert seeds.evaluated == ("run/9", None)
-    assert (seeds.evaluated_epoch, seeds.evaluated_alpha, seeds.evaluated_n, seeds.evaluated_k) == (
-        (3, None),
-        (0.5, None),
-        (20, None),
-        (3, None),
-    )
-    assert (seeds.evaluated_mean, seeds.evaluated_standard_error) == ((0.1, None), (0.02, None))
-    assert (seeds.evaluated_loss_without, seeds.evaluated_loss_with) == ((1.0, None), (0.9, None))
+    first, second = made.state(5).seeds
+    assert (first.evaluated, first.evaluation) == ("run/9", EVALUATION)
+    assert (second.evaluated, second.evaluation) == (None, None)
 
 
 def test_losses_are_those_of_the_cycle_and_the_best_is_over_the_run(made: World) -> None:
@@ -98,12 +90,13 @@ def test_every_stage_is_counted(made: World) -> None:
 def test_counts_of_the_run_are_by_site(made: World) -> None:
     made.memory.tally = made.memory.tally.counted("refused", SITE).counted("failed", SITE).counted("failed", SITE)
     state = made.state(5)
-    assert (state.sites.refused, state.sites.failed, state.germinations) == ((1,), (2,), 2)
-    assert state.sites.blueprints == (("mlp:2", "lowrank:1"),)
+    assert [(site.refused, site.failed) for site in state.sites] == [(1, 2)]
+    assert state.germinations == 2
+    assert state.sites[0].blueprints == ("mlp:2", "lowrank:1")
 
 
 def test_a_slot_that_is_empty_is_neither_ready_nor_not(tmp_path: Path) -> None:
-    assert World(tmp_path).state(1).seeds.ready == (None, None)
+    assert [seed.ready for seed in World(tmp_path).state(1).seeds] == [None, None]
 
 
 def test_an_embargo_stands_in_its_column(tmp_path: Path) -> None:
@@ -111,7 +104,7 @@ def test_an_embargo_stands_in_its_column(tmp_path: Path) -> None:
     world.step()
     for epoch in (1, 2, 3):
         world.end(epoch)
-    assert world.state(3).seeds.embargo_until == (7, None)
+    assert [seed.embargo_until for seed in world.state(3).seeds] == [7, None]
 
 
 def test_field_reports_stand_in_the_order_in_which_they_were_made(made: World) -> None:
@@ -122,18 +115,16 @@ def test_field_reports_stand_in_the_order_in_which_they_were_made(made: World) -
         for blueprint in ("mlp:2", "lowrank:1")
     )
     made.memory.tally = made.memory.tally.model_copy(update={"reports": reports})
-    found = made.state(5).field_reports
-    assert (found.blueprint, found.outcome) == (("mlp:2", "lowrank:1"), ("ROLLED_BACK", "ROLLED_BACK"))
-    assert (found.metric_before, found.metric_after) == ((1.0, 1.0), (None, None))
+    assert made.state(5).field_reports == reports
 
 
 def test_blueprints_that_would_exceed_the_limit_of_parameters_are_not_to_be_tried(tmp_path: Path) -> None:
     world = World(tmp_path)
-    assert world.state(1).sites.blueprints == (("mlp:2", "lowrank:1"),)
+    assert world.state(1).sites[0].blueprints == ("mlp:2", "lowrank:1")
     world.host.parameters_limit = world.host.parameters() + 4 + 3 + 3
-    assert world.state(1).sites.blueprints == (("lowrank:1",),)
+    assert world.state(1).sites[0].blueprints == ("lowrank:1",)
     world.host.parameters_limit -= 1
-    assert world.state(1).sites.blueprints == ((),)
+    assert world.state(1).sites[0].blueprints == ()
 
 
 def test_epochs_planned_and_limits_are_those_of_the_settings(tmp_path: Path) -> None:
@@ -144,11 +135,11 @@ def test_epochs_planned_and_limits_are_those_of_the_settings(tmp_path: Path) -> 
 
 def test_a_host_without_sites_has_empty_columns(tmp_path: Path) -> None:
     state = World(tmp_path, sites=None).state(1)
-    assert (state.sites.site, state.seeds.site) == ((), ())
+    assert (state.sites, state.seeds) == ((), ())
     assert sum(state.stages.values()) == 0
 
 
 def test_a_wider_host_has_its_sites_in_the_models_order(tmp_path: Path) -> None:
     state: SystemState = World(tmp_path, sites="*", model=perceptron()).state(1)
-    assert state.sites.site == ("0", "2")
-    assert list(zip(state.seeds.site, state.seeds.seed, strict=True)) == [("0", 0), ("0", 1), ("2", 0), ("2", 1)]
+    assert [site.site for site in state.sites] == ["0", "2"]
+    assert [(seed.site, seed.seed) for seed in state.seeds] == [("0", 0), ("0", 1), ("2", 0), ("2", 1)]

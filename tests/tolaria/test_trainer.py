@@ -404,7 +404,7 @@ SHORT: list[tuple[TrainerSettings, bool, int]] = [  # Settings, a stream of unkn
 @pytest.mark.parametrize(("settings", "stream", "count"), SHORT)
 def test_health_is_measured_in_every_epoch_however_short(tmp_path: Path, settings: TrainerSettings, stream: bool, count: int) -> None:
     made = World(tmp_path, train=iter(batches() * 3) if stream else None, script=GROWN, settings=settings).run()
-    assert [epoch.system.sites.gradient_pressure[0] is not None for epoch in completed(made)] == [True] * 3
+    assert [epoch.system.sites[0].gradient_pressure is not None for epoch in completed(made)] == [True] * 3
     assert len([event for event in made.journal.measured if isinstance(event, SeedHealthMeasured)]) == count
 
 

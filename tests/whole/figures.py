@@ -110,14 +110,16 @@ class Known:
     def _confidence(self, decision: DecisionMade, sign: int, k: int | None = None) -> float:
         """Phi(z)^k with z = mean(d) / its standard error."""
         (evidence,) = self._evidence(decision)
-        if evidence.n < PAIRS_NEEDED:
+        if evidence.evaluation.n < PAIRS_NEEDED:
             return 0.0
-        z = np.float64(sign) * np.float64(evidence.mean) / np.float64(evidence.standard_error)
-        return float(ndtr(z) ** (evidence.k if k is None else k))
+        z = np.float64(sign) * np.float64(evidence.evaluation.mean) / np.float64(evidence.evaluation.standard_error)
+        return float(ndtr(z) ** (evidence.evaluation.k if k is None else k))
 
     def _tried(self, decision: DecisionMade) -> int:
         """Every alternative that was tried at the site at this epoch's end: all candidates, all alphas."""
-        return sum(evaluated.k for epoch, evaluated in self.evaluated.values() if (epoch, evaluated.site) == (self.epoch, decision.site))
+        return sum(
+            evaluated.evaluation.k for epoch, evaluated in self.evaluated.values() if (epoch, evaluated.site) == (self.epoch, decision.site)
+        )
 
     def _urgency(self, decision: DecisionMade, planned: str) -> float:
         """Epochs in stage over planned epochs, which are cut to those left; at most 1."""

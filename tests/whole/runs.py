@@ -5,7 +5,7 @@ What a `Watch` notes comes from the trainer's own host, objective and model at t
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
@@ -76,6 +76,12 @@ def told(directory: Directory, run: RunId, settings: Settings) -> Told:
     return Told(directory, run, settings, tuple(records), {record.id: decode(record) for record in records})
 
 
+def placed(rows: Iterable[SeedRow]) -> tuple[SeedRow, ...]:
+    """`rows` without what is measured of a seed: its place, stage, life and what it is made of."""
+    kept = {"site", "seed", "stage", "since_epoch", "life", "blueprint", "kernel", "embargo_until"}
+    return tuple(SeedRow.model_validate(row.model_dump(include=kept)) for row in rows)
+
+
 @dataclass
 class Watch:
     """What a bystander notes while a run trains.
@@ -102,19 +108,7 @@ class Watch:
 
     def table(self) -> tuple[SeedRow, ...]:
         """The trainer's own seed table as it is now."""
-        return tuple(
-            SeedRow(
-                site=site,
-                seed=slot,
-                stage=seed.stage,
-                since_epoch=seed.since_epoch,
-                life=seed.life,
-                blueprint=seed.blueprint,
-                kernel=seed.kernel,
-                embargo_until=seed.embargo_until,
-            )
-            for (site, slot), seed in sorted(self.host.seeds.items())
-        )
+        return placed(seed.row for _, seed in sorted(self.host.seeds.items()))
 
     def watched(self, recipe: Recipe, policy: Policy) -> Recipe:
         """`recipe` with `policy`, all of it watched. The numbers of the training stay the same."""

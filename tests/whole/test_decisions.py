@@ -21,7 +21,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.kernels import BlueprintSubmitted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunRolledBack, RunStarted
-from esper.folds.gate import Bypassed, GateView, Passed, Refused, SeedGate, Verdict, after, judge
+from esper.folds.gate import Bypassed, GateView, Passed, Refused, Verdict, after, judge
 from esper.folds.run import RunState, initial, step
 from esper.processes.settings import settings_from
 from esper.tamiyo.policy import decide
@@ -141,9 +141,8 @@ def test_gate_judges_every_decision_again_as_it_was_judged(run: Told) -> None:
 
 def _view(state: RunState, completed: EpochCompleted) -> GateView:
     assert state.epoch_event is not None
-    seeds = completed.system.seeds
-    ready = dict(zip(zip(seeds.site, seeds.seed, strict=True), seeds.ready, strict=True))
-    table = {(row.site, row.seed): SeedGate(row.stage, row.embargo_until, ready[row.site, row.seed]) for row in state.seeds}
+    table = {(row.site, row.seed): row for row in state.seeds}
+    assert state.seeds == completed.system.seeds
     return GateView(state.epoch, state.epoch_event, table, last_germination=state.last_germination(state.epoch))
 
 

@@ -28,7 +28,20 @@ from esper.processes.settings import Settings
 from esper.processes.train import Recipe, Trained, fresh_run_id, train
 from esper.tolaria.trainer import UnstableError
 from tests.whole.conftest import Faulty, Grown
-from tests.whole.runs import EpochEnd, Poisoned, Told, Watch, break_seed, comparable, digits, first_difference, tamiyo, told, trained
+from tests.whole.runs import (
+    EpochEnd,
+    Poisoned,
+    Told,
+    Watch,
+    break_seed,
+    comparable,
+    digits,
+    first_difference,
+    placed,
+    tamiyo,
+    told,
+    trained,
+)
 
 pytestmark = pytest.mark.whole
 
@@ -167,7 +180,7 @@ def test_rejected_race_leaves_every_epoch_as_it_would_have_been_alone(alone: Hos
     assert [(event.train, event.validation) for event in found] == [(event.train, event.validation) for event in expected]
     assert [event.digests.random for event in found] == [event.digests.random for event in expected]
     # A seed's tensors are in the digest of parameters for as long as there is one.
-    bare = [event for event in zip(found, expected, strict=True) if all(kernel is None for kernel in event[0].system.seeds.kernel)]
+    bare = [event for event in zip(found, expected, strict=True) if all(seed.kernel is None for seed in event[0].system.seeds)]
     assert len(bare) >= 15
     assert bare[-1][0].system.epoch == 42
     assert all(one.digests == other.digests for one, other in bare)
@@ -199,7 +212,7 @@ def test_nan_loss_takes_the_run_back_with_its_whole_seed_table(faulty: Faulty) -
     )
     for record, event in rolled_back:
         now = {(row.site, row.seed): row for row in faulty.faults.tables[record.epoch + 1]}
-        said = {(row.site, row.seed): row for row in event.seeds}
+        said = {(row.site, row.seed): row for row in placed(event.seeds)}
         blamed = None if event.blamed is None else (event.blamed.site, event.blamed.seed)
         assert said.keys() == now.keys()
         assert {place: row for place, row in said.items() if place != blamed} == {
@@ -243,9 +256,9 @@ def test_folded_seed_table_is_the_trainers_through_rollbacks_and_culls(faulty: F
 
     assert states[max(states)].irregularities == ()
     for record, _ in faulty.told.of(EpochCompleted):
-        assert states[record.moment].seeds == faulty.watch.judged[record.id]
+        assert placed(states[record.moment].seeds) == faulty.watch.judged[record.id]
     for epoch, table in faulty.faults.tables.items():
-        assert epoch == 1 or states[last[epoch - 1]].seeds == table, f"before epoch {epoch}"
+        assert epoch == 1 or placed(states[last[epoch - 1]].seeds) == table, f"before epoch {epoch}"
 
 
 def _states(run: Told) -> dict[int, RunState]:
@@ -260,7 +273,7 @@ def _states(run: Told) -> dict[int, RunState]:
 def test_broken_seed_is_known_and_culled_at_the_next_epochs_end(faulty: Faulty, stage: Stage) -> None:
     epoch, (site, seed) = faulty.faults.broken[stage]
     ((record, completed),) = [(record, event) for record, event in faulty.told.of(EpochCompleted) if record.epoch == epoch + 1]
-    row = list(zip(completed.system.seeds.site, completed.system.seeds.seed, strict=True)).index((site, seed))
+    (row,) = [row for row in completed.system.seeds if (row.site, row.seed) == (site, seed)]
     (decision,) = [
         event
         for made, event in faulty.told.of(DecisionMade)
@@ -268,9 +281,9 @@ def test_broken_seed_is_known_and_culled_at_the_next_epochs_end(faulty: Faulty, 
     ]
     (move,) = [event for moved, event in faulty.told.of(SeedTransitioned) if moved.epoch == epoch + 1 and event.seed == seed]
 
-    assert completed.system.seeds.recovering[row]
-    assert completed.system.seeds.errors[row] >= 1
-    assert completed.system.seeds.health_score[row] in (0.0, None)
+    assert row.recovering
+    assert row.errors >= 1
+    assert row.health_score in (0.0, None)
     assert (decision.confidence, decision.urgency) == (1.0, 1.0)
     assert (move.from_stage, move.to_stage) == (stage, Stage.CULLED)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from esper.events.fields import Event, Part
+from esper.events.fields import Columns, Event, Part
 
 Json = dict[str, Any]  # Any: a JSON document under construction; the tests validate it whole.
 
@@ -50,6 +50,8 @@ def field_meanings(model: type[BaseModel]) -> dict[str, str]:
     Read from the source when schemas are made: pydantic can keep them too, and takes twice as long to import every kind.
     """
     meanings: dict[str, str] = {}
+    if issubclass(model, Columns) and model.ROW is not None:
+        model = model.ROW
     for part in reversed(model.__mro__):
         if issubclass(part, (Event, Part)):
             (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body

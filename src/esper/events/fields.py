@@ -9,11 +9,14 @@ is the id of another record. The comparison form (`esper.events.digests`) is dri
 """
 
 import math
-from typing import Annotated, ClassVar, NamedTuple
+from collections.abc import Iterable
+from functools import cache
+from operator import attrgetter
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -116,6 +119,59 @@ Positive = Annotated[int, Field(ge=1)]
 Reference = Annotated[EventId, Field(json_schema_extra=REFERENCE)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Metrics = dict[str, Float]
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class Columns(Part):
+    """Tuples of equal length, one entry per thing measured."""
+
+    ROW: ClassVar[type[BaseModel] | None] = None  # The model of one row, where the columns are made from it.
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> "Columns":
+        lengths = {name: len(column) for name, column in self if isinstance(column, tuple)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"expected columns of equal length, got {lengths}")
+        return self
+
+
+@cache
+def _columns_model(row: type[BaseModel]) -> type[Columns]:
+    """The columns of rows like `row`: a tuple per field, in the order of its fields."""
+    hints = get_type_hints(row, include_extras=True)
+    fields: dict[str, Any] = {name: (tuple.__class_getitem__((hints[name], ...)), ...) for name in row.model_fields}  # Any: pydantic's own.
+    made = create_model(f"{row.__name__}Columns", __base__=Columns, **fields)
+    made.__doc__, made.ROW = row.__doc__, row
+    return made
+
+
+def _columns_of(row: type[BaseModel], rows: Iterable[BaseModel]) -> Columns:
+    """The columns of `rows`, all of them instances of `row`."""
+    names = tuple(row.model_fields)
+    columns = tuple(zip(*map(attrgetter(*names), rows), strict=True)) or ((),) * len(names)
+    return _columns_model(row).model_construct(None, **dict(zip(names, columns, strict=True)))
+
+
+def _rows_of(row: type[R], columns: Columns) -> tuple[R, ...]:
+    """The rows of `columns`, which were checked as columns and are not checked again."""
+    names = tuple(row.model_fields)
+    return tuple(
+        row.model_construct(None, **dict(zip(names, values, strict=True))) for values in zip(*attrgetter(*names)(columns), strict=True)
+    )
+
+
+class ByColumn:
+    """Mark of a field `tuple[Row, ...]` that is written as one object of columns, which takes a third of the bytes of objects per row."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # Any: pydantic's own.
+        row = get_args(source)[0]
+        columns = handler.generate_schema(_columns_model(row))
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.no_info_after_validator_function(lambda found: _rows_of(row, found), columns),
+            python_schema=handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda rows: _columns_of(row, rows), return_schema=columns),
+        )
 
 
 def float32_column(values: npt.ArrayLike, measured: npt.ArrayLike | None = None) -> tuple[float | None, ...]:

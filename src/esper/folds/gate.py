@@ -18,24 +18,14 @@ from dataclasses import dataclass, replace
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, Command, DecisionMade, GateRule
 from esper.events.kinds.epoch import GateSettings, SystemState
-from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.folds.lifecycle import command_for, next_stage
+from esper.folds.seeds import SeedKey
 
 ADAPTATIONS = frozenset({Adaptation.GERMINATE, Adaptation.GRAFT, Adaptation.FOSSILIZE, Adaptation.CULL})
 _TIMED = ADAPTATIONS - {Adaptation.CULL}
 # Nothing is left to do there: a reset waits for the embargo alone.
 _DONE = frozenset({Stage.CULLED, Stage.CANCELLED})
-
-SeedKey = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class SeedGate:
-    """What the gate knows of one seed. `ready`: it has finished what its stage is for; None where no stage asks."""
-
-    stage: Stage
-    embargo_until: int | None = None
-    ready: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +38,7 @@ class GateView:
 
     epoch: int
     epoch_event: EventId
-    seeds: Mapping[SeedKey, SeedGate]
+    seeds: Mapping[SeedKey, SeedRow]
     applied: int = 0
     last_germination: int | None = None
 
@@ -78,10 +68,7 @@ Verdict = Passed | Refused | Bypassed
 
 def view_at(system: SystemState, epoch_event: EventId, last_germination: int | None) -> GateView:
     """The view before the first decision that follows from `system`, which stands in `epoch_event`."""
-    seeds = system.seeds
-    rows = zip(seeds.site, seeds.seed, seeds.stage, seeds.embargo_until, seeds.ready, strict=True)
-    table = {(site, seed): SeedGate(stage, embargo_until, ready) for site, seed, stage, embargo_until, ready in rows}
-    return GateView(system.epoch, epoch_event, table, applied=0, last_germination=last_germination)
+    return GateView(system.epoch, epoch_event, {(row.site, row.seed): row for row in system.seeds}, last_germination=last_germination)
 
 
 def after(view: GateView, decision: DecisionMade, verdict: Verdict, settings: GateSettings) -> GateView:
@@ -92,7 +79,7 @@ def after(view: GateView, decision: DecisionMade, verdict: Verdict, settings: Ga
     stage = next_stage(view.seeds[key].stage, verdict.command)
     embargo_until = view.epoch + settings.embargo if stage is Stage.CULLED else None
     # A seed that was just loaded has its kernel and may train; every other stage that is entered now has its work before it.
-    seed = SeedGate(stage, embargo_until, ready=stage is Stage.LOADING)
+    seed = view.seeds[key].model_copy(update={"stage": stage, "embargo_until": embargo_until, "ready": stage is Stage.LOADING})
     applied = view.applied + (decision.adaptation in ADAPTATIONS)
     return replace(view, seeds={**view.seeds, key: seed}, applied=applied)
 

@@ -4,13 +4,12 @@ The table takes the log's word: a transition that does not start from the slot's
 made and described, never refused. Refusing is the gate's, before anything is written; judging a log is a check's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from esper.events.envelope import EventId, Record
+from esper.events.envelope import Record
 from esper.events.kinds.control import Command
-from esper.events.kinds.epoch import SeedColumns
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import Site
 from esper.folds.lifecycle import is_edge
@@ -18,16 +17,6 @@ from esper.folds.table import Table
 
 SeedKey = tuple[str, int]
 Outcome = Literal["applied", "refused", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The last SeedEvaluated of a life, with its id and when it was measured."""
-
-    id: EventId
-    moment: int
-    epoch: int
-    event: SeedEvaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +32,9 @@ class LastCommand:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One slot: its row, and of its present life the alpha at the last EpochCompleted and the last evaluation."""
+    """A slot of the seed table: its row, and the last command that was issued for it."""
 
     row: SeedRow
-    alpha: float | None = None
-    evaluation: Evaluation | None = None
     command: LastCommand | None = None
 
 
@@ -61,23 +48,9 @@ class Change(NamedTuple):
     irregular: tuple[str, ...] = ()
 
 
-def dormant(site: str, seed: int) -> SeedRow:
-    """The row of a slot that was never used."""
-    return SeedRow(
-        site=site,
-        seed=seed,
-        stage=Stage.DORMANT,
-        since_epoch=0,
-        life=None,
-        blueprint=None,
-        kernel=None,
-        embargo_until=None,
-    )
-
-
 def slots_of(sites: Iterable[Site]) -> Slots:
     """All slots of all sites, DORMANT."""
-    return Table(((site.name, seed), Slot(dormant(site.name, seed))) for site in sites for seed in range(site.slots))
+    return Table(((site.name, seed), Slot(SeedRow(site=site.name, seed=seed))) for site in sites for seed in range(site.slots))
 
 
 def transitioned(slots: Slots, record: Record, event: SeedTransitioned, rollback: bool) -> Change:
@@ -87,29 +60,20 @@ def transitioned(slots: Slots, record: Record, event: SeedTransitioned, rollback
     irregular = []
     if slot is None:
         irregular.append(f"{_named(key)} is no slot of this run")
-        slot = Slot(dormant(*key))
+        slot = Slot(SeedRow(site=event.site, seed=event.seed))
     if event.from_stage is not slot.row.stage:
         irregular.append(f"{_named(key)} was in {slot.row.stage}, its transition says from {event.from_stage}")
     if not (rollback if event.to_stage is Stage.ROLLED_BACK else is_edge(event.from_stage, event.to_stage)):
         irregular.append(f"no edge leads {_named(key)} from {event.from_stage} to {event.to_stage}")
-    row = SeedRow(
-        site=event.site,
-        seed=event.seed,
-        stage=event.to_stage,
-        since_epoch=record.epoch,
-        life=event.life,
-        blueprint=event.blueprint,
-        kernel=event.kernel,
-        embargo_until=event.embargo_until,
-    )
-    return Change(slots.with_item(key, _succeeded(slot, row)), tuple(irregular))
+    known = slot.row if slot.row.life == event.life else SeedRow(site=event.site, seed=event.seed)
+    moved = event.model_dump(include={"life", "blueprint", "kernel", "embargo_until"})
+    row = known.model_copy(update=moved | {"stage": event.to_stage, "since_epoch": record.epoch, "ready": None})
+    return Change(slots.with_item(key, replace(slot, row=row)), tuple(irregular))
 
 
 def replaced(slots: Slots, rows: Iterable[SeedRow]) -> Change:
-    """The table that a rollback put in force: `rows`, and nothing else. Alphas are unknown until the next EpochCompleted."""
-    table: Slots = Table(
-        ((row.site, row.seed), replace(_succeeded(slots.get((row.site, row.seed), Slot(row)), row), alpha=None)) for row in rows
-    )
+    """The table that a rollback put in force: `rows`, and nothing else; a life keeps its last evaluation."""
+    table: Slots = Table(((row.site, row.seed), _replaced(slots.get((row.site, row.seed), Slot(row)), row)) for row in rows)
     irregular = [f"the rollback's seed table misses {_named(key)}" for key in slots if key not in table]
     irregular += [f"{_named(key)} of the rollback's seed table is no slot of this run" for key in table if key not in slots]
     return Change(table, tuple(irregular))
@@ -122,8 +86,8 @@ def evaluated(slots: Slots, record: Record, event: SeedEvaluated) -> Change:
     if slot is None or slot.row.life != event.life:
         present = "none" if slot is None else f"life {slot.row.life}"
         return Change(slots, (f"life {event.life} of {_named(key)} was evaluated, the present one is {present}",))
-    evaluation = Evaluation(record.id, record.moment, record.epoch, event)
-    return Change(slots.with_item(key, replace(slot, evaluation=evaluation)))
+    row = slot.row.model_copy(update={"evaluation": event.evaluation, "evaluated": record.id})
+    return Change(slots.with_item(key, replace(slot, row=row)))
 
 
 def commanded(slots: Slots, key: SeedKey, command: LastCommand) -> Change:
@@ -134,27 +98,27 @@ def commanded(slots: Slots, key: SeedKey, command: LastCommand) -> Change:
     return Change(slots.with_item(key, replace(slot, command=command)))
 
 
-def observed(slots: Slots, columns: SeedColumns) -> Change:
-    """The table with the alphas of an EpochCompleted, and where its stages and lives are not the table's own."""
-    alphas = dict(zip(zip(columns.site, columns.seed, strict=True), columns.alpha, strict=True))
-    table = Table((key, slot if slot.alpha == alphas.get(key) else replace(slot, alpha=alphas.get(key))) for key, slot in slots.items())
-    return Change(table, tuple(_disagreements(slots, columns)))
-
-
-def _disagreements(slots: Mapping[SeedKey, Slot], columns: SeedColumns) -> Iterable[str]:
-    for site, seed, stage, life in zip(columns.site, columns.seed, columns.stage, columns.life, strict=True):
-        slot = slots.get((site, seed))
+def observed(slots: Slots, rows: Iterable[SeedRow]) -> Change:
+    """The table with the rows of an EpochCompleted; one whose stage or life is not the table's own is described and left out."""
+    table, irregular = dict(slots), []
+    for row in rows:
+        key = (row.site, row.seed)
+        slot = slots.get(key)
         if slot is None:
-            yield f"EpochCompleted knows {_named((site, seed))}, which is no slot of this run"
-        elif (slot.row.stage, slot.row.life) != (stage, life):
-            yield f"EpochCompleted has {_named((site, seed))} in {stage}, life {life}; the log says {slot.row.stage}, life {slot.row.life}"
+            irregular.append(f"EpochCompleted knows {_named(key)}, which is no slot of this run")
+        elif (slot.row.stage, slot.row.life) != (row.stage, row.life):
+            irregular.append(
+                f"EpochCompleted has {_named(key)} in {row.stage}, life {row.life}; the log says {slot.row.stage}, life {slot.row.life}"
+            )
+        elif row != slot.row:
+            table[key] = replace(slot, row=row)
+    return Change(Table(table.items()), tuple(irregular))
 
 
-def _succeeded(slot: Slot, row: SeedRow) -> Slot:
-    """The slot with `row` as its row; what was measured of another life goes."""
-    if slot.row.life == row.life:
-        return replace(slot, row=row)
-    return replace(slot, row=row, alpha=None, evaluation=None)
+def _replaced(slot: Slot, row: SeedRow) -> Slot:
+    if slot.row.life == row.life and row.evaluation is None:
+        row = row.model_copy(update={"evaluation": slot.row.evaluation, "evaluated": slot.row.evaluated})
+    return replace(slot, row=row)
 
 
 def _named(key: SeedKey) -> str:

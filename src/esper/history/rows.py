@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from esper.events.envelope import Record
-from esper.events.fields import Event
-from esper.events.kinds.epoch import Columns
+from esper.events.fields import Columns, Event
 
 COORDINATES = ("moment", "sequence", "fact", "time", "epoch", "step", "type")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.errors import DataError
-from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
 from esper.folds.lifecycle import ISOLATED
 from esper.kasmina import site_layer
@@ -46,6 +46,23 @@ class Slot(BaseModel):
     ramp_done: int = 0
     branch: Branch | None = Field(default=None, exclude=True, repr=False)
     optimizer: Optimizer | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def row(self) -> SeedRow:
+        """The slot as events have it, without what is measured of the seed."""
+        return SeedRow(
+            site=self.site,
+            seed=self.seed,
+            stage=self.stage,
+            since_epoch=self.since_epoch,
+            life=self.life,
+            blueprint=self.blueprint,
+            kernel=self.kernel,
+            embargo_until=self.embargo_until,
+            alpha=self.alpha,
+            recovering=self.recovering,
+            errors=self.errors,
+        )
 
     @property
     def name(self) -> str:

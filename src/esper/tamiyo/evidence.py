@@ -7,23 +7,8 @@ it does not help is Phi(-z)^k.
 """
 
 import math
-from typing import NamedTuple
 
-from esper.events.envelope import EventId
-
-
-class Evidence(NamedTuple):
-    """A seed's last evaluation. `event` is the SeedEvaluated that holds it; a number that was not measured is None."""
-
-    event: EventId
-    epoch: int | None
-    alpha: float | None
-    n: int
-    k: int
-    mean: float | None
-    standard_error: float | None
-    loss_without: float | None
-    loss_with: float | None
+from esper.events.kinds.lifecycle import Evaluation
 
 
 def phi(z: float) -> float:
@@ -31,16 +16,16 @@ def phi(z: float) -> float:
     return 0.5 * (1.0 + math.erf(z / math.sqrt(2.0)))
 
 
-def z_score(mean: float | None, standard_error: float | None) -> float | None:
+def z_score(mean: float, standard_error: float) -> float | None:
     """`mean` in standard errors; +-inf where all pairs differ by the same amount, 0 where none differs. None: it cannot be told."""
-    if mean is None or standard_error is None or math.isnan(standard_error) or not math.isfinite(mean):
+    if math.isnan(standard_error) or not math.isfinite(mean):
         return None
     if standard_error == 0.0:
         return math.copysign(math.inf, mean) if mean else 0.0
     return mean / standard_error
 
 
-def usable_z(evidence: Evidence | None, least_pairs: int) -> float | None:
+def usable_z(evidence: Evaluation | None, least_pairs: int) -> float | None:
     """The z of `evidence`; None where there is none, where it rests on fewer than `least_pairs` pairs or on a value that is not finite."""
     if evidence is None or evidence.n < least_pairs:
         return None
@@ -52,13 +37,12 @@ def confidence(z: float | None, k: int) -> float:
     return 0.0 if z is None else phi(z) ** max(1, k)
 
 
-def is_harmful(evidence: Evidence) -> bool:
+def is_harmful(evidence: Evaluation) -> bool:
     """Whether the loss is finite without the seed and not finite with it."""
-    without, with_seed = evidence.loss_without, evidence.loss_with
-    return without is not None and with_seed is not None and math.isfinite(without) and not math.isfinite(with_seed)
+    return math.isfinite(evidence.loss_without) and not math.isfinite(evidence.loss_with)
 
 
-def describe(evidence: Evidence, least_pairs: int, k: int | None = None) -> str:
+def describe(evidence: Evaluation, least_pairs: int, k: int | None = None) -> str:
     """The comparison in words, like `0.2715 against 0.2733 (-0.7 %), n 350, z 4.1, best of 3 tried`."""
     words = f"{number(evidence.loss_with)} against {number(evidence.loss_without)} ({gain_in_words(evidence)}), n {evidence.n}"
     if evidence.n < least_pairs:
@@ -69,12 +53,12 @@ def describe(evidence: Evidence, least_pairs: int, k: int | None = None) -> str:
     return f"{words}, best of {tried} tried" if tried > 1 else words
 
 
-def gain_in_words(evidence: Evidence) -> str:
+def gain_in_words(evidence: Evaluation) -> str:
     """The change of the loss by the seed, in percent of the loss without it, like `-0.7 %`; as a difference where that has no meaning."""
-    if evidence.mean is None or not math.isfinite(evidence.mean):
+    if not math.isfinite(evidence.mean):
         return "difference unknown"
     without = evidence.loss_without
-    if without is None or not math.isfinite(without) or without == 0.0:
+    if not math.isfinite(without) or without == 0.0:
         return f"{-evidence.mean:+.4g}"
     return f"{-100.0 * evidence.mean / abs(without):+.1f} %"
 

@@ -21,7 +21,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.folds.lifecycle import LIVE
 from esper.tamiyo.evidence import epochs
 from esper.tamiyo.plateau import Plateau
-from esper.tamiyo.view import View, free_slots
+from esper.tamiyo.view import View, free_slots, full_name
 
 FAILURES = frozenset({Stage.CULLED.value, Stage.ROLLED_BACK.value})
 
@@ -42,7 +42,7 @@ def hindrance(view: View) -> str:
         return "no validation at this epoch's end"
     live = next((seed for seed in view.seeds if seed.stage in LIVE), None)
     if live is not None:
-        return f"{live.full_name} is {live.stage}"
+        return f"{full_name(live)} is {live.stage}"
     started = state.germinations
     if settings.max_germinations is not None and started >= settings.max_germinations:
         return f"{started} races of at most {settings.max_germinations} were started"
@@ -84,23 +84,18 @@ def best_place(state: SystemState) -> Place | None:
     A pressure that was not measured, or is not finite, counts less than any.
     """
     free = free_slots(state)
-    failures = Counter(
-        (site, blueprint)
-        for site, blueprint, outcome in zip(
-            state.field_reports.site, state.field_reports.blueprint, state.field_reports.outcome, strict=True
-        )
-        if outcome in FAILURES
-    )
+    failures = Counter((report.site, report.blueprint) for report in state.field_reports if report.outcome in FAILURES)
     best: Place | None = None
-    for site, pressure, blueprints in zip(state.sites.site, state.sites.gradient_pressure, state.sites.blueprints, strict=True):
-        if site in free and blueprints and (best is None or _rank(pressure) > _rank(best.pressure)):
-            ordered = sorted(blueprints, key=lambda blueprint, site=site: failures[site, blueprint])  # type: ignore[misc]
+    for row in state.sites:
+        site, pressure = row.site, row.gradient_pressure
+        if site in free and row.blueprints and (best is None or _rank(pressure) > _rank(best.pressure)):
+            ordered = sorted(row.blueprints, key=lambda blueprint, site=site: failures[site, blueprint])  # type: ignore[misc]
             best = Place(site, pressure, tuple(free[site]), tuple(ordered))
     return best
 
 
 def _nowhere(state: SystemState) -> str:
-    if free_slots(state).keys() & set(state.sites.site):
+    if free_slots(state).keys() & {row.site for row in state.sites}:
         return f"no blueprint is small enough: {state.parameters} parameters of at most {state.parameters_limit}"
     return "no site has a free slot"
 
@@ -116,8 +111,8 @@ def _too_small(view: View, place: Place) -> str:
 def _gate_passes(view: View, plateau: Plateau) -> bool:
     """Whether confidence, urgency, frequency and cooldown let a germination pass; every life is in the seed table or in a field report."""
     gate, epoch = view.state.gate, view.state.epoch
-    lives = [life for life in view.state.seeds.life if life is not None]
-    last = max((*lives, *view.state.field_reports.life), default=None)
+    lives = [seed.life for seed in view.state.seeds if seed.life is not None]
+    last = max((*lives, *(report.life for report in view.state.field_reports)), default=None)
     cooled = last is None or epoch - last >= gate.cooldown
     sure = plateau.confidence > gate.confidence_above and plateau.urgency > gate.urgency_above
     return sure and cooled and epoch % gate.adaptation_every == 0

@@ -11,14 +11,14 @@ from itertools import groupby
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import SystemState
-from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.tamiyo.evidence import epochs
 from esper.tamiyo.germination import germinate, hindrance
 from esper.tamiyo.plateau import Plateau, plateau
 from esper.tamiyo.race import RACING, cancel, run_race, shadow
 from esper.tamiyo.settings import PolicySettings
 from esper.tamiyo.stages import decide_alone
-from esper.tamiyo.view import Seed, View, view_of
+from esper.tamiyo.view import View, full_name, view_of
 
 _ORDER = {
     Adaptation.ADVANCE: 0,
@@ -79,7 +79,7 @@ def _passing(view: View, decisions: list[DecisionMade]) -> int:
 def _nothing(view: View, stalled: Plateau) -> DecisionMade:
     """`none`, with the plateau's confidence and urgency, and what is waited for in words."""
     live = [seed for seed in view.seeds if seed.stage not in (Stage.CULLED, Stage.CANCELLED)]
-    words = [_waiting(live), hindrance(view) if not live else "", shadow(view, view.seeds), stalled.reason]
+    words = [_waiting(view, live), hindrance(view) if not live else "", shadow(view, view.seeds), stalled.reason]
     return DecisionMade(
         adaptation=Adaptation.NONE,
         site=None,
@@ -91,9 +91,9 @@ def _nothing(view: View, stalled: Plateau) -> DecisionMade:
     )
 
 
-def _waiting(live: list[Seed]) -> str:
+def _waiting(view: View, live: list[SeedRow]) -> str:
     if not live:
         return ""
     first = live[0]
     more = f" and {len(live) - 1} more" if len(live) > 1 else ""
-    return f"waiting for {first.full_name} ({first.stage}, {epochs(first.epochs)}){more}"
+    return f"waiting for {full_name(first)} ({first.stage}, {epochs(view.epochs_in(first))}){more}"

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.events.kinds.lifecycle import Stage
-from esper.tamiyo.evidence import Evidence, confidence, describe, epochs, gain_in_words, number, usable_z
+from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
+from esper.tamiyo.evidence import confidence, describe, epochs, gain_in_words, number, usable_z
 from esper.tamiyo.stages import Decisions, cull_broken, decide_alone
-from esper.tamiyo.view import Seed, View
+from esper.tamiyo.view import View, full_name, short_name
 
 RACING = frozenset({Stage.GERMINATED, Stage.LOADING, Stage.TRAINING})
 
 
 class _Candidate(NamedTuple):
-    seed: Seed
-    evidence: Evidence
+    seed: SeedRow
+    evidence: Evaluation
     gain: float
     z: float | None
 
@@ -36,11 +36,11 @@ class Result(NamedTuple):
     otherwise: Decisions
     graft: DecisionMade | None = None
     convincing: bool = False
-    losers: tuple[Seed, ...] = ()
+    losers: tuple[SeedRow, ...] = ()
     candidates: tuple[_Candidate, ...] = ()
 
 
-def run_race(view: View, seeds: tuple[Seed, ...]) -> Result:
+def run_race(view: View, seeds: tuple[SeedRow, ...]) -> Result:
     """What the candidates `seeds`, all of one site, need at this epoch's end."""
     culls = tuple(cull for seed in seeds for cull in cull_broken(view, seed))
     culled = {cull.seed for cull in culls}
@@ -69,23 +69,23 @@ def cancel(view: View, result: Result) -> Decisions:
     cancelled = []
     for seed in result.losers:
         own = measured.get(seed.seed)
-        reason = f"{best.seed.name} is grafted, this one was not measured"
+        reason = f"{short_name(best.seed)} is grafted, this one was not measured"
         if own is not None:
-            reason = f"{best.seed.name} helped more ({gain_in_words(best.evidence)} against {gain_in_words(own)})"
-        cancelled.append(view.decision(Adaptation.CANCEL, seed, reason, rests_on=own or best.evidence))
+            reason = f"{short_name(best.seed)} helped more ({gain_in_words(best.evidence)} against {gain_in_words(own)})"
+        cancelled.append(view.decision(Adaptation.CANCEL, seed, reason, rests_on=seed if own else best.seed))
     return tuple(cancelled)
 
 
-def shadow(view: View, seeds: tuple[Seed, ...]) -> str:
+def shadow(view: View, seeds: tuple[SeedRow, ...]) -> str:
     """The best comparison made at this epoch's end among `seeds`, in words; empty where there is none."""
     candidates = _candidates(view, seeds)
     if not candidates:
         return ""
     best = candidates[0]
-    return f"shadow of {best.seed.full_name}: {describe(best.evidence, view.settings.least_pairs, _tried(candidates))}"
+    return f"shadow of {full_name(best.seed)}: {describe(best.evidence, view.settings.least_pairs, _tried(candidates))}"
 
 
-def _candidates(view: View, seeds: tuple[Seed, ...]) -> tuple[_Candidate, ...]:
+def _candidates(view: View, seeds: tuple[SeedRow, ...]) -> tuple[_Candidate, ...]:
     """Those with the planned epochs behind them and a comparison made now, the best first.
 
     Best is the largest mean gain among those that can be told from chance with the gate's confidence, then among the others.
@@ -94,7 +94,7 @@ def _candidates(view: View, seeds: tuple[Seed, ...]) -> tuple[_Candidate, ...]:
     found = []
     for seed in seeds:
         evidence = view.fresh(seed)
-        if seed.stage is Stage.TRAINING and seed.epochs >= planned and evidence is not None and evidence.mean is not None:
+        if seed.stage is Stage.TRAINING and view.epochs_in(seed) >= planned and evidence is not None:
             z = usable_z(evidence, view.settings.least_pairs)
             gain = evidence.mean if math.isfinite(evidence.mean) else -math.inf
             found.append(_Candidate(seed, evidence, gain, z))
@@ -112,32 +112,32 @@ def _graft(view: View, candidates: tuple[_Candidate, ...]) -> DecisionMade:
     reason = f"shadow {describe(best.evidence, view.settings.least_pairs, tried)}, alpha {number(best.evidence.alpha)}"
     if len(candidates) > 1:
         second = candidates[1]
-        reason += f"; next {second.seed.name} {gain_in_words(second.evidence)}"
+        reason += f"; next {short_name(second.seed)} {gain_in_words(second.evidence)}"
     return view.decision(
         Adaptation.GRAFT,
         best.seed,
         reason,
         confidence=confidence(best.z, tried),
-        urgency=min(1.0, best.seed.epochs / view.planned(view.settings.train_epochs)),
-        rests_on=best.evidence,
+        urgency=min(1.0, view.epochs_in(best.seed) / view.planned(view.settings.train_epochs)),
+        rests_on=best.seed,
     )
 
 
-def _too_late(view: View, seed: Seed, left: int) -> DecisionMade:
+def _too_late(view: View, seed: SeedRow, left: int) -> DecisionMade:
     needed = view.settings.settling
     return view.decision(Adaptation.CANCEL, seed, f"too late for a graft: {epochs(left)} left, {needed} and one to train on are needed")
 
 
-def _overdue(view: View, seeds: tuple[Seed, ...], candidates: tuple[_Candidate, ...]) -> Decisions:
+def _overdue(view: View, seeds: tuple[SeedRow, ...], candidates: tuple[_Candidate, ...]) -> Decisions:
     """Culls of those that have trained `patience` times the planned epochs and are not convincing yet."""
     planned = view.planned(view.settings.train_epochs)
     tried = _tried(candidates)
     measured = {candidate.seed.seed: candidate.evidence for candidate in candidates}
     culls = []
     for seed in seeds:
-        if seed.stage is Stage.TRAINING and seed.epochs >= view.settings.patience * planned:
+        if seed.stage is Stage.TRAINING and view.epochs_in(seed) >= view.settings.patience * planned:
             own = measured.get(seed.seed)
             words = "no usable comparison" if own is None else f"shadow {describe(own, view.settings.least_pairs, tried)}"
-            reason = f"no graft in {epochs(seed.epochs)}, {view.settings.patience} x the {planned} planned: {words}"
-            culls.append(view.decision(Adaptation.CULL, seed, reason, rests_on=own))
+            reason = f"no graft in {epochs(view.epochs_in(seed))}, {view.settings.patience} x the {planned} planned: {words}"
+            culls.append(view.decision(Adaptation.CULL, seed, reason, rests_on=seed if own else None))
     return tuple(culls)

@@ -7,16 +7,16 @@ rule gives no decision where its seed has to wait; the numbers are in PolicySett
 from collections.abc import Callable, Mapping
 
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.events.kinds.lifecycle import Stage
-from esper.tamiyo.evidence import Evidence, confidence, describe, epochs, is_harmful, number, usable_z
-from esper.tamiyo.view import Seed, View
+from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
+from esper.tamiyo.evidence import confidence, describe, epochs, is_harmful, number, usable_z
+from esper.tamiyo.view import View
 
 Decisions = tuple[DecisionMade, ...]
 
 HAS_BODY = frozenset({Stage.LOADING, Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING})
 
 
-def decide_alone(view: View, seed: Seed) -> Decisions:
+def decide_alone(view: View, seed: SeedRow) -> Decisions:
     """What `seed` needs at this epoch's end, whatever the others do; empty: to wait."""
     broken = cull_broken(view, seed)
     if broken:
@@ -25,7 +25,7 @@ def decide_alone(view: View, seed: Seed) -> Decisions:
     return rule(view, seed) if rule else ()
 
 
-def cull_broken(view: View, seed: Seed) -> Decisions:
+def cull_broken(view: View, seed: SeedRow) -> Decisions:
     """A cull where the seed made a non-finite value, was disabled by one, or makes the validation loss non-finite."""
     if seed.stage not in HAS_BODY:
         return ()
@@ -34,47 +34,49 @@ def cull_broken(view: View, seed: Seed) -> Decisions:
     fresh = view.fresh(seed)
     if fresh is not None and is_harmful(fresh):
         reason = f"loss {number(fresh.loss_with)} with it, {number(fresh.loss_without)} without"
-        return (view.decision(Adaptation.CULL, seed, reason, rests_on=fresh),)
+        return (view.decision(Adaptation.CULL, seed, reason, rests_on=seed),)
     return ()
 
 
-def _germinated(view: View, seed: Seed) -> Decisions:
+def _germinated(view: View, seed: SeedRow) -> Decisions:
     """Load and train at once when the kernel is ready; a kernel that is not ready after an epoch never will be."""
-    if seed.ready and seed.epochs <= view.settings.patience:
+    if seed.ready and view.epochs_in(seed) <= view.settings.patience:
         return (
             view.decision(Adaptation.ADVANCE, seed, "its kernel is ready: load it"),
             view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {epochs(view.settings.train_epochs)}"),
         )
     if seed.ready:
-        return (view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {epochs(seed.epochs)}"),)
-    if seed.epochs >= 1:
-        reason = "its kernel failed" if seed.recovering else f"its kernel was not ready after {epochs(seed.epochs)}"
+        return (view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {epochs(view.epochs_in(seed))}"),)
+    if view.epochs_in(seed) >= 1:
+        reason = "its kernel failed" if seed.recovering else f"its kernel was not ready after {epochs(view.epochs_in(seed))}"
         return (view.decision(Adaptation.CANCEL, seed, reason),)
     return ()
 
 
-def _loading(view: View, seed: Seed) -> Decisions:
-    if seed.ready and seed.epochs <= view.settings.patience:
+def _loading(view: View, seed: SeedRow) -> Decisions:
+    if seed.ready and view.epochs_in(seed) <= view.settings.patience:
         return (view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {epochs(view.settings.train_epochs)}"),)
-    if seed.epochs >= 1:
-        return (view.decision(Adaptation.CULL, seed, f"failed to load: still LOADING after {epochs(seed.epochs)}"),)
+    if view.epochs_in(seed) >= 1:
+        return (view.decision(Adaptation.CULL, seed, f"failed to load: still LOADING after {epochs(view.epochs_in(seed))}"),)
     return ()
 
 
-def _grafting(view: View, seed: Seed) -> Decisions:
-    if seed.epochs < view.settings.graft_epochs or seed.ready is False:
+def _grafting(view: View, seed: SeedRow) -> Decisions:
+    if view.epochs_in(seed) < view.settings.graft_epochs or seed.ready is False:
         return ()
     alpha = "" if seed.alpha is None else f", alpha {seed.alpha:g}"
-    return (view.decision(Adaptation.ADVANCE, seed, f"blended in over {epochs(seed.epochs)}{alpha}: let the host settle"),)
+    return (view.decision(Adaptation.ADVANCE, seed, f"blended in over {epochs(view.epochs_in(seed))}{alpha}: let the host settle"),)
 
 
-def _stabilization(view: View, seed: Seed) -> Decisions:
-    if seed.epochs < view.settings.stabilize_epochs or seed.ready is False:
+def _stabilization(view: View, seed: SeedRow) -> Decisions:
+    if view.epochs_in(seed) < view.settings.stabilize_epochs or seed.ready is False:
         return ()
-    return (view.decision(Adaptation.ADVANCE, seed, f"the host has settled for {epochs(seed.epochs)}: measure what the seed is worth"),)
+    return (
+        view.decision(Adaptation.ADVANCE, seed, f"the host has settled for {epochs(view.epochs_in(seed))}: measure what the seed is worth"),
+    )
 
 
-def _evaluating(view: View, seed: Seed) -> Decisions:
+def _evaluating(view: View, seed: SeedRow) -> Decisions:
     """Keep or cull, by the loss with against without the seed.
 
     The loss before the graft counts only where the seed is not shown to be needed: the host has co-adapted, and a good seed looks worse
@@ -82,92 +84,92 @@ def _evaluating(view: View, seed: Seed) -> Decisions:
     """
     settings = view.settings
     planned = view.planned(settings.evaluate_epochs)
-    if seed.epochs < planned:
+    if view.epochs_in(seed) < planned:
         return ()
     fresh = view.fresh(seed)
     z = usable_z(fresh, settings.least_pairs)
     if fresh is None or z is None:
         return _unjudged(view, seed, fresh, planned)
     words = describe(fresh, settings.least_pairs)
-    urgency = min(1.0, seed.epochs / planned)
+    urgency = min(1.0, view.epochs_in(seed) / planned)
     useless = view.decision(
         Adaptation.CULL,
         seed,
         f"without it is better: {words}",
         confidence=confidence(-z, fresh.k),
         urgency=urgency,
-        rests_on=fresh,
+        rests_on=seed,
     )
     if view.gate_passes(useless):
         return (useless,)
     worse = _worse_than_before(view, seed, fresh)
     if z < settings.needed_z and worse:
-        return (view.decision(Adaptation.CULL, seed, f"not needed, and {worse}: {words}", urgency=urgency, rests_on=fresh),)
+        return (view.decision(Adaptation.CULL, seed, f"not needed, and {worse}: {words}", urgency=urgency, rests_on=seed),)
     kept = confidence(z, fresh.k)
     if view.epochs_left == 0:
-        return (view.decision(Adaptation.FOSSILIZE, seed, f"the last epoch: {words}", confidence=kept, urgency=urgency, rests_on=fresh),)
-    return (view.decision(Adaptation.ADVANCE, seed, f"kept, train it with the host: {words}", confidence=kept, rests_on=fresh),)
+        return (view.decision(Adaptation.FOSSILIZE, seed, f"the last epoch: {words}", confidence=kept, urgency=urgency, rests_on=seed),)
+    return (view.decision(Adaptation.ADVANCE, seed, f"kept, train it with the host: {words}", confidence=kept, rests_on=seed),)
 
 
-def _unjudged(view: View, seed: Seed, fresh: Evidence | None, planned: int) -> Decisions:
-    if seed.epochs < view.settings.patience * planned:
+def _unjudged(view: View, seed: SeedRow, fresh: Evaluation | None, planned: int) -> Decisions:
+    if view.epochs_in(seed) < view.settings.patience * planned:
         return ()
     words = "no evaluation" if fresh is None else describe(fresh, view.settings.least_pairs)
-    reason = f"not shown to help in {epochs(seed.epochs)}, {view.settings.patience} x the {planned} planned: {words}"
-    return (view.decision(Adaptation.CULL, seed, reason, rests_on=fresh),)
+    reason = f"not shown to help in {epochs(view.epochs_in(seed))}, {view.settings.patience} x the {planned} planned: {words}"
+    return (view.decision(Adaptation.CULL, seed, reason, rests_on=seed if fresh else None),)
 
 
-def _worse_than_before(view: View, seed: Seed, fresh: Evidence) -> str:
+def _worse_than_before(view: View, seed: SeedRow, fresh: Evaluation) -> str:
     """In words by how much the loss is above that before the graft; empty where it is not, or not by enough, or not known."""
     before, now = seed.loss_before_graft, fresh.loss_with
-    if before is None or now is None or not now - before > view.settings.worse * abs(before):
+    if before is None or not now - before > view.settings.worse * abs(before):
         return ""
     return f"{number(now)} is more than {100.0 * view.settings.worse:g} % above {number(before)} before the graft"
 
 
-def _fine_tuning(view: View, seed: Seed) -> Decisions:
+def _fine_tuning(view: View, seed: SeedRow) -> Decisions:
     """Fossilize when it has trained long enough, or at the last epoch but one; cull where an evaluation made now says that it harms.
 
     What the gate will refuse is said every `fine_tune_epochs` and at the end, not after each epoch.
     """
     planned = view.planned(view.settings.fine_tune_epochs)
-    evidence = seed.evidence
+    evidence = seed.evaluation
     z = usable_z(evidence, view.settings.least_pairs)
     words = "never evaluated" if evidence is None else describe(evidence, view.settings.least_pairs)
-    urgency = min(1.0, seed.epochs / planned)
+    urgency = min(1.0, view.epochs_in(seed) / planned)
     k = 1 if evidence is None else evidence.k
     harm = confidence(None if z is None else -z, k)
-    useless = view.decision(Adaptation.CULL, seed, f"without it is better: {words}", confidence=harm, urgency=urgency, rests_on=evidence)
+    useless = view.decision(Adaptation.CULL, seed, f"without it is better: {words}", confidence=harm, urgency=urgency, rests_on=seed)
     if view.fresh(seed) is not None and view.gate_passes(useless):
         return (useless,)
     left = view.epochs_left
     at_the_end = left is not None and left <= 1
-    if seed.epochs < view.settings.fine_tune_epochs and not at_the_end:
+    if view.epochs_in(seed) < view.settings.fine_tune_epochs and not at_the_end:
         return ()
     final = view.decision(
         Adaptation.FOSSILIZE,
         seed,
-        f"trained with the host for {epochs(seed.epochs)}: {words}",
+        f"trained with the host for {epochs(view.epochs_in(seed))}: {words}",
         confidence=confidence(z, k),
         urgency=urgency,
-        rests_on=evidence,
+        rests_on=seed,
     )
-    said = at_the_end or seed.epochs % view.settings.fine_tune_epochs == 0
+    said = at_the_end or view.epochs_in(seed) % view.settings.fine_tune_epochs == 0
     return (final,) if said or view.gate_passes(final) else ()
 
 
-def _culled(view: View, seed: Seed) -> Decisions:
+def _culled(view: View, seed: SeedRow) -> Decisions:
     until = seed.embargo_until
     if until is not None and view.state.epoch < until:
         return ()
     return (view.decision(Adaptation.ADVANCE, seed, "its embargo is over: the slot is free again"),)
 
 
-def _cancelled(view: View, seed: Seed) -> Decisions:
+def _cancelled(view: View, seed: SeedRow) -> Decisions:
     return (view.decision(Adaptation.ADVANCE, seed, "cancelled: the slot is free again"),)
 
 
-_RULES: Mapping[Stage, Callable[[View, Seed], Decisions]] = {
+_RULES: Mapping[Stage, Callable[[View, SeedRow], Decisions]] = {
     Stage.GERMINATED: _germinated,
     Stage.LOADING: _loading,
     Stage.GRAFTING: _grafting,

@@ -69,7 +69,7 @@ class Keeper:
         """Goes back to the newest checkpoint and says so, with the seed that is blamed and the whole seed table now in force."""
         blamed = self._memory.progress.blamed
         place = None if blamed is None else (blamed.site, blamed.seed)
-        before = None if place is None else self._row(place)
+        before = None if place is None else self._host.seeds[place].row
         if before is not None and before.life is None:  # It was removed, and its slot is free again: nobody is left to blame.
             blamed = place = before = None
         tally = self._memory.tally
@@ -84,7 +84,7 @@ class Keeper:
             checkpoint=target.name,
             reason=reason,
             blamed=blamed,
-            seeds=tuple(before if before is not None and one == place else self._row(one) for one in sorted(self._host.seeds)),
+            seeds=tuple(before if before is not None and one == place else self._host.seeds[one].row for one in sorted(self._host.seeds)),
         )
         cause = self._journal.emit(event, epoch=tally.epoch, step=tally.step)
         if place is not None and before is not None:
@@ -129,19 +129,6 @@ class Keeper:
             return put_back(snapshot, self._host, self._optimizer, self._scheduler)
         except (KeyError, ValueError, RuntimeError) as error:
             raise DataError(f"checkpoint {self._folder / name} does not fit this host: {error}") from error
-
-    def _row(self, place: Place) -> SeedRow:
-        seed = self._host.seeds[place]
-        return SeedRow(
-            site=place[0],
-            seed=place[1],
-            stage=seed.stage,
-            since_epoch=seed.since_epoch,
-            life=seed.life,
-            blueprint=seed.blueprint,
-            kernel=seed.kernel,
-            embargo_until=seed.embargo_until,
-        )
 
     def _kept(self, name: str, digest: str) -> None:
         tally = self._memory.tally

@@ -10,25 +10,13 @@ from functools import reduce
 from pydantic import Field
 
 from esper.events.envelope import EventId
-from esper.events.fields import Count, Float, NonNegative, Part
+from esper.events.fields import Count, Float, Part
 from esper.events.kinds.control import FieldReported
 from esper.events.kinds.epoch import KEPT_LOSSES
+from esper.events.kinds.lifecycle import Evaluation
 from esper.events.kinds.run import BlamedSeed
 
 Place = tuple[str, int]
-
-
-class Evaluation(Part):
-    """The last SeedEvaluated of a life, in numbers; its id is found by its epoch."""
-
-    epoch: Count
-    alpha: Float
-    n: Count
-    k: Count
-    mean: Float
-    standard_error: NonNegative
-    loss_without: Float
-    loss_with: Float
 
 
 class SeedNotes(Part):

@@ -3,13 +3,13 @@
 import math
 from typing import Literal
 
-from esper.events.kinds.lifecycle import SeedEvaluated, Stage
+from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, Stage
 from esper.kasmina.host import Host
 from esper.kasmina.slots import Slot
 from esper.tolaria.adaptation import Now
 from esper.tolaria.evaluation import Evaluator, Losses, Paired, compare
 from esper.tolaria.journal import Journal
-from esper.tolaria.progress import Evaluation, Memory, Place
+from esper.tolaria.progress import Memory, Place
 from esper.tolaria.settings import Schedule
 
 
@@ -58,11 +58,8 @@ class Examiner:
         site, slot = place
         life = self._host.seeds[place].life
         assert life is not None
-        event = SeedEvaluated(
-            site=site,
-            seed=slot,
-            life=life,
-            purpose=purpose,
+        evaluation = Evaluation(
+            epoch=now.epoch,
             alpha=alpha,
             n=pair.n,
             k=k,
@@ -70,10 +67,15 @@ class Examiner:
             standard_error=pair.standard_error,
             loss_without=pair.without.mean,
             loss_with=pair.with_seed.mean,
+        )
+        event = SeedEvaluated(
+            site=site,
+            seed=slot,
+            life=life,
+            purpose=purpose,
+            evaluation=evaluation,
             metrics_without=dict(pair.without.metrics),
             metrics_with=dict(pair.with_seed.metrics),
         )
         self._memory.evaluations[site, slot, now.epoch] = self._journal.emit(event, epoch=now.epoch, step=now.step)
-        kept = event.model_dump(include={"alpha", "n", "k", "mean", "standard_error", "loss_without", "loss_with"})
-        evaluation = Evaluation.model_validate({"epoch": now.epoch, **kept})
         self._memory.progress = self._memory.progress.noted(site, slot, evaluation=evaluation)

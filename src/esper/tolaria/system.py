@@ -2,11 +2,12 @@
 
 from collections import Counter
 
-from esper.events.kinds.epoch import FieldReportColumns, GateSettings, Measured, SeedColumns, SiteColumns, SystemState
-from esper.events.kinds.lifecycle import Stage
-from esper.kasmina.health.meter import EpochHealth, Health
+from esper.events.kinds.epoch import GateSettings, Measured, SiteRow, SystemState
+from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.kasmina.health.meter import Health
 from esper.kasmina.host import Host
-from esper.tolaria.progress import Evaluations, Place, Progress, Tally
+from esper.kasmina.slots import Slot
+from esper.tolaria.progress import Evaluations, Place, Progress, SeedNotes, Tally
 
 
 def system_state(
@@ -43,9 +44,12 @@ def system_state(
         parameters_limit=host.parameters_limit,
         germinations=tally.germinations,
         stages=_stages(host),
-        sites=_sites(host, health, tally),
-        seeds=_seeds(host, health, progress, epoch=epoch, ready=ready, evaluations=evaluations),
-        field_reports=_reports(tally),
+        sites=tuple(_site(host, site.name, health.sites.get(site.name, Health()), tally) for site in host.sites),
+        seeds=tuple(
+            _seed(seed, health.seeds.get(place, Health()), progress.note(*place), ready=place in ready, evaluations=evaluations)
+            for place, seed in sorted(host.seeds.items())
+        ),
+        field_reports=tally.reports,
         gate=gate,
     )
 
@@ -55,76 +59,34 @@ def _stages(host: Host) -> dict[Stage, int]:
     return {stage: counts[stage] for stage in Stage}
 
 
-def _sites(host: Host, health: EpochHealth, tally: Tally) -> SiteColumns:
-    names = tuple(site.name for site in host.sites)
-    measured = [health.sites.get(name, Health()) for name in names]
-    return SiteColumns(
-        site=names,
-        activation_variance=tuple(one.activation_variance for one in measured),
-        gradient_variance=tuple(one.gradient_variance for one in measured),
-        dead_neuron_ratio=tuple(one.dead_neuron_ratio for one in measured),
-        avg_correlation=tuple(one.avg_correlation for one in measured),
-        effective_rank=tuple(one.effective_rank for one in measured),
-        gradient_pressure=tuple(one.gradient_pressure for one in measured),
-        refused=tuple(tally.refused.get(name, 0) for name in names),
-        failed=tuple(tally.failed.get(name, 0) for name in names),
-        blueprints=tuple(map(host.affordable, names)),
+def _site(host: Host, name: str, health: Health, tally: Tally) -> SiteRow:
+    return SiteRow(
+        site=name,
+        refused=tally.refused.get(name, 0),
+        failed=tally.failed.get(name, 0),
+        blueprints=host.affordable(name),
+        effective_rank=health.effective_rank,
+        gradient_pressure=health.gradient_pressure,
+        activation_variance=health.activation_variance,
+        gradient_variance=health.gradient_variance,
+        dead_neuron_ratio=health.dead_neuron_ratio,
+        avg_correlation=health.avg_correlation,
     )
 
 
-def _seeds(
-    host: Host,
-    health: EpochHealth,
-    progress: Progress,
-    *,
-    epoch: int,
-    ready: frozenset[Place],
-    evaluations: Evaluations,
-) -> SeedColumns:
-    table = sorted(host.seeds.items())
-    places, seeds = [place for place, _ in table], [seed for _, seed in table]
-    measured = [health.seeds.get(place, Health()) for place in places]
-    notes = [progress.note(*place) for place in places]
-    found = [note.evaluation for note in notes]
-    return SeedColumns(
-        site=tuple(site for site, _ in places),
-        seed=tuple(slot for _, slot in places),
-        stage=tuple(seed.stage for seed in seeds),
-        life=tuple(seed.life for seed in seeds),
-        epochs_in_stage=tuple(epoch - seed.since_epoch for seed in seeds),
-        blueprint=tuple(seed.blueprint for seed in seeds),
-        kernel=tuple(seed.kernel for seed in seeds),
-        embargo_until=tuple(seed.embargo_until for seed in seeds),
-        alpha=tuple(seed.alpha for seed in seeds),
-        ready=tuple(None if seed.stage is Stage.DORMANT else place in ready for place, seed in zip(places, seeds, strict=True)),
-        recovering=tuple(seed.recovering or note.kernel_failed for seed, note in zip(seeds, notes, strict=True)),
-        errors=tuple(seed.errors for seed in seeds),
-        activation_variance=tuple(one.activation_variance for one in measured),
-        gradient_variance=tuple(one.gradient_variance for one in measured),
-        dead_neuron_ratio=tuple(one.dead_neuron_ratio for one in measured),
-        avg_correlation=tuple(one.avg_correlation for one in measured),
-        health_score=tuple(one.health_score for one in measured),
-        loss_at_germination=tuple(note.loss_at_germination for note in notes),
-        loss_before_graft=tuple(note.loss_before_graft for note in notes),
-        evaluated=tuple(evaluations[(*place, one.epoch)] if one else None for place, one in zip(places, found, strict=True)),
-        evaluated_epoch=tuple(one.epoch if one else None for one in found),
-        evaluated_alpha=tuple(one.alpha if one else None for one in found),
-        evaluated_n=tuple(one.n if one else None for one in found),
-        evaluated_k=tuple(one.k if one else None for one in found),
-        evaluated_mean=tuple(one.mean if one else None for one in found),
-        evaluated_standard_error=tuple(one.standard_error if one else None for one in found),
-        evaluated_loss_without=tuple(one.loss_without if one else None for one in found),
-        evaluated_loss_with=tuple(one.loss_with if one else None for one in found),
-    )
-
-
-def _reports(tally: Tally) -> FieldReportColumns:
-    return FieldReportColumns(
-        blueprint=tuple(report.blueprint for report in tally.reports),
-        site=tuple(report.site for report in tally.reports),
-        seed=tuple(report.seed for report in tally.reports),
-        life=tuple(report.life for report in tally.reports),
-        outcome=tuple(report.outcome for report in tally.reports),
-        metric_before=tuple(report.metric_before for report in tally.reports),
-        metric_after=tuple(report.metric_after for report in tally.reports),
-    )
+def _seed(seed: Slot, health: Health, note: SeedNotes, *, ready: bool, evaluations: Evaluations) -> SeedRow:
+    evaluation = note.evaluation
+    measured = {
+        "ready": None if seed.stage is Stage.DORMANT else ready,
+        "recovering": seed.recovering or note.kernel_failed,
+        "activation_variance": health.activation_variance,
+        "gradient_variance": health.gradient_variance,
+        "dead_neuron_ratio": health.dead_neuron_ratio,
+        "avg_correlation": health.avg_correlation,
+        "health_score": health.health_score,
+        "loss_at_germination": note.loss_at_germination,
+        "loss_before_graft": note.loss_before_graft,
+        "evaluation": evaluation,
+        "evaluated": None if evaluation is None else evaluations[seed.site, seed.seed, evaluation.epoch],
+    }
+    return seed.row.model_copy(update=measured)

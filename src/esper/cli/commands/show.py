@@ -58,7 +58,7 @@ def as_json(reading: Reading) -> dict[str, object]:
         "started": state.started,
         "end": state.end,
         "epochs": state.epochs,
-        "seeds": [{**dict(slot.row), "alpha": slot.alpha, "last_command": slot.command} for slot in state.slots.values()],
+        "seeds": [{**dict(slot.row), "last_command": slot.command} for slot in state.slots.values()],
         "lives": timeline.lives,
         "decisions": timeline.decisions,
         "counts": state.control.counts,

@@ -126,7 +126,7 @@ def _lane(state: RunState, life: Life, planned: Mapping[Stage, int], width: int)
     name = f"s{life.seed} {clipped(life.blueprint or UNKNOWN, 12)}"
     slot = state.slot(life.site, life.seed)
     blended = slot is not None and slot.row.life == life.life and slot.row.stage in IN_TASK_GRAPH
-    alpha = slot.alpha if slot is not None and blended else None
+    alpha = slot.row.alpha if slot is not None and blended else None
     end = f"alpha {number(alpha, 2)}" if alpha is not None else ""
     room = width - 6 - 16 - len(end) - 1
     stages = stages_in_words(life, state.epoch, planned, room)
@@ -138,13 +138,11 @@ def _lane(state: RunState, life: Life, planned: Mapping[Stage, int], width: int)
 def pressure_of(reading: Reading, site: Site) -> str:
     """The site's gradient pressure and effective rank as of the last epoch's end; unknown where they were not measured."""
     completed = reading.timeline.completed
-    if completed is None or site.name not in completed.system.sites.site:
+    row = None if completed is None else next((row for row in completed.system.sites if row.site == site.name), None)
+    if row is None:
         return "not measured yet"
-    columns = completed.system.sites
-    row = columns.site.index(site.name)
-    rank = columns.effective_rank[row]
-    ranked = f"rank {number(rank, 1)} of {site.outputs}" if rank is not None else f"rank {UNKNOWN}"
-    return f"|grad| {number(columns.gradient_pressure[row], 2)} · {ranked}"
+    rank = f"rank {number(row.effective_rank, 1)} of {site.outputs}" if row.effective_rank is not None else f"rank {UNKNOWN}"
+    return f"|grad| {number(row.gradient_pressure, 2)} · {rank}"
 
 
 def planned_epochs(started: RunStarted | None) -> dict[Stage, int]:

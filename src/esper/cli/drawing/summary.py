@@ -71,8 +71,9 @@ def _steps(event: telemetry.StepsMeasured) -> str:
 
 
 def _evaluated(event: lifecycle.SeedEvaluated) -> str:
-    compared = f"{number(event.loss_with, 4)} with, {number(event.loss_without, 4)} without"
-    return f"{_seed(event)} @{event.life} {event.purpose} at alpha {number(event.alpha, 2)}: {compared}, n {event.n}, best of {event.k}"
+    found = event.evaluation
+    compared = f"{number(found.loss_with, 4)} with, {number(found.loss_without, 4)} without"
+    return f"{_seed(event)} @{event.life} {event.purpose} at alpha {number(found.alpha, 2)}: {compared}, n {found.n}, best of {found.k}"
 
 
 # Any: the key is the kind that the function takes, and `words_of` looks it up by the event's own type.

@@ -2,128 +2,37 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from esper.events import topics
-from esper.events.fields import VOLATILE, Count, Digest, Event, Float, Fraction, Metrics, NonNegative, Part, Reference, Signed
-from esper.events.kinds.lifecycle import Stage
-
-Texts = tuple[str, ...]
-Counts = tuple[Count, ...]
-MaybeCounts = tuple[Count | None, ...]
-MaybeFloats = tuple[Float | None, ...]
-MaybeFractions = tuple[Fraction | None, ...]
-MaybeNonNegatives = tuple[NonNegative | None, ...]
-MaybeSigned = tuple[Signed | None, ...]
+from esper.events.fields import VOLATILE, ByColumn, Count, Digest, Event, Float, Fraction, Metrics, NonNegative, Part, Signed
+from esper.events.kinds.control import FieldReported
+from esper.events.kinds.lifecycle import SeedRows, Stage
 
 # How many validation losses every epoch repeats. A plateau is looked for over a few of them; a record that repeated all would make a run's
 # log grow with the square of its epochs.
 KEPT_LOSSES = 32
 
 
-class Columns(Part):
-    """Tuples of equal length, one entry per thing measured. A column that was not measured at all may be null, where its type says so.
-
-    Columns inside columns, and maps of columns, have the same length as those around them.
-    """
-
-    @model_validator(mode="after")
-    def _equal_lengths(self) -> "Columns":
-        lengths = column_lengths(self)
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"expected columns of equal length, got {lengths}")
-        return self
-
-
-def column_lengths(part: Part) -> dict[str, int]:
-    """How long each column in `part` is, by its place; those that are null are left out."""
-    lengths: dict[str, int] = {}
-    for name in type(part).model_fields:
-        value = getattr(part, name)
-        if isinstance(value, tuple):
-            lengths[name] = len(value)
-        elif isinstance(value, Columns):
-            lengths |= {f"{name}.{inner}": length for inner, length in column_lengths(value).items()}
-        elif isinstance(value, dict):
-            lengths |= {f"{name}.{key}": len(column) for key, column in value.items() if isinstance(column, tuple)}
-    return lengths
-
-
-class SiteColumns(Columns):
-    """One entry per site: its health, where growth presses, what may be tried there, what went wrong there in this run.
+class SiteRow(Part):
+    """A site: its health, where growth presses, what may be tried there, what went wrong there in this run.
 
     `effective_rank` is Roy and Vetterli's (2007); `gradient_pressure` the mean per-sample gradient norm at the site's output.
     """
 
-    site: Texts
-    activation_variance: MaybeNonNegatives
-    gradient_variance: MaybeNonNegatives
-    dead_neuron_ratio: MaybeFractions
-    avg_correlation: MaybeSigned
-    effective_rank: MaybeNonNegatives
-    gradient_pressure: MaybeNonNegatives
-    refused: Counts
+    site: str
+    activation_variance: NonNegative | None = None
+    gradient_variance: NonNegative | None = None
+    dead_neuron_ratio: Fraction | None = None
+    avg_correlation: Signed | None = None
+    effective_rank: NonNegative | None = None
+    gradient_pressure: NonNegative | None = None
+    refused: Count = 0
     """Decisions about seeds here, and commands, that were refused so far."""
-    failed: Counts
+    failed: Count = 0
     """Commands and kernels that failed here so far."""
-    blueprints: tuple[Texts, ...]
+    blueprints: tuple[str, ...] = ()
     """Those that may be tried here now; others would exceed the limit of parameters."""
-
-
-class SeedColumns(Columns):
-    """One entry per slot. `evaluated_*` repeat the life's last SeedEvaluated; null: never evaluated."""
-
-    site: Texts
-    seed: Counts
-    """The slot, 0 and up within its site."""
-    stage: tuple[Stage, ...]
-    life: MaybeCounts
-    """The epoch at whose end the seed germinated; null: there is none."""
-    epochs_in_stage: Counts
-    blueprint: tuple[str | None, ...]
-    kernel: tuple[str | None, ...]
-    """Digest of the kernel's file."""
-    embargo_until: MaybeCounts
-    """The first epoch at whose end a culled slot may be reset."""
-    alpha: MaybeFractions
-    """The seed's share of the site's output."""
-    ready: tuple[bool | None, ...]
-    """Whether the seed has finished what its stage is for; never in FINE_TUNING and FOSSILIZED. Null: the slot is empty."""
-    recovering: tuple[bool, ...]
-    """Disabled after a value that was not finite, or left without a kernel, until it is removed."""
-    errors: Counts
-    """Values that were not finite in this life so far; the first disables the seed."""
-    activation_variance: MaybeNonNegatives
-    gradient_variance: MaybeNonNegatives
-    dead_neuron_ratio: MaybeFractions
-    avg_correlation: MaybeSigned
-    health_score: MaybeFractions
-    loss_at_germination: MaybeFloats
-    """The validation loss when the seed germinated."""
-    loss_before_graft: MaybeFloats
-    """The validation loss when its graft began."""
-    evaluated: tuple[Reference | None, ...]
-    """The id of that SeedEvaluated."""
-    evaluated_epoch: MaybeCounts
-    evaluated_alpha: MaybeFractions
-    evaluated_n: MaybeCounts
-    evaluated_k: MaybeCounts
-    evaluated_mean: MaybeFloats
-    evaluated_standard_error: MaybeNonNegatives
-    evaluated_loss_without: MaybeFloats
-    evaluated_loss_with: MaybeFloats
-
-
-class FieldReportColumns(Columns):
-    """This run's field reports so far, oldest first."""
-
-    blueprint: Texts
-    site: Texts
-    seed: Counts
-    life: Counts
-    outcome: Texts
-    metric_before: MaybeFloats
-    metric_after: MaybeFloats
 
 
 class GateSettings(Part):
@@ -170,9 +79,10 @@ class SystemState(Part):
     """So far in this run."""
     stages: dict[Stage, Count]
     """How many slots are in each stage."""
-    sites: SiteColumns
-    seeds: SeedColumns
-    field_reports: FieldReportColumns
+    sites: Annotated[tuple[SiteRow, ...], ByColumn()]
+    seeds: SeedRows
+    field_reports: Annotated[tuple[FieldReported, ...], ByColumn()]
+    """This run's so far, oldest first."""
     gate: GateSettings
 
 

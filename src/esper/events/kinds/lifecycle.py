@@ -1,10 +1,10 @@
 """Where a seed is in its life, and what was measured about it before it may move on."""
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from esper.events import topics
-from esper.events.fields import Count, Event, Float, Fraction, Metrics, NonNegative, Part
+from esper.events.fields import ByColumn, Count, Event, Float, Fraction, Metrics, NonNegative, Part, Reference, Signed
 
 
 class Stage(StrEnum):
@@ -24,21 +24,62 @@ class Stage(StrEnum):
     ROLLED_BACK = "ROLLED_BACK"
 
 
+class Evaluation(Part):
+    """The effect of a seed on the validation loss, paired: mean and standard error of loss(without) - loss(with) over n pairs."""
+
+    epoch: Count
+    """The epoch at whose end it was measured."""
+    alpha: Fraction
+    """The share at which the seed was evaluated."""
+    n: Count
+    k: Count
+    """Alternatives that were tried, of which this is the best."""
+    mean: Float
+    standard_error: NonNegative
+    loss_without: Float
+    loss_with: Float
+
+
 class SeedRow(Part):
-    """One slot of the seed table. `life` is the epoch at whose end the seed germinated: (site, seed, life) names one life."""
+    """A slot of the seed table, and what was measured of its present life at the last epoch's end; (site, seed, life) names one life."""
 
     site: str
     seed: Count
     """The slot, 0 and up within its site."""
-    stage: Stage
-    since_epoch: Count
-    life: Count | None
-    """Null: there is none."""
-    blueprint: str | None
-    kernel: str | None
+    stage: Stage = Stage.DORMANT
+    since_epoch: Count = 0
+    """The epoch at whose end the stage began."""
+    life: Count | None = None
+    """The epoch at whose end the seed germinated; null: there is none."""
+    blueprint: str | None = None
+    kernel: str | None = None
     """Digest of the kernel's file."""
-    embargo_until: Count | None
+    embargo_until: Count | None = None
     """The first epoch at whose end a culled slot may be reset."""
+    alpha: Fraction | None = None
+    """The seed's share of the site's output."""
+    ready: bool | None = None
+    """Whether the seed has finished what its stage is for; never in FINE_TUNING and FOSSILIZED. Null: the slot is empty."""
+    recovering: bool = False
+    """Disabled after a value that was not finite, or left without a kernel, until it is removed."""
+    errors: Count = 0
+    """Values that were not finite in this life so far; the first disables the seed."""
+    activation_variance: NonNegative | None = None
+    gradient_variance: NonNegative | None = None
+    dead_neuron_ratio: Fraction | None = None
+    avg_correlation: Signed | None = None
+    health_score: Fraction | None = None
+    loss_at_germination: Float | None = None
+    """The validation loss when the seed germinated."""
+    loss_before_graft: Float | None = None
+    """The validation loss when its graft began."""
+    evaluation: Evaluation | None = None
+    """The last one of this life; null: never evaluated."""
+    evaluated: Reference | None = None
+    """The id of the SeedEvaluated that holds it."""
+
+
+SeedRows = Annotated[tuple[SeedRow, ...], ByColumn()]
 
 
 class SeedTransitioned(Event):
@@ -62,10 +103,7 @@ class SeedTransitioned(Event):
 
 
 class SeedEvaluated(Event):
-    """A seed's effect on the validation loss, paired: mean and standard error of loss(without) - loss(with) over n pairs.
-
-    `shadow` is measured before a graft, `evaluation` after it; k alternatives were tried, of which this is the best.
-    """
+    """A seed's effect on the validation loss: `shadow` is measured before a graft, `evaluation` after it."""
 
     KIND: ClassVar[str] = "esper.seed.evaluated.v1"
     TOPIC: ClassVar[str] = topics.LIFECYCLE
@@ -73,13 +111,6 @@ class SeedEvaluated(Event):
     seed: Count
     life: Count
     purpose: Literal["shadow", "evaluation"]
-    alpha: Fraction
-    """The share at which the seed was evaluated."""
-    n: Count
-    k: Count
-    mean: Float
-    standard_error: NonNegative
-    loss_without: Float
-    loss_with: Float
+    evaluation: Evaluation
     metrics_without: Metrics
     metrics_with: Metrics

@@ -6,7 +6,7 @@ from pydantic import Field, JsonValue
 
 from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, Metrics, NonNegative, Part
-from esper.events.kinds.lifecycle import SeedRow
+from esper.events.kinds.lifecycle import SeedRows
 
 VolatileText = Annotated[str, Field(json_schema_extra=VOLATILE)]
 
@@ -150,7 +150,7 @@ class RunRolledBack(Event):
     reason: str
     blamed: BlamedSeed | None
     """Null where no alpha changed since the checkpoint."""
-    seeds: tuple[SeedRow, ...]
+    seeds: SeedRows
 
 
 class SamplesDropped(Event):

@@ -5,9 +5,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from esper.events import topics
-from esper.events.fields import VOLATILE, Count, Event, Float, NonNegative, Part
-from esper.events.kinds.epoch import Columns, Counts, MaybeFloats, MaybeFractions, MaybeNonNegatives, MaybeSigned, Texts
+from esper.events.fields import VOLATILE, Columns, Count, Event, Float, Fraction, NonNegative, Part, Signed
 from esper.events.kinds.lifecycle import Stage
+
+Counts = tuple[Count, ...]
+MaybeFloats = tuple[Float | None, ...]
+MaybeFractions = tuple[Fraction | None, ...]
+MaybeNonNegatives = tuple[NonNegative | None, ...]
+MaybeSigned = tuple[Signed | None, ...]
 
 
 class HealthColumns(Columns):
@@ -17,7 +22,7 @@ class HealthColumns(Columns):
     `avg_correlation`: mean pairwise correlation of a fixed sample of units, debiased.
     """
 
-    site: Texts
+    site: tuple[str, ...]
     seed: tuple[Count | None, ...]
     """The slot, 0 and up within its site; null: the site's own health."""
     stage: tuple[Stage | None, ...]

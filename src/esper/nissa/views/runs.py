@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from esper.events.fields import Count, Float, Fraction
+from esper.events.fields import Count, Float
 from esper.events.kinds.control import Adaptation, Command
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, Stage
 from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Site
@@ -78,21 +78,10 @@ class RunView(View):
     notes: tuple[NoteView, ...]
 
 
-class EvaluationView(View):
-    """The last evaluation of a life."""
-
-    id: str
-    moment: Count
-    epoch: Count
-    event: SeedEvaluated
-
-
 class SlotView(View):
     """One slot of the seed table."""
 
     row: SeedRow
-    alpha: Fraction | None
-    evaluation: EvaluationView | None
     command: LastCommand | None
 
 
