@@ -26,7 +26,7 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved
 from esper.kasmina.kernels import Kernel, KernelCompiler, KernelError
 from esper.tolaria.adaptation import trace_of
-from tests.tolaria.journals import COMMIT, Said, logged
+from tests.tolaria.event_sinks import COMMIT, Said, logged
 from tests.tolaria.worlds import (
     ADVANCE,
     CANCEL,
@@ -40,7 +40,7 @@ from tests.tolaria.worlds import (
     Script,
     World,
     decided,
-    now,
+    end,
 )
 
 PLACE = (SITE, 0)
@@ -88,9 +88,9 @@ class BurstingCompiler(KernelCompiler):
 
 def test_all_commands_of_an_epoch_are_on_disk_before_the_first_takes_effect(tmp_path: Path) -> None:
     made = lived(tmp_path, TRAINING, 1)
-    made.journal.story.clear()
+    made.sink.story.clear()
     made.end(2)
-    assert made.journal.kinds() == [
+    assert made.sink.kinds() == [
         *("KernelCompiled", "KernelCharacterized"),
         *("DecisionMade", "CommandIssued", "DecisionMade", "CommandIssued", COMMIT),
         *("CommandApplied", "SeedTransitioned", "CommandApplied", "SeedTransitioned", COMMIT),
@@ -100,13 +100,13 @@ def test_all_commands_of_an_epoch_are_on_disk_before_the_first_takes_effect(tmp_
 def test_nothing_has_changed_in_the_host_when_the_commands_are_committed(tmp_path: Path) -> None:
     made = lived(tmp_path, TRAINING, 1)
     stages: list[Stage] = []
-    commit = made.journal.commit
+    commit = made.sink.commit
 
     def watched() -> None:
         stages.append(stage(made))
         commit()
 
-    made.journal.commit = watched  # type: ignore[method-assign] # A look at the host at every commit.
+    made.sink.commit = watched  # type: ignore[method-assign] # A look at the host at every commit.
     made.end(2)
     assert stages == [Stage.GERMINATED, Stage.TRAINING]
 
@@ -114,15 +114,15 @@ def test_nothing_has_changed_in_the_host_when_the_commands_are_committed(tmp_pat
 def test_every_command_has_one_outcome(tmp_path: Path) -> None:
     script = {1: [GERMINATE, OTHER_SLOT], 2: [ADVANCE, ADVANCE], 3: [CULL, (Adaptation.CANCEL, 1)]}
     made = lived(tmp_path, script, 3, compiler=BurstingCompiler)
-    issued = [one.id for one in made.journal.said if isinstance(one.event, CommandIssued)]
-    outcomes = Counter(one.cause for one in made.journal.said if isinstance(one.event, OUTCOMES))
+    issued = [one.id for one in made.sink.said if isinstance(one.event, CommandIssued)]
+    outcomes = Counter(one.cause for one in made.sink.said if isinstance(one.event, OUTCOMES))
     assert outcomes == dict.fromkeys(issued, 1)
     assert len(issued) == 5
 
 
 def test_a_life_goes_through_all_stages_as_decided(tmp_path: Path) -> None:
     made = lived(tmp_path, WHOLE_LIFE, 9)
-    transitions = made.journal.of(SeedTransitioned)
+    transitions = made.sink.of(SeedTransitioned)
     assert [one.to_stage.value for one in transitions] == [
         *("GERMINATED", "LOADING", "TRAINING", "GRAFTING", "STABILIZATION", "EVALUATING", "FINE_TUNING", "FOSSILIZED"),
     ]
@@ -132,7 +132,7 @@ def test_a_life_goes_through_all_stages_as_decided(tmp_path: Path) -> None:
 
 def test_each_adaptation_is_one_chain_of_causes_under_one_trace(tmp_path: Path) -> None:
     made = lived(tmp_path, {1: [GERMINATE, OTHER_SLOT]}, 1)
-    said = {one.id: one for one in made.journal.said}
+    said = {one.id: one for one in made.sink.said}
 
     def causes(one: Said) -> list[str]:
         found = []
@@ -158,21 +158,21 @@ def test_a_trace_is_a_w3c_trace_context() -> None:
 
 
 def refusals(made: World) -> list[str]:
-    return [one.rule for one in made.journal.of(DecisionRefused)]
+    return [one.rule for one in made.sink.of(DecisionRefused)]
 
 
 def test_a_decision_is_judged_after_those_before_it(tmp_path: Path) -> None:
     made = lived(tmp_path, {1: [GERMINATE, GERMINATE]}, 1)
     assert refusals(made) == ["legal"]
-    assert len(made.journal.of(CommandIssued)) == 1
+    assert len(made.sink.of(CommandIssued)) == 1
 
 
 def test_a_refused_decision_changes_nothing_and_names_its_rule(tmp_path: Path) -> None:
     made = lived(tmp_path, {1: [ADVANCE]}, 1)
-    (refused,) = (one for one in made.journal.said if isinstance(one.event, DecisionRefused))
-    (decision,) = (one for one in made.journal.said if isinstance(one.event, DecisionMade))
+    (refused,) = (one for one in made.sink.said if isinstance(one.event, DecisionRefused))
+    (decision,) = (one for one in made.sink.said if isinstance(one.event, DecisionMade))
     assert (refused.cause, refused.trace) == (decision.id, trace_of(decision.id))
-    assert made.journal.kinds() == ["DecisionMade", "DecisionRefused", COMMIT]
+    assert made.sink.kinds() == ["DecisionMade", "DecisionRefused", COMMIT]
     assert made.state(2).sites[0].refused == 1
     assert stage(made) is Stage.DORMANT
 
@@ -181,7 +181,7 @@ def test_a_confidence_that_is_not_a_number_is_recorded_and_refused(tmp_path: Pat
     made = World(tmp_path, script=lambda _state, evidence: (decided(GERMINATE, evidence, confidence=math.nan),))
     made.step()
     made.end(1)
-    assert math.isnan(made.journal.of(DecisionMade)[0].confidence)
+    assert math.isnan(made.sink.of(DecisionMade)[0].confidence)
     assert refusals(made) == ["finite"]
 
 
@@ -191,15 +191,15 @@ def test_deciding_nothing_is_recorded_and_that_is_all(tmp_path: Path) -> None:
     )
     made = World(tmp_path, script=lambda _state, _evidence: (nothing,))
     made.end(1)
-    assert made.journal.kinds() == ["DecisionMade", COMMIT]
+    assert made.sink.kinds() == ["DecisionMade", COMMIT]
 
 
 def test_candidates_of_one_race_pass_together_and_the_next_race_waits(tmp_path: Path) -> None:
     script = {1: [GERMINATE, OTHER_SLOT], 2: [CANCEL], 3: [ADVANCE, GERMINATE], 6: [GERMINATE]}
     made = lived(tmp_path, script, 6, gate=GateSettings(cooldown=5))
     assert refusals(made) == ["cooldown"]
-    assert [one.life for one in made.journal.of(BlueprintSubmitted)] == [1, 1, 6]
-    assert (made.memory.tally.germinations, made.memory.tally.germination_epochs) == (2, (1, 6))
+    assert [one.life for one in made.sink.of(BlueprintSubmitted)] == [1, 1, 6]
+    assert (made.trainer_state.counters.germinations, made.trainer_state.counters.germination_epochs) == (2, (1, 6))
 
 
 def test_a_culled_slot_is_reset_when_its_embargo_is_over_and_not_before(tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_a_culled_slot_is_reset_when_its_embargo_is_over_and_not_before(tmp_path
 
 def test_commands_carry_what_they_need(tmp_path: Path) -> None:
     made = lived(tmp_path, GRAFTED, 3)
-    germinate, load, train, graft = made.journal.of(CommandIssued)
-    kernel = made.journal.of(KernelCompiled)[0].kernel
+    germinate, load, train, graft = made.sink.of(CommandIssued)
+    kernel = made.sink.of(KernelCompiled)[0].kernel
     assert (germinate.blueprint, germinate.kernel) == ("mlp:2", None)
     assert (load.command, load.kernel, load.blueprint) == (Command.LOAD, kernel, "mlp:2")
     assert graft.command is Command.GRAFT
@@ -227,12 +227,12 @@ def test_commands_carry_what_they_need(tmp_path: Path) -> None:
 
 def test_a_command_whose_predecessor_failed_is_refused(tmp_path: Path) -> None:
     made = lived(tmp_path, TRAINING, 2, compiler=BurstingCompiler)
-    (failed,), (refused,) = made.journal.of(CommandFailed), made.journal.of(CommandRefused)
+    (failed,), (refused,) = made.sink.of(CommandFailed), made.sink.of(CommandRefused)
     assert (failed.command, refused.command) == (Command.LOAD, Command.TRAIN)
     assert "its file is gone" in failed.error
     assert "GERMINATED" in refused.reason
     assert stage(made) is Stage.GERMINATED
-    assert (made.memory.tally.failed, made.memory.tally.refused) == ({SITE: 1}, {SITE: 1})
+    assert (made.trainer_state.counters.failed, made.trainer_state.counters.refused) == ({SITE: 1}, {SITE: 1})
 
 
 def test_a_seed_whose_kernel_could_not_be_loaded_waits_for_none_and_recovers(tmp_path: Path) -> None:
@@ -240,27 +240,27 @@ def test_a_seed_whose_kernel_could_not_be_loaded_waits_for_none_and_recovers(tmp
     seeds = made.state(3).seeds
     assert (seeds[0].recovering, seeds[0].ready) == (True, False)
     made.end(3)
-    assert len(made.journal.of(KernelCompiled)) == 1
+    assert len(made.sink.of(KernelCompiled)) == 1
 
 
 def test_a_germination_beyond_the_limit_fails_and_changes_nothing(tmp_path: Path) -> None:
     made = world(tmp_path, {1: [GERMINATE]})
     made.host.parameters_limit = 24
     made.end(1)
-    (failed,) = made.journal.of(CommandFailed)
+    (failed,) = made.sink.of(CommandFailed)
     assert failed.command is Command.GERMINATE
     assert "at most 24 parameters" in failed.error
-    assert (stage(made), made.memory.tally.germinations) == (Stage.DORMANT, 0)
-    assert made.journal.kinds() == ["DecisionMade", "CommandIssued", COMMIT, "CommandFailed", COMMIT]
+    assert (stage(made), made.trainer_state.counters.germinations) == (Stage.DORMANT, 0)
+    assert made.sink.kinds() == ["DecisionMade", "CommandIssued", COMMIT, "CommandFailed", COMMIT]
 
 
 def test_only_commands_that_took_effect_are_given_back(tmp_path: Path) -> None:
     made = lived(tmp_path, TRAINING, 1, compiler=BurstingCompiler)
-    made.adapter.collect_kernels(now(2))
-    assert made.adapter.adapt(made.state(2), EventId("epoch/2"), now(2)) == frozenset()
+    made.adaptation.collect_kernels(end(2))
+    assert made.adaptation.adapt(made.state(2), EventId("epoch/2"), end(2)) == frozenset()
     other = lived(tmp_path / "other", TRAINING, 1)
-    other.adapter.collect_kernels(now(2))
-    assert other.adapter.adapt(other.state(2), EventId("epoch/2"), now(2)) == {Command.LOAD, Command.TRAIN}
+    other.adaptation.collect_kernels(end(2))
+    assert other.adaptation.adapt(other.state(2), EventId("epoch/2"), end(2)) == {Command.LOAD, Command.TRAIN}
 
 
 # Kernels
@@ -268,23 +268,23 @@ def test_only_commands_that_took_effect_are_given_back(tmp_path: Path) -> None:
 
 def test_a_kernel_is_said_at_the_next_epochs_end_with_what_it_costs(tmp_path: Path) -> None:
     made = lived(tmp_path, {1: [GERMINATE]}, 2)
-    (submitted,), (compiled,) = made.journal.of(BlueprintSubmitted), made.journal.of(KernelCompiled)
-    (measured,) = (one for one in made.journal.said if isinstance(one.event, KernelCharacterized))
+    (submitted,), (compiled,) = made.sink.of(BlueprintSubmitted), made.sink.of(KernelCompiled)
+    (measured,) = (one for one in made.sink.said if isinstance(one.event, KernelCharacterized))
     assert (compiled.key, compiled.life, compiled.seed) == (submitted.key, 1, 0)
     assert isinstance(measured.event, KernelCharacterized)
     assert (measured.event.kernel, measured.event.parameters) == (compiled.kernel, 4 * 2 + 2 + 2 * 3 + 3)
-    assert measured.cause == next(one.id for one in made.journal.said if one.event is compiled)
+    assert measured.cause == next(one.id for one in made.sink.said if one.event is compiled)
     assert made.state(2).seeds[0].ready is True
 
 
 def test_a_kernel_is_said_once(tmp_path: Path) -> None:
     made = lived(tmp_path, {1: [GERMINATE]}, 4)
-    assert len(made.journal.of(KernelCompiled)) == 1
+    assert len(made.sink.of(KernelCompiled)) == 1
 
 
 def test_a_kernel_that_cannot_be_compiled_is_said_once_and_its_seed_recovers(tmp_path: Path) -> None:
     made = lived(tmp_path, {1: [GERMINATE], 3: [ADVANCE]}, 3, compiler=BrokenCompiler)
-    (failed,) = made.journal.of(KernelCompileFailed)
+    (failed,) = made.sink.of(KernelCompileFailed)
     assert (failed.site, failed.seed, failed.life) == (SITE, 0, 1)
     assert "burst" in failed.error
     seeds = made.state(3).seeds
@@ -302,13 +302,13 @@ def test_the_next_life_in_a_slot_does_not_inherit_a_kernel_that_failed(tmp_path:
 
 def test_after_a_restore_the_kernels_that_are_waited_for_are_ordered_again(tmp_path: Path) -> None:
     made = lived(tmp_path / "one", {1: [GERMINATE]}, 1)
-    made.memory.tally = made.memory.tally.model_copy(update={"epoch": 1})
-    made.keeper.save("due")
-    (kept,) = made.memory.tally.checkpoints
+    made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": 1})
+    made.checkpointer.save("due")
+    (kept,) = made.trainer_state.counters.checkpoints
     again = World(tmp_path / "other", script=TRAINING)
     (tmp_path / "one" / "checkpoints").rename(tmp_path / "other" / "checkpoints")
-    again.keeper.restore(kept.name, kept.digest)
-    again.adapter.submit_waiting()
+    again.checkpointer.restore(kept.name, kept.digest)
+    again.adaptation.submit_waiting()
     again.end(2)
     assert stage(again) is Stage.TRAINING
 
@@ -329,33 +329,33 @@ def test_a_life_that_ends_is_reported_with_the_loss_before_its_graft_else_its_ge
     tmp_path: Path, script: Script, until: int, expected: tuple[str, float | None, float | None]
 ) -> None:
     made = lived(tmp_path, script, until)
-    (report,) = made.journal.of(FieldReported)
+    (report,) = made.sink.of(FieldReported)
     assert (report.outcome, report.metric_before, report.metric_after) == expected
     assert (report.blueprint, report.life, report.site, report.seed) == ("mlp:2", 1, SITE, 0)
-    assert made.memory.tally.reports == (report,)
+    assert made.trainer_state.counters.reports == (report,)
 
 
 @pytest.mark.parametrize("script", [GRAFTED, {**TRAINING, 3: [CULL]}])
 def test_a_graft_and_a_cull_begin_a_new_cycle(tmp_path: Path, script: Script) -> None:
     made = lived(tmp_path, script, 2)
-    made.memory.progress = made.memory.progress.after_validation(3, 1.0)
+    made.trainer_state.progress = made.trainer_state.progress.after_validation(3, 1.0)
     made.end(3)
-    assert made.memory.progress.validation_losses == ()
+    assert made.trainer_state.progress.validation_losses == ()
 
 
 def test_other_commands_leave_the_cycle_as_it_is(tmp_path: Path) -> None:
     made = lived(tmp_path, {**TRAINING, 3: [CANCEL]}, 2)
-    made.memory.progress = made.memory.progress.after_validation(3, 1.0)
+    made.trainer_state.progress = made.trainer_state.progress.after_validation(3, 1.0)
     made.end(3)
     assert stage(made) is Stage.CANCELLED
-    assert made.memory.progress.validation_losses == (1.0,)
+    assert made.trainer_state.progress.validation_losses == (1.0,)
 
 
 @pytest.mark.parametrize("end", [CULL, CANCEL])
 def test_nothing_is_remembered_of_a_life_that_is_over(tmp_path: Path, end: tuple[Adaptation, int]) -> None:
     made = lived(tmp_path, {**TRAINING, 3: [end]}, 2)
     made.end(3)
-    assert made.memory.progress.notes == ()
+    assert made.trainer_state.progress.notes == ()
 
 
 READY: list[tuple[Script, int, bool]] = [
@@ -374,7 +374,7 @@ READY: list[tuple[Script, int, bool]] = [
 @pytest.mark.parametrize(("script", "epoch", "ready"), READY)
 def test_a_seed_is_ready_when_its_stage_has_lasted_as_planned(tmp_path: Path, script: Script, epoch: int, ready: bool) -> None:
     made = lived(tmp_path, script, epoch)
-    assert (PLACE in made.adapter.ready(epoch)) is ready
+    assert (PLACE in made.adaptation.ready(epoch)) is ready
 
 
 # While a resumed run catches up
@@ -393,9 +393,9 @@ def catching_up(folder: Path, policy: tuple[DecisionMade, ...] | None, *ahead: E
 
     made = World(folder, script=decide)
     made.step()
-    made.journal.upcoming = logged(*ahead)
+    made.sink.upcoming = logged(*ahead)
     made.end(1)
-    return made.journal.of(DecisionMade)
+    return made.sink.of(DecisionMade)
 
 
 def test_the_logged_decisions_of_an_epoch_stand_and_the_policy_is_not_asked(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_the_logged_decisions_of_an_epoch_stand_and_the_policy_is_not_asked(tmp_
 
 @pytest.mark.parametrize("following", [CheckpointSaved, EpochCompleted])
 def test_an_epoch_that_was_logged_without_decisions_stays_without(tmp_path: Path, following: type[Event]) -> None:
-    ahead = World(tmp_path / "other").run().journal.of(following)[0]
+    ahead = World(tmp_path / "other").run().sink.of(following)[0]
     assert catching_up(tmp_path, None, ahead) == []
 
 
@@ -430,11 +430,11 @@ def test_a_decision_that_is_not_a_number_agrees_with_itself(tmp_path: Path) -> N
 
 def test_a_kernel_that_failed_by_the_log_has_failed_even_if_it_could_be_made_now(tmp_path: Path) -> None:
     made = lived(tmp_path, TRAINING, 1)
-    (submitted,) = made.journal.of(BlueprintSubmitted)
+    (submitted,) = made.sink.of(BlueprintSubmitted)
     failed = KernelCompileFailed(key=submitted.key, site=SITE, seed=0, life=1, error="the disk was full")
-    made.journal.upcoming = logged(failed, epoch=2)
-    made.adapter.collect_kernels(now(2))
-    assert made.journal.said[-1].event == failed
+    made.sink.upcoming = logged(failed, epoch=2)
+    made.adaptation.collect_kernels(end(2))
+    assert made.sink.said[-1].event == failed
     assert made.state(2).seeds[0].recovering
 
 

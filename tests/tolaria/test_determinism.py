@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from esper.tolaria.determinism import (
-    described,
+    determinism_settings,
     deterministic,
     digest_of_tensors,
     random_state_digest,
@@ -164,7 +164,7 @@ def test_without_gradients_the_total_norm_is_zero() -> None:
 def test_determinism_is_described_as_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     with deterministic(CPU, threads=2):
-        said = described("parameters")
+        said = determinism_settings("parameters")
     assert (said.threads, said.deterministic_algorithms, said.mkl_cbwr, said.digest) == (2, True, "COMPATIBLE", "parameters")
 
 

@@ -46,10 +46,10 @@ def digested(made: World) -> tuple[str, str]:
 
 def copied(made: World) -> "World":
     """Another process's world, with what was taken of this one put back."""
-    snapshot = take(made.host, made.optimizer, made.scheduler, made.memory)
+    snapshot = take(made.host, made.optimizer, made.scheduler, made.trainer_state)
     held = snapshot._replace(tensors={name: tensor.clone() for name, tensor in snapshot.tensors.items()})
     again = lived(made.checkpoints.parent / "again", {}, 1)
-    again.memory.progress, again.memory.tally = put_back(held, again.host, again.optimizer, again.scheduler)
+    again.trainer_state.progress, again.trainer_state.counters = put_back(held, again.host, again.optimizer, again.scheduler)
     return again
 
 
@@ -59,8 +59,8 @@ def test_a_world_with_a_snapshot_put_back_is_the_one_it_was_taken_of(tmp_path: P
     again = copied(made)
     assert digested(again) == digested(made)
     assert again.host.state()[1] == made.host.state()[1]
-    assert again.memory.progress == made.memory.progress
-    assert again.memory.tally == made.memory.tally
+    assert again.trainer_state.progress == made.trainer_state.progress
+    assert again.trainer_state.counters == made.trainer_state.counters
     assert [group["lr"] for group in again.optimizer.param_groups] == [group["lr"] for group in made.optimizer.param_groups]
 
 
@@ -109,7 +109,7 @@ def test_a_layer_may_be_called_as_other_things_in_a_checkpoint_are(tmp_path: Pat
         made.step(epoch, epoch)
         made.end(epoch)
     assert made.host.seeds[site, 0].stage is Stage.TRAINING
-    put_back(take(made.host, made.optimizer, None, made.memory), again.host, again.optimizer, None)
+    put_back(take(made.host, made.optimizer, None, made.trainer_state), again.host, again.optimizer, None)
     assert digested(again) == digested(made)
 
 

@@ -20,7 +20,7 @@ WHOLE: Script = {**GROWN, 7: [ADVANCE], 8: [ADVANCE], 9: [FOSSILIZE]}
 def test_a_loss_that_is_not_a_number_takes_training_back_with_its_step(tmp_path: Path) -> None:
     settings = TrainerSettings(epochs=4, checkpoint_every=1, measure_every=2)
     made = World(tmp_path, train=InEpoch(lambda inputs: inputs * math.nan, 3), settings=settings).run()
-    (back,) = made.journal.of(RunRolledBack)
+    (back,) = made.sink.of(RunRolledBack)
     assert (back.from_epoch, back.to_epoch) == (3, 2)
     assert back.reason == f"loss nan at step {2 * STEPS + 1}"
     assert [epoch.system.epoch for epoch in completed(made)] == [1, 2, 4]
@@ -30,7 +30,7 @@ def test_a_loss_that_is_not_a_number_takes_training_back_with_its_step(tmp_path:
 def test_a_bad_step_is_found_at_the_end_of_its_span(tmp_path: Path) -> None:
     settings = TrainerSettings(epochs=2, checkpoint_every=1, measure_every=2)
     made = World(tmp_path, train=InEpoch(lambda inputs: inputs * math.nan, 2), settings=settings).run()
-    assert made.journal.story.count("step") == STEPS + 2
+    assert made.sink.story.count("step") == STEPS + 2
 
 
 def test_one_rollback_too_many_ends_training_and_says_where(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_one_rollback_too_many_ends_training_and_says_where(tmp_path: Path) -> N
     made = World(tmp_path, train=InEpoch(lambda inputs: inputs * math.nan, *range(2, 10)), settings=settings)
     with pytest.raises(UnstableError, match=r"epoch 4, step 16: loss nan at step 13; expected at most 2 rollbacks in a run"):
         made.run()
-    assert len(made.journal.of(RunRolledBack)) == 2
+    assert len(made.sink.of(RunRolledBack)) == 2
 
 
 def test_a_training_of_which_no_epoch_came_to_its_end_has_not_finished(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_training_of_which_no_epoch_came_to_its_end_has_not_finished(tmp_path:
     made = World(tmp_path, train=InEpoch(lambda inputs: inputs * math.nan, 1, 2, 3), settings=settings)
     with pytest.raises(UnstableError, match="none of 3 epochs came to its end: each was rolled back"):
         made.run()
-    assert len(made.journal.of(RunRolledBack)) == 3
+    assert len(made.sink.of(RunRolledBack)) == 3
 
 
 def test_an_epoch_that_is_rolled_back_at_the_end_leaves_what_the_others_reached(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_model_whose_last_validation_is_no_number_has_not_finished(tmp_path: P
 
         def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
             losses, metrics = Supervised(loss_of).measure(model, batch)
-            return losses * (math.nan if not model.training and made.journal.of(EpochCompleted)[1:] else 1.0), metrics
+            return losses * (math.nan if not model.training and made.sink.of(EpochCompleted)[1:] else 1.0), metrics
 
     made = World(tmp_path, objective=Worn(), settings=TrainerSettings(epochs=2))
     with pytest.raises(UnstableError, match="epoch 2, step 8: the validation loss of the trained model is nan"):
@@ -88,14 +88,14 @@ def test_a_loss_explodes_above_ten_times_the_last_epochs_and_above_the_firsts(
 
         def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
             losses, metrics = Supervised(loss_of).measure(model, batch)
-            value = (5.0, last, loss)[made.memory.tally.epoch - 1]
+            value = (5.0, last, loss)[made.trainer_state.counters.epoch - 1]
             return losses * 0 + value, metrics
 
     made = World(tmp_path, objective=Told(), settings=TrainerSettings(epochs=3, checkpoint_every=1))
     made.run()
-    assert bool(made.journal.of(RunRolledBack)) is unstable
+    assert bool(made.sink.of(RunRolledBack)) is unstable
 
 
 def test_an_explosion_in_the_first_epoch_is_not_known_as_one(tmp_path: Path) -> None:
     made = World(tmp_path, train=InEpoch(lambda inputs: inputs * 1e4, 1), settings=TrainerSettings(epochs=2)).run()
-    assert made.journal.of(RunRolledBack) == []
+    assert made.sink.of(RunRolledBack) == []

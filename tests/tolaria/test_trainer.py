@@ -21,7 +21,7 @@ from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.tolaria.objective import Batch, Supervised
 from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.trainer import Interrupted
-from tests.tolaria.journals import COMMIT, Said
+from tests.tolaria.event_sinks import COMMIT, Said
 from tests.tolaria.worlds import (
     ADVANCE,
     FOSSILIZE,
@@ -52,7 +52,7 @@ def sgd(parameters: object) -> SGD:
 
 def test_an_epoch_is_said_decided_and_applied_in_this_order_and_written_ahead(tmp_path: Path) -> None:
     made = World(tmp_path, script=GROWN, settings=TrainerSettings(epochs=3, checkpoint_every=10)).run()
-    told = made.journal.kinds()
+    told = made.sink.kinds()
     assert told[:3] == ["RunStarted", "CheckpointSaved", COMMIT]
     third = told[len(told) - 1 - told[::-1].index("step") - STEPS + 1 :]
     assert third == [
@@ -66,19 +66,19 @@ def test_an_epoch_is_said_decided_and_applied_in_this_order_and_written_ahead(tm
 def test_every_outcome_is_on_disk_before_the_next_epoch_takes_a_step(tmp_path: Path) -> None:
     made = World(tmp_path, script=GROWN, settings=TrainerSettings(epochs=7)).run()
     waiting = 0
-    for one in made.journal.story:
+    for one in made.sink.story:
         if isinstance(one, Said):
             waiting += 1
         elif one == COMMIT:
             waiting = 0
         else:
             assert waiting == 0, "a step was taken with facts that are not on disk"
-    assert len(made.journal.of(CommandApplied)) == len(made.journal.of(CommandIssued)) == 5
+    assert len(made.sink.of(CommandApplied)) == len(made.sink.of(CommandIssued)) == 5
 
 
 def test_a_kernel_is_waited_for_and_said_before_the_epoch_is_completed(tmp_path: Path) -> None:
     made = World(tmp_path, script=GROWN, settings=TrainerSettings(epochs=2)).run()
-    told = [type(one.event).__name__ for one in made.journal.said if one.epoch == 2]
+    told = [type(one.event).__name__ for one in made.sink.said if one.epoch == 2]
     assert told[:3] == ["KernelCompiled", "KernelCharacterized", "EpochCompleted"]
 
 
@@ -90,7 +90,7 @@ def test_the_policy_sees_what_the_log_has(tmp_path: Path) -> None:
         return ()
 
     made = World(tmp_path, script=policy, settings=TrainerSettings(epochs=2)).run()
-    said = [one for one in made.journal.said if isinstance(one.event, EpochCompleted)]
+    said = [one for one in made.sink.said if isinstance(one.event, EpochCompleted)]
     again = [decode_payload(EpochCompleted.KIND, encode(one.event)) for one in said]
     assert [state for state, _ in seen] == [one.system for one in again if isinstance(one, EpochCompleted)]
     assert [evidence for _, evidence in seen] == [one.id for one in said]
@@ -99,7 +99,7 @@ def test_the_policy_sees_what_the_log_has(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_saved_at_the_start_when_due_before_a_graft_and_at_the_end(tmp_path: Path) -> None:
     made = World(tmp_path, script=GROWN, settings=TrainerSettings(epochs=7, checkpoint_every=2)).run()
-    saved = [(one.epoch, one.event.reason) for one in made.journal.said if isinstance(one.event, CheckpointSaved)]
+    saved = [(one.epoch, one.event.reason) for one in made.sink.said if isinstance(one.event, CheckpointSaved)]
     assert saved == [(0, "start"), (2, "due"), (3, "before_grafting"), (4, "due"), (6, "due"), (7, "end")]
 
 
@@ -122,7 +122,7 @@ def test_micro_batches_give_the_gradient_of_the_one_big_batch_in_one_step(tmp_pa
     assert [float(gradient.abs().sum()) > 0 for gradient in big] == [True] * 4
     for one, other in zip(big, small, strict=True):
         torch.testing.assert_close(one, other)
-    assert (completed(made)[0].optimizer_steps, made.memory.tally.step) == (1, 1)
+    assert (completed(made)[0].optimizer_steps, made.trainer_state.counters.step) == (1, 1)
 
 
 def test_a_last_group_of_fewer_micro_batches_is_a_step_of_its_own(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_clip_bounds_the_gradient_and_keeps_its_direction(tmp_path: Path) ->
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
     one, other = (torch.cat([gradient.reshape(-1) for gradient in gradients]) for gradients in (free, clipped))
     assert float(F.cosine_similarity(one, other, dim=0)) == pytest.approx(1.0)
-    (telemetry,) = (event for event in made.journal.measured if isinstance(event, StepsMeasured))
+    (telemetry,) = (event for event in made.sink.measured if isinstance(event, StepsMeasured))
     free_norm = float(torch.nn.utils.get_total_norm(free))
     assert telemetry.steps.gradient_norm is not None
     assert telemetry.steps.gradient_norm[0] == pytest.approx(free_norm, rel=1e-5)  # Said as it was before the clip.
@@ -214,7 +214,7 @@ def test_an_epoch_of_a_stream_is_as_many_steps_as_asked_for(tmp_path: Path, accu
 
     made = World(tmp_path, train=endless(), settings=TrainerSettings(epochs=2, epoch_steps=3, accumulate=accumulate)).run()
     assert [epoch.optimizer_steps for epoch in completed(made)] == [3, 3]
-    assert made.journal.story.count("step") == 2 * batches_taken
+    assert made.sink.story.count("step") == 2 * batches_taken
 
 
 def test_a_stream_is_not_asked_for_more_than_it_is_trained_on(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ class Worsening:
         losses, metrics = Supervised(loss_of).measure(model, batch)
         if model.training or self.world is None:
             return losses, metrics
-        return losses * 0 + abs(self.world.memory.tally.epoch - self.best) + 1.0, metrics
+        return losses * 0 + abs(self.world.trainer_state.counters.epoch - self.best) + 1.0, metrics
 
 
 def test_training_stops_when_patience_is_over_and_says_so(tmp_path: Path) -> None:
@@ -312,8 +312,8 @@ def test_asked_to_stop_training_ends_after_the_step_under_way_with_all_on_disk(t
     made = World(tmp_path, stop=stop)
     with pytest.raises(Interrupted, match="stopped in epoch 2 after step 6"):
         made.run()
-    assert made.journal.story[-2:] == ["step", COMMIT]
-    assert (made.memory.tally.step, len(completed(made))) == (STEPS + 2, 1)
+    assert made.sink.story[-2:] == ["step", COMMIT]
+    assert (made.trainer_state.counters.step, len(completed(made))) == (STEPS + 2, 1)
 
 
 def test_what_was_interrupted_goes_on_to_the_same_end(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_what_was_interrupted_goes_on_to_the_same_end(tmp_path: Path) -> None:
     made = World(tmp_path / "made", script=GROWN, settings=TrainerSettings(epochs=6, checkpoint_every=1), stop=lambda: next(stops))
     with pytest.raises(Interrupted):
         made.run()
-    kept = made.memory.tally.checkpoints[-1]
+    kept = made.trainer_state.counters.checkpoints[-1]
     again = World(tmp_path / "made", script=GROWN, settings=TrainerSettings(epochs=6, checkpoint_every=1))
     again.trainer.resume(kept.name, kept.digest, {})
     again.trainer.train()
@@ -368,8 +368,8 @@ def test_telemetry_changes_no_bit(tmp_path: Path) -> None:
     without = shuffled(tmp_path / "without", TrainerSettings(epochs=7, telemetry=False))
     assert digests_of(with_it) == digests_of(without)
     assert [epoch.system for epoch in completed(with_it)] == [epoch.system for epoch in completed(without)]
-    assert with_it.journal.measured
-    assert not without.journal.measured
+    assert with_it.sink.measured
+    assert not without.sink.measured
 
 
 def test_only_the_digests_that_are_asked_for_are_taken(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_only_the_digests_that_are_asked_for_are_taken(tmp_path: Path) -> None:
 
 def test_every_step_is_measured_once_in_spans(tmp_path: Path) -> None:
     made = World(tmp_path, settings=TrainerSettings(epochs=2, measure_every=3)).run()
-    spans = [event.steps.step for event in made.journal.measured if isinstance(event, StepsMeasured)]
+    spans = [event.steps.step for event in made.sink.measured if isinstance(event, StepsMeasured)]
     assert spans == [(1, 2, 3), (4,), (5, 6, 7), (8,)]
 
 
@@ -405,15 +405,15 @@ SHORT: list[tuple[TrainerSettings, bool, int]] = [  # Settings, a stream of unkn
 def test_health_is_measured_in_every_epoch_however_short(tmp_path: Path, settings: TrainerSettings, stream: bool, count: int) -> None:
     made = World(tmp_path, train=iter(batches() * 3) if stream else None, script=GROWN, settings=settings).run()
     assert [epoch.system.sites[0].gradient_pressure is not None for epoch in completed(made)] == [True] * 3
-    assert len([event for event in made.journal.measured if isinstance(event, SeedHealthMeasured)]) == count
+    assert len([event for event in made.sink.measured if isinstance(event, SeedHealthMeasured)]) == count
 
 
 def test_health_in_telemetry_says_which_seeds_are_ready(tmp_path: Path) -> None:
     made = World(tmp_path, script=GROWN, settings=TrainerSettings(epochs=6)).run()
-    told = [event.health for event in made.journal.measured if isinstance(event, SeedHealthMeasured)]
+    told = [event.health for event in made.sink.measured if isinstance(event, SeedHealthMeasured)]
     assert [health.seed for health in told] == [(None,), *[(None, 0)] * 5]
     assert [health.ready[-1] for health in told] == [None, False, False, False, False, True]
-    *_, last = (event for event in made.journal.measured if isinstance(event, SeedHealthMeasured))
+    *_, last = (event for event in made.sink.measured if isinstance(event, SeedHealthMeasured))
     assert last.last_adaptation_step == 3 * STEPS
 
 
@@ -423,7 +423,7 @@ def test_a_journal_that_fails_ends_training(tmp_path: Path) -> None:
     def burst() -> None:
         raise OSError("no disk")
 
-    made.journal.commit = burst  # type: ignore[method-assign] # The log has failed.
+    made.sink.commit = burst  # type: ignore[method-assign] # The log has failed.
     with pytest.raises(OSError, match="no disk"):
         made.run()
-    assert "step" not in made.journal.story
+    assert "step" not in made.sink.story

@@ -21,17 +21,17 @@ from esper.kasmina.host import Host
 from esper.kasmina.kernels import Kernel, KernelCache, KernelCompiler, KernelError, KernelRequest
 from esper.kasmina.randomness import derive
 from esper.tamiyo.settings import PolicySettings
-from esper.tolaria.adaptation import Adapter, Now, Policy
-from esper.tolaria.evaluation import Evaluator
-from esper.tolaria.keeper import Keeper
+from esper.tolaria.adaptation import AdaptationStep, EpochEnd, Policy
+from esper.tolaria.checkpointer import Checkpointer
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised
+from esper.tolaria.seed_evaluator import SeedEvaluator
 from esper.tolaria.settings import TrainerSettings
-from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler
-from esper.tolaria.system import system_state
-from esper.tolaria.trainer import Trainer, fresh_memory
+from esper.tolaria.system_state import system_state
+from esper.tolaria.trainer import Trainer, fresh_trainer_state
+from esper.tolaria.validation import Evaluator
 from tests.beginnings import run_started
-from tests.tolaria.journals import ListedJournal
+from tests.tolaria.event_sinks import ListedJournal
 
 torch.set_num_threads(1)
 
@@ -123,12 +123,12 @@ class BrokenCompiler(KernelCompiler):
 class Marked:
     """Batches that say in a journal's story when each is asked for."""
 
-    def __init__(self, inner: Batches, journal: ListedJournal) -> None:
-        self._inner, self._journal = inner, journal
+    def __init__(self, inner: Batches, sink: ListedJournal) -> None:
+        self._inner, self._sink = inner, sink
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._inner:
-            self._journal.story.append("step")
+            self._sink.story.append("step")
             yield batch
 
     def __len__(self) -> int:
@@ -160,7 +160,7 @@ class World:
         slots: int = 2,
         clip: float | None = 1.0,
     ) -> None:
-        self.journal, self.memory = ListedJournal(), fresh_memory()
+        self.sink, self.trainer_state = ListedJournal(), fresh_trainer_state()
         self.settings = settings or TrainerSettings(epochs=3)
         self.schedule, self.gate = schedule or PolicySettings(), gate or GateSettings()
         self.model = perceptron() if model is None else model
@@ -171,18 +171,20 @@ class World:
         OPEN.append(self.compiler)
         chosen = objective or Supervised(loss, {"accuracy": lambda output, target: (output.argmax(1) == target).float()})
         self.evaluator = Evaluator(self.model, batches(20) if valid is None else valid, chosen, CPU)
-        self.adapter = Adapter(
+        self.adaptation = AdaptationStep(
             host=self.host,
-            journal=self.journal,
+            sink=self.sink,
             policy=script if callable(script) else scripted(script or {}),
             schedule=self.schedule,
             embargo=self.gate.embargo,
             compiler=self.compiler,
-            memory=self.memory,
+            trainer_state=self.trainer_state,
         )
-        self.examiner = Examiner(host=self.host, evaluator=self.evaluator, memory=self.memory, journal=self.journal, schedule=self.schedule)
+        self.seed_evaluator = SeedEvaluator(
+            host=self.host, evaluator=self.evaluator, trainer_state=self.trainer_state, sink=self.sink, schedule=self.schedule
+        )
         self.checkpoints = folder / "checkpoints"
-        self.keeper = self._keeper()
+        self.checkpointer = self._checkpointer()
         self.trainer = self._trainer(batches() if train is None else train, chosen, stop)
 
     def _host(self, sites: str | None, slots: int, clip: float | None) -> Host:
@@ -197,14 +199,14 @@ class World:
             clip=clip,
         )
 
-    def _keeper(self) -> Keeper:
-        return Keeper(
+    def _checkpointer(self) -> Checkpointer:
+        return Checkpointer(
             self.checkpoints,
             host=self.host,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
-            journal=self.journal,
-            memory=self.memory,
+            sink=self.sink,
+            trainer_state=self.trainer_state,
             keep=self.settings.keep_checkpoints,
             device=CPU,
         )
@@ -214,14 +216,14 @@ class World:
             host=self.host,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
-            train=Marked(train, self.journal),
+            train=Marked(train, self.sink),
             objective=objective,
             evaluator=self.evaluator,
-            journal=self.journal,
-            adapter=self.adapter,
-            keeper=self.keeper,
-            examiner=self.examiner,
-            memory=self.memory,
+            sink=self.sink,
+            adaptation=self.adaptation,
+            checkpointer=self.checkpointer,
+            seed_evaluator=self.seed_evaluator,
+            trainer_state=self.trainer_state,
             settings=self.settings,
             schedule=self.schedule,
             gate=self.gate,
@@ -248,27 +250,27 @@ class World:
         """The SystemState at the end of `epoch`."""
         return system_state(
             self.host,
-            self.memory.progress,
-            self.memory.tally,
+            self.trainer_state.progress,
+            self.trainer_state.counters,
             epoch=epoch,
             epochs_planned=self.settings.epochs,
             train=Measured(loss=1.0, metrics={}, samples=SAMPLES),
             validation=Measured(loss=1.0, metrics={}, samples=SAMPLES),
-            ready=self.adapter.ready(epoch),
-            evaluations=self.memory.evaluations,
+            ready=self.adaptation.ready(epoch),
+            evaluations=self.trainer_state.evaluations,
             gate=self.gate,
         )
 
     def end(self, epoch: int, validation_loss: float = 1.0) -> None:
         """An epoch's end without training: kernels are collected, then the script is applied."""
-        at = now(epoch, validation_loss)
-        self.adapter.collect_kernels(at)
-        self.adapter.adapt(self.state(epoch), EventId(f"epoch/{epoch}"), at)
+        at = end(epoch, validation_loss)
+        self.adaptation.collect_kernels(at)
+        self.adaptation.adapt(self.state(epoch), EventId(f"epoch/{epoch}"), at)
 
 
-def now(epoch: int, validation_loss: float | None = 1.0, *, epochs_left: int = 50) -> Now:
+def end(epoch: int, validation_loss: float | None = 1.0, *, epochs_left: int = 50) -> EpochEnd:
     """An epoch's end, in the middle of a long training."""
-    return Now(epoch=epoch, step=STEPS * epoch, epochs_left=epochs_left, validation_loss=validation_loss, ramp_steps=8)
+    return EpochEnd(epoch=epoch, step=STEPS * epoch, epochs_left=epochs_left, validation_loss=validation_loss, ramp_steps=8)
 
 
 def started() -> RunStarted:
@@ -277,7 +279,7 @@ def started() -> RunStarted:
 
 
 def completed(made: World) -> list[EpochCompleted]:
-    return made.journal.of(EpochCompleted)
+    return made.sink.of(EpochCompleted)
 
 
 class InEpoch:

@@ -42,17 +42,17 @@ from esper.oona.run_log import RunLog
 from esper.processes.measuring import measuring
 from esper.processes.settings import Settings
 from esper.tamiyo.policy import decide
-from esper.tolaria import manifest
-from esper.tolaria.adaptation import Adapter, Policy
-from esper.tolaria.checkpoint import verify_checkpoint
-from esper.tolaria.determinism import described, deterministic
-from esper.tolaria.evaluation import Evaluator
-from esper.tolaria.keeper import Keeper
+from esper.tolaria import environment
+from esper.tolaria.adaptation import AdaptationStep, Policy
+from esper.tolaria.checkpoint_files import verify_checkpoint
+from esper.tolaria.checkpointer import Checkpointer
+from esper.tolaria.determinism import determinism_settings, deterministic
 from esper.tolaria.objective import Batches, Objective
-from esper.tolaria.progress import Evaluations
-from esper.tolaria.shadow import Examiner
+from esper.tolaria.seed_evaluator import SeedEvaluator
 from esper.tolaria.snapshots import Scheduler
-from esper.tolaria.trainer import Interrupted, Outcome, Trainer, UnstableError, fresh_memory
+from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError, fresh_trainer_state
+from esper.tolaria.trainer_state import Evaluations
+from esper.tolaria.validation import Evaluator
 
 
 @dataclass(frozen=True)
@@ -215,28 +215,28 @@ class _Work:
         self, recipe: Recipe, settings: Settings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
     ) -> None:
         self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
-        memory = self._memory = fresh_memory()
+        trainer_state = self._trainer_state = fresh_trainer_state()
         policy = settings.policy
         self._compiler = KernelCompiler(KernelCache(directory.path / ".kernels"))
         host = self.host = _host(recipe, settings)
         self.begun = self._ended = False
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
-        adapter = Adapter(
+        adaptation = AdaptationStep(
             host=host,
-            journal=emitter,
+            sink=emitter,
             policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
             schedule=policy,
             embargo=settings.gate.embargo,
             compiler=self._compiler,
-            memory=memory,
+            trainer_state=trainer_state,
         )
-        keeper = Keeper(
+        checkpointer = Checkpointer(
             directory.checkpoints(run),
             host=host,
             optimizer=recipe.optimizer,
             scheduler=recipe.scheduler,
-            journal=emitter,
-            memory=memory,
+            sink=emitter,
+            trainer_state=trainer_state,
             keep=settings.trainer.keep_checkpoints,
             device=recipe.device,
         )
@@ -247,11 +247,11 @@ class _Work:
             train=recipe.train,
             objective=recipe.objective,
             evaluator=evaluator,
-            journal=emitter,
-            adapter=adapter,
-            keeper=keeper,
-            examiner=Examiner(host=host, evaluator=evaluator, memory=memory, journal=emitter, schedule=policy),
-            memory=memory,
+            sink=emitter,
+            adaptation=adaptation,
+            checkpointer=checkpointer,
+            seed_evaluator=SeedEvaluator(host=host, evaluator=evaluator, trainer_state=trainer_state, sink=emitter, schedule=policy),
+            trainer_state=trainer_state,
             settings=settings.trainer,
             schedule=policy,
             gate=settings.gate,
@@ -265,16 +265,16 @@ class _Work:
         return RunStarted(
             task=recipe.task,
             settings=settings.named(),
-            code=manifest.code(),
-            packages=manifest.packages(),
+            code=environment.code(),
+            packages=environment.packages(),
             data=tuple(
-                manifest.fingerprint(name, data)
+                environment.fingerprint(name, data)
                 for name, data in (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
                 if data is not None
             ),
             rng_seed=settings.trainer.rng_seed,
-            determinism=described(settings.trainer.digest),
-            hardware=manifest.hardware(recipe.device),
+            determinism=determinism_settings(settings.trainer.digest),
+            hardware=environment.hardware(recipe.device),
             sites=self.host.sites,
             parameters=self.host.parameters(),
             epochs=settings.trainer.epochs,
@@ -283,10 +283,10 @@ class _Work:
     def measured(self, event: CustomMetricRecorded) -> None:
         """Records a metric of the user's own; not what is measured while data are read for the manifest, before the run begins."""
         if self.begun:
-            tally = self._memory.tally
-            self._emitter.measure(CustomMetricRecorded, lambda: event, epoch=tally.epoch, step=tally.step)
+            counters = self._trainer_state.counters
+            self._emitter.measure(CustomMetricRecorded, lambda: event, epoch=counters.epoch, step=counters.step)
 
-    def tested(self, outcome: Outcome) -> Outcome:
+    def tested(self, outcome: TrainingResult) -> TrainingResult:
         """The same with the metrics on the test data, where there is some."""
         recipe = self._recipe
         if recipe.test is None:
@@ -295,10 +295,10 @@ class _Work:
         tested = {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
         return outcome._replace(metrics=outcome.metrics | tested)
 
-    def finish(self, outcome: Outcome) -> RunFinished:
+    def finish(self, outcome: TrainingResult) -> RunFinished:
         """Says that the run finished; on disk when it returns."""
-        tally = self._memory.tally
-        tails = self._emitter.tails(epoch=tally.epoch, step=tally.step)
+        counters = self._trainer_state.counters
+        tails = self._emitter.tails(epoch=counters.epoch, step=counters.step)
         finished = RunFinished(
             metrics=outcome.metrics,
             model_digest=outcome.model_digest,
@@ -306,7 +306,7 @@ class _Work:
             stopped_early=outcome.stopped_early,
             tails=tails,
         )
-        self._emitter.emit(finished, epoch=tally.epoch, step=tally.step)
+        self._emitter.emit(finished, epoch=counters.epoch, step=counters.step)
         self._emitter.commit()
         return finished
 
@@ -318,22 +318,22 @@ class _Work:
 
     def pause(self) -> None:
         """Ends every telemetry stream: who watches knows by that that the training was stopped on purpose. On disk when it returns."""
-        tally = self._memory.tally
-        self._emitter.tails(epoch=tally.epoch, step=tally.step)
+        counters = self._trainer_state.counters
+        self._emitter.tails(epoch=counters.epoch, step=counters.step)
 
     def fail(self, error: BaseException) -> None:
         """Says that the run failed and why; the run stays unsealed, for it may be resumed. One that has finished stays finished."""
         if any(record.type == RunFinished.KIND for record in self._emitter.upcoming):
             return
-        tally = self._memory.tally
+        counters = self._trainer_state.counters
         kinds: tuple[tuple[type[BaseException], FailureKind], ...] = (
             (DivergedError, "diverged"),
             (UnstableError, "rollbacks"),
             (LogError, "log"),
         )
         kind: FailureKind = next((name for cause, name in kinds if isinstance(error, cause)), "error")
-        where = error.where if isinstance(error, DivergedError) else f"epoch {tally.epoch}, step {tally.step}"
-        self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, epoch=tally.epoch, step=tally.step)
+        where = error.where if isinstance(error, DivergedError) else f"epoch {counters.epoch}, step {counters.step}"
+        self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, epoch=counters.epoch, step=counters.step)
 
     def close(self) -> None:
         """Ends the compiler's thread. The model of a training that did not come to its end is plain again, so that it can be resumed."""

@@ -1,1 +1,4 @@
-"""Tamiyo, the controller: what is known at an epoch's end in, decisions out; `decide` is in `esper.tamiyo.policy`."""
+"""Tamiyo, the controller: SystemState in, decisions out; `policy.decide` is the entry.
+
+Pure: it never reads a clock, a file, or anything but its arguments.
+"""

@@ -1,4 +1,4 @@
-"""What a paired comparison says: how sure it is that a seed helps, or that it does not.
+"""Confidence from a paired comparison that a seed helps, or that it does not.
 
 The same validation samples (or batch means) are measured without and with a seed: d = loss(without) - loss(with), above 0 where the seed
 helps. z = mean(d) / standard error of mean(d); the confidence that the seed helps is Phi(z)^k, with k the alternatives of which this is
@@ -38,7 +38,7 @@ def confidence(z: float | None, k: int) -> float:
 
 
 def is_harmful(evidence: Evaluation) -> bool:
-    """Whether the loss is finite without the seed and not finite with it."""
+    """True where the loss is finite without the seed and not finite with it."""
     return math.isfinite(evidence.loss_without) and not math.isfinite(evidence.loss_with)
 
 

@@ -1,4 +1,4 @@
-"""Where to grow and what to try: a race of blueprints at the site where growth presses most.
+"""Germination: a race of blueprints at the site with the largest gradient pressure.
 
 A wish to germinate is recorded at most once per epoch's end, and only when nothing rules it out and the plateau is at least half likely
 (`wish`). Where the gate will pass it, it is one decision per candidate, at most `race` and as many as the gate's cap allows; where the
@@ -21,12 +21,12 @@ from esper.events.kinds.lifecycle import Stage
 from esper.folds.lifecycle import LIVE
 from esper.tamiyo.evidence import epochs
 from esper.tamiyo.plateau import Plateau
-from esper.tamiyo.view import View, free_slots, full_name
+from esper.tamiyo.policy_input import PolicyInput, free_slots, full_name
 
-FAILURES = frozenset({Stage.CULLED.value, Stage.ROLLED_BACK.value})
+_FAILURES = frozenset({Stage.CULLED.value, Stage.ROLLED_BACK.value})
 
 
-class Place(NamedTuple):
+class _RaceSite(NamedTuple):
     """A site where a race can start: its free slots, lowest first, and its blueprints, the fewest failures there first."""
 
     site: str
@@ -35,8 +35,8 @@ class Place(NamedTuple):
     blueprints: tuple[str, ...]
 
 
-def hindrance(view: View) -> str:
-    """What rules a germination out at this epoch's end, in words; empty: nothing does."""
+def hindrance(view: PolicyInput) -> str:
+    """Reason against a germination at this epoch's end, in words; empty: none."""
     state, settings = view.state, view.settings
     if state.validation_loss is None:
         return "no validation at this epoch's end"
@@ -49,16 +49,16 @@ def hindrance(view: View) -> str:
     left = view.epochs_left
     if left is not None and left < 2 * settings.cycle:
         return f"{epochs(left)} left, two seed cycles take {2 * settings.cycle}"
-    place = best_place(state)
+    place = _best_race_site(state)
     return _nowhere(state) if place is None else _too_small(view, place)
 
 
-def germinate(view: View, plateau: Plateau) -> tuple[DecisionMade, ...]:
+def germinate(view: PolicyInput, plateau: Plateau) -> tuple[DecisionMade, ...]:
     """The wish to germinate; empty where it is ruled out or not likely enough.
 
     No live seed, no other adaptation: the gate's whole cap is left to the race.
     """
-    place = best_place(view.state)
+    place = _best_race_site(view.state)
     if hindrance(view) or place is None or not plateau.confidence >= view.settings.wish:
         return ()
     room = min(view.settings.race, view.state.gate.adaptations_per_epoch)
@@ -78,19 +78,19 @@ def germinate(view: View, plateau: Plateau) -> tuple[DecisionMade, ...]:
     )
 
 
-def best_place(state: SystemState) -> Place | None:
+def _best_race_site(state: SystemState) -> _RaceSite | None:
     """The site with the largest gradient pressure among those with a free slot and a blueprint; the first of equals.
 
     A pressure that was not measured, or is not finite, counts less than any.
     """
     free = free_slots(state)
-    failures = Counter((report.site, report.blueprint) for report in state.field_reports if report.outcome in FAILURES)
-    best: Place | None = None
+    failures = Counter((report.site, report.blueprint) for report in state.field_reports if report.outcome in _FAILURES)
+    best: _RaceSite | None = None
     for row in state.sites:
         site, pressure = row.site, row.gradient_pressure
         if site in free and row.blueprints and (best is None or _rank(pressure) > _rank(best.pressure)):
             ordered = sorted(row.blueprints, key=lambda blueprint, site=site: failures[site, blueprint])  # type: ignore[misc]
-            best = Place(site, pressure, tuple(free[site]), tuple(ordered))
+            best = _RaceSite(site, pressure, tuple(free[site]), tuple(ordered))
     return best
 
 
@@ -100,7 +100,7 @@ def _nowhere(state: SystemState) -> str:
     return "no site has a free slot"
 
 
-def _too_small(view: View, place: Place) -> str:
+def _too_small(view: PolicyInput, place: _RaceSite) -> str:
     coming = sum(seed.site == place.site and seed.stage in (Stage.CULLED, Stage.CANCELLED) for seed in view.seeds)
     candidates = min(view.settings.race, len(place.blueprints))
     if coming == 0 or len(place.slots) >= candidates:
@@ -108,8 +108,8 @@ def _too_small(view: View, place: Place) -> str:
     return f"a race of {candidates} at {place.site} waits for {coming} slots to come free"
 
 
-def _gate_passes(view: View, plateau: Plateau) -> bool:
-    """Whether confidence, urgency, frequency and cooldown let a germination pass; every life is in the seed table or in a field report."""
+def _gate_passes(view: PolicyInput, plateau: Plateau) -> bool:
+    """True where confidence, urgency, frequency and cooldown let a germination pass; lives are read from seed table and reports."""
     gate, epoch = view.state.gate, view.state.epoch
     lives = [seed.life for seed in view.state.seeds if seed.life is not None]
     last = max((*lives, *(report.life for report in view.state.field_reports)), default=None)
@@ -122,5 +122,5 @@ def _rank(pressure: float | None) -> float:
     return pressure if pressure is not None and math.isfinite(pressure) else -math.inf
 
 
-def _pressure(place: Place) -> str:
+def _pressure(place: _RaceSite) -> str:
     return "its gradient pressure was not measured" if place.pressure is None else f"gradient pressure {place.pressure:.3g}, the largest"

@@ -1,4 +1,4 @@
-"""When to grow: the validation loss has stopped falling, by how much, and how sure that is.
+"""Plateau detection: the validation loss has stopped falling, with what confidence.
 
 With v the validation losses since the last graft cycle and W the window: r = 1 - min(last W) / min(all before) is how much better the
 window is; sigma = max(noise, residual standard deviation of log v over the window around its line, W - 2 degrees of freedom) is how far
@@ -17,7 +17,7 @@ from esper.tamiyo.settings import PolicySettings
 
 
 class Plateau(NamedTuple):
-    """Whether the loss has stopped falling; both numbers are in 0..1, never NaN."""
+    """Plateau of the loss; both numbers are in 0..1, never NaN."""
 
     confidence: float
     urgency: float
@@ -25,7 +25,7 @@ class Plateau(NamedTuple):
 
 
 def plateau(losses: tuple[float, ...], settings: PolicySettings) -> Plateau:
-    """How sure it is that `losses` (oldest first) have stopped falling, and how urgent growth is.
+    """Confidence that `losses` (oldest first) have stopped falling, and urgency of growth.
 
     Of the losses before the window only the lowest matters, or one that has no logarithm.
     """
@@ -36,7 +36,7 @@ def plateau(losses: tuple[float, ...], settings: PolicySettings) -> Plateau:
         return Plateau(0.0, 0.0, "a plateau needs validation losses that are finite and above 0")
     last = np.asarray(losses[-window:], dtype=np.float64)
     improved = 1.0 - float(last.min()) / min(losses[:-window])
-    sigma = max(settings.noise, residual_deviation(np.log(last)))
+    sigma = max(settings.noise, _residual_deviation(np.log(last)))
     confidence = phi((settings.tolerance - improved) / sigma)
     urgency = min(1.0, max(0.0, 1.0 - improved / (2.0 * settings.tolerance)))
     return Plateau(confidence, urgency, _words(improved, settings))
@@ -49,7 +49,7 @@ def _words(improved: float, settings: PolicySettings) -> str:
     return f"best of {settings.window} improved {100.0 * improved:.1f} % {sign} {100.0 * settings.tolerance:g} %"
 
 
-def residual_deviation(values: npt.NDArray[np.float64]) -> float:
+def _residual_deviation(values: npt.NDArray[np.float64]) -> float:
     """The standard deviation of `values` around their least-squares line over 0, 1, 2 ...; at least 3 values."""
     time = np.arange(len(values), dtype=np.float64) - (len(values) - 1) / 2.0
     centred = values - values.mean()

@@ -15,10 +15,10 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.tamiyo.evidence import epochs
 from esper.tamiyo.germination import germinate, hindrance
 from esper.tamiyo.plateau import Plateau, plateau
+from esper.tamiyo.policy_input import PolicyInput, full_name, policy_input
 from esper.tamiyo.race import RACING, cancel, run_race, shadow
 from esper.tamiyo.settings import PolicySettings
 from esper.tamiyo.stages import decide_alone
-from esper.tamiyo.view import View, full_name, view_of
 
 _ORDER = {
     Adaptation.ADVANCE: 0,
@@ -32,11 +32,11 @@ _COUNTED = frozenset({Adaptation.CULL, Adaptation.FOSSILIZE, Adaptation.GRAFT})
 
 
 def decide(state: SystemState, evidence: EventId, settings: PolicySettings) -> tuple[DecisionMade, ...]:
-    """What is wanted at the end of `state.epoch`, in the order in which the gate is to judge it; never empty.
+    """Decisions at the end of `state.epoch`, in the order in which the gate judges them; never empty.
 
     `evidence` is the id of the EpochCompleted that holds `state`: every decision names it, and the SeedEvaluated that it rests on.
     """
-    view = view_of(state, evidence, settings)
+    view = policy_input(state, evidence, settings)
     # One loss stands for all that are older than those: of them the plateau asks for the lowest alone.
     earlier = () if state.earlier_loss is None else (state.earlier_loss,)
     stalled = plateau((*earlier, *state.validation_losses), settings)
@@ -48,7 +48,7 @@ def decide(state: SystemState, evidence: EventId, settings: PolicySettings) -> t
     return tuple(sorted(decisions, key=lambda decision: _ORDER[decision.adaptation]))
 
 
-def _races(view: View, before: list[DecisionMade]) -> list[DecisionMade]:
+def _races(view: PolicyInput, before: list[DecisionMade]) -> list[DecisionMade]:
     """The decisions of all races. The losers of a site are cancelled only where its graft finds room under the gate's cap."""
     racing = sorted((seed for seed in view.seeds if seed.stage in RACING), key=lambda seed: seed.site)
     results = [run_race(view, tuple(group)) for _, group in groupby(racing, key=lambda seed: seed.site)]
@@ -64,19 +64,19 @@ def _races(view: View, before: list[DecisionMade]) -> list[DecisionMade]:
     return decisions
 
 
-def _room(view: View, before: list[DecisionMade]) -> int:
-    """How many grafts can pass the gate after `before`: by its cap, and none in an epoch that its frequency skips."""
+def _room(view: PolicyInput, before: list[DecisionMade]) -> int:
+    """Number of grafts that can pass the gate after `before`: by its cap, and none in an epoch that its frequency skips."""
     gate = view.state.gate
     if view.state.epoch % gate.adaptation_every:
         return 0
     return max(0, gate.adaptations_per_epoch - _passing(view, before))
 
 
-def _passing(view: View, decisions: list[DecisionMade]) -> int:
+def _passing(view: PolicyInput, decisions: list[DecisionMade]) -> int:
     return sum(decision.adaptation in _COUNTED and view.gate_passes(decision) for decision in decisions)
 
 
-def _nothing(view: View, stalled: Plateau) -> DecisionMade:
+def _nothing(view: PolicyInput, stalled: Plateau) -> DecisionMade:
     """`none`, with the plateau's confidence and urgency, and what is waited for in words."""
     live = [seed for seed in view.seeds if seed.stage not in (Stage.CULLED, Stage.CANCELLED)]
     words = [_waiting(view, live), hindrance(view) if not live else "", shadow(view, view.seeds), stalled.reason]
@@ -91,7 +91,7 @@ def _nothing(view: View, stalled: Plateau) -> DecisionMade:
     )
 
 
-def _waiting(view: View, live: list[SeedRow]) -> str:
+def _waiting(view: PolicyInput, live: list[SeedRow]) -> str:
     if not live:
         return ""
     first = live[0]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.tamiyo.evidence import confidence, describe, epochs, gain_in_words, number, usable_z
+from esper.tamiyo.policy_input import PolicyInput, full_name, short_name
 from esper.tamiyo.stages import Decisions, cull_broken, decide_alone
-from esper.tamiyo.view import View, full_name, short_name
 
 RACING = frozenset({Stage.GERMINATED, Stage.LOADING, Stage.TRAINING})
 
@@ -25,8 +25,8 @@ class _Candidate(NamedTuple):
     z: float | None
 
 
-class Result(NamedTuple):
-    """What the candidates of one site need.
+class _RaceResult(NamedTuple):
+    """Decisions about the candidates of one site.
 
     `culls` come in any case. `graft`: of the best, where it is wished for; it passes the gate's confidence and urgency where `convincing`,
     and then `losers` are to be cancelled with it (see `cancel`). `otherwise`: what is needed when the graft is not made.
@@ -40,29 +40,29 @@ class Result(NamedTuple):
     candidates: tuple[_Candidate, ...] = ()
 
 
-def run_race(view: View, seeds: tuple[SeedRow, ...]) -> Result:
-    """What the candidates `seeds`, all of one site, need at this epoch's end."""
+def run_race(view: PolicyInput, seeds: tuple[SeedRow, ...]) -> _RaceResult:
+    """Decisions about the candidates `seeds`, all of one site, at this epoch's end."""
     culls = tuple(cull for seed in seeds for cull in cull_broken(view, seed))
     culled = {cull.seed for cull in culls}
     sound = tuple(seed for seed in seeds if seed.seed not in culled)
     left = view.epochs_left
     if left is not None and left <= view.settings.settling:
-        return Result(culls, tuple(_too_late(view, seed, left) for seed in sound))
+        return _RaceResult(culls, tuple(_too_late(view, seed, left) for seed in sound))
     candidates = _candidates(view, sound)
     going_on = tuple(decision for seed in sound for decision in decide_alone(view, seed))
     if not candidates:
-        return Result(culls, going_on + _overdue(view, sound, candidates))
+        return _RaceResult(culls, going_on + _overdue(view, sound, candidates))
     best = candidates[0]
     graft = _graft(view, candidates)
     if view.gate_passes(graft):
         losers = tuple(seed for seed in sound if seed is not best.seed)
-        return Result(culls, going_on, graft, True, losers, candidates)
+        return _RaceResult(culls, going_on, graft, True, losers, candidates)
     overdue = _overdue(view, sound, candidates)
     wished = best.gain > 0.0 and best.seed.seed not in {cull.seed for cull in overdue}
-    return Result(culls, going_on + overdue, graft if wished else None)
+    return _RaceResult(culls, going_on + overdue, graft if wished else None)
 
 
-def cancel(view: View, result: Result) -> Decisions:
+def cancel(view: PolicyInput, result: _RaceResult) -> Decisions:
     """The cancellations of the losers of a race whose graft is made."""
     best = result.candidates[0]
     measured = {candidate.seed.seed: candidate.evidence for candidate in result.candidates}
@@ -76,7 +76,7 @@ def cancel(view: View, result: Result) -> Decisions:
     return tuple(cancelled)
 
 
-def shadow(view: View, seeds: tuple[SeedRow, ...]) -> str:
+def shadow(view: PolicyInput, seeds: tuple[SeedRow, ...]) -> str:
     """The best comparison made at this epoch's end among `seeds`, in words; empty where there is none."""
     candidates = _candidates(view, seeds)
     if not candidates:
@@ -85,7 +85,7 @@ def shadow(view: View, seeds: tuple[SeedRow, ...]) -> str:
     return f"shadow of {full_name(best.seed)}: {describe(best.evidence, view.settings.least_pairs, _tried(candidates))}"
 
 
-def _candidates(view: View, seeds: tuple[SeedRow, ...]) -> tuple[_Candidate, ...]:
+def _candidates(view: PolicyInput, seeds: tuple[SeedRow, ...]) -> tuple[_Candidate, ...]:
     """Those with the planned epochs behind them and a comparison made now, the best first.
 
     Best is the largest mean gain among those that can be told from chance with the gate's confidence, then among the others.
@@ -107,7 +107,7 @@ def _tried(candidates: Sequence[_Candidate]) -> int:
     return sum(max(1, candidate.evidence.k) for candidate in candidates)
 
 
-def _graft(view: View, candidates: tuple[_Candidate, ...]) -> DecisionMade:
+def _graft(view: PolicyInput, candidates: tuple[_Candidate, ...]) -> DecisionMade:
     best, tried = candidates[0], _tried(candidates)
     reason = f"shadow {describe(best.evidence, view.settings.least_pairs, tried)}, alpha {number(best.evidence.alpha)}"
     if len(candidates) > 1:
@@ -123,12 +123,12 @@ def _graft(view: View, candidates: tuple[_Candidate, ...]) -> DecisionMade:
     )
 
 
-def _too_late(view: View, seed: SeedRow, left: int) -> DecisionMade:
+def _too_late(view: PolicyInput, seed: SeedRow, left: int) -> DecisionMade:
     needed = view.settings.settling
     return view.decision(Adaptation.CANCEL, seed, f"too late for a graft: {epochs(left)} left, {needed} and one to train on are needed")
 
 
-def _overdue(view: View, seeds: tuple[SeedRow, ...], candidates: tuple[_Candidate, ...]) -> Decisions:
+def _overdue(view: PolicyInput, seeds: tuple[SeedRow, ...], candidates: tuple[_Candidate, ...]) -> Decisions:
     """Culls of those that have trained `patience` times the planned epochs and are not convincing yet."""
     planned = view.planned(view.settings.train_epochs)
     tried = _tried(candidates)

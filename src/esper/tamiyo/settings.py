@@ -7,11 +7,11 @@ from pydantic import Field
 from esper.events.fields import Count, Finite, Part, Positive
 from esper.events.kinds.epoch import KEPT_LOSSES
 
-Share = Annotated[Finite, Field(gt=0, le=1)]
+_Share = Annotated[Finite, Field(gt=0, le=1)]
 
 
 class PolicySettings(Part):
-    """What the plateau policy goes by; the defaults are those measured on digits and mnist1d.
+    """Settings of the plateau policy; the defaults were measured on digits and mnist1d.
 
     The limits of the gate are not here: a policy sees those in force as `SystemState.gate`.
     """
@@ -22,7 +22,7 @@ class PolicySettings(Part):
     tolerance: Annotated[Finite, Field(gt=0, lt=1)] = 0.15
     """A plateau: the best loss of the window is less than this share better than the best before it. Between 0 and 1, both excluded."""
 
-    noise: Share = 0.005
+    noise: _Share = 0.005
     """The least standard deviation that a loss is believed to have around its trend, as a share of it."""
 
     wish: Annotated[Finite, Field(ge=0, le=1)] = 0.5
@@ -52,7 +52,7 @@ class PolicySettings(Part):
     max_germinations: Count | None = None
     """Races a run may start; None: as many as the limits allow."""
 
-    alphas: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
+    alphas: Annotated[tuple[_Share, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
     """The alphas of a shadow validation, each above 0 and at most 1. Whoever measures reads them; the policy sees what was best."""
 
     least_pairs: Annotated[int, Field(ge=2)] = 8

@@ -1,4 +1,4 @@
-"""One rule per stage of a seed that stands alone; what compares the candidates of a race is in `race`.
+"""A rule for each stage of a single seed; `race` compares the candidates of a site.
 
 In every stage in which a seed has a body: one that was disabled after a non-finite value is culled, with confidence and urgency 1. A
 rule gives no decision where its seed has to wait; the numbers are in PolicySettings.
@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.tamiyo.evidence import confidence, describe, epochs, is_harmful, number, usable_z
-from esper.tamiyo.view import View
+from esper.tamiyo.policy_input import PolicyInput
 
 Decisions = tuple[DecisionMade, ...]
 
-HAS_BODY = frozenset({Stage.LOADING, Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING})
+_HAS_BODY = frozenset({Stage.LOADING, Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING})
 
 
-def decide_alone(view: View, seed: SeedRow) -> Decisions:
-    """What `seed` needs at this epoch's end, whatever the others do; empty: to wait."""
+def decide_alone(view: PolicyInput, seed: SeedRow) -> Decisions:
+    """Decisions about `seed` at this epoch's end, independent of other seeds; empty: wait."""
     broken = cull_broken(view, seed)
     if broken:
         return broken
@@ -25,9 +25,9 @@ def decide_alone(view: View, seed: SeedRow) -> Decisions:
     return rule(view, seed) if rule else ()
 
 
-def cull_broken(view: View, seed: SeedRow) -> Decisions:
+def cull_broken(view: PolicyInput, seed: SeedRow) -> Decisions:
     """A cull where the seed made a non-finite value, was disabled by one, or makes the validation loss non-finite."""
-    if seed.stage not in HAS_BODY:
+    if seed.stage not in _HAS_BODY:
         return ()
     if seed.recovering:
         return (view.decision(Adaptation.CULL, seed, "a non-finite value of its own disabled it"),)
@@ -38,7 +38,7 @@ def cull_broken(view: View, seed: SeedRow) -> Decisions:
     return ()
 
 
-def _germinated(view: View, seed: SeedRow) -> Decisions:
+def _germinated(view: PolicyInput, seed: SeedRow) -> Decisions:
     """Load and train at once when the kernel is ready; a kernel that is not ready after an epoch never will be."""
     if seed.ready and view.epochs_in(seed) <= view.settings.patience:
         return (
@@ -53,7 +53,7 @@ def _germinated(view: View, seed: SeedRow) -> Decisions:
     return ()
 
 
-def _loading(view: View, seed: SeedRow) -> Decisions:
+def _loading(view: PolicyInput, seed: SeedRow) -> Decisions:
     if seed.ready and view.epochs_in(seed) <= view.settings.patience:
         return (view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {epochs(view.settings.train_epochs)}"),)
     if view.epochs_in(seed) >= 1:
@@ -61,14 +61,14 @@ def _loading(view: View, seed: SeedRow) -> Decisions:
     return ()
 
 
-def _grafting(view: View, seed: SeedRow) -> Decisions:
+def _grafting(view: PolicyInput, seed: SeedRow) -> Decisions:
     if view.epochs_in(seed) < view.settings.graft_epochs or seed.ready is False:
         return ()
     alpha = "" if seed.alpha is None else f", alpha {seed.alpha:g}"
     return (view.decision(Adaptation.ADVANCE, seed, f"blended in over {epochs(view.epochs_in(seed))}{alpha}: let the host settle"),)
 
 
-def _stabilization(view: View, seed: SeedRow) -> Decisions:
+def _stabilization(view: PolicyInput, seed: SeedRow) -> Decisions:
     if view.epochs_in(seed) < view.settings.stabilize_epochs or seed.ready is False:
         return ()
     return (
@@ -76,7 +76,7 @@ def _stabilization(view: View, seed: SeedRow) -> Decisions:
     )
 
 
-def _evaluating(view: View, seed: SeedRow) -> Decisions:
+def _evaluating(view: PolicyInput, seed: SeedRow) -> Decisions:
     """Keep or cull, by the loss with against without the seed.
 
     The loss before the graft counts only where the seed is not shown to be needed: the host has co-adapted, and a good seed looks worse
@@ -111,7 +111,7 @@ def _evaluating(view: View, seed: SeedRow) -> Decisions:
     return (view.decision(Adaptation.ADVANCE, seed, f"kept, train it with the host: {words}", confidence=kept, rests_on=seed),)
 
 
-def _unjudged(view: View, seed: SeedRow, fresh: Evaluation | None, planned: int) -> Decisions:
+def _unjudged(view: PolicyInput, seed: SeedRow, fresh: Evaluation | None, planned: int) -> Decisions:
     if view.epochs_in(seed) < view.settings.patience * planned:
         return ()
     words = "no evaluation" if fresh is None else describe(fresh, view.settings.least_pairs)
@@ -119,7 +119,7 @@ def _unjudged(view: View, seed: SeedRow, fresh: Evaluation | None, planned: int)
     return (view.decision(Adaptation.CULL, seed, reason, rests_on=seed if fresh else None),)
 
 
-def _worse_than_before(view: View, seed: SeedRow, fresh: Evaluation) -> str:
+def _worse_than_before(view: PolicyInput, seed: SeedRow, fresh: Evaluation) -> str:
     """In words by how much the loss is above that before the graft; empty where it is not, or not by enough, or not known."""
     before, now = seed.loss_before_graft, fresh.loss_with
     if before is None or not now - before > view.settings.worse * abs(before):
@@ -127,7 +127,7 @@ def _worse_than_before(view: View, seed: SeedRow, fresh: Evaluation) -> str:
     return f"{number(now)} is more than {100.0 * view.settings.worse:g} % above {number(before)} before the graft"
 
 
-def _fine_tuning(view: View, seed: SeedRow) -> Decisions:
+def _fine_tuning(view: PolicyInput, seed: SeedRow) -> Decisions:
     """Fossilize when it has trained long enough, or at the last epoch but one; cull where an evaluation made now says that it harms.
 
     What the gate will refuse is said every `fine_tune_epochs` and at the end, not after each epoch.
@@ -158,18 +158,18 @@ def _fine_tuning(view: View, seed: SeedRow) -> Decisions:
     return (final,) if said or view.gate_passes(final) else ()
 
 
-def _culled(view: View, seed: SeedRow) -> Decisions:
+def _culled(view: PolicyInput, seed: SeedRow) -> Decisions:
     until = seed.embargo_until
     if until is not None and view.state.epoch < until:
         return ()
     return (view.decision(Adaptation.ADVANCE, seed, "its embargo is over: the slot is free again"),)
 
 
-def _cancelled(view: View, seed: SeedRow) -> Decisions:
+def _cancelled(view: PolicyInput, seed: SeedRow) -> Decisions:
     return (view.decision(Adaptation.ADVANCE, seed, "cancelled: the slot is free again"),)
 
 
-_RULES: Mapping[Stage, Callable[[View, SeedRow], Decisions]] = {
+_RULES: Mapping[Stage, Callable[[PolicyInput, SeedRow], Decisions]] = {
     Stage.GERMINATED: _germinated,
     Stage.LOADING: _loading,
     Stage.GRAFTING: _grafting,

@@ -1,1 +1,4 @@
-"""The training loop, its checkpoints, rollback and determinism. It knows neither a log nor a policy: both are handed in."""
+"""The training loop, its checkpoints, rollback and determinism.
+
+Knows neither a log nor a policy: both are passed in. Never writes anything but checkpoints.
+"""

@@ -19,7 +19,7 @@ from esper.kasmina.randomness import derive
 
 # MKL picks code paths by alignment and CPU unless told otherwise; it reads this when torch loads it, hence the console entry
 # point and the module `esper` set it before torch is imported. AVX2,STRICT is the newest path that is bitwise reproducible.
-MKL_VARIABLE = "MKL_CBWR"
+_MKL_VARIABLE = "MKL_CBWR"
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 # How far generators are looked for: a loader, its sampler, its data set, that one's transforms and what those are made of.
@@ -48,13 +48,13 @@ def deterministic(device: torch.device, threads: int) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def described(digest: str) -> Determinism:
-    """What RunStarted says about determinism, read back from torch."""
+def determinism_settings(digest: str) -> Determinism:
+    """Determinism settings for RunStarted, read back from torch."""
     return Determinism.model_validate(
         {
             "threads": torch.get_num_threads(),
             "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-            "mkl_cbwr": os.environ.get(MKL_VARIABLE),
+            "mkl_cbwr": os.environ.get(_MKL_VARIABLE),
             "digest": digest,
         }
     )
@@ -114,7 +114,7 @@ def _parts(source: object) -> list[object]:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside leaves the random state as it was: torch's, Python's and numpy's."""
+    """Within, random draws leave no trace: the state of torch, Python and numpy is restored."""
     python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

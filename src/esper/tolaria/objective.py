@@ -1,4 +1,4 @@
-"""What a training minimises, over batches of whatever shape its loader gives.
+"""Objectives of a training, over batches of any shape.
 
 A batch is a tensor, or a tuple, list or dict of batches; its size is the first dimension of the first tensor in it.
 """
@@ -57,7 +57,7 @@ class WholeStep:
     function: Callable[[nn.Module, Batch], Tensor]
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the function gives, and no metrics."""
+        """The function's loss, and no metrics."""
         return self.function(model, batch), {}
 
 
@@ -74,7 +74,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def size_of(batch: Batch) -> int:
-    """How many samples are in the batch. Raises DataError for none, or without a tensor with a first dimension."""
+    """Number of samples in the batch. Raises DataError for none, or without a tensor with a first dimension."""
     tensor = _first_tensor(batch)
     if tensor is None or tensor.dim() == 0:
         raise DataError(f"expected a batch with a tensor whose first dimension are the samples, got a {type(batch).__name__}")

@@ -1,4 +1,4 @@
-"""How a run is trained: length, batches, checkpoints, what counts as unstable, what is measured."""
+"""Settings of the training loop: length, batches, checkpoints, limits of stability, measurements."""
 
 from typing import Annotated, Literal, Protocol
 
@@ -13,7 +13,7 @@ class TrainerSettings(Part):
     """Settings of the training loop; every one is recorded in RunStarted."""
 
     epochs: Positive = 80
-    """How many epochs are trained, rolled-back ones included."""
+    """Epochs to train, rolled-back ones included."""
 
     epoch_steps: Positive | None = None
     """Optimizer steps per epoch for a stream; None takes the loader once."""
@@ -28,7 +28,7 @@ class TrainerSettings(Part):
     """Epochs between checkpoints; one is also saved before every graft and at the start."""
 
     keep_checkpoints: Positive = 3
-    """How many of the newest are kept, beside the one of those saved that has the best validation loss."""
+    """Number of the newest checkpoints that are kept, beside the one of those saved that has the best validation loss."""
 
     measure_every: Positive = 10
     """Steps between health measurements and between looks at the losses (one transfer from the device each)."""
@@ -37,7 +37,7 @@ class TrainerSettings(Part):
     """A span's mean loss above this many times the last good epoch's, and above the first epoch's, is unstable."""
 
     max_rollbacks: Count = 3
-    """One more rollback than this ends the run."""
+    """Rollbacks allowed; the next one ends the run."""
 
     patience: Positive | None = None
     """Epochs without improvement of the validation loss after which training stops; None never."""
@@ -49,14 +49,14 @@ class TrainerSettings(Part):
     """Torch's threads while training; bits are the same only for the same number."""
 
     telemetry: bool = True
-    """Whether steps and health are recorded; the training itself is the same either way."""
+    """Record steps and health; the training itself is the same either way."""
 
     rng_seed: int = 0
-    """Where every random stream of the run begins."""
+    """Origin of every random stream of the run."""
 
 
 class Schedule(Protocol):
-    """When a seed is evaluated and how fast it is blended in, of what a policy goes by; a trainer knows no policy."""
+    """The part of a policy's settings that the trainer needs: when a seed is evaluated and how fast it is blended in."""
 
     @property
     def train_epochs(self) -> int:

@@ -11,18 +11,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from esper.errors import DataError
 from esper.events.digests import canonical
 from esper.kasmina.host import Host
-from esper.tolaria.checkpoint import Snapshot, flatten_optimizer, restore_optimizer
-from esper.tolaria.plain import from_json, to_json
-from esper.tolaria.progress import Memory, Progress, Tally
+from esper.tolaria.checkpoint_files import Snapshot, flatten_optimizer, plain_from_json, plain_to_json, restore_optimizer
+from esper.tolaria.trainer_state import Counters, Rewindable, TrainerState
 
-HOST = "host"
+_HOST = "host"
 
 
-class EpochScheduler(Protocol):
+class _EpochScheduler(Protocol):
     """A learning rate scheduler, stepped at every epoch's end; torch's own are, but for the one that asks for the validation loss."""
 
     def step(self) -> None:
-        """One epoch is over."""
+        """Advance the schedule by one epoch."""
         ...
 
     def state_dict(self) -> dict[str, object]:
@@ -34,29 +33,29 @@ class EpochScheduler(Protocol):
         ...
 
 
-Scheduler = EpochScheduler | ReduceLROnPlateau
+Scheduler = _EpochScheduler | ReduceLROnPlateau
 
 
-def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, memory: Memory) -> Snapshot:
+def take(host: Host, optimizer: Optimizer, scheduler: Scheduler | None, trainer_state: TrainerState) -> Snapshot:
     """The training state as it is now. Tensors are not copied: write it before the next step."""
     tensors = {f"model/{name}": _require_tensor(name, tensor) for name, tensor in host.model.state_dict().items()}
     seed_tensors, seeds = host.state()
     tensors |= {f"seeds/{name}": tensor for name, tensor in seed_tensors.items()}
     optimizers: dict[str, JsonValue] = {}
-    for name, one in ((HOST, optimizer), *host.optimizers().items()):
+    for name, one in ((_HOST, optimizer), *host.optimizers().items()):
         flat, optimizers[name] = flatten_optimizer(name, one)
         tensors |= flat
     body: dict[str, JsonValue] = {
         "seeds": seeds,
         "optimizers": optimizers,
-        "scheduler": None if scheduler is None else to_json(scheduler.state_dict(), "the scheduler's state"),
-        "progress": memory.progress.model_dump_json(),
-        "tally": memory.tally.model_dump_json(),
+        "scheduler": None if scheduler is None else plain_to_json(scheduler.state_dict(), "the scheduler's state"),
+        "rewindable": trainer_state.progress.model_dump_json(),
+        "counters": trainer_state.counters.model_dump_json(),
     }
     return Snapshot(tensors, body)
 
 
-def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Scheduler | None) -> tuple[Progress, Tally]:
+def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Scheduler | None) -> tuple[Rewindable, Counters]:
     """Restores everything but the clocks of the caller, and returns what was remembered when the snapshot was taken.
 
     Raises ValueError, RuntimeError or KeyError for a host, optimizer or scheduler that it was not taken of.
@@ -65,13 +64,13 @@ def put_back(snapshot: Snapshot, host: Host, optimizer: Optimizer, scheduler: Sc
     host.model.load_state_dict(_named("model/", snapshot.tensors))
     saved = snapshot.body["optimizers"]
     assert isinstance(saved, dict)
-    for name, one in ((HOST, optimizer), *host.optimizers().items()):
+    for name, one in ((_HOST, optimizer), *host.optimizers().items()):
         restore_optimizer(name, one, snapshot.tensors, saved[name])
-    _restore_scheduler(scheduler, from_json(snapshot.body["scheduler"]))
-    progress, tally = snapshot.body["progress"], snapshot.body["tally"]
+    _restore_scheduler(scheduler, plain_from_json(snapshot.body["scheduler"]))
+    progress, counters = snapshot.body["rewindable"], snapshot.body["counters"]
     assert isinstance(progress, str)
-    assert isinstance(tally, str)
-    return Progress.model_validate_json(progress), Tally.model_validate_json(tally)
+    assert isinstance(counters, str)
+    return Rewindable.model_validate_json(progress), Counters.model_validate_json(counters)
 
 
 def _restore_scheduler(scheduler: Scheduler | None, state: object) -> None:
@@ -83,13 +82,13 @@ def _restore_scheduler(scheduler: Scheduler | None, state: object) -> None:
 
 
 def digests(host: Host, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor], bytes]:
-    """What the digests of an epoch's end are taken of: tensors of host and seeds, of all optimizers, and the optimizers' plain state."""
+    """Input of the digests of an epoch's end: tensors of host and seeds, of all optimizers, and the optimizers' plain state."""
     seed_tensors, _ = host.state()
     tensors = {f"model/{name}": tensor for name, tensor in host.model.state_dict().items()}
     tensors |= {f"seeds/{name}": tensor for name, tensor in seed_tensors.items()}
     states: dict[str, Tensor] = {}
     plain: dict[str, JsonValue] = {}
-    for name, one in ((HOST, optimizer), *host.optimizers().items()):
+    for name, one in ((_HOST, optimizer), *host.optimizers().items()):
         flat, plain[name] = flatten_optimizer(name, one)
         states |= flat
     return tensors, states, canonical(plain)

@@ -27,18 +27,18 @@ from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.lifecycle import LIVE
 from esper.kasmina.host import Host
-from esper.tolaria.adaptation import Adapter, Now
+from esper.tolaria.adaptation import AdaptationStep, EpochEnd
+from esper.tolaria.checkpointer import Checkpointer
 from esper.tolaria.determinism import digest_of_tensors, random_state_digest, seed_epoch, seed_own, total_norm
-from esper.tolaria.evaluation import Evaluator, Losses
-from esper.tolaria.journal import Journal
-from esper.tolaria.keeper import Keeper
+from esper.tolaria.event_sink import EventSink
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
-from esper.tolaria.progress import Evaluations, Memory, Progress, Tally
+from esper.tolaria.seed_evaluator import SeedEvaluator
 from esper.tolaria.settings import Schedule, TrainerSettings
-from esper.tolaria.shadow import Examiner
 from esper.tolaria.snapshots import Scheduler, digests
-from esper.tolaria.system import system_state
-from esper.tolaria.telemetry import Read, Span, Step
+from esper.tolaria.step_recorder import StepNumbers, StepRecorder, StepResult
+from esper.tolaria.system_state import system_state
+from esper.tolaria.trainer_state import Counters, Evaluations, Rewindable, TrainerState
+from esper.tolaria.validation import Evaluator, Losses
 
 
 class UnstableError(EsperError):
@@ -49,8 +49,8 @@ class Interrupted(EsperError):  # noqa: N818 - not an error of anybody's: someon
     """Training was asked to stop; the step under way has ended and the run can be resumed."""
 
 
-class Outcome(NamedTuple):
-    """How a training ended: the last validation, the model's digest, and whether patience ran out before the epochs did."""
+class TrainingResult(NamedTuple):
+    """End of a training: the last validation, the model's digest, and whether patience ended it early."""
 
     metrics: dict[str, float]
     model_digest: str
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
 @dataclass
 class _Epoch:
-    """What one epoch has added up so far."""
+    """Sums over one epoch so far."""
 
     started: float
     loss_sum: float = 0.0
@@ -67,7 +67,7 @@ class _Epoch:
     samples: int = 0
     optimizer_steps: int = 0
 
-    def add(self, read: Read, samples: list[int]) -> None:
+    def add(self, read: StepNumbers, samples: list[int]) -> None:
         """Adds a span's numbers, each weighted by its samples."""
         self.samples += sum(samples)
         self.loss_sum += sum(loss * count for loss, count in zip(read.losses, samples, strict=True))
@@ -83,7 +83,7 @@ class _Epoch:
 
 
 class Trainer:
-    """One training of one host. Everything it needs of the outside is handed in; it runs on the thread that calls `train`."""
+    """Training of one host, on the thread that calls `train`. Every dependency is passed in."""
 
     def __init__(
         self,
@@ -94,11 +94,11 @@ class Trainer:
         train: Batches,
         objective: Objective,
         evaluator: Evaluator,
-        journal: Journal,
-        adapter: Adapter,
-        keeper: Keeper,
-        examiner: Examiner,
-        memory: Memory,
+        sink: EventSink,
+        adaptation: AdaptationStep,
+        checkpointer: Checkpointer,
+        seed_evaluator: SeedEvaluator,
+        trainer_state: TrainerState,
         settings: TrainerSettings,
         schedule: Schedule,
         gate: GateSettings,
@@ -107,61 +107,61 @@ class Trainer:
     ) -> None:
         self._host, self._optimizer, self._scheduler = host, optimizer, scheduler
         self._train, self._objective, self._evaluator = train, objective, evaluator
-        self._journal, self._memory = journal, memory
-        self._adapter, self._examiner, self._keeper = adapter, examiner, keeper
+        self._sink, self._trainer_state = sink, trainer_state
+        self._adaptation, self._seed_evaluator, self._checkpointer = adaptation, seed_evaluator, checkpointer
         self._settings, self._schedule, self._gate, self._device, self._stop = settings, schedule, gate, device, stop
-        self._span = Span()
+        self._span = StepRecorder()
         self._steps_per_epoch = settings.epoch_steps
         self._measured_step = min(settings.measure_every, self._known_steps() or settings.measure_every)
 
     def start(self, started: RunStarted) -> None:
         """Begins the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
-        self._journal.emit(started, epoch=0, step=0)
-        self._keeper.save("start")
+        self._sink.emit(started, epoch=0, step=0)
+        self._checkpointer.save("start")
 
     def resume(self, checkpoint: str, digest: str, evaluations: Evaluations) -> None:
-        """Goes back to `checkpoint`, verified; training then catches up with what the journal already has.
+        """Goes back to `checkpoint`, verified; training then catches up with the logged facts.
 
-        `evaluations` are those that the journal has.
+        `evaluations` are the logged ones.
         """
-        self._keeper.restore(checkpoint, digest)
-        self._memory.evaluations |= evaluations
-        self._adapter.submit_waiting()
+        self._checkpointer.restore(checkpoint, digest)
+        self._trainer_state.evaluations |= evaluations
+        self._adaptation.submit_waiting()
 
-    def train(self) -> Outcome:
+    def train(self) -> TrainingResult:
         """Trains all epochs that are left.
 
         Raises Interrupted when asked to stop, UnstableError after too many rollbacks or where no epoch came to its end.
         """
         # Out of patience already: the run was killed between its last epoch and its end.
-        while self._memory.tally.epoch < self._settings.epochs and not self._out_of_patience():
+        while self._trainer_state.counters.epoch < self._settings.epochs and not self._out_of_patience():
             trouble = self._run_epoch()
             if trouble is not None:
                 self._roll_back(trouble)
-        if self._memory.progress.last_train_loss is None:
-            raise UnstableError(f"none of {self._memory.tally.epoch} epochs came to its end: each was rolled back")
-        self._keeper.save("end")
+        if self._trainer_state.progress.last_train_loss is None:
+            raise UnstableError(f"none of {self._trainer_state.counters.epoch} epochs came to its end: each was rolled back")
+        self._checkpointer.save("end")
         return self._outcome()
 
     # One epoch
 
     def _run_epoch(self) -> str | None:
-        """One epoch, its end included. Returns what made it unstable, or None."""
-        tally = self._memory.tally
-        self._memory.tally = tally.model_copy(update={"epoch": tally.epoch + 1})
-        seed_epoch(self._settings.rng_seed, tally.epoch + 1)
-        seed_own(self._train, self._settings.rng_seed, tally.epoch + 1)
+        """Train one epoch, its end included; return the cause of instability, or None."""
+        counters = self._trainer_state.counters
+        self._trainer_state.counters = counters.model_copy(update={"epoch": counters.epoch + 1})
+        seed_epoch(self._settings.rng_seed, counters.epoch + 1)
+        seed_own(self._train, self._settings.rng_seed, counters.epoch + 1)
         self._remember_blame()
         self._host.model.train()
         epoch = _Epoch(time.perf_counter())
-        self._span = Span()
+        self._span = StepRecorder()
         for batches, data_wait_s in self._batches():
             self._step(batches, data_wait_s, epoch)
             if len(self._span) >= self._settings.measure_every and (trouble := self._end_span(epoch)):
                 return trouble
             if self._stop():
-                self._journal.commit()
-                raise Interrupted(f"stopped in epoch {self._memory.tally.epoch} after step {self._memory.tally.step}")
+                self._sink.commit()
+                raise Interrupted(f"stopped in epoch {self._trainer_state.counters.epoch} after step {self._trainer_state.counters.step}")
         if epoch.samples == 0 and len(self._span) == 0:
             raise DataError("the training data is empty: expected at least one batch per epoch, got none")
         if len(self._span) and (trouble := self._end_span(epoch)):
@@ -181,7 +181,7 @@ class Trainer:
             yield group, time.perf_counter() - started
 
     def _known_steps(self) -> int | None:
-        """How many steps an epoch takes, as far as it can be known before: a short one is to be measured at its last step."""
+        """Steps of an epoch, where the data tells before; a short epoch is measured at its last step."""
         steps = self._settings.epoch_steps
         try:
             batches = len(self._train) if isinstance(self._train, Sized) else None
@@ -193,11 +193,11 @@ class Trainer:
         return passed if steps is None else min(passed, steps)
 
     def _step(self, batches: list[Batch], data_wait_s: float, epoch: _Epoch) -> None:
-        """One optimizer step of the host, then what its seeds do."""
+        """Optimizer step of the host, then the steps of its seeds."""
         started = time.perf_counter()
         step = self._next_step()
         measure = bool(self._host.sites) and len(self._span) + 1 == self._measured_step
-        self._host.begin_step(epoch=self._memory.tally.epoch, step=step, measure=measure)
+        self._host.begin_step(epoch=self._trainer_state.counters.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
         self._optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
@@ -216,19 +216,21 @@ class Trainer:
         means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]} if len(parts) > 1 else parts[0]
         samples = sum(size_of(batch) for batch in batches)
         latency_s = time.perf_counter() - started
-        self._span.add(Step(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
+        self._span.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
         epoch.optimizer_steps += 1
         if measure and self._settings.telemetry:
             self._emit_health(step)
 
     def _next_step(self) -> int:
-        tally = self._memory.tally
-        self._memory.tally = tally.model_copy(update={"step": tally.step + 1, "optimizer_steps": tally.optimizer_steps + 1})
-        return tally.step + 1
+        counters = self._trainer_state.counters
+        self._trainer_state.counters = counters.model_copy(
+            update={"step": counters.step + 1, "optimizer_steps": counters.optimizer_steps + 1}
+        )
+        return counters.step + 1
 
     def _end_span(self, epoch: _Epoch) -> str | None:
         """Looks at the losses of the span (the one place per span where the CPU waits for the device) and records them."""
-        span, self._span = self._span, Span()
+        span, self._span = self._span, StepRecorder()
         read = span.read()
         if self._settings.telemetry:
             self._emit_steps(span, read)
@@ -240,7 +242,7 @@ class Trainer:
             if not math.isfinite(loss):
                 return f"loss {loss} at step {step}"
         mean = sum(losses) / len(losses)
-        progress, factor = self._memory.progress, self._settings.explosion_factor
+        progress, factor = self._trainer_state.progress, self._settings.explosion_factor
         if progress.last_train_loss is None or progress.first_train_loss is None:
             return None
         limit = max(factor * progress.last_train_loss, progress.first_train_loss)
@@ -251,64 +253,64 @@ class Trainer:
     # The epoch's end
 
     def _end_epoch(self, epoch: _Epoch) -> str | None:
-        """Validates, says so, adapts, checkpoints: in this order, and written ahead. Returns what makes the epoch unstable, or None."""
-        self._journal.doing("validating")
-        now = self._now(None)
-        self._adapter.collect_kernels(now)
+        """Validate, record, adapt, checkpoint: in this order, each written ahead. Return the cause of instability, or None."""
+        self._sink.doing("validating")
+        end = self._now(None)
+        self._adaptation.collect_kernels(end)
         losses = self._evaluator.losses()
         train = epoch.measured
         stable = math.isfinite(losses.mean)
         self._remember_losses(train.loss, losses.mean)
         if stable:
-            self._examiner.examine(losses, now)
+            self._seed_evaluator.evaluate_due(losses, end)
         state, epoch_id = self._say_completed(epoch, train, losses)
         if not stable:
-            return f"validation loss {losses.mean} after epoch {now.epoch}"
-        self._journal.doing("adapting")
-        applied = self._adapter.adapt(state, epoch_id, self._now(losses.mean))
+            return f"validation loss {losses.mean} after epoch {end.epoch}"
+        self._sink.doing("adapting")
+        applied = self._adaptation.adapt(state, epoch_id, self._now(losses.mean))
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(losses.mean)
         elif self._scheduler is not None:
             self._scheduler.step()
-        self._journal.doing("saving")
+        self._sink.doing("saving")
         if Command.GRAFT in applied:
-            self._keeper.save("before_grafting")
-        elif now.epoch % self._settings.checkpoint_every == 0:
-            self._keeper.save("due")
-        self._journal.doing("step")
+            self._checkpointer.save("before_grafting")
+        elif end.epoch % self._settings.checkpoint_every == 0:
+            self._checkpointer.save("due")
+        self._sink.doing("step")
         return None
 
-    def _now(self, validation_loss: float | None) -> Now:
-        tally = self._memory.tally
+    def _now(self, validation_loss: float | None) -> EpochEnd:
+        counters = self._trainer_state.counters
         ramp = self._schedule.graft_epochs * max(1, self._steps_per_epoch or 1)
-        left = self._settings.epochs - tally.epoch
-        return Now(epoch=tally.epoch, step=tally.step, epochs_left=left, validation_loss=validation_loss, ramp_steps=ramp)
+        left = self._settings.epochs - counters.epoch
+        return EpochEnd(epoch=counters.epoch, step=counters.step, epochs_left=left, validation_loss=validation_loss, ramp_steps=ramp)
 
     def _remember_blame(self) -> None:
         """Alpha changes in GRAFTING alone; of several seeds, the one whose graft began last is blamed for what follows."""
         grafting = [(seed.since_epoch, place) for place, seed in self._host.seeds.items() if seed.stage is Stage.GRAFTING]
         if grafting:
             site, slot = max(grafting)[1]
-            self._memory.progress = self._memory.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
+            self._trainer_state.progress = self._trainer_state.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
 
     def _remember_losses(self, train_loss: float, validation_loss: float) -> None:
-        progress = self._memory.progress.after_validation(self._memory.tally.epoch, validation_loss)
+        progress = self._trainer_state.progress.after_validation(self._trainer_state.counters.epoch, validation_loss)
         first = train_loss if progress.first_train_loss is None else progress.first_train_loss
-        self._memory.progress = progress.model_copy(update={"first_train_loss": first, "last_train_loss": train_loss})
+        self._trainer_state.progress = progress.model_copy(update={"first_train_loss": first, "last_train_loss": train_loss})
 
     def _say_completed(self, epoch: _Epoch, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
         validation = Measured(loss=losses.mean, metrics=dict(losses.metrics), samples=losses.samples)
-        tally = self._memory.tally
+        counters = self._trainer_state.counters
         state = system_state(
             self._host,
-            self._memory.progress,
-            tally,
-            epoch=tally.epoch,
+            self._trainer_state.progress,
+            counters,
+            epoch=counters.epoch,
             epochs_planned=self._settings.epochs,
             train=train,
             validation=validation,
-            ready=self._adapter.ready(tally.epoch),
-            evaluations=self._memory.evaluations,
+            ready=self._adaptation.ready(counters.epoch),
+            evaluations=self._trainer_state.evaluations,
             gate=self._gate,
         )
         duration = time.perf_counter() - epoch.started
@@ -322,7 +324,7 @@ class Trainer:
             duration_s=duration,
             samples_per_s=epoch.samples / duration,
         )
-        epoch_id = self._journal.emit(completed, epoch=tally.epoch, step=tally.step)
+        epoch_id = self._sink.emit(completed, epoch=counters.epoch, step=counters.step)
         # The policy sees what the log has, bytes and all, so that a decision can be made again from the log alone.
         stored = codec.decode_payload(completed.KIND, codec.encode(completed))
         assert isinstance(stored, EpochCompleted)
@@ -347,51 +349,52 @@ class Trainer:
         sample = self._host.measure_health()
         if sample is None:
             return
-        last = self._memory.progress.last_adaptation_step
-        done = self._adapter.ready(self._memory.tally.epoch)
+        last = self._trainer_state.progress.last_adaptation_step
+        done = self._adaptation.ready(self._trainer_state.counters.epoch)
         ready = {place: place in done for place in self._host.seeds}
-        self._journal.measure(
+        self._sink.measure(
             SeedHealthMeasured,
             lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last),
-            epoch=self._memory.tally.epoch,
+            epoch=self._trainer_state.counters.epoch,
             step=step,
         )
 
-    def _emit_steps(self, span: Span, read: Read) -> None:
+    def _emit_steps(self, span: StepRecorder, read: StepNumbers) -> None:
         learning_rates = tuple(float(group["lr"]) for group in self._optimizer.param_groups)
         live = sum(1 for seed in self._host.seeds.values() if seed.stage in LIVE)
-        last = self._memory.progress.last_adaptation_step
-        self._journal.measure(
+        last = self._trainer_state.progress.last_adaptation_step
+        self._sink.measure(
             StepsMeasured,
             lambda: span.record(read, learning_rates=learning_rates, live_seeds=live, last_adaptation_step=last),
-            epoch=self._memory.tally.epoch,
-            step=self._memory.tally.step,
+            epoch=self._trainer_state.counters.epoch,
+            step=self._trainer_state.counters.step,
         )
 
     # Ends
 
     def _roll_back(self, trouble: str) -> None:
-        tally = self._memory.tally
-        if tally.rollbacks >= self._settings.max_rollbacks:
+        counters = self._trainer_state.counters
+        if counters.rollbacks >= self._settings.max_rollbacks:
             raise UnstableError(
-                f"epoch {tally.epoch}, step {tally.step}: {trouble}; expected at most {self._settings.max_rollbacks} rollbacks in a run"
+                f"epoch {counters.epoch}, step {counters.step}: {trouble}; "
+                f"expected at most {self._settings.max_rollbacks} rollbacks in a run"
             )
-        self._keeper.roll_back(trouble)
-        self._adapter.submit_waiting()
+        self._checkpointer.roll_back(trouble)
+        self._adaptation.submit_waiting()
 
     def _out_of_patience(self) -> bool:
         patience = self._settings.patience
-        return patience is not None and self._memory.progress.epochs_since_improvement >= patience
+        return patience is not None and self._trainer_state.progress.epochs_since_improvement >= patience
 
-    def _outcome(self) -> Outcome:
-        losses, tally = self._evaluator.losses(), self._memory.tally
+    def _outcome(self) -> TrainingResult:
+        losses, counters = self._evaluator.losses(), self._trainer_state.counters
         if not math.isfinite(losses.mean):
-            raise UnstableError(f"epoch {tally.epoch}, step {tally.step}: the validation loss of the trained model is {losses.mean}")
+            raise UnstableError(f"epoch {counters.epoch}, step {counters.step}: the validation loss of the trained model is {losses.mean}")
         tensors, _, _ = digests(self._host, self._optimizer)
         metrics = {"validation_loss": losses.mean, **{f"validation_{name}": value for name, value in losses.metrics.items()}}
-        return Outcome(metrics, digest_of_tensors(tensors), stopped_early=tally.epoch < self._settings.epochs)
+        return TrainingResult(metrics, digest_of_tensors(tensors), stopped_early=counters.epoch < self._settings.epochs)
 
 
-def fresh_memory() -> Memory:
-    """What a trainer remembers before the first epoch: nothing."""
-    return Memory(Progress(), Tally(), {})
+def fresh_trainer_state() -> TrainerState:
+    """The empty state before the first epoch."""
+    return TrainerState(Rewindable(), Counters(), {})

@@ -16,8 +16,8 @@ from esper.events.kinds.run import RunFinished, RunRolledBack
 from esper.oona import emitter, file, run_log, seal
 from esper.oona.catch_up import CatchUp
 from esper.oona.emitter import Emitter
-from esper.tolaria import checkpoint, keeper, trainer
-from esper.tolaria.adaptation import Adapter
+from esper.tolaria import checkpoint_files, checkpointer, trainer
+from esper.tolaria.adaptation import AdaptationStep
 
 Function = Callable[..., Any]  # Any: wrappers pass on what they get, whatever it is.
 When = Callable[..., bool]
@@ -158,7 +158,7 @@ def _half_a_file(fuse: Fuse) -> None:
 
         return wrapped
 
-    wrap(checkpoint, "_write_durably", make)
+    wrap(checkpoint_files, "_write_durably", make)
 
 
 def _is_checkpoint(path: Path, *_arguments: object) -> bool:
@@ -178,7 +178,7 @@ def _commit(adapter_or_keeper: Any, *_arguments: object) -> None:
 
 
 def _forget_a_file(folder: Path, name: str) -> None:
-    (folder / name / checkpoint.MANIFEST).unlink(missing_ok=True)
+    (folder / name / checkpoint_files.MANIFEST).unlink(missing_ok=True)
 
 
 def _is_new_log(path: Path, *_arguments: object) -> bool:
@@ -189,17 +189,17 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "the log's file is made, not renamed": _before(Path, "rename", when=_is_new_log),
     "the log is empty": _before(Emitter, "emit"),
     "RunStarted is durable, no checkpoint yet": _before(
-        keeper.Keeper, "save", when=lambda _keeper, reason: reason == "start", first=_commit
+        checkpointer.Checkpointer, "save", when=lambda _keeper, reason: reason == "start", first=_commit
     ),
     "in a transaction, between two rows": _in_a_transaction,
     "in COMMIT": _at_the_commit,
     "a group is durable, the writer does not know": _after(run_log._Writer, "append"),
     "a fact is durable, the next is not said": _after(Emitter, "emit", then=lambda emitter, *_: emitter.commit()),
     "telemetry is durable, the epoch goes on": _after(Emitter, "measure", then=lambda emitter, *_: emitter.commit()),
-    "a decision is durable, its command is not": _before(Adapter, "_order", first=_commit),
-    "CommandIssued is durable, not applied": _before(Adapter, "_apply"),
-    "a command took effect, no outcome": _before(Adapter, "_say_applied"),
-    "an outcome is said, not durable": _before(Adapter, "_remember"),
+    "a decision is durable, its command is not": _before(AdaptationStep, "_order", first=_commit),
+    "CommandIssued is durable, not applied": _before(AdaptationStep, "_apply"),
+    "a command took effect, no outcome": _before(AdaptationStep, "_say_applied"),
+    "an outcome is said, not durable": _before(AdaptationStep, "_remember"),
     "a kernel is written, not renamed": _before(Path, "replace", when=_is_kernel),
     "between KernelCompiled and KernelCharacterized": _after(
         Emitter, "emit", when=_said(KernelCompiled), then=lambda emitter, *_: emitter.commit()
@@ -207,8 +207,8 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "a checkpoint's file is half written": _half_a_file,
     "before a checkpoint's rename": _before(Path, "rename", when=_is_checkpoint),
     "after a checkpoint's rename, before CheckpointSaved": _after(Path, "rename", when=_is_checkpoint),
-    "CheckpointSaved is durable, nothing pruned": _before(keeper.Keeper, "_kept"),
-    "while pruning": _before(keeper, "prune_checkpoint", first=_forget_a_file),
+    "CheckpointSaved is durable, nothing pruned": _before(checkpointer.Checkpointer, "_kept"),
+    "while pruning": _before(checkpointer, "prune_checkpoint", first=_forget_a_file),
     "rolled back, not said": _before(Emitter, "emit", when=_said(RunRolledBack)),
     "RunRolledBack is durable, nothing after it": _after(
         Emitter, "emit", when=_said(RunRolledBack), then=lambda emitter, *_: emitter.commit()

@@ -30,7 +30,7 @@ class Said:
 
 @dataclass
 class ListedJournal:
-    """A `Journal` over lists. `story` holds facts, commits, and marks of other things, oldest first."""
+    """A `EventSink` over lists. `story` holds facts, commits, and marks of other things, oldest first."""
 
     story: list[Said | str] = field(default_factory=list)
     measured: list[Event] = field(default_factory=list)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from esper.demo.tasks import TensorBatches
 from esper.events.kinds.run import DataFingerprint
-from esper.tolaria import manifest
+from esper.tolaria import environment
 from esper.tolaria.determinism import seed_epoch
 from tests.tolaria.worlds import CPU
 
@@ -26,11 +26,11 @@ def dataset(count: int = 1000, *, change: int | None = None) -> TensorDataset:
 
 
 def digest_of(data: object) -> str | None:
-    return manifest.fingerprint("train", data).digest
+    return environment.fingerprint("train", data).digest
 
 
 def test_data_is_named_with_its_length_and_class() -> None:
-    said = manifest.fingerprint("train", DataLoader(dataset(), batch_size=10))
+    said = environment.fingerprint("train", DataLoader(dataset(), batch_size=10))
     assert (said.name, said.length, said.kind) == ("train", 1000, "torch.utils.data.dataset.TensorDataset")
 
 
@@ -89,7 +89,7 @@ def test_batches_in_memory_are_fingerprinted_by_sample_not_by_batch() -> None:
     inputs, targets = dataset().tensors
     one, other = (TensorBatches(inputs, targets, size, shuffle=False) for size in (10, 100))
     assert digest_of(one) == digest_of(other)
-    assert manifest.fingerprint("train", one).length == 1000
+    assert environment.fingerprint("train", one).length == 1000
 
 
 def test_batches_in_memory_have_another_digest_when_a_target_changes() -> None:
@@ -119,20 +119,20 @@ UNINDEXED: list[tuple[object, int | None]] = [
 
 @pytest.mark.parametrize(("data", "length"), UNINDEXED)
 def test_what_cannot_be_read_by_index_has_no_digest(data: object, length: int | None) -> None:
-    said = manifest.fingerprint("train", data)
+    said = environment.fingerprint("train", data)
     assert (said.length, said.digest) == (length, None)
     assert isinstance(said, DataFingerprint)
 
 
 def test_packages_are_those_installed_with_python_itself() -> None:
-    found = manifest.packages()
+    found = environment.packages()
     assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["python"].startswith("3.")
     assert "esper-training" in found
 
 
 def test_the_machine_is_described() -> None:
-    said = manifest.hardware(CPU)
+    said = environment.hardware(CPU)
     assert (said.device, said.cores > 0, said.memory_bytes > 0, said.processor != "") == ("cpu", True, True, True)
 
 
@@ -149,15 +149,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_revision_is_said_and_nothing_more_where_nothing_changed(repository: Path) -> None:
     head = subprocess.run(("git", "rev-parse", "HEAD"), check=True, capture_output=True, text=True, cwd=repository).stdout.strip()
-    said = manifest.code()
+    said = environment.code()
     assert (said.revision, said.dirty_digest) == (head, None)
 
 
 def test_what_was_changed_beside_the_revision_has_a_digest(repository: Path) -> None:
     (repository / "a.txt").write_text("two")
-    two = manifest.code()
+    two = environment.code()
     (repository / "a.txt").write_text("three")
-    three = manifest.code()
+    three = environment.code()
     assert two.revision == three.revision
     assert None not in (two.dirty_digest, three.dirty_digest)
     assert two.dirty_digest != three.dirty_digest
@@ -166,5 +166,5 @@ def test_what_was_changed_beside_the_revision_has_a_digest(repository: Path) -> 
 def test_outside_of_a_repository_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    said = manifest.code()
+    said = environment.code()
     assert (said.revision, said.dirty_digest) == (None, None)

@@ -1,4 +1,4 @@
-"""Losses on the validation data, and what one seed changes about them, in pairs.
+"""Losses on the validation data, and their paired difference with and without one seed.
 
 Shapes: N samples (or batches, where the loss function gives one number a batch), always in the same order.
 """
@@ -34,7 +34,7 @@ class Losses:
 
     @property
     def samples(self) -> int:
-        """How many samples stand behind the mean."""
+        """Number of samples behind the mean."""
         return int(self.weights.sum())
 
 
@@ -58,7 +58,7 @@ class Evaluator:
         self._model, self._batches, self._objective, self._device, self._name = model, batches, objective, device, name
 
     def losses(self) -> Losses:
-        """One loss per sample (or batch) in the order of the data. Waits for the device once per data set."""
+        """Losses per sample (or batch) in the order of the data. Waits for the device once per data set."""
         was_training = self._model.training
         self._model.eval()
         try:
@@ -86,7 +86,7 @@ class Evaluator:
         return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), means)
 
 
-def compare(without: Losses, with_seed: Losses) -> Paired:
+def paired_difference(without: Losses, with_seed: Losses) -> Paired:
     """The paired difference of two passes over the same data; standard error sd / sqrt(n) with n - 1 degrees of freedom.
 
     Fewer than two pairs have no standard error: it is NaN, and nobody can be confident.

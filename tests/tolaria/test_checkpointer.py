@@ -17,10 +17,10 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
 from esper.kasmina.randomness import derive
-from esper.tolaria.progress import KeptCheckpoint
 from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.snapshots import Scheduler
-from tests.tolaria.journals import COMMIT, ListedJournal, Said
+from esper.tolaria.trainer_state import KeptCheckpoint
+from tests.tolaria.event_sinks import COMMIT, ListedJournal, Said
 from tests.tolaria.worlds import ADVANCE, GRAFTED, SITE, Script, World, batches, perceptron
 
 OTHER = (Adaptation.GERMINATE, 1, "lowrank:1")
@@ -73,22 +73,22 @@ def comparable(said: list[Said]) -> list[tuple[str, int, int, JsonValue]]:
     return [(one.event.KIND, one.epoch, one.step, comparison_form(one.event, lambda _id: "")) for one in said]
 
 
-def after(journal: ListedJournal, name: str) -> list[Said]:
+def after(sink: ListedJournal, name: str) -> list[Said]:
     """What was said after checkpoint `name`."""
-    place = next(at for at, one in enumerate(journal.said) if isinstance(one.event, CheckpointSaved) and one.event.checkpoint == name)
-    return journal.said[place + 1 :]
+    place = next(at for at, one in enumerate(sink.said) if isinstance(one.event, CheckpointSaved) and one.event.checkpoint == name)
+    return sink.said[place + 1 :]
 
 
 def goes_on_the_same(made: Callable[[], World], epochs: Container[int]) -> int:
     """From every checkpoint of a whole training at one of `epochs` a fresh one goes on; returns how many that were."""
     whole = made().run()
-    chosen = [kept for kept in whole.memory.tally.checkpoints if kept.epoch in epochs]
+    chosen = [kept for kept in whole.trainer_state.counters.checkpoints if kept.epoch in epochs]
     for kept in chosen:
         fresh = made()
         torch.manual_seed(99)
-        fresh.trainer.resume(kept.name, kept.digest, whole.memory.evaluations)
+        fresh.trainer.resume(kept.name, kept.digest, whole.trainer_state.evaluations)
         fresh.trainer.train()
-        assert comparable(fresh.journal.said) == comparable(after(whole.journal, kept.name))
+        assert comparable(fresh.sink.said) == comparable(after(whole.sink, kept.name))
     return len(chosen)
 
 
@@ -113,12 +113,12 @@ def test_a_run_out_of_patience_is_resumed_at_its_end_without_another_step(tmp_pa
     settings = TrainerSettings(epochs=EPOCHS, patience=1, checkpoint_every=100)
     standing_still = World(tmp_path, settings=settings, optimizer=lambda parameters: SGD(parameters, lr=0.0))
     standing_still.run()
-    end = standing_still.memory.tally.checkpoints[-1]
+    end = standing_still.trainer_state.counters.checkpoints[-1]
     assert end.epoch < EPOCHS
     again = World(tmp_path, settings=settings, optimizer=lambda parameters: SGD(parameters, lr=0.0))
     again.trainer.resume(end.name, end.digest, {})
     assert again.trainer.train().stopped_early
-    assert again.journal.story == []
+    assert again.sink.story == []
 
 
 # Saving and pruning
@@ -127,56 +127,56 @@ def test_a_run_out_of_patience_is_resumed_at_its_end_without_another_step(tmp_pa
 def test_a_checkpoint_is_on_disk_before_it_is_said_and_said_before_another_goes(tmp_path: Path) -> None:
     made = world(tmp_path, settings=TrainerSettings(epochs=3, checkpoint_every=1, keep_checkpoints=1))
     folders: list[list[str]] = []
-    commit = made.journal.commit
+    commit = made.sink.commit
 
     def watched() -> None:
         folders.append(sorted(path.name for path in made.checkpoints.iterdir()))
         commit()
 
-    made.journal.commit = watched  # type: ignore[method-assign] # A look at the folder at every commit.
-    made.memory.tally = made.memory.tally.model_copy(update={"epoch": 1})
-    made.keeper.save("due")
-    made.memory.progress = made.memory.progress.model_copy(update={"validation_loss": 0.5})
-    made.memory.tally = made.memory.tally.model_copy(update={"epoch": 2})
-    made.keeper.save("due")
-    assert made.journal.kinds() == ["CheckpointSaved", COMMIT, "CheckpointSaved", COMMIT, "CheckpointPruned", COMMIT]
+    made.sink.commit = watched  # type: ignore[method-assign] # A look at the folder at every commit.
+    made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": 1})
+    made.checkpointer.save("due")
+    made.trainer_state.progress = made.trainer_state.progress.model_copy(update={"validation_loss": 0.5})
+    made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": 2})
+    made.checkpointer.save("due")
+    assert made.sink.kinds() == ["CheckpointSaved", COMMIT, "CheckpointSaved", COMMIT, "CheckpointPruned", COMMIT]
     assert folders == [["epoch-000001"], ["epoch-000001", "epoch-000002"], ["epoch-000001", "epoch-000002"]]
     assert [path.name for path in made.checkpoints.iterdir()] == ["epoch-000002"]
 
 
 def test_an_epoch_is_saved_once(tmp_path: Path) -> None:
     made = world(tmp_path)
-    made.keeper.save("start")
-    made.keeper.save("end")
-    assert [one.reason for one in made.journal.of(CheckpointSaved)] == ["start"]
+    made.checkpointer.save("start")
+    made.checkpointer.save("end")
+    assert [one.reason for one in made.sink.of(CheckpointSaved)] == ["start"]
 
 
 def test_the_newest_are_kept_and_of_all_that_were_saved_the_best(tmp_path: Path) -> None:
     made = world(tmp_path, settings=TrainerSettings(epochs=9, keep_checkpoints=2))
     for epoch, loss in enumerate((0.9, 0.5, 0.6, 0.5, 0.8, 0.7), start=1):
         # The best epochs of all are not saved.
-        made.memory.progress = made.memory.progress.after_validation(epoch, 0.1).after_validation(epoch, loss)
-        made.memory.tally = made.memory.tally.model_copy(update={"epoch": epoch})
-        made.keeper.save("due")
-    assert [(one.epoch, one.loss) for one in made.memory.tally.checkpoints] == [(2, 0.5), (5, 0.8), (6, 0.7)]
+        made.trainer_state.progress = made.trainer_state.progress.after_validation(epoch, 0.1).after_validation(epoch, loss)
+        made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": epoch})
+        made.checkpointer.save("due")
+    assert [(one.epoch, one.loss) for one in made.trainer_state.counters.checkpoints] == [(2, 0.5), (5, 0.8), (6, 0.7)]
     assert sorted(path.name for path in made.checkpoints.iterdir()) == ["epoch-000002", "epoch-000005", "epoch-000006"]
-    assert [one.checkpoint for one in made.journal.of(CheckpointPruned)] == ["epoch-000001", "epoch-000003", "epoch-000004"]
+    assert [one.checkpoint for one in made.sink.of(CheckpointPruned)] == ["epoch-000001", "epoch-000003", "epoch-000004"]
 
 
 def test_what_a_killed_process_did_not_get_to_prune_is_pruned_at_the_restore(tmp_path: Path) -> None:
     settings = TrainerSettings(epochs=9, keep_checkpoints=1)
     made = world(tmp_path, settings=settings)
     for epoch in (1, 2):
-        made.memory.progress = made.memory.progress.after_validation(epoch, 1 / epoch)
-        made.memory.tally = made.memory.tally.model_copy(update={"epoch": epoch})
-        made.keeper.save("due")
-    (kept,) = made.memory.tally.checkpoints
+        made.trainer_state.progress = made.trainer_state.progress.after_validation(epoch, 1 / epoch)
+        made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": epoch})
+        made.checkpointer.save("due")
+    (kept,) = made.trainer_state.counters.checkpoints
     (made.checkpoints / "epoch-000001").mkdir()
     again = world(tmp_path, settings=settings)
-    again.keeper.restore(kept.name, kept.digest)
-    assert again.journal.kinds() == ["CheckpointPruned", COMMIT]
+    again.checkpointer.restore(kept.name, kept.digest)
+    assert again.sink.kinds() == ["CheckpointPruned", COMMIT]
     assert [path.name for path in made.checkpoints.iterdir()] == ["epoch-000002"]
-    assert again.memory.tally == made.memory.tally
+    assert again.trainer_state.counters == made.trainer_state.counters
 
 
 # Going back
@@ -189,21 +189,21 @@ def rolled_back(folder: Path, poisoned: int, *, checkpoint_every: int = 5) -> Wo
 
 def test_a_rollback_names_the_checkpoint_and_epochs_count_on(tmp_path: Path) -> None:
     made = rolled_back(tmp_path, 8)
-    (event,) = made.journal.of(RunRolledBack)
+    (event,) = made.sink.of(RunRolledBack)
     assert (event.from_epoch, event.to_epoch, event.checkpoint) == (8, 5, "epoch-000005")
     assert event.reason.startswith("loss nan at step 32")
-    assert [one.epoch for one in made.journal.said if isinstance(one.event, EpochCompleted)] == [1, 2, 3, 4, 5, 6, 7, 9]
-    steps = [one.step for one in made.journal.said]
+    assert [one.epoch for one in made.sink.said if isinstance(one.event, EpochCompleted)] == [1, 2, 3, 4, 5, 6, 7, 9]
+    steps = [one.step for one in made.sink.said]
     assert steps == sorted(steps)
 
 
 def test_a_rollback_takes_the_weights_back_to_the_checkpoint(tmp_path: Path) -> None:
     made = world(tmp_path, settings=TrainerSettings(epochs=EPOCHS, checkpoint_every=100))
-    made.keeper.save("start")
+    made.checkpointer.save("start")
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
     for step in range(1, 4):
         made.step(step=step)
-    made.keeper.roll_back("for a reason")
+    made.checkpointer.roll_back("for a reason")
     assert {name: tensor.tolist() for name, tensor in made.model.state_dict().items()} == {
         name: tensor.tolist() for name, tensor in before.items()
     }
@@ -212,32 +212,32 @@ def test_a_rollback_takes_the_weights_back_to_the_checkpoint(tmp_path: Path) -> 
 
 def test_the_seed_that_is_being_grafted_is_blamed_and_its_slot_locked(tmp_path: Path) -> None:
     made = rolled_back(tmp_path, 4)
-    (event,) = made.journal.of(RunRolledBack)
+    (event,) = made.sink.of(RunRolledBack)
     assert event.blamed is not None
     assert (event.blamed.site, event.blamed.seed) == (SITE, 0)
     table = {(row.site, row.seed): row.stage for row in event.seeds}
     assert table == {(SITE, 0): Stage.GRAFTING, (SITE, 1): Stage.DORMANT}
-    locked = [one for one in made.journal.said if isinstance(one.event, SeedTransitioned) and one.event.to_stage is Stage.ROLLED_BACK]
+    locked = [one for one in made.sink.said if isinstance(one.event, SeedTransitioned) and one.event.to_stage is Stage.ROLLED_BACK]
     (moved,) = locked
-    rollback = next(one for one in made.journal.said if isinstance(one.event, RunRolledBack))
+    rollback = next(one for one in made.sink.said if isinstance(one.event, RunRolledBack))
     assert moved.cause == rollback.id
-    report = next(one for one in made.journal.said if isinstance(one.event, FieldReported))
+    report = next(one for one in made.sink.said if isinstance(one.event, FieldReported))
     assert isinstance(report.event, FieldReported)
     assert (report.cause, report.event.outcome) == (moved.id, "ROLLED_BACK")
     assert made.host.seeds[SITE, 0].stage is Stage.ROLLED_BACK
-    assert made.memory.tally.reports == (report.event,)
+    assert made.trainer_state.counters.reports == (report.event,)
 
 
 def test_where_no_alpha_changed_nobody_is_blamed(tmp_path: Path) -> None:
     made = rolled_back(tmp_path, 3)
-    (event,) = made.journal.of(RunRolledBack)
+    (event,) = made.sink.of(RunRolledBack)
     assert event.blamed is None
-    assert Stage.ROLLED_BACK not in {one.to_stage for one in made.journal.of(SeedTransitioned)}
+    assert Stage.ROLLED_BACK not in {one.to_stage for one in made.sink.of(SeedTransitioned)}
 
 
 def test_a_stage_has_lasted_as_long_after_a_rollback_as_at_the_checkpoint(tmp_path: Path) -> None:
     made = rolled_back(tmp_path, 3, checkpoint_every=2)
-    (event,) = made.journal.of(RunRolledBack)
+    (event,) = made.sink.of(RunRolledBack)
     row = next(row for row in event.seeds if row.seed == 0)
     assert (event.to_epoch, row.stage, row.since_epoch) == (2, Stage.TRAINING, 3)
 
@@ -246,8 +246,8 @@ def test_a_stage_has_lasted_as_long_after_a_rollback_as_at_the_checkpoint(tmp_pa
 
 
 def saved(made: World) -> KeptCheckpoint:
-    made.keeper.save("start")
-    return made.memory.tally.checkpoints[-1]
+    made.checkpointer.save("start")
+    return made.trainer_state.counters.checkpoints[-1]
 
 
 def wider() -> nn.Sequential:
@@ -270,13 +270,13 @@ OTHER_PARTS: list[tuple[Callable[[Path], World], str]] = [
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path, other: Callable[[Path], World], message: str) -> None:
     kept = saved(World(tmp_path))
     with pytest.raises(DataError, match=message):
-        other(tmp_path).keeper.restore(kept.name, kept.digest)
+        other(tmp_path).checkpointer.restore(kept.name, kept.digest)
 
 
 def test_a_scheduler_that_is_gone_is_missed(tmp_path: Path) -> None:
     kept = saved(World(tmp_path, scheduler=exponential))
     with pytest.raises(DataError, match=r"epoch-000000 does not fit this host: expected a learning rate scheduler.*got none"):
-        World(tmp_path).keeper.restore(kept.name, kept.digest)
+        World(tmp_path).checkpointer.restore(kept.name, kept.digest)
 
 
 def test_a_model_with_a_state_that_is_no_tensor_is_refused_by_name(tmp_path: Path) -> None:
@@ -296,4 +296,4 @@ def test_a_damaged_checkpoint_is_named_at_a_rollback_too(tmp_path: Path) -> None
     kept = saved(made)
     (made.checkpoints / kept.name / "manifest.json").unlink()
     with pytest.raises(DataError, match=kept.name):
-        made.keeper.roll_back("for a reason")
+        made.checkpointer.roll_back("for a reason")

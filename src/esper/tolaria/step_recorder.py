@@ -18,8 +18,8 @@ _process = psutil.Process()
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step: loss, gradient norm and metrics as 0-dim detached tensors, still on the device."""
+class StepResult:
+    """Numbers of an optimizer step: loss, gradient norm and metrics as 0-dim detached tensors, still on the device."""
 
     step: int
     loss: Tensor
@@ -31,7 +31,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class StepNumbers:
     """The same numbers as floats: one per step."""
 
     losses: list[float]
@@ -39,14 +39,14 @@ class Read:
     metrics: dict[str, list[float]]
 
 
-class Span:
+class StepRecorder:
     """The steps since the last record."""
 
     def __init__(self) -> None:
-        self._steps: list[Step] = []
+        self._steps: list[StepResult] = []
         self._started = self._ended = time.perf_counter()
 
-    def add(self, step: Step) -> None:
+    def add(self, step: StepResult) -> None:
         """Keeps one step."""
         self._steps.append(step)
         self._ended = time.perf_counter()
@@ -61,19 +61,21 @@ class Span:
 
     @property
     def samples(self) -> list[int]:
-        """How many samples each step saw."""
+        """Number of samples of each step."""
         return [step.samples for step in self._steps]
 
-    def read(self) -> Read:
+    def read(self) -> StepNumbers:
         """All numbers as floats. The CPU waits for the device here, once."""
         names = list(self._steps[0].metrics)
         losses_S = torch.stack([step.loss for step in self._steps]).double()
         rows = [losses_S, torch.stack([step.norm for step in self._steps]).to(losses_S)]
         rows += [torch.stack([step.metrics[name] for step in self._steps]).to(losses_S) for name in names]
         losses, norms, *metrics = torch.stack(rows).cpu().tolist()
-        return Read(losses, norms, dict(zip(names, metrics, strict=True)))
+        return StepNumbers(losses, norms, dict(zip(names, metrics, strict=True)))
 
-    def record(self, read: Read, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None) -> StepsMeasured:
+    def record(
+        self, read: StepNumbers, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None
+    ) -> StepsMeasured:
         """The event for this span. Losses are float64, all else float32; memory is the process's, or the device's where it is CUDA."""
         steps = self._steps
         on_cuda = steps[0].loss.is_cuda

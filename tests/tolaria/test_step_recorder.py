@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from esper.events.fields import float32_column
-from esper.tolaria.telemetry import Span, Step
+from esper.tolaria.step_recorder import StepRecorder, StepResult
 
 
-def step(number: int, loss: float, *, samples: int = 5, accuracy: float = 0.5) -> Step:
+def step(number: int, loss: float, *, samples: int = 5, accuracy: float = 0.5) -> StepResult:
     metrics = {"accuracy": torch.tensor(accuracy)}
-    return Step(number, torch.tensor(loss), torch.tensor(0.1), metrics, samples, latency_s=0.002, data_wait_s=0.001)
+    return StepResult(number, torch.tensor(loss), torch.tensor(0.1), metrics, samples, latency_s=0.002, data_wait_s=0.001)
 
 
-def spanned(*steps: Step) -> Span:
-    span = Span()
+def spanned(*steps: StepResult) -> StepRecorder:
+    span = StepRecorder()
     for one in steps:
         span.add(one)
     return span
@@ -30,7 +30,7 @@ def test_the_numbers_of_a_span_are_those_of_its_steps_in_order() -> None:
 
 
 def test_a_loss_in_double_precision_stays_in_double_precision() -> None:
-    exact = Step(1, torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(0.1), {}, 5, 0.0, 0.0)
+    exact = StepResult(1, torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(0.1), {}, 5, 0.0, 0.0)
     assert spanned(exact).read().losses == [1 / 3]
 
 

@@ -1,4 +1,4 @@
-"""What the trainer needs of a log: to say what happened, to wait until it is durable, and to know what was already said.
+"""The part of a log that the trainer needs: emit facts, measure telemetry, wait until both are durable, know the logged facts.
 
 While a resumed run catches up, `emit` writes nothing that stands in the log already: it compares, and returns the logged id.
 """
@@ -12,8 +12,8 @@ from esper.events.kinds.run import Tail
 from esper.events.kinds.telemetry import Doing
 
 
-class Journal(Protocol):
-    """One run's account of itself, written by the thread that trains."""
+class EventSink(Protocol):
+    """Events of one run, emitted by the thread that trains."""
 
     def emit(self, event: Event, *, epoch: int, step: int, cause: EventId | None = None, trace: str | None = None) -> EventId:
         """The id of `event`, which now has its place; never waits for a disk. Raises LogError once the log has failed."""
@@ -28,7 +28,7 @@ class Journal(Protocol):
         ...
 
     def doing(self, what: Doing) -> None:
-        """Says what the trainer is at, for the heartbeat."""
+        """Set the activity that heartbeats report."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when each is saved, which are kept, going back to one, and what the log says of all that."""
+"""The checkpoints of a run: saving, pruning, restoring and rolling back, each recorded in the log."""
 
 import math
 import time
@@ -14,15 +14,15 @@ from esper.events.kinds.control import FieldReported
 from esper.events.kinds.lifecycle import SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
 from esper.kasmina.host import Host
-from esper.tolaria.checkpoint import load_checkpoint, name_of, prune_checkpoint, save_checkpoint
-from esper.tolaria.journal import Journal
-from esper.tolaria.progress import KeptCheckpoint, Memory, Place, Progress, Tally
+from esper.tolaria.checkpoint_files import load_checkpoint, name_of, prune_checkpoint, save_checkpoint
+from esper.tolaria.event_sink import EventSink
 from esper.tolaria.snapshots import Scheduler, put_back, take
+from esper.tolaria.trainer_state import Counters, KeptCheckpoint, Place, Rewindable, TrainerState
 
-Reason = Literal["start", "due", "before_grafting", "end"]
+_Reason = Literal["start", "due", "before_grafting", "end"]
 
 
-class Keeper:
+class Checkpointer:
     """Saves, prunes and restores checkpoints in one folder; a checkpoint is always the start of an epoch."""
 
     def __init__(
@@ -32,23 +32,23 @@ class Keeper:
         host: Host,
         optimizer: Optimizer,
         scheduler: Scheduler | None,
-        journal: Journal,
-        memory: Memory,
+        sink: EventSink,
+        trainer_state: TrainerState,
         keep: int,
         device: torch.device,
     ) -> None:
         self._folder, self._host, self._optimizer, self._scheduler = folder, host, optimizer, scheduler
-        self._journal, self._memory, self._keep, self._device = journal, memory, keep, device
+        self._sink, self._trainer_state, self._keep, self._device = sink, trainer_state, keep, device
 
-    def save(self, reason: Reason) -> None:
-        """Saves the state as it is, says so, then prunes what is no longer kept. On disk, and in the log, when it returns."""
-        tally = self._memory.tally
-        name = name_of(tally.epoch)
-        if tally.checkpoints and tally.checkpoints[-1].name == name:
+    def save(self, reason: _Reason) -> None:
+        """Save the state, record it, then prune older checkpoints. Durable, in the log too, when it returns."""
+        counters = self._trainer_state.counters
+        name = name_of(counters.epoch)
+        if counters.checkpoints and counters.checkpoints[-1].name == name:
             return
-        self._memory.progress = self._memory.progress.model_copy(update={"blamed": None})
+        self._trainer_state.progress = self._trainer_state.progress.model_copy(update={"blamed": None})
         started = time.perf_counter()
-        saved = save_checkpoint(self._folder, name, take(self._host, self._optimizer, self._scheduler, self._memory))
+        saved = save_checkpoint(self._folder, name, take(self._host, self._optimizer, self._scheduler, self._trainer_state))
         event = CheckpointSaved(
             checkpoint=name,
             digest=saved.digest,
@@ -56,44 +56,44 @@ class Keeper:
             reason=reason,
             duration_s=time.perf_counter() - started,
         )
-        self._journal.emit(event, epoch=tally.epoch, step=tally.step)
-        self._journal.commit()
+        self._sink.emit(event, epoch=counters.epoch, step=counters.step)
+        self._sink.commit()
         self._kept(name, saved.digest)
 
     def restore(self, name: str, digest: str) -> None:
-        """Puts everything back as it was when `name` was saved, what is remembered included. Raises DataError where it is not whole."""
-        self._memory.progress, self._memory.tally = self._load(name, digest)
+        """Restore everything as it was when `name` was saved, TrainerState included. Raises DataError where it is not whole."""
+        self._trainer_state.progress, self._trainer_state.counters = self._load(name, digest)
         self._kept(name, digest)
 
     def roll_back(self, reason: str) -> None:
-        """Goes back to the newest checkpoint and says so, with the seed that is blamed and the whole seed table now in force."""
-        blamed = self._memory.progress.blamed
+        """Restore the newest checkpoint and record it, with the blamed seed and the whole seed table now in force."""
+        blamed = self._trainer_state.progress.blamed
         place = None if blamed is None else (blamed.site, blamed.seed)
         before = None if place is None else self._host.seeds[place].row
         if before is not None and before.life is None:  # It was removed, and its slot is free again: nobody is left to blame.
             blamed = place = before = None
-        tally = self._memory.tally
-        target = tally.checkpoints[-1]
+        counters = self._trainer_state.counters
+        target = counters.checkpoints[-1]
         progress, _ = self._load(target.name, target.digest)
-        self._host.shift_epochs(tally.epoch - target.epoch)
-        self._memory.progress = progress.model_copy(update={"last_adaptation_step": tally.step})
-        self._memory.tally = tally.model_copy(update={"rollbacks": tally.rollbacks + 1})
+        self._host.shift_epochs(counters.epoch - target.epoch)
+        self._trainer_state.progress = progress.model_copy(update={"last_adaptation_step": counters.step})
+        self._trainer_state.counters = counters.model_copy(update={"rollbacks": counters.rollbacks + 1})
         event = RunRolledBack(
-            from_epoch=tally.epoch,
+            from_epoch=counters.epoch,
             to_epoch=target.epoch,
             checkpoint=target.name,
             reason=reason,
             blamed=blamed,
             seeds=tuple(before if before is not None and one == place else self._host.seeds[one].row for one in sorted(self._host.seeds)),
         )
-        cause = self._journal.emit(event, epoch=tally.epoch, step=tally.step)
+        cause = self._sink.emit(event, epoch=counters.epoch, step=counters.step)
         if place is not None and before is not None:
             self._lock(place, before, reason, cause)
-        self._journal.commit()
+        self._sink.commit()
 
     def _lock(self, place: Place, before: SeedRow, reason: str, cause: EventId) -> None:
-        tally = self._memory.tally
-        self._host.roll_back(*place, epoch=tally.epoch)
+        counters = self._trainer_state.counters
+        self._host.roll_back(*place, epoch=counters.epoch)
         assert before.blueprint is not None
         assert before.life is not None
         transition = SeedTransitioned(
@@ -107,8 +107,8 @@ class Keeper:
             kernel=before.kernel,
             embargo_until=None,
         )
-        moved = self._journal.emit(transition, epoch=tally.epoch, step=tally.step, cause=cause)
-        note = self._memory.progress.note(*place)
+        moved = self._sink.emit(transition, epoch=counters.epoch, step=counters.step, cause=cause)
+        note = self._trainer_state.progress.note(*place)
         report = FieldReported(
             blueprint=before.blueprint,
             kernel=before.kernel,
@@ -119,11 +119,13 @@ class Keeper:
             metric_after=None,
             outcome="ROLLED_BACK",
         )
-        self._journal.emit(report, epoch=tally.epoch, step=tally.step, cause=moved)
-        self._memory.progress = self._memory.progress.without_note(*place)
-        self._memory.tally = self._memory.tally.model_copy(update={"reports": (*self._memory.tally.reports, report)})
+        self._sink.emit(report, epoch=counters.epoch, step=counters.step, cause=moved)
+        self._trainer_state.progress = self._trainer_state.progress.without_note(*place)
+        self._trainer_state.counters = self._trainer_state.counters.model_copy(
+            update={"reports": (*self._trainer_state.counters.reports, report)}
+        )
 
-    def _load(self, name: str, digest: str) -> tuple[Progress, Tally]:
+    def _load(self, name: str, digest: str) -> tuple[Rewindable, Counters]:
         snapshot = load_checkpoint(self._folder, name, digest, self._device)
         try:
             return put_back(snapshot, self._host, self._optimizer, self._scheduler)
@@ -131,16 +133,16 @@ class Keeper:
             raise DataError(f"checkpoint {self._folder / name} does not fit this host: {error}") from error
 
     def _kept(self, name: str, digest: str) -> None:
-        tally = self._memory.tally
-        mine = KeptCheckpoint(name=name, digest=digest, epoch=tally.epoch, loss=self._memory.progress.validation_loss)
-        checkpoints = [*tally.checkpoints, mine]
+        counters = self._trainer_state.counters
+        mine = KeptCheckpoint(name=name, digest=digest, epoch=counters.epoch, loss=self._trainer_state.progress.validation_loss)
+        checkpoints = [*counters.checkpoints, mine]
         best = min(checkpoints, key=lambda one: math.inf if one.loss is None else one.loss)
         dropped = [one for one in checkpoints[: -self._keep] if one is not best]
-        self._memory.tally = tally.model_copy(update={"checkpoints": tuple(one for one in checkpoints if one not in dropped)})
+        self._trainer_state.counters = counters.model_copy(update={"checkpoints": tuple(one for one in checkpoints if one not in dropped)})
         for one in dropped:
             pruned = CheckpointPruned(checkpoint=one.name, reason=f"the newest {self._keep} and the best of those saved are kept")
-            self._journal.emit(pruned, epoch=tally.epoch, step=tally.step)
+            self._sink.emit(pruned, epoch=counters.epoch, step=counters.step)
         if dropped:
-            self._journal.commit()
+            self._sink.commit()
         for one in dropped:
             prune_checkpoint(self._folder, one.name)

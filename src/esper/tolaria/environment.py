@@ -1,4 +1,4 @@
-"""What ran, on what, with which data: the parts of RunStarted that are read off the machine."""
+"""Code, packages, hardware and data of a run: the parts of RunStarted that are read off the machine."""
 
 import hashlib
 import math
@@ -19,17 +19,17 @@ from torch import Tensor
 from esper.events.kinds.run import Code, DataFingerprint, Hardware
 from esper.tolaria.determinism import seed_epoch, seed_own, undisturbed
 
-PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "apsw", "scikit-learn")
-SAMPLES = 256
-READ_TWICE = 8
+_PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "apsw", "scikit-learn")
+_SAMPLES = 256
+_READ_TWICE = 8
 _GIT_WAIT_S = 5.0
 
 
-class Indexed(Protocol):
+class _Indexed(Protocol):
     """A data set whose samples can be read one by one."""
 
     def __getitem__(self, index: int) -> object:
-        """One sample."""
+        """The sample at `index`."""
         ...
 
 
@@ -45,7 +45,7 @@ def code() -> Code:
 def packages() -> Mapping[str, str]:
     """The versions of what the numbers depend on, with Python's own."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -89,12 +89,12 @@ def fingerprint(name: str, data: object) -> DataFingerprint:
     return DataFingerprint(name=name, length=length, kind=kind, digest=digest)
 
 
-def _digest_of_samples(source: Indexed, indexes: range) -> str | None:
-    samples, again = _samples(source, indexes), _samples(source, indexes[:READ_TWICE])
-    return _digest(samples) if _digest(samples[:READ_TWICE]) == _digest(again) else None
+def _digest_of_samples(source: _Indexed, indexes: range) -> str | None:
+    samples, again = _samples(source, indexes), _samples(source, indexes[:_READ_TWICE])
+    return _digest(samples) if _digest(samples[:_READ_TWICE]) == _digest(again) else None
 
 
-def _samples(source: Indexed, indexes: range) -> list[object]:
+def _samples(source: _Indexed, indexes: range) -> list[object]:
     with undisturbed(torch.device("cpu")):
         seed_epoch(0, 0)
         seed_own(source, 0, 0)
@@ -102,7 +102,7 @@ def _samples(source: Indexed, indexes: range) -> list[object]:
 
 
 def _strided(length: int) -> range:
-    return range(0, length, max(1, math.ceil(length / SAMPLES)))
+    return range(0, length, max(1, math.ceil(length / _SAMPLES)))
 
 
 def _digest(samples: Sequence[object]) -> str | None:

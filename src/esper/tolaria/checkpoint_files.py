@@ -7,8 +7,10 @@ have the same digests; ids of events are found again in the log.
 
 import hashlib
 import json
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +23,8 @@ from torch import Tensor
 
 from esper.errors import DataError, LogError
 from esper.events.digests import canonical
-from esper.tolaria.plain import from_json, to_json
 
-FORMAT = 1
+_FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
 
@@ -34,7 +35,7 @@ class Snapshot(NamedTuple):
     body: dict[str, JsonValue]
 
 
-class Saved(NamedTuple):
+class _Saved(NamedTuple):
     """A checkpoint that is on disk."""
 
     name: str
@@ -47,19 +48,19 @@ def name_of(epoch: int) -> str:
     return f"epoch-{epoch:06d}"
 
 
-def save_checkpoint(folder: Path, name: str, snapshot: Snapshot) -> Saved:
+def save_checkpoint(folder: Path, name: str, snapshot: Snapshot) -> _Saved:
     """Writes `snapshot` under `folder`/`name`; durable and whole when it returns. An older one of that name is replaced.
 
     Raises LogError, naming it, where it cannot be written: a full disk.
     """
     data = save({key: tensor.detach().cpu().clone().contiguous() for key, tensor in snapshot.tensors.items()})
-    body = {"format": FORMAT, "tensors_sha256": hashlib.sha256(data).hexdigest(), **snapshot.body}
+    body = {"format": _FORMAT, "tensors_sha256": hashlib.sha256(data).hexdigest(), **snapshot.body}
     manifest = json.dumps(body, allow_nan=False, indent=1).encode()
     try:
         _put(folder, name, {TENSORS: data, MANIFEST: manifest})
     except OSError as error:
         raise LogError(f"cannot save checkpoint {folder / name}: {error.strerror}; what was saved before stands") from error
-    return Saved(name, _digest(body), len(data) + len(manifest))
+    return _Saved(name, _digest(body), len(data) + len(manifest))
 
 
 def _put(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
@@ -107,8 +108,8 @@ def _verified(path: Path, expected_digest: str) -> tuple[dict[str, JsonValue], b
         raise DataError(f"checkpoint {path / MANIFEST}: the log expects digest {expected_digest[:16]}, the file has {digest[:16]}")
     if (found := hashlib.sha256(data).hexdigest()) != body["tensors_sha256"]:
         raise DataError(f"checkpoint {path / TENSORS}: expected sha256 {body['tensors_sha256'][:16]}, got {found[:16]}")
-    if body["format"] != FORMAT:
-        raise DataError(f"checkpoint {path}: expected format {FORMAT}, got {body['format']!r}")
+    if body["format"] != _FORMAT:
+        raise DataError(f"checkpoint {path}: expected format {_FORMAT}, got {body['format']!r}")
     return body, data
 
 
@@ -131,12 +132,12 @@ def flatten_optimizer(name: str, optimizer: torch.optim.Optimizer) -> tuple[dict
         tensors |= {_place(name, index, key): entries[key] for key in held[index]}
         plain[index] = {key: value for key, value in entries.items() if key not in held[index]}
     rest = {"class": type(optimizer).__qualname__, "groups": state["param_groups"], "plain": plain, "tensors": held}
-    return tensors, to_json(rest, f"the state of optimizer {name}")
+    return tensors, plain_to_json(rest, f"the state of optimizer {name}")
 
 
 def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: JsonValue) -> None:
-    """Puts back what `flatten_optimizer` took. Raises ValueError for an optimizer of another class, KeyError for a tensor that is gone."""
-    rest = from_json(saved)
+    """Restore the state that `flatten_optimizer` took. Raises ValueError for another class, KeyError for a missing tensor."""
+    rest = plain_from_json(saved)
     assert isinstance(rest, dict)
     if rest["class"] != type(optimizer).__qualname__:
         raise ValueError(f"expected optimizer {name} of class {rest['class']}, got {type(optimizer).__qualname__}")
@@ -169,3 +170,38 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def plain_to_json(value: object, what: str) -> JsonValue:
+    """`value` as JSON that `plain_from_json` restores exactly: tuples, maps with keys that are not text, and numbers that are not finite.
+
+    A list and a plain value stand as they are; anything else is an object with one key that names its type. Raises DataError
+    naming `what` where it holds anything but plain values (a function, a tensor)."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"number": str(float(value))}
+    if isinstance(value, list):
+        return [plain_to_json(part, what) for part in value]
+    if isinstance(value, tuple):
+        return {"tuple": [plain_to_json(part, what) for part in value]}
+    if isinstance(value, Mapping):
+        pairs: list[JsonValue] = [[plain_to_json(key, what), plain_to_json(part, what)] for key, part in value.items()]
+        return {"counter" if isinstance(value, Counter) else "map": pairs}
+    raise DataError(f"a checkpoint holds tensors and plain values only; {what} holds a {type(value).__name__}: {value!r:.200}")
+
+
+def plain_from_json(value: JsonValue) -> object:
+    """The value that `plain_to_json` wrote."""
+    if isinstance(value, list):
+        return [plain_from_json(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "number":
+        return float(str(inner))
+    assert isinstance(inner, list)
+    if kind == "tuple":
+        return tuple(plain_from_json(part) for part in inner)
+    pairs = {plain_from_json(key): plain_from_json(part) for key, part in inner}  # type: ignore[misc, str-unpack] # pairs, as written above
+    return Counter(pairs) if kind == "counter" else pairs

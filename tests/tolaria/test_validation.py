@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from esper.errors import DataError
 from esper.tolaria.determinism import random_state_digest
-from esper.tolaria.evaluation import Evaluator, Losses, compare
 from esper.tolaria.objective import Batch, Supervised, WholeStep
+from esper.tolaria.validation import Evaluator, Losses, paired_difference
 from tests.tolaria.worlds import CPU, batches, loss_of, perceptron, samples
 
 
@@ -121,7 +121,7 @@ def losses(*values: float) -> Losses:
 
 
 def test_a_comparison_is_paired() -> None:
-    pair = compare(losses(1.0, 5.0, 3.0), losses(0.5, 4.0, 3.0))
+    pair = paired_difference(losses(1.0, 5.0, 3.0), losses(0.5, 4.0, 3.0))
     assert pair.n == 3
     assert pair.mean == pytest.approx(0.5)
     assert pair.standard_error == pytest.approx(0.5 / math.sqrt(3))  # sd of 0.5, 1, 0 is 0.5
@@ -129,9 +129,9 @@ def test_a_comparison_is_paired() -> None:
 
 
 def test_one_pair_has_no_standard_error() -> None:
-    assert math.isnan(compare(losses(1.0), losses(0.5)).standard_error)
+    assert math.isnan(paired_difference(losses(1.0), losses(0.5)).standard_error)
 
 
 def test_one_value_that_is_not_a_number_makes_the_mean_none() -> None:
     assert math.isnan(losses(1.0, math.nan).mean)
-    assert math.isnan(compare(losses(1.0, math.nan), losses(0.5, 1.0)).mean)
+    assert math.isnan(paired_difference(losses(1.0, math.nan), losses(0.5, 1.0)).mean)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from esper.events.kinds.lifecycle import Evaluation
 from esper.tamiyo.plateau import plateau
 from esper.tamiyo.settings import PolicySettings
-from esper.tolaria.progress import Progress, SeedNotes, Tally
+from esper.tolaria.trainer_state import Counters, Rewindable, SeedNotes
 
 
-def after(*losses: float) -> Progress:
-    progress = Progress()
+def after(*losses: float) -> Rewindable:
+    progress = Rewindable()
     for epoch, loss in enumerate(losses, start=1):
         progress = progress.after_validation(epoch, loss)
     return progress
@@ -67,11 +67,13 @@ def test_what_is_kept_of_the_losses_shows_the_same_plateau_as_all_of_them(
 
 
 def test_a_slot_without_notes_has_empty_ones() -> None:
-    assert Progress().note("0", 1) == SeedNotes(site="0", seed=1)
+    assert Rewindable().note("0", 1) == SeedNotes(site="0", seed=1)
 
 
 def test_notes_are_kept_by_site_and_slot() -> None:
-    progress = Progress().noted("a", 0, kernel="k1").noted("a", 1, kernel="k2").noted("b", 0, kernel="k3").noted("a", 0, kernel_failed=True)
+    progress = (
+        Rewindable().noted("a", 0, kernel="k1").noted("a", 1, kernel="k2").noted("b", 0, kernel="k3").noted("a", 0, kernel_failed=True)
+    )
     assert progress.note("a", 0) == SeedNotes(site="a", seed=0, kernel="k1", kernel_failed=True)
     assert progress.note("a", 1).kernel == "k2"
     assert progress.note("b", 0).kernel == "k3"
@@ -79,23 +81,23 @@ def test_notes_are_kept_by_site_and_slot() -> None:
 
 
 def test_a_forgotten_slot_leaves_the_others() -> None:
-    progress = Progress().noted("a", 0, kernel="k1").noted("a", 1, kernel="k2").without_note("a", 0)
+    progress = Rewindable().noted("a", 0, kernel="k1").noted("a", 1, kernel="k2").without_note("a", 0)
     assert progress.notes == (SeedNotes(site="a", seed=1, kernel="k2"),)
 
 
 def test_progress_survives_being_written_and_read() -> None:
     evaluation = Evaluation(epoch=1, alpha=0.5, n=1, k=3, mean=math.inf, standard_error=math.nan, loss_without=1.0, loss_with=2.0)
     progress = after(math.inf, 1.0).noted("a", 0, evaluation=evaluation)
-    again = Progress.model_validate_json(progress.model_dump_json())
+    again = Rewindable.model_validate_json(progress.model_dump_json())
     assert again.model_dump_json() == progress.model_dump_json()
     assert again.validation_losses == (math.inf, 1.0)
 
 
 def test_candidates_of_one_race_are_one_germination() -> None:
-    tally = Tally().germinated(4).germinated(4).germinated(9)
-    assert (tally.germinations, tally.germination_epochs) == (2, (4, 9))
+    counters = Counters().germinated(4).germinated(4).germinated(9)
+    assert (counters.germinations, counters.germination_epochs) == (2, (4, 9))
 
 
 def test_what_was_refused_and_what_failed_is_counted_by_site() -> None:
-    tally = Tally().counted("refused", "a").counted("refused", "a").counted("failed", "b")
-    assert (tally.refused, tally.failed) == ({"a": 2}, {"b": 1})
+    counters = Counters().counted("refused", "a").counted("refused", "a").counted("failed", "b")
+    assert (counters.refused, counters.failed) == ({"a": 2}, {"b": 1})

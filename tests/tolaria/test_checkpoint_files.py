@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from esper.errors import DataError, LogError
-from esper.tolaria.checkpoint import (
+from esper.tolaria.checkpoint_files import (
     MANIFEST,
     TENSORS,
     Snapshot,

@@ -1,4 +1,4 @@
-"""The SystemState of an epoch's end: everything that a policy may know, put together from the host and the trainer's memory."""
+"""The SystemState of an epoch's end: everything that a policy may know, put together from the host and the trainer's trainer_state."""
 
 from collections import Counter
 
@@ -7,13 +7,13 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.kasmina.health.meter import Health
 from esper.kasmina.host import Host
 from esper.kasmina.slots import Slot
-from esper.tolaria.progress import Evaluations, Place, Progress, SeedNotes, Tally
+from esper.tolaria.trainer_state import Counters, Evaluations, Place, Rewindable, SeedNotes
 
 
 def system_state(
     host: Host,
-    progress: Progress,
-    tally: Tally,
+    progress: Rewindable,
+    counters: Counters,
     *,
     epoch: int,
     epochs_planned: int | None,
@@ -42,14 +42,14 @@ def system_state(
         epochs_since_improvement=progress.epochs_since_improvement,
         parameters=host.parameters(),
         parameters_limit=host.parameters_limit,
-        germinations=tally.germinations,
+        germinations=counters.germinations,
         stages=_stages(host),
-        sites=tuple(_site(host, site.name, health.sites.get(site.name, Health()), tally) for site in host.sites),
+        sites=tuple(_site(host, site.name, health.sites.get(site.name, Health()), counters) for site in host.sites),
         seeds=tuple(
             _seed(seed, health.seeds.get(place, Health()), progress.note(*place), ready=place in ready, evaluations=evaluations)
             for place, seed in sorted(host.seeds.items())
         ),
-        field_reports=tally.reports,
+        field_reports=counters.reports,
         gate=gate,
     )
 
@@ -59,11 +59,11 @@ def _stages(host: Host) -> dict[Stage, int]:
     return {stage: counts[stage] for stage in Stage}
 
 
-def _site(host: Host, name: str, health: Health, tally: Tally) -> SiteRow:
+def _site(host: Host, name: str, health: Health, counters: Counters) -> SiteRow:
     return SiteRow(
         site=name,
-        refused=tally.refused.get(name, 0),
-        failed=tally.failed.get(name, 0),
+        refused=counters.refused.get(name, 0),
+        failed=counters.failed.get(name, 0),
         blueprints=host.affordable(name),
         effective_rank=health.effective_rank,
         gradient_pressure=health.gradient_pressure,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esper.errors import DataError
-from esper.tolaria.plain import from_json, to_json
+from esper.tolaria.checkpoint_files import plain_from_json, plain_to_json
 
 VALUES: list[object] = [
     None,
@@ -31,13 +31,13 @@ VALUES: list[object] = [
 
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_comes_back_with_its_type(value: object) -> None:
-    back = from_json(json.loads(json.dumps(to_json(value, "it"), allow_nan=False)))
+    back = plain_from_json(json.loads(json.dumps(plain_to_json(value, "it"), allow_nan=False)))
     assert back == value
     assert type(back) is type(value)
 
 
 def test_nan_comes_back() -> None:
-    back = from_json(to_json([math.nan], "it"))
+    back = plain_from_json(plain_to_json([math.nan], "it"))
     assert isinstance(back, list)
     assert math.isnan(back[0])
 
@@ -45,4 +45,4 @@ def test_nan_comes_back() -> None:
 @pytest.mark.parametrize("value", [torch.zeros(1), lambda: None, {"inner": (1, {2})}])
 def test_what_is_not_plain_is_refused_by_name(value: object) -> None:
     with pytest.raises(DataError, match=r"the scheduler's state holds a (Tensor|function|set)"):
-        to_json(value, "the scheduler's state")
+        plain_to_json(value, "the scheduler's state")

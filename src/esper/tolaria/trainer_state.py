@@ -1,4 +1,4 @@
-"""What the trainer remembers between epochs, in two parts: `Progress` goes back at a rollback, `Tally` counts on.
+"""The trainer's state between epochs, in two parts: a rollback restores `Rewindable`; `Counters` only grows.
 
 Both are frozen values, part of every checkpoint, and made new rather than changed.
 """
@@ -20,7 +20,7 @@ Place = tuple[str, int]
 
 
 class SeedNotes(Part):
-    """What is remembered about one life besides its stage; `kernel` is the digest of the kernel that is ready for it."""
+    """Notes about one seed besides its stage; `kernel` is the digest of its compiled kernel."""
 
     site: str
     seed: Count
@@ -31,8 +31,8 @@ class SeedNotes(Part):
     evaluation: Evaluation | None = None
 
 
-class Progress(Part):
-    """Where training stands; a rollback restores it with the weights.
+class Rewindable(Part):
+    """State of the training that a rollback restores with the weights.
 
     `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` stands for those before them: see
     `SystemState`. `blamed` is the seed whose alpha changed last since the checkpoint.
@@ -51,27 +51,27 @@ class Progress(Part):
     notes: tuple[SeedNotes, ...] = ()
 
     def note(self, site: str, seed: int) -> SeedNotes:
-        """What is remembered about the seed in this slot; fresh notes where nothing is."""
+        """Notes about the seed in this slot; empty notes where there are none."""
         return next((note for note in self.notes if (note.site, note.seed) == (site, seed)), SeedNotes(site=site, seed=seed))
 
-    def noted(self, site: str, seed: int, **changes: object) -> "Progress":
+    def noted(self, site: str, seed: int, **changes: object) -> "Rewindable":
         """The same with fields of the slot's note changed."""
         return self.with_note(self.note(site, seed).model_copy(update=changes))
 
-    def with_note(self, note: SeedNotes) -> "Progress":
+    def with_note(self, note: SeedNotes) -> "Rewindable":
         """The same with `note` in place of the slot's old one."""
         others = tuple(old for old in self.notes if (old.site, old.seed) != (note.site, note.seed))
         return self.model_copy(update={"notes": (*others, note)})
 
-    def without_note(self, site: str, seed: int) -> "Progress":
+    def without_note(self, site: str, seed: int) -> "Rewindable":
         """The same with the slot forgotten."""
         return self.model_copy(update={"notes": tuple(old for old in self.notes if (old.site, old.seed) != (site, seed))})
 
-    def with_new_cycle(self) -> "Progress":
+    def with_new_cycle(self) -> "Rewindable":
         """The same with no validation losses behind it: a graft cycle begins anew."""
         return self.model_copy(update={"validation_losses": (), "earlier_loss": None})
 
-    def after_validation(self, epoch: int, loss: float) -> "Progress":
+    def after_validation(self, epoch: int, loss: float) -> "Rewindable":
         """The same after one more validation loss; a NaN loss improves nothing."""
         better = loss < (math.inf if self.best_loss is None else self.best_loss)
         losses = (*self.validation_losses, loss)
@@ -103,8 +103,8 @@ class KeptCheckpoint(Part):
     loss: Float | None
 
 
-class Tally(Part):
-    """What never goes back: clocks, counts, reports, and which checkpoints are kept."""
+class Counters(Part):
+    """State that a rollback keeps: clocks, counts, reports, and the kept checkpoints."""
 
     epoch: Count = 0
     step: Count = 0
@@ -117,13 +117,13 @@ class Tally(Part):
     failed: dict[str, Count] = Field(default_factory=dict)
     checkpoints: tuple[KeptCheckpoint, ...] = ()
 
-    def germinated(self, epoch: int) -> "Tally":
+    def germinated(self, epoch: int) -> "Counters":
         """The same after one more germination at the end of `epoch`; candidates of one race count as one."""
         if epoch in self.germination_epochs:
             return self
         return self.model_copy(update={"germinations": self.germinations + 1, "germination_epochs": (*self.germination_epochs, epoch)})
 
-    def counted(self, what: str, site: str) -> "Tally":
+    def counted(self, what: str, site: str) -> "Counters":
         """The same after one more `refused` or `failed` at `site`."""
         counts: dict[str, int] = getattr(self, what)
         return self.model_copy(update={what: {**counts, site: counts.get(site, 0) + 1}})
@@ -134,9 +134,9 @@ Evaluations = dict[tuple[str, int, int], EventId]
 
 
 @dataclass
-class Memory:
+class TrainerState:
     """The trainer's one changing value: what it remembers, and the ids of the events it may cite as evidence."""
 
-    progress: Progress
-    tally: Tally
+    progress: Rewindable
+    counters: Counters
     evaluations: Evaluations

@@ -8,7 +8,7 @@ from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.tamiyo.settings import PolicySettings
 
-IDLE = frozenset({Stage.DORMANT, Stage.FOSSILIZED, Stage.ROLLED_BACK})
+_IDLE = frozenset({Stage.DORMANT, Stage.FOSSILIZED, Stage.ROLLED_BACK})
 
 
 def short_name(seed: SeedRow) -> str:
@@ -22,8 +22,8 @@ def full_name(seed: SeedRow) -> str:
 
 
 @dataclass(frozen=True)
-class View:
-    """What the rules of a stage look at: the state, the event that holds it, the settings, and the rows made from them.
+class PolicyInput:
+    """Input of the rules: the state, the event that holds it, the settings, and the seeds' rows.
 
     `seeds` leaves out what needs no decision: DORMANT, FOSSILIZED and ROLLED_BACK. `epochs_left` is None for a stream.
     """
@@ -54,7 +54,7 @@ class View:
         return found if found is not None and found.epoch == self.state.epoch else None
 
     def gate_passes(self, decision: DecisionMade) -> bool:
-        """Whether confidence and urgency pass the limits in force; NaN passes none."""
+        """True where confidence and urgency pass the limits in force; NaN passes none."""
         gate = self.state.gate
         return decision.confidence > gate.confidence_above and decision.urgency > gate.urgency_above
 
@@ -82,9 +82,9 @@ class View:
         )
 
 
-def view_of(state: SystemState, event: EventId, settings: PolicySettings) -> View:
+def policy_input(state: SystemState, event: EventId, settings: PolicySettings) -> PolicyInput:
     """The view of `state`; seeds in the order of the table."""
-    return View(state, event, settings, tuple(seed for seed in state.seeds if seed.stage not in IDLE))
+    return PolicyInput(state, event, settings, tuple(seed for seed in state.seeds if seed.stage not in _IDLE))
 
 
 def free_slots(state: SystemState) -> dict[str, list[int]]:
