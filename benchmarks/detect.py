@@ -46,8 +46,7 @@ from esper.folds.monitoring.detectors.detect import DetectorSettings, DetectorSt
 from esper.folds.monitoring.measurements import readings
 from esper.folds.monitoring.topic import RULE_VERSIONS
 from esper.oona.directory import Directory
-from esper.processes.settings import settings_from
-from esper.processes.train import Recipe, fresh_run_id, train
+from esper.processes.train import Recipe, fresh_run_id, run_settings, train
 from esper.tolaria.trainer import UnstableError
 
 CLEAN = "clean"
@@ -168,7 +167,7 @@ def _record(case: Case, folder: Path) -> tuple[list[Record], int]:
 
 
 def _train(training: Training, case: Case, directory: Directory, run: RunId) -> None:
-    settings = settings_from(training.settings, QUICK, {"trainer.epochs": training.epochs, "trainer.rng_seed": case.rng_seed})
+    settings = run_settings(training.settings, QUICK, {"trainer.epochs": training.epochs, "trainer.rng_seed": case.rng_seed})
     recipe = Recipe(
         task=case.name,
         model=training.model,

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from esper.api.task import recipe_of
 from esper.demo.comparison import compare
-from esper.demo.tasks import find_task, recipe_of
+from esper.demo.tasks import find_task
 from esper.oona.directory import Directory
-from esper.processes.settings import settings_from
-from esper.processes.train import fresh_run_id, train
+from esper.processes.train import fresh_run_id, run_settings, train
 
 WAYS = ("host", "grown", "static_same", "static_wider")
 
@@ -55,13 +55,13 @@ def _seeds(text: str) -> list[int]:
 
 def _row(name: str, rng_seed: int, directory: Directory) -> dict[str, float]:
     task = find_task(name)
-    settings = settings_from(task.settings, {"trainer.rng_seed": rng_seed})
+    settings = run_settings(task.settings, {"trainer.rng_seed": rng_seed})
     started = time.perf_counter()
     grown = train(recipe_of(task, settings), settings, directory, fresh_run_id())
     seconds = time.perf_counter() - started
     row = {"seconds": seconds, "grown_parameters": float(grown.host.parameters())}
     for entry in compare(task, settings, directory, grown, say=lambda _way: None):
-        row[entry.way] = 100 * entry.accuracy
+        row[entry.variant] = 100 * entry.accuracy
     return row
 
 

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.demo.tasks import Split, TensorBatches, accuracy, cross_entropy, find_task
+from esper.api.task import accuracy, cross_entropy
+from esper.demo.tasks import Split, TensorBatches, find_task
 from esper.kasmina.randomness import derive
-from esper.processes.settings import Named
+from esper.processes.train import Dotted
 from esper.tolaria.objective import Batches, Objective, Supervised
 from esper.tolaria.snapshots import Scheduler
 
-STATIC: Named = {"policy.max_germinations": 0, "growth.sites": "auto"}
-QUICK: Named = {"trainer.digest": "off", "trainer.checkpoint_every": 10}
+STATIC: Dotted = {"policy.max_germinations": 0, "growth.sites": "auto"}
+QUICK: Dotted = {"trainer.digest": "off", "trainer.checkpoint_every": 10}
 CLASSIFIED = Supervised(cross_entropy, {"accuracy": accuracy})
 
 
@@ -35,7 +36,7 @@ class Training:
     epoch_steps: int
     affine: tuple[str, ...]
     scheduler: Scheduler | None = None
-    settings: Named = field(default_factory=dict)
+    settings: Dotted = field(default_factory=dict)
 
     @property
     def steps(self) -> int:

@@ -13,8 +13,7 @@ from esper.events.fields import Event
 from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.epoch import SystemState
 from esper.oona.directory import Directory
-from esper.processes.settings import Settings, settings_from
-from esper.processes.train import Recipe
+from esper.processes.train import Recipe, RunSettings, run_settings
 from esper.tolaria.objective import Batches, Supervised
 from tests.tolaria.worlds import ADVANCE, GERMINATE, GRAFT, batches, decided, loss_of, perceptron
 
@@ -27,11 +26,11 @@ def grafts(state: SystemState, evidence: EventId) -> tuple[DecisionMade, ...]:
     return tuple(decided(step, evidence) for step in SCRIPT.get(state.epoch, ()))
 
 
-def settings(**more: JsonValue) -> Settings:
-    """Settings of five epochs with a checkpoint after each; `more` by trainer's keys."""
+def settings(**more: JsonValue) -> RunSettings:
+    """RunSettings of five epochs with a checkpoint after each; `more` by trainer's keys."""
     small: dict[str, JsonValue] = {"growth.sites": "0", "growth.blueprints": ["mlp:2"], "growth.max_parameters": 9.0}
     chosen: dict[str, JsonValue] = {"epochs": 5, "checkpoint_every": 1, **more}
-    return settings_from(small, {f"trainer.{name}": value for name, value in chosen.items()})
+    return run_settings(small, {f"trainer.{name}": value for name, value in chosen.items()})
 
 
 def recipe(train: Batches | None = None, *, model: nn.Module | None = None, test: Batches | None = None) -> Recipe:

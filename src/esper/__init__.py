@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 if TYPE_CHECKING:
-    from esper.api.fit import Grow, Result, fit
-    from esper.demo.tasks import Task
+    from esper.api.fit import Grow, fit
+    from esper.api.measure import measure
+    from esper.api.task import Task
     from esper.history.run import open_run as open  # noqa: A004 - esper.open reads as what it does
-    from esper.processes.measuring import measure
+    from esper.processes.train import Result
 
 __all__ = ["Grow", "Result", "Task", "fit", "measure", "open"]
 
 _HOMES = {
     "Grow": ("esper.api.fit", "Grow"),
-    "Result": ("esper.api.fit", "Result"),
-    "Task": ("esper.demo.tasks", "Task"),
+    "Result": ("esper.processes.train", "Result"),
+    "Task": ("esper.api.task", "Task"),
     "fit": ("esper.api.fit", "fit"),
-    "measure": ("esper.processes.measuring", "measure"),
+    "measure": ("esper.api.measure", "measure"),
     "open": ("esper.history.run", "open_run"),
 }
 

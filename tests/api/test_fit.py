@@ -17,12 +17,12 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 import esper
-from esper.api.fit import Result
 from esper.errors import DataError, LogError, RuleError, SettingsError
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunStarted
 from esper.oona.directory import Directory
+from esper.processes.train import Result
 from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted
 from tests.recipes import Acting, events, grafts
@@ -71,7 +71,7 @@ def test_the_model_that_comes_back_is_plain_and_can_be_pickled(finished: tuple[P
     assert modules == {"torch"}
     again = pickle.loads(pickle.dumps(result.model))  # noqa: S301 - made here
     inputs, _ = samples()
-    expected = output_of(result.trained.host.model, inputs)
+    expected = output_of(result.host.model, inputs)
     assert torch.equal(output_of(again, inputs), expected)
     assert sum(parameter.numel() for parameter in again.parameters()) == 23 + 19
 
@@ -178,26 +178,26 @@ SITES: list[tuple[str | type[nn.Module] | Callable[[str, nn.Module], bool], tupl
 @pytest.mark.parametrize(("sites", "expected"), SITES)
 def test_sites_are_chosen_by_glob_type_or_function(tmp_path: Path, sites: str, expected: tuple[str, ...]) -> None:
     result = fit(tmp_path, epochs=1, grow=esper.Grow(sites=sites, max_parameters=9.0))
-    assert tuple(site.name for site in result.trained.host.sites) == expected
+    assert tuple(site.name for site in result.host.sites) == expected
 
 
 def test_without_growth_the_host_is_trained_alone(tmp_path: Path) -> None:
     result = fit(tmp_path, grow=None, epochs=1)
-    assert result.trained.host.sites == ()
+    assert result.host.sites == ()
     assert sum(parameter.numel() for parameter in result.model.parameters()) == 23
 
 
 def test_growth_as_it_comes_works_on_a_model_as_it_comes(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
     result = fit(tmp_path, model, grow=esper.Grow(), optimizer=None, epochs=1)
-    assert [site.blueprints for site in result.trained.host.sites] == [("mlp:24", "lowrank:8"), ("mlp:24", "lowrank:8", "signal:12")]
+    assert [site.blueprints for site in result.host.sites] == [("mlp:24", "lowrank:8"), ("mlp:24", "lowrank:8", "signal:12")]
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
 def test_a_seed_grows_under_any_optimizer(tmp_path: Path, make: Callable[..., torch.optim.Optimizer]) -> None:
     model = perceptron()
     result = fit(tmp_path, model, epochs=2, optimizer=make(model.parameters(), lr=1e-2))
-    assert [type(own) for own in result.trained.host.optimizers().values()] == [make]
+    assert [type(own) for own in result.host.optimizers().values()] == [make]
 
 
 def test_a_scheduler_is_stepped(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from esper.demo.tasks import TASKS, Split, TensorBatches, accuracy, cross_entropy, find_task, perceptron, recipe_of
+from esper.api.task import accuracy, cross_entropy, recipe_of
+from esper.demo.tasks import TASKS, Split, TensorBatches, find_task, perceptron
 from esper.errors import SettingsError
-from esper.processes.settings import settings_from
+from esper.processes.train import run_settings
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from esper.processes.settings import settings_from
         ("digitz", r"expected a task, one of digits, mnist1d, or module:attribute; got 'digitz'"),
         ("no_such_module:task", r"task 'no_such_module:task': .*No module named 'no_such_module'"),
         ("esper.demo.tasks:nothing", r"task 'esper.demo.tasks:nothing': .*has no attribute 'nothing'"),
-        ("esper.demo.tasks:adam", r"task 'esper.demo.tasks:adam': expected an esper Task, got a function"),
+        ("esper.api.task:adam", r"task 'esper.api.task:adam': expected an esper Task, got a function"),
         (":task", r"task ':task': .*Empty module name"),
         ("..up:task", r"task '..up:task': .*relative import"),
     ],
@@ -112,8 +113,8 @@ def of_digits_shape(batch_size: int) -> TensorBatches:
 
 def test_a_recipe_is_of_the_tasks_host_or_of_another_model_with_an_optimizer_over_all_of_it() -> None:
     task = replace(TASKS["digits"], data=lambda _rng_seed: Split(*map(of_digits_shape, (5, 10, 20))))
-    own, wide = recipe_of(task, settings_from()), perceptron((64, 29, 10), 0)
-    other = recipe_of(task, settings_from(), model=wide)
+    own, wide = recipe_of(task, run_settings()), perceptron((64, 29, 10), 0)
+    other = recipe_of(task, run_settings(), model=wide)
     assert sum(parameter.numel() for parameter in own.model.parameters()) == 64 * 6 + 6 + 6 * 10 + 10
     assert other.model is wide
     for recipe in (own, other):
@@ -124,15 +125,15 @@ def test_a_recipe_is_of_the_tasks_host_or_of_another_model_with_an_optimizer_ove
 
 def test_data_may_be_a_plain_tuple_of_three() -> None:
     task = replace(TASKS["digits"], data=lambda _rng_seed: tuple(map(of_digits_shape, (5, 10, 20))))  # type: ignore[arg-type,return-value] # Whatever a user gives.
-    recipe = recipe_of(task, settings_from())
+    recipe = recipe_of(task, run_settings())
     assert [len(part) for part in (recipe.train, recipe.valid, recipe.test) if isinstance(part, TensorBatches)] == [4, 2, 1]
 
 
 @pytest.mark.parametrize(("data", "found"), [((1, 2), "tuple of 2"), ([1, 2, 3], "list of 3"), (None, "NoneType")])
 def test_data_that_are_no_split_are_refused_by_the_tasks_name(data: Any, found: str) -> None:
     task = replace(TASKS["digits"], data=lambda _rng_seed: data)
-    with pytest.raises(SettingsError, match=rf"task 'digits': expected its data to be a Split or \(train, valid, test\), got a {found}"):
-        recipe_of(task, settings_from())
+    with pytest.raises(SettingsError, match=rf"task 'digits': expected its data to be \(train, valid, test\), got a {found}"):
+        recipe_of(task, run_settings())
 
 
 def test_losses_and_accuracy_are_by_sample() -> None:

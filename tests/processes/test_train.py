@@ -20,8 +20,7 @@ from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.settings import Settings, settings_from
-from esper.processes.train import Recipe, Trained, fresh_run_id, kept_checkpoints, resume, started, train
+from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, resume, resume_point, run_settings, run_started, train
 from esper.tolaria.trainer import Interrupted, UnstableError
 from tests.oona.memory import MemoryLog
 from tests.recipes import Acting, BurstError, burst, events, recipe, settings
@@ -30,8 +29,8 @@ from tests.tolaria.worlds import STEPS, batches, perceptron
 Handlers = list[object]
 
 
-def without_growth(epochs: int) -> Settings:
-    return settings_from(settings(epochs=epochs).named(), {"growth.enabled": False})
+def without_growth(epochs: int) -> RunSettings:
+    return run_settings(settings(epochs=epochs).dotted(), {"growth.enabled": False})
 
 
 def handlers() -> Handlers:
@@ -45,7 +44,7 @@ def test_a_run_begins_with_all_its_settings_and_ends_sealed_with_its_metrics(dir
     chosen = settings(epochs=2)
     trained = train(recipe(test=batches(7)), chosen, directory, fresh_run_id())
     (begun,), (ended,) = events(directory, trained.run, RunStarted), events(directory, trained.run, RunFinished)
-    assert begun.settings == chosen.named()
+    assert begun.settings == chosen.dotted()
     assert [(one.name, one.length) for one in begun.data] == [("train", 4), ("valid", 1), ("test", 3)]
     assert (begun.task, begun.parameters, begun.epochs, begun.rng_seed) == ("tiny", 23, 2, 0)
     assert set(ended.metrics) == {"validation_loss", "validation_accuracy", "test_loss", "test_accuracy"}
@@ -122,11 +121,11 @@ def test_a_run_that_exists_is_not_begun_again(directory: Directory) -> None:
 
 
 def test_where_no_seed_fits_within_the_limit_of_parameters_there_is_no_run_and_the_refusal_says_what_would_do(directory: Directory) -> None:
-    tight = settings_from(settings().named(), {"growth.max_parameters": 1.8})
+    tight = run_settings(settings().dotted(), {"growth.max_parameters": 1.8})
     with pytest.raises(SettingsError, match=r"has 23 parameters and may have 41, .* \(mlp:2 at '0'\) adds 19; expected at least 1.83"):
         train(recipe(), tight, directory, fresh_run_id())
     assert directory.names() == []
-    enough = settings_from(settings().named(), {"growth.max_parameters": 1.83})
+    enough = run_settings(settings().dotted(), {"growth.max_parameters": 1.83})
     assert train(recipe(), enough, directory, fresh_run_id()).host.parameters() == 23 + 19
 
 
@@ -197,7 +196,7 @@ def test_a_second_ctrl_c_leaves_at_once(directory: Directory) -> None:
 
 
 def test_beside_the_main_thread_training_works_and_leaves_signals_alone(directory: Directory) -> None:
-    before, seen, done = handlers(), list[Handlers](), list[Trained]()
+    before, seen, done = handlers(), list[Handlers](), list[Result]()
     chosen = recipe(Acting(2, lambda: seen.append(handlers())))
     thread = threading.Thread(target=lambda: done.append(train(chosen, settings(epochs=1), directory, fresh_run_id())))
     thread.start()
@@ -231,18 +230,20 @@ def saved(name: str) -> CheckpointSaved:
     return CheckpointSaved(checkpoint=name, digest="0" * 64, size_bytes=1, reason="due", duration_s=0.0)
 
 
-def test_checkpoints_are_kept_until_they_are_pruned_the_newest_first(log: MemoryLog) -> None:
+def test_a_resume_looks_at_the_checkpoints_that_are_not_pruned_the_newest_first(log: MemoryLog, tmp_path: Path) -> None:
     said(log, *map(saved, "abcd"), CheckpointPruned(checkpoint="d", reason="r"), CheckpointPruned(checkpoint="a", reason="r"))
-    assert [record.epoch for record in kept_checkpoints(log)] == [2, 1]
+    point = resume_point(log, tmp_path)
+    assert point.saved is None
+    assert [problem.partition(":")[0] for problem in point.problems] == [f"checkpoint {tmp_path / name}" for name in "cb"]
 
 
-def test_a_run_without_a_checkpoint_keeps_none(log: MemoryLog) -> None:
-    assert kept_checkpoints(log) == []
+def test_a_run_without_a_checkpoint_resumes_from_its_start(log: MemoryLog, tmp_path: Path) -> None:
+    assert resume_point(log, tmp_path) == (None, None, ())
 
 
 def test_a_run_that_never_began_says_so(log: MemoryLog) -> None:
     with pytest.raises(DataError, match="interrupted before it began; start it again"):
-        started(log)
+        run_started(log)
 
 
 # The optimizer of a seed

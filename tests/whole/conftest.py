@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.demo.tasks import TASKS, TensorBatches, recipe_of
+from esper.api.task import recipe_of
+from esper.demo.tasks import TASKS, TensorBatches
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.oona.directory import Directory
-from esper.processes.train import Trained
+from esper.processes.train import Result
 from tests.whole.runs import Poisoned, Told, Watch, break_seed, digits, told, trained
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ class Grown:
 
     told: Told
     watch: Watch
-    trained: Trained
+    trained: Result
     digests: dict[int, str]
     digests_while_training: int
 
@@ -92,7 +93,7 @@ class Faulty:
 
     told: Told
     watch: Watch
-    trained: Trained
+    trained: Result
     faults: Faults
 
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from esper.demo.tasks import TASKS, TensorBatches, recipe_of
+from esper.api.task import recipe_of
+from esper.demo.tasks import TASKS, TensorBatches
 from esper.events.codec import decode
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Record, RunId
@@ -26,8 +27,7 @@ from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import SeedRow
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
-from esper.processes.settings import Settings, settings_from
-from esper.processes.train import Recipe, Trained, fresh_run_id, train
+from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, run_settings, train
 from esper.tamiyo.policy import decide
 from esper.tolaria.adaptation import Policy
 from esper.tolaria.objective import Batch, Objective
@@ -40,9 +40,9 @@ Names = dict[str, JsonValue]
 EARLY: Names = {"trainer.epochs": 60, "policy.tolerance": 0.3, "policy.fine_tune_epochs": 5, "gate.cooldown": 5, "trainer.rng_seed": 4}
 
 
-def digits(*more: Names) -> Settings:
+def digits(*more: Names) -> RunSettings:
     """The settings of the task `digits` where growth begins early, with `more` on top."""
-    return settings_from(TASKS["digits"].settings, EARLY, *more)
+    return run_settings(TASKS["digits"].settings, EARLY, *more)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Told:
 
     directory: Directory
     run: RunId
-    settings: Settings
+    settings: RunSettings
     records: tuple[Record, ...]
     events: dict[EventId, Event]
 
@@ -65,7 +65,7 @@ class Told:
         return [event for _, event in self.of(kind)]
 
 
-def told(directory: Directory, run: RunId, settings: Settings) -> Told:
+def told(directory: Directory, run: RunId, settings: RunSettings) -> Told:
     """The log of `run`, read to its end by pages."""
     records: list[Record] = []
     with directory.open(run) as log:
@@ -197,15 +197,15 @@ class EpochEnd:
 
 
 def trained(
-    directory: Directory, settings: Settings, watch: Watch, policy: Policy | None = None, *, recipe: Recipe | None = None
-) -> Trained:
+    directory: Directory, settings: RunSettings, watch: Watch, policy: Policy | None = None, *, recipe: Recipe | None = None
+) -> Result:
     """A run of digits, or of `recipe`, in `directory`, watched, by Tamiyo's own policy or by `policy`."""
     watched = watch.watched(recipe or recipe_of(TASKS["digits"], settings), policy or tamiyo(settings))
     with watch.sees_the_host():
         return train(watched, settings, directory, fresh_run_id())
 
 
-def tamiyo(settings: Settings) -> Policy:
+def tamiyo(settings: RunSettings) -> Policy:
     """Tamiyo's own policy."""
     return lambda state, evidence: decide(state, evidence, settings.policy)
 

@@ -15,7 +15,8 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from esper.demo.tasks import TASKS, TensorBatches, perceptron, recipe_of
+from esper.api.task import recipe_of
+from esper.demo.tasks import TASKS, TensorBatches, perceptron
 from esper.errors import DataError, EsperError, LogError, RuleError, SettingsError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
@@ -25,8 +26,7 @@ from esper.events.topics import TOPICS, TopicClass
 from esper.folds.run import Status, fold
 from esper.kasmina.blueprints import Blueprint, LinearShape
 from esper.oona.directory import Directory
-from esper.processes.settings import Settings
-from esper.processes.train import Recipe, fresh_run_id, resume, train
+from esper.processes.train import Recipe, RunSettings, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from tests.whole.conftest import ROOT, Grown
 from tests.whole.runs import digits, told
@@ -39,7 +39,7 @@ FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicC
 # Hosts: refused before there is a run
 
 
-def short(*more: dict[str, JsonValue]) -> Settings:
+def short(*more: dict[str, JsonValue]) -> RunSettings:
     """Two epochs of digits."""
     return digits({"trainer.epochs": 2}, *more)
 
@@ -119,7 +119,7 @@ class Failed:
 
     directory: Directory
     run: RunId
-    settings: Settings
+    settings: RunSettings
     records: tuple[Record, ...]
 
     @property

@@ -23,7 +23,7 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunRolledBack, RunStarted
 from esper.folds.gate import Bypassed, GateView, Passed, Refused, Verdict, after, judge
 from esper.folds.run import RunState, initial, step
-from esper.processes.settings import settings_from
+from esper.processes.train import run_settings
 from esper.tamiyo.policy import decide
 from tests.whole.conftest import Grown
 from tests.whole.figures import Known, command_of, each_decision
@@ -78,7 +78,7 @@ def test_confidence_and_urgency_of_every_decision_can_be_computed_from_the_log(r
 
 def test_policy_makes_the_logged_decisions_again_from_the_logged_states(run: Told) -> None:
     (started,) = run.events_of(RunStarted)
-    policy = settings_from(started.settings).policy
+    policy = run_settings(started.settings).policy
     made: dict[EventId | None, list[DecisionMade]] = {}
     for record, decision in run.of(DecisionMade):
         made.setdefault(record.cause, []).append(decision)
@@ -93,7 +93,7 @@ def test_policy_makes_the_logged_decisions_again_from_the_logged_states(run: Tol
 def test_settings_in_the_log_are_the_settings_of_the_run(run: Told) -> None:
     (started,) = run.events_of(RunStarted)
 
-    assert settings_from(started.settings) == run.settings
+    assert run_settings(started.settings) == run.settings
 
 
 # The gate
@@ -120,7 +120,7 @@ def test_every_adaptation_that_was_applied_passed_the_thresholds(run: Told) -> N
 def test_gate_judges_every_decision_again_as_it_was_judged(run: Told) -> None:
     """From the folded log, with what EpochCompleted says about readiness: all that the gate may know."""
     (started,) = run.events_of(RunStarted)
-    gate = settings_from(started.settings).gate
+    gate = run_settings(started.settings).gate
     commands = command_of(run)
     refusals = {record.cause: event for record, event in run.of(DecisionRefused)}
     verdicts = Counter[type]()

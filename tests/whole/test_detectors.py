@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.demo.tasks import find_task, recipe_of
+from esper.api.task import recipe_of
+from esper.demo.tasks import find_task
 from esper.events import codec, topics
 from esper.folds.monitoring.detectors.detect import DetectorSettings, detect, initial
 from esper.oona.directory import Directory
-from esper.processes.settings import settings_from
-from esper.processes.train import fresh_run_id, train
+from esper.processes.train import fresh_run_id, run_settings, train
 from esper.tolaria.objective import Batches
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ class Faulty:
 def found(directory: Directory, *, faulty: bool) -> list[tuple[str, str, int]]:
     """(detector, metric, step of the record) of everything that is found in forty epochs of digits, eighteen steps each."""
     task = find_task("digits")
-    settings = settings_from(task.settings, {"growth.enabled": False, "trainer.epochs": 40})
+    settings = run_settings(task.settings, {"growth.enabled": False, "trainer.epochs": 40})
     recipe = recipe_of(task, settings)
     if faulty:
         recipe = replace(recipe, train=Faulty(recipe.train))

@@ -14,7 +14,8 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from esper.demo.tasks import TASKS, TensorBatches, recipe_of
+from esper.api.task import recipe_of
+from esper.demo.tasks import TASKS, TensorBatches
 from esper.events import topics
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade, FieldReported
@@ -24,8 +25,7 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, Stream
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
 from esper.folds.run import RunState, Status, fold, initial, step
 from esper.oona.directory import Directory
-from esper.processes.settings import Settings
-from esper.processes.train import Recipe, Trained, fresh_run_id, train
+from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, train
 from esper.tolaria.trainer import UnstableError
 from tests.whole.conftest import Faulty, Grown
 from tests.whole.runs import (
@@ -104,7 +104,7 @@ class Hosted:
 
     told: Told
     recipe: Recipe
-    trained: Trained
+    trained: Result
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def _culled(graft: DecisionMade) -> DecisionMade:
 
 def _host(
     directory: Directory,
-    settings: Settings,
+    settings: RunSettings,
     watch: Watch,
     policy: Callable[[SystemState, EventId], tuple[DecisionMade, ...]] | None = None,
 ) -> Hosted:

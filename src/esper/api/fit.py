@@ -10,16 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.errors import SettingsError
-from esper.events.envelope import RunId
-from esper.history.run import History, open_run
-from esper.kasmina.export import save_grown
 from esper.kasmina.host import SeedOptimizer
 from esper.kasmina.site_selection import Choice
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training
-from esper.processes.settings import Named, settings_from
-from esper.processes.train import Recipe, Trained, fresh_run_id
+from esper.processes.train import Dotted, Recipe, Result, fresh_run_id, run_settings
 from esper.tolaria.adaptation import Policy
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, WholeStep
 from esper.tolaria.snapshots import Scheduler
@@ -40,40 +36,16 @@ class Grow:
     policy: Policy | None = None
     max_parameters: float = 2.0
     seed_optimizer: SeedOptimizer | None = None
-    settings: Named = field(default_factory=dict)
+    settings: Dotted = field(default_factory=dict)
 
-    def named(self, *, apart_from: Named) -> Named:
+    def dotted(self, *, apart_from: Dotted) -> Dotted:
         """The settings that this asks for, by dotted name. Raises SettingsError for one that is an argument of `fit` or a field here."""
-        blueprints: Named = {} if self.blueprints is None else {"growth.blueprints": list(self.blueprints)}
-        fields: Named = {"growth.max_parameters": self.max_parameters, **blueprints}
+        blueprints: Dotted = {} if self.blueprints is None else {"growth.blueprints": list(self.blueprints)}
+        fields: Dotted = {"growth.max_parameters": self.max_parameters, **blueprints}
         for name in self.settings:
             if name in fields or name in apart_from:
                 raise SettingsError(f"setting {name}: expected as an argument of its own, got it in Grow(settings=...)")
         return fields | self.settings
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `fit` gives back: the run's id in its log, and the trained model."""
-
-    run: RunId
-    log: Path
-    metrics: Mapping[str, float]
-    trained: Trained = field(repr=False)
-
-    @property
-    def model(self) -> nn.Module:
-        """A plain copy of the model with what has grown in it: no class of Esper is left, so it can be pickled and moved."""
-        return self.trained.host.export_plain()
-
-    @property
-    def history(self) -> History:
-        """The run's history, read from its log."""
-        return open_run(self.run, log=self.log)
-
-    def save(self, folder: str | Path) -> Path:
-        """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch."""
-        return save_grown(self.model, Path(folder))
 
 
 def fit(
@@ -113,7 +85,7 @@ def fit(
     exception has RunFailed in its log, and `model` is plain again then: give it to the `fit` that resumes. After a `fit` that came to its
     end go on with `result.model`.
     """
-    named: Named = {
+    given: Dotted = {
         "growth.enabled": grow is not None,
         "growth.sites": _named(None if grow is None else grow.sites),
         "trainer.epochs": epochs,
@@ -122,7 +94,7 @@ def fit(
         "trainer.epoch_steps": epoch_steps,
         "trainer.rng_seed": rng_seed,
     }
-    settings = settings_from(named if grow is None else named | grow.named(apart_from=named))
+    settings = run_settings(given if grow is None else given | grow.dotted(apart_from=given))
     where = _device(device)
     recipe = Recipe(
         task=Path(sys.argv[0]).name or "python",
@@ -142,8 +114,7 @@ def fit(
     if observe:
         start_watchers(directory)
     conduct, run = (training.train, fresh_run_id()) if resume is None else (training.resume, directory.resolve(resume))
-    trained = conduct(recipe, settings, directory, run)
-    return Result(trained.run, Path(log), trained.metrics, trained)
+    return conduct(recipe, settings, directory, run)
 
 
 def _objective(loss: Loss | None, objective: Callable[[nn.Module, Batch], torch.Tensor] | None, metrics: Mapping[str, Loss]) -> Objective:

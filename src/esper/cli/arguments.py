@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from esper.errors import LogError, SettingsError
 from esper.events.topics import TOPICS
+from esper.history.resume import log_flag, resume_hint
 from esper.history.run import History
-from esper.history.ways import how_to_go_on, log_typed
 from esper.oona.directory import Directory
 
 LOG_VARIABLE = "ESPER_LOG"
@@ -42,7 +42,7 @@ def log_of(arguments: argparse.Namespace) -> Path:
 
 def log_option(arguments: argparse.Namespace) -> str:
     """What the next command has to be typed with, where this one was; empty, or `--log DIR` after a space."""
-    return "" if arguments.log is None else log_typed(arguments.log)
+    return "" if arguments.log is None else log_flag(arguments.log)
 
 
 def directory_of(arguments: argparse.Namespace) -> Directory:
@@ -68,7 +68,7 @@ def onward(history: History, arguments: argparse.Namespace) -> str | None:
     # Read after the look at the lock: a run that ended in between has its end on disk.
     state = history.known.state
     task = None if state.started is None else state.started.task
-    return None if state.end is not None else how_to_go_on(history.run, task, log_option(arguments))
+    return None if state.end is not None else resume_hint(history.run, task, log_option(arguments))
 
 
 def count(text: str) -> int:

@@ -5,26 +5,36 @@ Each is a run of its own in the same log, so that every figure of the comparison
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from torch import nn
 
-from esper.demo.tasks import Task, recipe_of
+from esper.api.task import Task, recipe_of
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.control import Command
 from esper.folds.lifecycle import IN_TASK_GRAPH
 from esper.history.catalog import began
-from esper.history.ways import Entry, Way, beside
+from esper.history.resume import Variant, variant_task
+from esper.kasmina.growth import host_of
 from esper.kasmina.host import Host
 from esper.kasmina.kernels import KernelCache, compile_kernel
 from esper.oona.directory import Directory, new_run_id
-from esper.processes.settings import Settings, settings_from
-from esper.processes.train import Trained, blueprints_of, train
+from esper.processes.train import Result, RunSettings, run_settings, train
 
 METRIC = "accuracy"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A variant's run, its test accuracy (0..1) and its parameters."""
+
+    variant: Variant
+    run: RunId
+    accuracy: float
+    parameters: int
 
 
 def require_comparable(task: Task) -> None:
@@ -34,21 +44,23 @@ def require_comparable(task: Task) -> None:
         raise SettingsError(f"task {task.name!r}: a comparison is by the metric {METRIC!r}, and the task's metrics are: {known}")
 
 
-def compare(task: Task, settings: Settings, directory: Directory, grown: Trained, *, say: Callable[[Way], None]) -> Iterator[Entry]:
+def compare(
+    task: Task, settings: RunSettings, directory: Directory, grown: Result, *, say: Callable[[Variant], None]
+) -> Iterator[Compared]:
     """The grown run, then each of the three others, which are trained as they are asked for; `say` is called before each.
 
     Their ids stand just before the grown run's: in a list they come beneath it, and the `latest` run is still the grown one.
     """
-    yield _entry("grown", grown)
+    yield _compared("grown", grown)
     ids = _ids_before(grown.run)
-    alone = settings_from(settings.named(), {"growth.enabled": False})
-    models: list[tuple[Way, nn.Module | None]] = [("host", None), ("static_same", static_same(task, settings, directory, grown.host))]
+    alone = run_settings(settings.dotted(), {"growth.enabled": False})
+    models: list[tuple[Variant, nn.Module | None]] = [("host", None), ("static_same", static_same(task, settings, directory, grown.host))]
     if task.wider is not None:
         models.append(("static_wider", task.wider(settings.trainer.rng_seed)))
-    for way, model in models:
-        say(way)
-        recipe = replace(recipe_of(task, alone, model=model), task=beside(task.name, way))
-        yield _entry(way, train(recipe, alone, directory, next(ids)))
+    for variant, model in models:
+        say(variant)
+        recipe = replace(recipe_of(task, alone, model=model), task=variant_task(task.name, variant))
+        yield _compared(variant, train(recipe, alone, directory, next(ids)))
 
 
 def _ids_before(run: RunId) -> Iterator[RunId]:
@@ -57,18 +69,10 @@ def _ids_before(run: RunId) -> Iterator[RunId]:
         yield new_run_id(then - timedelta(milliseconds=back), os.urandom(10))
 
 
-def static_same(task: Task, settings: Settings, directory: Directory, grown: Host) -> nn.Module:
+def static_same(task: Task, settings: RunSettings, directory: Directory, grown: Host) -> nn.Module:
     """The architecture that `grown` ended with, untrained: a fresh host with fresh bodies in the same places from the start."""
     recipe = recipe_of(task, settings)
-    host = Host(
-        recipe.model,
-        seed_optimizer=lambda _parameters, _lr: recipe.optimizer,
-        sites=settings.growth.sites,
-        blueprints=blueprints_of(settings.growth.blueprints),
-        slots=settings.growth.slots,
-        rng_seed=settings.trainer.rng_seed,
-        max_parameters=settings.growth.max_parameters,
-    )
+    host = host_of(recipe.model, settings.growth, lambda _parameters, _lr: recipe.optimizer, rng_seed=settings.trainer.rng_seed)
     cache = KernelCache(directory.path / ".kernels")
     for (site, slot), seed in sorted(grown.seeds.items()):
         if seed.stage in IN_TASK_GRAPH:
@@ -80,5 +84,5 @@ def static_same(task: Task, settings: Settings, directory: Directory, grown: Hos
     return host.export_plain()
 
 
-def _entry(way: Way, trained: Trained) -> Entry:
-    return Entry(way, trained.run, trained.metrics[f"test_{METRIC}"], trained.host.parameters())
+def _compared(variant: Variant, result: Result) -> Compared:
+    return Compared(variant, result.run, result.metrics[f"test_{METRIC}"], result.host.parameters())

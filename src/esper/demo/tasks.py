@@ -4,8 +4,8 @@ A task gives data, a host and what it is compared with; the split and the initia
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
@@ -14,15 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from esper.api.task import Task
 from esper.errors import SettingsError
 from esper.kasmina.randomness import derive
-from esper.processes.settings import Named, Settings
-from esper.processes.train import Recipe
-from esper.tolaria.objective import Loss, Supervised
+from esper.processes.train import Dotted
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -52,63 +49,6 @@ class Split(NamedTuple):
     train: TensorBatches
     valid: TensorBatches
     test: TensorBatches
-
-
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """The cross entropy of each sample. Shapes: output [N, classes], target [N] -> [N]."""
-    return F.cross_entropy(output, target, reduction="none")
-
-
-def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """1 where the largest output is the target's, else 0. Shapes: output [N, classes], target [N] -> [N]."""
-    return (output.argmax(dim=1) == target).float()
-
-
-def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Adam at 3e-3, constant: the setting in which the figures of docs/measured.md were measured."""
-    return torch.optim.Adam(parameters, lr=3e-3)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Something to train: what `esper train` takes by name, or by import path as `module:attribute`.
-
-    data: the split for an rng seed. model: the host with fresh weights for an rng seed. wider: a static net with about the parameters that
-    a grown host ends with, to compare with. settings: by dotted name, where the task differs from the defaults.
-    """
-
-    name: str
-    data: Callable[[int], Split]
-    model: Callable[[int], nn.Module]
-    loss: Loss = cross_entropy
-    metrics: Mapping[str, Loss] = field(default_factory=lambda: {"accuracy": accuracy})
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = adam
-    wider: Callable[[int], nn.Module] | None = None
-    settings: Named = field(default_factory=dict)
-
-
-def recipe_of(task: Task, settings: Settings, *, model: nn.Module | None = None) -> Recipe:
-    """The recipe of `task` for the rng seed in `settings`, of its own host or of `model` instead."""
-    split = _split_of(task, settings.trainer.rng_seed)
-    host = task.model(settings.trainer.rng_seed) if model is None else model
-    return Recipe(
-        task=task.name,
-        model=host,
-        optimizer=task.optimizer(host.parameters()),
-        train=split.train,
-        valid=split.valid,
-        test=split.test,
-        objective=Supervised(task.loss, task.metrics),
-    )
-
-
-def _split_of(task: Task, rng_seed: int) -> Split:
-    """The task's data; (train, valid, test) of whatever a training takes as batches will do. Raises SettingsError for anything else."""
-    given: object = task.data(rng_seed)
-    if not isinstance(given, tuple) or len(given) != 3:
-        found = f"{type(given).__name__} of {len(given)}" if isinstance(given, Sized) else type(given).__name__
-        raise SettingsError(f"task {task.name!r}: expected its data to be a Split or (train, valid, test), got a {found}")
-    return Split(*given)
 
 
 def find_task(name: str) -> Task:
@@ -209,7 +149,7 @@ def _signal(template: npt.NDArray[np.float64], random: np.random.Generator) -> n
     return sampled
 
 
-_GROWTH: Named = {"growth.sites": "0", "policy.max_germinations": 2, "gate.cooldown": 8}
+_GROWTH: Dotted = {"growth.sites": "0", "policy.max_germinations": 2, "gate.cooldown": 8}
 
 TASKS: dict[str, Task] = {
     "digits": Task(

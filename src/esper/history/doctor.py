@@ -16,7 +16,7 @@ import apsw
 
 from esper.errors import EsperError, LogError
 from esper.history.catalog import Listed, listed
-from esper.history.ways import how_to_go_on, log_typed
+from esper.history.resume import log_flag, resume_hint
 from esper.oona.directory import Directory
 from esper.oona.observed import check_observed
 from esper.oona.place import file_system_of, mounted, refuse_network
@@ -152,7 +152,7 @@ def _run(directory: Directory, one: Listed) -> Check:
         check_observed(directory.path / one.run)
     except EsperError as error:
         return Check(name, "bad", str(error))
-    onward = how_to_go_on(one.run, one.task, log_typed(directory.path))
+    onward = resume_hint(one.run, one.task, log_flag(directory.path))
     words = f"{sum(head.sequence for head in heads.topics.values())} records, every number and chain is right"
     match one.standing:
         case "live":
@@ -161,7 +161,7 @@ def _run(directory: Directory, one: Listed) -> Check:
             return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
             return Check(
-                name, "warning", f"{words}; finished but not sealed, which an observer does: esper observe{log_typed(directory.path)}"
+                name, "warning", f"{words}; finished but not sealed, which an observer does: esper observe{log_flag(directory.path)}"
             )
         case standing:
             return Check(name, "ok", f"{words}; {standing}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from esper.events.envelope import RunId
-from esper.history.ways import log_typed
+from esper.history.resume import log_flag
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.delivery.handlers.build import build_handlers
 from esper.observer.delivery.notices import linker
@@ -43,7 +43,7 @@ def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[De
         build_handlers(settings),
         record=lambda run, event: outcomes.put((run, event)),
         now=lambda: datetime.now(UTC),
-        link_to=linker(options=log_typed(directory.path.absolute()), base_url=settings.base_url),
+        link_to=linker(options=log_flag(directory.path.absolute()), base_url=settings.base_url),
         lives=lives,
     )
     return deliverer, outcomes

@@ -1,22 +1,23 @@
-"""A training process: a recipe and settings in, a run in the log out. Here the parts meet: log, host, policy, trainer.
+"""A training process: settings and a recipe in, a run in the log out. Log, host, policy and trainer are put together here.
 
-However it ends, the log says how: RunFinished, RunFailed, or nothing at all where the run was interrupted and can be resumed.
+The log states how the process ended: RunFinished, RunFailed, or nothing where the run was interrupted and can be resumed.
 """
 
-import math
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from inspect import Parameter, signature
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, TypeVar
 
 import torch
+from pydantic import JsonValue, TypeAdapter, field_validator
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -24,24 +25,27 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from esper.errors import DataError, LogError, SettingsError
 from esper.events import codec
 from esper.events.envelope import Moment, Record, RunId
+from esper.events.fields import Event, Finite, Part
+from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.events.topics import LIFECYCLE, RUN
-from esper.kasmina.blueprints import Blueprint
+from esper.history.run import History, open_run
+from esper.kasmina.export import save_grown
+from esper.kasmina.growth import GrowthSettings, host_of, require_growth, seed_optimizer_like
 from esper.kasmina.host import Host, SeedOptimizer
 from esper.kasmina.kernels import KernelCache, KernelCompiler
-from esper.kasmina.site_selection import Sites, find
-from esper.kasmina.slots import sizes_at
+from esper.kasmina.site_selection import Choice
+from esper.nissa.custom import CustomMetrics
 from esper.oona.catch_up import DivergedError, catch_up
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
 from esper.oona.last_words import FailureKind
 from esper.oona.run_log import RunLog
-from esper.processes.measuring import measuring
-from esper.processes.settings import Settings
+from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
+from esper.tamiyo.settings import PolicySettings
 from esper.tolaria import environment
 from esper.tolaria.adaptation import AdaptationStep, Policy
 from esper.tolaria.checkpoint_files import verify_checkpoint
@@ -49,17 +53,57 @@ from esper.tolaria.checkpointer import Checkpointer
 from esper.tolaria.determinism import determinism_settings, deterministic
 from esper.tolaria.objective import Batches, Objective
 from esper.tolaria.seed_evaluator import SeedEvaluator
+from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.snapshots import Scheduler
 from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError, fresh_trainer_state
-from esper.tolaria.trainer_state import Evaluations
 from esper.tolaria.validation import Evaluator
+
+Dotted = dict[str, JsonValue]
+"""Settings by their dotted names, like `trainer.epochs`."""
+_LIMITS = TypeAdapter(dict[str, Finite])
+
+
+class RunSettings(Part):
+    """Everything that a run is trained by, except for what only code can give: the model, the data, the loss.
+
+    A setting has a dotted name, `<section>.<key>`: `--set` and RunStarted use it, and a TOML file has it as a table with a key.
+    """
+
+    trainer: TrainerSettings = TrainerSettings()
+    growth: GrowthSettings = GrowthSettings()
+    policy: PolicySettings = PolicySettings()
+    gate: GateSettings = GateSettings()
+
+    @field_validator("gate")
+    @classmethod
+    def _finite(cls, gate: GateSettings) -> GateSettings:
+        # An event may record a limit that is not finite; no value passes such a limit.
+        _LIMITS.validate_python({name: value for name, value in gate if isinstance(value, float)})
+        return gate
+
+    def dotted(self, *, given_only: bool = False) -> Dotted:
+        """Settings by dotted name, as JSON: all of them, or those alone that were given."""
+        sections = self.model_dump(mode="json", exclude_unset=given_only, include=set(RunSettings.model_fields))
+        return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+
+
+def run_settings(*layers: Mapping[str, JsonValue]) -> RunSettings:
+    """The settings that `layers` of dotted names give, the last one first. Raises SettingsError naming the setting."""
+    known = RunSettings().dotted()
+    sections: dict[str, dict[str, object]] = {}
+    for name, value in (item for layer in layers for item in layer.items()):
+        if name not in known:
+            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}; there are: {', '.join(sorted(known))}")
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return settings_of(RunSettings, sections)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What only code can give a training: the model with its optimizer, the data, the objective.
+    """The part of a training that only code can give: the model with its optimizer, the data, the objective.
 
-    `sites` and `policy` replace what the settings say; `test` is evaluated once, at the end.
+    `sites` and `policy` replace those of the settings; `test` is evaluated once, at the end.
     """
 
     task: str
@@ -70,19 +114,34 @@ class Recipe:
     objective: Objective
     test: Batches | None = None
     scheduler: Scheduler | None = None
-    sites: str | type[nn.Module] | Callable[[str, nn.Module], bool] | None = None
+    sites: Choice | None = None
     policy: Policy | None = None
     seed_optimizer: SeedOptimizer | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run that came to its end: its id, the host with what has grown in it, and the metrics that RunFinished has."""
+class Result:
+    """A finished run: its id and log, the metrics of RunFinished, and the trained model."""
 
     run: RunId
-    host: Host
+    log: Path
     metrics: Mapping[str, float]
+    host: Host = field(repr=False)
+
+    @property
+    def model(self) -> nn.Module:
+        """A plain copy of the model with what has grown in it: no class of Esper is left, so it can be pickled and moved."""
+        return self.host.export_plain()
+
+    @property
+    def history(self) -> History:
+        """The run's history, read from its log."""
+        return open_run(self.run, log=self.log)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch."""
+        return save_grown(self.model, Path(folder))
 
 
 def fresh_run_id() -> RunId:
@@ -90,25 +149,18 @@ def fresh_run_id() -> RunId:
     return new_run_id(datetime.now(UTC), os.urandom(10))
 
 
-def train(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
-    """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; whatever else is raised, the log has RunFailed."""
-    # Before the run exists: what cannot work leaves nothing behind.
-    _require_growth(recipe, settings)
-    _require_scheduler(recipe.scheduler)
-    if isinstance(recipe.train, Iterator) and settings.trainer.epoch_steps is None:
-        raise SettingsError(
-            f"expected training data that can be iterated once an epoch, got a {type(recipe.train).__name__}, which ends with the first: "
-            "give a loader, or epoch_steps= for a stream"
-        )
+def train(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId) -> Result:
+    """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; every other error is in the log as RunFailed."""
+    _require_trainable(recipe, settings)  # Before the run exists: what cannot work leaves nothing behind.
     with directory.create(run) as log:
-        return _conduct(recipe, settings, directory, log, None)
+        return _run(recipe, settings, directory, log, ResumePoint())
 
 
-def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId) -> Trained:
-    """Goes on with `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does.
+def resume(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId) -> Result:
+    """Resumes `run` from its newest whole checkpoint, catching up with what its log already has. Raises as `train` does.
 
-    One that is missing or damaged is passed over, and RunResumed says so: what stood in it is trained again. Without any whole one the
-    run begins again, from the untrained model that `recipe` has.
+    A checkpoint that is missing or damaged is skipped and named in RunResumed. Without any whole one the run begins again, from the
+    untrained model of `recipe`.
     """
     if isinstance(recipe.train, Iterator):
         raise SettingsError(
@@ -116,110 +168,139 @@ def resume(recipe: Recipe, settings: Settings, directory: Directory, run: RunId)
             "is not known, so that a resumed run would see others"
         )
     with directory.resume(run) as log:
-        return _conduct(recipe, settings, directory, log, newest_whole_checkpoint(log, directory.checkpoints(run)))
+        return _run(recipe, settings, directory, log, resume_point(log, directory.checkpoints(run)))
 
 
-class Newest(NamedTuple):
-    """The newest checkpoint with whole files, the moment when it was said, None where there is none; what is wrong with newer ones."""
+def _require_trainable(recipe: Recipe, settings: RunSettings) -> None:
+    if settings.growth.enabled:
+        require_growth(recipe.model, settings.growth, recipe.optimizer, _seed_optimizer(recipe, settings), sites=recipe.sites)
+    if isinstance(recipe.train, Iterator) and settings.trainer.epoch_steps is None:
+        raise SettingsError(
+            f"expected training data that can be iterated once an epoch, got a {type(recipe.train).__name__}, which ends with the first: "
+            "give a loader, or epoch_steps= for a stream"
+        )
+    scheduler = recipe.scheduler
+    if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+        variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        parameters = signature(scheduler.step).parameters.values()
+        wanted = [one for one in parameters if one.default is Parameter.empty and one.kind not in variadic]
+        if wanted:
+            raise SettingsError(
+                f"expected a scheduler whose step() can be called without arguments, {type(scheduler).__name__} wants "
+                f"{', '.join(map(str, wanted))}"
+            )
+
+
+def _seed_optimizer(recipe: Recipe, settings: RunSettings) -> SeedOptimizer:
+    return recipe.seed_optimizer or seed_optimizer_like(recipe.optimizer, settings.growth.seed_lr)
+
+
+class ResumePoint(NamedTuple):
+    """The checkpoint that a resume begins from, None where there is none; the moment of its record; the problems of newer ones."""
 
     saved: CheckpointSaved | None = None
     moment: Moment | None = None
     problems: tuple[str, ...] = ()
 
 
-def newest_whole_checkpoint(log: Log, folder: Path) -> Newest:
-    """The checkpoint of `log` that a resume goes back to, its files in `folder` looked at, the newest first."""
+def resume_point(log: Log, folder: Path) -> ResumePoint:
+    """The newest checkpoint of `log` that was not pruned and has whole files in `folder`."""
+    kept: dict[str, tuple[Moment, CheckpointSaved]] = {}
+    for record, event in _events(log, CheckpointSaved, CheckpointPruned):
+        if isinstance(event, CheckpointSaved):
+            kept[event.checkpoint] = record.moment, event
+        elif isinstance(event, CheckpointPruned):
+            kept.pop(event.checkpoint, None)
     problems: list[str] = []
-    for record in kept_checkpoints(log):
-        event = codec.decode(record)
-        assert isinstance(event, CheckpointSaved)
+    for moment, saved in sorted(kept.values(), key=lambda one: one[0], reverse=True):
         try:
-            verify_checkpoint(folder, event.checkpoint, event.digest)
+            verify_checkpoint(folder, saved.checkpoint, saved.digest)
         except DataError as error:
             problems.append(str(error))
         else:
-            return Newest(event, record.moment, tuple(problems))
-    return Newest(problems=tuple(problems))
+            return ResumePoint(saved, moment, tuple(problems))
+    return ResumePoint(problems=tuple(problems))
 
 
-def kept_checkpoints(log: Log) -> list[Record]:
-    """The CheckpointSaved of every checkpoint that was not pruned, the newest first."""
-    saved: dict[str, Record] = {}
-    for record in records_of(log, frozenset({RUN})):
-        if record.type == CheckpointSaved.KIND:
-            event = codec.decode(record)
-            assert isinstance(event, CheckpointSaved)
-            saved[event.checkpoint] = record
-        elif record.type == CheckpointPruned.KIND:
-            pruned = codec.decode(record)
-            assert isinstance(pruned, CheckpointPruned)
-            saved.pop(pruned.checkpoint, None)
-    return sorted(saved.values(), key=lambda record: record.moment, reverse=True)
-
-
-def evaluations_in(log: Log) -> Evaluations:
-    """The id of every SeedEvaluated in `log`."""
-    found: Evaluations = {}
-    for record in records_of(log, frozenset({LIFECYCLE})):
-        if record.type == SeedEvaluated.KIND:
-            event = codec.decode(record)
-            assert isinstance(event, SeedEvaluated)
-            found[event.site, event.seed, record.epoch] = record.id
-    return found
-
-
-def started(log: Log) -> RunStarted:
-    """How the run began. Raises DataError where the log holds no RunStarted."""
-    for record in records_of(log, frozenset({RUN})):
-        if record.type == RunStarted.KIND:
-            event = codec.decode(record)
-            assert isinstance(event, RunStarted)
-            return event
+def run_started(log: Log) -> RunStarted:
+    """The RunStarted of `log`. Raises DataError where there is none."""
+    for _, event in _events(log, RunStarted):
+        return event
     raise DataError("the log holds no RunStarted: the run was interrupted before it began; start it again")
 
 
-def _conduct(recipe: Recipe, settings: Settings, directory: Directory, log: RunLog, newest: Newest | None) -> Trained:
-    saved, moment, problems = newest or Newest()
+_Kind = TypeVar("_Kind", bound=Event)
+
+
+def _events(log: Log, *kinds: type[_Kind]) -> Iterator[tuple[Record, _Kind]]:
+    by_name = {kind.KIND: kind for kind in kinds}
+    for record in records_of(log, frozenset(kind.TOPIC for kind in kinds)):
+        if record.type in by_name:
+            event = codec.decode(record)
+            assert isinstance(event, by_name[record.type])
+            yield record, event
+
+
+def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLog, point: ResumePoint) -> Result:
+    saved, moment, problems = point
     ahead = catch_up(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         stop = stack.enter_context(_stopped_by_signals())
-        work = _Work(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
-        stack.callback(work.close)
-        stack.enter_context(measuring(log.run, work.measured))
+        training = _Training(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
+        stack.callback(training.close)
+        stack.enter_context(bind_metrics(log.run, training.measure))
         try:
-            start = work.manifest()
+            start = training.describe()
             if ahead is not None:
                 ahead.compare_start(start)
                 ahead.environment_changes += problems
             if saved is None:
-                work.trainer.start(start)
+                training.trainer.start(start)
             else:
-                work.trainer.resume(saved.checkpoint, saved.digest, evaluations_in(log))
-            work.begun = True
-            finished = work.finish(work.tested(work.trainer.train()))
+                training.trainer.resume(
+                    saved.checkpoint,
+                    saved.digest,
+                    {(event.site, event.seed, record.epoch): record.id for record, event in _events(log, SeedEvaluated)},
+                )
+            training.begun = True
+            metrics = training.finish(training.trainer.train())
         except Interrupted:
-            work.pause()
+            training.end_streams()
             raise
         except BaseException as error:
-            work.fail(error)
+            training.fail(error)
             raise
-        return work.seal(finished)
+        emitter.close(seal=True)
+        training.ended = True
+        return Result(log.run, directory.path, metrics, training.host)
 
 
-class _Work:
+class _EpochAndStep(TypedDict):
+    epoch: int
+    step: int
+
+
+class _Training:
     """The parts of one training, put together."""
 
     def __init__(
-        self, recipe: Recipe, settings: Settings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
+        self, recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
     ) -> None:
-        self._recipe, self._settings, self._emitter, self._run = recipe, settings, emitter, run
-        trainer_state = self._trainer_state = fresh_trainer_state()
+        self._recipe, self._settings, self._emitter = recipe, settings, emitter
+        self.begun = self.ended = False
+        state = self._state = fresh_trainer_state()
         policy = settings.policy
         self._compiler = KernelCompiler(KernelCache(directory.path / ".kernels"))
-        host = self.host = _host(recipe, settings)
-        self.begun = self._ended = False
+        recipe.model.to(recipe.device)
+        host = self.host = host_of(
+            recipe.model,
+            settings.growth,
+            _seed_optimizer(recipe, settings),
+            sites=recipe.sites,
+            rng_seed=settings.trainer.rng_seed,
+        )
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         adaptation = AdaptationStep(
             host=host,
@@ -228,7 +309,7 @@ class _Work:
             schedule=policy,
             embargo=settings.gate.embargo,
             compiler=self._compiler,
-            trainer_state=trainer_state,
+            trainer_state=state,
         )
         checkpointer = Checkpointer(
             directory.checkpoints(run),
@@ -236,7 +317,7 @@ class _Work:
             optimizer=recipe.optimizer,
             scheduler=recipe.scheduler,
             sink=emitter,
-            trainer_state=trainer_state,
+            trainer_state=state,
             keep=settings.trainer.keep_checkpoints,
             device=recipe.device,
         )
@@ -250,8 +331,8 @@ class _Work:
             sink=emitter,
             adaptation=adaptation,
             checkpointer=checkpointer,
-            seed_evaluator=SeedEvaluator(host=host, evaluator=evaluator, trainer_state=trainer_state, sink=emitter, schedule=policy),
-            trainer_state=trainer_state,
+            seed_evaluator=SeedEvaluator(host=host, evaluator=evaluator, trainer_state=state, sink=emitter, schedule=policy),
+            trainer_state=state,
             settings=settings.trainer,
             schedule=policy,
             gate=settings.gate,
@@ -259,19 +340,20 @@ class _Work:
             stop=stop,
         )
 
-    def manifest(self) -> RunStarted:
-        """What RunStarted says."""
+    @property
+    def _at(self) -> _EpochAndStep:
+        return {"epoch": self._state.counters.epoch, "step": self._state.counters.step}
+
+    def describe(self) -> RunStarted:
+        """The run's first event."""
         recipe, settings = self._recipe, self._settings
+        data = (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
         return RunStarted(
             task=recipe.task,
-            settings=settings.named(),
+            settings=settings.dotted(),
             code=environment.code(),
             packages=environment.packages(),
-            data=tuple(
-                environment.fingerprint(name, data)
-                for name, data in (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
-                if data is not None
-            ),
+            data=tuple(environment.fingerprint(name, batches) for name, batches in data if batches is not None),
             rng_seed=settings.trainer.rng_seed,
             determinism=determinism_settings(settings.trainer.digest),
             hardware=environment.hardware(recipe.device),
@@ -280,164 +362,67 @@ class _Work:
             epochs=settings.trainer.epochs,
         )
 
-    def measured(self, event: CustomMetricRecorded) -> None:
-        """Records a metric of the user's own; not what is measured while data are read for the manifest, before the run begins."""
+    def measure(self, event: CustomMetricRecorded) -> None:
+        """Records a metric of the user's own, unless it is measured while data are read for RunStarted, before the run begins."""
         if self.begun:
-            counters = self._trainer_state.counters
-            self._emitter.measure(CustomMetricRecorded, lambda: event, epoch=counters.epoch, step=counters.step)
+            self._emitter.measure(CustomMetricRecorded, lambda: event, **self._at)
 
-    def tested(self, outcome: TrainingResult) -> TrainingResult:
-        """The same with the metrics on the test data, where there is some."""
-        recipe = self._recipe
-        if recipe.test is None:
-            return outcome
-        losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
-        tested = {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
-        return outcome._replace(metrics=outcome.metrics | tested)
-
-    def finish(self, outcome: TrainingResult) -> RunFinished:
-        """Says that the run finished; on disk when it returns."""
-        counters = self._trainer_state.counters
-        tails = self._emitter.tails(epoch=counters.epoch, step=counters.step)
+    def finish(self, outcome: TrainingResult) -> Mapping[str, float]:
+        """Evaluates the test data, and emits RunFinished with all metrics; on disk when it returns."""
+        recipe, metrics = self._recipe, outcome.metrics
+        if recipe.test is not None:
+            losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
+            metrics = metrics | {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
         finished = RunFinished(
-            metrics=outcome.metrics,
+            metrics=metrics,
             model_digest=outcome.model_digest,
             parameters=self.host.parameters(),
             stopped_early=outcome.stopped_early,
-            tails=tails,
+            tails=self._emitter.tails(**self._at),
         )
-        self._emitter.emit(finished, epoch=counters.epoch, step=counters.step)
+        self._emitter.emit(finished, **self._at)
         self._emitter.commit()
-        return finished
+        return finished.metrics
 
-    def seal(self, finished: RunFinished) -> Trained:
-        """Seals the run that has finished."""
-        self._emitter.close(seal=True)
-        self._ended = True
-        return Trained(self._run, self.host, finished.metrics)
-
-    def pause(self) -> None:
-        """Ends every telemetry stream: who watches knows by that that the training was stopped on purpose. On disk when it returns."""
-        counters = self._trainer_state.counters
-        self._emitter.tails(epoch=counters.epoch, step=counters.step)
+    def end_streams(self) -> None:
+        """Ends every stream of telemetry, by which observers see that the training was stopped on purpose. On disk when it returns."""
+        self._emitter.tails(**self._at)
 
     def fail(self, error: BaseException) -> None:
-        """Says that the run failed and why; the run stays unsealed, for it may be resumed. One that has finished stays finished."""
+        """Records RunFailed; the run stays unsealed and may be resumed. A run that has finished stays finished."""
         if any(record.type == RunFinished.KIND for record in self._emitter.upcoming):
             return
-        counters = self._trainer_state.counters
-        kinds: tuple[tuple[type[BaseException], FailureKind], ...] = (
-            (DivergedError, "diverged"),
-            (UnstableError, "rollbacks"),
-            (LogError, "log"),
-        )
-        kind: FailureKind = next((name for cause, name in kinds if isinstance(error, cause)), "error")
-        where = error.where if isinstance(error, DivergedError) else f"epoch {counters.epoch}, step {counters.step}"
-        self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, epoch=counters.epoch, step=counters.step)
+        kinds: dict[type[BaseException], FailureKind] = {DivergedError: "diverged", UnstableError: "rollbacks", LogError: "log"}
+        kind: FailureKind = next((name for cause, name in kinds.items() if isinstance(error, cause)), "error")
+        where = error.where if isinstance(error, DivergedError) else "epoch {epoch}, step {step}".format(**self._at)
+        self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, **self._at)
 
     def close(self) -> None:
-        """Ends the compiler's thread. The model of a training that did not come to its end is plain again, so that it can be resumed."""
+        """Ends the compiler's thread. The model of a training that did not finish becomes plain again, so that it can be resumed."""
         self._compiler.close()
-        if not self._ended:
+        if not self.ended:
             self.host.release()
 
 
-def _host(recipe: Recipe, settings: Settings) -> Host:
-    growth = settings.growth
-    recipe.model.to(recipe.device)
-    return Host(
-        recipe.model,
-        seed_optimizer=_seed_optimizer(recipe, settings),
-        sites=(recipe.sites or growth.sites) if growth.enabled else None,
-        blueprints=blueprints_of(growth.blueprints),
-        slots=growth.slots,
-        rng_seed=settings.trainer.rng_seed,
-        max_parameters=growth.max_parameters,
-        clip=growth.clip,
-    )
+bound_run: ContextVar[tuple[RunId, CustomMetrics] | None] = ContextVar("esper_training", default=None)
+"""The run that trains on this thread, and where it takes metrics of the user's own; None where no run does."""
 
 
-def _require_growth(recipe: Recipe, settings: Settings) -> None:
-    """Raises SettingsError where what the settings ask for cannot grow in the model; the model is left as it is."""
-    growth = settings.growth
-    if not growth.enabled:
-        return
-    _require_room(recipe.model, find(recipe.model, recipe.sites or growth.sites, blueprints_of(growth.blueprints)), growth.max_parameters)
+@contextmanager
+def bind_metrics(run: RunId, record: Callable[[CustomMetricRecorded], None]) -> Iterator[None]:
+    """Within, `esper.measure` on this thread records for `run`."""
+    token = bound_run.set((run, CustomMetrics(lambda samples: record(*samples))))
     try:
-        _seed_optimizer(recipe, settings)([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)
-    except (TypeError, ValueError) as error:
-        name = type(recipe.optimizer).__name__
-        raise SettingsError(
-            f"expected an optimizer that can be made for a seed as well, {name} cannot: {error}; give seed_optimizer="
-        ) from error
-
-
-def _require_scheduler(scheduler: Scheduler | None) -> None:
-    """Raises SettingsError for a scheduler that asks for more at an epoch's end than it can be told."""
-    if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
-        return
-    variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    wanted = [one for one in signature(scheduler.step).parameters.values() if one.default is Parameter.empty and one.kind not in variadic]
-    if wanted:
-        name = type(scheduler).__name__
-        raise SettingsError(
-            f"expected a scheduler whose step() can be called without arguments, {name} wants {', '.join(map(str, wanted))}"
-        )
-
-
-def _require_room(model: nn.Module, sites: Sites, factor: float) -> None:
-    """Raises SettingsError where not even the smallest seed fits within `factor` times the parameters of `model`."""
-    own = sum(parameter.numel() for parameter in model.parameters())
-    limit = int(factor * own)
-    sizes = sorted((size, kind, name) for name, layer, fitting in sites for kind, size in sizes_at(name, layer, fitting).items())
-    (least, kind, site), (most, _, _) = sizes[0], sizes[-1]
-    if own + least > limit:
-        needed, enough = (math.ceil(100 * (1 + size / own)) / 100 for size in (least, most))
-        raise SettingsError(
-            f"setting growth.max_parameters: nothing can grow: the model has {own} parameters and may have {limit}, the smallest seed "
-            f"({kind} at {site!r}) adds {least}; expected at least {needed:g}, {enough:g} for every blueprint (or smaller blueprints, "
-            "or no growth)"
-        )
-
-
-def blueprints_of(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:
-    """The blueprints that the settings name; None: the first set. Raises SettingsError."""
-    if names is None:
-        return None
-    if not names:
-        raise SettingsError("setting growth.blueprints: expected one or more, got none; growth.enabled=false is how nothing grows")
-    try:
-        return tuple(Blueprint.parse(name) for name in names)
-    except DataError as error:
-        raise SettingsError(f"setting growth.blueprints: {error}") from error
-
-
-def _seed_optimizer(recipe: Recipe, settings: Settings) -> SeedOptimizer:
-    return recipe.seed_optimizer or _like(recipe.optimizer, settings.growth.seed_lr)
-
-
-def _like(optimizer: Optimizer, factor: float) -> SeedOptimizer:
-    """Makes a seed's optimizer: class and options of the host's first group, without weight decay, at `factor` times its learning rate."""
-    kind: Callable[..., Optimizer] = type(optimizer)
-    # Not all that stands in a group can be given: AdamW's says that it is Adam with decoupled weight decay.
-    given = set(signature(kind).parameters)
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in signature(kind).parameters.values()):
-        given |= set(optimizer.defaults)
-    options = {name: value for name, value in optimizer.param_groups[0].items() if name in given and name not in ("params", "lr")}
-    if "weight_decay" in given:
-        options["weight_decay"] = 0.0
-
-    def make(parameters: list[nn.Parameter], lr: float) -> Optimizer:
-        return kind(parameters, lr=factor * lr, **options)
-
-    return make
+        yield
+    finally:
+        bound_run.reset(token)
 
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
-    """Within, SIGINT and SIGTERM ask training to stop after the step under way; a second SIGINT leaves at once.
+    """Within, SIGINT and SIGTERM ask training to stop after the step under way; a second SIGINT ends it at once.
 
-    Only the main thread can set handlers; elsewhere nothing asks.
+    Only the main thread can set handlers; on any other thread training is never asked to stop.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

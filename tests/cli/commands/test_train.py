@@ -66,7 +66,7 @@ def test_settings_come_from_the_file_then_from_what_is_typed(esper: Esper, tmp_p
 
 
 @pytest.mark.whole
-def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_says_resume_hint_and_goes_on(tmp_path: Path) -> None:
     log = str(tmp_path / "log")
     command = (*PYTHON, "train", "digits", "--epochs", "40", "--log", log)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

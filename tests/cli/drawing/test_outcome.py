@@ -5,14 +5,14 @@ import math
 import pytest
 
 from esper.cli.drawing.outcome import bar, comparison
+from esper.demo.comparison import Compared
 from esper.events.envelope import RunId
-from esper.history.ways import Entry
 
 ROWS = [
-    Entry("grown", RunId("000001"), 0.9686, 2170),
-    Entry("host", RunId("000002"), 0.9443, 460),
-    Entry("static_same", RunId("000003"), 0.95, 2170),
-    Entry("static_wider", RunId("000004"), 0.9714, 2185),
+    Compared("grown", RunId("000001"), 0.9686, 2170),
+    Compared("host", RunId("000002"), 0.9443, 460),
+    Compared("static_same", RunId("000003"), 0.95, 2170),
+    Compared("static_wider", RunId("000004"), 0.9714, 2185),
 ]
 
 
@@ -22,7 +22,7 @@ def test_the_best_comes_first_and_a_better_static_net_is_not_hidden() -> None:
 
 def test_what_was_gained_or_lost_against_the_host_alone_is_said() -> None:
     assert any("2.4 points over the host" in line.plain for line in comparison(ROWS, 100))
-    worse = [Entry("grown", RunId("000001"), 0.93, 2170), ROWS[1]]
+    worse = [Compared("grown", RunId("000001"), 0.93, 2170), ROWS[1]]
     assert any("1.4 points under the host" in line.plain for line in comparison(worse, 100))
 
 

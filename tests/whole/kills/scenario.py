@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
-from esper.demo.tasks import TensorBatches, accuracy, cross_entropy, find_task
+from esper.api.task import accuracy, cross_entropy
+from esper.demo.tasks import Split, TensorBatches, find_task
 from esper.events.envelope import RunId
 from esper.kasmina.randomness import derive
-from esper.processes.settings import Named, Settings, settings_from
-from esper.processes.train import Recipe
+from esper.processes.train import Dotted, Recipe, RunSettings, run_settings
 from esper.tolaria.objective import Supervised
 
 RUN = RunId("killed")
@@ -24,7 +24,7 @@ POISONED_EPOCHS = (9, 22)
 POISONED_BATCH = 6
 BAD_RATE = 1e25  # Its first step leaves weights of that size, its second is not finite.
 
-SETTINGS: Named = {
+SETTINGS: Dotted = {
     "trainer.epochs": 34,
     "trainer.rng_seed": 2,
     "trainer.checkpoint_every": 5,
@@ -61,15 +61,16 @@ class PoisonedBatches:
             yield inputs * torch.nan if poisoned and index == POISONED_BATCH else inputs, targets
 
 
-def settings(**changes: int | float | str | bool) -> Settings:
+def settings(**changes: int | float | str | bool) -> RunSettings:
     """The settings of the scenario; `changes` by dotted name with `__` for the dot."""
-    return settings_from(SETTINGS, {name.replace("__", "."): value for name, value in changes.items()})
+    return run_settings(SETTINGS, {name.replace("__", "."): value for name, value in changes.items()})
 
 
 def recipe(*, data_seed: int = 0) -> Recipe:
     """The recipe of the scenario, fresh; another `data_seed` gives other data of the same shape."""
     rng_seed = settings().trainer.rng_seed
     data = find_task("digits").data(data_seed)
+    assert isinstance(data, Split)
     train = TensorBatches(data.train.inputs[:640], data.train.targets[:640], 64, shuffle=True)
     valid, test = (TensorBatches(part.inputs[:200], part.targets[:200], 200, shuffle=False) for part in (data.valid, data.test))
     model = _model(rng_seed)

@@ -15,7 +15,7 @@ from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.history.alerts import AlertLine, alerts_of, current_alerts
-from esper.history.ways import log_typed
+from esper.history.resume import log_flag
 from esper.observer.build import watching_of
 from esper.observer.delivering import try_handlers
 from esper.observer.rule_files import changed_settings
@@ -74,7 +74,7 @@ def _none(directory: Directory, run: RunId) -> str:
     """Why `run` has no alerts: silence says nothing where nobody listened."""
     if is_observed(directory.path / run):
         return "no alert was raised in this run"
-    return f"nobody observed this run; from its first record on: esper observe --from-start{log_typed(directory.path)}"
+    return f"nobody observed this run; from its first record on: esper observe --from-start{log_flag(directory.path)}"
 
 
 def _drawn(line: AlertLine, log: str, width: int) -> Iterator[Text | str]:

@@ -8,7 +8,7 @@ from esper.cli.arguments import Subcommands, add_json, add_log, directory_of
 from esper.cli.drawing.text import UNKNOWN, count, number, within
 from esper.cli.output import Output
 from esper.history.catalog import Listed, listed
-from esper.history.ways import log_typed
+from esper.history.resume import log_flag
 
 _STYLES = {"live": "bold green", "finished": "", "failed": "red", "interrupted": "yellow", "unreadable": "bold red"}
 _HEADINGS = Text(
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         found += 1
         unreadable += one.standing == "unreadable"
     if not found and not arguments.json:
-        out.line(f"no runs in {directory.path} yet: esper train digits{log_typed(directory.path)}")
+        out.line(f"no runs in {directory.path} yet: esper train digits{log_flag(directory.path)}")
     return 1 if unreadable else 0
 
 

@@ -1,6 +1,7 @@
 """`esper train` and `esper resume`: the only commands that import torch, and only once they run."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import JsonValue
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, add_run, count, directory_of, log_of, log_option
@@ -19,15 +21,15 @@ from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
+from esper.history.resume import Variant, is_resumable, resume_hint
 from esper.history.run import open_run
-from esper.history.ways import Entry, Way, how_to_go_on, is_the_shells
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 
 if TYPE_CHECKING:
-    from esper.demo.tasks import Task
-    from esper.processes.settings import Settings
-    from esper.processes.train import Trained
+    from esper.api.task import Task
+    from esper.demo.comparison import Compared
+    from esper.processes.train import Result, RunSettings
 
 INTERRUPTED = 130
 
@@ -63,8 +65,8 @@ def _add_observe(parser: argparse.ArgumentParser) -> None:
 def run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Returns 130 where it was stopped; the last line is then the command that resumes it."""
     _load_torch(out)
+    from esper.api.task import recipe_of
     from esper.demo.comparison import compare, require_comparable
-    from esper.demo.tasks import recipe_of
     from esper.processes.train import fresh_run_id, train
 
     task, settings = _task_and_settings(arguments)
@@ -77,11 +79,11 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
     if trained is None:
         return INTERRUPTED
 
-    def say(way: Way) -> None:
+    def say(variant: Variant) -> None:
         if not arguments.json:
-            out.line(Text(f" now {title(way)}, with the same data and steps", style="dim"))
+            out.line(Text(f" now {title(variant)}, with the same data and steps", style="dim"))
 
-    rows: list[Entry] = []
+    rows: list[Compared] = []
     try:
         whole = _gather(rows, compare(task, settings, directory, trained, say=say) if arguments.compare else ())
     finally:
@@ -93,19 +95,19 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
 def run_resume(arguments: argparse.Namespace, out: Output) -> int:
     """Goes on with a run from its last checkpoint. Returns 130 where it was stopped again."""
     _load_torch(out)
-    from esper.demo.tasks import find_task, recipe_of
-    from esper.processes.settings import settings_from
-    from esper.processes.train import resume, started
+    from esper.api.task import recipe_of
+    from esper.demo.tasks import find_task
+    from esper.processes.train import resume, run_settings, run_started
 
     directory = directory_of(arguments)
     run = directory.resolve(arguments.run)
     with directory.open(run) as log:
-        begun = started(log)
-    if not is_the_shells(begun.task):
-        raise SettingsError(f"run {run}: {how_to_go_on(run, begun.task, log_option(arguments))}")
+        begun = run_started(log)
+    if not is_resumable(begun.task):
+        raise SettingsError(f"run {run}: {resume_hint(run, begun.task, log_option(arguments))}")
     sys.path.insert(0, str(Path.cwd()))
     task = find_task(begun.task)
-    settings = settings_from(begun.settings)
+    settings = run_settings(begun.settings)
     recipe = recipe_of(task, settings)
     trained = _conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run)
     if trained is None:
@@ -122,31 +124,34 @@ def _load_torch(out: Output) -> None:
         import_module("esper.demo.comparison")
 
 
-def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, Settings]":
+def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, RunSettings]":
+    from esper.api.task import read_task_file
     from esper.demo.tasks import find_task
-    from esper.processes.settings import Named, parse_assignment, read_toml, settings_from
+    from esper.processes.train import run_settings
 
-    name: str | None = arguments.task
-    written: Named = {}
-    if arguments.task.endswith(".toml"):
-        name, written = read_toml(Path(arguments.task))
-        if name is None:
-            raise SettingsError(f'settings file {arguments.task}: expected the task to train, like task = "digits"')
-    assert name is not None
+    name, written = read_task_file(Path(arguments.task)) if arguments.task.endswith(".toml") else (arguments.task, {})
     # A console script does not look for modules where it was called; a task of one's own is expected there.
     sys.path.insert(0, str(Path.cwd()))
     task = find_task(name)
-    typed: Named = {}
-    for text in arguments.set:
-        typed |= parse_assignment(text)
     options = {"trainer.epochs": arguments.epochs, "trainer.rng_seed": arguments.rng_seed}
-    typed |= {name: value for name, value in options.items() if value is not None}
-    return task, settings_from(task.settings, written, typed)
+    typed = {name: value for name, value in options.items() if value is not None}
+    return task, run_settings(task.settings, written, *map(parse_assignment, arguments.set), typed)
+
+
+def parse_assignment(text: str) -> dict[str, JsonValue]:
+    """The setting of `--set name=value` by its dotted name; the value is JSON, or a bare text. Raises SettingsError."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"--set: expected name=value, got {text!r}")
+    try:
+        return {name: json.loads(value)}
+    except json.JSONDecodeError:
+        return {name: value}
 
 
 def _conduct(
-    training: "Callable[[], Trained]", arguments: argparse.Namespace, out: Output, directory: Directory, run: RunId
-) -> "Trained | None":
+    training: "Callable[[], Result]", arguments: argparse.Namespace, out: Output, directory: Directory, run: RunId
+) -> "Result | None":
     """Trains with the display on. None where it was asked to stop, which has been said then."""
     from esper.tolaria.trainer import Interrupted
 
@@ -162,20 +167,20 @@ def _conduct(
         return None
 
 
-def _gather(rows: list[Entry], ways: Iterable[Entry]) -> bool:
+def _gather(rows: "list[Compared]", variants: "Iterable[Compared]") -> bool:
     """Puts each way of training into `rows` as it comes. False where it was asked to stop, which has been said then."""
     from esper.tolaria.trainer import Interrupted
 
     try:
         # One by one, so that those that came before an interruption stay.
-        rows.extend(ways)
+        rows.extend(variants)
     except (Interrupted, KeyboardInterrupt):
         print("esper: interrupted while comparing; the grown run is whole, and nothing has to go on", file=sys.stderr)
         return False
     return True
 
 
-def _conclude(trained: "Trained", rows: list[Entry], arguments: argparse.Namespace, out: Output) -> None:
+def _conclude(trained: "Result", rows: "list[Compared]", arguments: argparse.Namespace, out: Output) -> None:
     if arguments.json:
         out.json({"run": trained.run, "parameters": trained.host.parameters(), "metrics": trained.metrics, "compared": rows})
         return

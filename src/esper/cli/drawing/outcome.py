@@ -1,14 +1,18 @@
 """What a training came to: its metrics, beside the host alone and the static nets where they were trained too."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from esper.cli.drawing.text import count, number
-from esper.history.ways import Entry, Way
+from esper.history.resume import Variant
+
+if TYPE_CHECKING:
+    from esper.demo.comparison import Compared  # Needs torch, which the shell imports for training alone.
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
-_WAYS: dict[Way, tuple[str, str]] = {
+_NAMES: dict[Variant, tuple[str, str]] = {
     "grown": ("grown", ""),
     "host": ("host alone", ""),
     "static_same": ("same static", "has to be known beforehand"),
@@ -16,19 +20,19 @@ _WAYS: dict[Way, tuple[str, str]] = {
 }
 
 
-def comparison(rows: Sequence[Entry], width: int) -> list[Text]:
-    """A bar per way, from 0 to 100 %, the best first."""
-    alone = next((row.accuracy for row in rows if row.way == "host"), None)
+def comparison(rows: "Sequence[Compared]", width: int) -> list[Text]:
+    """A bar per variant, from 0 to 100 %, the best first."""
+    alone = next((row.accuracy for row in rows if row.variant == "host"), None)
     # What a row has besides bar and remark takes 47 characters.
-    room = max(5, min(20, width - 47 - max(len(remark) for _, remark in _WAYS.values())))
+    room = max(5, min(20, width - 47 - max(len(remark) for _, remark in _NAMES.values())))
     lines = []
     for row in sorted(rows, key=lambda row: -row.accuracy):
-        name, remark = _WAYS[row.way]
-        if row.way == "grown" and alone is not None:
+        name, remark = _NAMES[row.variant]
+        if row.variant == "grown" and alone is not None:
             gain = (row.accuracy - alone) * 100
             remark = f"{number(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host"
-        line = Text(f" {name:<14} {number(row.accuracy * 100, 1):>5} %  ", style="bold" if row.way == "grown" else "")
-        line.append(bar(row.accuracy, room), style="green" if row.way == "grown" else "cyan")
+        line = Text(f" {name:<14} {number(row.accuracy * 100, 1):>5} %  ", style="bold" if row.variant == "grown" else "")
+        line.append(bar(row.accuracy, room), style="green" if row.variant == "grown" else "cyan")
         line.append(f"  {count(row.parameters):>7} parameters  {remark}")
         line.truncate(width)
         line.rstrip()
@@ -36,9 +40,9 @@ def comparison(rows: Sequence[Entry], width: int) -> list[Text]:
     return lines
 
 
-def title(way: Way) -> str:
-    """What people call a way of training."""
-    return _WAYS[way][0]
+def title(variant: Variant) -> str:
+    """The name of `variant` for people."""
+    return _NAMES[variant][0]
 
 
 def bar(fraction: float, width: int) -> str:

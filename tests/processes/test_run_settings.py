@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
+from esper.api.task import read_task_file
+from esper.cli.commands.train import parse_assignment
 from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
-from esper.processes.settings import Settings, parse_assignment, read_toml, settings_from
+from esper.processes.train import RunSettings, run_settings
 
 
 @pytest.mark.parametrize(
@@ -45,34 +47,40 @@ from esper.processes.settings import Settings, parse_assignment, read_toml, sett
 )
 def test_impossible_setting_is_refused_by_name(name: str, value: JsonValue, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        settings_from(TASKS["digits"].settings, {name: value})
+        run_settings(TASKS["digits"].settings, {name: value})
 
 
 def test_nan_threshold_is_refused_however_it_comes(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
-    file.write_text("[gate]\nconfidence_above = nan\n")
-    with pytest.raises(SettingsError, match=rf"^{file}:2: gate\.confidence_above: expected a finite number, got nan"):
-        read_toml(file)
+    file.write_text("task='digits'\n[gate]\nconfidence_above = nan\n")
+    with pytest.raises(SettingsError, match=rf"^{file}:3: gate\.confidence_above: expected a finite number, got nan"):
+        read_task_file(file)
     with pytest.raises(SettingsError, match=r"^setting gate\.confidence_above: expected a finite number, got nan"):
-        settings_from(parse_assignment("gate.confidence_above=NaN"))
+        run_settings(parse_assignment("gate.confidence_above=NaN"))
 
 
 def test_every_setting_can_be_given_as_it_is_recorded() -> None:
     """The check above refuses nothing that is a setting's own value."""
     for task in TASKS.values():
-        settings = settings_from(task.settings)
-        assert settings_from(settings.named()) == settings
+        settings = run_settings(task.settings)
+        assert run_settings(settings.dotted()) == settings
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("epochs = ", ":1: Invalid value"),
-        ("epochs = 3", r":1: epochs: unknown key, perhaps trainer\.epochs; expected one of trainer, growth, policy, gate, task"),
-        ("trainer = 3", r":1: trainer: expected a table \[trainer\], got 3"),
+        ("task = ", ":1: Invalid value"),
+        (
+            "task = 'digits'\nepochs = 3",
+            r":2: epochs: unknown key, perhaps trainer\.epochs; expected one of trainer, growth, policy, gate, task",
+        ),
+        ("task = 'digits'\ntrainer = 3", r":2: trainer: expected a table \[trainer\], got 3"),
         ("task = 3", ":1: task: expected a text, got 3"),
-        ("[trainer]\n\nepoch = 3", r":3: trainer\.epoch: unknown key, perhaps epochs; expected one of epochs, epoch_steps, "),
-        ("[trainer]\nepochs = 2.5", r":2: trainer\.epochs: expected a whole number, got 2\.5"),
+        (
+            "task = 'digits'\n[trainer]\n\nepoch = 3",
+            r":4: trainer\.epoch: unknown key, perhaps epochs; expected one of epochs, epoch_steps, ",
+        ),
+        ("task = 'digits'\n[trainer]\nepochs = 2.5", r":3: trainer\.epochs: expected a whole number, got 2\.5"),
     ],
 )
 def test_a_mistake_in_a_settings_file_is_refused_with_its_line(tmp_path: Path, content: str, message: str) -> None:
@@ -80,16 +88,16 @@ def test_a_mistake_in_a_settings_file_is_refused_with_its_line(tmp_path: Path, c
     file.write_text(content)
 
     with pytest.raises(SettingsError, match=f"^{file}{message}"):
-        read_toml(file)
+        read_task_file(file)
 
 
 def test_later_layers_win_over_earlier_ones_and_those_over_the_defaults() -> None:
-    settings = settings_from({"trainer.epochs": 3, "trainer.clip": None}, {"trainer.epochs": 4})
+    settings = run_settings({"trainer.epochs": 3, "trainer.clip": None}, {"trainer.epochs": 4})
     assert (settings.trainer.epochs, settings.trainer.clip, settings.trainer.accumulate) == (4, None, 1)
 
 
 def test_every_setting_has_a_name_and_is_json() -> None:
-    named = Settings().named()
+    named = RunSettings().dotted()
     assert json.loads(json.dumps(named)) == named
     assert {name.partition(".")[0] for name in named} == {"trainer", "growth", "policy", "gate"}
     assert named["policy.alphas"] == [0.25, 0.5, 1.0]
@@ -98,32 +106,33 @@ def test_every_setting_has_a_name_and_is_json() -> None:
 def test_no_setting_is_lost_between_its_name_and_the_component() -> None:
     """Another value for every setting that has a number comes back as it was given."""
     changed: dict[str, JsonValue] = {
-        name: value + 1 for name, value in Settings().named().items() if isinstance(value, int) and not isinstance(value, bool)
+        name: value + 1 for name, value in RunSettings().dotted().items() if isinstance(value, int) and not isinstance(value, bool)
     }
     assert len(changed) > 20
-    assert {name: value for name, value in settings_from(changed).named().items() if name in changed} == changed
+    assert {name: value for name, value in run_settings(changed).dotted().items() if name in changed} == changed
 
 
 def test_a_settings_file_gives_a_task_and_settings_by_dotted_name(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('task = "digits"\n[trainer]\nepochs = 7\nclip = 0.5\n[policy]\nalphas = [0.5, 1]\n[growth]\nblueprints = ["mlp:2"]\n')
-    task, named = read_toml(file)
+    task, named = read_task_file(file)
     assert (task, named) == (
         "digits",
         {"trainer.epochs": 7, "trainer.clip": 0.5, "policy.alphas": [0.5, 1], "growth.blueprints": ["mlp:2"]},
     )
-    settings = settings_from(named)
+    settings = run_settings(named)
     assert (settings.trainer.epochs, settings.policy.alphas, settings.growth.blueprints) == (7, (0.5, 1), ("mlp:2",))
 
 
-def test_a_settings_file_need_name_no_task(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text("")
-    assert read_toml(tmp_path / "run.toml") == (None, {})
+def test_a_settings_file_must_name_its_task(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[trainer]\nepochs = 1\n")
+    with pytest.raises(SettingsError, match=rf"^{tmp_path}/run.toml:1: task: expected this key, got nothing$"):
+        read_task_file(tmp_path / "run.toml")
 
 
 def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"expected settings at {tmp_path / 'none.toml'}, got nothing"):
-        read_toml(tmp_path / "none.toml")
+        read_task_file(tmp_path / "none.toml")
 
 
 ASSIGNED: list[tuple[str, dict[str, JsonValue]]] = [

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import esper
+from esper.api.measure import measure
 from esper.errors import DataError, EsperError, RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
@@ -27,8 +28,7 @@ from esper.folds.monitoring.run import Watch
 from esper.folds.monitoring.topic import WatchSettings
 from esper.observer.rule_files import parse_rules
 from esper.oona.directory import Directory
-from esper.processes.measuring import measure, measuring
-from esper.processes.train import Recipe, fresh_run_id, resume, train
+from esper.processes.train import Recipe, bind_metrics, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from esper.tolaria.trainer import Interrupted
 from tests.nissa.server import serving
@@ -86,14 +86,14 @@ def test_it_is_part_of_the_package() -> None:
 
 
 def test_a_name_that_ends_with_total_is_a_counters(said: list[CustomMetricRecorded]) -> None:
-    with measuring(RUN, said.append):
+    with bind_metrics(RUN, said.append):
         measure("tokens_total", 512)
     assert [(event.name, event.type, event.value) for event in said] == [("esper_custom_tokens_total", "counter", 512.0)]
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2), torch.tensor([2.0])])
 def test_anything_that_is_one_number_is_a_value(said: list[CustomMetricRecorded], value: float) -> None:
-    with measuring(RUN, said.append):
+    with bind_metrics(RUN, said.append):
         measure("length", value)
     assert [event.value for event in said] == [2.0]
 
@@ -101,7 +101,7 @@ def test_anything_that_is_one_number_is_a_value(said: list[CustomMetricRecorded]
 def test_a_loss_that_has_a_gradient_is_a_value_without_a_warning(said: list[CustomMetricRecorded]) -> None:
     torch.set_warn_always(True)  # Else torch says it once in a process, perhaps in another test.
     try:
-        with measuring(RUN, said.append):
+        with bind_metrics(RUN, said.append):
             measure("loss", torch.tensor(3.0, requires_grad=True) / 2)
     finally:
         torch.set_warn_always(False)
@@ -129,13 +129,13 @@ def test_a_loss_that_has_a_gradient_is_a_value_without_a_warning(said: list[Cust
     ],
 )
 def test_what_cannot_be_a_sample_is_refused_by_its_name(said: list[CustomMetricRecorded], call: Callable[[], object], message: str) -> None:
-    with measuring(RUN, said.append), pytest.raises(DataError, match=message):
+    with bind_metrics(RUN, said.append), pytest.raises(DataError, match=message):
         call()
     assert said == []
 
 
 def test_a_metric_keeps_its_labels(said: list[CustomMetricRecorded]) -> None:
-    with measuring(RUN, said.append):
+    with bind_metrics(RUN, said.append):
         measure("length", 1, labels={"queue": "a"})
         with pytest.raises(DataError, match="metric length: the metric is known as a gauge with 1 labels"):
             measure("length", 1)
@@ -143,7 +143,7 @@ def test_a_metric_keeps_its_labels(said: list[CustomMetricRecorded]) -> None:
 
 
 def test_a_hundred_and_first_series_is_refused(said: list[CustomMetricRecorded]) -> None:
-    with measuring(RUN, said.append):
+    with bind_metrics(RUN, said.append):
         for number in range(100):
             measure("length", 1, labels={"queue": str(number)})
         with pytest.raises(DataError, match="metric length: expected at most 100 series"):

@@ -1,21 +1,19 @@
-"""Metrics of the user's own, measured in what a training calls: an objective, a loader, a schedule, a policy.
+"""`esper.measure`: metrics of the user's own, from code that a training calls: an objective, a loader, a schedule, a policy.
 
-Which training that is follows from the thread: one run trains on a thread at a time, and only that thread may speak for it. Samples keep
-the rules that hold over HTTP; a counter is told from a gauge by its name.
+The run follows from the thread: one run trains on a thread at a time. Samples keep the rules of those sent over HTTP; a name that ends with
+`_total` is a counter's, any other a gauge's.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from typing import SupportsFloat
 
 from pydantic import ValidationError
 
 from esper.errors import DataError, RuleError
 from esper.events.envelope import RunId
-from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.custom import MOST_LABELS, CounterSample, CustomMetrics, CustomSample, GaugeSample, RefusedSamplesError
+from esper.nissa.custom import MOST_LABELS, CounterSample, CustomSample, GaugeSample, RefusedSamplesError
+from esper.processes.train import bound_run
 
 _EXPECTED = {
     "name": "a name of small letters, digits and _, a letter first, at most 100 of them; a counter's ends with _total, none with "
@@ -23,20 +21,19 @@ _EXPECTED = {
     "labels": f"at most {MOST_LABELS} labels with names like queue (not le or quantile) and texts of at most 128 characters on one line",
     "value": "a finite number, and none below 0 of a counter",
 }
-_training: ContextVar[tuple[RunId, CustomMetrics] | None] = ContextVar("esper_training", default=None)
 
 
 def measure(name: str, value: SupportsFloat, *, labels: Mapping[str, str] | None = None) -> None:
-    """Records what the metric `esper_custom_<name>` is now, in the log of the run that trains on this thread, at its epoch and step.
+    """Records the value of the metric `esper_custom_<name>` in the log of the run that trains on this thread, at its epoch and step.
 
-    A name that ends with `_total` is a counter's: `value` is what it grew by, at least 0. Any other is a gauge's. At most 4 labels, 100
-    series a metric, 500 metrics. A tensor on a device is waited for. Takes about 15 microseconds and waits for no disk; a sample that finds
-    the log's buffer full is counted as dropped. Samples are telemetry: a resumed run records again only what its log does not have.
+    A name that ends with `_total` is a counter's: `value` is its increase, at least 0. Any other is a gauge's. At most 4 labels, 100 series
+    a metric, 500 metrics. Waits for a tensor on a device. Takes about 15 microseconds and waits for no disk; a sample that finds the log's
+    buffer full is counted as dropped. Samples are telemetry: a resumed run records only those again that its log does not have.
 
     Raises RuleError where no run trains on this thread, as in a loader's workers; DataError, and records nothing, for a name, label or
     value that cannot be and for a metric that had another set of labels before; LogError once the log has failed.
     """
-    training = _training.get()
+    training = bound_run.get()
     if training is None:
         raise RuleError(f"metric {name!s:.100}: expected a call from what a training calls, on its thread; no run trains on this one")
     run, metrics = training
@@ -44,16 +41,6 @@ def measure(name: str, value: SupportsFloat, *, labels: Mapping[str, str] | None
         metrics.accept((_sample(name, value, labels or {}, run),))
     except RefusedSamplesError as error:
         raise DataError(f"metric {name!s:.100}: {'; '.join(part.detail for part in error.parts)}") from error
-
-
-@contextmanager
-def measuring(run: RunId, say: Callable[[CustomMetricRecorded], None]) -> Iterator[None]:
-    """Within it `measure`, on this thread, speaks for `run`."""
-    token = _training.set((run, CustomMetrics(lambda samples: say(*samples))))
-    try:
-        yield
-    finally:
-        _training.reset(token)
 
 
 def _sample(name: str, value: SupportsFloat, labels: Mapping[str, str], run: RunId) -> CustomSample:
@@ -67,7 +54,7 @@ def _sample(name: str, value: SupportsFloat, labels: Mapping[str, str], run: Run
 
 
 def _number(value: SupportsFloat) -> object:
-    """The number that a value of numpy or torch is; what is none is left as it is, to be refused by its name."""
+    """`value` of numpy or torch as a number; any other value is returned as it is, to be refused by name."""
     detach = getattr(value, "detach", None)
     number = value if detach is None else detach()  # A loss has a gradient, and torch warns of one that is read.
     try:
