@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esper.errors import DataError
 from esper.events.catalogue import BY_NAME, KINDS, kinds_of
-from esper.events.codec import MAX_PAYLOAD_BYTES, UnknownKindError, decode, decode_payload, encode
+from esper.events.codec import MAX_PAYLOAD_BYTES, UnknownKindError, as_stored, decode, decode_as, decode_payload, encode
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.control import Adaptation, DecisionMade
@@ -174,6 +174,20 @@ def test_broken_payload_is_refused_with_its_place(data: bytes, message: str) -> 
 def test_payload_above_the_limit_is_refused() -> None:
     with pytest.raises(DataError, match=f"expected a payload of at most {MAX_PAYLOAD_BYTES} bytes"):
         encode(CheckpointPruned(checkpoint="a", reason="x" * MAX_PAYLOAD_BYTES))
+
+
+def test_an_event_is_decoded_as_the_kind_that_is_expected() -> None:
+    ended = record(StreamEnded.KIND, b'{"last_step":40}')
+    assert decode_as(ended, StreamEnded) == StreamEnded(last_step=40)
+    with pytest.raises(
+        DataError, match=r"run run, topic system\.events\.run, moment 7: expected an event of kind esper\.checkpoint\.pruned"
+    ):
+        decode_as(ended, CheckpointPruned)
+
+
+@given(EVALUATIONS)
+def test_an_event_as_stored_is_the_one_of_its_bytes(event: SeedEvaluated) -> None:
+    assert repr(as_stored(event)) == repr(decode_payload(event.KIND, encode(event)))
 
 
 def test_text_without_utf8_is_refused() -> None:

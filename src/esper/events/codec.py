@@ -1,5 +1,7 @@
 """The only door for bytes: an event becomes its payload here, and a payload becomes its event."""
 
+from typing import TypeVar
+
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -7,6 +9,8 @@ from esper.errors import DataError
 from esper.events.catalogue import BY_NAME
 from esper.events.envelope import Record
 from esper.events.fields import Event
+
+E = TypeVar("E", bound=Event)
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 
@@ -53,3 +57,17 @@ def decode(record: Record) -> Event:
         return decode_payload(record.type, record.data)
     except DataError as error:
         raise type(error)(f"run {record.run}, topic {record.topic}, moment {record.moment}: {error}") from error
+
+
+def decode_as(record: Record, kind: type[E]) -> E:
+    """The event in `record`, which is to be of `kind`; DataError for any other."""
+    event = decode(record)
+    if not isinstance(event, kind):
+        place = f"run {record.run}, topic {record.topic}, moment {record.moment}"
+        raise DataError(f"{place}: expected an event of kind {kind.KIND}, got {record.type}")
+    return event
+
+
+def as_stored(event: E) -> E:
+    """`event` as it is decoded from the log: what was decided about it can be decided again from the log alone."""
+    return type(event).model_validate_json(encode(event))

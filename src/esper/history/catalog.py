@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from esper.errors import EsperError
-from esper.events.codec import decode
+from esper.events.codec import decode, decode_as
 from esper.events.envelope import RunId
 from esper.events.fields import WORDS
 from esper.events.kinds.epoch import EpochCompleted
@@ -93,8 +93,7 @@ def _from_log(directory: Directory, entry: RunEntry) -> Listed:
     with directory.open(entry.run) as log:
         for record in records_of(log, frozenset({RUN})):
             if record.type == RunStarted.KIND:
-                event = decode(record)
-                assert isinstance(event, RunStarted)
+                event = decode_as(record, RunStarted)
                 started = event
             standing = ends.get(record.type, standing)
         last = _last_epoch(log)

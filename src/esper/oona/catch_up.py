@@ -14,7 +14,7 @@ from collections import deque
 from pydantic import JsonValue
 
 from esper.errors import LogError
-from esper.events.codec import decode
+from esper.events.codec import decode, decode_as
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
@@ -88,8 +88,7 @@ class CatchUp:
         if self._started is None:
             return
         _require_same(self._started, event, epoch=self._started.epoch, step=self._started.step)
-        began = decode(self._started)
-        assert isinstance(began, RunStarted)
+        began = decode_as(self._started, RunStarted)
         self.environment_changes = environment_changes(began, event)
 
     def meet(self, event: Event, *, epoch: int, step: int) -> EventId:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import psutil
 
-from esper.events.codec import decode
+from esper.events.codec import decode_as
 from esper.events.kinds.run import SamplesDropped
 from esper.events.kinds.telemetry import Gpu, ResourcesMeasured
 from esper.events.topics import RUN
@@ -93,8 +93,7 @@ class Dropped:
         """The sum so far, everything on disk now included."""
         while batches := self._follower.poll(0.0):
             for record in (record for batch in batches for record in batch.page.records if record.type == SamplesDropped.KIND):
-                event = decode(record)
-                assert isinstance(event, SamplesDropped)
+                event = decode_as(record, SamplesDropped)
                 self.samples += event.count
         return self.samples
 

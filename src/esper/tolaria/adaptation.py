@@ -169,8 +169,7 @@ class AdaptationStep:
             if record.type not in _DECIDING:
                 return tuple(decisions), True
             if record.type == DecisionMade.KIND:
-                event = codec.decode(record)
-                assert isinstance(event, DecisionMade)
+                event = codec.decode_as(record, DecisionMade)
                 decisions.append(event)
         return tuple(decisions), False
 

@@ -325,9 +325,7 @@ class Trainer:
             samples_per_s=epoch.samples / duration,
         )
         epoch_id = self._sink.emit(completed, epoch=counters.epoch, step=counters.step)
-        # The policy sees what the log has, bytes and all, so that a decision can be made again from the log alone.
-        stored = codec.decode_payload(completed.KIND, codec.encode(completed))
-        assert isinstance(stored, EpochCompleted)
+        stored = codec.as_stored(completed)  # The policy decides from what the log has.
         return stored.system, epoch_id
 
     def _digests(self) -> StateDigests:

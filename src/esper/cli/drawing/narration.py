@@ -6,7 +6,7 @@ from rich.text import Text
 
 from esper.cli.drawing import decisions
 from esper.cli.drawing.text import first_metrics, fitted, hanging, listed, many, number, rate, short
-from esper.events.codec import decode
+from esper.events.codec import decode_as
 from esper.events.envelope import Record
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned
@@ -74,8 +74,7 @@ def epoch(reading: Reading, width: int) -> Text:
 
 def transition(record: Record) -> Text:
     """One step of a seed's life."""
-    event = decode(record)
-    assert isinstance(event, SeedTransitioned)
+    event = decode_as(record, SeedTransitioned)
     blueprint = f" {event.blueprint}" if event.blueprint else ""
     return Text(
         f"{record.epoch:>4}  {event.site} s{event.seed}{blueprint}  {event.from_stage.value} → {event.to_stage.value}", style="cyan"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from esper.events.codec import decode
+from esper.events.codec import decode_as
 from esper.events.envelope import Record
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.telemetry import SeedHealthMeasured
@@ -161,12 +161,10 @@ def _slots(state: RunState) -> tuple[SlotView, ...]:
 
 
 def _transition(record: Record) -> TransitionView:
-    event = decode(record)
-    assert isinstance(event, SeedTransitioned)
+    event = decode_as(record, SeedTransitioned)
     return TransitionView(**stamp(record), **dict(event), cause=record.cause)
 
 
 def _health(record: Record) -> HealthView:
-    event = decode(record)
-    assert isinstance(event, SeedHealthMeasured)
+    event = decode_as(record, SeedHealthMeasured)
     return HealthView(**stamp(record), health=event.health, last_adaptation_step=event.last_adaptation_step)

@@ -4,14 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from esper.events.codec import decode
+from esper.events.codec import decode, decode_as
 from esper.events.envelope import Record
 from esper.events.kinds.observability import (
     AlertFiring,
     AlertPending,
     AlertResolved,
-    AnomalyDetected,
-    TrendDetected,
     WindowAggregated,
 )
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES
@@ -84,19 +82,14 @@ def show_history(
 
 
 def _alert(record: Record) -> AlertView:
-    event = decode(record)
-    assert isinstance(event, AlertPending | AlertFiring | AlertResolved)
-    return AlertView.model_validate({**stamp(record), "run": record.run, "state": _STATES[record.type], **dict(event)})
+    return AlertView.model_validate({**stamp(record), "run": record.run, "state": _STATES[record.type], **dict(decode(record))})
 
 
 def _aggregate(record: Record) -> Aggregate:
-    event = decode(record)
-    assert isinstance(event, WindowAggregated)
+    event = decode_as(record, WindowAggregated)
     return Aggregate(**dict(event), moment=record.moment)
 
 
 def _anomaly(record: Record) -> AnomalyView:
-    event = decode(record)
-    assert isinstance(event, AnomalyDetected | TrendDetected)
-    fields = {name: value for name, value in dict(event).items() if name in AnomalyView.model_fields}
+    fields = {name: value for name, value in decode(record) if name in AnomalyView.model_fields}
     return AnomalyView.model_validate({**stamp(record), "kind": record.type, **fields})
