@@ -41,6 +41,11 @@ class Record(NamedTuple):
     data: bytes
 
 
+def is_training(run: str) -> bool:
+    """True for the id of a training; False for a run about no training (`machine:<id>:<date>`, `nissa:<id>:<date>`)."""
+    return ":" not in run
+
+
 def record_id(run: RunId, moment: Moment) -> EventId:
     """The id of what a run's own writer says at `moment`."""
     return EventId(f"{run}/{moment}")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from threading import Lock
 
-from esper.events.envelope import RunId
+from esper.events.envelope import RunId, is_training
 from esper.history.catalog import Listed, described
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
@@ -38,7 +38,7 @@ class RunList:
         """The line of every run that is not hidden, the newest first; at most a second old."""
         with self._lock:
             if time.monotonic() >= self._listed_at + AGAIN_S:
-                names = [name for name in self._known_names(afresh=True) if ":" not in name]
+                names = [name for name in self._known_names(afresh=True) if is_training(name)]
                 for gone in self._lines.keys() - set(names):
                     del self._lines[gone]
                 self._listed = tuple(line for name in names if (line := self._line(name)) is not None)

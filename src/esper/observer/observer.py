@@ -20,7 +20,7 @@ from typing import Protocol, Self
 from esper.errors import DataError, EsperError
 from esper.events import topics
 from esper.events.codec import decode, encode
-from esper.events.envelope import EventId, Record, RunId
+from esper.events.envelope import EventId, Record, RunId, is_training
 from esper.events.fields import Event
 from esper.events.kinds.observability import (
     AlertFiring,
@@ -126,7 +126,7 @@ class Observer:
     @property
     def live(self) -> frozenset[RunId]:
         """The trainings that some process writes."""
-        return frozenset(run for run in self._follower.live if ":" not in run)
+        return frozenset(run for run in self._follower.live if is_training(run))
 
     @property
     def idle(self) -> bool:
@@ -333,12 +333,12 @@ class Observer:
         run.was_free, run.came = free, False
         if found := self._heard_of(name, run, free=gone):
             self._save(run, found, with_state=True)
-        if gone and (run.watch.ended or ":" in name or run.watch.silence.silent == "dead"):
+        if gone and (run.watch.ended or not is_training(name) or run.watch.silence.silent == "dead"):
             self._park(name)
 
     def _heard_of(self, name: RunId, run: _Run, *, free: bool) -> tuple[Record, ...]:
         """What the clock says of a training's silence that is new."""
-        verdict = None if ":" in name else run.watch.judge(self._now(), lock_free=free)
+        verdict = run.watch.judge(self._now(), lock_free=free) if is_training(name) else None
         return () if verdict is None else self._said(run, *verdict)
 
     def _unblocked(self, run: _Run, were: frozenset[str]) -> tuple[Record, ...]:

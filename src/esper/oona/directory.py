@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from esper.errors import LogError, RuleError
-from esper.events.envelope import TRAINER, RunId
+from esper.events.envelope import TRAINER, RunId, is_training
 from esper.oona import seal
 from esper.oona.file import explained
 from esper.oona.lock import holder_of
@@ -97,7 +97,7 @@ class Directory:
         """The ids of all that may be runs, the newest first, without a look inside."""
         with explained(self.path, "list"), os.scandir(self.path) as found:
             names = [entry.name for entry in found if entry.is_dir() and _NAME.fullmatch(entry.name)]
-        return [RunId(name) for name in sorted(names, reverse=True) if hidden or ":" not in name]
+        return [RunId(name) for name in sorted(names, reverse=True) if hidden or is_training(name)]
 
     def entry(self, run: RunId) -> RunEntry | None:
         """The line of `run`; None where there is no log yet (its process was killed while it made one)."""
@@ -121,7 +121,7 @@ class Directory:
         names = [name for name in self.names(hidden=True) if self.has_log(name)]
         if text in names:
             return RunId(text)
-        shown = [name for name in names if ":" not in name]
+        shown = [name for name in names if is_training(name)]
         if text == LATEST:
             if not shown:
                 raise RuleError(f"expected a run in {self.path}, got an empty log")

@@ -13,6 +13,7 @@ from typing import Any, Self
 import psutil
 
 from esper.events.codec import decode_as
+from esper.events.envelope import is_training
 from esper.events.kinds.run import SamplesDropped
 from esper.events.kinds.telemetry import Gpu, ResourcesMeasured
 from esper.events.topics import RUN
@@ -87,7 +88,7 @@ class Dropped:
     @property
     def live(self) -> bool:
         """Whether some process writes a training, as far as was last read."""
-        return any(":" not in run for run in self._follower.live)
+        return any(is_training(run) for run in self._follower.live)
 
     def read(self) -> int:
         """The sum so far, everything on disk now included."""

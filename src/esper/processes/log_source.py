@@ -13,7 +13,7 @@ from typing import Protocol
 
 from esper.errors import LogError
 from esper.events.codec import decode
-from esper.events.envelope import Record, RunId
+from esper.events.envelope import Record, RunId, is_training
 from esper.events.fields import Event
 from esper.events.kinds.observability import WindowAggregated
 from esper.events.kinds.telemetry import CustomMetricRecorded
@@ -221,7 +221,7 @@ class LogSource:
     def _resolved(self, ref: str, names: Sequence[RunId]) -> RunId | None:
         if ref in names:
             return RunId(ref)
-        shown = [name for name in names if ":" not in name]
+        shown = [name for name in names if is_training(name)]
         if ref == LATEST:
             return shown[0] if shown else None
         meant = [name for name in shown if name.startswith(ref) or name.endswith(ref)]

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from esper.errors import EsperError, SettingsError
-from esper.events.envelope import Record, RunId
+from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.run import RunFinished
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.nissa.app import build_app
@@ -135,7 +135,7 @@ class Following:
 
 def _trainings(runs: frozenset[RunId]) -> frozenset[RunId]:
     """Those of `runs` that are about a training; machines' and nissa's own are not."""
-    return frozenset(run for run in runs if ":" not in run)
+    return frozenset(run for run in runs if is_training(run))
 
 
 class Service:
