@@ -236,9 +236,7 @@ def _events(log: Log, *kinds: type[_Kind]) -> Iterator[tuple[Record, _Kind]]:
     by_name = {kind.KIND: kind for kind in kinds}
     for record in records_of(log, frozenset(kind.TOPIC for kind in kinds)):
         if record.type in by_name:
-            event = codec.decode(record)
-            assert isinstance(event, by_name[record.type])
-            yield record, event
+            yield record, codec.decode_as(record, by_name[record.type])
 
 
 def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLog, point: ResumePoint) -> Result:
