@@ -62,7 +62,7 @@ def serving(path: Path, settings: NissaSettings | None = None, token: str | None
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(service.app, log_level="error", access_log=False, timeout_graceful_shutdown=1, lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    service.following.start()
+    service.reader.start()
     thread.start()
     try:
         client = Client(listener.getsockname()[1], service)
@@ -70,7 +70,6 @@ def serving(path: Path, settings: NissaSettings | None = None, token: str | None
             pass
         yield client
     finally:
-        service.wake.close()
         server.should_exit = True
         thread.join()
         service.close()

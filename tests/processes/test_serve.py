@@ -11,10 +11,10 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.metrics import LogMetrics
-from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings, nissa_settings
-from esper.nissa.wake import Wake
+from esper.nissa.security import TOKEN_VARIABLE, read_token
+from esper.nissa.settings import NissaSettings, nissa_settings
 from esper.oona.directory import Directory
-from esper.processes.serve import Following, listen, token_of
+from esper.processes.serve import LogReader, listen
 from tests.nissa.server import serving
 from tests.synthetic import write_run
 
@@ -35,21 +35,21 @@ def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_no_token(host: str) -> None:
-    assert token_of(NissaSettings(host=host)) is None
+    assert read_token(NissaSettings(host=host)) is None
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "esper.example"])  # noqa: S104
 def test_any_other_address_does(host: str) -> None:
     with pytest.raises(SettingsError, match="can be reached by other machines, so a token is needed"):
-        token_of(NissaSettings(host=host))
+        read_token(NissaSettings(host=host))
 
 
 def test_a_token_comes_from_a_file_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
     monkeypatch.setenv(TOKEN_VARIABLE, "another-token-of-length")
-    assert token_of(NissaSettings(token_file=file)) == TOKEN
-    assert token_of(NissaSettings()) == "another-token-of-length"
+    assert read_token(NissaSettings(token_file=file)) == TOKEN
+    assert read_token(NissaSettings()) == "another-token-of-length"
 
 
 @pytest.mark.parametrize("token", ["", "short", "with a space in the middle", "\u00fcmlaut-token-of-length", "line\nbreak-token-of-length"])
@@ -57,13 +57,13 @@ def test_a_token_that_is_none_is_refused_and_not_shown(tmp_path: Path, token: st
     file = tmp_path / "token"
     file.write_text(token)
     with pytest.raises(SettingsError) as refused:
-        token_of(NissaSettings(token_file=file))
+        read_token(NissaSettings(token_file=file))
     assert not token or token not in str(refused.value)
 
 
 def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nissa\.token_file: cannot read"):
-        token_of(NissaSettings(token_file=tmp_path / "nothing"))
+        read_token(NissaSettings(token_file=tmp_path / "nothing"))
 
 
 def test_settings_come_from_a_file_and_what_was_typed_goes_before(tmp_path: Path) -> None:
@@ -95,17 +95,18 @@ def test_a_mistake_in_the_settings_is_named(tmp_path: Path, text: str, message: 
     assert message in str(refused.value)
 
 
-def test_a_following_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reader_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = Directory(tmp_path / "log", create=True)
     failed = Event()
-    following = Following(directory, LogMetrics(CustomMetrics(lambda _samples: None)), Wake(1))
-    following.failed = failed.set
+    metrics = LogMetrics(CustomMetrics(lambda _samples: None))
+    reader = LogReader(directory, metrics, lambda _runs: None, lambda _run: None)
+    reader.failed = failed.set
     (tmp_path / "log").rmdir()
-    following.start()
+    reader.start()
     assert failed.wait(20)
-    following.stop()
+    reader.stop()
     assert capsys.readouterr().err == f"esper nissa: cannot list {directory.path}: No such file or directory\n"
-    assert following.freshness().lag_s is None
+    assert metrics.status.caught_up_at is None
 
 
 @pytest.mark.whole

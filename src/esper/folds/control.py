@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from esper.errors import DataError
 from esper.events.envelope import EventId, Record, moment_of
+from esper.events.fields import Float
 from esper.events.kinds.control import (
     Adaptation,
     Command,
@@ -39,8 +40,8 @@ class DecisionRow:
     site: str | None
     seed: int | None
     blueprint: str | None
-    confidence: float
-    urgency: float
+    confidence: Float
+    urgency: Float
     reason: str
     rule: GateRule | None = None
     command: Command | None = None

@@ -1,18 +1,27 @@
-"""A list of runs that is kept: a sealed run is described once, any other again when its files have changed, and at most once a second."""
+"""A list of runs kept between questions: a sealed run is described once, any other again when its files changed, at most once a second."""
 
 import os
 import time
 from collections.abc import Sequence
 from threading import Lock
 
+from esper.errors import RuleError
 from esper.events.envelope import RunId, is_training
 from esper.history.catalog import Listed, described
-from esper.oona.directory import Directory
+from esper.oona.directory import LATEST, Directory
 from esper.oona.lock import holder_of
 from esper.oona.run_log import FILE, LOCK
 
 AGAIN_S = 1.0
 _Look = tuple[tuple[int, int], tuple[int, int], int | None]
+
+
+class UnknownRunError(RuleError):
+    """No run begins or ends with what was asked for."""
+
+
+class AmbiguousRunError(RuleError):
+    """Several runs begin or end with what was asked for."""
 
 
 class RunList:
@@ -50,6 +59,13 @@ class RunList:
         with self._lock:
             return self._line(run)
 
+    def resolve(self, ref: str) -> RunId:
+        """The run that `ref` means: an id, its unique beginning or end, or `latest`. Raises UnknownRunError, AmbiguousRunError."""
+        run = _resolve(ref, self.names()) or _resolve(ref, self.names(afresh=True))
+        if run is None:
+            raise UnknownRunError(f"expected a run of {self._directory.path}")
+        return run
+
     def _known_names(self, *, afresh: bool) -> tuple[RunId, ...]:
         """Folders that have no file yet are looked at every time: a file that comes into one does not change the directory above."""
         changed, has_log = self._directory.path.stat().st_mtime_ns, self._directory.has_log
@@ -70,6 +86,18 @@ class RunList:
             if line is not None:
                 self._lines[run] = (now, line)
         return line
+
+
+def _resolve(ref: str, names: Sequence[RunId]) -> RunId | None:
+    if ref in names:
+        return RunId(ref)
+    shown = [name for name in names if is_training(name)]
+    if ref == LATEST:
+        return shown[0] if shown else None
+    meant = [name for name in shown if name.startswith(ref) or name.endswith(ref)]
+    if len(meant) > 1:
+        raise AmbiguousRunError(f"{len(meant)} runs begin or end so")
+    return meant[0] if meant else None
 
 
 def _look(directory: Directory, run: RunId) -> _Look:

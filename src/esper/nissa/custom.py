@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import DataError
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.views.service import InvalidPart
+from esper.nissa.views import InvalidPart
 
 PREFIX = "esper_custom_"
 MOST_LABELS = 4

@@ -1,17 +1,12 @@
 """How Nissa serves: where, to whom, and how much."""
 
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from esper.errors import SettingsError
 from esper.settings import TomlFile, read_text, settings_of
-
-TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
-SHORTEST_TOKEN = 16
 
 
 class NissaSettings(BaseModel):
@@ -52,20 +47,3 @@ def nissa_settings(path: Path | None, typed: Mapping[str, object]) -> NissaSetti
     file = read_text("settings", path)
     settings = NissaSettings() if file is None else TomlFile(*file).table(NissaSettings, ("nissa",))
     return settings_of(NissaSettings, dict(settings) | dict(typed), "nissa")
-
-
-def is_loopback(host: str) -> bool:
-    """True for an address that only this machine reaches. A name other than localhost is not taken for one."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_token(token: str, where: str) -> str:
-    """`token`, fit to be one. Raises SettingsError that names `where` it stands and never shows it."""
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingsError(f"{where}: expected a token of at least {SHORTEST_TOKEN} printable ASCII characters without spaces")
-    return token

@@ -1,17 +1,19 @@
 """`esper nissa`: follows the log on a thread, serves what it finds, and writes the custom metrics that come by HTTP.
 
-Beside it a process of its own offers to observe: see `observer_child`.
+Beside it runs an observer, a process of its own, so that deriving takes no time from answering.
 """
 
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
@@ -19,49 +21,54 @@ import uvicorn
 from fastapi import FastAPI
 
 from esper.errors import EsperError, SettingsError
-from esper.events.envelope import Record, RunId, is_training
+from esper.events.envelope import RunId, is_training
 from esper.events.kinds.run import RunFinished
 from esper.events.kinds.telemetry import CustomMetricRecorded
+from esper.history.open_runs import OpenRuns
+from esper.history.run_list import RunList
+from esper.nissa.api import Backend
 from esper.nissa.app import build_app
 from esper.nissa.collectors import Collectors, find_collector
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.metrics import FollowStatus, LogMetrics
-from esper.nissa.parts import Parts
-from esper.nissa.settings import TOKEN_VARIABLE, NissaSettings, check_token, is_loopback
-from esper.nissa.source import Freshness, NotRecordedError
-from esper.nissa.wake import Wake
+from esper.nissa.problems import NotRecordedError
+from esper.nissa.security import read_token
+from esper.nissa.settings import NissaSettings
+from esper.nissa.tail import Notifier
 from esper.observer.build import observer_maker
 from esper.observer.delivering import delivery_settings
-from esper.observer.leader import observer_of
+from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.follower import Batch, Follower
 from esper.oona.observed_follower import DerivedFollower
-from esper.processes.log_source import LogSource
-from esper.processes.observer_child import ObserverChild
 
-POLL_S = 0.25
-COUNT_S = 1.0
-PAGE = 1000
+_POLL_S = 0.25
+_COUNT_S = 1.0
+_PAGE = 1000
 _GRACE_S = 3
+_RESTART_S = 5.0
 
 
-class Following:
-    """Reads the log as it grows, on a thread of its own, for the model and the tails. A fault ends it, and `failed` is called."""
+class LogReader:
+    """Reads the log as it grows, on a thread of its own, for metrics and tails. A fault ends it, and `failed` is called."""
 
-    def __init__(self, directory: Directory, metrics: LogMetrics, wake: Wake) -> None:
+    def __init__(
+        self, directory: Directory, metrics: LogMetrics, notify: Callable[[Sequence[RunId]], None], finished: Callable[[RunId], None]
+    ) -> None:
+        """`finished` is called for a run that ended: its writer seals it once nobody else holds its file open."""
         self._directory = directory
         self._metrics = metrics
-        self._wake = wake
+        self._notify = notify
+        self._finished = finished
         self._derived = DerivedFollower(directory)
         self._stopping = threading.Event()
-        self._troubled: set[RunId] = set()
+        self._unreadable: set[RunId] = set()
         self._caught_up_at: float | None = None
         self._sealed = 0
-        self._counted_at = -COUNT_S
+        self._counted_at = -_COUNT_S
         self._thread = threading.Thread(target=self._run, name="esper-follower", daemon=True)
         self.failed: Callable[[], None] = lambda: None
-        self.finished: Callable[[RunId], None] = lambda _run: None
 
     def start(self) -> None:
         """Begins to read."""
@@ -72,25 +79,17 @@ class Following:
         self._stopping.set()
         self._thread.join()
 
-    def freshness(self) -> Freshness:
-        """How far it has read."""
-        status = self._metrics.status
-        lag_s = None if status.caught_up_at is None else max(0.0, time.time() - status.caught_up_at)
-        return Freshness(lag_s, status.following, len(status.live), observer_of(self._directory))
-
-    def firing(self) -> Sequence[Record]:
-        """The AlertFiring of every alert that fires now."""
-        return [record for record, _ in self._metrics.firing()]
-
     def _run(self) -> None:
         # The thread's outermost line: without it the service would go on and show what is no longer true.
         try:
-            with Follower(self._directory, limit=PAGE) as follower:
-                wait_s = 0.0  # What stands there already is news at once.
+            with Follower(self._directory, limit=_PAGE) as follower:
+                wait_s = 0.0  # The first poll reads what is there.
                 while not self._stopping.is_set():
                     self._take(follower.poll(wait_s), follower)
-                    wait_s = POLL_S
-                    self._take_derived(follower.live)
+                    wait_s = _POLL_S
+                    for run, records in self._derived.poll(follower.live):
+                        self._metrics.take_derived(run, records)
+                        self._notify([run])
         except EsperError as error:
             sys.stderr.write(f"esper nissa: {error}\n")
             self.failed()
@@ -102,35 +101,33 @@ class Following:
         for batch in batches:
             self._metrics.take(batch.run, batch.page.records)
             if batch.error is not None:
-                self._troubled.add(batch.run)
+                self._unreadable.add(batch.run)
             elif batch.page.records:
-                self._troubled.discard(batch.run)
+                self._unreadable.discard(batch.run)
             if any(record.type == RunFinished.KIND for record in batch.page.records):
-                self.finished(batch.run)
+                self._finished(batch.run)
             if batch.ended:
                 self._metrics.forget(batch.run)
-        if all(len(batch.page.records) < PAGE for batch in batches):
+        if all(len(batch.page.records) < _PAGE for batch in batches):
             self._caught_up_at = time.time()
-        self._wake.ring(batch.run for batch in batches)
-        following = follower.following
-        if time.monotonic() >= self._counted_at + COUNT_S:
+        self._notify([batch.run for batch in batches])
+        if time.monotonic() >= self._counted_at + _COUNT_S:
             self._counted_at = time.monotonic()
             self._sealed = len(_trainings(follower.done))
             self._metrics.forget_alerts(lambda run: not self._directory.has_log(run))
-        self._metrics.status = FollowStatus(
+        self._metrics.status = self._status(follower)
+
+    def _status(self, follower: Follower) -> FollowStatus:
+        following = follower.following
+        return FollowStatus(
             polled_at=time.time(),
             caught_up_at=self._caught_up_at,
             following=len(following),
-            unreadable=len((self._troubled & following) | self._derived.unreadable),
+            unreadable=len((self._unreadable & following) | self._derived.unreadable),
             live=_trainings(follower.live),
             interrupted=len(_trainings(following - follower.live)),
             sealed=self._sealed,
         )
-
-    def _take_derived(self, live: frozenset[RunId]) -> None:
-        for run, records in self._derived.poll(live):
-            self._metrics.take_derived(run, records)
-            self._wake.ring((run,))
 
 
 def _trainings(runs: frozenset[RunId]) -> frozenset[RunId]:
@@ -143,60 +140,74 @@ class Service:
 
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
         handlers = tuple(handler.name for handler in delivery_settings(directory).handlers)
-        self.metrics = metrics = LogMetrics(CustomMetrics(self._record), handlers)
         self.directory = directory
-        self.wake = Wake(settings.tails)
-        self.custom = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
-        self.following = Following(directory, metrics, self.wake)
-        self.source = LogSource(directory, following=self.following, record=self._record)
-        self.following.finished = self.source.release
-        self.collectors = Collectors(metrics, [find_collector(path) for path in settings.collectors])
-        parts = Parts(self.source, metrics, self.collectors, self.wake, settings)
-        self.app: FastAPI = build_app(parts, version=version("esper-training"), token=token)
+        self.metrics = LogMetrics(CustomMetrics(self._record), handlers)
+        self.runs = OpenRuns(directory)
+        self.run_list = RunList(directory)
+        self._custom_run = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
+        notifier = Notifier(settings.tails)
+        self.reader = LogReader(directory, self.metrics, notifier.notify, self.runs.release)
+        collectors = Collectors(self.metrics, [find_collector(path) for path in settings.collectors])
+        backend = Backend(self.run_list, self.runs, self.metrics, collectors, settings, partial(observer_of, directory))
+        self.app: FastAPI = build_app(backend, notifier, version=version("esper-training"), token=token)
 
     def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:
         try:
-            self.custom.append(samples)
+            self._custom_run.append(samples)
         except EsperError as error:
             raise NotRecordedError("custom metrics could not be written") from error
 
     def close(self) -> None:
-        """Lets go of everything."""
-        self.following.stop()
-        self.custom.close()
-        self.source.close()
+        """Ends the reading and closes every file."""
+        self.reader.stop()
+        self._custom_run.close()
+        self.runs.close()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which ends the live tails when it is told to end: they would keep it waiting."""
+class ObserverProcess:
+    """Keeps `esper observe` running for `directory` from `start` to `stop`. ESPER_OBSERVE=0 keeps it from that.
 
-    def __init__(self, config: uvicorn.Config, wake: Wake) -> None:
-        super().__init__(config)
-        self._wake = wake
+    It waits for the observer's lock like any other, ends with its parent (also one that was killed), and is started again when it fails.
+    """
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends the server."""
-        self._wake.close()
-        super().handle_exit(sig, frame)
+    def __init__(self, directory: Directory) -> None:
+        log, parent = os.fspath(directory.path.absolute()), str(os.getpid())
+        self._command = [sys.executable, "-m", "esper.cli", "observe", "--log", log, "--parent", parent]
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="esper-observer", daemon=True)
 
+    def start(self) -> None:
+        """Starts it."""
+        if os.environ.get(OBSERVE_VARIABLE) != "0":
+            self._thread.start()
 
-def token_of(settings: NissaSettings) -> str | None:
-    """The token that requests must bring; None where none is set and none is needed. Raises SettingsError."""
-    if settings.token_file is not None:
-        try:
-            text = settings.token_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"setting nissa.token_file: cannot read {settings.token_file}") from error
-        return check_token(text, f"setting nissa.token_file, {settings.token_file}")
-    set_token = os.environ.get(TOKEN_VARIABLE)
-    if set_token:
-        return check_token(set_token, f"the environment variable {TOKEN_VARIABLE}")
-    if not is_loopback(settings.host):
-        raise SettingsError(
-            f"setting nissa.host: {settings.host} can be reached by other machines, so a token is needed: "
-            f"put one into a file and name it with --token-file, or into {TOKEN_VARIABLE}"
-        )
-    return None
+    def stop(self) -> None:
+        """Ends it, and returns when it has ended: the next to wait for the lock takes over."""
+        with self._lock:
+            self._stopping.set()
+            if self._process is not None:
+                self._process.terminate()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _keep(self) -> None:
+        while (process := self._started()) is not None:
+            code = process.wait()
+            if not self._stopping.is_set():
+                sys.stderr.write(f"esper nissa: the observer ended with {code}; it is started again in {_RESTART_S:g} s\n")
+                sys.stderr.flush()
+                self._stopping.wait(_RESTART_S)
+
+    def _started(self) -> "subprocess.Popen[bytes] | None":
+        with self._lock:
+            if not self._stopping.is_set():
+                # In a session of its own, so that Ctrl-C reaches it through its parent alone.
+                quiet = subprocess.DEVNULL
+                self._process = subprocess.Popen(self._command, stdin=quiet, stdout=quiet, start_new_session=True)  # noqa: S603
+                return self._process
+        return None
 
 
 def listen(settings: NissaSettings) -> socket.socket:
@@ -218,22 +229,22 @@ def listen(settings: NissaSettings) -> socket.socket:
 
 
 def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str], None]) -> int:
-    """Serves until it is told to end. Returns 0, or 1 where the following failed; `announce` is told where it listens."""
-    token = token_of(settings)
-    observer_maker(directory)  # A mistake in rules or handlers is told now, and not by an observer that ends.
+    """Serves until it is told to end. Returns 0, or 1 where the log could not be followed; `announce` is given the address."""
+    token = read_token(settings)
+    observer_maker(directory)  # A mistake in rules or handlers is reported now, and not by an observer that ends.
     listener = listen(settings)
     service = Service(directory, settings, token)
     config = uvicorn.Config(
         service.app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, lifespan="on"
     )
-    server = _Server(config, service.wake)
+    server = uvicorn.Server(config)
     failed = threading.Event()
 
     def fail() -> None:
         failed.set()
         server.should_exit = True
 
-    service.following.failed = fail
+    service.reader.failed = fail
 
     def end(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
@@ -241,8 +252,8 @@ def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str
     # uvicorn listens to signals only once it runs; before, an interrupt could be lost in whatever Python does just then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    observer = ObserverChild(directory)
-    service.following.start()
+    observer = ObserverProcess(directory)
+    service.reader.start()
     observer.start()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     announce(f"http://{host}:{settings.port}")

@@ -23,7 +23,7 @@ def add(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Serves until it is interrupted. Returns 1 where it could not go on."""
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
+    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "sse_starlette") if find_spec(name) is None]
     if missing:
         raise SettingsError(f"esper nissa needs {', '.join(missing)}: pip install 'esper-training[nissa]'")
     from esper.nissa.settings import nissa_settings

@@ -12,11 +12,11 @@ import pytest
 
 from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.directory import Directory
-from esper.processes.observer_child import ObserverChild
+from esper.processes.serve import ObserverProcess
 
 pytestmark = pytest.mark.whole
-PARENT = "import sys, time; from esper.oona.directory import Directory; from esper.processes.observer_child import ObserverChild; "
-STARTS = "ObserverChild(Directory(sys.argv[1])).start(); time.sleep(60)"
+PARENT = "import sys, time; from esper.oona.directory import Directory; from esper.processes.serve import ObserverProcess; "
+STARTS = "ObserverProcess(Directory(sys.argv[1])).start(); time.sleep(60)"
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def test_it_observes_until_it_is_stopped(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
-    child = ObserverChild(directory)
+    child = ObserverProcess(directory)
     child.start()
     until(lambda: observer_of(directory) is not None)
     assert observer_of(directory) != os.getpid()
@@ -44,7 +44,7 @@ def test_it_observes_until_it_is_stopped(tmp_path: Path) -> None:
 
 def test_it_is_started_again_when_it_was_killed(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
-    child = ObserverChild(directory)
+    child = ObserverProcess(directory)
     child.start()
     until(lambda: observer_of(directory) is not None)
     first = observer_of(directory)
@@ -65,7 +65,7 @@ def test_it_leaves_when_its_parent_was_killed(tmp_path: Path) -> None:
 
 def test_the_environment_keeps_it_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OBSERVE_VARIABLE, "0")
-    child = ObserverChild(Directory(tmp_path))
+    child = ObserverProcess(Directory(tmp_path))
     child.start()
     child.stop()
     assert not child._thread.ident

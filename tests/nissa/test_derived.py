@@ -68,11 +68,11 @@ def test_what_fired_in_a_run_whose_directory_is_gone_fires_no_more(tmp_path: Pat
     with serving(tmp_path) as client:
         assert len(client.get("/api/v1/alerts").json["alerts"]) == 1
         shutil.rmtree(tmp_path / RUN)
-        following = client.service.following
-        following.stop()
-        following._counted_at = -math.inf  # As after a second.
+        reader = client.service.reader
+        reader.stop()
+        reader._counted_at = -math.inf  # As after a second.
         with Follower(client.service.directory) as follower:
-            following._take((), follower)
+            reader._take((), follower)
         assert client.get("/api/v1/alerts").json["alerts"] == []
 
 

@@ -1,4 +1,4 @@
-"""A log as Nissa asks it: a run that is asked about can end and be sealed, few files stay open, threads take turns, faults are told."""
+"""Runs that are kept open: a run that is asked about can end and be sealed, few files stay open, threads take turns, faults are told."""
 
 import os
 from collections.abc import Iterator
@@ -11,11 +11,10 @@ import pytest
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.events.kinds.run import RunFinished
-from esper.folds.run import digest
-from esper.nissa.source import AmbiguousRunError, NotReachedError, UnknownRunError
+from esper.history.open_runs import MOST_OPEN, OpenRuns
+from esper.history.run_list import AmbiguousRunError, UnknownRunError
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.log_source import OPEN, LogSource
 from tests.nissa.server import Client, serving
 from tests.synthetic import started, ticking, write_run
 
@@ -58,29 +57,35 @@ def test_a_run_that_is_asked_about_while_it_is_written_can_be_sealed(served: Cli
     assert served.get(f"/api/v1/runs/{run}/state").headers["cache-control"].endswith("immutable")
 
 
-def test_few_runs_are_kept_open_however_many_are_asked_about(served: Client, tmp_path: Path) -> None:
+def test_few_runs_are_kept_open_however_many_are_asked_about(tmp_path: Path) -> None:
     directory = Directory(tmp_path)  # Nobody follows it: what is open is what was asked about.
-    source = LogSource(directory, following=served.service.following, record=lambda _samples: None)
-    runs = [numbered(number) for number in range(OPEN + 8)]
+    open_runs = OpenRuns(directory)
+    runs = [numbered(number) for number in range(MOST_OPEN + 8)]
     for run in runs:
         directory.create(run).close()
     for run in runs:
-        assert source.known(run).state.run == run
+        with open_runs.use(run) as opened:
+            assert opened.history.state.run == run
     open_now = [file for file in open_files() if file.startswith(str(tmp_path))]
-    assert len({Path(file).parent for file in open_now}) == OPEN
-    source.close()
+    assert len({Path(file).parent for file in open_now}) == MOST_OPEN
+    open_runs.close()
     assert [file for file in open_files() if file.startswith(str(tmp_path))] == []
 
 
 def test_many_threads_may_ask_about_one_run(served: Client) -> None:
-    source, directory = served.service.source, served.service.directory
+    open_runs, directory = served.service.runs, served.service.directory
     run = write_run(directory, run=numbered(900), telemetry=False, until_epoch=4, finish=False)
     with directory.open(run) as log:
         last = log.last()[0].moment
     moments = [last - number for number in range(12)]
+
+    def digest_at(moment: int) -> str:
+        with open_runs.use(run) as opened:
+            return opened.history.digest(moment)
+
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda moment: digest(source.state(run, moment)), moments))
-    assert together == [digest(source.state(run, moment)) for moment in moments]
+        together = list(pool.map(digest_at, moments))
+    assert together == [digest_at(moment) for moment in moments]
 
 
 def test_a_run_that_cannot_be_read_is_a_fault_of_this_request_alone(served: Client) -> None:
@@ -99,33 +104,35 @@ def test_references_are_whole_ids_beginnings_and_ends_that_only_one_has(tmp_path
     for run in ("0190aaaa-1", "0190aaab-2"):
         directory.create(RunId(run)).close()
     with serving(tmp_path) as client:
-        source = client.service.source
-        assert [source.resolve(ref) for ref in ("0190aaaa-1", "0190aaaa", "-2", "latest")] == [
+        runs = client.service.run_list
+        assert [runs.resolve(ref) for ref in ("0190aaaa-1", "0190aaaa", "-2", "latest")] == [
             "0190aaaa-1",
             "0190aaaa-1",
             "0190aaab-2",
             "0190aaab-2",
         ]
         with pytest.raises(AmbiguousRunError):
-            source.resolve("0190")
+            runs.resolve("0190")
         assert client.get("/api/v1/runs/0190").status == 409
         with pytest.raises(UnknownRunError):
-            source.resolve("0191")
+            runs.resolve("0191")
 
 
 def test_a_moment_beyond_the_end_says_how_far_the_run_goes(served: Client) -> None:
     run = write_run(served.service.directory, run=numbered(902), telemetry=False)
-    with pytest.raises(NotReachedError, match="expected a moment from 0 to"):
-        served.service.source.state(run, 10**9)
+    answer = served.get(f"/api/v1/runs/{run}/state?at={10**9}")
+    assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:moment-not-reached")
+    assert answer.json["detail"].startswith("expected a moment from 0 to ")
 
 
 def test_a_run_that_was_deleted_is_gone(served: Client) -> None:
-    directory = served.service.directory
+    directory, open_runs = served.service.directory, served.service.runs
     run = write_run(directory, run=numbered(903), telemetry=False)
-    assert served.service.source.known(run).state.run == run
-    served.service.source.release(run)
+    with open_runs.use(run) as opened:
+        assert opened.history.state.run == run
+    open_runs.release(run)
     for file in (directory.path / run).iterdir():
         file.unlink() if file.is_file() else file.rmdir()
     (directory.path / run).rmdir()
-    with pytest.raises(LogError):
-        served.service.source.known(run)
+    with pytest.raises(LogError), open_runs.use(run) as opened:
+        opened.history.digest()

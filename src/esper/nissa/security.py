@@ -1,0 +1,136 @@
+"""Security of every request: host names, the token, pages of other sites, the size of a body; and the headers of every answer.
+
+starlette's TrustedHostMiddleware knows no plain addresses, which are always right here: against DNS rebinding a name must be a known one,
+and a rebound request carries a name. The token is asked for before routing, so that nothing is told of a path without it.
+"""
+
+import hmac
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterable
+
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from esper.errors import SettingsError
+from esper.nissa.problems import problem
+from esper.nissa.settings import NissaSettings
+
+TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
+SHORTEST_TOKEN = 16
+OPEN = frozenset({"/healthz", "/readyz", "/-/healthy", "/-/ready"})
+"""Paths that ask for no token."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:\d{1,5})?")
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class SecurityMiddleware:
+    """Refuses a request by its headers, or hands it on. `names` are host names of this service; `token` None: none is asked for."""
+
+    def __init__(self, app: ASGIApp, *, names: Iterable[str], token: str | None, body_limit_bytes: int) -> None:
+        self._app = app
+        self._names = frozenset(name.lower().rstrip(".") for name in (*names, "localhost", socket.gethostname()))
+        self._token = token
+        self._body_limit_bytes = body_limit_bytes
+        self._bearer = HTTPBearer(auto_error=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request that is refused itself, and hands any other on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        answer = await self._refusal(scope) or self._app
+        await answer(scope, self._limited(receive), with_headers)
+
+    async def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if not self._is_known(headers.get("host", "")):
+            return problem(400, "unknown-host", "expected a plain address or a name in the setting nissa.names in the header Host")
+        if self._token is not None and scope["path"] not in OPEN and not await self._is_authorized(scope, self._token):
+            wanted = {"WWW-Authenticate": 'Bearer realm="esper"'}
+            return problem(401, "unauthorized", "expected the header Authorization: Bearer TOKEN", headers=wanted)
+        origin = headers.get("origin")
+        if scope["method"] not in _SAFE and origin is not None and origin.partition("://")[2] != headers.get("host"):
+            return problem(403, "cross-site", "a page of another site may not do this")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:12]) > self._body_limit_bytes:
+            return problem(413, "too-large", f"expected a body of at most {self._body_limit_bytes} bytes")
+        return None
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive`, which gives no more than the limit of a body, whatever length was declared."""
+        taken = 0
+
+        async def limited() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b"")) if message["type"] == "http.request" else 0
+            if taken > self._body_limit_bytes:
+                raise HTTPException(413)
+            return message
+
+        return limited
+
+    def _is_known(self, host: str) -> bool:
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = found["name"].lower().rstrip(".")
+        return name in self._names or _address(name.strip("[]")) is not None
+
+    async def _is_authorized(self, scope: Scope, token: str) -> bool:
+        given = await self._bearer(HTTPConnection(scope))
+        # Compared in a time that does not depend on how much of it is right.
+        return given is not None and hmac.compare_digest(given.credentials.encode(), token.encode())
+
+
+def read_token(settings: NissaSettings) -> str | None:
+    """The token that requests must bring; None where none is set and none is needed. Raises SettingsError, and never shows it."""
+    if settings.token_file is not None:
+        try:
+            text = settings.token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"setting nissa.token_file: cannot read {settings.token_file}") from error
+        return _checked(text, f"setting nissa.token_file, {settings.token_file}")
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return _checked(token, f"the environment variable {TOKEN_VARIABLE}")
+    address = _address(settings.host)
+    if settings.host != "localhost" and (address is None or not address.is_loopback):
+        raise SettingsError(
+            f"setting nissa.host: {settings.host} can be reached by other machines, so a token is needed: "
+            f"put one into a file and name it with --token-file, or into {TOKEN_VARIABLE}"
+        )
+    return None
+
+
+def _checked(token: str, where: str) -> str:
+    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingsError(f"{where}: expected a token of at least {SHORTEST_TOKEN} printable ASCII characters without spaces")
+    return token
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
