@@ -71,7 +71,7 @@ def test_folded_seed_table_is_the_trainers_when_each_epoch_completed(grown: Grow
 
 
 def test_folded_seed_table_is_the_trainers_after_each_epochs_commands(grown: Grown, states: dict[int, RunState]) -> None:
-    last = {record.epoch: record.moment for record in grown.told.records}
+    last = {record.epoch: record.moment for record in grown.told.records if record.fact is not None}  # A heartbeat's epoch may lag.
 
     assert len(set(grown.watch.left.values())) >= 8
     for epoch, table in grown.watch.left.items():
