@@ -6,7 +6,7 @@ version of one, gets a file of its own; lines that are there never change once a
 
 from pathlib import Path
 
-from esper.events.catalogue import KINDS
+from esper.events.kinds import KINDS
 
 DIRECTORY = Path(__file__).parent / "samples"
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import DataError
-from esper.events.catalogue import BY_NAME, KINDS, kinds_of
 from esper.events.codec import MAX_PAYLOAD_BYTES, UnknownKindError, as_stored, decode, decode_as, decode_payload, encode
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import Event
+from esper.events.kinds import BY_NAME, KINDS, kinds_of
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import (
     EpochCompleted,

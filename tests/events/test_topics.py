@@ -1,7 +1,7 @@
 import pytest
 
 from esper.events import topics
-from esper.events.catalogue import kinds_of
+from esper.events.kinds import kinds_of
 from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.run import StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded, Heartbeat, ResourcesMeasured, SeedHealthMeasured, StepsMeasured

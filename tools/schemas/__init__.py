@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 
-from esper.events.catalogue import KINDS
+from esper.events.kinds import KINDS
 from tools.schemas.asyncapi import document
 from tools.schemas.envelope import envelope_schema
 from tools.schemas.jsonschema import Json, payload_schema

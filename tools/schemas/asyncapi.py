@@ -3,8 +3,8 @@
 Payloads and headers are references to the JSON Schemas beside the document.
 """
 
-from esper.events.catalogue import KINDS, kinds_of
 from esper.events.fields import Event
+from esper.events.kinds import KINDS, kinds_of
 from esper.events.topics import DEAD_LETTER_RETENTION_H, DEAD_LETTER_SUFFIX, TOPICS, Topic
 from tools.schemas.jsonschema import DIALECT, Json
 

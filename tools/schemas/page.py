@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from esper.errors import DataError
-from esper.events.catalogue import KINDS, kinds_of
 from esper.events.cloudevents import HEADERS
 from esper.events.fields import Event
+from esper.events.kinds import KINDS, kinds_of
 from esper.events.topics import TOPICS, Topic, TopicClass
 from tools.schemas.jsonschema import Json, payload_schema
 

@@ -14,8 +14,7 @@ from datetime import datetime
 from typing import NamedTuple, NoReturn
 
 from esper.errors import DataError
-from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.events.times import read_time, written_time
+from esper.events.envelope import EventId, Moment, Record, RunId, read_time, written_time
 
 CONTENT_TYPE = "application/json"
 SPEC_VERSION = "1.0"

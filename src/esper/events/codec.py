@@ -6,9 +6,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from esper.errors import DataError
-from esper.events.catalogue import BY_NAME
 from esper.events.envelope import Record
 from esper.events.fields import Event
+from esper.events.kinds import BY_NAME
 
 E = TypeVar("E", bound=Event)
 

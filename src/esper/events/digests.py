@@ -18,9 +18,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from esper.events.codec import encode
-from esper.events.envelope import EventId, Record
+from esper.events.envelope import MICROSECOND, SINCE, EventId, Record
 from esper.events.fields import Event
-from esper.events.times import MICROSECOND, SINCE
 
 __all__ = ["canonical", "chain", "comparison_form", "derived_id", "digest_of"]
 

@@ -39,11 +39,15 @@ class Part(BaseModel):
 
 
 class Event(BaseModel):
-    """A frozen fact in the past tense. Every kind states its written name and the topic it stands in."""
+    """A frozen fact in the past tense. `kind` is its written name, `topic` where it stands ("*": in several topics)."""
 
     model_config = CONFIG
     KIND: ClassVar[str]
     TOPIC: ClassVar[str]
+
+    def __init_subclass__(cls, *, kind: str = "", topic: str = "") -> None:
+        if kind:
+            cls.KIND, cls.TOPIC = kind, topic
 
 
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

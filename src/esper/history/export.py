@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from esper.errors import LogError
-from esper.events.envelope import Record, RunId
-from esper.events.times import written_time
+from esper.events.envelope import Record, RunId, written_time
 from esper.history.run import History
 
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from esper.events.codec import decode
-from esper.events.envelope import Record, RunId
+from esper.events.envelope import Record, RunId, written_time
 from esper.events.fields import Event
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.observability import (
@@ -29,7 +29,6 @@ from esper.events.kinds.observability import (
     WindowAggregated,
 )
 from esper.events.kinds.telemetry import SeedHealthMeasured
-from esper.events.times import written_time
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.monitoring.measurements import is_series_of
 from esper.folds.run import digest

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_arg
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from esper.events.catalogue import BY_NAME, kinds_of
 from esper.events.fields import CONFIG, Event, Part
+from esper.events.kinds import BY_NAME, kinds_of
 from esper.events.topics import OBSERVERS, TOPICS, TopicClass, is_fact
 from esper.folds.monitoring.alerts import AlertSettings
 from esper.folds.monitoring.detectors.detect import DETECTORS, MISSING

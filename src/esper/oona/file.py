@@ -16,9 +16,8 @@ from urllib.parse import quote
 import apsw
 
 from esper.errors import DataError, LogError
-from esper.events.envelope import Record, RunId, heartbeat_id, record_id
+from esper.events.envelope import MICROSECOND, SINCE, Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.telemetry import Heartbeat
-from esper.events.times import MICROSECOND, SINCE
 
 APPLICATION_ID = 0x45737072  # "Espr"
 FORMAT = 1

@@ -15,8 +15,7 @@ from typing import NamedTuple, Self
 import apsw
 
 from esper.errors import LogError
-from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.events.times import MICROSECOND, SINCE
+from esper.events.envelope import MICROSECOND, SINCE, EventId, Moment, Record, RunId
 from esper.oona import file, seal
 from esper.oona.contract import START, Page, Position
 

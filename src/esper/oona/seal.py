@@ -18,9 +18,8 @@ from pydantic import JsonValue
 
 from esper.errors import DataError, LogError
 from esper.events.codec import decode
-from esper.events.envelope import Record
+from esper.events.envelope import Record, read_time, written_time
 from esper.events.kinds.run import RunFinished, RunStarted
-from esper.events.times import read_time, written_time
 from esper.oona import file
 from esper.oona.heads import Heads
 

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from esper.events import topics
-from esper.events.catalogue import KINDS
 from esper.events.codec import decode_payload
 from esper.events.fields import Event
+from esper.events.kinds import KINDS
 from esper.events.kinds.telemetry import (
     CustomMetricRecorded,
     Gpu,

@@ -5,9 +5,8 @@ from typing import Literal
 
 from esper.events import topics
 from esper.events.codec import encode
-from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.envelope import EventId, Moment, Record, RunId, written_time
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
-from esper.events.times import written_time
 from esper.observer.delivery.exchange import Answer, Now
 from esper.observer.delivery.notices import Alert, LinkTo, Severity, linker
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from esper.events.times import written_time
+from esper.events.envelope import written_time
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.delivery.handlers.build import build_handlers
 from esper.observer.delivery.notices import Alert, linker

@@ -7,9 +7,9 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from esper.events.catalogue import KINDS, kinds_of
 from esper.events.cloudevents import headers
 from esper.events.envelope import Record
+from esper.events.kinds import KINDS, kinds_of
 from esper.events.topics import TOPICS
 from tests.events import sample_files
 from tests.events.examples import EXAMPLE

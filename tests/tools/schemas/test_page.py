@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from esper.errors import DataError
-from esper.events.catalogue import KINDS
 from esper.events.digests import chain
 from esper.events.envelope import Record
 from esper.events.fields import Event
+from esper.events.kinds import KINDS
 from esper.events.topics import TOPICS
 from tests.events.examples import EXAMPLE
 from tools.schemas.__main__ import main

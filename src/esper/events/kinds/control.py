@@ -1,7 +1,7 @@
 """What Tamiyo wants, what passed the gate, and what became of it."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -52,21 +52,16 @@ class _Decision(Event):
     """Ids of the records that the decision follows from."""
 
 
-class DecisionMade(_Decision):
+class DecisionMade(_Decision, kind="esper.decision.made.v1", topic=topics.DECISIONS):
     """What Tamiyo wants, with confidence and urgency (0..1), in words, and on what evidence.
 
     Neither number is bounded here: a decision with an impossible one is recorded as it came, and the gate refuses it.
     """
 
-    KIND: ClassVar[str] = "esper.decision.made.v1"
-    TOPIC: ClassVar[str] = topics.DECISIONS
 
-
-class CommandIssued(Event):
+class CommandIssued(Event, kind="esper.command.issued.v1", topic=topics.COMMANDS):
     """A decision passed the gate and became a command, valid until the end of `expires_epoch`; on disk before it takes effect."""
 
-    KIND: ClassVar[str] = "esper.command.issued.v1"
-    TOPIC: ClassVar[str] = topics.COMMANDS
     command: Command
     site: str
     seed: Count
@@ -76,32 +71,26 @@ class CommandIssued(Event):
     expires_epoch: Count
 
 
-class CommandApplied(Event):
+class CommandApplied(Event, kind="esper.command.applied.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause took effect."""
 
-    KIND: ClassVar[str] = "esper.command.applied.v1"
-    TOPIC: ClassVar[str] = topics.OUTCOMES
     command: Command
     site: str
     seed: Count
 
 
-class CommandRefused(Event):
+class CommandRefused(Event, kind="esper.command.refused.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause was refused and changed nothing."""
 
-    KIND: ClassVar[str] = "esper.command.refused.v1"
-    TOPIC: ClassVar[str] = topics.OUTCOMES
     command: Command
     site: str
     seed: Count
     reason: str
 
 
-class CommandFailed(Event):
+class CommandFailed(Event, kind="esper.command.failed.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause failed and changed nothing."""
 
-    KIND: ClassVar[str] = "esper.command.failed.v1"
-    TOPIC: ClassVar[str] = topics.OUTCOMES
     command: Command
     site: str
     seed: Count
@@ -111,20 +100,16 @@ class CommandFailed(Event):
 GateRule = Literal["finite", "legal", "embargo", "stale", "ready", "confidence", "urgency", "cap", "frequency", "cooldown"]
 
 
-class DecisionRefused(Event):
+class DecisionRefused(Event, kind="esper.decision.refused.v1", topic=topics.OUTCOMES):
     """The decision that is this event's cause did not pass the gate; `rule` is the first that it broke."""
 
-    KIND: ClassVar[str] = "esper.decision.refused.v1"
-    TOPIC: ClassVar[str] = topics.OUTCOMES
     rule: GateRule
     reason: str
 
 
-class FieldReported(Event):
+class FieldReported(Event, kind="esper.field.reported.v1", topic=topics.FIELD_REPORTS):
     """How a blueprint did at a site: the validation loss before and after, and how its seed ended. Feedback to Tamiyo."""
 
-    KIND: ClassVar[str] = "esper.field.reported.v1"
-    TOPIC: ClassVar[str] = topics.FIELD_REPORTS
     blueprint: str
     kernel: str | None
     site: str

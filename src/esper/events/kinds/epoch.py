@@ -1,6 +1,6 @@
 """An epoch's end: what was reached, the digests of the state, and everything that a policy may know."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -103,11 +103,9 @@ class StateDigests(Part):
     random: Digest | None
 
 
-class EpochCompleted(Event):
+class EpochCompleted(Event, kind="esper.epoch.completed.v1", topic=topics.EPOCH):
     """An epoch ended: losses, digests, and the SystemState that the decisions of this epoch follow from."""
 
-    KIND: ClassVar[str] = "esper.epoch.completed.v1"
-    TOPIC: ClassVar[str] = topics.EPOCH
     train: Measured
     validation: Measured | None
     """Null where there is no validation data."""

@@ -1,6 +1,6 @@
 """What became of a blueprint on its way to a kernel: submitted, compiled or not, characterized."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -8,11 +8,9 @@ from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, NonNegative
 
 
-class BlueprintSubmitted(Event):
+class BlueprintSubmitted(Event, kind="esper.blueprint.submitted.v1", topic=topics.BLUEPRINTS):
     """A blueprint was sent to be compiled for a seed. `key` is sha256 over format, spec, rng seed and dtype; `spec` is canonical JSON."""
 
-    KIND: ClassVar[str] = "esper.blueprint.submitted.v1"
-    TOPIC: ClassVar[str] = topics.BLUEPRINTS
     blueprint: str
     """Its name with its size, for example `mlp:24`."""
     key: Digest
@@ -22,11 +20,9 @@ class BlueprintSubmitted(Event):
     life: Count
 
 
-class KernelCompiled(Event):
+class KernelCompiled(Event, kind="esper.kernel.compiled.v1", topic=topics.KERNELS):
     """A kernel is ready under `key`; `kernel` is the digest of its file. Duration and cache hit depend on the machine, not on the run."""
 
-    KIND: ClassVar[str] = "esper.kernel.compiled.v1"
-    TOPIC: ClassVar[str] = topics.KERNELS
     key: Digest
     kernel: Digest
     site: str
@@ -36,11 +32,9 @@ class KernelCompiled(Event):
     from_cache: Annotated[bool, Field(json_schema_extra=VOLATILE)]
 
 
-class KernelCompileFailed(Event):
+class KernelCompileFailed(Event, kind="esper.kernel.compile-failed.v1", topic=topics.KERNELS):
     """No kernel could be made from this blueprint; the error says why."""
 
-    KIND: ClassVar[str] = "esper.kernel.compile-failed.v1"
-    TOPIC: ClassVar[str] = topics.KERNELS
     key: Digest
     site: str
     seed: Count
@@ -48,11 +42,9 @@ class KernelCompileFailed(Event):
     error: Annotated[str, Field(json_schema_extra=VOLATILE)]
 
 
-class KernelCharacterized(Event):
+class KernelCharacterized(Event, kind="esper.kernel.characterized.v1", topic=topics.CHARACTERIZED):
     """What a kernel costs and which checks it passed. FLOPs are for one forward at batch 1."""
 
-    KIND: ClassVar[str] = "esper.kernel.characterized.v1"
-    TOPIC: ClassVar[str] = topics.CHARACTERIZED
     key: Digest
     kernel: Digest
     parameters: Count

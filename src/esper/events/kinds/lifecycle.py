@@ -1,7 +1,7 @@
 """Where a seed is in its life, and what was measured about it before it may move on."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from esper.events import topics
 from esper.events.fields import ByColumn, Count, Event, Float, Fraction, Metrics, NonNegative, Part, Reference, Signed
@@ -82,11 +82,9 @@ class SeedRow(Part):
 SeedRows = Annotated[tuple[SeedRow, ...], ByColumn()]
 
 
-class SeedTransitioned(Event):
+class SeedTransitioned(Event, kind="esper.seed.transitioned.v1", topic=topics.LIFECYCLE):
     """A seed went from one stage to the next, in `epoch` of the envelope, for `reason`."""
 
-    KIND: ClassVar[str] = "esper.seed.transitioned.v1"
-    TOPIC: ClassVar[str] = topics.LIFECYCLE
     site: str
     seed: Count
     """The slot, 0 and up within its site."""
@@ -102,11 +100,9 @@ class SeedTransitioned(Event):
     """The first epoch at whose end a culled slot may be reset."""
 
 
-class SeedEvaluated(Event):
+class SeedEvaluated(Event, kind="esper.seed.evaluated.v1", topic=topics.LIFECYCLE):
     """A seed's effect on the validation loss: `shadow` is measured before a graft, `evaluation` after it."""
 
-    KIND: ClassVar[str] = "esper.seed.evaluated.v1"
-    TOPIC: ClassVar[str] = topics.LIFECYCLE
     site: str
     seed: Count
     life: Count

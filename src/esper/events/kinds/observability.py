@@ -1,6 +1,6 @@
 """What observers and workers derive from the log, and what they write about themselves."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -8,11 +8,9 @@ from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, Float, NonNegative, Reference
 
 
-class WindowAggregated(Event):
+class WindowAggregated(Event, kind="esper.window.aggregated.v1", topic=topics.AGGREGATES):
     """Statistics of one metric over one closed window of event time, in seconds since the epoch of UTC."""
 
-    KIND: ClassVar[str] = "esper.window.aggregated.v1"
-    TOPIC: ClassVar[str] = topics.AGGREGATES
     topic: str
     """The topic that was aggregated."""
     metric: str
@@ -25,11 +23,9 @@ class WindowAggregated(Event):
     standard_deviation: NonNegative
 
 
-class AnomalyDetected(Event):
+class AnomalyDetected(Event, kind="esper.anomaly.detected.v1", topic=topics.ANOMALIES):
     """A detector found a value that it did not expect."""
 
-    KIND: ClassVar[str] = "esper.anomaly.detected.v1"
-    TOPIC: ClassVar[str] = topics.ANOMALIES
     topic: str
     """The topic that the value stands in."""
     detector: str
@@ -42,11 +38,9 @@ class AnomalyDetected(Event):
     """How far from expected, in the detector's own measure."""
 
 
-class TrendDetected(Event):
+class TrendDetected(Event, kind="esper.trend.detected.v1", topic=topics.ANOMALIES):
     """An advisory trend over closed windows: Theil-Sen slope per second with its confidence interval."""
 
-    KIND: ClassVar[str] = "esper.trend.detected.v1"
-    TOPIC: ClassVar[str] = topics.ANOMALIES
     topic: str
     metric: str
     slope_per_s: Float
@@ -73,32 +67,21 @@ class _Alert(Event):
     """The time at which the condition began to hold."""
 
 
-class AlertPending(_Alert):
+class AlertPending(_Alert, kind="esper.alert.pending.v1", topic=topics.ALERTS):
     """A rule's condition holds, not yet for as long as the rule asks."""
 
-    KIND: ClassVar[str] = "esper.alert.pending.v1"
-    TOPIC: ClassVar[str] = topics.ALERTS
 
-
-class AlertFiring(_Alert):
+class AlertFiring(_Alert, kind="esper.alert.firing.v1", topic=topics.ALERTS):
     """A rule's condition held for as long as the rule asks."""
 
-    KIND: ClassVar[str] = "esper.alert.firing.v1"
-    TOPIC: ClassVar[str] = topics.ALERTS
 
-
-class AlertResolved(_Alert):
+class AlertResolved(_Alert, kind="esper.alert.resolved.v1", topic=topics.ALERTS):
     """A rule's condition no longer holds, or its stream ended."""
 
-    KIND: ClassVar[str] = "esper.alert.resolved.v1"
-    TOPIC: ClassVar[str] = topics.ALERTS
 
-
-class AlertNotified(Event):
+class AlertNotified(Event, kind="esper.alert.notified.v1", topic=topics.ALERTS):
     """A handler was given an alert; (fingerprint, since) is the key by which receivers count once."""
 
-    KIND: ClassVar[str] = "esper.alert.notified.v1"
-    TOPIC: ClassVar[str] = topics.ALERTS
     alert: Reference
     """The id of the AlertFiring or AlertResolved."""
     fingerprint: Digest
@@ -110,11 +93,9 @@ class AlertNotified(Event):
     error: Annotated[str | None, Field(json_schema_extra=VOLATILE)]
 
 
-class AlertSuppressed(Event):
+class AlertSuppressed(Event, kind="esper.alert.suppressed.v1", topic=topics.ALERTS):
     """An alert was deliberately not delivered; `why` says which rule held it back."""
 
-    KIND: ClassVar[str] = "esper.alert.suppressed.v1"
-    TOPIC: ClassVar[str] = topics.ALERTS
     alert: Reference
     """The id of the AlertFiring or AlertResolved."""
     fingerprint: Digest
@@ -122,39 +103,31 @@ class AlertSuppressed(Event):
     why: Literal["rate_limit", "stale", "not_delivered"]
 
 
-class ObserverStarted(Event):
+class ObserverStarted(Event, kind="esper.observer.started.v1", topic=topics.OBSERVERS):
     """An observer or worker began to derive: its rules with versions, and its settings."""
 
-    KIND: ClassVar[str] = "esper.observer.started.v1"
-    TOPIC: ClassVar[str] = topics.OBSERVERS
     rules: dict[str, Count]
     """Versions by name."""
     settings: dict[str, JsonValue]
     settings_digest: Digest
 
 
-class RunWentSilent(Event):
+class RunWentSilent(Event, kind="esper.run.went-silent.v1", topic=topics.OBSERVERS):
     """Nothing came from a run for `silent_s`: its process is gone (dead), or it beats without progress (idle)."""
 
-    KIND: ClassVar[str] = "esper.run.went-silent.v1"
-    TOPIC: ClassVar[str] = topics.OBSERVERS
     state: Literal["dead", "idle"]
     silent_s: NonNegative
 
 
-class RunHeardAgain(Event):
+class RunHeardAgain(Event, kind="esper.run.heard-again.v1", topic=topics.OBSERVERS):
     """A silent run was heard again."""
 
-    KIND: ClassVar[str] = "esper.run.heard-again.v1"
-    TOPIC: ClassVar[str] = topics.OBSERVERS
     silent_s: NonNegative
 
 
-class FoldBlocked(Event):
+class FoldBlocked(Event, kind="esper.fold.blocked.v1", topic=topics.OBSERVERS):
     """A fact could not be understood or is missing; the run's state is unknown from there on."""
 
-    KIND: ClassVar[str] = "esper.fold.blocked.v1"
-    TOPIC: ClassVar[str] = topics.OBSERVERS
     topic: str
     """Where the fold stands."""
     sequence: Count
@@ -162,10 +135,8 @@ class FoldBlocked(Event):
     reason: str
 
 
-class FoldUnblocked(Event):
+class FoldUnblocked(Event, kind="esper.fold.unblocked.v1", topic=topics.OBSERVERS):
     """Nothing blocks the run's folds any more: what could not be understood or read is, and they went on from there."""
 
-    KIND: ClassVar[str] = "esper.fold.unblocked.v1"
-    TOPIC: ClassVar[str] = topics.OBSERVERS
     topics: tuple[str, ...]
     """Those that were blocked."""

@@ -1,6 +1,6 @@
 """A run from its start to its end: settings, checkpoints, rollbacks, what was dropped, how it ended."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -71,11 +71,9 @@ class Site(Part):
     """Those that may be tried here."""
 
 
-class RunStarted(Event):
+class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
     """A run began; everything that is needed to know what ran and to run it again. Settings are complete, defaults included."""
 
-    KIND: ClassVar[str] = "esper.run.started.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     task: str
     settings: dict[str, JsonValue]
     code: Code
@@ -93,11 +91,9 @@ class RunStarted(Event):
     """Planned; null for a stream."""
 
 
-class RunResumed(Event):
+class RunResumed(Event, kind="esper.run.resumed.v1", topic=topics.RUN):
     """A run goes on after an interruption, from `checkpoint` (none: from the first epoch), having caught up to `caught_up_to`."""
 
-    KIND: ClassVar[str] = "esper.run.resumed.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     checkpoint: str | None
     caught_up_to: Count
     """The last moment of the log that training met again."""
@@ -107,11 +103,9 @@ class RunResumed(Event):
     """What is not as it was at the start, one sentence each."""
 
 
-class CheckpointSaved(Event):
+class CheckpointSaved(Event, kind="esper.checkpoint.saved.v1", topic=topics.RUN):
     """A checkpoint of the start of the next epoch is on disk under the run's `checkpoints/`; `digest` covers all of its files."""
 
-    KIND: ClassVar[str] = "esper.checkpoint.saved.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     checkpoint: str
     """Its name under the run's `checkpoints/`."""
     digest: Digest
@@ -121,11 +115,9 @@ class CheckpointSaved(Event):
     duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
 
 
-class CheckpointPruned(Event):
+class CheckpointPruned(Event, kind="esper.checkpoint.pruned.v1", topic=topics.RUN):
     """A checkpoint is no longer kept; its files may be gone from here on."""
 
-    KIND: ClassVar[str] = "esper.checkpoint.pruned.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     checkpoint: str
     reason: str
 
@@ -137,11 +129,9 @@ class BlamedSeed(Part):
     seed: Count
 
 
-class RunRolledBack(Event):
+class RunRolledBack(Event, kind="esper.run.rolled-back.v1", topic=topics.RUN):
     """Training went back to a checkpoint. `seeds` is the whole seed table now in force; epochs and steps count on."""
 
-    KIND: ClassVar[str] = "esper.run.rolled-back.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     from_epoch: Count
     """The epoch that training had reached."""
     to_epoch: Count
@@ -153,11 +143,9 @@ class RunRolledBack(Event):
     seeds: SeedRows
 
 
-class SamplesDropped(Event):
+class SamplesDropped(Event, kind="esper.samples.dropped.v1", topic=topics.RUN):
     """Telemetry that found no room before it was taken; it has no number and leaves no gap."""
 
-    KIND: ClassVar[str] = "esper.samples.dropped.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     topic: str
     """Where they would have stood."""
     count: Count
@@ -176,11 +164,9 @@ class Tail(Part):
 Tails = Annotated[tuple[Tail, ...], Field(json_schema_extra=VOLATILE)]
 
 
-class RunFinished(Event):
+class RunFinished(Event, kind="esper.run.finished.v1", topic=topics.RUN):
     """A run came to its planned end. `tails` are of every topic, of this one as it stood before this record."""
 
-    KIND: ClassVar[str] = "esper.run.finished.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     metrics: Metrics
     model_digest: Digest
     """sha256 over the final model."""
@@ -191,11 +177,9 @@ class RunFinished(Event):
     tails: Tails
 
 
-class RunFailed(Event):
+class RunFailed(Event, kind="esper.run.failed.v1", topic=topics.RUN):
     """A run ended without reaching its plan. `kind` is a closed word for what happened, `error` says it in full."""
 
-    KIND: ClassVar[str] = "esper.run.failed.v1"
-    TOPIC: ClassVar[str] = topics.RUN
     kind: Literal["error", "diverged", "rollbacks", "log"]
     error: VolatileText
     where: str
@@ -203,10 +187,8 @@ class RunFailed(Event):
     tails: Tails
 
 
-class StreamEnded(Event):
+class StreamEnded(Event, kind="esper.stream.ended.v1", topic="*"):
     """The last record of a telemetry topic before the run ends: closes its windows and resolves its alerts. Stands in any such topic."""
 
-    KIND: ClassVar[str] = "esper.stream.ended.v1"
-    TOPIC: ClassVar[str] = "*"
     last_step: Count
     """The last step that the topic speaks of."""

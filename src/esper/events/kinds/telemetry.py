@@ -1,6 +1,6 @@
 """What is measured while training runs: health, steps, heartbeats, the machine, and the user's own metrics."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,11 +43,9 @@ class HealthColumns(Columns):
     health_score: MaybeFractions
 
 
-class SeedHealthMeasured(Event):
+class SeedHealthMeasured(Event, kind="esper.seed.health-measured.v1", topic=topics.SEED_HEALTH):
     """The health of every site and live seed at one step."""
 
-    KIND: ClassVar[str] = "esper.seed.health-measured.v1"
-    TOPIC: ClassVar[str] = topics.SEED_HEALTH
     health: HealthColumns
     last_adaptation_step: Count | None
 
@@ -62,11 +60,9 @@ class StepColumns(Columns):
     data_wait_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
 
 
-class StepsMeasured(Event):
+class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
     """A span of optimizer steps: columns per step, and once per record what changes slowly."""
 
-    KIND: ClassVar[str] = "esper.steps.measured.v1"
-    TOPIC: ClassVar[str] = topics.STEPS
     steps: StepColumns
     metrics: dict[str, MaybeFloats]
     """Each a column as long as those of `steps`."""
@@ -89,11 +85,9 @@ Doing = Literal["step", "validating", "waiting", "adapting", "saving"]
 """What a trainer is at."""
 
 
-class Heartbeat(Event):
+class Heartbeat(Event, kind="esper.run.heartbeat.v1", topic=topics.HEARTBEAT):
     """The writer is alive: seconds since the last emit, and what the trainer is doing."""
 
-    KIND: ClassVar[str] = "esper.run.heartbeat.v1"
-    TOPIC: ClassVar[str] = topics.HEARTBEAT
     idle_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
     doing: Doing
 
@@ -111,11 +105,9 @@ class Gpu(Part):
     power_watts: Float | None
 
 
-class ResourcesMeasured(Event):
+class ResourcesMeasured(Event, kind="esper.resources.measured.v1", topic=topics.RESOURCES):
     """A machine and the logs on it. A missing driver gives no `gpus`, never a zero."""
 
-    KIND: ClassVar[str] = "esper.resources.measured.v1"
-    TOPIC: ClassVar[str] = topics.RESOURCES
     cpu_utilization: Float
     """0..1, over all cores."""
     memory_used_bytes: Count
@@ -128,11 +120,9 @@ class ResourcesMeasured(Event):
     log_dropped_samples: Count | None
 
 
-class CustomMetricRecorded(Event):
+class CustomMetricRecorded(Event, kind="esper.metric.recorded.v1", topic=topics.CUSTOM_METRICS):
     """Samples of one of the user's own metrics, accepted after validation; `about` names the run where there is one."""
 
-    KIND: ClassVar[str] = "esper.metric.recorded.v1"
-    TOPIC: ClassVar[str] = topics.CUSTOM_METRICS
     name: Annotated[str, Field(pattern=r"^esper_custom_[a-z][a-z0-9_]{0,99}$")]
     type: Literal["counter", "gauge"]
     labels: dict[str, str]

@@ -22,9 +22,9 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from esper.events.digests import digest_of
+from esper.events.envelope import MICROSECOND, SINCE, written_time
 from esper.events.fields import Event, Float, Part
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved, AnomalyDetected
-from esper.events.times import MICROSECOND, SINCE, written_time
 from esper.folds.monitoring import conditions
 from esper.folds.monitoring.conditions import Judged
 from esper.folds.monitoring.measurements import Readings

@@ -21,11 +21,10 @@ from esper.errors import DataError
 from esper.events import topics
 from esper.events.codec import decode, encode
 from esper.events.digests import canonical
-from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, written_time
 from esper.events.fields import Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished
-from esper.events.times import SINCE, written_time
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Stream, admit
 from esper.folds.monitoring import silence
 from esper.folds.monitoring import topic as stream

@@ -15,12 +15,11 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from esper.events.envelope import Record
+from esper.events.envelope import SINCE, Record
 from esper.events.fields import Event, Finite, Part
 from esper.events.kinds.observability import RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
-from esper.events.times import SINCE
 
 
 class SilenceSettings(Part):

@@ -21,11 +21,10 @@ from esper.errors import DataError, RuleError
 from esper.events import topics
 from esper.events.codec import encode
 from esper.events.digests import derived_id, digest_of
-from esper.events.envelope import Record
+from esper.events.envelope import MICROSECOND, SINCE, Record
 from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
-from esper.events.times import MICROSECOND, SINCE
 from esper.folds.form import form
 from esper.folds.monitoring import alerts, trends, windows
 from esper.folds.monitoring.alerts import Alert, AlertSettings, AlertState, Seen

@@ -7,9 +7,8 @@ from typing import Literal, NamedTuple
 
 from esper.errors import RuleError
 from esper.events.codec import decode
-from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.envelope import EventId, Moment, Record, RunId, written_time
 from esper.events.kinds.observability import AlertFiring, AlertResolved
-from esper.events.times import written_time
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")

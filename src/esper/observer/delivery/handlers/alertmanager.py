@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from esper.events.times import read_time, written_time
+from esper.events.envelope import read_time, written_time
 from esper.observer.delivery.exchange import Answer, Send
 from esper.observer.delivery.handlers.http import Endpoint, post
 from esper.observer.delivery.notices import Notice

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from esper.events.times import written_time
+from esper.events.envelope import written_time
 from esper.observer.delivery.exchange import Answer, Send
 from esper.observer.delivery.handlers.secret import readable
 from esper.observer.delivery.notices import Notice

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from esper.events.times import written_time
+from esper.events.envelope import written_time
 from esper.observer.delivery.exchange import Answer, Send
 from esper.observer.delivery.handlers import signing
 from esper.observer.delivery.handlers.http import Endpoint, post
