@@ -1,12 +1,18 @@
-"""How fast a run is written: the log's own path from values to the disk, against a bare file with the same bytes.
+"""How fast a run is written: the log's own path from values to the disk, against an event store of the same kind and against a bare file.
 
     python benchmarks/append.py [--json] [--directory DIR]
 
-Every round writes the same groups of 100 facts three times: into the log (built and validated, encoded, numbered, chained, committed with
-synchronous FULL), the same through `emit` and `commit` with the writer thread between, and as bytes, all columns of every record, appended
-to a bare file with one fdatasync per group. Rounds alternate; figures are medians over rounds, `share_of_raw` is the median of each round's
-own ratio. Reader latency runs from the return of `append` to the moment when a reader in another process holds the record. Disks differ:
-put DIR where runs are to stand.
+Every round writes the same groups of 100 facts four times: into the log (built and validated, encoded, numbered, chained, committed with
+synchronous FULL), into the SQLite recorder of the `eventsourcing` library, as bytes, all columns of every record, appended to a bare file
+with one fdatasync per group, and into the log through `emit` and `commit` with the writer thread between. Figures are medians over rounds,
+`ratio_eventsourcing` and `share_of_raw` are medians of each round's own ratio. Reader latency runs from the return of `append` to the
+moment when a reader in another process holds the record. Disks differ: put DIR where runs are to stand. Needs the development tools.
+
+The library's recorder is `SQLiteApplicationRecorder`, which numbers the events of a whole application as the log numbers those of a run.
+Both are timed on one thread from the making of an event until it is on disk. So the peer's part builds the same event, encodes it by our
+codec, puts it into a `StoredEvent` of one originator, and commits every group as one transaction, in WAL mode with synchronous FULL: set on
+its one connection and read back, for the library leaves it to the default of the SQLite at hand. What differs favours the peer: its own
+mapper stays out, and it keeps 4 columns a record, without time, clocks, cause or chain. Each brings its own SQLite: apsw's, and Python's.
 """
 
 import argparse
@@ -20,6 +26,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
 from esper.events.codec import encode
 from esper.events.digests import chain
@@ -36,6 +47,17 @@ GROUP = 100
 RINGS = 400
 SERIES = 200
 CAUSE = EventId("01900000-0000-7000-8000-000000000001/1234")
+FULL = 2  # How SQLite answers for synchronous FULL.
+
+
+class Round(NamedTuple):
+    """What one round gave: records per second by each way, and the caller's microseconds per emit."""
+
+    log: float
+    peer: float
+    raw: float
+    emitted: float
+    emit_us: float
 
 
 def event(number: int) -> SeedTransitioned:
@@ -78,6 +100,42 @@ def into_the_log(directory: Directory) -> tuple[float, list[bytes]]:
         records = log.read(limit=GROUPS * GROUP).records
     written = [b"".join(map(as_bytes, to_row(record))) for record in records]
     return len(records) / took_s, [b"".join(written[first : first + GROUP]) for first in range(0, len(written), GROUP)]
+
+
+def into_the_peer(path: Path) -> float:
+    """Records per second through build, encode, StoredEvent and commit."""
+    originator = UUID(new_run())
+    datastore = SQLiteDatastore(str(path), pool_size=1, max_overflow=0)  # One connection: what is set on it holds for every group.
+    recorder = SQLiteApplicationRecorder(datastore)
+    recorder.create_table()
+    set_full(datastore)
+    began = time.perf_counter()
+    for group in range(GROUPS):
+        recorder.insert_events(stored_events(originator, group * GROUP + 1))
+    took_s = time.perf_counter() - began
+    count = recorder.max_notification_id()
+    assert count == GROUPS * GROUP, f"expected {GROUPS * GROUP} events in {path}, got {count}"
+    datastore.close()
+    path.unlink()
+    return count / took_s
+
+
+def stored_events(originator: UUID, first: int) -> list[StoredEvent]:
+    """One group of the same facts, ready for the peer."""
+    kind = SeedTransitioned.KIND
+    return [StoredEvent(originator, number, kind, encode(event(number))) for number in range(first, first + GROUP)]
+
+
+def set_full(datastore: SQLiteDatastore) -> None:
+    """Makes the peer's commits as durable as the log's. Ends the program where its connection then answers otherwise."""
+    with datastore.get_connection(commit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA journal_mode")
+        [mode] = cursor.fetchone()
+        cursor.execute("PRAGMA synchronous")
+        [synchronous] = cursor.fetchone()
+    if (mode, synchronous) != ("wal", FULL):
+        raise SystemExit(f"the peer's connection: expected journal_mode wal and synchronous {FULL}, got {mode} and {synchronous}")
 
 
 def as_bytes(value: object) -> bytes:
@@ -167,21 +225,24 @@ def read_along(directory: Directory, run: RunId) -> None:
 
 def measure(directory: Directory) -> dict[str, float]:
     """All figures."""
-    rounds: list[tuple[float, float, float, float]] = []
+    rounds: list[Round] = []
     for number in range(ROUNDS + 1):
-        records, groups = into_the_log(directory)
+        log, groups = into_the_log(directory)
+        peer = into_the_peer(directory.path / "peer.sqlite")
         raw = to_a_bare_file(directory.path / "raw", groups)
         emitted, emit_us = through_the_emitter(directory)
         if number:  # The first round warms up.
-            rounds.append((records, raw, emitted, emit_us))
+            rounds.append(Round(log, peer, raw, emitted, emit_us))
     codec_us, chain_us = codec_and_chain_us(directory)
     late = sorted(latencies_ms(directory))
     return {
-        "records_per_s": statistics.median(records for records, _, _, _ in rounds),
-        "raw_file_per_s": statistics.median(raw for _, raw, _, _ in rounds),
-        "share_of_raw": statistics.median(records / raw for records, raw, _, _ in rounds),
-        "emitted_per_s": statistics.median(emitted for _, _, emitted, _ in rounds),
-        "emit_us": statistics.median(emit_us for _, _, _, emit_us in rounds),
+        "records_per_s": statistics.median(one.log for one in rounds),
+        "eventsourcing_per_s": statistics.median(one.peer for one in rounds),
+        "ratio_eventsourcing": statistics.median(one.log / one.peer for one in rounds),
+        "raw_file_per_s": statistics.median(one.raw for one in rounds),
+        "share_of_raw": statistics.median(one.log / one.raw for one in rounds),
+        "emitted_per_s": statistics.median(one.emitted for one in rounds),
+        "emit_us": statistics.median(one.emit_us for one in rounds),
         "codec_us": codec_us,
         "chain_us": chain_us,
         "record_bytes": len(groups[0]) / GROUP,
@@ -192,6 +253,8 @@ def measure(directory: Directory) -> dict[str, float]:
 
 LABELS = {
     "records_per_s": "records/s into the log, groups of 100",
+    "eventsourcing_per_s": "records/s into eventsourcing's SQLite recorder",
+    "ratio_eventsourcing": "the log's rate by eventsourcing's",
     "raw_file_per_s": "records/s to a bare file with fdatasync",
     "share_of_raw": "share of the bare file",
     "emitted_per_s": "records/s through emit and commit, groups of 100",
