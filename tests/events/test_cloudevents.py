@@ -117,7 +117,7 @@ def test_missing_header_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ce_sequence", "ce_chain"])
 def test_what_a_writer_says_has_a_number_and_a_chain(name: str) -> None:
-    with pytest.raises(DataError, match=f"expected header {name} on what a run's writer says, got none"):
+    with pytest.raises(DataError, match=f"expected header {name} on a record of the run's writer, got none"):
         read([header for header in on_kafka(FACT) if header[0] != name])
 
 

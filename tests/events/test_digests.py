@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
 from esper.events.digests import canonical, chain, comparison_form, derived_id, digest_of
 from esper.events.envelope import EventId, Moment, Record, RunId
@@ -110,7 +110,7 @@ def test_canonical_json_refuses_what_is_not_finite() -> None:
 
 class Inner(Part):
     value: Float
-    took_s: Annotated[Float, Field(json_schema_extra=VOLATILE)]
+    took_s: Annotated[Float, VOLATILE]
     source: Reference | None
 
 
@@ -129,9 +129,9 @@ class Compared(Event):
     parts: tuple[Inner, ...]
     named_parts: dict[str, Inner]
     named_references: dict[str, Reference]
-    latencies: Annotated[tuple[Float | None, ...], Field(json_schema_extra=VOLATILE)]
-    maybe_latency: Annotated[Float, Field(json_schema_extra=VOLATILE)] | None
-    volatile_values: dict[str, Annotated[Count, Field(json_schema_extra=VOLATILE)]]
+    latencies: Annotated[tuple[Float | None, ...], VOLATILE]
+    maybe_latency: Annotated[Float, VOLATILE] | None
+    volatile_values: dict[str, Annotated[Count, VOLATILE]]
 
 
 @dataclass(frozen=True)

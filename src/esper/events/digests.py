@@ -6,24 +6,20 @@ record's chain; the payload. Time is in microseconds since 1970 in UTC, what is 
 empty chain. So it covers all of a record: its id follows from these, and its generation is 0.
 
 The comparison form is what two executions of the same training must agree on: the payload as it is written, without the fields that its
-JSON Schema marks volatile, and with every id that it marks a reference replaced. One walk over the schema makes a plan per kind.
+JSON Schema marks volatile, and with every id that it marks a reference replaced.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
 from esper.events.codec import encode
 from esper.events.envelope import MICROSECOND, SINCE, EventId, Record
 from esper.events.fields import Event
-
-__all__ = ["canonical", "chain", "comparison_form", "derived_id", "digest_of"]
-
-Resolve = Callable[[EventId], str]
 
 
 def chain(record: Record, previous: bytes) -> bytes:
@@ -66,70 +62,50 @@ def digest_of(value: JsonValue) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def comparison_form(event: Event, resolve: Resolve) -> JsonValue:
-    """What two executions of the same training must agree on: no volatile fields, ids replaced by `resolve` (topic and sequence).
+def comparison_form(event: Event, resolve: Callable[[EventId], str]) -> JsonValue:
+    """The part of `event` that two executions of the same training agree on: no volatile fields, ids replaced by `resolve`.
 
     Values are as they stand in the payload: what is not finite is one of the three words, so that equal forms compare equal.
     """
-    value: JsonValue = json.loads(encode(event))
-    plan = _plan_of(type(event))
-    return value if plan is None else plan(value, resolve)
+    return _compared(json.loads(encode(event)), _marks_of(type(event)), resolve)
 
 
-# A plan makes a value's comparison form; None: the value stays as it is.
-_Plan = Callable[[JsonValue, Resolve], JsonValue]
-_Schema = Mapping[str, Any]  # Any: a JSON Schema, made by pydantic.
+# The marks of a value: volatile, a reference, or those of an object's fields ("*": of every value of a map); None: it has none.
+_Mark = Literal["volatile", "reference"] | Mapping[str, Any] | None
+_Schema = Mapping[str, Any]  # Any: a JSON Schema, made by pydantic; marks inside marks.
 
 
 @cache
-def _plan_of(kind: type[Event]) -> _Plan | None:
+def _marks_of(kind: type[Event]) -> _Mark:
     schema = kind.model_json_schema(mode="serialization")
-    return _planned(schema, schema.get("$defs", {}))
+    return _marks_in(schema, schema.get("$defs", {}))
 
 
-def _planned(schema: _Schema, parts: _Schema) -> _Plan | None:
+def _marks_in(schema: _Schema, parts: _Schema) -> _Mark:
     if schema.get("x-volatile"):
-        return _left_out
+        return "volatile"
     if schema.get("x-reference"):
-        return _resolved
+        return "reference"
     if "$ref" in schema:
-        return _planned(parts[schema["$ref"].removeprefix("#/$defs/")], parts)
+        return _marks_in(parts[schema["$ref"].removeprefix("#/$defs/")], parts)
     if "properties" in schema:
-        return _object_plan({name: _planned(field, parts) for name, field in schema["properties"].items()})
-    inner = schema.get("anyOf") or [part for key in ("items", "additionalProperties") if isinstance(part := schema.get(key), dict)]
-    plans = {plan for part in inner if (plan := _planned(part, parts))}
-    assert len(plans) <= 1, f"more than one part of a union is compared in its own way: {schema}"
-    plan = plans.pop() if plans else None
-    return plan if plan is None or plan is _left_out or "anyOf" in schema else _plan_for_each(plan)
+        marks = {name: mark for name, field in schema["properties"].items() if (mark := _marks_in(field, parts))}
+        return marks or None
+    if isinstance(values := schema.get("additionalProperties"), dict):
+        mark = _marks_in(values, parts)
+        return {"*": mark} if mark not in (None, "volatile") else mark
+    inner = schema.get("anyOf") or [items for items in (schema.get("items"),) if isinstance(items, dict)]
+    found = [mark for part in inner if (mark := _marks_in(part, parts))]
+    assert all(mark == found[0] for mark in found), f"more than one part of a union is compared in its own way: {schema}"
+    return found[0] if found else None
 
 
-def _left_out(_value: JsonValue, _resolve: Resolve) -> JsonValue:
-    return None  # Never called for a field: whoever plans the object around it leaves the field out.
-
-
-def _resolved(value: JsonValue, resolve: Resolve) -> JsonValue:
-    return resolve(EventId(value)) if isinstance(value, str) else value
-
-
-def _plan_for_each(plan: _Plan) -> _Plan:
-    def compared(value: JsonValue, resolve: Resolve) -> JsonValue:
-        if isinstance(value, list):
-            return [plan(item, resolve) for item in value]
-        if isinstance(value, dict):
-            return {key: plan(item, resolve) for key, item in value.items()}
+def _compared(value: JsonValue, mark: _Mark, resolve: Callable[[EventId], str]) -> JsonValue:
+    if mark is None:
         return value
-
-    return compared
-
-
-def _object_plan(plans: Mapping[str, _Plan | None]) -> _Plan | None:
-    if not any(plans.values()):
-        return None
-
-    def compared(value: JsonValue, resolve: Resolve) -> JsonValue:
-        if not isinstance(value, dict):  # null, where the part is optional
-            return value
-        kept = ((name, item, plans[name]) for name, item in value.items() if plans[name] is not _left_out)
-        return {name: plan(item, resolve) if plan else item for name, item, plan in kept}
-
-    return compared
+    if isinstance(value, list):
+        return [_compared(item, mark, resolve) for item in value]
+    if isinstance(value, dict) and isinstance(mark, Mapping):
+        kept = ((name, item, mark.get(name, mark.get("*"))) for name, item in value.items())
+        return {name: _compared(item, inner, resolve) for name, item, inner in kept if inner != "volatile"}
+    return resolve(EventId(value)) if mark == "reference" and isinstance(value, str) else value

@@ -1,8 +1,8 @@
 """The field types that event kinds are made of, and the base every kind is declared on.
 
 Numbers: a value that is not finite is written as "NaN", "Infinity" or "-Infinity"; null means not measured and nothing else. No other
-text is a number, and no truth value is one. A range binds finite values only, so that a NaN loss can be recorded at all. Whoever
-compares against a limit must remember that every comparison with NaN is false.
+text is a number, and no truth value is one. A range binds finite values only, so that a NaN loss can be recorded at all. A
+comparison with NaN is false: no NaN passes a limit.
 
 Marks: a field's JSON Schema carries `x-volatile` where two executions of the same training may differ, and `x-reference` where the text
 is the id of another record. The comparison form (`esper.events.digests`) is driven by them.
@@ -110,8 +110,7 @@ class _Number(NamedTuple):
         return written | marks
 
 
-VOLATILE = {"x-volatile": True}
-REFERENCE = {"x-reference": True}
+VOLATILE = Field(json_schema_extra={"x-volatile": True})
 
 Float = Annotated[float, _Number()]
 Fraction = Annotated[float, _Number(0.0, 1.0)]
@@ -120,7 +119,7 @@ NonNegative = Annotated[float, _Number(low=0.0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Reference = Annotated[EventId, Field(json_schema_extra=REFERENCE)]
+Reference = Annotated[EventId, Field(json_schema_extra={"x-reference": True})]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Metrics = dict[str, Float]
 

@@ -37,7 +37,12 @@ class Command(StrEnum):
     RESET = "reset"
 
 
-class _Decision(Event):
+class DecisionMade(Event, kind="esper.decision.made.v1", topic=topics.DECISIONS):
+    """What Tamiyo wants, with confidence and urgency (0..1), in words, and on what evidence.
+
+    Neither number is bounded here: a decision with an impossible one is recorded as it came, and the gate refuses it.
+    """
+
     adaptation: Adaptation
     site: str | None
     """Null for `none`."""
@@ -52,13 +57,6 @@ class _Decision(Event):
     """Ids of the records that the decision follows from."""
 
 
-class DecisionMade(_Decision, kind="esper.decision.made.v1", topic=topics.DECISIONS):
-    """What Tamiyo wants, with confidence and urgency (0..1), in words, and on what evidence.
-
-    Neither number is bounded here: a decision with an impossible one is recorded as it came, and the gate refuses it.
-    """
-
-
 class CommandIssued(Event, kind="esper.command.issued.v1", topic=topics.COMMANDS):
     """A decision passed the gate and became a command, valid until the end of `expires_epoch`; on disk before it takes effect."""
 
@@ -71,30 +69,26 @@ class CommandIssued(Event, kind="esper.command.issued.v1", topic=topics.COMMANDS
     expires_epoch: Count
 
 
-class CommandApplied(Event, kind="esper.command.applied.v1", topic=topics.OUTCOMES):
+class _Outcome(Event):
+    command: Command
+    site: str
+    seed: Count
+
+
+class CommandApplied(_Outcome, kind="esper.command.applied.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause took effect."""
 
-    command: Command
-    site: str
-    seed: Count
 
-
-class CommandRefused(Event, kind="esper.command.refused.v1", topic=topics.OUTCOMES):
+class CommandRefused(_Outcome, kind="esper.command.refused.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause was refused and changed nothing."""
 
-    command: Command
-    site: str
-    seed: Count
     reason: str
 
 
-class CommandFailed(Event, kind="esper.command.failed.v1", topic=topics.OUTCOMES):
+class CommandFailed(_Outcome, kind="esper.command.failed.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause failed and changed nothing."""
 
-    command: Command
-    site: str
-    seed: Count
-    error: Annotated[str, Field(json_schema_extra=VOLATILE)]
+    error: Annotated[str, VOLATILE]
 
 
 GateRule = Literal["finite", "legal", "embargo", "stale", "ready", "confidence", "urgency", "cap", "frequency", "cooldown"]

@@ -114,5 +114,5 @@ class EpochCompleted(Event, kind="esper.epoch.completed.v1", topic=topics.EPOCH)
     optimizer_steps: Count
     digests: StateDigests
     system: SystemState
-    duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
-    samples_per_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    duration_s: Annotated[NonNegative, VOLATILE]
+    samples_per_s: Annotated[NonNegative, VOLATILE]

@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, NonNegative
 
@@ -28,8 +26,8 @@ class KernelCompiled(Event, kind="esper.kernel.compiled.v1", topic=topics.KERNEL
     site: str
     seed: Count
     life: Count
-    duration_ms: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
-    from_cache: Annotated[bool, Field(json_schema_extra=VOLATILE)]
+    duration_ms: Annotated[NonNegative, VOLATILE]
+    from_cache: Annotated[bool, VOLATILE]
 
 
 class KernelCompileFailed(Event, kind="esper.kernel.compile-failed.v1", topic=topics.KERNELS):
@@ -39,7 +37,7 @@ class KernelCompileFailed(Event, kind="esper.kernel.compile-failed.v1", topic=to
     site: str
     seed: Count
     life: Count
-    error: Annotated[str, Field(json_schema_extra=VOLATILE)]
+    error: Annotated[str, VOLATILE]
 
 
 class KernelCharacterized(Event, kind="esper.kernel.characterized.v1", topic=topics.CHARACTERIZED):
@@ -49,7 +47,7 @@ class KernelCharacterized(Event, kind="esper.kernel.characterized.v1", topic=top
     kernel: Digest
     parameters: Count
     flops: Count
-    latency_ms: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    latency_ms: Annotated[NonNegative, VOLATILE]
     memory_bytes: Count
     """Of its parameters."""
     checks: tuple[str, ...]

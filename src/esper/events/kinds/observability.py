@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
 from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, Float, NonNegative, Reference
@@ -90,7 +90,7 @@ class AlertNotified(Event, kind="esper.alert.notified.v1", topic=topics.ALERTS):
     handler: str
     outcome: Literal["delivered", "failed"]
     attempts: Count
-    error: Annotated[str | None, Field(json_schema_extra=VOLATILE)]
+    error: Annotated[str | None, VOLATILE]
 
 
 class AlertSuppressed(Event, kind="esper.alert.suppressed.v1", topic=topics.ALERTS):

@@ -2,13 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
 from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, Metrics, NonNegative, Part
 from esper.events.kinds.lifecycle import SeedRows
 
-VolatileText = Annotated[str, Field(json_schema_extra=VOLATILE)]
+VolatileText = Annotated[str, VOLATILE]
 
 
 class Code(Part):
@@ -18,7 +18,7 @@ class Code(Part):
     """Of the version control system; null outside of one."""
     dirty_digest: Digest | None
     """Of what was changed beside that revision; null: nothing, or not known."""
-    argv: Annotated[tuple[str, ...], Field(json_schema_extra=VOLATILE)]
+    argv: Annotated[tuple[str, ...], VOLATILE]
 
 
 class DataFingerprint(Part):
@@ -109,10 +109,10 @@ class CheckpointSaved(Event, kind="esper.checkpoint.saved.v1", topic=topics.RUN)
     checkpoint: str
     """Its name under the run's `checkpoints/`."""
     digest: Digest
-    size_bytes: Annotated[Count, Field(json_schema_extra=VOLATILE)]
+    size_bytes: Annotated[Count, VOLATILE]
     """Of its files."""
     reason: Literal["start", "due", "before_grafting", "end"]
-    duration_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    duration_s: Annotated[NonNegative, VOLATILE]
 
 
 class CheckpointPruned(Event, kind="esper.checkpoint.pruned.v1", topic=topics.RUN):
@@ -161,7 +161,7 @@ class Tail(Part):
     chain: str
 
 
-Tails = Annotated[tuple[Tail, ...], Field(json_schema_extra=VOLATILE)]
+Tails = Annotated[tuple[Tail, ...], VOLATILE]
 
 
 class RunFinished(Event, kind="esper.run.finished.v1", topic=topics.RUN):

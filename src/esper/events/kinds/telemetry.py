@@ -30,7 +30,7 @@ class HealthColumns(Columns):
     gradient_variance: MaybeNonNegatives
     dead_neuron_ratio: MaybeFractions
     avg_correlation: MaybeSigned
-    latency_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
+    latency_ms: Annotated[MaybeNonNegatives, VOLATILE]
     """The body's last forward."""
     errors: Counts
     """Values that were not finite since the last measurement."""
@@ -56,8 +56,8 @@ class StepColumns(Columns):
     step: Counts
     loss: MaybeFloats
     gradient_norm: MaybeNonNegatives
-    step_latency_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
-    data_wait_ms: Annotated[MaybeNonNegatives, Field(json_schema_extra=VOLATILE)]
+    step_latency_ms: Annotated[MaybeNonNegatives, VOLATILE]
+    data_wait_ms: Annotated[MaybeNonNegatives, VOLATILE]
 
 
 class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
@@ -70,8 +70,8 @@ class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
     """One per parameter group."""
     live_seeds: Count
     last_adaptation_step: Count | None
-    samples_per_s: Annotated[NonNegative | None, Field(json_schema_extra=VOLATILE)]
-    memory_bytes: Annotated[Count | None, Field(json_schema_extra=VOLATILE)]
+    samples_per_s: Annotated[NonNegative | None, VOLATILE]
+    memory_bytes: Annotated[Count | None, VOLATILE]
 
     @model_validator(mode="after")
     def _metrics_are_columns(self) -> "StepsMeasured":
@@ -88,7 +88,7 @@ Doing = Literal["step", "validating", "waiting", "adapting", "saving"]
 class Heartbeat(Event, kind="esper.run.heartbeat.v1", topic=topics.HEARTBEAT):
     """The writer is alive: seconds since the last emit, and what the trainer is doing."""
 
-    idle_s: Annotated[NonNegative, Field(json_schema_extra=VOLATILE)]
+    idle_s: Annotated[NonNegative, VOLATILE]
     doing: Doing
 
 
