@@ -46,7 +46,7 @@ class Writer:
         where = topic or event.TOPIC
         moment = Moment(len(self.records) + 1)
         fact = None
-        if topics.is_fact(where):
+        if where in topics.FACTS:
             self.facts += 1
             fact = self.facts
         self.sequences[where] = self.sequences.get(where, 0) + 1

@@ -160,7 +160,7 @@ def test_state_at_a_hundred_random_moments_has_the_digest_of_the_reader_that_was
 
 
 def test_facts_alone_fold_to_the_same_state(grown: Grown, states: dict[int, RunState]) -> None:
-    facts = [record for record in grown.told.records if topics.is_fact(record.topic)]
+    facts = [record for record in grown.told.records if record.topic in topics.FACTS]
 
     assert len(facts) < len(grown.told.records)
     assert fold(facts) == states[max(states)]
@@ -180,7 +180,7 @@ def test_numbers_have_no_gaps(grown: Grown) -> None:
     )
     facts = [record.fact for record in records if record.fact is not None]
     assert facts == list(range(1, len(facts) + 1))
-    assert all(topics.is_fact(record.topic) == (record.fact is not None) for record in records)
+    assert all((record.topic in topics.FACTS) == (record.fact is not None) for record in records)
     assert {topic: found == list(range(1, len(found) + 1)) for topic, found in sequences.items()} == dict.fromkeys(sequences, True)
 
 

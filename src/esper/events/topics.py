@@ -77,11 +77,6 @@ DEAD_LETTER_SUFFIX = ".dead-letter"
 DEAD_LETTER_RETENTION_H = 30 * 24
 
 
-def is_fact(topic: str) -> bool:
-    """True for a topic whose records are never dropped and are numbered in the run's order of facts."""
-    return topic in FACTS
-
-
 def is_telemetry(topic: str) -> bool:
     """True for a topic whose records may be dropped before they are taken."""
     return TOPICS[topic].kind is TopicClass.TELEMETRY

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds import BY_NAME, kinds_of
-from esper.events.topics import OBSERVERS, TOPICS, TopicClass, is_fact
+from esper.events.topics import FACTS, OBSERVERS, TOPICS, TopicClass
 from esper.folds.monitoring.alerts import AlertSettings
 from esper.folds.monitoring.detectors.detect import DETECTORS, MISSING
 from esper.folds.monitoring.detectors.settings import DetectorSettings
@@ -252,7 +252,7 @@ class _RuleReader:
             self.refuse("anomaly", f"detector {detector!r} is off in [detectors], expected one that is not")
         if topic not in METRICS:
             self.refuse("topic", f"no detector reads topic {topic}, expected one of {', '.join(sorted(METRICS))}")
-        if detector == MISSING and is_fact(topic):
+        if detector == MISSING and topic in FACTS:
             self.refuse("topic", f"expected a topic of telemetry, got {topic}: a fact that is missing is said by esper.fold.blocked.v1")
         return AnomalySource(detector, None if self.written.metric is None else self._known_metric())
 

@@ -8,8 +8,6 @@ from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, Metrics, NonNegative, Part
 from esper.events.kinds.lifecycle import SeedRows
 
-VolatileText = Annotated[str, VOLATILE]
-
 
 class Code(Part):
     """The code that ran: its revision, and a digest of what was changed beside it."""
@@ -161,7 +159,7 @@ class Tail(Part):
     chain: str
 
 
-Tails = Annotated[tuple[Tail, ...], VOLATILE]
+_Tails = Annotated[tuple[Tail, ...], VOLATILE]
 
 
 class RunFinished(Event, kind="esper.run.finished.v1", topic=topics.RUN):
@@ -174,17 +172,17 @@ class RunFinished(Event, kind="esper.run.finished.v1", topic=topics.RUN):
     """Of the host with what has grown into it."""
     stopped_early: bool
     """It ended before its last planned epoch, as its settings ask."""
-    tails: Tails
+    tails: _Tails
 
 
 class RunFailed(Event, kind="esper.run.failed.v1", topic=topics.RUN):
     """A run ended without reaching its plan. `kind` is a closed word for what happened, `error` says it in full."""
 
     kind: Literal["error", "diverged", "rollbacks", "log"]
-    error: VolatileText
+    error: Annotated[str, VOLATILE]
     where: str
     """The place in words; of an execution that diverged: topic, sequence and field."""
-    tails: Tails
+    tails: _Tails
 
 
 class StreamEnded(Event, kind="esper.stream.ended.v1", topic="*"):

@@ -8,11 +8,11 @@ from esper.events import topics
 from esper.events.fields import VOLATILE, Columns, Count, Event, Float, Fraction, NonNegative, Part, Signed
 from esper.events.kinds.lifecycle import Stage
 
-Counts = tuple[Count, ...]
-MaybeFloats = tuple[Float | None, ...]
-MaybeFractions = tuple[Fraction | None, ...]
-MaybeNonNegatives = tuple[NonNegative | None, ...]
-MaybeSigned = tuple[Signed | None, ...]
+_Counts = tuple[Count, ...]
+_Floats = tuple[Float | None, ...]
+_Fractions = tuple[Fraction | None, ...]
+_NonNegatives = tuple[NonNegative | None, ...]
+_Signed = tuple[Signed | None, ...]
 
 
 class HealthColumns(Columns):
@@ -26,21 +26,21 @@ class HealthColumns(Columns):
     seed: tuple[Count | None, ...]
     """The slot, 0 and up within its site; null: the site's own health."""
     stage: tuple[Stage | None, ...]
-    activation_variance: MaybeNonNegatives
-    gradient_variance: MaybeNonNegatives
-    dead_neuron_ratio: MaybeFractions
-    avg_correlation: MaybeSigned
-    latency_ms: Annotated[MaybeNonNegatives, VOLATILE]
+    activation_variance: _NonNegatives
+    gradient_variance: _NonNegatives
+    dead_neuron_ratio: _Fractions
+    avg_correlation: _Signed
+    latency_ms: Annotated[_NonNegatives, VOLATILE]
     """The body's last forward."""
-    errors: Counts
+    errors: _Counts
     """Values that were not finite since the last measurement."""
     recovering: tuple[bool, ...]
     """Disabled after a value that was not finite, until it is culled."""
-    alpha: MaybeFractions
+    alpha: _Fractions
     """The seed's share of the site's output."""
     ready: tuple[bool | None, ...]
     """Whether the seed has finished what its stage is for; never in FINE_TUNING and FOSSILIZED. Null: a site's own health."""
-    health_score: MaybeFractions
+    health_score: _Fractions
 
 
 class SeedHealthMeasured(Event, kind="esper.seed.health-measured.v1", topic=topics.SEED_HEALTH):
@@ -53,18 +53,18 @@ class SeedHealthMeasured(Event, kind="esper.seed.health-measured.v1", topic=topi
 class StepColumns(Columns):
     """One entry per optimizer step."""
 
-    step: Counts
-    loss: MaybeFloats
-    gradient_norm: MaybeNonNegatives
-    step_latency_ms: Annotated[MaybeNonNegatives, VOLATILE]
-    data_wait_ms: Annotated[MaybeNonNegatives, VOLATILE]
+    step: _Counts
+    loss: _Floats
+    gradient_norm: _NonNegatives
+    step_latency_ms: Annotated[_NonNegatives, VOLATILE]
+    data_wait_ms: Annotated[_NonNegatives, VOLATILE]
 
 
 class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
     """A span of optimizer steps: columns per step, and once per record what changes slowly."""
 
     steps: StepColumns
-    metrics: dict[str, MaybeFloats]
+    metrics: dict[str, _Floats]
     """Each a column as long as those of `steps`."""
     learning_rates: tuple[Float, ...]
     """One per parameter group."""

@@ -102,7 +102,7 @@ def initial(topic: str) -> TopicState:
 
 def ended_by_run(topic: str) -> bool:
     """True for a topic that the run's end ends: facts of the trainer, but for the topic where the end itself stands."""
-    return topic != topics.RUN and topics.is_fact(topic)
+    return topic != topics.RUN and topic in topics.FACTS
 
 
 def step(
