@@ -37,11 +37,10 @@ from rich.table import Table
 from trainings import QUICK, STATICS, TRAININGS, Training
 
 from esper.events import codec, topics
-from esper.events.digests import derived_id, digest_of
+from esper.events.digests import derived_id, digest_of, to_json
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
-from esper.folds.form import form
 from esper.folds.monitoring.detectors.detect import DetectorSettings, DetectorState, detect, from_form, initial, to_form
 from esper.folds.monitoring.measurements import readings
 from esper.folds.monitoring.topic import RULE_VERSIONS
@@ -201,7 +200,7 @@ def _detected(records: list[Record], *, again: bool) -> tuple[list[Finding], lis
     its form after every seventh record."""
     states: dict[str, DetectorState] = {}
     settings, found, ids, us = DetectorSettings(), [], [], []
-    digest = digest_of(form(settings))
+    digest = digest_of(to_json(settings))
     for number, record in enumerate(records):
         event = codec.decode(record)
         started = time.process_time_ns()

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,11 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
+from pydantic_core import PydanticSerializationError
 
-from esper.events.digests import canonical, chain, comparison_form, derived_id, digest_of
+from esper.events.digests import canonical, chain, comparison_form, derived_id, digest_of, to_json
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import VOLATILE, Count, Event, Float, Metrics, Part, Reference
+from esper.events.kinds.lifecycle import Stage
+from esper.folds.seeds import Slot
+from esper.folds.table import Table
 from tests.events.examples import EXAMPLE
+from tests.folds.histories import seed_row
 
 
 def test_chain_is_over_counted_texts_then_numbers_then_the_previous_chain_and_the_payload() -> None:
@@ -198,3 +204,38 @@ def test_kind_without_marks_compares_as_its_payload() -> None:
         loss: tuple[Float | None, ...]
 
     assert comparison_form(Plain(loss=(math.nan, None, 1.0)), str) == {"loss": ["NaN", None, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (True, True),
+        (7, 7),
+        (0.1, 0.1),
+        (math.nan, "NaN"),
+        (math.inf, "Infinity"),
+        (-math.inf, "-Infinity"),
+        (Stage.DORMANT, "DORMANT"),
+        (b"\x01\xff", "01ff"),
+        ((1, ("a",)), [1, ["a"]]),
+        (Table([((2, "b"), 1), ((1, "a"), 2)]), [[[1, "a"], 2], [[2, "b"], 1]]),
+    ],
+)
+def test_a_value_has_its_json_form(value: object, expected: object) -> None:
+    assert to_json(value) == expected
+
+
+def test_a_table_has_one_form_whatever_came_first() -> None:
+    assert to_json(Table([("b", 1), ("a", 2)])) == to_json(Table([("a", 2), ("b", 1)])) == [["a", 2], ["b", 1]]
+
+
+def test_a_slot_is_an_object_of_its_parts() -> None:
+    row = seed_row("layer0", 0, Stage.DORMANT, alpha=math.nan)
+    assert to_json(Slot(row)) == {"row": json.loads(row.model_dump_json()), "command": None}
+    assert json.loads(row.model_dump_json())["alpha"] == "NaN"
+
+
+def test_a_value_without_a_json_form_is_refused() -> None:
+    with pytest.raises(PydanticSerializationError):
+        to_json({"a": object()})

@@ -9,7 +9,7 @@ from esper.events import topics
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, admit
-from esper.folds.merge import Merge, merge
+from esper.folds.merge import FactOrder, merge
 from esper.folds.run import RunState, digest, fold, initial, step
 
 Reread = Callable[[RunId, str, int, int], Iterable[Record]]
@@ -56,7 +56,7 @@ class Reader:
 
     reread: Reread = nothing
     guard: Guard = field(default_factory=Guard.start)
-    merges: dict[RunId, Merge] = field(default_factory=dict)
+    merges: dict[RunId, FactOrder] = field(default_factory=dict)
     states: dict[RunId, RunState] = field(default_factory=dict)
     epochs: dict[RunId, list[RunState]] = field(default_factory=dict)
     applied: list[Record] = field(default_factory=list)
@@ -125,9 +125,8 @@ class Reader:
         self.applied.append(record)
         if record.fact is None:
             return
-        merged = merge(self.merges.get(record.run, Merge.start(record.run)), record)
-        self.merges[record.run] = merged.merge
-        self._fold(record.run, merged.ready)
+        self.merges[record.run], ready = merge(self.merges.get(record.run, FactOrder(record.run)), record)
+        self._fold(record.run, ready)
 
     def _fold(self, run: RunId, facts: Sequence[Record]) -> None:
         state = self.states.get(run, initial(run))

@@ -15,20 +15,26 @@ def test_a_refused_decision_is_kept_with_its_numbers_and_the_rule() -> None:
     writer.write(DecisionRefused(rule="cooldown", reason="two epochs too early"), made)
     state = state_of(writer)
     row = state.decisions[0]
-    assert (row.id, row.confidence, row.urgency, row.rule, row.why) == (made, 0.8, 0.65, "cooldown", "two epochs too early")
+    assert (row.id, row.decision.confidence, row.decision.urgency, row.rule, row.detail) == (
+        made,
+        0.8,
+        0.65,
+        "cooldown",
+        "two epochs too early",
+    )
     assert state.control.counts.made == {Adaptation.GERMINATE: 1}
     assert state.control.counts.refused == {"cooldown": 1}
 
 
 @pytest.mark.parametrize(
-    ("event", "outcome", "why"),
+    ("event", "fate", "why"),
     [
         (CommandApplied(command=Command.GERMINATE, site="layer0", seed=0), "applied", None),
-        (CommandRefused(command=Command.GERMINATE, site="layer0", seed=0, reason="no room"), "refused", "no room"),
+        (CommandRefused(command=Command.GERMINATE, site="layer0", seed=0, reason="no room"), "command refused", "no room"),
         (CommandFailed(command=Command.GERMINATE, site="layer0", seed=0, error="no memory"), "failed", "no memory"),
     ],
 )
-def test_an_outcome_closes_its_command_and_answers_its_decision(event: Event, outcome: str, why: str | None) -> None:
+def test_an_outcome_closes_its_command_and_answers_its_decision(event: Event, fate: str, why: str | None) -> None:
     writer = begun()
     told = writer.write(issued(Command.GERMINATE), asked(writer))
     waiting = state_of(writer)
@@ -38,8 +44,8 @@ def test_an_outcome_closes_its_command_and_answers_its_decision(event: Event, ou
     slot = state.slot("layer0", 0)
     assert slot is not None
     assert slot.command is not None
-    assert (slot.command.command, slot.command.outcome, slot.command.why) == (Command.GERMINATE, outcome, why)
-    assert (state.decisions[0].command, state.decisions[0].outcome, state.decisions[0].why) == (Command.GERMINATE, outcome, why)
+    assert (slot.command.command, slot.command.outcome, slot.command.why) == (Command.GERMINATE, fate.removeprefix("command "), why)
+    assert (state.decisions[0].command, state.decisions[0].fate, state.decisions[0].detail) == (Command.GERMINATE, fate, why)
     assert not state.control.open_commands
     counts = state.control.counts
     assert (counts.issued, counts.applied + counts.commands_refused + counts.commands_failed) == (1, 1)

@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 from pydantic import JsonValue
+from pydantic_core import to_json as json_bytes
 
 from esper.events.codec import encode
 from esper.events.envelope import MICROSECOND, SINCE, EventId, Record
@@ -50,6 +51,13 @@ def derived_id(cause: EventId, rule: str, version: int, settings_digest: str, in
     """The id of the `index`-th event that a rule derives from `cause`: made again from the same, it is the same."""
     parts = "\x1f".join((cause, rule, str(version), settings_digest, str(index)))
     return EventId(hashlib.sha256(parts.encode()).hexdigest()[:32])
+
+
+def to_json(value: object) -> JsonValue:
+    """`value` as JSON: dataclasses and models as objects, a map that is no dict as a list of pairs in its order, NaN as a word."""
+    text = json_bytes(value, inf_nan_mode="strings", bytes_mode="hex", fallback=lambda table: list(table.items()))
+    made: JsonValue = json.loads(text)
+    return made
 
 
 def canonical(value: JsonValue) -> bytes:

@@ -1,15 +1,14 @@
-"""Decisions and what became of them: the decisions of the last epoch with their numbers, the commands without an outcome, and counts.
+"""Decisions and their fates: the decisions of the last epoch with their numbers, the commands without an outcome, and counts.
 
-A refusal and a command name their decision as cause, an outcome names its command; an answer to nothing is described, and counted.
+A refusal and a command name their decision as cause, an outcome names its command. An answer to nothing is described, and counted.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from esper.errors import DataError
-from esper.events.envelope import EventId, Record, moment_of
-from esper.events.fields import Float
+from esper.events.envelope import EventId, Moment, Record, moment_of
 from esper.events.kinds.control import (
     Adaptation,
     Command,
@@ -21,37 +20,45 @@ from esper.events.kinds.control import (
     DecisionRefused,
     GateRule,
 )
-from esper.folds.seeds import LastCommand, Outcome
 from esper.folds.table import Table
 
 OutcomeEvent = CommandApplied | CommandRefused | CommandFailed
+Outcome = Literal["applied", "refused", "failed"]
+Fate = Literal["pending", "applied", "refused", "command refused", "failed", "recorded"]
+Irregular = tuple[str, ...]
+"""What does not fit the records before, in words."""
 
-Counted = TypeVar("Counted")
+_FATES: Mapping[Outcome, Fate] = {"applied": "applied", "refused": "command refused", "failed": "failed"}
+_COUNTERS: Mapping[Outcome, str] = {"applied": "applied", "refused": "commands_refused", "failed": "commands_failed"}
+_Counted = TypeVar("_Counted")
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRow:
-    """A decision and its answer: `rule` and `why` of a refusal, or `command` and its `outcome` (with `why` where it was not applied)."""
+    """A decision and its fate. `rule` is the gate's where it refused; `command` is what it became; `detail` says why not, in words."""
 
     id: EventId
-    moment: int
+    moment: Moment
     epoch: int
-    adaptation: Adaptation
-    site: str | None
-    seed: int | None
-    blueprint: str | None
-    confidence: Float
-    urgency: Float
-    reason: str
+    decision: DecisionMade
+    fate: Fate = "pending"
     rule: GateRule | None = None
     command: Command | None = None
-    outcome: Outcome | None = None
-    why: str | None = None
+    detail: str | None = None
 
-    @property
-    def answered(self) -> bool:
-        """True once the decision was refused or became a command."""
-        return self.rule is not None or self.command is not None
+    @classmethod
+    def of(cls, record: Record, event: DecisionMade) -> "DecisionRow":
+        """The row of a decision that was just made; `none` is recorded and has no other fate."""
+        return cls(record.id, record.moment, record.epoch, event, "recorded" if event.adaptation is Adaptation.NONE else "pending")
+
+    def refused(self, event: DecisionRefused) -> "DecisionRow":
+        """The row after the gate refused the decision."""
+        return replace(self, fate="refused", rule=event.rule, detail=event.reason)
+
+    def concluded(self, event: OutcomeEvent) -> "DecisionRow":
+        """The row after the outcome of its command."""
+        outcome, detail = outcome_of(event)
+        return replace(self, fate=_FATES[outcome], detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +73,19 @@ class CommandRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LastCommand:
+    """The last command issued for a slot. `outcome` is None until it has one; `why` is a refusal's reason or a failure's error."""
+
+    moment: int
+    epoch: int
+    command: Command
+    outcome: Outcome | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """How many there were in the whole run: decisions made by adaptation, refused by rule; commands issued and their outcomes."""
+    """Counts over the whole run: decisions made by adaptation and refused by rule, commands issued and their outcomes."""
 
     made: Mapping[Adaptation, int] = field(default_factory=dict)
     refused: Mapping[GateRule, int] = field(default_factory=dict)
@@ -86,69 +104,56 @@ class Control:
     counts: Counts = field(default_factory=Counts)
 
 
-class Answer(NamedTuple):
-    """Control after a record, and what was irregular about it, in words."""
-
-    control: Control
-    irregular: tuple[str, ...] = ()
-
-
-def decided(control: Control, record: Record, event: DecisionMade) -> Control:
+def add_decision(control: Control, record: Record, event: DecisionMade) -> Control:
     """`control` with one more decision."""
-    row = DecisionRow(
-        id=record.id,
-        moment=record.moment,
-        epoch=record.epoch,
-        adaptation=event.adaptation,
-        site=event.site,
-        seed=event.seed,
-        blueprint=event.blueprint,
-        confidence=event.confidence,
-        urgency=event.urgency,
-        reason=event.reason,
-    )
     counts = replace(control.counts, made=_one_more(control.counts.made, event.adaptation))
-    return replace(control, decisions=control.decisions.with_item(record.moment, row), counts=counts)
+    return replace(_with_row(control, DecisionRow.of(record, event)), counts=counts)
 
 
-def refused(control: Control, record: Record, event: DecisionRefused) -> Answer:
+def add_refusal(control: Control, record: Record, event: DecisionRefused) -> tuple[Control, Irregular]:
     """`control` with the decision that is the record's cause refused."""
+    decision, irregular = _answered(control, record, "a refusal")
     control = replace(control, counts=replace(control.counts, refused=_one_more(control.counts.refused, event.rule)))
-    decision, irregular = _asked(control, record, "a refusal")
-    if decision is None:
-        return Answer(control, irregular)
-    row = replace(decision, rule=event.rule, why=event.reason)
-    return Answer(replace(control, decisions=control.decisions.with_item(row.moment, row)), irregular)
+    return (control if decision is None else _with_row(control, decision.refused(event))), irregular
 
 
-def issued(control: Control, record: Record, event: CommandIssued) -> Answer:
+def add_command(control: Control, record: Record, event: CommandIssued) -> tuple[Control, Irregular]:
     """`control` with one more command that waits for its outcome."""
-    decision, irregular = _asked(control, record, "a command")
+    decision, irregular = _answered(control, record, "a command")
     command = CommandRow(record.id, record.moment, record.epoch, None if decision is None else decision.moment, event)
-    decisions = control.decisions
     if decision is not None:
-        decisions = decisions.with_item(decision.moment, replace(decision, command=event.command))
+        control = _with_row(control, replace(decision, command=event.command))
     counts = replace(control.counts, issued=control.counts.issued + 1)
-    return Answer(Control(decisions, control.open_commands.with_item(record.moment, command), counts), irregular)
+    return replace(control, open_commands=control.open_commands.with_item(record.moment, command), counts=counts), irregular
 
 
-def came_out(control: Control, record: Record, event: OutcomeEvent) -> tuple[Answer, LastCommand]:
+def add_outcome(control: Control, record: Record, event: OutcomeEvent) -> tuple[Control, Irregular, LastCommand]:
     """`control` with the outcome of the command that is the record's cause, and that command as its slot's last one."""
-    outcome, why = _outcome(event)
-    moment = _moment(record)
+    outcome, why = outcome_of(event)
+    counter = _COUNTERS[outcome]
+    control = replace(control, counts=replace(control.counts, **{counter: getattr(control.counts, counter) + 1}))
+    moment = _cause(record)
     command = None if moment is None else control.open_commands.get(moment)
-    control = replace(control, counts=_counted(control.counts, outcome))
     if command is None:
-        irregular: tuple[str, ...] = (f"an outcome follows from {record.cause}, which is no command without an outcome",)
-        return Answer(control, irregular), LastCommand(record.moment, record.epoch, event.command, outcome, why)
+        irregular = (f"an outcome follows from {record.cause}, which is no command without an outcome",)
+        return control, irregular, LastCommand(record.moment, record.epoch, event.command, outcome, why)
     decision = None if command.decision is None else control.decisions.get(command.decision)
     if decision is not None:
-        row = replace(decision, outcome=outcome, why=why)
-        control = replace(control, decisions=control.decisions.with_item(row.moment, row))
+        control = _with_row(control, decision.concluded(event))
     control = replace(control, open_commands=control.open_commands.without(command.moment))
-    return Answer(control, tuple(_misfits(command, record, event))), LastCommand(
-        command.moment, command.epoch, command.event.command, outcome, why
-    )
+    last = LastCommand(command.moment, command.epoch, command.event.command, outcome, why)
+    return control, tuple(_misfits(command, record, event)), last
+
+
+def outcome_of(event: OutcomeEvent) -> tuple[Outcome, str | None]:
+    """The outcome that `event` states, and why where the command was not applied."""
+    match event:
+        case CommandApplied():
+            return "applied", None
+        case CommandRefused():
+            return "refused", event.reason
+        case CommandFailed():
+            return "failed", event.error
 
 
 def _misfits(command: CommandRow, record: Record, event: OutcomeEvent) -> Iterator[str]:
@@ -159,42 +164,25 @@ def _misfits(command: CommandRow, record: Record, event: OutcomeEvent) -> Iterat
         yield f"{command.id} was valid until epoch {issued.expires_epoch}, and was applied after epoch {record.epoch}"
 
 
-def next_epoch(control: Control) -> Control:
-    """`control` without the decisions of the epoch before."""
-    return replace(control, decisions=Table())
-
-
-def _asked(control: Control, record: Record, what: str) -> tuple[DecisionRow | None, tuple[str, ...]]:
-    moment = _moment(record)
+def _answered(control: Control, record: Record, answer: str) -> tuple[DecisionRow | None, Irregular]:
+    moment = _cause(record)
     decision = None if moment is None else control.decisions.get(moment)
     if decision is None:
-        return None, (f"{what} follows from {record.cause}, which is no decision since the last EpochCompleted",)
-    if decision.answered:
-        return decision, (f"{what} follows from {record.cause}, which was answered before",)
+        return None, (f"{answer} follows from {record.cause}, which is no decision since the last EpochCompleted",)
+    if decision.rule is not None or decision.command is not None:
+        return decision, (f"{answer} follows from {record.cause}, which was answered before",)
     return decision, ()
 
 
-def _outcome(event: OutcomeEvent) -> tuple[Outcome, str | None]:
-    if isinstance(event, CommandApplied):
-        return "applied", None
-    if isinstance(event, CommandRefused):
-        return "refused", event.reason
-    return "failed", event.error
+def _with_row(control: Control, row: DecisionRow) -> Control:
+    return replace(control, decisions=control.decisions.with_item(row.moment, row))
 
 
-def _counted(counts: Counts, outcome: Outcome) -> Counts:
-    if outcome == "applied":
-        return replace(counts, applied=counts.applied + 1)
-    if outcome == "refused":
-        return replace(counts, commands_refused=counts.commands_refused + 1)
-    return replace(counts, commands_failed=counts.commands_failed + 1)
-
-
-def _one_more(counts: Mapping[Counted, int], key: Counted) -> dict[Counted, int]:
+def _one_more(counts: Mapping[_Counted, int], key: _Counted) -> dict[_Counted, int]:
     return {**counts, key: counts.get(key, 0) + 1}
 
 
-def _moment(record: Record) -> int | None:
+def _cause(record: Record) -> Moment | None:
     """The moment of the record's cause; None where it has no cause of this run's own."""
     try:
         return None if record.cause is None else moment_of(record.cause)

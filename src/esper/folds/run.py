@@ -1,19 +1,19 @@
 """The state of a run, folded from its facts in the order of their moments.
 
-The fold is total: a fact that does not fit what came before it is taken at its word and described in `irregularities`; checks report those.
+The fold is total: a fact that does not fit the facts before it is taken at its word and described in `irregularities`; checks report those.
 Only a fact that this version cannot understand stops it (BlockedError), and the state before stays valid. Telemetry and derived events
-change nothing. Duplicates and holes are the business of `admit` and `merge`, which stand before this.
+change nothing. Duplicates and gaps are handled by admission and `merge`, which stand before this.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import NamedTuple
 
 from esper.errors import DataError, RuleError
 from esper.events.codec import decode
-from esper.events.digests import digest_of
+from esper.events.digests import digest_of, to_json
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.control import (
@@ -25,9 +25,10 @@ from esper.events.kinds.control import (
     DecisionRefused,
     FieldReported,
 )
-from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import (
+    BlamedSeed,
     CheckpointPruned,
     CheckpointSaved,
     RunFailed,
@@ -39,10 +40,8 @@ from esper.events.kinds.run import (
     Site,
 )
 from esper.folds import control, seeds
-from esper.folds.control import Control, DecisionRow
-from esper.folds.form import form
-from esper.folds.rows import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow
-from esper.folds.seeds import Change, SeedKey, Slot, Slots
+from esper.folds.control import Control, DecisionRow, Irregular, LastCommand
+from esper.folds.seeds import Slot, Slots
 from esper.folds.table import Table
 
 
@@ -51,12 +50,68 @@ class BlockedError(DataError):
 
 
 class Status(StrEnum):
-    """Where a run is between its first record and its end. A run that was killed is `running` until somebody resumes it."""
+    """Where a run is between its first record and its end. A run that was killed is `running` until it is resumed."""
 
     NEW = "new"
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """A completed epoch: its losses and metrics, and the digests of the training state before its adaptation."""
+
+    epoch: int
+    step: int
+    moment: int
+    id: EventId
+    train: Measured
+    validation: Measured | None
+    digests: StateDigests
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """A checkpoint that is kept: the start of the epoch after `epoch`."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    reason: str
+    epoch: int
+    moment: int
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRow:
+    """A return to a checkpoint."""
+
+    id: EventId
+    moment: int
+    epoch: int
+    from_epoch: int
+    to_epoch: int
+    checkpoint: str
+    reason: str
+    blamed: BlamedSeed | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """A field report and when it was made."""
+
+    moment: int
+    epoch: int
+    event: FieldReported
+
+
+class Irregularity(NamedTuple):
+    """A fact that does not fit what came before it: where, and what about it."""
+
+    moment: int
+    what: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -135,10 +190,7 @@ def step(state: RunState, record: Record) -> RunState:
         return state
     event = _understood(record)
     here = replace(state, epoch=record.epoch, step=record.step, moment=record.moment, incarnation=record.incarnation)
-    handle = _STEPS.get(type(event))
-    here = _in_order(here, state, event)
-    # Kernels and blueprints have no handler: the seed table says what became of them.
-    return here if handle is None else handle(here, record, event)
+    return _applied(_in_order(here, state, event), record, event)
 
 
 def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
@@ -158,7 +210,7 @@ def digest(state: RunState) -> str:
 
     The rows of its epochs stand in it by `epochs_digest` alone, so a digest after every epoch costs each epoch the same.
     """
-    return digest_of(form(replace(state, epochs=())))
+    return digest_of(to_json(replace(state, epochs=())))
 
 
 def _understood(record: Record) -> Event:
@@ -179,41 +231,46 @@ def _in_order(state: RunState, before: RunState, event: Event) -> RunState:
     return state
 
 
-def _started(state: RunState, _record: Record, event: RunStarted) -> RunState:
-    if state.started is not None:
-        return _noted(state, "the run started a second time")
-    return replace(state, status=Status.RUNNING, started=event, slots=seeds.slots_of(event.sites))
+def _applied(state: RunState, record: Record, event: Event) -> RunState:
+    match event:
+        case RunStarted() | RunResumed() | RunFinished() | RunFailed():
+            state = _moved(state, event)
+        case EpochCompleted():
+            state = _completed(state, record, event)
+        case SeedTransitioned():
+            state = _transitioned(state, record, event)
+        case SeedEvaluated():
+            state = _reseeded(state, *seeds.apply_evaluation(state.slots, record, event))
+        case CheckpointSaved():
+            row = CheckpointRow(event.checkpoint, event.digest, event.size_bytes, event.reason, record.epoch, record.moment)
+            state = replace(state, checkpoints=(*state.checkpoints, row))
+        case CheckpointPruned():
+            state = _pruned(state, event)
+        case RunRolledBack():
+            state = _rolled_back(state, record, event)
+        case SamplesDropped():
+            state = replace(state, dropped=state.dropped.with_item(event.topic, state.dropped.get(event.topic, 0) + event.count))
+        case FieldReported():
+            state = replace(state, field_reports=(*state.field_reports, ReportRow(record.moment, record.epoch, event)))
+        case _:
+            # Kernels and blueprints change nothing: the seed table says what became of them.
+            state = _controlled(state, record, event)
+    return state
 
 
-def _resumed(state: RunState, _record: Record, _event: RunResumed) -> RunState:
-    return replace(state, status=Status.RUNNING, end=None)
+def _moved(state: RunState, event: RunStarted | RunResumed | RunFinished | RunFailed) -> RunState:
+    match event:
+        case RunStarted() if state.started is not None:
+            return _noted(state, "the run started a second time")
+        case RunStarted():
+            return replace(state, status=Status.RUNNING, started=event, slots=seeds.slots_of(event.sites))
+        case RunResumed():
+            return replace(state, status=Status.RUNNING, end=None)
+        case _:
+            return replace(state, status=Status.FINISHED if isinstance(event, RunFinished) else Status.FAILED, end=event)
 
 
-def _finished(state: RunState, _record: Record, event: RunFinished) -> RunState:
-    return replace(state, status=Status.FINISHED, end=event)
-
-
-def _failed(state: RunState, _record: Record, event: RunFailed) -> RunState:
-    return replace(state, status=Status.FAILED, end=event)
-
-
-def _dropped(state: RunState, _record: Record, event: SamplesDropped) -> RunState:
-    return replace(state, dropped=state.dropped.with_item(event.topic, state.dropped.get(event.topic, 0) + event.count))
-
-
-def _saved(state: RunState, record: Record, event: CheckpointSaved) -> RunState:
-    row = CheckpointRow(
-        name=event.checkpoint,
-        digest=event.digest,
-        size_bytes=event.size_bytes,
-        reason=event.reason,
-        epoch=record.epoch,
-        moment=record.moment,
-    )
-    return replace(state, checkpoints=(*state.checkpoints, row))
-
-
-def _epoch_completed(state: RunState, record: Record, event: EpochCompleted) -> RunState:
+def _completed(state: RunState, record: Record, event: EpochCompleted) -> RunState:
     epoch = event.system.epoch
     if epoch != record.epoch:
         state = _noted(state, f"EpochCompleted of epoch {record.epoch} holds the system state of epoch {epoch}")
@@ -231,19 +288,19 @@ def _epoch_completed(state: RunState, record: Record, event: EpochCompleted) -> 
         digests=event.digests,
         parameters=event.system.parameters,
     )
-    state = _changed(state, seeds.observed(state.slots, event.system.seeds))
+    state = _reseeded(state, *seeds.apply_epoch(state.slots, event.system.seeds))
     return replace(
         state,
         epochs=(*state.epochs, row),
-        epochs_digest=digest_of([state.epochs_digest, form(row)]),
-        control=control.next_epoch(state.control),
+        epochs_digest=digest_of([state.epochs_digest, to_json(row)]),
+        control=replace(state.control, decisions=Table()),
     )
 
 
 def _transitioned(state: RunState, record: Record, event: SeedTransitioned) -> RunState:
     blamed = state.rollbacks[-1].blamed if state.rollbacks and state.rollbacks[-1].id == record.cause else None
     rollback = blamed is not None and (blamed.site, blamed.seed) == (event.site, event.seed)
-    state = _changed(state, seeds.transitioned(state.slots, record, event, rollback))
+    state = _reseeded(state, *seeds.apply_transition(state.slots, record, event, rollback))
     if event.to_stage is Stage.GERMINATED and record.epoch not in state.germination_epochs[-1:]:
         return replace(state, germination_epochs=(*state.germination_epochs, record.epoch))
     return state
@@ -262,79 +319,39 @@ def _rolled_back(state: RunState, record: Record, event: RunRolledBack) -> RunSt
     )
     if not any(kept.name == event.checkpoint for kept in state.checkpoints):
         state = _noted(state, f"the run went back to checkpoint {event.checkpoint!r}, which is not kept")
-    return _changed(replace(state, rollbacks=(*state.rollbacks, row)), seeds.replaced(state.slots, event.seeds))
+    return _reseeded(replace(state, rollbacks=(*state.rollbacks, row)), *seeds.apply_rollback(state.slots, event.seeds))
 
 
-def _pruned(state: RunState, _record: Record, event: CheckpointPruned) -> RunState:
+def _pruned(state: RunState, event: CheckpointPruned) -> RunState:
     kept = tuple(row for row in state.checkpoints if row.name != event.checkpoint)
     if len(kept) == len(state.checkpoints):
         return _noted(state, f"checkpoint {event.checkpoint!r} was pruned, and is not kept")
     return replace(state, checkpoints=kept)
 
 
-def _evaluated(state: RunState, record: Record, event: SeedEvaluated) -> RunState:
-    return _changed(state, seeds.evaluated(state.slots, record, event))
+def _controlled(state: RunState, record: Record, event: Event) -> RunState:
+    match event:
+        case DecisionMade():
+            return replace(state, control=control.add_decision(state.control, record, event))
+        case DecisionRefused():
+            changed, irregular = control.add_refusal(state.control, record, event)
+            return replace(_noted(state, *irregular), control=changed)
+        case CommandIssued():
+            changed, irregular = control.add_command(state.control, record, event)
+            last = LastCommand(record.moment, record.epoch, event.command)
+        case CommandApplied() | CommandRefused() | CommandFailed():
+            changed, irregular, last = control.add_outcome(state.control, record, event)
+        case _:
+            return state
+    state = replace(_noted(state, *irregular), control=changed)
+    return _reseeded(state, *seeds.apply_command(state.slots, (event.site, event.seed), last))
 
 
-def _reported(state: RunState, record: Record, event: FieldReported) -> RunState:
-    return replace(state, field_reports=(*state.field_reports, ReportRow(record.moment, record.epoch, event)))
-
-
-def _decided(state: RunState, record: Record, event: DecisionMade) -> RunState:
-    return replace(state, control=control.decided(state.control, record, event))
-
-
-def _refused(state: RunState, record: Record, event: DecisionRefused) -> RunState:
-    return _answered(state, control.refused(state.control, record, event))
-
-
-def _issued(state: RunState, record: Record, event: CommandIssued) -> RunState:
-    state = _answered(state, control.issued(state.control, record, event))
-    command = seeds.LastCommand(record.moment, record.epoch, event.command)
-    return _commanded(state, (event.site, event.seed), command)
-
-
-def _came_out(state: RunState, record: Record, event: control.OutcomeEvent) -> RunState:
-    answer, command = control.came_out(state.control, record, event)
-    return _commanded(_answered(state, answer), (event.site, event.seed), command)
-
-
-def _commanded(state: RunState, key: SeedKey, command: seeds.LastCommand) -> RunState:
-    return _changed(state, seeds.commanded(state.slots, key, command))
-
-
-def _changed(state: RunState, change: Change) -> RunState:
-    return replace(_noted(state, *change.irregular), slots=change.slots)
-
-
-def _answered(state: RunState, answer: control.Answer) -> RunState:
-    return replace(_noted(state, *answer.irregular), control=answer.control)
+def _reseeded(state: RunState, slots: Slots, irregular: Irregular) -> RunState:
+    return replace(_noted(state, *irregular), slots=slots)
 
 
 def _noted(state: RunState, *what: str) -> RunState:
     if not what:
         return state
     return replace(state, irregularities=(*state.irregularities, *(Irregularity(state.moment, text) for text in what)))
-
-
-# Any: the key is the kind that the handler takes, and `step` looks it up by the event's own type.
-_STEPS: dict[type[Event], Callable[[RunState, Record, Any], RunState]] = {
-    RunStarted: _started,
-    RunResumed: _resumed,
-    RunFinished: _finished,
-    RunFailed: _failed,
-    RunRolledBack: _rolled_back,
-    SamplesDropped: _dropped,
-    CheckpointSaved: _saved,
-    CheckpointPruned: _pruned,
-    EpochCompleted: _epoch_completed,
-    SeedTransitioned: _transitioned,
-    SeedEvaluated: _evaluated,
-    DecisionMade: _decided,
-    DecisionRefused: _refused,
-    CommandIssued: _issued,
-    CommandApplied: _came_out,
-    CommandRefused: _came_out,
-    CommandFailed: _came_out,
-    FieldReported: _reported,
-}

@@ -1,18 +1,17 @@
-"""What a run did, in the order a person asks about it: the lives of its seeds and the decisions with what became of each.
+"""History of a run as people ask about it: the lives of its seeds, the decisions with their fates, and notes.
 
-A collector over a run's facts, fed record by record like the fold beside it; it keeps what a view shows and the fold's state does not:
-history. It must never read a clock or a file, and it decides nothing.
+A collector over a run's facts, fed record by record like the fold beside it. It keeps the history that views show and the fold's state
+leaves out. It must never read a clock or a file, and it decides nothing.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.control import (
-    Adaptation,
     CommandApplied,
     CommandFailed,
     CommandIssued,
@@ -23,9 +22,10 @@ from esper.events.kinds.control import (
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped
+from esper.folds.control import DecisionRow
+from esper.folds.seeds import SeedKey
 
-Slot = tuple[str, int]
-Fate = Literal["pending", "applied", "refused", "command refused", "failed", "recorded"]
+_TOPICS = frozenset((topics.RUN, topics.EPOCH, topics.LIFECYCLE, topics.DECISIONS, topics.COMMANDS, topics.OUTCOMES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One life of a seed: what grew in a slot from one germination on. `undone` says that a rollback took it back altogether."""
+    """One life of a seed, from its germination on. `undone`: a rollback took it back altogether."""
 
     site: str
     seed: int
@@ -68,21 +68,8 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
-    """One decision with its numbers, and what became of it. `rule` is the gate's where it refused; `detail` says why, in words."""
-
-    id: EventId
-    moment: Moment
-    epoch: int
-    decision: DecisionMade
-    fate: Fate
-    rule: str | None = None
-    detail: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Note:
-    """Something that happened to the run itself, in words: a rollback, a resume, lost samples, its end."""
+    """A note about the run itself, in words: a rollback, a resume, lost samples, its end."""
 
     moment: Moment
     epoch: int
@@ -94,17 +81,17 @@ class Note:
 class Timeline:
     """Lives, decisions and notes of one run up to the last record it was given; facts in order, each once, are the caller's promise.
 
-    `settled` is the decision that the last record told the fate of, `noted` the note that it gave; None where it did neither.
+    `settled` is the decision whose fate the last record decided, `noted` the note that it gave; None where it did neither.
     """
 
     started: RunStarted | None = None
     completed: EpochCompleted | None = None
     notes: list[Note] = field(default_factory=list)
-    settled: Decided | None = None
+    settled: DecisionRow | None = None
     noted: Note | None = None
     _lives: dict[tuple[str, int, int], Life] = field(default_factory=dict)
-    _now: dict[Slot, int] = field(default_factory=dict)
-    _decisions: dict[EventId, Decided] = field(default_factory=dict)
+    _now: dict[SeedKey, int] = field(default_factory=dict)
+    _decisions: dict[EventId, DecisionRow] = field(default_factory=dict)
     _commands: dict[EventId, EventId] = field(default_factory=dict)
 
     @property
@@ -113,21 +100,20 @@ class Timeline:
         return tuple(sorted(self._lives.values(), key=lambda life: (life.life, life.site, life.seed)))
 
     @property
-    def decisions(self) -> tuple[Decided, ...]:
+    def decisions(self) -> tuple[DecisionRow, ...]:
         """Every decision, oldest first."""
         return tuple(self._decisions.values())
 
-    def latest(self) -> Iterator[Decided]:
+    def latest(self) -> Iterator[DecisionRow]:
         """Every decision, newest first."""
         return reversed(self._decisions.values())
 
     def add(self, record: Record) -> None:
-        """Takes one record of the run; kinds that tell nothing here are passed over undecoded."""
+        """Add one record of the run; records of other topics are ignored without decoding them."""
         self.settled = self.noted = None
-        if record.type in _TOLD:
-            self._tell(record, decode(record))
-
-    def _tell(self, record: Record, event: Event) -> None:
+        if record.topic not in _TOPICS:
+            return
+        event = decode(record)
         match event:
             case RunStarted():
                 self.started = event
@@ -163,7 +149,7 @@ class Timeline:
             kernel = event.kernel or known.kernel
             self._lives[*slot, life] = replace(known.entered(span), kernel=kernel)
 
-    def _leave(self, slot: Slot, epoch: int) -> None:
+    def _leave(self, slot: SeedKey, epoch: int) -> None:
         life = self._now.pop(slot, None)
         if life is not None:
             self._lives[*slot, life] = self._lives[*slot, life].closed(epoch)
@@ -178,7 +164,7 @@ class Timeline:
         for slot, row in table.items():
             self._restore(slot, row, record, event)
 
-    def _restore(self, slot: Slot, row: SeedRow, record: Record, event: RunRolledBack) -> None:
+    def _restore(self, slot: SeedKey, row: SeedRow, record: Record, event: RunRolledBack) -> None:
         known = self._lives.get((*slot, row.life)) if row.life is not None else None
         if known is None or row.life is None or row.stage is Stage.DORMANT:
             return
@@ -190,61 +176,37 @@ class Timeline:
     def _control(self, record: Record, event: Event) -> None:
         match event:
             case DecisionMade():
-                fate: Fate = "recorded" if event.adaptation is Adaptation.NONE else "pending"
-                self._decisions[record.id] = Decided(record.id, record.moment, record.epoch, event, fate)
-            case DecisionRefused():
-                self._settle(record.cause, "refused", event.rule, event.reason)
-            case CommandIssued() if record.cause is not None:
+                self._decisions[record.id] = DecisionRow.of(record, event)
+            case DecisionRefused() if record.cause in self._decisions:
+                self._settle(self._decisions[record.cause].refused(event))
+            case CommandIssued() if record.cause in self._decisions:
                 self._commands[record.id] = record.cause
-            case CommandApplied():
-                self._settle(self._decision_behind(record), "applied")
-            case CommandRefused():
-                self._settle(self._decision_behind(record), "command refused", None, event.reason)
-            case CommandFailed():
-                self._settle(self._decision_behind(record), "failed", None, event.error)
+            case CommandApplied() | CommandRefused() | CommandFailed() if record.cause in self._commands:
+                self._settle(self._decisions[self._commands.pop(record.cause)].concluded(event))
             case _:
                 pass
 
-    def _decision_behind(self, record: Record) -> EventId | None:
-        return self._commands.pop(record.cause, None) if record.cause is not None else None
-
-    def _settle(self, decision: EventId | None, fate: Fate, rule: str | None = None, detail: str | None = None) -> None:
-        if decision is not None and decision in self._decisions:
-            self.settled = replace(self._decisions[decision], fate=fate, rule=rule, detail=detail)
-            self._decisions[decision] = self.settled
+    def _settle(self, row: DecisionRow) -> None:
+        self.settled = self._decisions[row.id] = row
 
 
 def note_of(event: Event) -> str | None:
-    """What `event` says about the run itself, in one line; None where it says nothing of that sort."""
+    """`event` as a note about the run itself, in one line; None for an event about something else."""
     match event:
         case RunResumed():
             source = event.checkpoint or "the first epoch"
             changed = f"; changed since: {', '.join(event.environment_changes)}" if event.environment_changes else ""
-            return f"resumed from {source}, caught up to moment {event.caught_up_to}, incarnation {event.incarnation}{changed}"
+            note = f"resumed from {source}, caught up to moment {event.caught_up_to}, incarnation {event.incarnation}{changed}"
         case SamplesDropped():
-            return f"{event.count} samples of {event.topic} dropped, steps {event.first_step}..{event.last_step}"
-        case _:
-            return _turn_of(event)
-
-
-def _turn_of(event: Event) -> str | None:
-    match event:
+            note = f"{event.count} samples of {event.topic} dropped, steps {event.first_step}..{event.last_step}"
         case RunRolledBack(blamed=blamed):
             whom = "no seed is blamed" if blamed is None else f"{blamed.site} s{blamed.seed} is blamed"
-            return f"rolled back from epoch {event.from_epoch} to {event.to_epoch} ({event.checkpoint}): {event.reason}; {whom}"
+            note = f"rolled back from epoch {event.from_epoch} to {event.to_epoch} ({event.checkpoint}): {event.reason}; {whom}"
         case RunFinished():
             early = ", stopped early" if event.stopped_early else ""
-            return f"finished{early}: {event.parameters:,} parameters, model {event.model_digest[:8]}"
+            note = f"finished{early}: {event.parameters:,} parameters, model {event.model_digest[:8]}"
         case RunFailed():
-            return f"failed ({event.kind}) in {event.where}: {event.error}"
+            note = f"failed ({event.kind}) in {event.where}: {event.error}"
         case _:
             return None
-
-
-_TOLD = frozenset(
-    kind.KIND
-    for kind in (
-        RunStarted, EpochCompleted, SeedTransitioned, SeedEvaluated, RunRolledBack, DecisionMade, DecisionRefused, CommandIssued,
-        CommandApplied, CommandRefused, CommandFailed, RunResumed, SamplesDropped, RunFinished, RunFailed,
-    )
-)  # fmt: skip
+    return note

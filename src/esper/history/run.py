@@ -19,8 +19,9 @@ from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack
 from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
+from esper.folds.control import DecisionRow
 from esper.folds.run import BlockedError, RunState, digest, initial, step
-from esper.folds.timeline import Decided, Life
+from esper.folds.timeline import Life
 from esper.history.rows import rows_of
 from esper.history.view import PAGE, Reading
 from esper.oona.contract import START, Log, Position, pages_of, records_of
@@ -83,7 +84,7 @@ class History:
         return self._caught_up().timeline.lives
 
     @property
-    def decisions(self) -> tuple[Decided, ...]:
+    def decisions(self) -> tuple[DecisionRow, ...]:
         """Every decision with its numbers and what became of it, oldest first."""
         return self._caught_up().timeline.decisions
 

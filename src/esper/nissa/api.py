@@ -238,6 +238,7 @@ def show_state(asked: _OfRun, at: Annotated[_Moment | None, Query(description="A
             at=state.moment if at is None else at,
             digest=digest_,
             seeds=tuple(state.slots.values()),
+            decisions=tuple(view_of(views.DecisionView, row, row.decision) for row in state.decisions),
             open_commands=tuple(state.control.open_commands.values()),
             dropped=dict(state.dropped),
         )

@@ -14,11 +14,10 @@ from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertFiring, WindowAggregated
 from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Site
 from esper.events.kinds.telemetry import SeedHealthMeasured
-from esper.folds.control import CommandRow, Counts, DecisionRow
-from esper.folds.rows import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow
-from esper.folds.run import Status
+from esper.folds.control import CommandRow, Counts, Fate
+from esper.folds.run import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, Status
 from esper.folds.seeds import Slot
-from esper.folds.timeline import Fate, Note, Span
+from esper.folds.timeline import Note, Span
 from esper.history.catalog import Standing
 
 _View = TypeVar("_View", bound="View")
@@ -217,7 +216,7 @@ class StateView(View):
     """sha256 over the state's canonical form; the same as the live fold's, on every machine."""
     epochs: tuple[EpochRow, ...]
     seeds: tuple[Slot, ...]
-    decisions: tuple[DecisionRow, ...]
+    decisions: tuple["DecisionView", ...]
     """Since the last completed epoch."""
     open_commands: tuple[CommandRow, ...]
     counts: Counts

@@ -20,6 +20,7 @@ from typing import Protocol, Self
 from esper.errors import DataError, EsperError
 from esper.events import topics
 from esper.events.codec import decode, encode
+from esper.events.digests import to_json
 from esper.events.envelope import EventId, Record, RunId, is_training
 from esper.events.fields import Event
 from esper.events.kinds.observability import (
@@ -31,7 +32,6 @@ from esper.events.kinds.observability import (
     FoldUnblocked,
     ObserverStarted,
 )
-from esper.folds.form import form
 from esper.folds.monitoring.run import Watch, fold, own_id
 from esper.folds.monitoring.topic import RULE_VERSIONS, WatchSettings
 from esper.oona import seal
@@ -389,6 +389,6 @@ def _derived_to(folder: Path, run: RunId) -> Position:
 
 
 def _started(settings: WatchSettings) -> ObserverStarted:
-    written = form(settings)
+    written = to_json(settings)
     assert isinstance(written, dict), "settings are written as an object"
     return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)

@@ -4,11 +4,11 @@ import pytest
 
 from esper.cli.drawing.decisions import block, line
 from esper.events.envelope import EventId, Moment
-from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.folds.timeline import Decided, Fate
+from esper.events.kinds.control import Adaptation, DecisionMade, GateRule
+from esper.folds.control import DecisionRow, Fate
 
 
-def decided(site: str, fate: Fate = "applied", rule: str | None = None) -> Decided:
+def decided(site: str, fate: Fate = "applied", rule: GateRule | None = None) -> DecisionRow:
     """A graft of the second slot."""
     made = DecisionMade(
         adaptation=Adaptation.GRAFT,
@@ -20,7 +20,7 @@ def decided(site: str, fate: Fate = "applied", rule: str | None = None) -> Decid
         reason="shadow 0.2721 against 0.2989 (-9.0 %), n 350, z 4.7, best of 9 tried",
         evidence=(EventId("x/233"),),
     )
-    return Decided(EventId("x/238"), Moment(238), 34, made, fate, rule, None)
+    return DecisionRow(EventId("x/238"), Moment(238), 34, made, fate, rule)
 
 
 LONG = "encoder_blocks.0.projection_in"

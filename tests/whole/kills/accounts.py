@@ -14,13 +14,12 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from esper.events.codec import decode
-from esper.events.digests import comparison_form
+from esper.events.digests import comparison_form, to_json
 from esper.events.envelope import EventId, Record
 from esper.events.kinds.control import Command, CommandApplied
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointPruned, RunFailed, RunResumed, RunRolledBack, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
-from esper.folds.form import form
 from esper.folds.run import fold
 from esper.oona.catch_up import OUTSIDE
 from esper.oona.directory import Directory
@@ -199,7 +198,7 @@ def state_of(records: tuple[Record, ...]) -> dict[str, JsonValue]:
         "dropped": state.dropped,
         "irregularities": tuple(one.what for one in state.irregularities),
     }
-    return {name: _shared(form(part)) for name, part in parts.items()}
+    return {name: _shared(to_json(part)) for name, part in parts.items()}
 
 
 def _shared(value: JsonValue) -> JsonValue:

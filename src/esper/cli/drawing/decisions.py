@@ -7,8 +7,8 @@ from rich.text import Text
 from esper.cli.drawing.text import clipped, place, share, within, wrapped
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.run import Site
+from esper.folds.control import DecisionRow
 from esper.folds.run import RunState
-from esper.folds.timeline import Decided
 
 HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
 _SHORTEST_REASON = 12
@@ -45,7 +45,7 @@ def room_for(sites: Iterable[Site]) -> int:
     return min(24, len("germinate ") + longest + len(" s0"))
 
 
-def line(decided: Decided, width: int, room: int) -> Text:
+def line(decided: DecisionRow, width: int, room: int) -> Text:
     """A decision in one line of `width` characters: epoch, what (in `room`), why (it gives way, at last wholly), numbers, outcome."""
     decision, left = decided.decision, _room(decided, width)
     if left < room + _SHORTEST_REASON:
@@ -53,7 +53,7 @@ def line(decided: Decided, width: int, room: int) -> Text:
     return _row(decided, f"{within(wanted(decision), room):<{room}}  {clipped(decision.reason, left - room - 2)}", width)
 
 
-def block(decided: Decided, width: int) -> list[Text]:
+def block(decided: DecisionRow, width: int) -> list[Text]:
     """A decision in full: what, numbers and outcome; then the whole reason, why it was refused or failed, and its evidence."""
     decision = decided.decision
     words = [f"{place(decided.id)} from {evidence(decision)}: {decision.reason}", decided.detail or ""]
@@ -61,18 +61,18 @@ def block(decided: Decided, width: int) -> list[Text]:
     return [_row(decided, f"{wanted(decision)} {decision.blueprint or ''}".rstrip(), width), *more]
 
 
-def _row(decided: Decided, what: str, width: int) -> Text:
+def _row(decided: DecisionRow, what: str, width: int) -> Text:
     room = _room(decided, width)
     text = Text(f"{decided.epoch:>4}  {within(what, room):<{room}}  ").append(f"{sureness(decided.decision):<20}  ", style="dim")
     return text.append(_outcome(decided), style=_STYLES[decided.fate])
 
 
-def _room(decided: Decided, width: int) -> int:
+def _room(decided: DecisionRow, width: int) -> int:
     """How many characters are left for what was decided and why."""
     return max(0, width - 10 - max(20, len(sureness(decided.decision))) - max(len(_outcome(decided)), len("refused: confidence")))
 
 
-def _outcome(decided: Decided) -> str:
+def _outcome(decided: DecisionRow) -> str:
     return {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
 
 
@@ -81,6 +81,6 @@ def refusals(state: RunState) -> str:
     return ", ".join(f"{rule} {refused}" for rule, refused in sorted(state.control.counts.refused.items())) or "none"
 
 
-def adaptations(decisions: Iterable[Decided]) -> list[Decided]:
+def adaptations(decisions: Iterable[DecisionRow]) -> list[DecisionRow]:
     """The decisions that would change what the host is; housekeeping and `none` left out."""
     return [decided for decided in decisions if decided.decision.adaptation not in HOUSEKEEPING]

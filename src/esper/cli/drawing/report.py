@@ -10,8 +10,9 @@ from esper.cli.drawing import decisions
 from esper.cli.drawing.lanes import LOOKS, lane, lattice, legend, name_of, ruler, scale_of
 from esper.cli.drawing.text import UNKNOWN, clock, count, hanging, listed, metric, number, rate, short, sparkline, within, wrapped
 from esper.events.kinds.run import RunFailed, RunFinished
-from esper.folds.rows import EpochRow
-from esper.folds.timeline import Decided, Life
+from esper.folds.control import DecisionRow
+from esper.folds.run import EpochRow
+from esper.folds.timeline import Life
 from esper.history.view import Reading
 
 
@@ -150,7 +151,7 @@ def decided(reading: Reading, width: int, everything: bool) -> Iterator[Text]:
     yield Text(f"  {counts.issued} commands: {came_out}", style="dim")
 
 
-def _gone_wrong(made: Sequence[Decided]) -> list[Decided]:
+def _gone_wrong(made: Sequence[DecisionRow]) -> list[DecisionRow]:
     return [one for one in made if one.decision.adaptation in decisions.HOUSEKEEPING and one.fate not in ("applied", "recorded")]
 
 

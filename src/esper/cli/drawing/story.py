@@ -8,7 +8,7 @@ from esper.cli.drawing.decisions import adaptations, refusals
 from esper.cli.drawing.text import clipped, many
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.run import RunRolledBack
-from esper.folds.timeline import Decided
+from esper.folds.control import DecisionRow
 from esper.history.view import Reading
 
 _DONE: Mapping[Adaptation, str] = {
@@ -23,7 +23,7 @@ _MOST = 12
 
 def story(reading: Reading, width: int) -> Iterator[Text]:
     """The last dozen turns of the run that `reading` has read, each in a line of `width` characters, then what the gate refused."""
-    alike: dict[tuple[int, Adaptation], list[Decided]] = {}
+    alike: dict[tuple[int, Adaptation], list[DecisionRow]] = {}
     for one in adaptations(reading.timeline.decisions):
         if one.fate == "applied":
             alike.setdefault((one.epoch, one.decision.adaptation), []).append(one)
@@ -38,7 +38,7 @@ def story(reading: Reading, width: int) -> Iterator[Text]:
     yield Text(f"{'':>7}refused by the gate: {refusals(reading.state)}")
 
 
-def _told(group: Sequence[Decided]) -> str:
+def _told(group: Sequence[DecisionRow]) -> str:
     first, names, site = group[0].decision, [], None
     for decision in (one.decision for one in group):
         where = "" if decision.site == site else f"{decision.site} "

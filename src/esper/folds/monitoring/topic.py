@@ -20,12 +20,11 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from esper.errors import DataError, RuleError
 from esper.events import topics
 from esper.events.codec import encode
-from esper.events.digests import derived_id, digest_of
+from esper.events.digests import derived_id, digest_of, to_json
 from esper.events.envelope import MICROSECOND, SINCE, Record
 from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
-from esper.folds.form import form
 from esper.folds.monitoring import alerts, trends, windows
 from esper.folds.monitoring.alerts import Alert, AlertSettings, AlertState, Seen
 from esper.folds.monitoring.conditions import anomaly_labels
@@ -62,7 +61,7 @@ class WatchSettings(Part):
     @cached_property
     def settings_digest(self) -> str:
         """sha256 over all settings: part of the id of everything derived under them."""
-        return digest_of(form(self))
+        return digest_of(to_json(self))
 
     @cached_property
     def rules_of(self) -> Mapping[str, tuple[Rule, ...]]:
