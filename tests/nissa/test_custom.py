@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from esper.errors import LogError
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.custom import MOST_METRICS, MOST_SERIES, CustomBatch, CustomMetrics, RedefinedError, TooManyError
+from esper.nissa.custom import MOST_CUSTOM_METRICS, MOST_SERIES, CustomBatch, CustomMetrics, RedefinedError, TooManyError
 
 
 class Recorded(list[CustomMetricRecorded]):
@@ -147,8 +147,8 @@ def test_a_hundred_and_first_series_is_refused_and_the_others_go_on(metrics: Cus
 
 
 def test_one_metric_more_than_may_be_is_refused(metrics: CustomMetrics) -> None:
-    metrics.accept(batch(*[{"name": f"m{number}"} for number in range(MOST_METRICS)]).samples)
-    with pytest.raises(TooManyError, match=f"at most {MOST_METRICS} metrics"):
+    metrics.accept(batch(*[{"name": f"m{number}"} for number in range(MOST_CUSTOM_METRICS)]).samples)
+    with pytest.raises(TooManyError, match=f"at most {MOST_CUSTOM_METRICS} metrics"):
         metrics.accept(batch({"name": "one_more"}).samples)
 
 

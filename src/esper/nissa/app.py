@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from esper.nissa import api, tail
+from esper.nissa import tail
 from esper.nissa.problems import install_handlers
+from esper.nissa.routes import ROUTERS, Backend
 from esper.nissa.security import OPEN, SecurityMiddleware
 from esper.nissa.views import Problem
 
@@ -16,7 +17,7 @@ _ABOUT = (
 )
 
 
-def build_app(backend: api.Backend, notifier: tail.Notifier, *, version: str, token: str | None) -> FastAPI:
+def build_app(backend: Backend, tails: tail.Tails, *, version: str, token: str | None) -> FastAPI:
     """The application, ready to be served. Users' collectors run while it does."""
 
     @asynccontextmanager
@@ -36,8 +37,8 @@ def build_app(backend: api.Backend, notifier: tail.Notifier, *, version: str, to
         redoc_url=None,
     )
     app.state.backend = backend
-    app.state.notifier = notifier
-    for router in (api.service, api.runs, api.events, tail.router, api.derived):
+    app.state.tails = tails
+    for router in (*ROUTERS, tail.router):
         app.include_router(router)
     install_handlers(app)
     names = (*settings.names, settings.host)

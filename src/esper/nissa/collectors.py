@@ -1,16 +1,17 @@
-"""Collectors: what a scrape asks beside counters and histograms. Esper's own is called by the scrape, a user's on a thread of its own.
+"""Collectors of what a scrape shows beside counters and histograms. Esper's own is called by the scrape, a user's on a thread of its own.
 
 A user's collector that fails or hangs is counted and stops no other, nor the scrape. A scrape shows what it gave last; when it has given
 nothing for three intervals (at least ten seconds) its metrics are absent: an old number must not look like a new one.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -64,58 +65,50 @@ def find_collector(path: str) -> Collector:
 
 
 class CollectorRun:
-    """One collector at work: its counts, and what it gave last."""
+    """A collector at work: its counts, and the families it gave last. `check`: look through what it gives; Esper's own is trusted."""
 
     def __init__(self, collector: Collector, clock: Callable[[], float] = time.monotonic, *, check: bool = True) -> None:
-        """`check`: whether what it gives is looked through first; Esper's own is not."""
         self.collector = collector
         self._check = check
         self._patience_s = max(3 * collector.interval_s, PATIENCE_S)
         self._clock = clock
         self._lock = threading.Lock()
+        self._status = CollectorStatus(collector.name)
         self._families: list[Metric] = []
-        self._given_at = 0.0
-        self._ok = self._failed = self._hung = 0
-        self._duration_s: float | None = None
-        self._succeeded_at: float | None = None
-        self._error: str | None = None
-        self._since: float | None = None
-        self._late = False
+        self._given_at = -math.inf
+        self._running_since = math.inf
 
     def run_once(self) -> None:
         """Collects now. Any exception is counted: the collector may be anybody's."""
-        with self._lock:
-            began = self._since = self._clock()
-            self._late = False
+        began = self._running_since = self._clock()
+        families, error = list[Metric](), None
         try:
-            families, error = list(self.collector.collect()), None
+            families = list(self.collector.collect())
             if self._check:
                 self._require_writable(families)
         except Exception as caught:
-            families, error = [], f"{type(caught).__name__}: {caught}"
+            error = f"{type(caught).__name__}: {caught}"
         with self._lock:
-            self._since, self._duration_s, self._error = None, self._clock() - began, error
-            if error is not None:
-                self._failed += 1
-                return
-            self._ok += 1
-            self._families, self._succeeded_at, self._given_at = families, time.time(), self._clock()
+            now, self._running_since = self._clock(), math.inf
+            status = replace(self._status, duration_s=now - began, error=error)
+            if error is None:
+                self._families, self._given_at = families, now
+                self._status = replace(status, ok=status.ok + 1, succeeded_at=time.time())
+            else:
+                self._status = replace(status, failed=status.failed + 1)
 
     def families(self) -> list[Metric]:
-        """What was collected last; nothing once that is too old."""
+        """The families that were collected last; none once they are too old."""
         with self._lock:
-            old = self._succeeded_at is None or self._clock() - self._given_at > self._patience_s
-            return [] if old else self._families
+            return self._families if self._clock() - self._given_at <= self._patience_s else []
 
     def status(self) -> CollectorStatus:
         """Its counts. A call that takes too long is counted as hanging, once."""
         with self._lock:
-            if self._since is not None and not self._late and self._clock() - self._since > self._patience_s:
-                self._late = True
-                self._hung += 1
-            return CollectorStatus(
-                self.collector.name, self._ok, self._failed, self._hung, self._duration_s, self._succeeded_at, self._error
-            )
+            if self._clock() - self._running_since > self._patience_s:
+                self._running_since = math.inf
+                self._status = replace(self._status, hung=self._status.hung + 1)
+            return self._status
 
     def run_until(self, stopping: threading.Event) -> None:
         """Collects at the collector's interval until `stopping` is set."""
@@ -125,23 +118,20 @@ class CollectorRun:
 
     def _require_writable(self, families: list[Metric]) -> None:
         """Raises an error for a family that is not the collector's own, or cannot be written: it would fail every scrape."""
+        who, owned = f"collector {self.collector.name!r}", self.collector.metrics
         for family in families:
             name = family.name + ("_total" if family.type == "counter" else "")
-            if name not in self.collector.metrics:
-                raise SettingsError(f"collector {self.collector.name!r} gave {name}, which it does not own")
+            if name not in owned:
+                raise SettingsError(f"{who} gave {name}, which it does not own")
             for sample in family.samples:
-                if set(sample.labels) - _ADDED != set(self.collector.metrics[name]):
-                    raise SettingsError(
-                        f"collector {self.collector.name!r} gave {name} with the labels {', '.join(sample.labels) or 'none'}"
-                    )
-        registry = CollectorRegistry()
-        registry.register(_Given(families))
-        generate_latest(registry)
+                if set(sample.labels) - _ADDED != set(owned[name]):
+                    raise SettingsError(f"{who} gave {name} with the labels {', '.join(sample.labels) or 'none'}")
+        generate_latest(_Given(families))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Given:
-    """Metric families as a registry asks for them."""
+    """Metric families as they are asked for in an exposition."""
 
     families: list[Metric]
 
@@ -202,10 +192,9 @@ class Collectors:
                 yield family
 
     def absent(self) -> list[str]:
-        """Metrics without a value now: never measured, or no longer."""
-        given = {sample.name for family in self._metrics.registry.collect() for sample in family.samples}
-        owned = [*COUNTERS, *SCRAPED, *(name for run in self._users for name in run.collector.metrics)]
-        return [name for name in owned if name not in given]
+        """Metrics of SCRAPED and of users' collectors without a value now: never measured, or no longer."""
+        given = {sample.name for family in self.collect() for sample in family.samples}
+        return [name for name in (*SCRAPED, *(name for run in self._users for name in run.collector.metrics)) if name not in given]
 
 
 def _labels_of_own() -> dict[str, Sequence[str]]:

@@ -17,41 +17,41 @@ from esper.errors import DataError
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.nissa.views import InvalidPart
 
-PREFIX = "esper_custom_"
+_PREFIX = "esper_custom_"
 MOST_LABELS = 4
-MOST_METRICS = 500
+MOST_CUSTOM_METRICS = 500
 MOST_SERIES = 100  # Of one metric.
 _NAME = re.compile(r"esper_custom_[a-z][a-z0-9_]{0,99}")
 _KNOWN_BY_SUFFIX = "total|bucket|count|sum|created|info"
 _END = r"(?!\n)"  # Python lets `$` stand before a last line break; the language of the description does not.
 _CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, regex_engine="python-re")
 
-LabelName = Annotated[str, Field(pattern=r"^(?!(le|quantile)$)[a-z][a-z0-9_]{0,63}$" + _END)]
-LabelValue = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$" + _END)]
-Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=MOST_LABELS, json_schema_extra={"additionalProperties": False})]
-About = Annotated[str, Field(max_length=128, description="The run that the sample is about.")]
+_LabelName = Annotated[str, Field(pattern=r"^(?!(le|quantile)$)[a-z][a-z0-9_]{0,63}$" + _END)]
+_LabelValue = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$" + _END)]
+_Labels = Annotated[dict[_LabelName, _LabelValue], Field(max_length=MOST_LABELS, json_schema_extra={"additionalProperties": False})]
+_About = Annotated[str, Field(max_length=128, description="The run that the sample is about.")]
 
 
 class GaugeSample(BaseModel):
-    """What a gauge is now. `esper_custom_` is put before a name that does not begin with it."""
+    """The present value of a gauge. `esper_custom_` is put before a name that does not begin with it."""
 
     model_config = _CONFIG
     name: Annotated[str, Field(pattern=rf"^(?!.*_({_KNOWN_BY_SUFFIX})$)(esper_custom_)?[a-z][a-z0-9_]{{0,99}}$" + _END)]
     type: Literal["gauge"]
-    labels: Labels = {}
+    labels: _Labels = {}
     value: Annotated[float, Field(allow_inf_nan=False)]
-    about: About | None = None
+    about: _About | None = None
 
 
 class CounterSample(BaseModel):
-    """What a counter grew by. `esper_custom_` is put before a name that does not begin with it."""
+    """The increment of a counter. `esper_custom_` is put before a name that does not begin with it."""
 
     model_config = _CONFIG
     name: Annotated[str, Field(pattern=r"^(esper_custom_)?[a-z][a-z0-9_]{0,93}_total$" + _END)]
     type: Literal["counter"]
-    labels: Labels = {}
+    labels: _Labels = {}
     value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    about: About | None = None
+    about: _About | None = None
 
 
 CustomSample = GaugeSample | CounterSample
@@ -65,7 +65,7 @@ class CustomBatch(BaseModel):
 
 
 class RefusedSamplesError(DataError):
-    """Samples that do not fit what is known of their metrics; `parts` says where and why, without repeating them."""
+    """Samples that do not fit what is known of their metrics. `parts` holds place and reason of each, and does not repeat them."""
 
     def __init__(self, parts: Sequence[InvalidPart]) -> None:
         super().__init__("; ".join(f"{part.pointer}: {part.detail}" for part in parts))
@@ -82,16 +82,16 @@ class TooManyError(RefusedSamplesError):
 
 @dataclass(slots=True)
 class CustomMetric:
-    """One metric: its type, its label names, and its value under each set of label values. None: accepted, not read from the log yet."""
+    """A metric: its type, its label names, and its value under each set of label values. None: accepted, not read from the log yet."""
 
     type: str
     labels: tuple[str, ...]
     series: dict[tuple[str, ...], float | None] = field(default_factory=dict)
 
 
-def full_name(name: str) -> str:
+def _full_name(name: str) -> str:
     """`name` with the prefix that every custom metric has."""
-    return name if _NAME.fullmatch(name) else PREFIX + name
+    return name if _NAME.fullmatch(name) else _PREFIX + name
 
 
 class CustomMetrics:
@@ -121,7 +121,7 @@ class CustomMetrics:
         values = tuple(event.labels[label] for label in labels)
         with self._lock:
             known = self._known.get(event.name) or CustomMetric(event.type, labels)
-            full = len(self._known) >= MOST_METRICS and event.name not in self._known
+            full = len(self._known) >= MOST_CUSTOM_METRICS and event.name not in self._known
             full = full or (len(known.series) >= MOST_SERIES and values not in known.series)
             if full or (known.type, known.labels) != (event.type, labels):
                 return
@@ -139,7 +139,7 @@ class CustomMetrics:
         grown: dict[str, CustomMetric] = {}
         wrong: list[InvalidPart] = []
         for at, sample in enumerate(samples):
-            name, labels = full_name(sample.name), tuple(sorted(sample.labels))
+            name, labels = _full_name(sample.name), tuple(sorted(sample.labels))
             metric = grown.get(name) or deepcopy(self._known.get(name)) or CustomMetric(sample.type, labels)
             if (metric.type, metric.labels) != (sample.type, labels):
                 detail = f"the metric is known as a {metric.type} with {len(metric.labels)} labels: expected the same type and label names"
@@ -148,12 +148,14 @@ class CustomMetrics:
             grown[name] = metric
             if len(metric.series) > MOST_SERIES:
                 wrong.append(InvalidPart(pointer=f"/samples/{at}/labels", detail=f"expected at most {MOST_SERIES} series of one metric"))
-        if len(self._known.keys() | grown.keys()) > MOST_METRICS:
-            wrong.append(InvalidPart(pointer="/samples", detail=f"expected at most {MOST_METRICS} metrics"))
+        if len(self._known.keys() | grown.keys()) > MOST_CUSTOM_METRICS:
+            wrong.append(InvalidPart(pointer="/samples", detail=f"expected at most {MOST_CUSTOM_METRICS} metrics"))
         if wrong:
             raise TooManyError(wrong)
         return grown
 
 
 def _event(sample: CustomSample) -> CustomMetricRecorded:
-    return CustomMetricRecorded(name=full_name(sample.name), type=sample.type, labels=sample.labels, value=sample.value, about=sample.about)
+    return CustomMetricRecorded(
+        name=_full_name(sample.name), type=sample.type, labels=sample.labels, value=sample.value, about=sample.about
+    )

@@ -33,7 +33,7 @@ from esper.events.kinds.run import CheckpointSaved, RunResumed, RunRolledBack, R
 from esper.events.topics import TOPICS, is_telemetry
 from esper.folds.monitoring.detectors.detect import DETECTORS
 
-SEVERITIES = ("info", "warning", "critical")
+_SEVERITIES = ("info", "warning", "critical")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COMMANDS = {"command": tuple(Command)}
 _REPORTS = ("FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK")
@@ -68,7 +68,7 @@ COUNTERS: Mapping[str, tuple[str, Mapping[str, Sequence[str]]]] = {
     ),
     "esper_anomalies_total": ("Values that detectors did not expect.", {"detector": tuple(sorted(DETECTORS))}),
     "esper_trends_total": ("Trends that were found.", {"finding": _FINDINGS}),
-    "esper_alerts_total": ("Changes of alerts.", {"state": ("pending", "firing", "resolved"), "severity": SEVERITIES}),
+    "esper_alerts_total": ("Changes of alerts.", {"state": ("pending", "firing", "resolved"), "severity": _SEVERITIES}),
     "esper_alert_notifications_total": ("Alerts that a handler was given.", {"handler": (), "outcome": ("delivered", "failed")}),
     "esper_alerts_suppressed_total": (
         "Alerts that were deliberately not delivered, by why.",

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, StepsMeasured
-from esper.nissa.families import SCRAPED, SEVERITIES
+from esper.nissa.families import COUNTERS, SCRAPED
 from esper.nissa.metrics import FollowedRun, FollowStatus, LogMetrics
 
 STALE_S = 60.0  # Age at which resources are no longer shown: a machine whose agent has gone is unknown.
@@ -49,7 +49,7 @@ def read_gauges(metrics: LogMetrics) -> Iterator[Value]:
         if time.time() - measured_at <= STALE_S:
             yield from _of_machine(machine[1])
     firing = Counter[str](event.severity for _, event in metrics.firing())
-    yield from (("esper_alerts_firing", firing[severity], severity) for severity in SEVERITIES)
+    yield from (("esper_alerts_firing", firing[severity], severity) for severity in COUNTERS["esper_alerts_total"][1]["severity"])
     yield from _of_following(metrics.status)
 
 

@@ -1,4 +1,4 @@
-"""How Nissa serves: where, to whom, and how much."""
+"""Settings of the service: address, token, host names, limits."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,19 +18,19 @@ class NissaSettings(BaseModel):
     """The address to listen at. Any but a loopback address asks for a token."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 9090
-    """The port to listen at; Prometheus likes the same one."""
+    """The port to listen at; Prometheus uses the same one."""
 
     token_file: Annotated[Path | None, Field(strict=False)] = None
     """A file whose content is the bearer token; without it the environment variable ESPER_NISSA_TOKEN."""
 
     names: tuple[str, ...] = ()
-    """Host names under which the service may be asked, besides localhost, the machine's own and every plain address."""
+    """Host names of the service besides localhost and the machine's own; a plain address is always accepted."""
 
     collectors: tuple[str, ...] = ()
     """Collectors besides Esper's own, as module:attribute."""
 
     lag_limit_s: Annotated[float, Field(gt=0, lt=86400)] = 10.0
-    """Not ready when it is longer ago that everything on disk had been read."""
+    """Largest lag with which the service is ready: seconds since everything on disk had been read."""
 
     body_limit_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """The largest request body that is read."""
@@ -39,7 +39,7 @@ class NissaSettings(BaseModel):
     """Live tails at one time."""
 
     tail_records: Annotated[int, Field(ge=1)] = 10_000
-    """Records that a live tail may be behind before it goes on nearer to the end, and says so."""
+    """Records that a live tail may be behind; beyond it the tail sends a gap and goes on nearer to the end."""
 
 
 def nissa_settings(path: Path | None, typed: Mapping[str, object]) -> NissaSettings:

@@ -18,15 +18,15 @@ from esper.errors import EsperError
 from esper.events.envelope import RunId
 from esper.events.topics import TOPICS
 from esper.history.open_runs import OpenRuns
-from esper.nissa.api import CURSOR, ByBackend, Cursor, NamedTopics, RunRef, event_json
 from esper.nissa.problems import problem, responses
+from esper.nissa.routes import CURSOR, ByBackend, Cursor, NamedTopics, RunRef, event_json
 
 EVERY_S = 0.02
 _PING_S = 15
 _PAGE = 500
 
 
-class Notifier:
+class Tails:
     """Notifies the tails of a run that it grew. At most `limit` tails may listen at one time."""
 
     def __init__(self, limit: int) -> None:
@@ -88,23 +88,23 @@ async def tail(
 
     Without a cursor it begins at the end of the log. A reader that is too far behind gets a `gap` and goes on nearer to the end.
     """
-    notifier: Notifier = request.app.state.notifier
-    if notifier.full:
+    tails: Tails = request.app.state.tails
+    if tails.full:
         return problem(503, "too-many-tails", "as many live tails are open as may be: try again later", headers={"Retry-After": "5"})
     name = await asyncio.to_thread(backend.run_list.resolve, run)
     after, behind = last_event_id or cursor, backend.settings.tail_records
     start = await asyncio.to_thread(backend.runs.skip, name, after, behind if after else 0)
-    stream = _stream(backend.runs, notifier, name, after=after, start=start, topics=frozenset(topics or TOPICS), behind=behind)
+    stream = _stream(backend.runs, tails, name, after=after, start=start, topics=frozenset(topics or TOPICS), behind=behind)
     return EventSourceResponse(stream, ping=_PING_S, sep="\n")
 
 
 async def _stream(
-    runs: OpenRuns, notifier: Notifier, run: RunId, *, after: str | None, start: tuple[str, int], topics: frozenset[str], behind: int
+    runs: OpenRuns, tails: Tails, run: RunId, *, after: str | None, start: tuple[str, int], topics: frozenset[str], behind: int
 ) -> AsyncIterator[bytes]:
     """The messages of a tail that goes on at `start`: a cursor, and the number of records that it skipped since `after`."""
     cursor, missed = start
     yield _message(id=cursor, retry=2000)
-    with notifier.listening(run) as grown:
+    with tails.listening(run) as grown:
         while True:
             if missed:
                 gap = json.dumps({"from": after, "to": cursor, "missed": missed}, separators=(",", ":"))

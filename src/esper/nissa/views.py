@@ -96,7 +96,7 @@ class AggregateView(View, WindowAggregated):
 
 
 class EventView(Stamp):
-    """One record as it stands in the log; `data` is its payload byte for byte, its schema is that of `type`."""
+    """A record as it stands in the log; `data` is its payload byte for byte, its schema is that of `type`."""
 
     run: str
     topic: str
@@ -228,7 +228,7 @@ class StateView(View):
 
 
 class LifeView(View):
-    """One life of a seed, from germination to its end. `undone`: a rollback took it back altogether."""
+    """A life of a seed, from germination to its end. `undone`: a rollback took it back altogether."""
 
     site: str
     seed: Count
@@ -251,7 +251,7 @@ class SeedsView(View):
 
 
 class DecisionView(View, DecisionMade):
-    """One decision with its numbers, and what became of it."""
+    """A decision with its numbers and its fate."""
 
     id: str
     moment: Count
@@ -277,7 +277,7 @@ class Accepted(View):
     accepted: Count
 
 
-class Health(View):
+class Healthy(View):
     """The process is up."""
 
     status: Literal["ok"]

@@ -26,15 +26,15 @@ from esper.events.kinds.run import RunFinished
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
-from esper.nissa.api import Backend
 from esper.nissa.app import build_app
 from esper.nissa.collectors import Collectors, find_collector
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.problems import NotRecordedError
+from esper.nissa.routes import Backend
 from esper.nissa.security import read_token
 from esper.nissa.settings import NissaSettings
-from esper.nissa.tail import Notifier
+from esper.nissa.tail import Tails
 from esper.observer.build import observer_maker
 from esper.observer.delivering import delivery_settings
 from esper.observer.leader import OBSERVE_VARIABLE, observer_of
@@ -145,11 +145,11 @@ class Service:
         self.runs = OpenRuns(directory)
         self.run_list = RunList(directory)
         self._custom_run = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
-        notifier = Notifier(settings.tails)
-        self.reader = LogReader(directory, self.metrics, notifier.notify, self.runs.release)
+        tails = Tails(settings.tails)
+        self.reader = LogReader(directory, self.metrics, tails.notify, self.runs.release)
         collectors = Collectors(self.metrics, [find_collector(path) for path in settings.collectors])
         backend = Backend(self.run_list, self.runs, self.metrics, collectors, settings, partial(observer_of, directory))
-        self.app: FastAPI = build_app(backend, notifier, version=version("esper-training"), token=token)
+        self.app: FastAPI = build_app(backend, tails, version=version("esper-training"), token=token)
 
     def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:
         try:

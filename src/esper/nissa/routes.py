@@ -128,10 +128,11 @@ async def _asked(request: Request, backend: ByBackend, run: RunRef) -> AskedRun:
 
 _OfRun = Annotated[AskedRun, Depends(_asked)]
 _OF_RUN = responses(404, 409, 503)
-service = APIRouter(tags=["service"])
-runs = APIRouter(prefix="/api/v1/runs", tags=["runs"])
-events = APIRouter(prefix="/api/v1/runs", tags=["events"])
-derived = APIRouter(prefix="/api/v1", tags=["watching"])
+_service = APIRouter(tags=["service"])
+_runs = APIRouter(prefix="/api/v1/runs", tags=["runs"])
+_events = APIRouter(prefix="/api/v1/runs", tags=["events"])
+_derived = APIRouter(prefix="/api/v1", tags=["watching"])
+ROUTERS = (_service, _runs, _events, _derived)
 
 _FORMATS = {"text/plain": {"schema": {"type": "string"}}, "application/openmetrics-text": {"schema": {"type": "string"}}}
 _METRICS: dict[int | str, dict[str, Any]] = {200: {"description": "Metrics.", "content": _FORMATS}}
@@ -139,38 +140,38 @@ _OPEN: dict[int | str, dict[str, Any]] = {status: described for status, describe
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not following the log, or too far behind.", "model": views.Ready}}
 
 
-@service.get("/-/healthy", response_model=views.Health, responses=_OPEN, operation_id="healthy_alias")
-@service.get("/healthz", response_model=views.Health, responses=_OPEN, operation_id="healthy")
+@_service.get("/-/healthy", response_model=views.Healthy, responses=_OPEN, operation_id="healthy_alias")
+@_service.get("/healthz", response_model=views.Healthy, responses=_OPEN, operation_id="healthy")
 def healthy() -> Response:
     """The process is up."""
-    return send(views.Health(status="ok"))
+    return send(views.Healthy(status="ok"))
 
 
-@service.get("/-/ready", response_model=views.Ready, responses=_OPEN | _NOT_READY, operation_id="ready_alias")
-@service.get("/readyz", response_model=views.Ready, responses=_OPEN | _NOT_READY, operation_id="ready")
+@_service.get("/-/ready", response_model=views.Ready, responses=_OPEN | _NOT_READY, operation_id="ready_alias")
+@_service.get("/readyz", response_model=views.Ready, responses=_OPEN | _NOT_READY, operation_id="ready")
 def ready(backend: ByBackend) -> Response:
-    """Whether the service follows the log closely enough."""
+    """State of the following: 503 where it is too far behind."""
     view = _ready(backend)
     return send(view, 200 if view.status == "ready" else 503)
 
 
-@service.get("/metrics", response_class=PlainTextResponse, responses=_METRICS | responses())
+@_service.get("/metrics", response_class=PlainTextResponse, responses=_METRICS | responses())
 def metrics(backend: ByBackend, accept: Annotated[str, Header(max_length=1000)] = "") -> Response:
     """All metrics, as Prometheus text or OpenMetrics."""
     encode, content_type = choose_encoder(accept)
     return Response(encode(backend.metrics.registry), headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 
-@service.get("/api/v1/status", response_model=views.StatusView, responses=responses(503))
+@_service.get("/api/v1/status", response_model=views.StatusView, responses=responses(503))
 def status(request: Request, backend: ByBackend) -> Response:
-    """How the service does: freshness, collectors, and which metrics have no value now."""
+    """State of the service: freshness, collectors, and which metrics have no value now."""
     absent = tuple(backend.collectors.absent())
     collectors = tuple(view_of(views.CollectorView, one) for one in backend.collectors.status())
     now = datetime.now(UTC)
     return send(views.StatusView(version=request.app.version, now=now, ready=_ready(backend), collectors=collectors, absent=absent))
 
 
-@service.post("/api/v1/metrics/custom", response_model=views.Accepted, responses=responses(409, 413, 503))
+@_service.post("/api/v1/metrics/custom", response_model=views.Accepted, responses=responses(409, 413, 503))
 def record_custom(backend: ByBackend, batch: Annotated[CustomBatch, Body()]) -> Response:
     """Records samples of metrics of the user's own, all or none; they are events, durable when the answer comes."""
     return send(views.Accepted(accepted=backend.metrics.custom.accept(batch.samples)))
@@ -189,7 +190,7 @@ def _ready(backend: Backend) -> views.Ready:
     )
 
 
-@runs.get("", response_model=views.RunPage, responses=responses(503))
+@_runs.get("", response_model=views.RunPage, responses=responses(503))
 def list_runs(
     backend: ByBackend,
     limit: _Limit = 100,
@@ -204,9 +205,9 @@ def list_runs(
     return send(views.RunPage.model_construct(runs=chosen, cursor=chosen[-1].run if len(rest) > limit else None, total=len(found)))
 
 
-@runs.get("/{run}", response_model=views.RunView, responses=_OF_RUN)
+@_runs.get("/{run}", response_model=views.RunView, responses=_OF_RUN)
 def show_run(asked: _OfRun) -> Response:
-    """How a run began, where it stands, what happened to it."""
+    """A run: how it began, where it stands, what happened to it."""
 
     def view() -> views.RunView:
         line = asked.run_list.line(asked.run)
@@ -221,7 +222,7 @@ def show_run(asked: _OfRun) -> Response:
     return asked.answer(view)
 
 
-@runs.get("/{run}/state", response_model=views.StateView, responses=_OF_RUN)
+@_runs.get("/{run}/state", response_model=views.StateView, responses=_OF_RUN)
 def show_state(asked: _OfRun, at: Annotated[_Moment | None, Query(description="A moment; without it the last.")] = None) -> Response:
     """The state at a moment, by the fold that made it live, with its digest."""
 
@@ -246,7 +247,7 @@ def show_state(asked: _OfRun, at: Annotated[_Moment | None, Query(description="A
     return asked.answer(view)
 
 
-@runs.get("/{run}/seeds", response_model=views.SeedsView, responses=_OF_RUN)
+@_runs.get("/{run}/seeds", response_model=views.SeedsView, responses=_OF_RUN)
 def show_seeds(asked: _OfRun) -> Response:
     """The seed table as it stands, and every life there was with its stages."""
 
@@ -259,7 +260,7 @@ def show_seeds(asked: _OfRun) -> Response:
     return asked.answer(view)
 
 
-@runs.get("/{run}/decisions", response_model=views.DecisionPage, responses=_OF_RUN)
+@_runs.get("/{run}/decisions", response_model=views.DecisionPage, responses=_OF_RUN)
 def list_decisions(
     asked: _OfRun, after: Annotated[_Moment, Query(description="Only decisions after this moment.")] = 0, limit: _Limit = 1000
 ) -> Response:
@@ -276,7 +277,7 @@ def list_decisions(
     return asked.answer(view)
 
 
-@runs.get("/{run}/health", response_model=views.HealthPage, responses=_OF_RUN)
+@_runs.get("/{run}/health", response_model=views.HealthPage, responses=_OF_RUN)
 def show_health(asked: _OfRun, limit: Annotated[int, Query(ge=1, le=200, description="At most so many measurements.")] = 1) -> Response:
     """The newest measurements of the health of sites and seeds, oldest first."""
 
@@ -299,7 +300,7 @@ _ABOUT_TOPICS = "Only these topics. Without it all that the run's own process wr
 _Topics = Annotated[NamedTopics, Query(alias="topic", max_length=len(TOPICS), description=_ABOUT_TOPICS)]
 
 
-@events.get("/{run}/events", response_model=views.EventPage, responses=_OF_RUN)
+@_events.get("/{run}/events", response_model=views.EventPage, responses=_OF_RUN)
 def list_events(asked: _OfRun, cursor: Cursor = None, limit: _Limit = 100, topics: _Topics = None) -> Response:
     """Records of a run as they stand in the log, in its order; derived ones come after the run's own of the same page."""
 
@@ -350,34 +351,34 @@ def _add_record_route(router: APIRouter, path: str, about: str, view: type[View]
 
 
 _add_record_route(
-    runs, "/{run}/transitions", "Every stage that a seed entered, oldest first.", views.TransitionView, SeedTransitioned, limit=1000
+    _runs, "/{run}/transitions", "Every stage that a seed entered, oldest first.", views.TransitionView, SeedTransitioned, limit=1000
 )
 _add_record_route(
-    derived,
+    _derived,
     "/runs/{run}/alerts",
     "Every change of an alert of a run, oldest first.",
     views.AlertView,
     *(AlertPending, AlertFiring, AlertResolved),
 )
 _add_record_route(
-    derived,
+    _derived,
     "/runs/{run}/anomalies",
     "Values and trends of a run that were not expected, oldest first.",
     views.AnomalyView,
     *(AnomalyDetected, TrendDetected),
 )
-_add_record_route(derived, "/runs/{run}/aggregates", "Windows of a run's metrics, oldest first.", views.AggregateView, WindowAggregated)
+_add_record_route(_derived, "/runs/{run}/aggregates", "Windows of a run's metrics, oldest first.", views.AggregateView, WindowAggregated)
 
 
-@derived.get("/alerts", response_model=views.FiringView, responses=responses(503))
+@_derived.get("/alerts", response_model=views.FiringView, responses=responses(503))
 def list_firing(backend: ByBackend) -> Response:
-    """What fires now, over all runs that are followed."""
+    """Alerts that fire now, over all runs that are followed."""
     return send(
         views.FiringView.model_construct(alerts=tuple(_row(views.AlertView, event, record) for record, event in backend.metrics.firing()))
     )
 
 
-@derived.get("/metrics/history", response_model=views.HistoryView, responses=_OF_RUN)
+@_derived.get("/metrics/history", response_model=views.HistoryView, responses=_OF_RUN)
 def show_history(
     backend: ByBackend,
     run: Annotated[str, Query(pattern=_RUN_REF, max_length=128, description="A run; without it the newest.")] = "latest",
