@@ -181,7 +181,7 @@ def _flip(path: Path, at: int) -> None:
 
 def _change_epoch(path: Path) -> None:
     manifest = json.loads(path.read_text())
-    manifest["tally"] = manifest["tally"].replace('"epoch":5', '"epoch":4')
+    manifest["counters"] = manifest["counters"].replace('"epoch":5', '"epoch":4')
     path.write_text(json.dumps(manifest))
 
 

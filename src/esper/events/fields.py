@@ -157,11 +157,9 @@ def _columns_of(row: type[BaseModel], rows: Iterable[BaseModel]) -> Columns:
 
 
 def _rows_of(row: type[R], columns: Columns) -> tuple[R, ...]:
-    """The rows of `columns`, which were checked as columns and are not checked again."""
+    """The rows of `columns`. (`model_validate` is faster than `model_construct`, which would do.)"""
     names = tuple(row.model_fields)
-    return tuple(
-        row.model_construct(None, **dict(zip(names, values, strict=True))) for values in zip(*attrgetter(*names)(columns), strict=True)
-    )
+    return tuple(row.model_validate(dict(zip(names, entry, strict=True))) for entry in zip(*attrgetter(*names)(columns), strict=True))
 
 
 class ByColumn:

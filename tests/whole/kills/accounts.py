@@ -28,7 +28,7 @@ from tests.whole.kills.scenario import RUN
 ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
 ENVIRONMENT = ("code", "packages", "hardware")
 # What two executions of the same training do not share: which record is which moment, and what of it stands in a checkpoint's files.
-_OF_THE_EXECUTION = frozenset({"id", "moment", "size_bytes"})
+_OF_THE_EXECUTION = frozenset({"id", "moment", "size_bytes", "evaluated", "evidence"})
 
 
 @dataclass(frozen=True)

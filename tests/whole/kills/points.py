@@ -173,8 +173,8 @@ def _said(kind: type) -> When:
     return lambda _journal, event, **_clocks: isinstance(event, kind)
 
 
-def _commit(adapter_or_keeper: Any, *_arguments: object) -> None:
-    adapter_or_keeper._journal.commit()
+def _commit(one: Any, *_arguments: object) -> None:
+    one._sink.commit()
 
 
 def _forget_a_file(folder: Path, name: str) -> None:
