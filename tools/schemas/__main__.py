@@ -1,10 +1,15 @@
-"""Writes what is generated from the event kinds, or says where it differs from what is there. No other module here touches files."""
+"""Writes the generated files, or lists where the committed ones differ. No other module of this package touches files."""
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-from tools.schemas import files
+from esper.events.kinds import KINDS
+from tools.schemas.asyncapi import document
+from tools.schemas.jsonschema import envelope_schema, payload_schema
 from tools.schemas.page import with_catalogue
 
 
@@ -26,27 +31,32 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+@cache
+def files() -> Mapping[str, str]:
+    """Every generated file's name with its text: `<kind>.json`, `envelope.json` and `asyncapi.yaml` (JSON, which is YAML too)."""
+    made = {f"{kind.KIND}.json": payload_schema(kind) for kind in KINDS} | {"envelope.json": envelope_schema(), "asyncapi.yaml": document()}
+    return {name: json.dumps(schema, indent=2, ensure_ascii=False, allow_nan=False) + "\n" for name, schema in made.items()}
+
+
 def write(directory: Path) -> None:
     """Makes `directory` hold the generated files and no other schema."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = files()
-    for name, text in made.items():
-        (directory / name).write_text(text, encoding="utf-8")
-    for name in _committed(directory) - made.keys():
+    for name in _committed(directory) - files().keys():
         (directory / name).unlink()
+    for name, text in files().items():
+        (directory / name).write_text(text, encoding="utf-8")
 
 
 def drift(directory: Path) -> list[str]:
     """One line per file of `directory` that is not as generated: missing, different, or of a kind that is gone."""
     made, committed = files(), _committed(directory)
-    missing = [f"{name}: missing" for name in made.keys() - committed]
-    gone = [f"{name}: no such kind" for name in committed - made.keys()]
-    texts = {name: (directory / name).read_text(encoding="utf-8") for name in committed & made.keys()}
-    return sorted(missing + gone + [f"{name}: differs" for name, text in texts.items() if text != made[name]])
+    found = dict.fromkeys(made.keys() - committed, "missing") | dict.fromkeys(committed - made.keys(), "no such kind")
+    found |= {name: "differs" for name in made.keys() & committed if (directory / name).read_text(encoding="utf-8") != made[name]}
+    return sorted(f"{name}: {fault}" for name, fault in found.items())
 
 
 def _committed(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir() if path.suffix in {".json", ".yaml"}} if directory.is_dir() else set()
+    return {path.name for path in directory.glob("*") if path.suffix in {".json", ".yaml"}}
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
 Payloads and headers are references to the JSON Schemas beside the document.
 """
 
-from esper.events.fields import Event
+from collections.abc import Iterable
+
 from esper.events.kinds import KINDS, kinds_of
-from esper.events.topics import DEAD_LETTER_RETENTION_H, DEAD_LETTER_SUFFIX, TOPICS, Topic
+from esper.events.topics import DEAD_LETTER_RETENTION_H, DEAD_LETTER_SUFFIX, TOPICS
 from tools.schemas.jsonschema import DIALECT, Json
 
-_BINDINGS = "0.5.0"  # The version of AsyncAPI's Kafka bindings.
+_BINDINGS = {"bindingVersion": "0.5.0"}  # The version of AsyncAPI's Kafka bindings.
 _DEAD_LETTER = "dead-letter"
-_WHY_DEAD = {
+_ERRORS = {
     "exception": "the class of the error",
     "message": "what was expected, what came, and where",
     "stacktrace": "where the reader was",
@@ -22,6 +23,14 @@ _WHY_DEAD = {
 
 def document() -> Json:
     """The whole document."""
+    channels: Json = {}
+    operations: Json = {}
+    for name, topic in TOPICS.items():
+        described = f"{topic.meaning} Class: {topic.kind.value}. Written by {', '.join(topic.writers)}."
+        channels[name] = _channel(name, described, (kind.KIND for kind in kinds_of(name)), topic.retention_h)
+        unread = f"Records of {name} that a reader could not decode, with their original key, value and headers."
+        channels[name + DEAD_LETTER_SUFFIX] = _channel(name + DEAD_LETTER_SUFFIX, unread, [_DEAD_LETTER], DEAD_LETTER_RETENTION_H)
+        operations[f"send.{name}"] = {"action": "send", "channel": {"$ref": f"#/channels/{name}"}, "summary": topic.meaning}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -34,73 +43,54 @@ def document() -> Json:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {topic.name: _channel(topic) for topic in TOPICS.values()}
-        | {name + DEAD_LETTER_SUFFIX: _dead_letter_channel(name) for name in TOPICS},
-        "operations": dict(_operation(topic) for topic in TOPICS.values()),
-        "components": {
-            "messages": {kind.KIND: _message(kind) for kind in KINDS} | {_DEAD_LETTER: _dead_letter()},
-            "messageTraits": {"record": _record()},
-        },
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": _messages(), "messageTraits": {"record": _record()}},
     }
 
 
-def _channel(topic: Topic) -> Json:
-    return {
-        "address": topic.name,
-        "title": topic.name,
-        "description": f"{topic.meaning} Class: {topic.kind.value}. Written by {', '.join(topic.writers)}.",
-        "messages": {kind.KIND: {"$ref": f"#/components/messages/{kind.KIND}"} for kind in kinds_of(topic.name)},
-        "bindings": {"kafka": _kafka(topic.name, topic.retention_h)},
-    }
-
-
-def _dead_letter_channel(topic: str) -> Json:
-    name = topic + DEAD_LETTER_SUFFIX
+def _channel(name: str, description: str, messages: Iterable[str], retention_h: int | None) -> Json:
+    configuration = {"cleanup.policy": ["delete"], "retention.ms": -1 if retention_h is None else retention_h * 3_600_000}
     return {
         "address": name,
         "title": name,
-        "description": f"Records of {topic} that a reader could not decode, with key, value and headers as they came.",
-        "messages": {_DEAD_LETTER: {"$ref": f"#/components/messages/{_DEAD_LETTER}"}},
-        "bindings": {"kafka": _kafka(name, DEAD_LETTER_RETENTION_H)},
+        "description": description,
+        "messages": {message: {"$ref": f"#/components/messages/{message}"} for message in messages},
+        "bindings": {"kafka": {"topic": name, "topicConfiguration": configuration, **_BINDINGS}},
     }
 
 
-def _kafka(topic: str, retention_h: int | None) -> Json:
-    retention_ms = -1 if retention_h is None else retention_h * 3_600_000
-    configuration = {"cleanup.policy": ["delete"], "retention.ms": retention_ms}
-    return {"topic": topic, "topicConfiguration": configuration, "bindingVersion": _BINDINGS}
-
-
-def _operation(topic: Topic) -> tuple[str, Json]:
-    return f"send.{topic.name}", {"action": "send", "channel": {"$ref": f"#/channels/{topic.name}"}, "summary": topic.meaning}
-
-
-def _message(kind: type[Event]) -> Json:
-    return {
-        "name": kind.KIND,
-        "title": kind.__name__,
-        "description": kind.__doc__,
-        "payload": {"schemaFormat": f"application/schema+json;version={DIALECT}", "schema": {"$ref": f"./{kind.KIND}.json"}},
-        "traits": [{"$ref": "#/components/messageTraits/record"}],
+def _messages() -> Json:
+    errors = {f"__streams.errors.{name}": {"type": "string", "description": meaning} for name, meaning in _ERRORS.items()}
+    records = {
+        kind.KIND: {
+            "name": kind.KIND,
+            "title": kind.__name__,
+            "description": kind.__doc__,
+            "payload": _schema(kind.KIND),
+            "traits": [{"$ref": "#/components/messageTraits/record"}],
+        }
+        for kind in KINDS
     }
+    dead_letter = {
+        "name": _DEAD_LETTER,
+        "title": "A record that did not decode",
+        "description": "The original bytes and headers of a record, and why a reader could not decode them.",
+        "headers": {"type": "object", "properties": errors, "required": list(errors)},
+        "payload": {"description": "The original bytes."},
+        "bindings": {"kafka": {"key": {"description": "The original key."}, **_BINDINGS}},
+    }
+    return {**records, _DEAD_LETTER: dead_letter}
 
 
 def _record() -> Json:
     return {
         "contentType": "application/json",
-        "headers": {"schemaFormat": f"application/schema+json;version={DIALECT}", "schema": {"$ref": "./envelope.json"}},
+        "headers": _schema("envelope"),
         "correlationId": {"description": "The record that this one follows from.", "location": "$message.header#/ce_causationid"},
-        "bindings": {"kafka": {"key": {"type": "string", "description": "The run's id."}, "bindingVersion": _BINDINGS}},
+        "bindings": {"kafka": {"key": {"type": "string", "description": "The run's id."}, **_BINDINGS}},
     }
 
 
-def _dead_letter() -> Json:
-    why = {f"__streams.errors.{name}": {"type": "string", "description": meaning} for name, meaning in _WHY_DEAD.items()}
-    return {
-        "name": _DEAD_LETTER,
-        "title": "A record that did not decode",
-        "description": "The bytes and headers of a record as they came, and why a reader could not decode them.",
-        "headers": {"type": "object", "properties": why, "required": list(why)},
-        "payload": {"description": "Whatever bytes came."},
-        "bindings": {"kafka": {"key": {"description": "As it came."}, "bindingVersion": _BINDINGS}},
-    }
+def _schema(name: str) -> Json:
+    return {"schemaFormat": f"application/schema+json;version={DIALECT}", "schema": {"$ref": f"./{name}.json"}}

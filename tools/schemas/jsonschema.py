@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from esper.events.cloudevents import HEADERS
 from esper.events.fields import Columns, Event, Part
 
 Json = dict[str, Any]  # Any: a JSON document under construction; the tests validate it whole.
@@ -27,6 +28,21 @@ def payload_schema(kind: type[Event]) -> Json:
     made = kind.model_json_schema(mode="serialization", schema_generator=_Documented)
     head = {"$schema": DIALECT, "$id": f"urn:esper:{kind.KIND}", "title": made.pop("title"), "description": made.pop("description")}
     return head | {"x-topic": kind.TOPIC} | made
+
+
+def envelope_schema() -> Json:
+    """The schema of the headers of a record on Kafka, their text before UTF-8; headers of other names are allowed and mean nothing."""
+    return {
+        "$schema": DIALECT,
+        "$id": "urn:esper:envelope",
+        "title": "Envelope",
+        "description": "The headers of a record on Kafka: CloudEvents 1.0, binary content mode. The record's key is the run's id.",
+        "type": "object",
+        "properties": {
+            name: {"type": "string", "pattern": f"^({header.pattern})$", "description": header.meaning} for name, header in HEADERS.items()
+        },
+        "required": [name for name, header in HEADERS.items() if header.required],
+    }
 
 
 class _Documented(GenerateJsonSchema):
@@ -45,25 +61,18 @@ class _Documented(GenerateJsonSchema):
 
 @cache
 def field_meanings(model: type[BaseModel]) -> dict[str, str]:
-    """The docstring under each field of `model` that has one, by the field's name.
+    """The docstring under each field of `model`, by the field's name; of columns, those of their row.
 
     Read from the source when schemas are made: pydantic can keep them too, and takes twice as long to import every kind.
     """
-    meanings: dict[str, str] = {}
     if issubclass(model, Columns) and model.ROW is not None:
-        model = model.ROW
-    for part in reversed(model.__mro__):
-        if issubclass(part, (Event, Part)):
-            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
-            assert isinstance(definition, ast.ClassDef)
-            meanings |= dict(_documented(definition))
+        return field_meanings(model.ROW)
+    meanings: dict[str, str] = {}
+    for part in reversed([part for part in model.__mro__ if issubclass(part, (Event, Part))]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, after in pairwise(definition.body):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    meanings[name] = inspect.cleandoc(text)
     return meanings
-
-
-def _documented(definition: ast.ClassDef) -> list[tuple[str, str]]:
-    found = []
-    for field, after in pairwise(definition.body):
-        match field, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found.append((name, inspect.cleandoc(text)))
-    return found

@@ -1,10 +1,10 @@
 """The generated part of docs/events.md: every topic, every kind with its fields, every part and list of words that they use."""
 
+import re
 from collections.abc import Sequence
 
 from esper.errors import DataError
 from esper.events.cloudevents import HEADERS
-from esper.events.fields import Event
 from esper.events.kinds import KINDS, kinds_of
 from esper.events.topics import TOPICS, Topic, TopicClass
 from tools.schemas.jsonschema import Json, payload_schema
@@ -17,11 +17,10 @@ _ANY_JSON = "#/$defs/JsonValue"
 
 def with_catalogue(page: str) -> str:
     """`page` with the catalogue made anew between its markers; DataError when the markers are not there once each, in order."""
-    before, found_begin, rest = page.partition(BEGIN)
-    _, found_end, after = rest.partition(END)
-    if not (found_begin and found_end) or BEGIN in rest or END in after:
-        raise DataError(f"expected one line {BEGIN!r} and after it one line {END!r}")
-    return f"{before}{BEGIN}\n\n{catalogue()}\n{END}{after}"
+    match [page.count(BEGIN), page.count(END), *re.split(f"{BEGIN}.*{END}", page, flags=re.DOTALL)]:
+        case [1, 1, before, after]:
+            return f"{before}{BEGIN}\n\n{catalogue()}\n{END}{after}"
+    raise DataError(f"expected one line {BEGIN!r} and after it one line {END!r}")
 
 
 def catalogue() -> str:
@@ -30,33 +29,21 @@ def catalogue() -> str:
     parts: dict[str, Json] = {}
     for schema in schemas.values():
         parts |= schema.get("$defs", {})
-    sections = ["## Headers on Kafka", _headers(), "## Topics", _topics()]
-    for topic in TOPICS.values():
-        sections += [f"## `{topic.name}`", _promise(topic)]
-        sections += [text for kind in KINDS if topic.name == kind.TOPIC for text in _kind(kind, schemas[kind])]
-    anywhere = [kind for kind in KINDS if kind.TOPIC not in TOPICS]
-    sections += ["## In several topics", *(text for kind in anywhere for text in _kind(kind, schemas[kind]))]
-    sections += ["## Parts", *(text for name in sorted(parts) if parts[name] for text in _part(name, parts[name]))]
-    return "\n\n".join(sections) + "\n"
-
-
-def _headers() -> str:
-    rows = [(f"`{name}`", "always" if header.required else "where there is one", header.meaning) for name, header in HEADERS.items()]
-    return _table(("header", "present", "meaning"), rows)
-
-
-def _topics() -> str:
-    rows = [
+    headers = [(f"`{name}`", "always" if header.required else "where there is one", header.meaning) for name, header in HEADERS.items()]
+    topics = [
         (f"[`{topic.name}`](#{_anchor(topic.name)})", topic.kind.value, ", ".join(topic.writers), _kept(topic), topic.meaning)
         for topic in TOPICS.values()
     ]
-    return _table(("topic", "class", "written by", "kept on Kafka", "holds"), rows)
-
-
-def _promise(topic: Topic) -> str:
-    also = [kind.__name__ for kind in kinds_of(topic.name) if topic.name != kind.TOPIC]
-    ends = f" Its last record is a {_link(also[0])}." if also else ""
-    return f"{topic.meaning} Class: {topic.kind.value}; written by {', '.join(topic.writers)}; kept on Kafka {_kept(topic)}.{ends}"
+    sections = ["## Headers on Kafka", _table(("header", "present", "meaning"), headers)]
+    sections += ["## Topics", _table(("topic", "class", "written by", "kept on Kafka", "holds"), topics)]
+    for topic in TOPICS.values():
+        ends = "".join(f" Its last record is a {_link(kind.__name__)}." for kind in kinds_of(topic.name) if topic.name != kind.TOPIC)
+        sections += [f"## `{topic.name}`", topic.meaning + ends]
+        sections += [text for kind in KINDS if topic.name == kind.TOPIC for text in _section(kind.__name__, schemas[kind], kind.KIND)]
+    anywhere = [kind for kind in KINDS if kind.TOPIC not in TOPICS]
+    sections += ["## In several topics", *(text for kind in anywhere for text in _section(kind.__name__, schemas[kind], kind.KIND))]
+    sections += ["## Parts", *(text for name in sorted(parts) if parts[name] for text in _section(name, parts[name]))]
+    return "\n\n".join(sections) + "\n"
 
 
 def _kept(topic: Topic) -> str:
@@ -65,42 +52,34 @@ def _kept(topic: Topic) -> str:
     return f"{topic.retention_h} h" if topic.kind is TopicClass.TELEMETRY else f"{topic.retention_h // 24} days"
 
 
-def _kind(kind: type[Event], schema: Json) -> list[str]:
-    return [f"### {kind.__name__}", f"`{kind.KIND}`", _prose(schema["description"]), _fields(schema)]
-
-
-def _part(name: str, schema: Json) -> list[str]:
-    described = [_prose(schema["description"])] if "description" in schema else []
-    if "enum" in schema:
-        return [f"### {name}", *described, "One of " + ", ".join(f"`{word}`" for word in schema["enum"]) + "."]
-    return [f"### {name}", *described, _fields(schema)]
+def _section(name: str, schema: Json, kind: str | None = None) -> list[str]:
+    described = "\n\n".join(" ".join(paragraph.split()) for paragraph in schema.get("description", "").split("\n\n"))
+    words = "One of " + ", ".join(f"`{word}`" for word in schema["enum"]) + "." if "enum" in schema else _fields(schema)
+    return [text for text in (f"### {name}", kind and f"`{kind}`", described, words) if text]
 
 
 def _fields(schema: Json) -> str:
-    if not schema.get("properties"):
-        return "No fields: everything that it says is in its envelope."
-    rows = [(f"`{name}`", type_text(field), _meaning(field)) for name, field in schema["properties"].items()]
+    rows = [
+        (f"`{name}`", _type(field), f"{field.get('description', '')}{' *Volatile.*' if field.get('x-volatile') else ''}".strip())
+        for name, field in schema["properties"].items()
+    ]
     return _table(("field", "type", "meaning"), rows)
 
 
-def _meaning(field: Json) -> str:
-    return " ".join([*([field["description"]] if "description" in field else []), *(["*Volatile.*"] if field.get("x-volatile") else [])])
-
-
-def type_text(schema: Json) -> str:
+def _type(schema: Json) -> str:
     """The type that `schema` describes, in words, with a link where it is a part."""
     if "$ref" in schema:
         return _link(schema["$ref"].removeprefix("#/$defs/")) if schema["$ref"] != _ANY_JSON else "any JSON"
     if "anyOf" in schema:
-        return " or ".join(type_text(choice) for choice in schema["anyOf"])
+        return " or ".join(_type(choice) for choice in schema["anyOf"])
     if "enum" in schema:
         return " or ".join(f"`{word}`" for word in schema["enum"])
     match schema["type"]:
         case "array":
-            item = type_text(schema["items"])
+            item = _type(schema["items"])
             text = f"list of ({item})" if " or " in item else f"list of {item}"
         case "object":
-            text = f"map of text to {type_text(schema['additionalProperties'])}"
+            text = f"map of text to {_type(schema['additionalProperties'])}"
         case ["number", "string"]:
             text = "number" + _limits(schema)
         case "string" if schema.get("x-reference"):
@@ -127,10 +106,6 @@ def _link(name: str) -> str:
 
 def _anchor(heading: str) -> str:
     return "".join(letter for letter in heading.lower() if letter.isalnum() or letter in "-_")
-
-
-def _prose(docstring: str) -> str:
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -13,8 +13,7 @@ from esper.events.kinds import KINDS, kinds_of
 from esper.events.topics import TOPICS
 from tests.events import sample_files
 from tests.events.examples import EXAMPLE
-from tools.schemas import files
-from tools.schemas.__main__ import drift, main
+from tools.schemas.__main__ import drift, files, main
 
 COMMITTED = Path(__file__).parents[3] / "schemas"
 JSON_FILES = [*(f"{kind.KIND}.json" for kind in KINDS), "envelope.json"]
