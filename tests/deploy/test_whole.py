@@ -1,5 +1,6 @@
 """A real `esper nissa` over a run: what it serves passes promtool, a real Prometheus scrapes it, and schemathesis finds nothing."""
 
+import http.client
 import json
 import os
 import socket
@@ -64,6 +65,23 @@ def nissa(path: Path, **environment: str) -> Iterator[int]:
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+def test_a_live_tail_has_a_proper_end_when_the_service_is_told_to_end(log: Path) -> None:
+    port = free_port()
+    command = (sys.executable, "-m", "esper.cli", "nissa", "--log", log, "--port", str(port))
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"ESPER_OBSERVE": "0"}
+    )
+    until(f"http://127.0.0.1:{port}/readyz", lambda ready: ready["status"] == "ready", process)
+    tail = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    tail.request("GET", "/api/v1/runs/latest/tail")
+    response = tail.getresponse()
+    assert response.readline().startswith(b"id: ")
+    process.terminate()
+    assert response.read().startswith(b"retry: 2000\n")  # To its end: a stream that was cut off raises IncompleteRead.
+    assert (process.communicate(timeout=20)[1], process.returncode) == (b"", 0)
+    tail.close()
 
 
 @pytest.fixture(scope="module")

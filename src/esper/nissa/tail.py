@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -23,6 +24,7 @@ from esper.nissa.routes import CURSOR, ByBackend, Cursor, NamedTopics, RunRef, e
 
 EVERY_S = 0.02
 _PING_S = 15
+_END_S = 0.5  # Longest wait before a tail notices that the server ends.
 _PAGE = 500
 
 
@@ -94,18 +96,29 @@ async def tail(
     name = await asyncio.to_thread(backend.run_list.resolve, run)
     after, behind = last_event_id or cursor, backend.settings.tail_records
     start = await asyncio.to_thread(backend.runs.skip, name, after, behind if after else 0)
-    stream = _stream(backend.runs, tails, name, after=after, start=start, topics=frozenset(topics or TOPICS), behind=behind)
-    return EventSourceResponse(stream, ping=_PING_S, sep="\n")
+    ending = anyio.Event()
+    chosen = frozenset(topics or TOPICS)
+    stream = _stream(backend.runs, tails, name, after=after, start=start, topics=chosen, behind=behind, ending=ending)
+    # The server tells `ending`, and waits for the stream to end by itself: a stream that is cancelled has no proper end.
+    return EventSourceResponse(stream, ping=_PING_S, sep="\n", shutdown_event=ending, shutdown_grace_period=4 * _END_S)
 
 
 async def _stream(
-    runs: OpenRuns, tails: Tails, run: RunId, *, after: str | None, start: tuple[str, int], topics: frozenset[str], behind: int
+    runs: OpenRuns,
+    tails: Tails,
+    run: RunId,
+    *,
+    after: str | None,
+    start: tuple[str, int],
+    topics: frozenset[str],
+    behind: int,
+    ending: anyio.Event,
 ) -> AsyncIterator[bytes]:
     """The messages of a tail that goes on at `start`: a cursor, and the number of records that it skipped since `after`."""
     cursor, missed = start
     yield _message(id=cursor, retry=2000)
     with tails.listening(run) as grown:
-        while True:
+        while not ending.is_set():
             if missed:
                 gap = json.dumps({"from": after, "to": cursor, "missed": missed}, separators=(",", ":"))
                 yield _message(gap, event="gap", id=cursor)
@@ -126,7 +139,13 @@ async def _stream(
             if page.more:
                 cursor, missed = await asyncio.to_thread(runs.skip, run, cursor, behind)
             else:
-                await grown.wait()
+                await _either(grown, ending)
+
+
+async def _either(grown: asyncio.Event, ending: anyio.Event) -> None:
+    while not grown.is_set() and not ending.is_set():
+        with anyio.move_on_after(_END_S):
+            await grown.wait()
 
 
 def _message(data: str | None = None, *, event: str | None = None, id: str | None = None, retry: int | None = None) -> bytes:  # noqa: A002
