@@ -101,7 +101,7 @@ class SecurityMiddleware:
     async def _is_authorized(self, scope: Scope, token: str) -> bool:
         given = await self._bearer(HTTPConnection(scope))
         # Compared in a time that does not depend on how much of it is right.
-        return given is not None and hmac.compare_digest(given.credentials.encode(), token.encode())
+        return given is not None and hmac.compare_digest(given.credentials.strip().encode(), token.encode())
 
 
 def read_token(settings: NissaSettings) -> str | None:
