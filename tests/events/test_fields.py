@@ -54,12 +54,12 @@ def test_a_range_lets_what_is_not_finite_pass(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "limits"),
-    [("share", 1.5, r"0\.\.1"), ("share", -0.1, r"0\.\.1"), ("signed", 1.01, r"-1\.\.1"), ("positive", -1e-9, r"0\.\.inf")],
+    [("share", 1.5, r"in 0\.\.1"), ("share", -0.1, r"in 0\.\.1"), ("signed", 1.01, r"in -1\.\.1"), ("positive", -1e-9, ">= 0 or")],
 )
 def test_a_range_binds_finite_values(field: str, value: float, limits: str) -> None:
-    with pytest.raises(ValidationError, match=f"expected a number in {limits}"):
+    with pytest.raises(ValidationError, match=f"expected a number {limits}"):
         Numbers.model_validate({field: value})
-    with pytest.raises(ValidationError, match=f"expected a number in {limits}"):
+    with pytest.raises(ValidationError, match=f"expected a number {limits}"):
         Numbers.model_validate_json(f'{{"{field}":{value}}}')
 
 

@@ -1,5 +1,4 @@
-"""The contract of the log: what a record is, every kind of event with its fields, the topics, the only door for bytes, and digests.
+"""Contract of the log: records, every kind of event with its fields, topics, the codec, digests, and records on Kafka.
 
-Pure: nothing in here reads a clock, makes an id out of chance, or touches a file (`tools.schemas`, run as a program, writes the
-schemas and this catalogue's page).
+Pure: it must never read a clock, draw a random id, touch a file, or know who uses it.
 """

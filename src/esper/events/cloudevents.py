@@ -16,7 +16,7 @@ from esper.events.envelope import Record, read_time, written_time
 
 
 class Attribute(NamedTuple):
-    """One header: the field of Record that it holds (None: it follows from others), the pattern of its whole text, and its meaning."""
+    """A header: the field of Record that it holds (None: it follows from others), the pattern of its whole text, its meaning."""
 
     field: str | None
     pattern: str
@@ -30,13 +30,13 @@ _TEXT = ".+"
 
 HEADERS: dict[str, Attribute] = {
     "ce_specversion": Attribute(None, r"1\.0", True, "the version of CloudEvents"),
-    "content-type": Attribute(None, "application/json", True, "what the value is"),
+    "content-type": Attribute(None, "application/json", True, "the media type of the value"),
     "ce_id": Attribute("id", _TEXT, True, "`<run>/<moment>` or `<run>/heartbeat/<sequence>`; of a derived event a digest"),
     "ce_source": Attribute(None, "/esper/[^/]+/[^/]+", True, "`/esper/<run>/<topic>`"),
     "ce_type": Attribute("type", _TEXT, True, "the kind of event and its version"),
     "ce_time": Attribute("time", _TIME, True, "UTC, six decimals; never goes back within a run's writer"),
     "ce_run": Attribute("run", "[^/]+", True, "the run's id; also the record's key"),
-    "ce_partitionkey": Attribute(None, "[^/]+", True, "the run's id, where CloudEvents looks for it"),
+    "ce_partitionkey": Attribute(None, "[^/]+", True, "the run's id, by the name that CloudEvents gives it"),
     "ce_writer": Attribute("writer", _TEXT, True, "the process that wrote it"),
     "ce_sequence": Attribute("sequence", "[0-9]{20}", False, "1, 2, 3 ... per run and topic, without gaps; absent on a derived event"),
     "ce_fact": Attribute("fact", _COUNTER, False, "1, 2, 3 ... over a run's facts; absent on telemetry and derived events"),

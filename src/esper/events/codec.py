@@ -1,4 +1,4 @@
-"""The only door for bytes: an event becomes its payload here, and a payload becomes its event."""
+"""Events to payloads and back: the only module that encodes or decodes one."""
 
 from typing import TypeVar
 
@@ -69,5 +69,5 @@ def decode_as(record: Record, kind: type[E]) -> E:
 
 
 def as_stored(event: E) -> E:
-    """`event` as it is decoded from the log: what was decided about it can be decided again from the log alone."""
+    """`event` as a reader of the log gets it: decoded from its payload."""
     return type(event).model_validate_json(encode(event))

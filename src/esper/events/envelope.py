@@ -21,7 +21,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 class Record(NamedTuple):
-    """One event as it stands in the log; see docs/events.md for the meaning of every field.
+    """An event as it stands in the log; see docs/events.md for the meaning of every field.
 
     `sequence` and `chain` are absent on a derived event, `fact` on telemetry and derived events, `cause` only at a run's first record.
     `time` is aware, in UTC, to the microsecond.
@@ -52,7 +52,7 @@ def is_training(run: str) -> bool:
 
 
 def record_id(run: RunId, moment: Moment) -> EventId:
-    """The id of what a run's own writer says at `moment`."""
+    """The id of the record that a run's own writer wrote at `moment`."""
     return EventId(f"{run}/{moment}")
 
 
@@ -73,9 +73,9 @@ def moment_of(event_id: EventId) -> Moment:
 
 
 def written_time(time: datetime) -> str:
-    """`time` as text, for example 2026-03-01T12:00:00.000250Z: always 27 characters, so that texts order as times do.
+    """`time` as text, for example 2026-03-01T12:00:00.000250Z: always 27 characters, so that texts sort as times do.
 
-    Raises RuleError for a time without a zone or in another than UTC: it would be another moment when read again.
+    Raises RuleError for a time without a zone or in another than UTC: it would be another time when read again.
     """
     if time.tzinfo is not UTC and time.utcoffset() != _ZERO:
         raise RuleError(f"expected an aware time in UTC, got {time!r}")

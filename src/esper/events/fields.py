@@ -54,23 +54,19 @@ WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class _Number(NamedTuple):
-    """How pydantic reads and writes a float: a number in low..high, or one of the three words for what is not finite.
+    """Schema of a float for pydantic: a number in low..high, or one of the three words for a value that is not finite.
 
     Finite values in range never leave pydantic's compiled code: a Python function per value would triple the cost of decoding columns.
     """
 
-    low: float = -math.inf
-    high: float = math.inf
-
-    def _expected(self) -> str:
-        bounded = math.isfinite(self.low) or math.isfinite(self.high)
-        return f"expected a number{f' in {self.low:g}..{self.high:g}' if bounded else ''} or one of {', '.join(WORDS)}"
+    low: float | None = None
+    high: float | None = None
 
     def _from_json(self, value: object) -> float:
-        # What the compiled schema refused: a word, or a fault. JSON's numbers are finite, so a bare NaN is a fault too.
+        # Called with what the compiled schema refused: a word, or a fault. JSON's numbers are finite, so a bare NaN is a fault too.
         if isinstance(value, str) and value in WORDS:
             return WORDS[value]
-        raise ValueError(self._expected())
+        raise ValueError("expected a number or a word")
 
     def _from_python(self, value: object) -> float:
         if isinstance(value, (float, np.floating)) and not math.isfinite(value):
@@ -78,19 +74,15 @@ class _Number(NamedTuple):
         return self._from_json(value)
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        finite = core_schema.float_schema(
-            strict=True,
-            allow_inf_nan=False,
-            ge=self.low if math.isfinite(self.low) else None,
-            le=self.high if math.isfinite(self.high) else None,
-        )
+        finite = core_schema.float_schema(strict=True, allow_inf_nan=False, ge=self.low, le=self.high)
+        limits = "" if self.low is None else f" >= {self.low:g}" if self.high is None else f" in {self.low:g}..{self.high:g}"
 
         def either(other: core_schema.NoInfoValidatorFunction) -> CoreSchema:
             return core_schema.union_schema(
                 [finite, core_schema.no_info_plain_validator_function(other)],
                 mode="left_to_right",
                 custom_error_type="number",
-                custom_error_message=self._expected(),
+                custom_error_message=f"expected a number{limits} or one of {', '.join(WORDS)}",
             )
 
         return core_schema.json_or_python_schema(
@@ -101,13 +93,9 @@ class _Number(NamedTuple):
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         # Limits bind numbers alone and the pattern binds text alone: one flat schema, where a union would be repeated for every column.
-        written: JsonSchemaValue = {"type": ["number", "string"], "pattern": "^(NaN|-?Infinity)$"}
-        if math.isfinite(self.low):
-            written["minimum"] = self.low
-        if math.isfinite(self.high):
-            written["maximum"] = self.high
-        marks = {key: value for key, value in handler(schema).items() if key not in {"type", "anyOf", "minimum", "maximum"}}
-        return written | marks
+        written = {"type": ["number", "string"], "pattern": "^(NaN|-?Infinity)$", "minimum": self.low, "maximum": self.high}
+        marks = {key: value for key, value in handler(schema).items() if key not in {"anyOf", *written}}
+        return {key: value for key, value in written.items() if value is not None} | marks
 
 
 VOLATILE = Field(json_schema_extra={"x-volatile": True})

@@ -1,11 +1,11 @@
-"""The topics of the log: their names, what class of promise each one makes, and who writes it."""
+"""The topics of the log: their names, their classes (may a record be dropped, can it be made again), and their writers."""
 
 from enum import StrEnum
 from typing import NamedTuple
 
 
 class TopicClass(StrEnum):
-    """Facts are never dropped; telemetry may be dropped before it is taken, and says so; derived events can be made again."""
+    """Facts are never dropped; telemetry may be, which SamplesDropped counts; derived events can be made again."""
 
     FACT = "fact"
     TELEMETRY = "telemetry"
@@ -13,7 +13,7 @@ class TopicClass(StrEnum):
 
 
 class Topic(NamedTuple):
-    """One named sequence in the log. `retention_h` is Kafka's, None for ever; a run's directory keeps everything."""
+    """A named sequence in the log. `retention_h` is Kafka's, None for ever; a run's directory keeps everything."""
 
     name: str
     kind: TopicClass
@@ -50,22 +50,22 @@ TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
         Topic(RUN, TopicClass.FACT, _TRAINER, None, "A run's start, checkpoints, rollbacks and end."),
-        Topic(EPOCH, TopicClass.FACT, _TRAINER, None, "What each epoch reached, and the state that decisions follow from."),
-        Topic(LIFECYCLE, TopicClass.FACT, _TRAINER, None, "Stages of seeds, and what was measured of their effect."),
-        Topic(DECISIONS, TopicClass.FACT, _TRAINER, None, "What Tamiyo wants, whether or not it passes the gate."),
+        Topic(EPOCH, TopicClass.FACT, _TRAINER, None, "Losses and metrics of each epoch, and the state that decisions follow from."),
+        Topic(LIFECYCLE, TopicClass.FACT, _TRAINER, None, "Stages of seeds, and evaluations of their effect."),
+        Topic(DECISIONS, TopicClass.FACT, _TRAINER, None, "Decisions of Tamiyo, whether or not they pass the gate."),
         Topic(COMMANDS, TopicClass.FACT, _TRAINER, None, "Decisions that passed the gate."),
-        Topic(OUTCOMES, TopicClass.FACT, _TRAINER, None, "What became of each command, and which decisions did not pass the gate."),
-        Topic(FIELD_REPORTS, TopicClass.FACT, _TRAINER, None, "How blueprints did, as feedback to Tamiyo."),
+        Topic(OUTCOMES, TopicClass.FACT, _TRAINER, None, "The outcome of each command, and decisions that did not pass the gate."),
+        Topic(FIELD_REPORTS, TopicClass.FACT, _TRAINER, None, "Results of blueprints, as feedback to Tamiyo."),
         Topic(BLUEPRINTS, TopicClass.FACT, _TRAINER, None, "Blueprints on their way to the compiler."),
-        Topic(KERNELS, TopicClass.FACT, _TRAINER, None, "Kernels that were compiled, or why not."),
-        Topic(CHARACTERIZED, TopicClass.FACT, _TRAINER, None, "What kernels cost, and which checks they passed."),
+        Topic(KERNELS, TopicClass.FACT, _TRAINER, None, "Compiled kernels, and failed compilations."),
+        Topic(CHARACTERIZED, TopicClass.FACT, _TRAINER, None, "Costs of kernels, and the checks they passed."),
         Topic(SEED_HEALTH, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "The health of sites and seeds."),
         Topic(STEPS, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "Loss, gradient norm and timing of optimizer steps."),
-        Topic(HEARTBEAT, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "The writer is alive; never sampled."),
+        Topic(HEARTBEAT, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "Signs of life of the writer; never sampled."),
         Topic(RESOURCES, TopicClass.TELEMETRY, ("agent",), _HOT_H, "Machines, and the logs on them."),
         Topic(AGGREGATES, TopicClass.DERIVED, _OBSERVER, _DERIVED_H, "Statistics of metrics over windows of time."),
         Topic(ANOMALIES, TopicClass.DERIVED, _OBSERVER, _DERIVED_H, "Values and trends that detectors found."),
-        Topic(ALERTS, TopicClass.DERIVED, ("observer", "nissa"), None, "Alerts, and whom they reached."),
+        Topic(ALERTS, TopicClass.DERIVED, ("observer", "nissa"), None, "Alerts, and their deliveries."),
         Topic(OBSERVERS, TopicClass.DERIVED, _OBSERVER, None, "Observers, what blocks them, and silent runs."),
         Topic(CUSTOM_METRICS, TopicClass.TELEMETRY, ("trainer", "nissa"), _HOT_H, "The user's own metrics."),
     )

@@ -1,1 +1,4 @@
-"""What follows from records: admission, order, the lifecycle table, the gate, the state of a run. No clock, chance, file or socket."""
+"""Folds over records: admission, merging, the lifecycle table, the gate, the state and the timeline of a run, monitoring.
+
+Pure: it must never read a clock, draw a random number, or touch a file or a socket.
+"""

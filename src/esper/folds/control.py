@@ -23,19 +23,19 @@ from esper.events.kinds.control import (
 from esper.folds.table import Table
 
 OutcomeEvent = CommandApplied | CommandRefused | CommandFailed
-Outcome = Literal["applied", "refused", "failed"]
+_Outcome = Literal["applied", "refused", "failed"]
 Fate = Literal["pending", "applied", "refused", "command refused", "failed", "recorded"]
 Irregular = tuple[str, ...]
-"""What does not fit the records before, in words."""
+"""Descriptions of what does not fit the records before."""
 
-_FATES: Mapping[Outcome, Fate] = {"applied": "applied", "refused": "command refused", "failed": "failed"}
-_COUNTERS: Mapping[Outcome, str] = {"applied": "applied", "refused": "commands_refused", "failed": "commands_failed"}
+_FATES: Mapping[_Outcome, Fate] = {"applied": "applied", "refused": "command refused", "failed": "failed"}
+_COUNTERS: Mapping[_Outcome, str] = {"applied": "applied", "refused": "commands_refused", "failed": "commands_failed"}
 _Counted = TypeVar("_Counted")
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRow:
-    """A decision and its fate. `rule` is the gate's where it refused; `command` is what it became; `detail` says why not, in words."""
+    """A decision and its fate. `rule` is the gate's where it refused; `command` is what it became; `detail` is why it was not applied."""
 
     id: EventId
     moment: Moment
@@ -79,7 +79,7 @@ class LastCommand:
     moment: int
     epoch: int
     command: Command
-    outcome: Outcome | None = None
+    outcome: _Outcome | None = None
     why: str | None = None
 
 
@@ -145,7 +145,7 @@ def add_outcome(control: Control, record: Record, event: OutcomeEvent) -> tuple[
     return control, tuple(_misfits(command, record, event)), last
 
 
-def outcome_of(event: OutcomeEvent) -> tuple[Outcome, str | None]:
+def outcome_of(event: OutcomeEvent) -> tuple[_Outcome, str | None]:
     """The outcome that `event` states, and why where the command was not applied."""
     match event:
         case CommandApplied():

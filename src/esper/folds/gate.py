@@ -2,7 +2,7 @@
 
 1. finite: confidence and urgency are numbers in 0..1. legal: the seed exists and the lifecycle table knows the edge. embargo: the
    slot's embargo is over. stale: the evidence contains the last EpochCompleted. ready: housekeeping waits until the stage's work is done,
-   a reset, which has none, for the embargo alone; whatever ends a seed (cancel, cull) does not wait for it.
+   a reset, which has none, for the embargo alone; a command that ends a seed (cancel, cull) does not wait for it.
 2. confidence, urgency, cap: for adaptations (germinate, graft, fossilize, cull).
 3. frequency: for germinate, graft and fossilize, only after epochs divisible by `adaptation_every`.
 4. cooldown: for germinate, counted from the last germination of an *earlier* epoch, so that the candidates of a race pass together.
@@ -30,7 +30,7 @@ _DONE = frozenset({Stage.CULLED, Stage.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class GateView:
-    """What the gate knows when one decision is judged.
+    """Input of the gate when a decision is judged.
 
     `epoch` is the epoch just completed and `epoch_event` its EpochCompleted. `applied` counts the adaptations that have passed after this
     epoch. `last_germination` is the epoch of the last germination of an earlier epoch.
@@ -85,7 +85,7 @@ def after(view: GateView, decision: DecisionMade, verdict: Verdict, settings: Ga
 
 
 def judge(decision: DecisionMade, view: GateView, settings: GateSettings) -> Verdict:
-    """What becomes of `decision`: a command, a refusal that names the first rule broken, or nothing for `none`."""
+    """The verdict on `decision`: a command, a refusal that names the first rule broken, or nothing for `none`."""
     if decision.adaptation is Adaptation.NONE:
         return Bypassed()
     for rule, reason_against in RULES:

@@ -50,7 +50,7 @@ class BlockedError(DataError):
 
 
 class Status(StrEnum):
-    """Where a run is between its first record and its end. A run that was killed is `running` until it is resumed."""
+    """Status of a run between its first record and its end. A run that was killed is `running` until it is resumed."""
 
     NEW = "new"
     RUNNING = "running"
@@ -108,7 +108,7 @@ class ReportRow:
 
 
 class Irregularity(NamedTuple):
-    """A fact that does not fit what came before it: where, and what about it."""
+    """A fact that does not fit the facts before it: its moment, and a description."""
 
     moment: int
     what: str
@@ -166,7 +166,7 @@ class RunState:
         return self.epochs[-1].id if self.epochs else None
 
     def slot(self, site: str, seed: int) -> Slot | None:
-        """One slot of the seed table; None where the run has none of that name."""
+        """The slot of the seed table; None where the run has none of that name."""
         return self.slots.get((site, seed))
 
     def last_germination(self, before: int) -> int | None:
@@ -253,7 +253,7 @@ def _applied(state: RunState, record: Record, event: Event) -> RunState:
         case FieldReported():
             state = replace(state, field_reports=(*state.field_reports, ReportRow(record.moment, record.epoch, event)))
         case _:
-            # Kernels and blueprints change nothing: the seed table says what became of them.
+            # Kernels and blueprints change nothing: the seed table has their results.
             state = _controlled(state, record, event)
     return state
 

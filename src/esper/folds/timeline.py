@@ -41,7 +41,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One life of a seed, from its germination on. `undone`: a rollback took it back altogether."""
+    """A life of a seed, from its germination on. `undone`: a rollback took it back altogether."""
 
     site: str
     seed: int

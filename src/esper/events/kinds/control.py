@@ -1,4 +1,4 @@
-"""What Tamiyo wants, what passed the gate, and what became of it."""
+"""Decisions of Tamiyo, the commands that passed the gate, and their outcomes."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from esper.events.fields import VOLATILE, Count, Event, Float, Reference
 
 
 class Adaptation(StrEnum):
-    """What a decision asks for. `advance` is housekeeping; `none` is recorded so that doing nothing is explained too."""
+    """Adaptation that a decision asks for. `advance` is housekeeping; `none` records why nothing is done."""
 
     GERMINATE = "germinate"
     GRAFT = "graft"
@@ -22,7 +22,7 @@ class Adaptation(StrEnum):
 
 
 class Command(StrEnum):
-    """What Kasmina can be told to do with a seed."""
+    """Command to Kasmina about a seed."""
 
     GERMINATE = "germinate"
     LOAD = "load"
@@ -38,9 +38,9 @@ class Command(StrEnum):
 
 
 class DecisionMade(Event, kind="esper.decision.made.v1", topic=topics.DECISIONS):
-    """What Tamiyo wants, with confidence and urgency (0..1), in words, and on what evidence.
+    """A decision of Tamiyo, with confidence and urgency (0..1), its reason in words, and its evidence.
 
-    Neither number is bounded here: a decision with an impossible one is recorded as it came, and the gate refuses it.
+    Neither number is bounded here: a decision with an impossible one is recorded unchanged, and the gate refuses it.
     """
 
     adaptation: Adaptation
@@ -49,7 +49,7 @@ class DecisionMade(Event, kind="esper.decision.made.v1", topic=topics.DECISIONS)
     seed: Count | None
     """The slot, 0 and up within its site; null for `none`."""
     blueprint: str | None = None
-    """What to germinate; null for every other adaptation."""
+    """Of the seed; null where no seed is meant."""
     confidence: Float
     urgency: Float
     reason: Annotated[str, Field(min_length=1)]
@@ -102,7 +102,7 @@ class DecisionRefused(Event, kind="esper.decision.refused.v1", topic=topics.OUTC
 
 
 class FieldReported(Event, kind="esper.field.reported.v1", topic=topics.FIELD_REPORTS):
-    """How a blueprint did at a site: the validation loss before and after, and how its seed ended. Feedback to Tamiyo."""
+    """Result of a blueprint at a site: the validation loss before and after, and the end of its seed. Feedback to Tamiyo."""
 
     blueprint: str
     kernel: str | None

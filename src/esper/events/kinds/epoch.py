@@ -1,4 +1,4 @@
-"""An epoch's end: what was reached, the digests of the state, and everything that a policy may know."""
+"""The end of an epoch: losses, the digests of the training state, and everything that a policy may know."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ KEPT_LOSSES = 32
 
 
 class SiteRow(Part):
-    """A site: its health, where growth presses, what may be tried there, what went wrong there in this run.
+    """A site: its health, the pressure to grow there, the blueprints that may be tried, the refusals and failures of this run.
 
     `effective_rank` is Roy and Vetterli's (2007); `gradient_pressure` the mean per-sample gradient norm at the site's output.
     """
@@ -32,7 +32,7 @@ class SiteRow(Part):
     failed: Count = 0
     """Commands and kernels that failed here so far."""
     blueprints: tuple[str, ...] = ()
-    """Those that may be tried here now; others would exceed the limit of parameters."""
+    """Blueprints that may be tried here now; others would exceed the limit of parameters."""
 
 
 class GateSettings(Part):
@@ -78,7 +78,7 @@ class SystemState(Part):
     germinations: Count
     """So far in this run."""
     stages: dict[Stage, Count]
-    """How many slots are in each stage."""
+    """Slots in each stage."""
     sites: Annotated[tuple[SiteRow, ...], ByColumn()]
     seeds: SeedRows
     field_reports: Annotated[tuple[FieldReported, ...], ByColumn()]
@@ -92,11 +92,11 @@ class Measured(Part):
     loss: Float
     metrics: Metrics
     samples: Count
-    """That the means are over."""
+    """Count of samples in the means."""
 
 
 class StateDigests(Part):
-    """sha256 of the training state *before* the epoch's adaptation; absent where the digest setting says so."""
+    """sha256 of the training state *before* the epoch's adaptation; absent where the digest setting leaves it out."""
 
     parameters: Digest | None
     optimizer: Digest | None
@@ -110,7 +110,7 @@ class EpochCompleted(Event, kind="esper.epoch.completed.v1", topic=topics.EPOCH)
     validation: Measured | None
     """Null where there is no validation data."""
     learning_rates: tuple[Float, ...]
-    """One per parameter group."""
+    """By parameter group."""
     optimizer_steps: Count
     digests: StateDigests
     system: SystemState

@@ -1,4 +1,4 @@
-"""What became of a blueprint on its way to a kernel: submitted, compiled or not, characterized."""
+"""A blueprint on its way to a kernel: submitted, compiled or failed, characterized."""
 
 from typing import Annotated
 
@@ -31,7 +31,7 @@ class KernelCompiled(Event, kind="esper.kernel.compiled.v1", topic=topics.KERNEL
 
 
 class KernelCompileFailed(Event, kind="esper.kernel.compile-failed.v1", topic=topics.KERNELS):
-    """No kernel could be made from this blueprint; the error says why."""
+    """A blueprint could not be compiled, for the reason in `error`."""
 
     key: Digest
     site: str
@@ -41,7 +41,7 @@ class KernelCompileFailed(Event, kind="esper.kernel.compile-failed.v1", topic=to
 
 
 class KernelCharacterized(Event, kind="esper.kernel.characterized.v1", topic=topics.CHARACTERIZED):
-    """What a kernel costs and which checks it passed. FLOPs are for one forward at batch 1."""
+    """Costs of a kernel and the checks that it passed. FLOPs are for one forward at batch 1."""
 
     key: Digest
     kernel: Digest

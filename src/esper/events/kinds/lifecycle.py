@@ -1,4 +1,4 @@
-"""Where a seed is in its life, and what was measured about it before it may move on."""
+"""Stages of seeds, the seed table, and evaluations of a seed's effect."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -41,7 +41,7 @@ class Evaluation(Part):
 
 
 class SeedRow(Part):
-    """A slot of the seed table, and what was measured of its present life at the last epoch's end; (site, seed, life) names one life."""
+    """A slot of the seed table, with measurements of its present life at the last epoch's end; (site, seed, life) names one life."""
 
     site: str
     seed: Count
@@ -59,7 +59,7 @@ class SeedRow(Part):
     alpha: Fraction | None = None
     """The seed's share of the site's output."""
     ready: bool | None = None
-    """Whether the seed has finished what its stage is for; never in FINE_TUNING and FOSSILIZED. Null: the slot is empty."""
+    """True once the seed has finished its stage's work; never in FINE_TUNING and FOSSILIZED. Null: the slot is empty."""
     recovering: bool = False
     """Disabled after a value that was not finite, or left without a kernel, until it is removed."""
     errors: Count = 0

@@ -1,4 +1,4 @@
-"""What observers and workers derive from the log, and what they write about themselves."""
+"""Events that observers derive from the log, and their events about themselves and about silent runs."""
 
 from typing import Annotated, Literal
 
@@ -35,7 +35,7 @@ class AnomalyDetected(Event, kind="esper.anomaly.detected.v1", topic=topics.ANOM
     value: Float
     expected: Float | None
     score: Float
-    """How far from expected, in the detector's own measure."""
+    """Distance from expected, in the detector's own measure."""
 
 
 class TrendDetected(Event, kind="esper.trend.detected.v1", topic=topics.ANOMALIES):
@@ -86,7 +86,7 @@ class AlertNotified(Event, kind="esper.alert.notified.v1", topic=topics.ALERTS):
     """The id of the AlertFiring or AlertResolved."""
     fingerprint: Digest
     since: str
-    """That alert's."""
+    """Of that alert."""
     handler: str
     outcome: Literal["delivered", "failed"]
     attempts: Count
@@ -94,7 +94,7 @@ class AlertNotified(Event, kind="esper.alert.notified.v1", topic=topics.ALERTS):
 
 
 class AlertSuppressed(Event, kind="esper.alert.suppressed.v1", topic=topics.ALERTS):
-    """An alert was deliberately not delivered; `why` says which rule held it back."""
+    """An alert was deliberately not delivered; `why` is the rule that held it back."""
 
     alert: Reference
     """The id of the AlertFiring or AlertResolved."""
@@ -104,7 +104,7 @@ class AlertSuppressed(Event, kind="esper.alert.suppressed.v1", topic=topics.ALER
 
 
 class ObserverStarted(Event, kind="esper.observer.started.v1", topic=topics.OBSERVERS):
-    """An observer or worker began to derive: its rules with versions, and its settings."""
+    """An observer began to derive: its rules with versions, and its settings."""
 
     rules: dict[str, Count]
     """Versions by name."""
@@ -113,14 +113,14 @@ class ObserverStarted(Event, kind="esper.observer.started.v1", topic=topics.OBSE
 
 
 class RunWentSilent(Event, kind="esper.run.went-silent.v1", topic=topics.OBSERVERS):
-    """Nothing came from a run for `silent_s`: its process is gone (dead), or it beats without progress (idle)."""
+    """A run wrote nothing for `silent_s`: its process is gone (dead), or it sends heartbeats without progress (idle)."""
 
     state: Literal["dead", "idle"]
     silent_s: NonNegative
 
 
 class RunHeardAgain(Event, kind="esper.run.heard-again.v1", topic=topics.OBSERVERS):
-    """A silent run was heard again."""
+    """A silent run wrote again."""
 
     silent_s: NonNegative
 
@@ -129,14 +129,14 @@ class FoldBlocked(Event, kind="esper.fold.blocked.v1", topic=topics.OBSERVERS):
     """A fact could not be understood or is missing; the run's state is unknown from there on."""
 
     topic: str
-    """Where the fold stands."""
+    """The topic whose fold stopped."""
     sequence: Count
-    """Of the record that it could not apply."""
+    """Of the record that could not be applied."""
     reason: str
 
 
 class FoldUnblocked(Event, kind="esper.fold.unblocked.v1", topic=topics.OBSERVERS):
-    """Nothing blocks the run's folds any more: what could not be understood or read is, and they went on from there."""
+    """Nothing blocks the run's folds any more: the blocking record was understood or read, and they went on from there."""
 
     topics: tuple[str, ...]
-    """Those that were blocked."""
+    """The topics that were blocked."""

@@ -1,4 +1,4 @@
-"""A run from its start to its end: settings, checkpoints, rollbacks, what was dropped, how it ended."""
+"""A run from its start to its end: settings, checkpoints, rollbacks, dropped samples, its end."""
 
 from typing import Annotated, Literal
 
@@ -10,17 +10,17 @@ from esper.events.kinds.lifecycle import SeedRows
 
 
 class Code(Part):
-    """The code that ran: its revision, and a digest of what was changed beside it."""
+    """The code that ran: its revision, and a digest of uncommitted changes."""
 
     revision: str | None
     """Of the version control system; null outside of one."""
     dirty_digest: Digest | None
-    """Of what was changed beside that revision; null: nothing, or not known."""
+    """Of uncommitted changes; null: there are none, or it is not known."""
     argv: Annotated[tuple[str, ...], VOLATILE]
 
 
 class DataFingerprint(Part):
-    """Which data: its name, length and class, and sha256 over strided samples; a digest is absent where samples cannot be indexed."""
+    """A data set: its name, length and class, and sha256 over strided samples; absent where samples cannot be indexed."""
 
     name: str
     length: Count | None
@@ -31,15 +31,15 @@ class DataFingerprint(Part):
 
 
 class Determinism(Part):
-    """What was done so that the same settings give the same numbers."""
+    """Measures by which the same settings give the same numbers."""
 
     threads: Count
     deterministic_algorithms: bool
-    """Whether torch refuses algorithms that are not deterministic."""
+    """True: torch refuses algorithms that are not deterministic."""
     mkl_cbwr: str | None
     """The variable that pins MKL's code path; null where it is not set."""
     digest: Literal["full", "parameters", "off"]
-    """Which digests of its state every epoch records."""
+    """Digests of the training state that every epoch records."""
 
 
 class Hardware(Part):
@@ -51,7 +51,7 @@ class Hardware(Part):
     memory_bytes: Count
     operating_system: str
     device: str
-    """What torch trains on, in torch's words."""
+    """The device that torch trains on, by torch's name."""
     gpus: tuple[str, ...]
 
 
@@ -64,13 +64,13 @@ class Site(Part):
     inputs: Count
     outputs: Count
     slots: Count
-    """How many seeds may live here at once."""
+    """Seeds that may live here at once."""
     blueprints: tuple[str, ...]
-    """Those that may be tried here."""
+    """Blueprints that may be tried here."""
 
 
 class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
-    """A run began; everything that is needed to know what ran and to run it again. Settings are complete, defaults included."""
+    """A run began, with everything that is needed to run it again. Settings are complete, defaults included."""
 
     task: str
     settings: dict[str, JsonValue]
@@ -90,15 +90,15 @@ class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
 
 
 class RunResumed(Event, kind="esper.run.resumed.v1", topic=topics.RUN):
-    """A run goes on after an interruption, from `checkpoint` (none: from the first epoch), having caught up to `caught_up_to`."""
+    """A run goes on after an interruption, from `checkpoint` (null: from the first epoch)."""
 
     checkpoint: str | None
     caught_up_to: Count
-    """The last moment of the log that training met again."""
+    """The last moment of the log up to which training caught up."""
     incarnation: Count
     """In force from this record on."""
     environment_changes: tuple[str, ...]
-    """What is not as it was at the start, one sentence each."""
+    """Differences from the start, a sentence each."""
 
 
 class CheckpointSaved(Event, kind="esper.checkpoint.saved.v1", topic=topics.RUN):
@@ -145,14 +145,14 @@ class SamplesDropped(Event, kind="esper.samples.dropped.v1", topic=topics.RUN):
     """Telemetry that found no room before it was taken; it has no number and leaves no gap."""
 
     topic: str
-    """Where they would have stood."""
+    """The topic of the dropped samples."""
     count: Count
     first_step: Count
     last_step: Count
 
 
 class Tail(Part):
-    """How a topic ended: its last sequence and chain (hex). Both depend on the times written, not on the training."""
+    """The end of a topic: its last sequence and chain (hex). Both depend on the times written, not on the training."""
 
     topic: str
     sequence: Count
@@ -176,7 +176,7 @@ class RunFinished(Event, kind="esper.run.finished.v1", topic=topics.RUN):
 
 
 class RunFailed(Event, kind="esper.run.failed.v1", topic=topics.RUN):
-    """A run ended without reaching its plan. `kind` is a closed word for what happened, `error` says it in full."""
+    """A run ended without reaching its plan. `kind` is the class of failure, `error` the full text."""
 
     kind: Literal["error", "diverged", "rollbacks", "log"]
     error: Annotated[str, VOLATILE]
@@ -189,4 +189,4 @@ class StreamEnded(Event, kind="esper.stream.ended.v1", topic="*"):
     """The last record of a telemetry topic before the run ends: closes its windows and resolves its alerts. Stands in any such topic."""
 
     last_step: Count
-    """The last step that the topic speaks of."""
+    """The last step in the topic."""

@@ -1,4 +1,4 @@
-"""What is measured while training runs: health, steps, heartbeats, the machine, and the user's own metrics."""
+"""Measurements while training runs: health, steps, heartbeats, the machine, and the user's own metrics."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ _Signed = tuple[Signed | None, ...]
 
 
 class HealthColumns(Columns):
-    """One entry per site (seed, stage, alpha, ready null) and per live seed; float columns are float32, null where not measured.
+    """Health, an entry per site (seed, stage, alpha, ready null) and per live seed; floats are float32, null where not measured.
 
     `dead_neuron_ratio`: share of units whose mean absolute activation is at most 0.025 of the layer's mean (Sokar et al. 2023).
     `avg_correlation`: mean pairwise correlation of a fixed sample of units, debiased.
@@ -39,7 +39,7 @@ class HealthColumns(Columns):
     alpha: _Fractions
     """The seed's share of the site's output."""
     ready: tuple[bool | None, ...]
-    """Whether the seed has finished what its stage is for; never in FINE_TUNING and FOSSILIZED. Null: a site's own health."""
+    """True once the seed has finished its stage's work; never in FINE_TUNING and FOSSILIZED. Null: a site's own health."""
     health_score: _Fractions
 
 
@@ -51,7 +51,7 @@ class SeedHealthMeasured(Event, kind="esper.seed.health-measured.v1", topic=topi
 
 
 class StepColumns(Columns):
-    """One entry per optimizer step."""
+    """Optimizer steps, an entry each."""
 
     step: _Counts
     loss: _Floats
@@ -67,7 +67,7 @@ class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
     metrics: dict[str, _Floats]
     """Each a column as long as those of `steps`."""
     learning_rates: tuple[Float, ...]
-    """One per parameter group."""
+    """By parameter group."""
     live_seeds: Count
     last_adaptation_step: Count | None
     samples_per_s: Annotated[NonNegative | None, VOLATILE]
@@ -82,7 +82,7 @@ class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
 
 
 Doing = Literal["step", "validating", "waiting", "adapting", "saving"]
-"""What a trainer is at."""
+"""Activity of a trainer."""
 
 
 class Heartbeat(Event, kind="esper.run.heartbeat.v1", topic=topics.HEARTBEAT):
@@ -93,12 +93,12 @@ class Heartbeat(Event, kind="esper.run.heartbeat.v1", topic=topics.HEARTBEAT):
 
 
 class Gpu(Part):
-    """One GPU as its driver reports it."""
+    """A GPU as its driver reports it."""
 
     index: Count
     name: str
     utilization: Float | None
-    """0..1; null where the driver does not say, as for one that is partitioned."""
+    """0..1; null where the driver does not report it, as for a partitioned one."""
     memory_used_bytes: Count
     memory_total_bytes: Count
     temperature_celsius: Float | None
