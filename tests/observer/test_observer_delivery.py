@@ -18,9 +18,8 @@ from esper.events.kinds.observability import (
     AlertSuppressed,
 )
 from esper.events.kinds.run import RunRolledBack
-from esper.observer.delivering import make_deliverer
 from esper.observer.delivery.deliverer import Deliverer
-from esper.observer.delivery.handlers.build import build_handlers
+from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.delivery.notices import linker
 from esper.observer.delivery.settings import parse_delivery
 from esper.observer.observer import Observer, Outcomes
@@ -84,12 +83,12 @@ def test_alerts_are_offered_once_each_as_they_are_derived(growing: Growing, undi
 
 
 def test_a_new_observer_offers_again_what_was_derived_and_says_what_became_of_it_before_it_starts(growing: Growing) -> None:
-    outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]()
+    outcomes = SimpleQueue[tuple[Record, AlertNotified | AlertSuppressed]]()
     growing.write(200)
     with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())
-        outcomes.put((growing.run, notified(told[0])))
+        outcomes.put((told[0], notified(told[0])))
         observer.turn(0.0)
     after = Post()
     with growing.observer(deliverer=after):
@@ -111,25 +110,25 @@ def test_an_observed_file_that_is_damaged_keeps_no_observer_from_starting(growin
 
 
 def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> None:
-    outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]()
+    outcomes = SimpleQueue[tuple[Record, AlertNotified | AlertSuppressed]]()
     growing.write()
     with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())
-        outcomes.put((growing.run, notified(told[0])))
+        outcomes.put((told[0], notified(told[0])))
     (noted,) = [record for record in growing.derived() if record.type == AlertNotified.KIND]
     assert decode(noted) == notified(told[0])
     assert (noted.cause, noted.moment) == (told[0].id, told[0].moment)
 
 
 def test_a_delivery_that_failed_is_said(growing: Growing) -> None:
-    outcomes = SimpleQueue[tuple[RunId, AlertNotified | AlertSuppressed]]()
+    outcomes = SimpleQueue[tuple[Record, AlertNotified | AlertSuppressed]]()
     growing.write()
     problems.clear()
     with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())[0]
-        outcomes.put((growing.run, notified(told).model_copy(update={"outcome": "failed", "error": "no answer"})))
+        outcomes.put((told, notified(told).model_copy(update={"outcome": "failed", "error": "no answer"})))
     fired = decode(told)
     assert isinstance(fired, AlertFiring)
     assert problems == [f"run {growing.run}: handler page did not deliver {fired.rule} (firing): no answer"]
@@ -145,7 +144,8 @@ class Late(Post):
     def outstanding(self, run: RunId | None = None) -> int:
         if run is not None and not self.told:
             self.told = True
-            self.outcomes.put((run, notified(firing(tuple(self.offered))[0])))
+            first = firing(tuple(self.offered))[0]
+            self.outcomes.put((first, notified(first)))
         return 0
 
 
@@ -173,7 +173,7 @@ class Paged:
         settings = parse_delivery(f'[[handlers]]\nname = "page"\nkind = "log"\npath = "{self.page}"\n', "here")
         deliverer = Deliverer(
             build_handlers(settings),
-            record=lambda run, event: outcomes.put((run, event)),
+            record=lambda alert, event: outcomes.put((alert, event)),
             now=self.now,
             link_to=linker(),
             lives=lambda _: True,

@@ -14,8 +14,8 @@ from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.rules import Rule
 from esper.folds.monitoring.run import Watch, fold
 from esper.folds.monitoring.topic import WatchSettings
-from esper.observer.delivering import delivery_settings, make_deliverer
-from esper.observer.delivery.handlers.build import build_handlers
+from esper.observer.delivery.handlers import build_handlers, make_deliverer
+from esper.observer.delivery.settings import delivery_settings
 from esper.observer.leader import LEAVE_AFTER_S, LOCK, serve
 from esper.observer.observer import Observer, ObserverSettings
 from esper.observer.rule_files import parse_rules, parse_watching
@@ -75,7 +75,7 @@ def observer_maker(
     directory: Directory, *, rules: Path | None = None, delivery: Path | None = None, from_start: bool = False
 ) -> Callable[[], Observer]:
     """What makes an observer of `directory` with what its files say. Raises SettingsError for a mistake in one of them, at once."""
-    handlers = delivery_settings(directory, delivery)
+    handlers = delivery_settings(directory.path, delivery)
     build_handlers(handlers)
     settings = ObserverSettings(watch=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
 

@@ -41,7 +41,9 @@ from esper.oona.follower import Batch, Follower
 from esper.oona.observed import Observed, Saved, is_observed, is_settled, observed_records
 
 Outcome = AlertNotified | AlertSuppressed
-Outcomes = SimpleQueue[tuple[RunId, Outcome]]
+Outcomes = SimpleQueue[tuple[Record, Outcome]]
+"""Each alert's record, and an outcome of its delivery."""
+
 _OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
 _OUTCOMES = frozenset({AlertNotified.KIND, AlertSuppressed.KIND})
 _LAST_DELIVERY_S = 5.0
@@ -110,7 +112,7 @@ class Observer:
         self._parked: set[RunId] = set()
         self._unsettled: set[RunId] = set()
         self._troubled: set[RunId] = set()
-        self._to_note: dict[RunId, list[Outcome]] = {}
+        self._to_note: dict[RunId, list[tuple[Record, Outcome]]] = {}
         self._introduced: set[RunId] = set()
         self._ticked_at = -settings.tick_s
         positions = self._positions()
@@ -279,20 +281,19 @@ class Observer:
         """Writes what became of alerts; what cannot be written now is kept for the next time."""
         while True:
             try:
-                name, event = self._outcomes.get_nowait()
+                alert, event = self._outcomes.get_nowait()
             except Empty:
                 break
-            self._to_note.setdefault(name, []).append(event)
+            self._to_note.setdefault(alert.run, []).append((alert, event))
         for name in list(self._to_note):
             with self._guarded(name):
                 self._note(name, self._to_note[name])
                 del self._to_note[name]
 
-    def _note(self, name: RunId, events: Iterable[Outcome]) -> None:
+    def _note(self, name: RunId, noted: Iterable[tuple[Record, Outcome]]) -> None:
         run = self._runs.get(name)
         observed = Observed(self._directory.path / name, name) if run is None else run.observed
         try:
-            noted = [(observed.find(event.alert), event) for event in events]
             failures = [text for alert, event in noted if (text := _failure(alert, event)) is not None]
             observed.save([self._outcome(alert, event) for alert, event in noted])
             for text in failures:

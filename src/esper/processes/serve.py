@@ -36,7 +36,7 @@ from esper.nissa.security import read_token
 from esper.nissa.settings import NissaSettings
 from esper.nissa.tail import Tails
 from esper.observer.build import observer_maker
-from esper.observer.delivering import delivery_settings
+from esper.observer.delivery.settings import delivery_settings
 from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
@@ -139,7 +139,7 @@ class Service:
     """Everything that serves one directory: made, started and closed together."""
 
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
-        handlers = tuple(handler.name for handler in delivery_settings(directory).handlers)
+        handlers = tuple(handler.name for handler in delivery_settings(directory.path).handlers)
         self.directory = directory
         self.metrics = LogMetrics(CustomMetrics(self._record), handlers)
         self.runs = OpenRuns(directory)

@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 from esper.events.codec import decode_payload, encode
-from esper.events.envelope import RunId
+from esper.events.envelope import Record
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer
-from esper.observer.delivery.handlers.build import build_handlers
+from esper.observer.delivery.handlers import build_handlers
 from esper.observer.delivery.notices import Alert
 from esper.observer.delivery.settings import parse_delivery
-from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, outcome_record, record_of
+from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, outcome_record
 
 _FILE = '[[handlers]]\nkind = "webhook"\nname = "team"\nurl = "http://127.0.0.1:{port}"\nburst = 1000\n'
 
@@ -47,8 +47,8 @@ def main(file: Path, port: int, count: int) -> None:
         opened.truncate(len(whole))
         opened.seek(len(whole))
 
-        def record(run: RunId, event: AlertNotified | AlertSuppressed) -> None:
-            assert run == RUN
+        def record(alert: Record, event: AlertNotified | AlertSuppressed) -> None:
+            assert alert.run == RUN
             with lock:
                 opened.write(encode(event) + b"\n")
 
@@ -57,7 +57,7 @@ def main(file: Path, port: int, count: int) -> None:
         for number, event in enumerate(settled):
             deliverer.settled(outcome_record(RUN, event, number))
         for made in alerts(count):
-            deliverer.offer(record_of(made))
+            deliverer.offer(made.record)
         deliverer.start()
         deliverer.close(60.0)
 

@@ -1,7 +1,8 @@
-"""A real Alertmanager on loopback, for the tests that ask for one."""
+"""Certificates of an authority that lives for one session and that nobody else trusts, and a real Alertmanager on loopback."""
 
 import json
 import socket
+import ssl
 import subprocess
 import threading
 import urllib.request
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.nissa.programs import program, report
 
@@ -89,3 +91,40 @@ def real_alertmanager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authority's certificate, as a file."""
+    file = tmp_path_factory.mktemp("authority") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    return file
+
+
+@pytest.fixture(scope="session")
+def trusting(ca_file: Path) -> ssl.SSLContext:
+    """A client's context that trusts the authority alone."""
+    return ssl.create_default_context(cafile=str(ca_file))
+
+
+def _server(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def serving(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's context, for 127.0.0.1."""
+    return _server(authority, "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def serving_another_name(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's context for a name that it does not have."""
+    return _server(authority, "elsewhere.test")

@@ -7,8 +7,8 @@ from esper.events import topics
 from esper.events.codec import encode
 from esper.events.envelope import EventId, Moment, Record, RunId, written_time
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
-from esper.observer.delivery.exchange import Answer, Now
 from esper.observer.delivery.notices import Alert, LinkTo, Severity, linker
+from esper.observer.delivery.outbox import Answer, Now
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)
 RUN = RunId("01958f3a-7c41-7e02-9a53-5d0c8e4b61f7")
@@ -47,12 +47,7 @@ def alert(
         value=value,
         since=written_time(BEGIN),
     )
-    return Alert(EventId(f"{number:030x}{'f1' if firing else '0f'}"), run, Moment(1234), BEGIN + timedelta(seconds=at_s), event)
-
-
-def record_of(made: Alert) -> Record:
-    """The record in which an alert stands."""
-    return _record(made.id, made.run, made.event, made.time)
+    return Alert(_record(EventId(f"{number:030x}{'f1' if firing else '0f'}"), run, event, BEGIN + timedelta(seconds=at_s)), event)
 
 
 def outcome_record(run: RunId, event: AlertNotified | AlertSuppressed, number: int = 0) -> Record:
@@ -63,13 +58,13 @@ def outcome_record(run: RunId, event: AlertNotified | AlertSuppressed, number: i
 def notified(of: Alert, outcome: Literal["delivered", "failed"] = "delivered", handler: str = "team") -> AlertNotified:
     """The outcome of an alert that was sent."""
     return AlertNotified(
-        alert=of.id, fingerprint=of.event.fingerprint, since=of.event.since, handler=handler, outcome=outcome, attempts=1, error=None
+        alert=of.record.id, fingerprint=of.event.fingerprint, since=of.event.since, handler=handler, outcome=outcome, attempts=1, error=None
     )
 
 
 def suppressed(of: Alert, why: Literal["rate_limit", "stale", "not_delivered"], handler: str = "team") -> AlertSuppressed:
     """The outcome of an alert that was not."""
-    return AlertSuppressed(alert=of.id, fingerprint=of.event.fingerprint, handler=handler, why=why)
+    return AlertSuppressed(alert=of.record.id, fingerprint=of.event.fingerprint, handler=handler, why=why)
 
 
 def _record(record_id: EventId, run: RunId, event: AlertFiring | AlertResolved | AlertNotified | AlertSuppressed, time: datetime) -> Record:

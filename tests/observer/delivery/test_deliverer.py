@@ -1,5 +1,6 @@
 """Handlers on threads of their own: what one does, or does not, is nothing to the others or to whoever offers."""
 
+import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +10,13 @@ from datetime import datetime
 import pytest
 
 from esper.errors import LogError, RuleError
-from esper.events.envelope import RunId
+from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
-from esper.observer.delivery.deliverer import Deliverer, DeliveryError
-from esper.observer.delivery.exchange import Answer, Handler
+from esper.observer.delivery.deliverer import Deliverer, DeliveryError, Handler
 from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice
-from tests.observer.delivery.made import BEGIN, DELIVERED, FAILED, LINK, RUN, alert, notified, outcome_record, record_of
+from esper.observer.delivery.outbox import Answer
+from tests.observer.delivery.made import BEGIN, DELIVERED, FAILED, LINK, RUN, alert, notified, outcome_record
 
 LIMITS = Limits(rate_per_minute=6000.0, burst=100, attempts=3, first_pause_s=0.001)
 LONG_S = 60.0
@@ -28,9 +29,9 @@ class Ledger:
     outcomes: list[tuple[RunId, AlertNotified | AlertSuppressed]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def record(self, run: RunId, event: AlertNotified | AlertSuppressed) -> None:
+    def record(self, alert: Record, event: AlertNotified | AlertSuppressed) -> None:
         with self.changed:
-            self.outcomes.append((run, event))
+            self.outcomes.append((alert.run, event))
             self.changed.notify_all()
 
     def wait_for(self, count: int) -> list[tuple[str, str]]:
@@ -47,7 +48,7 @@ class Receiver:
     answers: list[Answer] = field(default_factory=list)
     got: list[Notice] = field(default_factory=list)
 
-    def send(self, notices: Sequence[Notice], now: datetime) -> Answer:
+    async def send(self, notices: Sequence[Notice], now: datetime) -> Answer:
         assert now == BEGIN
         self.got += notices
         return self.answers.pop(0) if self.answers else DELIVERED
@@ -60,11 +61,11 @@ class Stuck:
         self.reached = threading.Event()
         self.let_go = threading.Event()
 
-    def send(self, notices: Sequence[Notice], now: datetime) -> Answer:
+    async def send(self, notices: Sequence[Notice], now: datetime) -> Answer:
         assert notices
         assert now == BEGIN
         self.reached.set()
-        self.let_go.wait(LONG_S)
+        await asyncio.to_thread(self.let_go.wait, LONG_S)
         return DELIVERED
 
 
@@ -82,7 +83,7 @@ def delivering(ledger: Ledger, *handlers: Handler, lives: bool | None = True) ->
 def test_every_handler_gets_the_alert_and_every_delivery_is_recorded() -> None:
     ledger, one, other = Ledger(), Receiver(), Receiver()
     with delivering(ledger, Handler("one", LIMITS, one.send), Handler("other", LIMITS, other.send)) as deliverer:
-        deliverer.offer(record_of(alert(1)))
+        deliverer.offer(alert(1).record)
         assert sorted(ledger.wait_for(2)) == [("one", "delivered"), ("other", "delivered")]
         assert [notice.fingerprint for notice in one.got + other.got] == [alert(1).event.fingerprint] * 2
         assert {run for run, _ in ledger.outcomes} == {RUN}
@@ -91,10 +92,10 @@ def test_every_handler_gets_the_alert_and_every_delivery_is_recorded() -> None:
 def test_a_handler_that_hangs_delays_nobody() -> None:
     ledger, stuck, other = Ledger(), Stuck(), Receiver()
     with delivering(ledger, Handler("stuck", LIMITS, stuck.send), Handler("other", LIMITS, other.send)) as deliverer:
-        deliverer.offer(record_of(alert(1)))
+        deliverer.offer(alert(1).record)
         assert stuck.reached.wait(LONG_S)
         for number in range(2, 50):
-            deliverer.offer(record_of(alert(number)))
+            deliverer.offer(alert(number).record)
         assert ledger.wait_for(49) == [("other", "delivered")] * 49
         assert deliverer.outstanding() == 49
         stuck.let_go.set()
@@ -106,7 +107,7 @@ def test_a_handler_that_hangs_delays_nobody() -> None:
 def test_a_handler_that_fails_is_tried_again_and_delays_nobody() -> None:
     ledger, failing, other = Ledger(), Receiver([FAILED, FAILED]), Receiver()
     with delivering(ledger, Handler("failing", LIMITS, failing.send), Handler("other", LIMITS, other.send)) as deliverer:
-        deliverer.offer(record_of(alert(1)))
+        deliverer.offer(alert(1).record)
         assert sorted(ledger.wait_for(2)) == [("failing", "delivered"), ("other", "delivered")]
     attempts = {event.handler: event.attempts for _, event in ledger.outcomes if isinstance(event, AlertNotified)}
     assert attempts == {"failing": 3, "other": 1}
@@ -115,18 +116,18 @@ def test_a_handler_that_fails_is_tried_again_and_delays_nobody() -> None:
 def test_a_handler_that_goes_on_failing_is_recorded_as_failed() -> None:
     ledger, failing = Ledger(), Receiver([FAILED] * 3)
     with delivering(ledger, Handler("failing", LIMITS, failing.send)) as deliverer:
-        deliverer.offer(record_of(alert(1)))
+        deliverer.offer(alert(1).record)
         assert ledger.wait_for(1) == [("failing", "failed")]
 
 
 def test_a_handler_that_breaks_takes_no_other_down() -> None:
-    def broken(notices: Sequence[Notice], now: datetime) -> Answer:
+    async def broken(notices: Sequence[Notice], now: datetime) -> Answer:
         raise ZeroDivisionError(f"{notices} {now}")
 
     ledger, other = Ledger(), Receiver()
     with delivering(ledger, Handler("broken", LIMITS, broken), Handler("other", LIMITS, other.send)) as deliverer:
-        deliverer.offer(record_of(alert(1)))
-        deliverer.offer(record_of(alert(2)))
+        deliverer.offer(alert(1).record)
+        deliverer.offer(alert(2).record)
         assert sorted(ledger.wait_for(4)) == [("broken", "failed")] * 2 + [("other", "delivered")] * 2
     errors = {event.error for _, event in ledger.outcomes if isinstance(event, AlertNotified) and event.handler == "broken"}
     assert errors == {"the handler broke: ZeroDivisionError"}
@@ -138,7 +139,7 @@ def test_before_the_start_nothing_is_sent_and_what_is_settled_stays_so() -> None
         [Handler("team", LIMITS, receiver.send)], record=ledger.record, now=lambda: BEGIN, link_to=LINK, lives=lambda _: True
     )
     for made in (alert(1), alert(2)):
-        deliverer.offer(record_of(made))
+        deliverer.offer(made.record)
     assert deliverer.outstanding(RUN) == 2
     deliverer.settled(outcome_record(RUN, notified(alert(1))))
     deliverer.settled(outcome_record(RUN, notified(alert(2), handler="one that is no more")))
@@ -152,7 +153,7 @@ def test_closing_delivers_what_waits() -> None:
     ledger, receiver = Ledger(), Receiver([FAILED, FAILED])
     with delivering(ledger, Handler("team", LIMITS, receiver.send)) as deliverer:
         for number in range(20):
-            deliverer.offer(record_of(alert(number)))
+            deliverer.offer(alert(number).record)
         deliverer.close(LONG_S)
         assert deliverer.outstanding() == 0
     assert ledger.wait_for(20) == [("team", "delivered")] * 20
@@ -161,8 +162,8 @@ def test_closing_delivers_what_waits() -> None:
 def test_closing_leaves_what_hangs_without_outcome() -> None:
     ledger, stuck = Ledger(), Stuck()
     with delivering(ledger, Handler("stuck", LIMITS, stuck.send)) as deliverer:
-        deliverer.offer(record_of(alert(1)))
-        deliverer.offer(record_of(alert(2)))
+        deliverer.offer(alert(1).record)
+        deliverer.offer(alert(2).record)
         assert stuck.reached.wait(LONG_S)
         deliverer.close(0.0)
         assert deliverer.outstanding() == 2
@@ -173,16 +174,16 @@ def test_closing_leaves_what_hangs_without_outcome() -> None:
 def test_what_cannot_be_recorded_stops_the_handler_and_is_raised_to_the_next_caller() -> None:
     receiver = Receiver()
 
-    def full(run: RunId, event: AlertNotified | AlertSuppressed) -> None:
-        raise LogError(f"no space left for {run}, {event.KIND}")
+    def full(alert: Record, event: AlertNotified | AlertSuppressed) -> None:
+        raise LogError(f"no space left for {alert.run}, {event.KIND}")
 
     deliverer = Deliverer([Handler("team", LIMITS, receiver.send)], record=full, now=lambda: BEGIN, link_to=LINK, lives=lambda _: True)
     deliverer.start()
-    deliverer.offer(record_of(alert(1)))
+    deliverer.offer(alert(1).record)
     with pytest.raises(DeliveryError, match=r"handler team has stopped: no space left for .*, esper\.alert\.notified"):
         deliverer.close(LONG_S)
     with pytest.raises(DeliveryError):
-        deliverer.offer(record_of(alert(2)))
+        deliverer.offer(alert(2).record)
 
 
 @pytest.mark.parametrize(("lives", "age_s", "sent"), [(True, 3600.0, 1), (False, 3600.0, 0), (False, 10.0, 1), (None, 10.0, 0)])
@@ -194,9 +195,9 @@ def test_what_fires_is_sent_again_while_its_run_lives_or_it_is_young(lives: bool
     )
     old = alert(1, at_s=-age_s)
     deliverer.settled(outcome_record(RUN, notified(old)))
-    deliverer.offer(record_of(old))
+    deliverer.offer(old.record)
     deliverer.start()
-    deliverer.offer(record_of(alert(2)))
+    deliverer.offer(alert(2).record)
     ledger.wait_for(1)
     deliverer.close(LONG_S)
     assert [notice.fingerprint for notice in receiver.got] == [made.event.fingerprint for made in (*[old][:sent], alert(2))]
@@ -207,7 +208,7 @@ def test_records_of_other_kinds_are_refused() -> None:
     with pytest.raises(RuleError, match="expected a record of AlertFiring or AlertResolved"):
         deliverer.offer(outcome_record(RUN, notified(alert(1))))
     with pytest.raises(RuleError, match="expected a record of AlertNotified or AlertSuppressed"):
-        deliverer.settled(record_of(alert(1)))
+        deliverer.settled(alert(1).record)
 
 
 def test_two_handlers_of_one_name_are_refused() -> None:

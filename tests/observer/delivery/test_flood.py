@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from esper.observer.delivery.deliverer import Deliverer
-from esper.observer.delivery.handlers.build import build_handlers
+from esper.observer.delivery.handlers import build_handlers
 from esper.observer.delivery.settings import parse_delivery
-from tests.observer.delivery.handlers.servers import HOST, http_server, raw_server, silent
-from tests.observer.delivery.made import BEGIN, LINK, alert, record_of
+from tests.observer.delivery.made import BEGIN, LINK, alert
+from tests.observer.delivery.servers import HOST, http_server, raw_server, silent
 from tests.observer.delivery.test_deliverer import Ledger
 
 FLOOD = 10_000
@@ -39,7 +39,7 @@ def test_a_flood_sends_no_more_than_the_limit_allows_and_loses_none_in_the_recor
         deliverer = Deliverer(handlers, record=ledger.record, now=lambda: BEGIN, link_to=LINK, lives=lambda _: True)
         deliverer.start()
         for number in range(FLOOD):
-            deliverer.offer(record_of(alert(number)))
+            deliverer.offer(alert(number).record)
         # Of the one that hangs, a burst of 30 waits without an outcome; all the others have one.
         ledger.wait_for(FLOOD + FLOOD - 30)
         deliverer.close(0.0)
@@ -67,7 +67,7 @@ def test_one_message_says_how_many_were_held_back() -> None:
         )
         deliverer.start()
         for number in range(FLOOD):
-            deliverer.offer(record_of(alert(number)))
+            deliverer.offer(alert(number).record)
         deliverer.close(60.0)
     messages = [json.loads(got.body) for got in inbox.got]
     [told] = [message for message in messages if message["groupLabels"]["alertname"] == "esper-alerts-held-back"]

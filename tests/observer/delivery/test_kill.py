@@ -11,7 +11,7 @@ import pytest
 
 from esper.events.kinds.observability import AlertNotified
 from tests.observer.delivery.child import alerts, outcomes
-from tests.observer.delivery.handlers.servers import http_server
+from tests.observer.delivery.servers import http_server
 
 COUNT, KILLS = 200, 8
 
@@ -33,11 +33,12 @@ def test_killed_at_any_message_every_alert_arrives_and_has_one_outcome(tmp_path:
         subprocess.run(arguments, check=True)
     got = [(body["groupKey"], body["status"]) for body in (json.loads(request.body) for request in inbox.got)]
     expected = {
-        (f"{made.run}/{made.event.fingerprint}/{made.event.since}", "firing" if made.firing else "resolved") for made in alerts(COUNT)
+        (f"{made.record.run}/{made.event.fingerprint}/{made.event.since}", "firing" if made.firing else "resolved")
+        for made in alerts(COUNT)
     }
     assert set(got) == expected
     assert len(got) <= len(expected) + KILLS
     for key, status in got:
         assert status == "firing" or got.index((key, "firing")) < got.index((key, "resolved"))
     recorded = Counter(event.alert for event in outcomes(file) if isinstance(event, AlertNotified) and event.outcome == "delivered")
-    assert recorded == Counter(made.id for made in alerts(COUNT))
+    assert recorded == Counter(made.record.id for made in alerts(COUNT))

@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 
 from esper.events.envelope import EventId
 from esper.events.kinds.observability import AlertNotified
-from esper.observer.delivery.exchange import Answer, Outcome, SendAgain, SendAlert, SendHeldBack
 from esper.observer.delivery.limits import Limits
-from esper.observer.delivery.notices import Alert
-from esper.observer.delivery.outbox import Outbox
+from esper.observer.delivery.notices import Alert, RateLimitSummary
+from esper.observer.delivery.outbox import Answer, Outbox, Outcome
 from tests.observer.delivery.made import DELIVERED, FAILED, REFUSED, alert, now
 
 LIMITS = Limits(rate_per_minute=12.0, burst=4, attempts=3, resend_s=45.0, deliver_within_s=120.0)
 
-ANSWERS = st.sampled_from([DELIVERED, DELIVERED, FAILED, FAILED._replace(asked_s=20.0), REFUSED])
+ANSWERS = st.sampled_from([DELIVERED, DELIVERED, FAILED, FAILED._replace(retry_after_s=20.0), REFUSED])
 SHIFTS = st.sampled_from([0.0, 0.0, 0.2, 1.0, 7.0, 60.0, 200.0])
 
 
@@ -44,14 +43,14 @@ class World:
         match step.sending:
             case None:
                 return False
-            case SendAlert(made):
+            case Alert() as made:
                 self.sent.append((self.at_s, made, answer.delivered))
-            case SendHeldBack():
+            case RateLimitSummary():
                 pass
-            case SendAgain(alerts):
+            case alerts:
                 self.again += alerts
                 assert alerts
-        if answer.delivered and not isinstance(step.sending, SendAgain):
+        if answer.delivered and isinstance(step.sending, Alert | RateLimitSummary):
             self.delivered_at.append(self.at_s)
         self.log += self.box.answered(step.sending, answer, now(self.at_s))
         return True
@@ -59,8 +58,8 @@ class World:
     def restart(self) -> None:
         """The process dies; the next one reads the log."""
         self.box = Outbox("team", LIMITS, lambda: 0.5)
-        for run, event in self.log:
-            self.box.settled(run, event)
+        for record, event in self.log:
+            self.box.settled(record.run, event)
         for made in self.offered:
             self.log += self.box.offer(made, now(self.at_s))
         self.box.go_live()
@@ -120,7 +119,7 @@ def play(steps: list[tuple[object, ...]]) -> World:
 
 def outcomes_of(world: World) -> dict[EventId, list[str]]:
     """What became of each alert, in order."""
-    found: dict[EventId, list[str]] = {made.id: [] for made in world.offered}
+    found: dict[EventId, list[str]] = {made.record.id: [] for made in world.offered}
     for _, event in world.log:
         found[event.alert].append(event.outcome if isinstance(event, AlertNotified) else event.why)
     return found
@@ -139,7 +138,7 @@ def test_every_alert_ends_with_one_outcome_and_only_one_that_failed_gets_another
 def test_what_was_recorded_as_delivered_is_not_sent_again(steps: list[tuple[object, ...]]) -> None:
     world = play(steps)
     world.drain()
-    taken = Counter(made.id for _, made, delivered in world.sent if delivered)
+    taken = Counter(made.record.id for _, made, delivered in world.sent if delivered)
     assert all(count == 1 for count in taken.values())
 
 
@@ -158,10 +157,10 @@ def test_a_resolution_is_only_sent_after_its_firing_arrived(steps: list[tuple[ob
 def test_whoever_was_told_that_it_fires_is_told_that_it_is_over(steps: list[tuple[object, ...]]) -> None:
     world = play(steps)
     world.drain()
-    arrived = {made.id for _, made, delivered in world.sent if delivered}
+    arrived = {made.record.id for _, made, delivered in world.sent if delivered}
     for made in world.offered:
-        if not made.firing and alert(int(made.event.fingerprint, 16)).id in arrived:
-            assert outcomes_of(world)[made.id][-1] in {"delivered", "failed"}
+        if not made.firing and alert(int(made.event.fingerprint, 16)).record.id in arrived:
+            assert outcomes_of(world)[made.record.id][-1] in {"delivered", "failed"}
 
 
 @given(STEPS)
@@ -169,7 +168,7 @@ def test_nothing_is_said_to_fire_when_that_is_too_old(steps: list[tuple[object, 
     world = play(steps)
     world.drain()
     firings = [(at_s, made) for at_s, made, _ in world.sent if made.firing]
-    assert all((now(at_s).time - made.time).total_seconds() < LIMITS.deliver_within_s for at_s, made in firings)
+    assert all((now(at_s).time - made.record.time).total_seconds() < LIMITS.deliver_within_s for at_s, made in firings)
 
 
 @given(STEPS)

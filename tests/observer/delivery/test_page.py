@@ -7,10 +7,9 @@ from typing import cast, get_args
 
 import pytest
 
-from esper.observer.delivery.handlers.signing import sign
-from esper.observer.delivery.limits import LONGEST_PAUSE_S, Limits, pause_s
-from esper.observer.delivery.settings import AlertmanagerSettings, DeliverySettings, HandlerSettings, MailSettings, parse_delivery
-from esper.observer.delivery.tally import AT_LATEST_S, CALM_S
+from esper.observer.delivery.limits import LONGEST_PAUSE_S, QUIET_S, SUMMARY_AT_LATEST_S, Limits, pause_s
+from esper.observer.delivery.settings import AlertmanagerSettings, AppriseSettings, DeliverySettings, HandlerSettings, parse_delivery
+from esper.observer.delivery.signing import sign
 
 PAGE = (Path(__file__).parents[3] / "docs" / "delivery.md").read_text()
 
@@ -55,6 +54,6 @@ def test_the_numbers_on_the_page_are_those_in_the_code() -> None:
     total_s = sum(pause_s(attempts, limits.first_pause_s, None, lambda: 1.0) for attempts in range(1, limits.attempts))
     assert 8.5 < total_s / 60 < 9.5
     assert f"from {limits.first_pause_s:g} s to {LONGEST_PAUSE_S:g} s" in PAGE
-    assert f"calm for {CALM_S:g} s, at the latest after {AT_LATEST_S:g} s" in PAGE
+    assert f"for {QUIET_S:g} s, at the latest after {SUMMARY_AT_LATEST_S:g} s" in PAGE
     assert AlertmanagerSettings.model_fields["resend_s"].default == 60.0
-    assert MailSettings.model_fields["timeout_s"].default == 30.0
+    assert AppriseSettings.model_fields["timeout_s"].default == 30.0

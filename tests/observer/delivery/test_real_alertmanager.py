@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 
 import pytest
 
+from esper.events.codec import encode
 from esper.events.envelope import written_time
 from esper.observer.delivery.deliverer import Deliverer
-from esper.observer.delivery.handlers.build import build_handlers
+from esper.observer.delivery.handlers import build_handlers, run_handler_tests
 from esper.observer.delivery.notices import Alert, linker
 from esper.observer.delivery.settings import parse_delivery
-from esper.observer.delivery.trial import try_out
 from tests.observer.delivery.conftest import RealAlertmanager
-from tests.observer.delivery.handlers.servers import Inbox, http_server
-from tests.observer.delivery.made import RUN, alert, record_of
+from tests.observer.delivery.made import RUN, alert
+from tests.observer.delivery.servers import Inbox, http_server
 from tests.observer.delivery.test_deliverer import Ledger
 
 pytestmark = pytest.mark.whole
@@ -27,7 +27,8 @@ def clock() -> datetime:
 
 def of_now(made: Alert, begun: datetime) -> Alert:
     """The same alert at this machine's time: Alertmanager has a clock of its own."""
-    return made._replace(time=clock(), event=made.event.model_copy(update={"since": written_time(begun)}))
+    event = made.event.model_copy(update={"since": written_time(begun)})
+    return Alert(made.record._replace(time=clock(), data=encode(event)), event)
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def test_an_alert_arrives_and_ends_with_its_resolution(real_alertmanager: tuple[
     alertmanager, receiver = real_alertmanager
     ledger, begun = Ledger(), clock()
     with http_server(inbox=Inbox(port=receiver)) as inbox, delivering(alertmanager.url, ledger, 60.0) as deliverer:
-        deliverer.offer(record_of(of_now(alert(7), begun)))
+        deliverer.offer(of_now(alert(7), begun).record)
         [active] = alertmanager.wait_for(1)
         assert active["labels"] == {
             "alertname": "loss-not-finite",
@@ -61,7 +62,7 @@ def test_an_alert_arrives_and_ends_with_its_resolution(real_alertmanager: tuple[
         assert active["generatorURL"] == f"http://127.0.0.1:9090/api/v1/runs/{RUN}/state?at=1234"
         assert datetime.fromisoformat(active["startsAt"]).replace(microsecond=0) == begun.replace(microsecond=0)
         inbox.wait_for(1)
-        deliverer.offer(record_of(of_now(alert(7, firing=False), begun)))
+        deliverer.offer(of_now(alert(7, firing=False), begun).record)
         alertmanager.wait_for(0)
         inbox.wait_for(2)
         assert ledger.wait_for(2) == [("alertmanager", "delivered")] * 2
@@ -73,7 +74,7 @@ def test_what_is_sent_again_stays_and_what_is_not_ends_by_itself(real_alertmanag
     alertmanager, _ = real_alertmanager
     ledger, begun = Ledger(), clock()
     with delivering(alertmanager.url, ledger, 1.0) as deliverer:
-        deliverer.offer(record_of(of_now(alert(7), begun)))
+        deliverer.offer(of_now(alert(7), begun).record)
         [first] = alertmanager.wait_for(1)
         [later] = alertmanager.wait_until(lambda found: [alert["endsAt"] for alert in found] != [first["endsAt"]])
         assert later["fingerprint"] == first["fingerprint"]
@@ -85,7 +86,7 @@ def test_what_is_sent_again_stays_and_what_is_not_ends_by_itself(real_alertmanag
 def test_a_trial_arrives(real_alertmanager: tuple[RealAlertmanager, int]) -> None:
     alertmanager, _ = real_alertmanager
     text = f'[[handlers]]\nkind = "alertmanager"\nname = "alertmanager"\nurl = "{alertmanager.url}"\n'
-    [trial] = try_out(build_handlers(parse_delivery(text, "delivery.toml")), clock)
+    [trial] = run_handler_tests(build_handlers(parse_delivery(text, "delivery.toml")))
     assert trial.answer.delivered
     [active] = alertmanager.wait_for(1)
     assert active["labels"] == {"alertname": "esper-test", "severity": "info", "handler": "alertmanager"}

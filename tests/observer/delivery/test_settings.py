@@ -1,9 +1,22 @@
 """The settings file: what it says, and that every mistake in it is refused with its line."""
 
+from pathlib import Path
+
 import pytest
+from pydantic import SecretStr
 
 from esper.errors import SettingsError
-from esper.observer.delivery.settings import DEFAULT, AlertmanagerSettings, LogSettings, MailSettings, WebhookSettings, parse_delivery
+from esper.observer.delivery.settings import (
+    DEFAULT,
+    LONGEST_SECRET_BYTES,
+    AlertmanagerSettings,
+    AppriseSettings,
+    LogSettings,
+    WebhookSettings,
+    parse_delivery,
+    read_secret,
+    readable,
+)
 
 WHOLE = """
 deliver_within_s = 300
@@ -27,13 +40,9 @@ name = "alertmanager"
 url = "http://127.0.0.1:9093"
 
 [[handlers]]
-kind = "smtp"
+kind = "apprise"
 name = "mail"
-host = "mail.example.org"
-username = "esper"
-password_env = "ESPER_MAIL_PASSWORD"
-from = "esper@example.org"
-to = ["night@example.org"]
+url_env = "ESPER_MAIL_URL"
 severity = "critical"
 rate_per_minute = 2
 burst = 5
@@ -43,14 +52,14 @@ burst = 5
 def test_a_file_says_where_alerts_go() -> None:
     settings = parse_delivery(WHOLE, "delivery.toml")
     assert (settings.deliver_within_s, settings.base_url) == (300.0, "https://nissa.example.org")
-    assert [type(handler) for handler in settings.handlers] == [LogSettings, WebhookSettings, AlertmanagerSettings, MailSettings]
+    assert [type(handler) for handler in settings.handlers] == [LogSettings, WebhookSettings, AlertmanagerSettings, AppriseSettings]
     log, team, alertmanager, mail = settings.handlers
     assert (log.rate_per_minute, log.burst) == (600.0, 600)
     assert (team.severity, team.rate_per_minute, team.burst, team.attempts) == ("warning", 30.0, 30, 15)
     assert isinstance(alertmanager, AlertmanagerSettings)
     assert alertmanager.resend_s == 60.0
-    assert isinstance(mail, MailSettings)
-    assert (mail.from_, mail.to, mail.rate_per_minute, mail.burst) == ("esper@example.org", ("night@example.org",), 2.0, 5)
+    assert isinstance(mail, AppriseSettings)
+    assert (mail.url, mail.url_env, mail.rate_per_minute, mail.burst, mail.timeout_s) == (None, "ESPER_MAIL_URL", 2.0, 5, 30.0)
 
 
 def test_an_empty_file_delivers_to_nobody_and_without_a_file_there_are_lines() -> None:
@@ -62,14 +71,16 @@ def webhook(*keys: str) -> str:
     return "\n".join(["[[handlers]]", 'kind = "webhook"', 'name = "team"', 'url = "http://a"', *keys])
 
 
-MAIL = '[[handlers]]\nkind = "smtp"\nname = "mail"\nhost = "h"\nfrom = "a@b.c"\nto = ["d@e.f"]\n'
-
 MISTAKES = {
     "syntax": ("[[handlers]]\nkind = ", 2, "Invalid value"),
     "unknown table": ("\n[handler]\n", 2, "handler: unknown key, perhaps handlers; expected one of handlers, deliver_within_s, base_url"),
     "not tables": ("handlers = 3", 1, r"expected handlers as \[\[handlers\]\] tables"),
-    "no kind": ('[[handlers]]\nname = "a"', 1, "kind: expected one of log, webhook, alertmanager, smtp, got nothing"),
-    "unknown kind": ('[[handlers]]\nname = "a"\nkind = "pager"', 3, "kind: expected one of log, webhook, alertmanager, smtp, got 'pager'"),
+    "no kind": ('[[handlers]]\nname = "a"', 1, "kind: expected one of log, webhook, alertmanager, apprise, got nothing"),
+    "unknown kind": (
+        '[[handlers]]\nname = "a"\nkind = "pager"',
+        3,
+        "kind: expected one of log, webhook, alertmanager, apprise, got 'pager'",
+    ),
     "no name": ('[[handlers]]\nkind = "log"', 1, "name: expected this key, got nothing"),
     "a bad name": (webhook().replace("team", "Team A"), 3, "name: String should match pattern .*, got 'Team A'"),
     "two of a name": (f"{webhook()}\n{webhook()}", 7, "two handlers of the name 'team': the other is in line 3"),
@@ -88,12 +99,12 @@ MISTAKES = {
     "a bad variable": (webhook('secret_env = "$U"'), 5, "secret_env: String should match pattern"),
     "a secret itself": (webhook('secret = "hush"'), 5, "secret: unknown key"),
     "a url with spaces": (webhook().replace("http://a", "http://a b"), 4, "url: expected ASCII letters without spaces"),
-    "no recipient": (MAIL.replace('"d@e.f"', ""), 6, "to: expected at least 1 item, not 0"),
-    "a recipient that is none": (MAIL.replace('"d@e.f"', '"d@e.f", "nobody"'), 6, "to.1: String should match pattern"),
-    "a sender with a header in it": (MAIL.replace("a@b.c", "a@b.c\\r\\nBcc: x@y.z"), 5, "from: String should match pattern"),
-    "a user without a password": (f'{MAIL}username = "u"', 1, "handler 'mail': expected username and password together, or neither"),
-    "a password without a user": (f'{MAIL}password_env = "P"', 1, "handler 'mail': expected username and password together"),
-    "no tls": (f'{MAIL}tls = "none"', 7, "tls: expected 'starttls' or 'tls', got 'none'"),
+    "mail by hand": (
+        '[[handlers]]\nname = "a"\nkind = "smtp"',
+        3,
+        'kind: mail goes through apprise: write kind = "apprise", and url_file or',
+    ),
+    "no url of apprise": ('[[handlers]]\nkind = "apprise"\nname = "a"', 1, "handler 'a': expected one of url, url_file, url_env"),
     "never": ("deliver_within_s = 0", 1, "deliver_within_s: expected a number greater than 0, got 0"),
 }
 
@@ -108,3 +119,50 @@ def test_a_mistyped_key_does_not_show_a_secret_that_stands_there() -> None:
     with pytest.raises(SettingsError) as refused:
         parse_delivery(webhook('secret = "hush"'), "delivery.toml")
     assert "hush" not in str(refused.value)
+
+
+def revealed(file: Path | None = None, variable: str | None = None) -> str:
+    secret = read_secret(None if file is None else str(file), variable)
+    assert secret is not None
+    return secret.get_secret_value()
+
+
+def test_a_url_is_not_shown() -> None:
+    text = webhook().replace("http://a", "http://a/hush")
+    assert "hush" not in f"{parse_delivery(text, 'f')} {parse_delivery(text, 'f')!r}"
+
+
+def test_a_secret_is_read_from_a_file_without_the_lines_end(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b" hush hush \r\n")
+    assert revealed(file) == " hush hush "
+
+
+def test_a_secret_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESPER_TEST_SECRET", "hush")
+    assert revealed(variable="ESPER_TEST_SECRET") == "hush"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"", "found 0"), (b"x" * (LONGEST_SECRET_BYTES + 1), "found 65537"), (b"\xffhush", "as UTF-8")]
+)
+def test_what_is_no_secret_is_refused_without_being_shown(tmp_path: Path, content: bytes, expected: str) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=expected) as refused:
+        revealed(file)
+    assert str(file) in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+def test_where_there_is_nothing_the_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        revealed(tmp_path / "nothing")
+    with pytest.raises(SettingsError, match="ESPER_TEST_NOTHING"):
+        revealed(variable="ESPER_TEST_NOTHING")
+
+
+def test_a_secret_is_not_shown() -> None:
+    assert "hush" not in f"{SecretStr('hush')} {SecretStr('hush')!r} {[SecretStr('hush')]}"
+    assert readable("it is hush-hush.", [SecretStr("hush-hush")]) == "it is ***."
+    assert readable("a short one hides nothing", [SecretStr("a")]) == "a short one hides nothing"

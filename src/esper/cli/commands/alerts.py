@@ -17,7 +17,8 @@ from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSourc
 from esper.history.alerts import AlertLine, alerts_of, current_alerts
 from esper.history.resume import log_flag
 from esper.observer.build import watching_of
-from esper.observer.delivering import try_handlers
+from esper.observer.delivery.handlers import build_handlers, run_handler_tests
+from esper.observer.delivery.settings import delivery_settings
 from esper.observer.rule_files import changed_settings
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed
@@ -128,14 +129,14 @@ def run_test(arguments: argparse.Namespace, out: Output) -> int:
     """Sends one message through every handler. Returns 1 where one was not delivered."""
     directory = directory_of(arguments)
     failed = found = 0
-    for trial in try_handlers(directory, arguments.delivery):
+    for handler, answer, took_s in run_handler_tests(build_handlers(delivery_settings(directory.path, arguments.delivery))):
         found += 1
-        failed += not trial.answer.delivered
+        failed += not answer.delivered
         if arguments.json:
-            out.json({"handler": trial.handler, "delivered": trial.answer.delivered, "error": trial.answer.error, "took_s": trial.took_s})
+            out.json({"handler": handler, "delivered": answer.delivered, "error": answer.error, "took_s": took_s})
             continue
-        word = Text("delivered ", style="green") if trial.answer.delivered else Text("failed    ", style="bold red")
-        out.line(word.append(f"{trial.handler}  {trial.took_s * 1e3:.1f} ms  {trial.answer.error or ''}".rstrip(), style=""))
+        word = Text("delivered ", style="green") if answer.delivered else Text("failed    ", style="bold red")
+        out.line(word.append(f"{handler}  {took_s * 1e3:.1f} ms  {answer.error or ''}".rstrip(), style=""))
     if not found and not arguments.json:
         out.line(f"no handlers: alerts are recorded and delivered to nobody; name some in {directory.path / 'delivery.toml'}")
     return 1 if failed else 0

@@ -1,234 +1,281 @@
-"""Gives alerts to handlers: a thread for each, so that one that hangs delays no other, and nobody who offers an alert waits for any."""
+"""Deliverer: one thread with an event loop, and on it one task per handler, so that no handler delays another or the observer."""
 
+import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from esper.errors import EsperError, RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
-from esper.observer.delivery.exchange import Answer, Handler, Now, Outcome, SendAgain, SendAlert, SendHeldBack, Sending
-from esper.observer.delivery.notices import Alert, LinkTo, Notice, alert_of, held_back_notice, notice_of
-from esper.observer.delivery.outbox import Outbox
+from esper.observer.delivery.limits import Limits
+from esper.observer.delivery.notices import Alert, LinkTo, Notice, RateLimitSummary, alert_of, notice_of, summary_notice
+from esper.observer.delivery.outbox import Answer, Now, Outbox, Outcome, Sending
 
-Recorder = Callable[[RunId, AlertNotified | AlertSuppressed], None]
+Send = Callable[[Sequence[Notice], datetime], Coroutine[Any, Any, Answer]]
+"""Makes one attempt to send notices, within the handler's own time limit. An exception counts as a final failure."""
 
-
-def attempt(handler: Handler, notices: Sequence[Notice], now: datetime) -> Answer:
-    """What came of one attempt; a handler that breaks has failed for good, and takes nobody else down."""
-    try:
-        return handler.send(notices, now)
-    except Exception as error:  # The outermost line of an attempt. What broke is recorded; its text might hold a secret.
-        return Answer(delivered=False, final=True, error=f"the handler broke: {type(error).__name__}")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_GRACE_S = 1.0
 
 
-class _Around(NamedTuple):
-    """What the threads need from outside; `Deliverer` says what each is."""
+class Handler(NamedTuple):
+    """A way to reach people."""
 
-    record: Recorder
-    now: Callable[[], datetime]
-    link_to: LinkTo
-    lives: Callable[[RunId], bool | None]
-    steady_s: Callable[[], float]
-    jitter: Callable[[], float]
+    name: str
+    limits: Limits
+    send: Send
 
 
 class DeliveryError(EsperError):
-    """An outcome could not be recorded. Whatever was sent without its outcome is sent again by whoever delivers next."""
+    """An outcome could not be recorded. What was sent without its outcome is sent again by the next deliverer."""
 
 
-class _Post:
-    """One handler's thread and outbox, and the lock between them and those who offer."""
+class _Environment(NamedTuple):
+    """The deliverer's surroundings; see `Deliverer`."""
 
-    def __init__(self, handler: Handler, around: _Around) -> None:
+    record: Callable[[Record, AlertNotified | AlertSuppressed], None]
+    now: Callable[[], datetime]
+    link_to: LinkTo
+    lives: Callable[[RunId], bool | None]
+
+
+class _DaemonThreads(ThreadPoolExecutor):
+    """One daemon thread per call. A call that hangs delays no other call, and nothing waits for it when loop or process end."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+
+        def work() -> None:
+            future.set_running_or_notify_cancel()
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=work, name="esper-deliver-call", daemon=True).start()
+        return future
+
+
+def run_in_loop(main: Coroutine[Any, Any, _T]) -> _T:
+    """The result of `main` in an event loop of its own, whose `asyncio.to_thread` and resolver of names can hang without holding it."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(_DaemonThreads())
+        return runner.run(main)
+
+
+async def attempt(handler: Handler, notices: Sequence[Notice], now: datetime) -> Answer:
+    """The answer to one attempt."""
+    try:
+        return await handler.send(notices, now)
+    except Exception as error:  # The outermost line of an attempt. The error is recorded without its text, which may hold a secret.
+        return Answer(delivered=False, final=True, error=f"the handler broke: {type(error).__name__}")
+
+
+class _Worker:
+    """One handler's task and outbox, and the lock between the task and the threads that offer."""
+
+    def __init__(self, handler: Handler, environment: _Environment) -> None:
         self.handler = handler
-        self.failure: BaseException | None = None
-        self._around = around
-        self._outbox = Outbox(handler.name, handler.limits, around.jitter)
-        self._changed = threading.Condition()
-        self._recording = 0
-        self._ends_at_s: float | None = None
-        self._thread = threading.Thread(target=self._run, name=f"esper-deliver-{handler.name}", daemon=True)
+        self.failure: Exception | None = None
+        self._environment = environment
+        self._outbox = Outbox(handler.name, handler.limits, random.random)
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._ending = False
 
-    def start(self, early: Iterable[Alert]) -> None:
-        """Takes what was offered early, then starts the thread."""
+    def go_live(self, early: Iterable[Alert]) -> None:
+        """Takes what was offered before the start."""
         for alert in early:
             self.offer(alert)
-        with self._changed:
-            self._outbox.go_live()
-        self._thread.start()
+        self._outbox.go_live()
 
     def settled(self, run: RunId, event: AlertNotified | AlertSuppressed) -> None:
-        with self._changed:
+        with self._lock:
             self._outbox.settled(run, event)
-            self._changed.notify()
+        self._wake()
 
     def offer(self, alert: Alert) -> None:
-        with self._changed:
-            outcomes = self._outbox.offer(alert, self._now())
-            self._recording += len(outcomes)
-            self._changed.notify()
-        self._record(outcomes)
+        with self._lock:
+            self._record(self._outbox.offer(alert, self._now()))
+        self._wake()
 
     def outstanding(self, run: RunId | None) -> int:
-        with self._changed:
-            return self._outbox.outstanding(run) + self._recording
+        with self._lock:
+            return self._outbox.outstanding(run)
 
-    def end(self, at_s: float) -> None:
-        """From now on the thread ends when nothing is left to do, or at `at_s`."""
-        with self._changed:
+    def end(self) -> None:
+        """Lets the task end when nothing is outstanding."""
+        with self._lock:
             self._outbox.hurry(self._now())
-            self._ends_at_s = at_s
-            self._changed.notify()
+            self._ending = True
+        self._wake()
 
-    def join(self) -> None:
-        """Waits for the thread until its time is up; one that still hangs in an attempt is left behind."""
-        if self._thread.ident is not None and self._ends_at_s is not None:
-            self._thread.join(max(0.0, self._ends_at_s - self._around.steady_s()))
-
-    def _now(self) -> Now:
-        return Now(self._around.now(), self._around.steady_s())
-
-    def _run(self) -> None:
+    async def run(self) -> None:
+        """Sends until the end. An outcome that cannot be recorded ends it too: `failure` is raised to the next caller."""
+        self._loop = asyncio.get_running_loop()
         try:
-            while (sending := self._next()) is not None:
-                answer = self._attempt(sending)
-                with self._changed:
-                    outcomes = self._outbox.answered(sending, answer, self._now())
-                    self._recording += len(outcomes)
-                self._record(outcomes)
-        except BaseException as failure:  # The outermost line of this thread: kept, and raised again to whoever calls next.
+            while (sending := await self._next()) is not None:
+                answer = await self._attempt(sending)
+                with self._lock:
+                    self._record(self._outbox.answered(sending, answer, self._now()))
+        except Exception as failure:
             self.failure = failure
 
-    def _next(self) -> Sending | None:
-        """Waits for something to send; None when the thread is to end."""
+    async def _next(self) -> Sending | None:
+        """Waits for something to send; None when the task is to end."""
         while True:
-            with self._changed:
-                now = self._now()
-                if self._is_over(now):
+            with self._lock:
+                self._changed.clear()
+                if self._ending and not self._outbox.outstanding():
                     return None
+                now = self._now()
                 step = self._outbox.next_step(now)
-                self._recording += len(step.outcomes)
-                if not step.outcomes and step.sending is None:
-                    until_s = min((at_s for at_s in (step.until_s, self._ends_at_s) if at_s is not None), default=None)
-                    self._changed.wait(None if until_s is None else min(max(0.0, until_s - now.steady_s), threading.TIMEOUT_MAX))
-            self._record(step.outcomes)
+                self._record(step.outcomes)
             if step.sending is not None:
                 return step.sending
+            if not step.outcomes:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if step.until_s is None else step.until_s - now.steady_s):
+                        await self._changed.wait()
 
-    def _is_over(self, now: Now) -> bool:
-        return self._ends_at_s is not None and (now.steady_s >= self._ends_at_s or not self._outbox.outstanding())
-
-    def _attempt(self, sending: Sending) -> Answer:
-        now = self._around.now()
+    async def _attempt(self, sending: Sending) -> Answer:
+        now = self._environment.now()
         notices = self._notices(sending, now)
-        return attempt(self.handler, notices, now) if notices else Answer(delivered=True)
+        return await attempt(self.handler, notices, now) if notices else Answer(delivered=True)
 
-    def _notices(self, sending: Sending, now: datetime) -> tuple[Notice, ...]:
-        link_to = self._around.link_to
+    def _notices(self, sending: Sending, now: datetime) -> Sequence[Notice]:
+        link_to = self._environment.link_to
         match sending:
-            case SendAlert(alert):
-                return (notice_of(alert, link_to),)
-            case SendHeldBack(held):
-                return (held_back_notice(held, self.handler.name, link_to),)
-            case SendAgain(alerts):
-                return tuple(notice_of(alert, link_to) for alert in alerts if self._goes_on(alert, now))
+            case Alert():
+                return (notice_of(sending, link_to),)
+            case RateLimitSummary():
+                return (summary_notice(sending, self.handler.name, link_to),)
+            case _:
+                return [notice_of(alert, link_to) for alert in sending if self._is_sent_again(alert, now)]
 
-    def _goes_on(self, alert: Alert, now: datetime) -> bool:
-        lives = self._around.lives(alert.run)
-        return lives is not None and (lives or now - alert.time < timedelta(seconds=self.handler.limits.deliver_within_s))
+    def _is_sent_again(self, alert: Alert, now: datetime) -> bool:
+        lives = self._environment.lives(alert.record.run)
+        return lives is not None and (lives or now - alert.record.time < timedelta(seconds=self.handler.limits.deliver_within_s))
+
+    def _now(self) -> Now:
+        return Now(self._environment.now(), time.monotonic())
 
     def _record(self, outcomes: Iterable[Outcome]) -> None:
-        for outcome in outcomes:
-            self._around.record(outcome.run, outcome.event)
-            with self._changed:
-                self._recording -= 1
+        for alert, event in outcomes:
+            self._environment.record(alert, event)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # The loop has ended.
+                self._loop.call_soon_threadsafe(self._changed.set)
 
 
 class Deliverer:
-    """Delivers alerts at least once through every handler they are addressed to, and records one outcome for each of them.
+    """Delivers alerts at least once through every handler, and records one outcome for each alert and handler that it is addressed to.
 
     Before `start` nothing is sent: read the alerts' topic of every run that is not sealed, in order, `offer` each AlertFiring and
     AlertResolved and `settled` each AlertNotified and AlertSuppressed; then `start`. So a new process goes on where another stopped: what
     has an outcome is not sent again (a failed one is, while it is young), what has none is. Afterwards `offer` what is derived. May be
     called from any thread; no call but `close` waits for a handler.
 
-    `record` appends an outcome to a run's observed records. It is called by the thread that offers and by those of handlers, several at
-    once, and never under a lock of the deliverer. What it raises on a handler's thread ends that thread, and the next call here raises it.
-    `lives`, called by handlers' threads, says whether a process writes a run, None of one that is gone: what fires in a dead one is sent
-    again while it is young, in one that is gone not at all.
+    `record` takes an alert's record and an outcome of it, from the thread that offers and from the deliverer's own. It must neither wait
+    nor call the deliverer. If it raises on the deliverer's thread, that handler ends, and the next call here raises DeliveryError.
+    `lives` returns whether a process writes a run, None where the run is gone: the firing alerts of a dead run are sent again while they
+    are young, those of a run that is gone are not.
     """
 
     def __init__(
         self,
         handlers: Sequence[Handler],
         *,
-        record: Recorder,
+        record: Callable[[Record, AlertNotified | AlertSuppressed], None],
         now: Callable[[], datetime],
         link_to: LinkTo,
         lives: Callable[[RunId], bool | None],
-        steady_s: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = random.random,
     ) -> None:
         names = [handler.name for handler in handlers]
         if len(set(names)) < len(names):
             raise RuleError(f"expected handlers with names of their own, got {', '.join(names)}")
-        around = _Around(record, now, link_to, lives, steady_s, jitter)
-        self._posts = {handler.name: _Post(handler, around) for handler in handlers}
-        self._steady_s = steady_s
+        environment = _Environment(record, now, link_to, lives)
+        self._workers = {handler.name: _Worker(handler, environment) for handler in handlers}
         self._early: list[Alert] | None = []
+        self._thread = threading.Thread(target=self._run, name="esper-deliver", daemon=True)
+        self._running = threading.Event()
 
     def start(self) -> None:
-        """Starts the threads; what was offered so far is theirs."""
+        """Starts the thread, with all that was offered so far."""
         if self._early is None:
             raise RuleError("expected a deliverer that has not been started")
         early, self._early = self._early, None
-        for post in self._posts.values():
-            post.start(early)
+        for worker in self._workers.values():
+            worker.go_live(early)
+        self._thread.start()
+        self._running.wait()
 
     def offer(self, alert: Record) -> None:
         """Takes a record of AlertFiring or AlertResolved; one that was offered before changes nothing. Never waits for a handler.
 
-        Raises DeliveryError when an outcome could not be recorded, now or earlier on a handler's thread.
+        Raises DeliveryError where an outcome could not be recorded earlier on the deliverer's thread.
         """
         offered = alert_of(alert)
         if self._early is not None:
             self._early.append(offered)
             return
         self._check()
-        for post in self._posts.values():
-            post.offer(offered)
+        for worker in self._workers.values():
+            worker.offer(offered)
 
     def settled(self, outcome: Record) -> None:
-        """Takes a record of AlertNotified or AlertSuppressed that was read back; the outcomes of a handler that is no more are ignored."""
+        """Takes a record of AlertNotified or AlertSuppressed that was read back; the outcomes of an unknown handler are ignored."""
         event = decode(outcome)
-        if not isinstance(event, (AlertNotified, AlertSuppressed)):
+        if not isinstance(event, AlertNotified | AlertSuppressed):
             raise RuleError(
                 f"expected a record of AlertNotified or AlertSuppressed, got {outcome.type} in run {outcome.run}, id {outcome.id}"
             )
-        if event.handler in self._posts:
-            self._posts[event.handler].settled(outcome.run, event)
+        if event.handler in self._workers:
+            self._workers[event.handler].settled(outcome.run, event)
 
     def outstanding(self, run: RunId | None = None) -> int:
-        """How many outcomes (of `run`) are still to come: an alert counts once for each handler that has not delivered or refused it."""
+        """Number of outcomes (of `run`) still to come: an alert counts once for each handler."""
         self._check()
-        early = sum(run is None or alert.run == run for alert in self._early or ())
-        return early * len(self._posts) + sum(post.outstanding(run) for post in self._posts.values())
+        early = sum(run is None or alert.record.run == run for alert in self._early or ())
+        return early * len(self._workers) + sum(worker.outstanding(run) for worker in self._workers.values())
 
     def close(self, timeout_s: float) -> None:
-        """Delivers what can be delivered within `timeout_s`, and ends. What is left has no outcome: whoever starts next sends it."""
-        ends_at_s = self._steady_s() + timeout_s
-        for post in self._posts.values():
-            post.end(ends_at_s)
-        for post in self._posts.values():
-            post.join()
+        """Delivers what it can within `timeout_s`, and ends. The rest has no outcome: the next deliverer sends it."""
+        for worker in self._workers.values():
+            worker.end()
+        if self._thread.is_alive():
+            with suppress(RuntimeError):  # The loop has ended.
+                self._loop.call_soon_threadsafe(lambda: self._loop.call_later(timeout_s, self._task.cancel))
+            self._thread.join(timeout_s + _GRACE_S)
         self._check()
 
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            run_in_loop(self._work())
+
+    async def _work(self) -> None:
+        self._loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None, "runs as a task"
+        self._task = task
+        async with asyncio.TaskGroup() as group:
+            for worker in self._workers.values():
+                group.create_task(worker.run(), name=worker.handler.name)
+            self._running.set()
+
     def _check(self) -> None:
-        for post in self._posts.values():
-            if post.failure is not None:
-                raise DeliveryError(f"handler {post.handler.name} has stopped: {post.failure}") from post.failure
+        for worker in self._workers.values():
+            if worker.failure is not None:
+                raise DeliveryError(f"handler {worker.handler.name} has stopped: {worker.failure}") from worker.failure

@@ -1,38 +1,30 @@
-"""What a message says, whoever carries it: a notice of one alert, or of many that were held back. Pure."""
+"""Messages: what is sent about an alert, about alerts that a rate limit suppressed, and to test a handler. Pure."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from esper.errors import RuleError
 from esper.events.codec import decode
-from esper.events.envelope import EventId, Moment, Record, RunId, written_time
+from esper.events.envelope import Moment, Record, RunId, written_time
 from esper.events.kinds.observability import AlertFiring, AlertResolved
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 """From the least to the worst."""
 
-HELD_BACK = "esper-alerts-held-back"
-TEST = "esper-test"
-
-
-class AlertKey(NamedTuple):
-    """One stretch of an alert, from firing to resolved."""
-
-    run: RunId
-    fingerprint: str
-    since: str
+_SUMMARY = "esper-alerts-held-back"
+_TEST = "esper-test"
+_RUNS_COUNTED = 100
 
 
 class Alert(NamedTuple):
-    """What an AlertFiring or AlertResolved record says."""
+    """An alert's event and the record that holds it."""
 
-    id: EventId
-    run: RunId
-    moment: Moment
-    time: datetime
+    record: Record
     event: AlertFiring | AlertResolved
 
     @property
@@ -41,138 +33,143 @@ class Alert(NamedTuple):
         return isinstance(self.event, AlertFiring)
 
     @property
-    def key(self) -> AlertKey:
-        """The same for a firing and its resolution."""
-        return AlertKey(self.run, self.event.fingerprint, self.event.since)
+    def key(self) -> str:
+        """Run, fingerprint and since: the same for a firing and its resolution."""
+        return alert_key(self.record.run, self.event.fingerprint, self.event.since)
 
 
 class Link(NamedTuple):
-    """Where a run can be seen as it was: a command to type, and a page where there is one."""
+    """Where to see a run as it was: a command, and a page of Nissa if its URL is known."""
 
     command: str
     url: str | None
 
 
 LinkTo = Callable[[RunId, Moment | None], Link]
-"""The link to a run at a moment; at no moment, to its alerts."""
+"""The link to a run at a moment; without a moment, to its alerts."""
 
 
 class Notice(NamedTuple):
-    """One message to people."""
+    """One message. Two of one `key` and `status` are the same message, sent twice."""
 
     key: str
-    """Run, fingerprint and since: whoever gets two of one key and status has got one twice. Firing and resolution have one key."""
-    name: str
-    firing: bool
-    severity: Severity
     fingerprint: str
     since: str
     ended: datetime | None
-    """Absent while it fires."""
-    summary: str
+    """None while it fires."""
     labels: dict[str, str]
     annotations: dict[str, str]
     link: Link
 
+    @property
+    def status(self) -> Literal["firing", "resolved"]:
+        """As Alertmanager writes it."""
+        return "firing" if self.ended is None else "resolved"
 
-class HeldBack(NamedTuple):
-    """Alerts that one handler's limit held back, counted."""
+    @property
+    def name(self) -> str:
+        """The rule's name."""
+        return self.labels["alertname"]
 
-    number: int
-    severities: Mapping[Severity, int]
-    runs: Mapping[RunId, int]
-    """The first hundred of them."""
-    first: datetime
-    last: datetime
-    first_alert: EventId
+    @property
+    def severity(self) -> str:
+        """One of SEVERITIES."""
+        return self.labels["severity"]
+
+    @property
+    def summary(self) -> str:
+        """The rule's own sentence, or its name."""
+        return self.annotations.get("summary", self.name)
+
+
+@dataclass
+class RateLimitSummary:
+    """Number of alerts that a handler's rate limit suppressed, by severity and by run (the first hundred runs)."""
+
+    first: Record
+    first_time: datetime
+    last_time: datetime
+    severities: Counter[Severity] = field(default_factory=Counter)
+    runs: Counter[RunId] = field(default_factory=Counter)
+
+    def add(self, alert: Alert) -> None:
+        """Counts one more."""
+        run, time = alert.record.run, alert.record.time
+        self.severities[alert.event.severity] += 1
+        if run in self.runs or len(self.runs) < _RUNS_COUNTED:
+            self.runs[run] += 1
+        self.first_time, self.last_time = min(self.first_time, time), max(self.last_time, time)
+
+
+def alert_key(run: RunId, fingerprint: str, since: str) -> str:
+    """The key of an alert; see `Alert.key`."""
+    return f"{run}/{fingerprint}/{since}"
 
 
 def alert_of(record: Record) -> Alert:
-    """The alert in `record`. Raises RuleError where the record is neither AlertFiring nor AlertResolved, DataError for damaged bytes."""
+    """The alert in `record`. Raises RuleError for a record of another kind, DataError for damaged bytes."""
     event = decode(record)
-    if not isinstance(event, (AlertFiring, AlertResolved)):
+    if not isinstance(event, AlertFiring | AlertResolved):
         raise RuleError(f"expected a record of AlertFiring or AlertResolved, got {record.type} in run {record.run}, id {record.id}")
-    return Alert(record.id, record.run, record.moment, record.time, event)
+    return Alert(record, event)
 
 
 def notice_of(alert: Alert, link_to: LinkTo) -> Notice:
-    """The message about one alert. Its labels carry the rule as `alertname`, as Alertmanager wants it, and severity, topic and run."""
-    event = alert.event
-    link = link_to(alert.run, alert.moment)
-    labels = event.labels | {"alertname": event.rule, "severity": event.severity, "topic": event.topic, "run": alert.run}
-    said = {"moment": str(alert.moment), "command": link.command}
+    """The message about one alert. Its labels carry the rule as `alertname`, as Alertmanager expects, and severity, topic and run."""
+    record, event = alert
+    link = link_to(record.run, record.moment)
+    annotations = {"moment": str(record.moment), "command": link.command}
     if event.value is not None:
-        said["value"] = f"{event.value:.6g}"
+        annotations["value"] = f"{event.value:.6g}"
     return Notice(
-        key=f"{alert.run}/{event.fingerprint}/{event.since}",
-        name=event.rule,
-        firing=alert.firing,
-        severity=event.severity,
+        key=alert.key,
         fingerprint=event.fingerprint,
         since=event.since,
-        ended=None if alert.firing else alert.time,
-        summary=event.annotations.get("summary", event.rule),
-        labels=labels,
-        annotations=said | event.annotations,
+        ended=None if alert.firing else record.time,
+        labels=event.labels | {"alertname": event.rule, "severity": event.severity, "topic": event.topic, "run": record.run},
+        annotations=annotations | event.annotations,
         link=link,
     )
 
 
-def held_back_notice(held: HeldBack, handler: str, link_to: LinkTo) -> Notice:
-    """The one message about alerts that `handler` held back: how many, how bad, of which runs, and how to see them."""
-    worst = max(held.severities, key=SEVERITIES.index)
-    run = max(held.runs, key=lambda counted: held.runs[counted])
-    by_severity = ", ".join(f"{held.severities[severity]} {severity}" for severity in reversed(SEVERITIES) if severity in held.severities)
-    summary = f"{held.number} alerts were held back by the rate limit of {handler}: {by_severity}"
-    others = held.number - held.runs[run]
-    where = f"{held.runs[run]} of run {run}" + (f", {others} of other runs" if others else "")
-    link = link_to(run, None)
-    since = written_time(held.first)
-    fingerprint = hashlib.sha256(f"{HELD_BACK}\x1f{handler}\x1f{held.first_alert}".encode()).hexdigest()[:32]
-    return Notice(
-        key=f"{HELD_BACK}/{fingerprint}/{since}",
-        name=HELD_BACK,
-        firing=True,
-        severity=worst,
-        fingerprint=fingerprint,
+def summary_notice(summary: RateLimitSummary, handler: str, link_to: LinkTo) -> Notice:
+    """The message about alerts that the rate limit of `handler` suppressed: number, severities, runs, and where to see them."""
+    number, [(run, most)] = summary.severities.total(), summary.runs.most_common(1)
+    by_severity = [f"{summary.severities[severity]} {severity}" for severity in reversed(SEVERITIES) if severity in summary.severities]
+    where = f"{most} of run {run}" + (f", {number - most} of other runs" if number > most else "")
+    since, link = written_time(summary.first_time), link_to(run, None)
+    return _notice(
+        _SUMMARY,
+        handler,
+        identity=f"\x1f{summary.first.id}",
+        severity=max(summary.severities, key=SEVERITIES.index),
         since=since,
-        ended=None,
-        summary=summary,
-        labels={"alertname": HELD_BACK, "severity": worst, "handler": handler},
         annotations={
-            "summary": summary,
-            "description": f"{where}; between {since} and {written_time(held.last)}. All of them are in the log.",
+            "summary": f"{number} alerts were held back by the rate limit of {handler}: {', '.join(by_severity)}",
+            "description": f"{where}; between {since} and {written_time(summary.last_time)}. All of them are in the log.",
             "command": link.command,
         },
         link=link,
     )
 
 
-def trial_notice(handler: str, now: datetime) -> Notice:
-    """The message that tries a handler out. It says that it is a test, and nothing in any log stands behind it."""
-    since = written_time(now.astimezone(UTC))
-    summary = f"A test of the handler {handler}: alerts of this severity arrive here."
-    fingerprint = hashlib.sha256(f"{TEST}\x1f{handler}".encode()).hexdigest()[:32]
-    return Notice(
-        key=f"{TEST}/{fingerprint}/{since}",
-        name=TEST,
-        firing=True,
-        severity="info",
-        fingerprint=fingerprint,
-        since=since,
-        ended=None,
-        summary=summary,
-        labels={"alertname": TEST, "severity": "info", "handler": handler},
-        annotations={"summary": summary, "command": "esper alerts test"},
-        link=Link("esper alerts test", None),
-    )
+def handler_test_notice(handler: str, now: datetime) -> Notice:
+    """The message that tests a handler. It names itself a test; no log has a record of it."""
+    summary, link = f"A test of the handler {handler}: alerts of this severity arrive here.", Link("esper alerts test", None)
+    annotations = {"summary": summary, "command": link.command}
+    return _notice(_TEST, handler, severity="info", since=written_time(now.astimezone(UTC)), annotations=annotations, link=link)
+
+
+def _notice(
+    name: str, handler: str, *, severity: Severity, since: str, annotations: dict[str, str], link: Link, identity: str = ""
+) -> Notice:
+    fingerprint = hashlib.sha256(f"{name}\x1f{handler}{identity}".encode()).hexdigest()[:32]
+    labels: dict[str, str] = {"alertname": name, "severity": severity, "handler": handler}
+    return Notice(f"{name}/{fingerprint}/{since}", fingerprint, since, None, labels, annotations, link)
 
 
 def linker(*, options: str = "", base_url: str | None = None) -> LinkTo:
-    """Makes links: `esper show RUN --at MOMENT` with `options` (such as " --log DIR"), and the same in Nissa's API where it has a URL.
-
-    Without a moment: `esper alerts list RUN`, and the run's alerts.
-    """
+    """Links made of `esper show RUN --at MOMENT` with `options` (such as " --log DIR"), and of Nissa's API under `base_url`."""
     base = None if base_url is None else base_url.rstrip("/")
 
     def link_to(run: RunId, moment: Moment | None) -> Link:

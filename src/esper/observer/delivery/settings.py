@@ -1,22 +1,27 @@
-"""Where alerts go: a TOML file, read strictly. A mistake is refused with its line and the reason, before anything starts.
+"""delivery.toml: its models, its reader, and the secrets that it names. A mistake is refused with its line before anything starts.
 
-`[[handlers]]` is a table for each way to reach people; docs/delivery.md says what every key means. Secrets stand in files or variables of
-the environment, never here, and are read by `esper.observer.delivery.handlers.build`.
+docs/delivery.md explains every key. Secrets stand in files or environment variables; no error or representation shows one.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from esper.errors import SettingsError
 from esper.observer.delivery.notices import Severity
-from esper.settings import TomlFile
+from esper.settings import TomlFile, read_text
 
+DELIVERY = "delivery.toml"
+LONGEST_SECRET_BYTES = 64 * 1024
+_SHORTEST_HIDDEN = 4  # Shorter texts are found by chance in any text.
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _absolute(path: str) -> str:
-    # Observers are started from anywhere: what a relative path means would depend on who started this one.
+    # Observers are started from anywhere: a relative path would mean another file each time.
     if not path.startswith("/") or "\x00" in path:
         raise ValueError("expected an absolute path")
     return path
@@ -28,125 +33,102 @@ def _printable(text: str) -> str:
     return text
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Url = Annotated[str, AfterValidator(_printable)]
-Hostname = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$")]
-Address = Annotated[str, Field(pattern=r"^[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,190}$")]
-Rate = Annotated[float, Field(ge=0.1, le=60_000)]
-Burst = Annotated[int, Field(ge=1, le=1000)]
-Timeout = Annotated[float, Field(gt=0, le=60)]
+def _printable_secret(text: SecretStr) -> SecretStr:
+    _printable(text.get_secret_value())
+    return text
 
 
-class _Handler(BaseModel):
-    """What every handler has."""
+_AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_Burst = Annotated[int, Field(ge=1, le=1000)]
+_Rate = Annotated[float, Field(ge=0.1, le=60_000)]
+_Timeout = Annotated[float, Field(gt=0, le=60)]
 
+
+class _HandlerSettings(BaseModel):
     model_config = _CONFIG
-    name: Name
-    """What outcomes and messages call it."""
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
     severity: Severity = "info"
-    """The least severity that it gets."""
-    rate_per_minute: Rate = 30.0
-    """Messages a minute over a longer time."""
-    burst: Burst = 30
-    """Messages at once, after a quiet time; and so many wait while the receiver does not answer."""
+    rate_per_minute: _Rate = 30.0
+    burst: _Burst = 30
     attempts: Annotated[int, Field(ge=1, le=100)] = 15
-    """How often a message is tried; 15 take about nine minutes."""
 
 
-class LogSettings(_Handler):
-    """Lines of text."""
+class LogSettings(_HandlerSettings):
+    """Lines of text, appended to `path` or written to standard error."""
 
     kind: Literal["log"]
-    path: AbsolutePath | None = None
-    """The file that lines are appended to; standard error where there is none."""
-    rate_per_minute: Rate = 600.0
-    burst: Burst = 600
+    path: _AbsolutePath | None = None
+    rate_per_minute: _Rate = 600.0
+    burst: _Burst = 600
 
 
-class _HttpSettings(_Handler):
-    url: Url | None = None
-    """Where to post; one of `url`, `url_file` and `url_env` is needed."""
-    url_file: AbsolutePath | None = None
-    """A file with the URL, where the URL itself is a secret."""
-    url_env: Variable | None = None
-    """A variable of the environment with the URL."""
-    token_file: AbsolutePath | None = None
-    """A file with a token, sent as `Authorization: Bearer`; over https, or to this machine, alone."""
-    token_env: Variable | None = None
-    """A variable of the environment with the token."""
-    ca_file: AbsolutePath | None = None
-    """Certificates to trust instead of this machine's."""
-    connect_timeout_s: Timeout = 3.0
-    """For connecting to one address, and for the TLS handshake."""
-    timeout_s: Timeout = 10.0
-    """For everything from connecting to the answer."""
+class _UrlSettings(_HandlerSettings):
+    url: Annotated[SecretStr, AfterValidator(_printable_secret)] | None = None
+    url_file: _AbsolutePath | None = None
+    url_env: _Variable | None = None
 
 
-class WebhookSettings(_HttpSettings):
+class HttpSettings(_UrlSettings):
+    """Settings that a webhook and Alertmanager share."""
+
+    token_file: _AbsolutePath | None = None
+    token_env: _Variable | None = None
+    ca_file: _AbsolutePath | None = None
+    connect_timeout_s: _Timeout = 3.0
+    timeout_s: _Timeout = 10.0
+
+
+class WebhookSettings(HttpSettings):
     """POST of Alertmanager's webhook body, version 4."""
 
     kind: Literal["webhook"]
-    secret_file: AbsolutePath | None = None
-    """A file with the secret that bodies are signed with."""
-    secret_env: Variable | None = None
-    """A variable of the environment with the secret."""
+    secret_file: _AbsolutePath | None = None
+    secret_env: _Variable | None = None
 
 
-class AlertmanagerSettings(_HttpSettings):
-    """POST to the API of Alertmanager under `url`."""
+class AlertmanagerSettings(HttpSettings):
+    """POST to the API of Alertmanager under `url`. It groups and limits by itself, so more is sent to it than to people."""
 
     kind: Literal["alertmanager"]
-    rate_per_minute: Rate = 600.0
-    """More than to people: grouping and holding back are Alertmanager's own work."""
-    burst: Burst = 600
+    rate_per_minute: _Rate = 600.0
+    burst: _Burst = 600
     resend_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
-    """How often what fires is sent again; it ends by itself four times that after the last time."""
 
 
-class MailSettings(_Handler):
-    """Mail over SMTP with TLS."""
+class AppriseSettings(_UrlSettings):
+    """A message through apprise: mail, chat, push and pager services."""
 
-    kind: Literal["smtp"]
-    host: Hostname
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """587 for STARTTLS, 465 for TLS."""
-    tls: Literal["starttls", "tls"] = "starttls"
-    username: Annotated[str, Field(min_length=1, max_length=250)] | None = None
-    password_file: AbsolutePath | None = None
-    """A file with the password."""
-    password_env: Variable | None = None
-    """A variable of the environment with the password."""
-    from_: Annotated[Address, Field(alias="from")]
-    to: Annotated[tuple[Address, ...], Field(min_length=1, max_length=50)]
-    ca_file: AbsolutePath | None = None
-    """Certificates to trust instead of this machine's."""
-    connect_timeout_s: Timeout = 5.0
-    timeout_s: Timeout = 30.0
+    kind: Literal["apprise"]
+    timeout_s: _Timeout = 30.0
 
 
-HandlerSettings = LogSettings | WebhookSettings | AlertmanagerSettings | MailSettings
+HandlerSettings = LogSettings | WebhookSettings | AlertmanagerSettings | AppriseSettings
 _KINDS: Mapping[str, type[HandlerSettings]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(HandlerSettings)
 }
-# Of each group at most one may be given, of the first of HTTP exactly one.
-_ONE_OF = (("url", "url_file", "url_env"), ("token_file", "token_env"), ("secret_file", "secret_env"), ("password_file", "password_env"))
+_MAIL_KINDS = frozenset({"smtp", "mail", "email"})
+# At most one key of each group may be given; of the first, exactly one where a handler has a URL.
+_ONE_OF = (("url", "url_file", "url_env"), ("token_file", "token_env"), ("secret_file", "secret_env"))
 
 
 class DeliverySettings(BaseModel):
-    """Every handler, and what holds for all of them."""
+    """All handlers, and what holds for each of them."""
 
     model_config = _CONFIG
     handlers: tuple[HandlerSettings, ...] = ()
     deliver_within_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """A firing older than this is not delivered any more; a resolution of what was delivered always is."""
-    base_url: Url | None = None
-    """Where people find Nissa; messages link there."""
+    base_url: Annotated[str, AfterValidator(_printable)] | None = None
 
 
 DEFAULT = DeliverySettings(handlers=(LogSettings(kind="log", name="log"),))
 """Without a file: lines on standard error."""
+
+
+def delivery_settings(directory: Path, path: Path | None = None) -> DeliverySettings:
+    """The settings in `path`, else in `delivery.toml` of the log's directory, else DEFAULT. Raises SettingsError, with the line."""
+    found = read_text("delivery settings", path, directory / DELIVERY)
+    return DEFAULT if found is None else parse_delivery(*found)
 
 
 def parse_delivery(text: str, where: str) -> DeliverySettings:
@@ -157,34 +139,76 @@ def parse_delivery(text: str, where: str) -> DeliverySettings:
         file.refuse(("handlers",), "expected handlers as [[handlers]] tables")
     common = file.table(DeliverySettings)
     file.content["handlers"] = tables
-    handlers: list[HandlerSettings] = []
     places: dict[str, int] = {}
-    for place, table in enumerate(tables):
-        handler = _handler(file, place, table)
-        if handler.name in places:
-            other = file.line_of(("handlers", places[handler.name], "name"))
-            file.refuse(("handlers", place, "name"), f"two handlers of the name {handler.name!r}: the other is in line {other}")
-        places[handler.name] = place
-        handlers.append(handler)
+    handlers = [_handler(file, place, table) for place, table in enumerate(tables)]
+    for place, handler in enumerate(handlers):
+        if (other := places.setdefault(handler.name, place)) != place:
+            line = file.line_of(("handlers", other, "name"))
+            file.refuse(("handlers", place, "name"), f"two handlers of the name {handler.name!r}: the other is in line {line}")
     return common.model_copy(update={"handlers": tuple(handlers)})
 
 
 def _handler(file: TomlFile, place: int, table: dict[str, Any]) -> HandlerSettings:  # Any: TOML; the models check it.
     kind = table.get("kind")
+    if kind in _MAIL_KINDS:
+        reason = (
+            'mail goes through apprise: write kind = "apprise", and url_file or url_env with mailtos://USER:PASSWORD@HOST?from=...&to=...'
+        )
+        file.refuse(("handlers", place, "kind"), f"kind: {reason}; got {kind!r}")
     if not isinstance(kind, str) or kind not in _KINDS:
-        came = "nothing" if kind is None else repr(kind)
-        file.refuse(("handlers", place, "kind"), f"kind: expected one of {', '.join(_KINDS)}, got {came}")
-    handler: HandlerSettings = file.table(_KINDS[kind], ("handlers", place), secret=("url",))  # A URL may be a secret.
-    _check_groups(file, place, handler)
-    return handler
-
-
-def _check_groups(file: TomlFile, place: int, handler: HandlerSettings) -> None:
+        got = "nothing" if kind is None else repr(kind)
+        file.refuse(("handlers", place, "kind"), f"kind: expected one of {', '.join(_KINDS)}, got {got}")
+    handler: HandlerSettings = file.table(_KINDS[kind], ("handlers", place), secret=("url",))
     for group in _ONE_OF:
         given = [key for key in group if getattr(handler, key, None) is not None]
         if len(given) > 1:
             file.refuse(("handlers", place, given[1]), f"expected one of {', '.join(group)}, got {' and '.join(given)}")
-    if isinstance(handler, (WebhookSettings, AlertmanagerSettings)) and not (handler.url or handler.url_file or handler.url_env):
-        file.refuse(("handlers", place), f"handler {handler.name!r}: expected one of {', '.join(_ONE_OF[0])}")
-    if isinstance(handler, MailSettings) and (handler.username is None) != (handler.password_file is None and handler.password_env is None):
-        file.refuse(("handlers", place), f"handler {handler.name!r}: expected username and password together, or neither")
+        if not given and "url" in group and isinstance(handler, _UrlSettings):
+            file.refuse(("handlers", place), f"handler {handler.name!r}: expected one of {', '.join(group)}")
+    return handler
+
+
+def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
+    """The secret in a file, without its line's end, or in an environment variable; None where neither is named.
+
+    Raises SettingsError that names the place, never the content.
+    """
+    if file is not None:
+        return SecretStr(_secret_in(file))
+    if variable is None:
+        return None
+    if not (text := os.environ.get(variable, "")):
+        raise SettingsError(f"expected a secret in the environment variable {variable}, found none")
+    return SecretStr(text)
+
+
+def _secret_in(file: str) -> str:
+    try:
+        with Path(file).open("rb") as opened:
+            found = opened.read(LONGEST_SECRET_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"expected a secret in {file}: {error.strerror}") from error
+    text = found.decode(errors="replace").rstrip("\r\n")  # A UnicodeDecodeError would carry the bytes along.
+    if "\ufffd" in text:
+        raise SettingsError(f"expected a secret in {file}, as UTF-8: found other bytes")
+    if not text or len(found) > LONGEST_SECRET_BYTES:
+        raise SettingsError(f"expected a secret of 1 to {LONGEST_SECRET_BYTES} bytes in {file}, found {len(found)}")
+    return text
+
+
+def read_url(settings: HttpSettings | AppriseSettings) -> tuple[SecretStr, str]:
+    """The URL of a handler, and a name of its place for errors. Raises SettingsError."""
+    if settings.url is not None:
+        return settings.url, "url"
+    found = read_secret(settings.url_file, settings.url_env)
+    assert found is not None, "settings have one of the three"
+    return found, f"the url in {settings.url_file or settings.url_env}"
+
+
+def readable(text: str, secrets: Iterable[SecretStr] = (), *, limit: int = 200) -> str:
+    """Foreign `text` as one line to show and keep: without secrets or control characters, at most `limit` long."""
+    for secret in sorted((secret.get_secret_value() for secret in secrets), key=len, reverse=True):
+        if len(secret) >= _SHORTEST_HIDDEN:
+            text = text.replace(secret, "***")
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."

@@ -1,23 +1,30 @@
 """One POST against receivers of every kind: whatever they do, it ends in time, and says what came of it."""
 
+import json
 import socket
 import ssl
 import threading
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from esper.observer.delivery.exchange import Answer
-from esper.observer.delivery.handlers.http import EXCERPT_BYTES, Endpoint, post
-from esper.observer.delivery.handlers.secret import Secret
-from tests.observer.delivery.handlers.servers import HOST, Inbox, endpoint, http_server, raw_server, silent
-from tests.observer.delivery.made import BEGIN
+from esper.observer.delivery.deliverer import run_in_loop
+from esper.observer.delivery.http_handlers import AT_ONCE, EXCERPT_BYTES, Endpoint, alertmanager, alerts_body, post, webhook, webhook_body
+from esper.observer.delivery.notices import LinkTo, Notice, linker, notice_of
+from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.settings import AlertmanagerSettings, WebhookSettings
+from esper.observer.delivery.signing import HEADER, verify
+from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, now
+from tests.observer.delivery.servers import HOST, Inbox, endpoint, http_server, raw_server, silent
 
 SHORT_S = 0.05
 TOKEN = "t0ken"  # noqa: S105 - of servers that live for a test.
 
 
-def posted(to: Endpoint, *hidden: str) -> Answer:
-    return post(to, b'{"a": 1}', {"X-More": "yes"}, BEGIN, hidden=[Secret(text) for text in hidden])
+def posted(to: Endpoint) -> Answer:
+    return run_in_loop(post(to, b'{"a": 1}', {"X-More": "yes"}, BEGIN))
 
 
 def error_of(answer: Answer) -> str:
@@ -54,12 +61,12 @@ def test_a_status_that_stays_is_final(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "asked_s"),
+    ("header", "pause_s"),
     [("7", 7.0), ("Sun, 01 Mar 2026 12:01:00 GMT", 59.99975), ("Sun, 01 Mar 2026 11:00:00 GMT", 0.0), ("soon", None), ("-5", None)],
 )
-def test_a_receiver_may_ask_for_a_pause(header: str, asked_s: float | None) -> None:
+def test_a_receiver_may_ask_for_a_pause(header: str, pause_s: float | None) -> None:
     with http_server(inbox=Inbox(status=503, headers={"Retry-After": header})) as inbox:
-        assert posted(endpoint(inbox.port)).asked_s == asked_s
+        assert posted(endpoint(inbox.port)).retry_after_s == pause_s
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -134,7 +141,7 @@ def test_headers_without_end_are_refused() -> None:
             connection.sendall(b"X-More: y\r\n" * 100)
 
     with raw_server(flood) as port:
-        assert "more than 100 headers" in error_of(posted(endpoint(port)))
+        assert "RemoteProtocolError: Receive buffer too long" in error_of(posted(endpoint(port)))
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1", b"SSH-2.0-server\r\n", b"\x00\xff\xfe\r\n\r\n"])
@@ -185,7 +192,7 @@ def test_a_handshake_that_hangs_is_left_in_time(trusting: ssl.SSLContext) -> Non
 
 def test_an_error_does_not_repeat_a_secret_that_the_receiver_repeats() -> None:
     with http_server(inbox=Inbox(status=500, body=b"no /services/T00/xyzzy for Bearer t0ken signed by hush-hush")) as inbox:
-        error = error_of(posted(endpoint(inbox.port, path="/services/T00/xyzzy", token=TOKEN), "hush-hush"))
+        error = error_of(posted(endpoint(inbox.port, "hush-hush", path="/services/T00/xyzzy", token=TOKEN)))
     assert error.endswith("got 500: no *** for Bearer *** signed by ***")
 
 
@@ -201,3 +208,144 @@ def test_no_thread_or_connection_is_left_behind() -> None:
     with raw_server(silent) as port:
         posted(endpoint(port, timeout_s=SHORT_S))
     assert set(threading.enumerate()) <= before
+
+
+def test_the_body_is_alertmanagers_of_version_4_with_one_alert() -> None:
+    notice = notice_of(alert(7), linker(base_url="https://nissa.example.org"))
+    page = f"https://nissa.example.org/api/v1/runs/{RUN}/state?at=1234"
+    labels = {
+        "alertname": "loss-not-finite",
+        "severity": "warning",
+        "topic": "telemetry.training.steps",
+        "run": RUN,
+        "metric": "loss",
+    }
+    annotations = {"summary": "the loss is not a finite number", "moment": "1234", "command": f"esper show {RUN} --at 1234"}
+    assert json.loads(webhook_body(notice, "team")) == {
+        "version": "4",
+        "groupKey": f"{RUN}/{7:016x}/2026-03-01T12:00:00.000250Z",
+        "truncatedAlerts": 0,
+        "status": "firing",
+        "receiver": "team",
+        "groupLabels": {"alertname": "loss-not-finite"},
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "externalURL": page,
+        "alerts": [
+            {
+                "status": "firing",
+                "labels": labels,
+                "annotations": annotations,
+                "startsAt": "2026-03-01T12:00:00.000250Z",
+                "endsAt": "0001-01-01T00:00:00Z",
+                "generatorURL": page,
+                "fingerprint": f"{7:016x}",
+            }
+        ],
+    }
+
+
+def test_a_resolution_has_the_key_of_its_firing_and_an_end() -> None:
+    firing = json.loads(webhook_body(notice_of(alert(7), LINK), "team"))
+    resolved = json.loads(webhook_body(notice_of(alert(7, firing=False, at_s=90), LINK), "team"))
+    assert resolved["groupKey"] == firing["groupKey"]
+    assert (resolved["status"], resolved["alerts"][0]["status"]) == ("resolved", "resolved")
+    assert resolved["alerts"][0]["endsAt"] == "2026-03-01T12:01:30.000250Z"
+    assert resolved["alerts"][0]["startsAt"] == firing["alerts"][0]["startsAt"]
+
+
+def sent(inbox: Inbox, secret_file: Path | None = None) -> Answer:
+    """The answer to one notice that is posted to a webhook."""
+    secret = None if secret_file is None else str(secret_file)
+    url = SecretStr(f"http://{HOST}:{inbox.port}/")
+    settings = WebhookSettings(kind="webhook", name="team", url=url, secret_file=secret)
+    return run_in_loop(webhook(settings)([notice_of(alert(7), LINK)], BEGIN))
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    file = tmp_path / "secret"
+    file.write_text("hush-hush")
+    return file
+
+
+def test_a_receiver_can_check_who_sent_it(secret_file: Path) -> None:
+    with http_server() as inbox:
+        assert sent(inbox, secret_file) == Answer(delivered=True)
+    [got] = inbox.got
+    assert verify(got.headers[HEADER], got.body, "hush-hush", BEGIN.timestamp())
+    assert not verify(got.headers[HEADER], got.body, "another", BEGIN.timestamp())
+
+
+def test_without_a_secret_nothing_is_signed() -> None:
+    with http_server() as inbox:
+        sent(inbox)
+    assert HEADER not in inbox.got[0].headers
+
+
+def test_the_secret_is_not_in_an_error_that_repeats_it(secret_file: Path) -> None:
+    with http_server(inbox=Inbox(status=500, body=b"bad signature, expected one by hush-hush")) as inbox:
+        answer = sent(inbox, secret_file)
+    assert answer.error is not None
+    assert answer.error.endswith("bad signature, expected one by ***")
+
+
+def given(*notices: Notice, at: datetime = BEGIN) -> dict[str, object]:
+    """The one alert that is posted for a notice."""
+    [made] = json.loads(alerts_body(notices, at, 60.0))
+    assert isinstance(made, dict)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("link_to", "generator"), [(LINK, None), (linker(base_url="http://n"), f"http://n/api/v1/runs/{RUN}/state?at=1234")]
+)
+def test_what_fires_ends_four_times_ahead(link_to: LinkTo, generator: str | None) -> None:
+    made = given(notice_of(alert(7), link_to), at=now(30).time)
+    assert made["startsAt"] == "2026-03-01T12:00:00.000250Z"
+    assert made["endsAt"] == "2026-03-01T12:04:30.000250Z"
+    assert made.get("generatorURL") == generator
+    assert made["labels"] == notice_of(alert(7), LINK).labels
+
+
+@pytest.mark.parametrize(
+    ("over_s", "now_s", "ends"),
+    [(90, 100, "12:01:30"), (90, 60, "12:01:00"), (90, -60, "12:00:00")],
+    ids=["it was over", "the run's clock is ahead", "the run's clock is far ahead"],
+)
+def test_what_is_over_ends_now_at_the_latest_and_never_before_it_began(over_s: float, now_s: float, ends: str) -> None:
+    made = given(notice_of(alert(7, firing=False, at_s=over_s), LINK), at=now(now_s).time)
+    assert made["endsAt"] == f"2026-03-01T{ends}.000250Z"
+
+
+def test_names_are_made_such_that_every_version_takes_them() -> None:
+    made = given(notice_of(alert(7, labels={"2nd-place": "a", "größe": "b", "": "c", "empty": ""}), LINK))
+    labels = made["labels"]
+    assert isinstance(labels, dict)
+    assert labels.keys() - notice_of(alert(7, labels={}), LINK).labels.keys() == {"_2nd_place", "gr__e", "_"}
+
+
+def test_the_key_is_in_the_message() -> None:
+    annotations = given(notice_of(alert(7), LINK))["annotations"]
+    assert isinstance(annotations, dict)
+    assert annotations["key"] == notice_of(alert(7), LINK).key
+
+
+def sent_again(inbox: Inbox, count: int) -> Answer:
+    """The answer to so many notices that are posted to an Alertmanager."""
+    settings = AlertmanagerSettings(kind="alertmanager", name="am", url=SecretStr(f"http://{HOST}:{inbox.port}/prefix"))
+    notices = [notice_of(alert(number), LINK) for number in range(count)]
+    return run_in_loop(alertmanager(settings)(notices, BEGIN + timedelta(seconds=1)))
+
+
+def test_many_are_posted_in_several_requests() -> None:
+    with http_server() as inbox:
+        assert sent_again(inbox, 2 * AT_ONCE + 1) == Answer(delivered=True)
+    assert [len(json.loads(got.body)) for got in inbox.got] == [AT_ONCE, AT_ONCE, 1]
+    assert {got.path for got in inbox.got} == {"/prefix/api/v2/alerts"}
+
+
+def test_the_first_refusal_is_the_answer() -> None:
+    with http_server(inbox=Inbox(status=500)) as inbox:
+        assert not sent_again(inbox, 2 * AT_ONCE).delivered
+    assert len(inbox.got) == 1

@@ -1,10 +1,10 @@
-"""The signature on a webhook's body: HMAC-SHA256 with a time in it, so that a receiver knows who sent it, and that it is not an old one.
+"""Signature of a webhook's body: HMAC-SHA256 over a time and the body, so that a receiver knows the sender and refuses old requests.
 
     Esper-Signature: t=1772366400,v1=5257a869...
 
-`t` is when it was sent, in seconds since the epoch; `v1` is the HMAC-SHA256, as hex digits, with the shared secret's UTF-8 bytes as key, of
-the digits of `t`, a full stop, and the body's bytes as they came. A receiver computes the same over the body *before* parsing it, compares
-in constant time, and refuses a time more than five minutes away; `verify` does it, and is what a receiver in Python may use.
+`t` is the time of sending in seconds since the epoch; `v1` the HMAC-SHA256 in hex digits, with the secret's UTF-8 bytes as key, of `t`, a
+full stop, and the body's bytes. A receiver computes it *before* it parses the body, compares in constant time, and refuses a time more than
+five minutes away; `verify` does that.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def sign(body: bytes, secret: str, at_s: float) -> str:
 
 
 def verify(header: str, body: bytes, secret: str, now_s: float, tolerance_s: float = TOLERANCE_S) -> bool:
-    """True where `header` was made for `body` with `secret`, at most `tolerance_s` from `now_s`; false for anything else."""
+    """True where `header` was made for `body` with `secret`, at most `tolerance_s` from `now_s`."""
     written = _WRITTEN.fullmatch(header)
     if written is None:
         return False

@@ -11,12 +11,13 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
+import anyio._backends._asyncio  # noqa: F401 - httpx imports it within its first request, and some requests here have 50 ms.
 from aiosmtpd.handlers import Message as MessageHandler
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from pydantic import SecretStr
 
-from esper.observer.delivery.handlers.connection import Peer
-from esper.observer.delivery.handlers.http import Endpoint
-from esper.observer.delivery.handlers.secret import Secret
+from esper.observer.delivery.http_handlers import Endpoint, endpoint_of
+from esper.observer.delivery.settings import WebhookSettings
 
 HOST = "127.0.0.1"
 LONG_S = 60.0
@@ -122,21 +123,20 @@ def raw_server(behave: Callable[[socket.socket, threading.Event], None]) -> Iter
             thread.join()
 
 
-def peer(port: int, *, tls: ssl.SSLContext | None = None, timeout_s: float = LONG_S) -> Peer:
-    """Where to connect to a server of this module."""
-    return Peer(HOST, port, tls, connect_timeout_s=min(LONG_S, timeout_s), timeout_s=timeout_s)
-
-
 def endpoint(
     port: int,
-    *,
+    *hidden: str,
     path: str = "/hook",
     token: str | None = None,
     tls: ssl.SSLContext | None = None,
     timeout_s: float = LONG_S,
 ) -> Endpoint:
     """Where to post to a server of this module."""
-    return Endpoint(peer(port, tls=tls, timeout_s=timeout_s), f"{HOST}:{port}", Secret(path), None if token is None else Secret(token))
+    url = SecretStr(f"{'http' if tls is None else 'https'}://{HOST}:{port}{path}")
+    settings = WebhookSettings(kind="webhook", name="team", url=url, connect_timeout_s=timeout_s, timeout_s=timeout_s)
+    secrets = [SecretStr(text) for text in (*hidden, token) if text is not None]
+    made = endpoint_of(settings, hidden=secrets)
+    return made._replace(token=None if token is None else SecretStr(token), tls=tls or made.tls)
 
 
 @dataclass
@@ -144,7 +144,6 @@ class MailServer:
     """What a mail server got, and how it behaves."""
 
     port: int = 0
-    offers_starttls: bool = True
     password: str = "correct horse"  # noqa: S105 - of a server that lives for a test.
     refusals: dict[str, str] = field(default_factory=dict)
     """Answers to RCPT TO by address."""
@@ -184,8 +183,8 @@ class _Mailroom(MessageHandler):
 
 
 @contextmanager
-def mail_server(tls: ssl.SSLContext, mailroom: MailServer, *, at_once: bool = False) -> Iterator[MailServer]:
-    """A mail server that wants STARTTLS, or TLS at once, before anybody logs in."""
+def mail_server(tls: ssl.SSLContext | None, mailroom: MailServer, *, at_once: bool = False) -> Iterator[MailServer]:
+    """A mail server that wants STARTTLS, or TLS at once, before a login; without a context it offers neither."""
 
     def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object) -> AuthResult:
         assert isinstance(data, LoginPassword)
@@ -197,10 +196,10 @@ def mail_server(tls: ssl.SSLContext, mailroom: MailServer, *, at_once: bool = Fa
         return SMTP(
             _Mailroom(mailroom),
             hostname="mail.test",
-            tls_context=tls if mailroom.offers_starttls and not at_once else None,
-            require_starttls=mailroom.offers_starttls and not at_once,
+            tls_context=None if at_once else tls,
+            require_starttls=tls is not None and not at_once,
             authenticator=authenticate,
-            auth_require_tls=not at_once,
+            auth_require_tls=tls is not None and not at_once,
             loop=loop,
         )
 

@@ -5,7 +5,7 @@ import hmac
 
 import pytest
 
-from esper.observer.delivery.handlers.signing import TOLERANCE_S, sign, verify
+from esper.observer.delivery.signing import TOLERANCE_S, sign, verify
 
 BODY = '{"summary": "the loss is ∞"}'.encode()
 KEY = "hush-hush"
