@@ -68,7 +68,7 @@ def field_meanings(model: type[BaseModel]) -> dict[str, str]:
     if issubclass(model, Columns) and model.ROW is not None:
         return field_meanings(model.ROW)
     meanings: dict[str, str] = {}
-    for part in reversed([part for part in model.__mro__ if issubclass(part, (Event, Part))]):
+    for part in reversed([part for part in model.__mro__ if issubclass(part, Part)]):
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
         assert isinstance(definition, ast.ClassDef)
         for field, after in pairwise(definition.body):

@@ -1,9 +1,6 @@
 """Digests over events: the chain that ties a record to its predecessor, ids of derived events, canonical JSON, and the comparison form.
 
-The chain of a record is sha256 over, in this order: topic, run, writer, type, trace and cause, each as its length in bytes, a colon and
-itself; sequence, fact, moment, incarnation, time, epoch, step and the payload's length, each as decimal digits and a space; the previous
-record's chain; the payload. Time is in microseconds since 1970 in UTC, what is absent is empty. The first record of a topic follows an
-empty chain. So it covers all of a record: its id follows from these, and its generation is 0.
+docs/events.md defines the chain: sha256 over all fields of a record, the previous chain of its topic, and the payload.
 
 The comparison form is what two executions of the same training must agree on: the payload as it is written, without the fields that its
 JSON Schema marks volatile, and with every id that it marks a reference replaced.

@@ -38,10 +38,9 @@ class Part(BaseModel):
     model_config = CONFIG
 
 
-class Event(BaseModel):
+class Event(Part):
     """A frozen fact in the past tense. `kind` is its written name, `topic` where it stands ("*": in several topics)."""
 
-    model_config = CONFIG
     KIND: ClassVar[str]
     TOPIC: ClassVar[str]
 

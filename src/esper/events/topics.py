@@ -22,54 +22,38 @@ class Topic(NamedTuple):
     meaning: str
 
 
-RUN = "system.events.run"
-EPOCH = "system.events.epoch"
-LIFECYCLE = "system.events.lifecycle"
-DECISIONS = "control.tamiyo.decisions"
-COMMANDS = "control.kasmina.commands"
-OUTCOMES = "control.kasmina.outcomes"
-FIELD_REPORTS = "innovation.field_reports"
-BLUEPRINTS = "compilation.blueprint.submitted"
-KERNELS = "compilation.kernel.ready"
-CHARACTERIZED = "validation.kernel.characterized"
-SEED_HEALTH = "telemetry.seed.health"
-STEPS = "telemetry.training.steps"
-HEARTBEAT = "telemetry.run.heartbeat"
-RESOURCES = "telemetry.system.resources"
-AGGREGATES = "observability.aggregates"
-ANOMALIES = "observability.anomalies"
-ALERTS = "observability.alerts"
-OBSERVERS = "observability.observers"
-CUSTOM_METRICS = "observability.metrics.custom"
+TOPICS: dict[str, Topic] = {}
 
-_TRAINER = ("trainer",)
-_OBSERVER = ("observer",)
+
+def _topic(name: str, kind: TopicClass, writers: str, retention_h: int | None, meaning: str) -> str:
+    TOPICS[name] = Topic(name, kind, tuple(writers.split()), retention_h, meaning)
+    return name
+
+
+_FACT, _TELEMETRY, _DERIVED = TopicClass
 _HOT_H, _DERIVED_H = 72, 30 * 24
 
-TOPICS: dict[str, Topic] = {
-    topic.name: topic
-    for topic in (
-        Topic(RUN, TopicClass.FACT, _TRAINER, None, "A run's start, checkpoints, rollbacks and end."),
-        Topic(EPOCH, TopicClass.FACT, _TRAINER, None, "Losses and metrics of each epoch, and the state that decisions follow from."),
-        Topic(LIFECYCLE, TopicClass.FACT, _TRAINER, None, "Stages of seeds, and evaluations of their effect."),
-        Topic(DECISIONS, TopicClass.FACT, _TRAINER, None, "Decisions of Tamiyo, whether or not they pass the gate."),
-        Topic(COMMANDS, TopicClass.FACT, _TRAINER, None, "Decisions that passed the gate."),
-        Topic(OUTCOMES, TopicClass.FACT, _TRAINER, None, "The outcome of each command, and decisions that did not pass the gate."),
-        Topic(FIELD_REPORTS, TopicClass.FACT, _TRAINER, None, "Results of blueprints, as feedback to Tamiyo."),
-        Topic(BLUEPRINTS, TopicClass.FACT, _TRAINER, None, "Blueprints on their way to the compiler."),
-        Topic(KERNELS, TopicClass.FACT, _TRAINER, None, "Compiled kernels, and failed compilations."),
-        Topic(CHARACTERIZED, TopicClass.FACT, _TRAINER, None, "Costs of kernels, and the checks they passed."),
-        Topic(SEED_HEALTH, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "The health of sites and seeds."),
-        Topic(STEPS, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "Loss, gradient norm and timing of optimizer steps."),
-        Topic(HEARTBEAT, TopicClass.TELEMETRY, _TRAINER, _HOT_H, "Signs of life of the writer; never sampled."),
-        Topic(RESOURCES, TopicClass.TELEMETRY, ("agent",), _HOT_H, "Machines, and the logs on them."),
-        Topic(AGGREGATES, TopicClass.DERIVED, _OBSERVER, _DERIVED_H, "Statistics of metrics over windows of time."),
-        Topic(ANOMALIES, TopicClass.DERIVED, _OBSERVER, _DERIVED_H, "Values and trends that detectors found."),
-        Topic(ALERTS, TopicClass.DERIVED, ("observer", "nissa"), None, "Alerts, and their deliveries."),
-        Topic(OBSERVERS, TopicClass.DERIVED, _OBSERVER, None, "Observers, what blocks them, and silent runs."),
-        Topic(CUSTOM_METRICS, TopicClass.TELEMETRY, ("trainer", "nissa"), _HOT_H, "The user's own metrics."),
-    )
-}
+RUN = _topic("system.events.run", _FACT, "trainer", None, "A run's start, checkpoints, rollbacks and end.")
+EPOCH = _topic("system.events.epoch", _FACT, "trainer", None, "Losses and metrics of each epoch, and the state that decisions follow from.")
+LIFECYCLE = _topic("system.events.lifecycle", _FACT, "trainer", None, "Stages of seeds, and evaluations of their effect.")
+DECISIONS = _topic("control.tamiyo.decisions", _FACT, "trainer", None, "Decisions of Tamiyo, whether or not they pass the gate.")
+COMMANDS = _topic("control.kasmina.commands", _FACT, "trainer", None, "Decisions that passed the gate.")
+OUTCOMES = _topic(
+    "control.kasmina.outcomes", _FACT, "trainer", None, "The outcome of each command, and decisions that did not pass the gate."
+)
+FIELD_REPORTS = _topic("innovation.field_reports", _FACT, "trainer", None, "Results of blueprints, as feedback to Tamiyo.")
+BLUEPRINTS = _topic("compilation.blueprint.submitted", _FACT, "trainer", None, "Blueprints on their way to the compiler.")
+KERNELS = _topic("compilation.kernel.ready", _FACT, "trainer", None, "Compiled kernels, and failed compilations.")
+CHARACTERIZED = _topic("validation.kernel.characterized", _FACT, "trainer", None, "Costs of kernels, and the checks they passed.")
+SEED_HEALTH = _topic("telemetry.seed.health", _TELEMETRY, "trainer", _HOT_H, "The health of sites and seeds.")
+STEPS = _topic("telemetry.training.steps", _TELEMETRY, "trainer", _HOT_H, "Loss, gradient norm and timing of optimizer steps.")
+HEARTBEAT = _topic("telemetry.run.heartbeat", _TELEMETRY, "trainer", _HOT_H, "Signs of life of the writer; never sampled.")
+RESOURCES = _topic("telemetry.system.resources", _TELEMETRY, "agent", _HOT_H, "Machines, and the logs on them.")
+AGGREGATES = _topic("observability.aggregates", _DERIVED, "observer", _DERIVED_H, "Statistics of metrics over windows of time.")
+ANOMALIES = _topic("observability.anomalies", _DERIVED, "observer", _DERIVED_H, "Values and trends that detectors found.")
+ALERTS = _topic("observability.alerts", _DERIVED, "observer nissa", None, "Alerts, and their deliveries.")
+OBSERVERS = _topic("observability.observers", _DERIVED, "observer", None, "Observers, what blocks them, and silent runs.")
+CUSTOM_METRICS = _topic("observability.metrics.custom", _TELEMETRY, "trainer nissa", _HOT_H, "The user's own metrics.")
 
 FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Event, Float, Reference
+from esper.events.kinds.lifecycle import OfLife
 
 
 class Adaptation(StrEnum):
@@ -57,35 +58,33 @@ class DecisionMade(Event, kind="esper.decision.made.v1", topic=topics.DECISIONS)
     """Ids of the records that the decision follows from."""
 
 
-class CommandIssued(Event, kind="esper.command.issued.v1", topic=topics.COMMANDS):
-    """A decision passed the gate and became a command, valid until the end of `expires_epoch`; on disk before it takes effect."""
-
+class _OfCommand(Event):
     command: Command
     site: str
     seed: Count
+    """The slot, 0 and up within its site."""
+
+
+class CommandIssued(_OfCommand, kind="esper.command.issued.v1", topic=topics.COMMANDS):
+    """A decision passed the gate and became a command, valid until the end of `expires_epoch`; on disk before it takes effect."""
+
     blueprint: str | None
     kernel: str | None
     """Digest of the kernel's file, where one is to be loaded."""
     expires_epoch: Count
 
 
-class _Outcome(Event):
-    command: Command
-    site: str
-    seed: Count
-
-
-class CommandApplied(_Outcome, kind="esper.command.applied.v1", topic=topics.OUTCOMES):
+class CommandApplied(_OfCommand, kind="esper.command.applied.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause took effect."""
 
 
-class CommandRefused(_Outcome, kind="esper.command.refused.v1", topic=topics.OUTCOMES):
+class CommandRefused(_OfCommand, kind="esper.command.refused.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause was refused and changed nothing."""
 
     reason: str
 
 
-class CommandFailed(_Outcome, kind="esper.command.failed.v1", topic=topics.OUTCOMES):
+class CommandFailed(_OfCommand, kind="esper.command.failed.v1", topic=topics.OUTCOMES):
     """The command that is this event's cause failed and changed nothing."""
 
     error: Annotated[str, VOLATILE]
@@ -101,15 +100,11 @@ class DecisionRefused(Event, kind="esper.decision.refused.v1", topic=topics.OUTC
     reason: str
 
 
-class FieldReported(Event, kind="esper.field.reported.v1", topic=topics.FIELD_REPORTS):
+class FieldReported(OfLife, kind="esper.field.reported.v1", topic=topics.FIELD_REPORTS):
     """Result of a blueprint at a site: the validation loss before and after, and the end of its seed. Feedback to Tamiyo."""
 
     blueprint: str
     kernel: str | None
-    site: str
-    seed: Count
-    life: Count
-    """The epoch at whose end the seed germinated."""
     metric_before: Float | None
     metric_after: Float | None
     outcome: Literal["FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"]

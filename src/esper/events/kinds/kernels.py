@@ -4,39 +4,31 @@ from typing import Annotated
 
 from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, NonNegative
+from esper.events.kinds.lifecycle import OfLife
 
 
-class BlueprintSubmitted(Event, kind="esper.blueprint.submitted.v1", topic=topics.BLUEPRINTS):
+class BlueprintSubmitted(OfLife, kind="esper.blueprint.submitted.v1", topic=topics.BLUEPRINTS):
     """A blueprint was sent to be compiled for a seed. `key` is sha256 over format, spec, rng seed and dtype; `spec` is canonical JSON."""
 
     blueprint: str
     """Its name with its size, for example `mlp:24`."""
     key: Digest
     spec: str
-    site: str
-    seed: Count
-    life: Count
 
 
-class KernelCompiled(Event, kind="esper.kernel.compiled.v1", topic=topics.KERNELS):
+class KernelCompiled(OfLife, kind="esper.kernel.compiled.v1", topic=topics.KERNELS):
     """A kernel is ready under `key`; `kernel` is the digest of its file. Duration and cache hit depend on the machine, not on the run."""
 
     key: Digest
     kernel: Digest
-    site: str
-    seed: Count
-    life: Count
     duration_ms: Annotated[NonNegative, VOLATILE]
     from_cache: Annotated[bool, VOLATILE]
 
 
-class KernelCompileFailed(Event, kind="esper.kernel.compile-failed.v1", topic=topics.KERNELS):
+class KernelCompileFailed(OfLife, kind="esper.kernel.compile-failed.v1", topic=topics.KERNELS):
     """A blueprint could not be compiled, for the reason in `error`."""
 
     key: Digest
-    site: str
-    seed: Count
-    life: Count
     error: Annotated[str, VOLATILE]
 
 

@@ -100,12 +100,19 @@ class SeedTransitioned(Event, kind="esper.seed.transitioned.v1", topic=topics.LI
     """The first epoch at whose end a culled slot may be reset."""
 
 
-class SeedEvaluated(Event, kind="esper.seed.evaluated.v1", topic=topics.LIFECYCLE):
-    """A seed's effect on the validation loss: `shadow` is measured before a graft, `evaluation` after it."""
+class OfLife(Event):
+    """Fields of an event about one life of a seed."""
 
     site: str
     seed: Count
+    """The slot, 0 and up within its site."""
     life: Count
+    """The epoch at whose end the seed germinated: (site, seed, life) names one life."""
+
+
+class SeedEvaluated(OfLife, kind="esper.seed.evaluated.v1", topic=topics.LIFECYCLE):
+    """A seed's effect on the validation loss: `shadow` is measured before a graft, `evaluation` after it."""
+
     purpose: Literal["shadow", "evaluation"]
     evaluation: Evaluation
     metrics_without: Metrics

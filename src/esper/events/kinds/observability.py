@@ -79,27 +79,26 @@ class AlertResolved(_Alert, kind="esper.alert.resolved.v1", topic=topics.ALERTS)
     """A rule's condition no longer holds, or its stream ended."""
 
 
-class AlertNotified(Event, kind="esper.alert.notified.v1", topic=topics.ALERTS):
-    """A handler was given an alert; (fingerprint, since) is the key by which receivers count once."""
-
+class _Delivery(Event):
     alert: Reference
     """The id of the AlertFiring or AlertResolved."""
     fingerprint: Digest
+    handler: str
+
+
+class AlertNotified(_Delivery, kind="esper.alert.notified.v1", topic=topics.ALERTS):
+    """A handler was given an alert; (fingerprint, since) is the key by which receivers count once."""
+
     since: str
     """Of that alert."""
-    handler: str
     outcome: Literal["delivered", "failed"]
     attempts: Count
     error: Annotated[str | None, VOLATILE]
 
 
-class AlertSuppressed(Event, kind="esper.alert.suppressed.v1", topic=topics.ALERTS):
+class AlertSuppressed(_Delivery, kind="esper.alert.suppressed.v1", topic=topics.ALERTS):
     """An alert was deliberately not delivered; `why` is the rule that held it back."""
 
-    alert: Reference
-    """The id of the AlertFiring or AlertResolved."""
-    fingerprint: Digest
-    handler: str
     why: Literal["rate_limit", "stale", "not_delivered"]
 
 
