@@ -32,26 +32,26 @@ _Labels = Annotated[dict[_LabelName, _LabelValue], Field(max_length=MOST_LABELS,
 _About = Annotated[str, Field(max_length=128, description="The run that the sample is about.")]
 
 
-class GaugeSample(BaseModel):
+class _Sample(BaseModel):
+    model_config = _CONFIG
+    labels: _Labels = {}
+    about: _About | None = None
+
+
+class GaugeSample(_Sample):
     """The present value of a gauge. `esper_custom_` is put before a name that does not begin with it."""
 
-    model_config = _CONFIG
     name: Annotated[str, Field(pattern=rf"^(?!.*_({_KNOWN_BY_SUFFIX})$)(esper_custom_)?[a-z][a-z0-9_]{{0,99}}$" + _END)]
     type: Literal["gauge"]
-    labels: _Labels = {}
     value: Annotated[float, Field(allow_inf_nan=False)]
-    about: _About | None = None
 
 
-class CounterSample(BaseModel):
+class CounterSample(_Sample):
     """The increment of a counter. `esper_custom_` is put before a name that does not begin with it."""
 
-    model_config = _CONFIG
     name: Annotated[str, Field(pattern=r"^(esper_custom_)?[a-z][a-z0-9_]{0,93}_total$" + _END)]
     type: Literal["counter"]
-    labels: _Labels = {}
     value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    about: _About | None = None
 
 
 CustomSample = GaugeSample | CounterSample

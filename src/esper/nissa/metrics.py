@@ -74,7 +74,8 @@ class LogMetrics:
     """
 
     def __init__(self, custom: CustomMetrics, alert_handlers: Sequence[str] = ()) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] # A switch of the whole process: no `_created` series beside each counter and histogram.
+        # A switch of the whole process: no series `_created` beside each counter and histogram.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.custom = custom
         self.status = FollowStatus()
