@@ -46,10 +46,10 @@ def test_what_is_not_understood_is_a_usage_error(esper: Esper, typed: tuple[str,
     ("typed", "message"),
     [
         (("show", "ffffff"), "no run begins or ends with 'ffffff'"),
-        (("show", "latest", "--at", "999"), "expected a moment from 0 to 224, the last on disk, got 999"),
+        (("show", "latest", "--at", "999"), "expected a moment from 0 to 233, the last on disk, got 999"),
         (("show", "latest", "--epoch", "99"), "expected an epoch from 0 to 14, the last that is over, got 99"),
         (("log", "latest", "--topic", "telemetry"), "4 topics have it"),
-        (("replay", "latest", "--from", "999"), "expected --from to be a moment from 1 to 224, got 999"),
+        (("replay", "latest", "--from", "999"), "expected --from to be a moment from 1 to 233, got 999"),
         (("runs", "--log", "/nowhere"), "expected a log at /nowhere, got nothing: name it with --log"),
     ],
 )

@@ -3,6 +3,7 @@ import pytest
 from esper.events import topics
 from esper.events.kinds import kinds_of
 from esper.events.kinds.control import DecisionMade
+from esper.events.kinds.observability import WindowAggregated
 from esper.events.kinds.run import StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded, Heartbeat, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
 
@@ -30,7 +31,8 @@ def test_what_follows_from_records_is_neither(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        (topics.DECISIONS, {DecisionMade}),
+        (topics.DECISIONS, {DecisionMade, StreamEnded}),
+        (topics.AGGREGATES, {WindowAggregated}),
         (topics.SEED_HEALTH, {SeedHealthMeasured, StreamEnded}),
         (topics.STEPS, {StepsMeasured, StreamEnded}),
         (topics.HEARTBEAT, {Heartbeat, StreamEnded}),
@@ -38,5 +40,5 @@ def test_what_follows_from_records_is_neither(name: str) -> None:
         (topics.RESOURCES, {ResourcesMeasured, StreamEnded}),
     ],
 )
-def test_topic_takes_its_kinds_and_telemetry_an_end(name: str, kinds: set[type]) -> None:
+def test_topic_takes_its_kinds_and_one_of_the_writer_an_end(name: str, kinds: set[type]) -> None:
     assert set(kinds_of(name)) == kinds

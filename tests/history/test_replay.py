@@ -28,8 +28,8 @@ def test_each_epoch_s_digest_is_the_one_of_the_state_at_that_epoch(history: Hist
 
 def test_the_last_digest_is_the_one_of_the_whole_run(history: History) -> None:
     replay = Replay(history, awake, digests=True)
-    assert len(list(replay.frames())) == 224
-    assert replay.final() == (EPOCHS, 224, history.digest(), True)
+    assert len(list(replay.frames())) == 233
+    assert replay.final() == (EPOCHS, 233, history.digest(), True)
 
 
 def test_what_came_before_the_first_moment_is_folded_and_not_told(history: History) -> None:
@@ -78,9 +78,9 @@ def test_a_pause_in_the_run_is_cut_short(history: History) -> None:
 @pytest.mark.parametrize(
     ("first", "last", "message"),
     [
-        (0, None, "expected --from to be a moment from 1 to 224, got 0"),
-        (225, None, "expected --from to be a moment from 1 to 224, got 225"),
-        (None, 999, "expected --to to be a moment from 1 to 224, got 999"),
+        (0, None, "expected --from to be a moment from 1 to 233, got 0"),
+        (234, None, "expected --from to be a moment from 1 to 233, got 234"),
+        (None, 999, "expected --to to be a moment from 1 to 233, got 999"),
         (20, 10, "expected --from at or before --to, got 20 and 10"),
     ],
 )

@@ -214,9 +214,9 @@ def test_failing_while_catching_up_says_how_far_it_came() -> None:
     emitter = emitter_on(log, catch_up(log, Moment(6), "0001"))
     emitter.emit(command(2), epoch=2, step=4)
     emitter.fail("diverged", "at the second", where="epoch 2", epoch=2, step=4)
-    resumed, ended, failed = everything(log)[14:]
+    resumed, commands, measured, failed = everything(log)[14:]
     assert decode(resumed) == RunResumed(checkpoint="0001", caught_up_to=9, incarnation=2, environment_changes=())
-    assert kinds((ended, failed)) == [StreamEnded.KIND, RunFailed.KIND]
+    assert kinds((commands, measured, failed)) == [StreamEnded.KIND, StreamEnded.KIND, RunFailed.KIND]
     assert (failed.incarnation, failed.epoch, failed.step) == (2, 3, 6)
 
 
@@ -224,7 +224,7 @@ def test_an_execution_that_failed_far_behind_does_not_take_the_clocks_back() -> 
     log = cut(KILLED, 9)
     emitter = emitter_on(log, catch_up(log, None, None))
     emitter.fail("error", "a damaged checkpoint", where="epoch 0", epoch=0, step=0)
-    facts = [record for record in everything(log) if record.fact is not None]
+    facts = [record for record in everything(log) if record.fact is not None and record.type != StreamEnded.KIND]
     assert [record.epoch for record in facts] == sorted(record.epoch for record in facts)
 
 
@@ -268,7 +268,7 @@ def test_only_the_streams_that_did_not_end_are_ended_after_a_kill() -> None:
     log = cut(WHOLE, ended + 1)
     with resume(log) as emitter:
         end(emitter)
-    assert kinds(everything(log)[ended + 1 :]) == [RunResumed.KIND, RunFinished.KIND]
+    assert kinds(everything(log)[ended + 1 :]) == [RunResumed.KIND, StreamEnded.KIND, RunFinished.KIND]
 
 
 def test_changes_of_the_environment_stand_in_run_resumed() -> None:
@@ -303,3 +303,18 @@ def test_another_start_is_a_divergence_even_where_nothing_is_to_be_met_again() -
 )
 def test_the_first_difference_names_its_place(expected: JsonValue, got: JsonValue, difference: tuple[str, object, object] | None) -> None:
     assert first_difference(expected, got) == difference
+
+
+def test_a_stopped_run_ends_every_topic_the_run_s_own_last_and_goes_on_when_it_is_resumed() -> None:
+    log = cut(WHOLE, 10)  # Epoch 2 is done.
+    with emitter_on(log) as emitter:
+        emitter.stop(epoch=2, step=4)
+        emitter.stop(epoch=2, step=4)
+    assert [(record.type, record.topic) for record in everything(log)[10:]] == [
+        (StreamEnded.KIND, topic) for topic in (topics.COMMANDS, topics.STEPS, topics.RUN)
+    ]
+    with resume(log) as emitter:
+        assert not emitter.catching_up
+        train(emitter, 3)
+        end(emitter)
+    assert compared(log) == compared(WHOLE)

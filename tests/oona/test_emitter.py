@@ -19,7 +19,7 @@ from esper.oona.contract import RunWriter
 from esper.oona.emitter import Emitter
 from esper.oona.heads import Heads
 from tests.oona.memory import MemoryLog
-from tests.oona.samples import RUN, command, everything, finished, kinds, measure, pruned, steps, ticking
+from tests.oona.samples import RUN, command, everything, finished, kinds, measure, pruned, saved, steps, ticking
 
 NEVER_S = 1e6
 
@@ -251,27 +251,31 @@ def test_a_failing_run_ends_its_streams_and_says_why(log: RunWriter) -> None:
     measure(emitter, steps(3), epoch=0, step=3)
     emitter.fail("error", "ValueError: no", where="step 3", epoch=0, step=3)
     records = everything(log)
-    assert kinds(records) == [command(0).KIND, StepsMeasured.KIND, StreamEnded.KIND, RunFailed.KIND]
+    assert kinds(records) == [command(0).KIND, StepsMeasured.KIND, StreamEnded.KIND, StreamEnded.KIND, RunFailed.KIND]
     failed = decode(records[-1])
     assert isinstance(failed, RunFailed)
-    assert {tail.topic: tail.sequence for tail in failed.tails} == {topics.COMMANDS: 1, topics.STEPS: 2}
+    assert {tail.topic: tail.sequence for tail in failed.tails} == {topics.COMMANDS: 2, topics.STEPS: 2}
     with pytest.raises(RuleError, match="it has failed"):
         emitter.emit(command(1), epoch=0, step=3)
 
 
-def test_tails_end_every_telemetry_topic_once(log: RunWriter) -> None:
+def test_tails_end_every_topic_but_the_run_s_own_once(log: RunWriter) -> None:
     with emitter_on(log) as emitter:
+        emitter.emit(saved(0), epoch=0, step=0)
         emitter.emit(command(0), epoch=0, step=0)
         measure(emitter, steps(5), epoch=0, step=5)
         first = emitter.tails(epoch=1, step=6)
         again = emitter.tails(epoch=1, step=6)
     records = everything(log)
-    assert kinds(records) == [command(0).KIND, StepsMeasured.KIND, StreamEnded.KIND]
+    assert [(record.type, record.topic) for record in records[3:]] == [
+        (StreamEnded.KIND, topics.COMMANDS),
+        (StreamEnded.KIND, topics.STEPS),
+    ]
     assert decode(records[-1]) == StreamEnded(last_step=5)
     assert (records[-1].topic, records[-1].epoch, records[-1].step) == (topics.STEPS, 0, 5)
     assert first == again
     assert [(tail.topic, tail.sequence, tail.chain) for tail in first] == [
-        (record.topic, record.sequence, record.chain.hex()) for record in (records[0], records[2]) if record.chain is not None
+        (record.topic, record.sequence, record.chain.hex()) for record in (records[3], records[0], records[4]) if record.chain is not None
     ]
 
 

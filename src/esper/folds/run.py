@@ -1,8 +1,8 @@
 """The state of a run, folded from its facts in the order of their moments.
 
 The fold is total: a fact that does not fit the facts before it is taken at its word and described in `irregularities`; checks report those.
-Only a fact that this version cannot understand stops it (BlockedError), and the state before stays valid. Telemetry and derived events
-change nothing. Duplicates and gaps are handled by admission and `merge`, which stand before this.
+Only a fact that this version cannot understand stops it (BlockedError), and the state before stays valid. Telemetry, derived events and
+StreamEnded change nothing. Duplicates and gaps are handled by admission and `merge`, which stand before this.
 """
 
 from collections import Counter
@@ -38,6 +38,7 @@ from esper.events.kinds.run import (
     RunStarted,
     SamplesDropped,
     Site,
+    StreamEnded,
 )
 from esper.folds import control, seeds
 from esper.folds.control import Control, DecisionRow, Irregular, LastCommand
@@ -180,13 +181,13 @@ def initial(run: RunId) -> RunState:
 
 
 def step(state: RunState, record: Record) -> RunState:
-    """The state after `record`; the same object where it is telemetry or a derived event.
+    """The state after `record`; the same object where it is telemetry, a derived event, or the end of a topic.
 
     Raises BlockedError for a fact that cannot be understood, RuleError for a record of another run.
     """
     if record.run != state.run:
         raise RuleError(f"expected records of run {state.run}, got one of run {record.run} at moment {record.moment}")
-    if record.fact is None:
+    if record.fact is None or record.type == StreamEnded.KIND:
         return state
     event = _understood(record)
     here = replace(state, epoch=record.epoch, step=record.step, moment=record.moment, incarnation=record.incarnation)

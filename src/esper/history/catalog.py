@@ -111,10 +111,8 @@ def _from_log(directory: Directory, entry: RunEntry) -> Listed:
 
 
 def _last_epoch(log: RunLog) -> EpochCompleted | None:
-    last = log.last(1, frozenset({EPOCH}))
-    event = decode(last[0]) if last else None
-    assert event is None or isinstance(event, EpochCompleted)
-    return event
+    events = map(decode, reversed(log.last(2, frozenset({EPOCH}))))  # The newest record may be the topic's StreamEnded.
+    return next((event for event in events if isinstance(event, EpochCompleted)), None)
 
 
 def began(run: RunId) -> datetime | None:

@@ -17,7 +17,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, StreamEnded
 from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
 from esper.folds.control import DecisionRow
 from esper.folds.run import BlockedError, RunState, digest, initial, step
@@ -152,9 +152,9 @@ class History:
     def frame(self, topic: str) -> list[dict[str, object]]:
         """`topic` as flat rows for a data frame: one a record, one a measured step or seed where a record holds columns.
 
-        `pandas.DataFrame(history.frame(topic))` is a table. Coordinates stand first; what was not measured is None.
+        `pandas.DataFrame(history.frame(topic))` is a table. Coordinates stand first; what was not measured is None. StreamEnded has no row.
         """
-        return [row for record, event in self.events(topic) for row in rows_of(record, event)]
+        return [row for record, event in self.events(topic) if not isinstance(event, StreamEnded) for row in rows_of(record, event)]
 
     @property
     def end(self) -> int:

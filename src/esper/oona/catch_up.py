@@ -2,8 +2,8 @@
 
 A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must be the one that the log has at that
 place: the same topic, type, epoch and step, and the same comparison form (payload without volatile fields). Ids need no translation here,
-because `Emitter.emit` answers with the logged id. RunResumed, SamplesDropped and RunFailed stand outside: they depend on how fast the
-machine was, or are what the resume gets over.
+because `Emitter.emit` answers with the logged id. RunResumed, SamplesDropped, StreamEnded and RunFailed stand outside: they depend on
+how fast the machine was, or are what the resume gets over.
 
 RunStarted is compared at every resume, from whichever checkpoint: where no fact is to be met again, nothing else would notice other data
 or settings. In it code, packages and hardware are not compared: their changes stand in RunResumed.
@@ -18,11 +18,11 @@ from esper.events.codec import decode, decode_as
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
-from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped
+from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded
 from esper.events.topics import FACTS
 from esper.oona.contract import Log, records_of
 
-OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, RunFailed.KIND})
+OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
 
 

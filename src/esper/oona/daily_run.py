@@ -15,8 +15,8 @@ from esper.events.envelope import RunId
 from esper.events.fields import Event
 from esper.oona.appender import Item, append_items
 from esper.oona.directory import Directory
-from esper.oona.last_words import end_streams
 from esper.oona.lock import holder_of
+from esper.oona.run_end import stream_ends
 from esper.oona.run_log import FILE, LOCK, RunLog
 
 
@@ -99,5 +99,5 @@ class DailyRun:
                 continue
 
     def _end(self, log: RunLog) -> None:
-        for name, _, event in end_streams(log.heads()):
+        for name, _, event in stream_ends(log.heads()):
             append_items(log, [self._item(event, name, log.heads().moment + 1)])

@@ -24,7 +24,7 @@ from esper.events.kinds.telemetry import Doing, Heartbeat
 from esper.oona.appender import Item, Telemetry
 from esper.oona.catch_up import CatchUp
 from esper.oona.contract import RunWriter
-from esper.oona.last_words import FailureKind, end_streams, record_failure
+from esper.oona.run_end import FailureKind, record_failure, stream_ends
 from esper.oona.writer import Clock, Writer
 
 CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
@@ -164,7 +164,15 @@ class Emitter:
         self._writer.doing = what
 
     def tails(self, *, epoch: int, step: int) -> tuple[Tail, ...]:
-        """Every topic's last sequence and chain, for RunFinished. Ends the heartbeats and every telemetry topic, and commits."""
+        """Every topic's last sequence and chain, for RunFinished. Ends the heartbeats and every topic but the run's own, and commits."""
+        self._end_streams(epoch, step, stopped=False)
+        return self._log.heads().tails()
+
+    def stop(self, *, epoch: int, step: int) -> None:
+        """Ends the heartbeats and every topic with StreamEnded, durably: the run is stopped on purpose and may be resumed."""
+        self._end_streams(epoch, step, stopped=True)
+
+    def _end_streams(self, epoch: int, step: int, *, stopped: bool) -> None:
         if threading.get_ident() != self._owner:
             self._refuse_caller()
         self._writer.beat(False)
@@ -173,16 +181,15 @@ class Emitter:
         if not self.catching_up:
             self._report_dropped(epoch, step)
             self.commit()
-            for name, clocks, event in end_streams(self._log.heads()):
+            for name, clocks, event in stream_ends(self._log.heads(), stopped=stopped):
                 self._put(event, self._stream(name), *clocks)
         self.commit()
-        return self._log.heads().tails()
 
     def fail(self, kind: FailureKind, error: str, *, where: str, epoch: int, step: int) -> None:
         """Ends the run with RunFailed, durably, whatever state the log is in; nothing can be emitted afterwards.
 
         What the writer could not write is given up (it was never acknowledged). The reserve is freed first: whatever failed, the disk may
-        be full. Also ends the telemetry topics, and writes RunResumed before, where a resumed run has not said it yet. Raises LogError when
+        be full. Also ends every other topic, and writes RunResumed before, where a resumed run has not said it yet. Raises LogError when
         even that cannot be written.
         """
         if threading.get_ident() != self._owner:

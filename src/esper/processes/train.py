@@ -41,7 +41,7 @@ from esper.oona.catch_up import DivergedError, catch_up
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
-from esper.oona.last_words import FailureKind
+from esper.oona.run_end import FailureKind
 from esper.oona.run_log import RunLog
 from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
@@ -265,7 +265,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
             training.begun = True
             metrics = training.finish(training.trainer.train())
         except Interrupted:
-            training.end_streams()
+            training.stop()
             raise
         except BaseException as error:
             training.fail(error)
@@ -382,9 +382,9 @@ class _Training:
         self._emitter.commit()
         return finished.metrics
 
-    def end_streams(self) -> None:
-        """Ends every stream of telemetry, by which observers see that the training was stopped on purpose. On disk when it returns."""
-        self._emitter.tails(**self._at)
+    def stop(self) -> None:
+        """Ends every topic, by which observers see that the training was stopped on purpose. On disk when it returns."""
+        self._emitter.stop(**self._at)
 
     def fail(self, error: BaseException) -> None:
         """Records RunFailed; the run stays unsealed and may be resumed. A run that has finished stays finished."""

@@ -18,13 +18,13 @@ from tests.synthetic import RUN, started, ticking, write_run
 
 def test_every_record_is_a_line(esper: Esper) -> None:
     said = esper("log", "latest")
-    assert len(said.lines) == 1 + 224
+    assert len(said.lines) == 1 + 233
     assert said.lines[0].split()[:3] == ["moment", "epoch", "step"]
 
 
 def test_a_part_of_a_topic_s_name_is_enough(esper: Esper) -> None:
     said = esper("log", "latest", "--topic", "decisions")
-    assert {line.split()[4] for line in said.lines[1:]} == {"decision.made"}
+    assert {line.split()[4] for line in said.lines[1:]} == {"decision.made", "stream.ended"}
 
 
 def test_the_last_word_of_a_topic_s_name_is_enough_though_another_has_it_within(esper: Esper) -> None:
@@ -36,7 +36,7 @@ def test_several_topics_come_in_the_order_of_the_log(esper: Esper) -> None:
     said = esper("log", "latest", "--topic", "decisions", "--topic", "outcomes")
     moments = [int(line.split()[0]) for line in said.lines[1:]]
     assert moments == sorted(moments)
-    assert {line.split()[4].partition(".")[0] for line in said.lines[1:]} == {"decision", "command"}
+    assert {line.split()[4].partition(".")[0] for line in said.lines[1:]} == {"decision", "command", "stream"}
 
 
 def test_a_pipe_gets_the_whole_of_what_was_said(esper: Esper) -> None:
@@ -52,7 +52,7 @@ def test_json_lines_are_the_payloads_as_they_were_written(esper: Esper, syntheti
 
 
 def test_following_a_run_that_ended_ends(esper: Esper) -> None:
-    assert len(esper("log", "latest", "--follow").lines) == 1 + 224
+    assert len(esper("log", "latest", "--follow").lines) == 1 + 233
 
 
 def test_following_a_run_that_nobody_writes_says_so(esper: Esper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_nothing_recorded_yet_is_said(esper: Esper) -> None:
 
 def test_json_holds_the_whole_state_as_one_object(esper: Esper) -> None:
     shown = json.loads(esper("show", "latest", "--json").out)
-    assert (shown["run"], shown["moment"], shown["status"]) == (RUN, 224, "finished")
+    assert (shown["run"], shown["moment"], shown["status"]) == (RUN, 233, "finished")
     assert len(shown["seeds"]) == 6
     assert [decided["rule"] for decided in shown["decisions"] if decided["fate"] == "refused"] == ["urgency", "cap", "finite"]
 

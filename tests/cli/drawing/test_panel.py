@@ -45,7 +45,7 @@ def test_losses_come_with_the_best_the_curve_and_the_wait_for_data(synthetic_log
 
 def test_what_was_lost_and_rolled_back_is_shown(synthetic_log: Path) -> None:
     lines = at_epoch(synthetic_log, 14)
-    assert lines[2].startswith(" log   224 records on disk · 3 lost · 1 rolled back")
+    assert lines[2].startswith(" log   233 records on disk · 3 lost · 1 rolled back")
     assert lines[2].endswith("checkpoint epoch-000012 · e79fb061")
 
 

@@ -9,7 +9,6 @@ from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
-from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.kinds.telemetry import ResourcesMeasured, StepColumns, StepsMeasured
 from esper.folds.admit import Apply, Expired, Guard, admit
 from esper.folds.monitoring import topic as stream
@@ -58,9 +57,6 @@ class Host:
         self.guard = verdict.guard
         event = decode(record)
         self._step(record.topic, record, event)
-        if isinstance(event, RunFinished | RunFailed):
-            for topic in sorted(filter(stream.ended_by_run, self.states)):
-                self._step(topic, record, event)
 
     def _step(self, topic: str, record: Record, event: Event) -> None:
         state = self.states.get(topic, stream.initial(topic))

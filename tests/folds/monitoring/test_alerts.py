@@ -11,7 +11,7 @@ from esper.events.fields import Event
 from esper.events.kinds.kernels import KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertResolved, AnomalyDetected
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, SamplesDropped, StreamEnded
+from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.folds.monitoring.alerts import AlertSettings, AlertState, Seen, step
 from esper.folds.monitoring.rules import AnomalySource, Pairs, Rule
@@ -345,14 +345,12 @@ def test_what_an_event_rule_does_not_ask_for_is_not_counted() -> None:
     assert changes(CULLS, (0, culled("a")), (1, grown), (2, grown), (3, culled("a"))) == []
 
 
-def test_the_end_of_the_run_resolves_alerts_on_its_other_facts_with_ids_of_their_own() -> None:
-    end = RunFinished(metrics={}, model_digest="ab" * 32, parameters=1, stopped_early=False, tails=())
-    host = Host(watching(CULLS + LOSS.replace("telemetry.training.steps", "system.events.epoch").replace('"loss"\nab', '"train.loss"\nab')))
-    writer = TimedWriter()
+def test_the_end_of_a_topic_of_facts_resolves_its_alerts_and_forgets_what_was_counted() -> None:
+    host, writer = Host(watching(CULLS)), TimedWriter()
     host.take_all(spoken(writer, [(second, culled("a")) for second in range(3)]))
-    host.take(writer.at(9, end))
+    host.take(writer.at(9, StreamEnded(last_step=1), topics.LIFECYCLE))
+    host.take_all(spoken(writer, [(second, culled("a")) for second in (10, 11)]))
     assert host.changes == [("culls", "firing"), ("culls", "resolved")]
-    assert len({record.id for record in host.derived}) == len(host.derived)
 
 
 def test_an_alert_of_a_rule_that_is_gone_is_resolved_by_the_next_record() -> None:

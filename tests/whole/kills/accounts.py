@@ -1,7 +1,7 @@
 """What a run's log says, held against what was acknowledged and against the run that was never killed.
 
 Facts are compared by their place and their comparison form, ids in them resolved to topic and ordinal among comparable records. RunResumed,
-SamplesDropped and RunFailed stand outside; so do heartbeats, which a clock writes, and a failed life's StreamEnded.
+SamplesDropped and RunFailed stand outside; so do heartbeats, which a clock writes, and every StreamEnded but a finished run's last ones.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from esper.events.digests import comparison_form, to_json
 from esper.events.envelope import EventId, Record
 from esper.events.kinds.control import Command, CommandApplied
 from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import CheckpointPruned, RunFailed, RunResumed, RunRolledBack, RunStarted, StreamEnded
+from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.folds.run import fold
 from esper.oona.catch_up import OUTSIDE
@@ -126,10 +126,11 @@ def comparables(records: tuple[Record, ...]) -> tuple[tuple[Comparable, ...], tu
     ordinals: Counter[str] = Counter()
     facts: list[Comparable] = []
     telemetry: list[Comparable] = []
-    last = {record.topic: record.id for record in records}
+    finished = bool(records) and records[-1].type == RunFinished.KIND
+    ends = {record.topic: record.id for record in records if finished}
     for record in records:
-        went_on = record.type == StreamEnded.KIND and last[record.topic] != record.id
-        if record.type in OUTSIDE or record.type == Heartbeat.KIND or went_on:
+        outside = ends.get(record.topic) != record.id if record.type == StreamEnded.KIND else record.type in OUTSIDE
+        if outside or record.type == Heartbeat.KIND:
             names[record.id] = record.type
             continue
         ordinals[record.topic] += 1

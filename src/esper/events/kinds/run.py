@@ -186,7 +186,11 @@ class RunFailed(Event, kind="esper.run.failed.v1", topic=topics.RUN):
 
 
 class StreamEnded(Event, kind="esper.stream.ended.v1", topic="*"):
-    """The last record of a telemetry topic before the run ends: closes its windows and resolves its alerts. Stands in any such topic."""
+    """The last record of a topic before the run ends: closes its windows and resolves its alerts.
+
+    Stands in every topic of facts or telemetry, once a run finishes, fails or is stopped. The run's own topic has one only where the run
+    is stopped: it ends with RunFinished or RunFailed. A resumed run goes on after it.
+    """
 
     last_step: Count
     """The last step in the topic."""

@@ -24,7 +24,6 @@ from esper.events.digests import canonical
 from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, written_time
 from esper.events.fields import Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
-from esper.events.kinds.run import RunFailed, RunFinished
 from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Stream, admit
 from esper.folds.monitoring import silence
 from esper.folds.monitoring import topic as stream
@@ -82,7 +81,7 @@ class Watch:
         if record.moment >= self._anchor.moment:  # What was blocked comes behind others that were written after it.
             self._anchor = _Anchor(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
         self.silence = silence.heard(self.silence, record, event)
-        return self._followed(record, event, missing)
+        return self._stepped(record.topic, record, event, missing)
 
     def says(self, event: Event, identity: EventId, time: datetime) -> tuple[Record, ...]:
         """The observer's own record of `event`, caused by the last record that was taken, and what follows from it."""
@@ -150,14 +149,6 @@ class Watch:
         blocked = frozenset(self.blocked) | ({topics.RUN} if self.unreadable else set())
         self.blocked, self.unreadable = {}, False
         return blocked
-
-    def _followed(self, record: Record, event: Event, missing: int) -> tuple[Record, ...]:
-        found = [*self._stepped(record.topic, record, event, missing)]
-        if isinstance(event, RunFinished | RunFailed):
-            for topic in sorted(self._states):
-                if topic != record.topic and stream.ended_by_run(topic):
-                    found += self._stepped(topic, record, event)
-        return tuple(found)
 
     def _stepped(self, topic: str, record: Record, event: Event, missing: int = 0) -> tuple[Record, ...]:
         if topic not in self.settings.watched and topic not in self._states:  # What is known may hold alerts of rules that are gone.

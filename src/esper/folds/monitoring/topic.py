@@ -4,9 +4,8 @@ A host keeps one `TopicState` for each (run, topic) that `watched` names, and ha
 What comes out depends on nothing else: not on how records were grouped, nor on when the state was saved and loaded again, and made again it
 is the same, to the ids (`derived`). Records that the observer itself says of a run go through the state of their own topic in the same way.
 
-Where a topic ends: a telemetry topic with its StreamEnded. A topic of facts has no such record, so a host hands RunFinished and RunFailed
-to the states of the run's other topics of facts too (`ended_by_run`), behind all that was said before. After its end a state is as at
-first, so that a resumed run begins anew.
+A topic ends with its StreamEnded, the run's own also with RunFinished or RunFailed. After its end a state is as at first, so that a resumed
+run begins anew.
 """
 
 import json
@@ -18,7 +17,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from esper.errors import DataError, RuleError
-from esper.events import topics
 from esper.events.codec import encode
 from esper.events.digests import derived_id, digest_of, to_json
 from esper.events.envelope import MICROSECOND, SINCE, Record
@@ -99,20 +97,15 @@ def initial(topic: str) -> TopicState:
     return TopicState(topic)
 
 
-def ended_by_run(topic: str) -> bool:
-    """True for a topic that the run's end ends: facts of the trainer, but for the topic where the end itself stands."""
-    return topic != topics.RUN and topic in topics.FACTS
-
-
 def step(
     state: TopicState, record: Record, event: Event, settings: WatchSettings, missing: int = 0
 ) -> tuple[TopicState, tuple[Derivation, ...]]:
     """`state` after `record`, which holds `event`, and what follows from it; so many records of telemetry before it are `missing`.
 
-    Raises RuleError for a record of another topic, unless it is the run's end and the topic ends with it.
+    Raises RuleError for a record of another topic.
     """
     ends = isinstance(event, StreamEnded | RunFinished | RunFailed)
-    if record.topic != state.topic and not (ends and ended_by_run(state.topic)):
+    if record.topic != state.topic:
         raise RuleError(f"expected records of topic {state.topic}, got {record.type} of topic {record.topic}, run {record.run}")
     topic, time_us = state.topic, (record.time - SINCE) // MICROSECOND
     read = readings(event) if topic in METRICS else None
@@ -131,9 +124,7 @@ def step(
     alerted, changes = alerts.step(state.alerts, rules, seen, settings.alerts)
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), settings, made)
     made.append(("alerts", changes))
-    # The end of a run stands in the states of many topics: its id alone would give what they derive from it the same ids.
-    suffix = "" if record.topic == topic else f".{topic}"
-    derivations = tuple(Derivation(rule + suffix, RULE_VERSIONS[rule], one) for rule, events in made for one in events)
+    derivations = tuple(Derivation(rule, RULE_VERSIONS[rule], one) for rule, events in made for one in events)
     return (replace(initial(topic), alerts=state.alerts) if ends else state), derivations
 
 

@@ -1,4 +1,4 @@
-"""How a run's log ends: StreamEnded in every telemetry topic, the tails, and RunFailed when nothing else can be said any more."""
+"""The end of a run's log: a StreamEnded in every topic, then RunFailed where the run failed."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -15,13 +15,14 @@ from esper.oona.heads import Heads
 FailureKind = Literal["error", "diverged", "rollbacks", "log"]
 
 
-def end_streams(heads: Heads) -> Iterator[tuple[str, tuple[int, int], StreamEnded]]:
-    """The StreamEnded that each telemetry topic in use still lacks, with the epoch and step to write it at: those of its last record.
+def stream_ends(heads: Heads, *, stopped: bool = False) -> Iterator[tuple[str, tuple[int, int], StreamEnded]]:
+    """The missing StreamEnded of each topic in use, with the epoch and step of the topic's last record.
 
-    Not those that training has reached: what was measured in between and not written yet comes again when the run is resumed.
+    The run's own topic ends with RunFinished or RunFailed; only where the run is `stopped` it has a StreamEnded, the last of them. The
+    epoch and step that training has reached are not used: records of earlier steps may follow when the run is resumed.
     """
-    for name, head in sorted(heads.topics.items()):
-        if topics.is_telemetry(name) and not head.ended:
+    for name, head in sorted(heads.topics.items(), key=lambda item: (item[0] == topics.RUN, item[0])):
+        if not head.ended and (stopped or name != topics.RUN):
             yield name, (head.epoch, head.step), StreamEnded(last_step=head.step)
 
 
@@ -46,7 +47,7 @@ def record_failure(
         resumed = catch_up.resumed(log.heads().incarnation + 1)
         _say(log, clock, topics.RUN, resumed, incarnation=resumed.incarnation, **here)
     incarnation = log.heads().incarnation
-    for name, (reached, last_step), ended in end_streams(log.heads()):
+    for name, (reached, last_step), ended in stream_ends(log.heads()):
         _say(log, clock, name, ended, incarnation=incarnation, epoch=reached, step=last_step)
     failed = RunFailed(kind=kind, error=error, where=where, tails=log.heads().tails())
     _say(log, clock, topics.RUN, failed, incarnation=incarnation, **here)
