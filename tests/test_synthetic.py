@@ -12,7 +12,7 @@ from tests.synthetic import FIRST, RUN, SECOND, write_run
 
 def test_every_chain_and_number_of_the_run_is_right(synthetic_log: Path) -> None:
     with Directory(synthetic_log).open(RUN) as log:
-        assert log.heads().moment == 224
+        assert log.heads().moment == 233
 
 
 def test_the_gate_itself_refuses_what_the_run_is_to_be_refused(history: History) -> None:

@@ -116,7 +116,7 @@ def test_a_window_without_a_number_says_so(watched: Client) -> None:
 def test_own_and_derived_topics_come_in_one_page(watched: Client) -> None:
     topics = "topic=observability.anomalies&topic=system.events.epoch"
     page = watched.get(f"/api/v1/runs/latest/events?limit=1000&{topics}").json
-    assert [event["topic"] for event in page["events"]] == ["system.events.epoch"] * 13 + ["observability.anomalies"] * 2
+    assert [event["topic"] for event in page["events"]] == ["system.events.epoch"] * 14 + ["observability.anomalies"] * 2
     assert "etag" not in watched.get(f"/api/v1/runs/latest/events?{topics}").headers
 
 
