@@ -42,7 +42,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
 from esper.folds.monitoring.detectors.detect import DetectorSettings, DetectorState, detect, from_form, initial, to_form
-from esper.folds.monitoring.measurements import readings
+from esper.folds.monitoring.measurements import measurements_of
 from esper.folds.monitoring.topic import RULE_VERSIONS
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, fresh_run_id, run_settings, train
@@ -80,7 +80,7 @@ class Finding:
 
 
 @dataclass
-class Judged:
+class Condition:
     """What came of a case: the fault's step, the run's last, what detectors announced, and what peers did, by peer."""
 
     case: Case
@@ -182,13 +182,13 @@ def _train(training: Training, case: Case, directory: Directory, run: RunId) -> 
 # Judging
 
 
-def _judge(case: Case, folder: Path) -> Judged:
+def _judge(case: Case, folder: Path) -> Condition:
     records, at = _record(case, folder)
     watched = [record for record in records if record.topic in WATCHED]
     found, ids, us = _detected(watched, again=False)
     _, ids_again, _ = _detected(watched, again=True)
-    judged = Judged(case, at, watched[-1].step, found, _grafts(records), same_ids=ids == ids_again, us_per_record=us)
-    measured = [Measured(one.topic, one.step, read) for one in watched if (read := readings(codec.decode(one))) is not None]
+    judged = Condition(case, at, watched[-1].step, found, _grafts(records), same_ids=ids == ids_again, us_per_record=us)
+    measured = [Measured(one.topic, one.step, read) for one in watched if (read := measurements_of(codec.decode(one))) is not None]
     for name, peer in (("threshold", beyond_threshold), ("z_score", beyond_three_sigma)):
         for detector in peers.SHOWN:
             judged.peers[f"{name}.{detector}"] = peers.alarms(measured, detector, peer)
@@ -221,7 +221,7 @@ def _grafts(records: list[Record]) -> list[int]:
 # Results
 
 
-def _results(judged: list[Judged]) -> dict[str, dict[str, object]]:
+def _results(judged: list[Condition]) -> dict[str, dict[str, object]]:
     kinds = [kind for kind in FAULTS if any(one.case.kind == kind for one in judged)]
     ours = {kind: _scores(judged, kind, "detectors") for kind in kinds}
     results: dict[str, dict[str, object]] = {kind: dict(scores) for kind, scores in ours.items()}
@@ -270,7 +270,7 @@ def _cost_of_seeds(count: int) -> dict[str, object]:
     return {"us_per_health_record": round(median(us), 1), "state_bytes": len(json.dumps(to_form(state)))}
 
 
-def _scores(judged: list[Judged], kind: str, name: str) -> dict[str, float | None]:
+def _scores(judged: list[Condition], kind: str, name: str) -> dict[str, float | None]:
     detector, horizon = FAULTS[kind].detector, FAULTS[kind].horizon
     faulty = [one for one in judged if one.case.kind == kind]
     clean = {(one.case.training, one.case.rng_seed): one for one in judged if one.case.kind == CLEAN}
@@ -289,13 +289,13 @@ def _scores(judged: list[Judged], kind: str, name: str) -> dict[str, float | Non
     }
 
 
-def _steps(one: Judged, name: str, detector: str) -> list[int]:
+def _steps(one: Condition, name: str, detector: str) -> list[int]:
     if name == "detectors":
         return [finding.step for finding in one.found if finding.detector == detector]
     return one.peers[f"{name}.{detector}"]
 
 
-def _by_chance(pairs: list[tuple[Judged, Judged]], detector: str, horizon: int) -> dict[str, float | None]:
+def _by_chance(pairs: list[tuple[Condition, Condition]], detector: str, horizon: int) -> dict[str, float | None]:
     """As many alarms as the detector gave in the two runs of a pair, anywhere in the faulty one; means over many draws."""
     random = np.random.default_rng(len(pairs) + horizon)
     hits, false = 0, 0

@@ -32,7 +32,7 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertSuppressed
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.observer.observer import Observer, ObserverSettings
 from esper.oona.directory import Directory
@@ -119,7 +119,7 @@ def observed_once(log: Path, again: Path) -> None:
     """The same runs, observed by an observer that nobody kills and that tells nobody."""
     for run in Directory(log).names():
         shutil.copytree(log / run, again / run, ignore=shutil.ignore_patterns("observed*", "checkpoints"))
-    settings = ObserverSettings(watch=WatchSettings(rules=builtin_rules()))
+    settings = ObserverSettings(watch=MonitorSettings(rules=builtin_rules()))
     with Observer(Directory(again), settings, now=lambda: datetime.now(UTC), from_start=True, report=print) as once:
         while once.turn(0.0):
             pass

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from esper.events import topics
-from esper.folds.monitoring.measurements import FloatArray, Readings
+from esper.folds.monitoring.measurements import FloatArray, Measurements
 
 WINDOW = 64
 SHOWN: dict[str, tuple[str, str]] = {
@@ -33,7 +33,7 @@ class Measured(NamedTuple):
 
     topic: str
     step: int
-    read: Readings
+    read: Measurements
 
 
 Judge = Callable[[float, "deque[float]"], bool]
@@ -78,7 +78,7 @@ def alarms(records: Iterable[Measured], detector: str, peer: Callable[[str], Jud
     return found
 
 
-def _values(read: Readings, metric: str) -> list[tuple[object, float]]:
+def _values(read: Measurements, metric: str) -> list[tuple[object, float]]:
     column, measured = read.columns[metric], read.measured[metric]
     rows = [None] * len(column) if read.sites is None or read.seeds is None else list(zip(read.sites, read.seeds, strict=True))
     return [(row, float(value)) for row, value, known in zip(rows, column, measured, strict=True) if known]

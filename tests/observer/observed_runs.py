@@ -15,7 +15,7 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertResolved
 from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.silence import SilenceSettings
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.observer.observer import Delivers, Observer, ObserverSettings, Outcomes
 from esper.oona.directory import Directory
@@ -25,8 +25,8 @@ from esper.oona.run_log import RunLog
 
 NOW = datetime(2026, 3, 1, 13, 0, tzinfo=UTC)
 NEVER = SilenceSettings(dead_after_s=1e9, idle_after_s=1e9)
-SETTINGS = ObserverSettings(watch=WatchSettings(silence=NEVER, rules=builtin_rules()), tick_s=0.0)
-HEARING = replace(SETTINGS, watch=WatchSettings(rules=builtin_rules()))
+SETTINGS = ObserverSettings(watch=MonitorSettings(silence=NEVER, rules=builtin_rules()), tick_s=0.0)
+HEARING = replace(SETTINGS, watch=MonitorSettings(rules=builtin_rules()))
 """The same, but silence is judged."""
 
 

@@ -9,7 +9,7 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.observability import ObserverStarted, WindowAggregated
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.observer.build import RULES, observer_maker, rebuild, watching_of
 from esper.observer.observer import ObserverSettings
@@ -24,7 +24,7 @@ FIRST = replace(SETTINGS, watch=SETTINGS.watch.model_copy(update={"windows": Win
 def changed(growing: Growing) -> ObserverSettings:
     """The usual settings, but for what `alerts.toml` in the log says."""
     (growing.directory.path / RULES).write_text(TABLES)
-    watch: WatchSettings = watching_of(growing.directory)
+    watch: MonitorSettings = watching_of(growing.directory)
     return replace(SETTINGS, watch=watch.model_copy(update={"silence": SETTINGS.watch.silence}))
 
 

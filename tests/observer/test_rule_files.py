@@ -8,7 +8,7 @@ from esper.errors import SettingsError
 from esper.events import topics
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Limit, MetricSource, Rule
 from esper.folds.monitoring.silence import SilenceSettings
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.folds.monitoring.trends import TrendSettings
 from esper.observer.rule_files import changed_settings, parse_rules, parse_watching
 
@@ -114,7 +114,7 @@ def test_what_a_table_does_not_give_is_as_built_in() -> None:
         ("detectors.spike_spreads", 8.0, 5.5),
     )
     assert settings.silence == SilenceSettings()
-    assert parse_watching("", "mine.toml") == WatchSettings()
+    assert parse_watching("", "mine.toml") == MonitorSettings()
 
 
 def test_with_a_detector_its_built_in_rules_are_off() -> None:

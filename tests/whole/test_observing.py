@@ -18,7 +18,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertFiring, RunHeardAgain, RunWentSilent
 from esper.events.topics import OBSERVERS
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.observer.leader import observer_of
 from esper.observer.observer import Observer, ObserverSettings
@@ -98,7 +98,7 @@ def test_an_observer_killed_again_and_again_derives_what_one_that_was_not_derive
     started.esper("observe")
     waited_for(lambda: is_settled(started.log / run))
     shutil.copytree(started.log / run, tmp_path / "again" / run, ignore=shutil.ignore_patterns("observed*"))
-    settings = ObserverSettings(watch=WatchSettings(rules=builtin_rules()))
+    settings = ObserverSettings(watch=MonitorSettings(rules=builtin_rules()))
     with Observer(Directory(tmp_path / "again"), settings, now=lambda: datetime.now(UTC), report=print) as once:
         while once.turn(0.0):
             pass

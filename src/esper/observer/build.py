@@ -13,7 +13,7 @@ from esper.events.envelope import RunId
 from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.rules import Rule
 from esper.folds.monitoring.run import Watch, fold
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.delivery.settings import delivery_settings
 from esper.observer.leader import LEAVE_AFTER_S, LOCK, serve
@@ -33,7 +33,7 @@ def builtin_rules() -> tuple[Rule, ...]:
     return parse_rules(files("esper.observer").joinpath("builtin.toml").read_text(), "builtin.toml")
 
 
-def watching_of(directory: Directory, path: Path | None = None) -> WatchSettings:
+def watching_of(directory: Directory, path: Path | None = None) -> MonitorSettings:
     """How the runs of `directory` are watched, and by which rules: as built in, with what `path`, or `alerts.toml` in it, says.
 
     Raises SettingsError, with the line, for the first mistake.
@@ -132,7 +132,7 @@ def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iter
         lock.release()
 
 
-def _rebuilt(directory: Directory, run: RunId, unnamed: WatchSettings) -> Rebuilt:
+def _rebuilt(directory: Directory, run: RunId, unnamed: MonitorSettings) -> Rebuilt:
     """`unnamed` are the settings where no observer named any that this version knows."""
     folder = directory.path / run
     settled = is_settled(folder)

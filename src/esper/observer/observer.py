@@ -33,7 +33,7 @@ from esper.events.kinds.observability import (
     ObserverStarted,
 )
 from esper.folds.monitoring.run import Watch, fold, own_id
-from esper.folds.monitoring.topic import RULE_VERSIONS, WatchSettings
+from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
 from esper.oona import seal
 from esper.oona.contract import START, Position, records_between
 from esper.oona.directory import Directory
@@ -63,7 +63,7 @@ class Delivers(Protocol):
 class ObserverSettings:
     """How a directory is observed."""
 
-    watch: WatchSettings = field(default_factory=WatchSettings)
+    watch: MonitorSettings = field(default_factory=MonitorSettings)
     state_every_s: float = 2.0
     """How often the state of a run is saved: what a successor has to fold again at most."""
     tick_s: float = 1.0
@@ -389,7 +389,7 @@ def _derived_to(folder: Path, run: RunId) -> Position:
         return observed.saved().derived_to
 
 
-def _started(settings: WatchSettings) -> ObserverStarted:
+def _started(settings: MonitorSettings) -> ObserverStarted:
     written = to_json(settings)
     assert isinstance(written, dict), "settings are written as an object"
     return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)

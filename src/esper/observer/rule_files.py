@@ -1,7 +1,7 @@
 """Rule files: how runs are watched, and by which alert rules, written as TOML. A file with a mistake is refused with its line and the
 reason, before anything starts.
 
-One table for each part of `WatchSettings`; its keys are that part's. One `[[rule]]` table a rule; its keys are the fields of `_Written`.
+One table for each part of `MonitorSettings`; its keys are that part's. One `[[rule]]` table a rule; its keys are the fields of `_Written`.
 `off` names built-in rules that are not to be used; a rule of the same name may then be written anew. Checked is everything that can be:
 settings, names of topics, metrics, detectors, event kinds and their fields.
 """
@@ -34,7 +34,7 @@ from esper.folds.monitoring.rules import (
     template_fields,
 )
 from esper.folds.monitoring.silence import SilenceSettings
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.folds.monitoring.trends import TrendSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.settings import KeyPath, TomlFile
@@ -78,7 +78,7 @@ class _Written(BaseModel):
 KEYS = tuple(field.alias or name for name, field in _Written.model_fields.items())
 """What may stand in a [[rule]] table."""
 
-TABLES: Mapping[str, Part] = {name: part for name, part in WatchSettings() if isinstance(part, Part)}
+TABLES: Mapping[str, Part] = {name: part for name, part in MonitorSettings() if isinstance(part, Part)}
 """What may stand beside rules, with what holds where it does not."""
 
 
@@ -95,7 +95,7 @@ class _File(BaseModel):
     rule: tuple[_Written, ...] = ()
 
 
-def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> WatchSettings:
+def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> MonitorSettings:
     """How `text` says that runs are watched; `where` names it in errors. What it does not give is as built in.
 
     The rules in force are those of `builtin` that `text` does not switch off, by name or with their detector, then its own. Raises
@@ -104,7 +104,7 @@ def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> Watch
     file = TomlFile(text, where)
     written = file.table(_File)
     parts = {name: getattr(written, name) for name in TABLES}
-    return WatchSettings(**parts, rules=_rules(file, written, builtin))
+    return MonitorSettings(**parts, rules=_rules(file, written, builtin))
 
 
 class Changed(NamedTuple):
@@ -115,7 +115,7 @@ class Changed(NamedTuple):
     builtin: object
 
 
-def changed_settings(settings: WatchSettings) -> tuple[Changed, ...]:
+def changed_settings(settings: MonitorSettings) -> tuple[Changed, ...]:
     """The settings that are not as built in, by their names in a rule file, like `windows.length_s`."""
     return tuple(
         Changed(f"{table}.{key}", getattr(getattr(settings, table), key), value)

@@ -12,7 +12,7 @@ from esper.events.kinds.observability import AlertFiring, AlertPending, AlertRes
 from esper.events.kinds.telemetry import ResourcesMeasured, StepColumns, StepsMeasured
 from esper.folds.admit import Apply, Expired, Guard, admit
 from esper.folds.monitoring import topic as stream
-from esper.folds.monitoring.topic import TopicState, WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings, TopicState
 from esper.observer.rule_files import parse_rules
 from tests.folds.histories import START, Writer
 
@@ -34,7 +34,7 @@ class TimedWriter(Writer):
 class Host:
     """What an observer does with one run: admit, step, keep what was derived; with `saving`, through its saved form at every record."""
 
-    settings: WatchSettings
+    settings: MonitorSettings
     saving: bool = False
     guard: Guard = field(default_factory=Guard.start)
     states: dict[str, TopicState] = field(default_factory=dict)
@@ -77,9 +77,9 @@ class Host:
         return [(alert.rule, type(alert).__name__.removeprefix("Alert").lower()) for alert in self.alerts]
 
 
-def watching(rules: str) -> WatchSettings:
+def watching(rules: str) -> MonitorSettings:
     """Settings with rules written as TOML."""
-    return WatchSettings(rules=parse_rules(rules, "rules.toml"))
+    return MonitorSettings(rules=parse_rules(rules, "rules.toml"))
 
 
 def losses(*values: float | None, step: int = 1) -> StepsMeasured:

@@ -13,9 +13,9 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertResolved, AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.folds.monitoring.alerts import AlertSettings, AlertState, Seen, step
-from esper.folds.monitoring.rules import AnomalySource, Pairs, Rule
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.alerts import AlertSettings, AlertState, RuleInput, step
+from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
+from esper.folds.monitoring.topic import MonitorSettings
 from tests.folds.histories import transition
 from tests.folds.monitoring.streams import Host, TimedWriter, losses, resources, spoken, watching
 
@@ -332,7 +332,7 @@ def test_a_span_includes_its_own_beginning(last: float, raised: int) -> None:
 
 
 def test_sites_that_are_counted_are_bounded_and_what_was_long_ago_makes_room() -> None:
-    few = WatchSettings(alerts=AlertSettings(most=2), rules=watching(CULLS).rules)
+    few = MonitorSettings(alerts=AlertSettings(most=2), rules=watching(CULLS).rules)
     writer, host = TimedWriter(), Host(few)
     host.take_all(spoken(writer, [(second, culled(site)) for second in range(3) for site in "abc"]))
     assert [alert.labels["site"] for alert in host.alerts] == ["a"]  # Half of the room is for critical rules; c was never counted.
@@ -376,12 +376,12 @@ FOUND = AnomalyDetected(topic=topics.STEPS, detector="spike", metric="loss", sit
 LABELS = (("metric", "loss"), ("detector", "spike"))
 
 
-def seen(second: int, *found: AnomalyDetected, lasting: Collection[Pairs] = ()) -> Seen:
+def seen(second: int, *found: AnomalyDetected, lasting: Collection[Labels] = ()) -> RuleInput:
     """A record of the steps at which detectors found something, and something lasts."""
-    return Seen(topics.STEPS, second * 1_000_000, losses(1.0), None, found, lasting, ends=False)
+    return RuleInput(topics.STEPS, second * 1_000_000, losses(1.0), None, found, lasting, ends=False)
 
 
-def stepped(rule: Rule, *records: Seen) -> list[tuple[str, dict[str, str], float | None]]:
+def stepped(rule: Rule, *records: RuleInput) -> list[tuple[str, dict[str, str], float | None]]:
     """The changes that records make, with labels and values."""
     state = AlertState()
     made: list[tuple[str, dict[str, str], float | None]] = []

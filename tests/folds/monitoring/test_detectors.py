@@ -26,7 +26,7 @@ from esper.folds.monitoring.detectors.detect import (
     step,
     to_form,
 )
-from esper.folds.monitoring.measurements import FloatArray, Readings
+from esper.folds.monitoring.measurements import FloatArray, Measurements
 from tests.folds.monitoring.made_up import SETTINGS, followed, names, noise, spans
 
 CALM = noise(600)
@@ -250,20 +250,20 @@ def test_events_without_readings_change_nothing() -> None:
 
 def test_readings_of_another_topic_are_watched_under_that_topic() -> None:
     column = np.array([math.nan])
-    read = Readings(None, {"validation.loss": column}, {"validation.loss": np.array([True])}, None, None, None)
+    read = Measurements(None, {"validation.loss": column}, {"validation.loss": np.array([True])}, None, None, None)
     _, (found,) = step(initial(), EpochCompleted.TOPIC, read, SETTINGS)
     assert (found.topic, found.detector, found.metric) == (topics.EPOCH, "nonfinite", "validation.loss")
 
 
 def test_a_metric_that_has_been_negative_has_no_order_of_magnitude_to_lose() -> None:
     column = changed(noise(600) - 1.0, 400, lambda x: x * 50)
-    read = Readings(np.arange(1, 601), {"metric.slope": column}, {"metric.slope": np.ones(600, dtype=bool)}, None, None, None)
+    read = Measurements(np.arange(1, 601), {"metric.slope": column}, {"metric.slope": np.ones(600, dtype=bool)}, None, None, None)
     assert step(initial(), topics.STEPS, read, DetectorSettings(losses=(), gradients=("metric.slope",))).found == ()
 
 
 def test_so_many_metrics_that_are_not_finite_are_left_out() -> None:
     columns = {f"metric.{number}": np.array([math.nan]) for number in range(200)}
-    read = Readings(None, columns, {name: np.array([True]) for name in columns}, None, None, None)
+    read = Measurements(None, columns, {name: np.array([True]) for name in columns}, None, None, None)
     state, found = step(DetectorState(), topics.STEPS, read, SETTINGS)
     assert len(found) == len(active(state)) == 128
 

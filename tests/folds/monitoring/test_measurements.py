@@ -17,7 +17,7 @@ from esper.events.kinds.telemetry import (
     StepColumns,
     StepsMeasured,
 )
-from esper.folds.monitoring.measurements import METRICS, Readings, is_known, readings
+from esper.folds.monitoring.measurements import METRICS, Measurements, is_known, measurements_of
 from tests.events.sample_files import payloads
 
 STEPS = StepsMeasured(
@@ -69,8 +69,8 @@ def resources(*gpus: Gpu, memory: int = 400) -> ResourcesMeasured:
     )
 
 
-def read(event: Event) -> Readings:
-    found = readings(event)
+def read(event: Event) -> Measurements:
+    found = measurements_of(event)
     assert found is not None
     return found
 
@@ -171,7 +171,7 @@ def test_a_series_that_no_record_can_have_is_not_known(name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_metric_of_every_sample_is_known_on_its_topic_and_other_kinds_carry_none(kind: type[Event]) -> None:
     for payload in payloads(kind.KIND):
-        found = readings(decode_payload(kind.KIND, payload))
+        found = measurements_of(decode_payload(kind.KIND, payload))
         assert (found is not None) == (kind.TOPIC in METRICS)
         names = [] if found is None else list(found.columns)
         assert [name for name in names if not is_known(kind.TOPIC, name)] == []

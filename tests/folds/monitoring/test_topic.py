@@ -19,7 +19,7 @@ from esper.events.kinds.run import RunFinished, StreamEnded
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
 from esper.folds.monitoring import topic as stream
 from esper.folds.monitoring.alerts import AlertSettings
-from esper.folds.monitoring.topic import WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.observer.rule_files import parse_rules
 from tests.folds.histories import completed, transition
@@ -149,7 +149,7 @@ def by_id(host: Host) -> list[Record]:
 
 
 def test_a_copy_with_other_settings_has_another_digest() -> None:
-    settings = WatchSettings()
+    settings = MonitorSettings()
     assert settings.settings_digest != settings.model_copy(update={"windows": WindowSettings(length_s=1)}).settings_digest
     assert settings.settings_digest == settings.model_copy().settings_digest
 
@@ -255,7 +255,7 @@ def test_other_settings_give_other_ids() -> None:
     writer = TimedWriter()
     records = spoken(writer, [(0, losses(1.0)), (20, losses(1.0))])
     one = {record.id for record in Host(SETTINGS).take_all(records).derived}
-    other = {record.id for record in Host(WatchSettings()).take_all(records).derived}
+    other = {record.id for record in Host(MonitorSettings()).take_all(records).derived}
     assert len(one) == len(other) > 0
     assert not one & other
 
@@ -278,7 +278,7 @@ def test_the_state_after_a_stream_s_end_is_as_at_first() -> None:
     assert host.states[topics.STEPS] == stream.initial(topics.STEPS)
 
 
-FEW = WatchSettings(alerts=AlertSettings(most=8), rules=SETTINGS.rules)
+FEW = MonitorSettings(alerts=AlertSettings(most=8), rules=SETTINGS.rules)
 
 
 def bounds(host: Host) -> list[AnomalyDetected]:
@@ -320,7 +320,7 @@ metric = "dead_neuron_ratio"
 above = 0.99
 severity = "critical"
 """
-    few = WatchSettings(alerts=AlertSettings(most=8), rules=(*SETTINGS.rules, *parse_rules(critical, "r")))
+    few = MonitorSettings(alerts=AlertSettings(most=8), rules=(*SETTINGS.rules, *parse_rules(critical, "r")))
     host = Host(few).take_all(spoken(TimedWriter(), [(0, health(*(1.0,) * 20))]))
     assert [rule for rule, _ in host.changes] == ["dead"] * 6 + ["very-dead"] * 2
 
@@ -346,6 +346,6 @@ def test_the_built_in_rules_are_rules() -> None:
     text = files("esper.observer").joinpath("builtin.toml").read_text(encoding="utf-8")
     rules = parse_rules(text, "builtin.toml")
     assert len({rule.name for rule in rules}) == len(rules) > 10
-    host = Host(WatchSettings(rules=rules)).take_all(spoken(TimedWriter(), [(0, losses(1.0, math.nan)), (1, resources(0.01))]))
+    host = Host(MonitorSettings(rules=rules)).take_all(spoken(TimedWriter(), [(0, losses(1.0, math.nan)), (1, resources(0.01))]))
     assert ("loss-not-finite", "firing") in host.changes
     assert ("disk-low", "firing") in host.changes

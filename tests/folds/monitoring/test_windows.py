@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from esper.events import topics
 from esper.events.kinds.observability import WindowAggregated
-from esper.folds.monitoring.measurements import Readings, readings
+from esper.folds.monitoring.measurements import Measurements, measurements_of
 from esper.folds.monitoring.windows import FEW, WindowSettings, WindowState, close, step
 from tests.folds.monitoring.streams import losses
 
@@ -17,9 +17,9 @@ SETTINGS = WindowSettings(length_s=15)
 LIMITED = st.floats(-1e100, 1e100)
 
 
-def read(*values: float | None) -> Readings:
+def read(*values: float | None) -> Measurements:
     """The readings of as many steps as losses."""
-    found = readings(losses(*values))
+    found = measurements_of(losses(*values))
     assert found is not None
     return found
 

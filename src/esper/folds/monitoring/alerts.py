@@ -26,9 +26,9 @@ from esper.events.envelope import MICROSECOND, SINCE, written_time
 from esper.events.fields import Event, Float, Part
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved, AnomalyDetected
 from esper.folds.monitoring import conditions
-from esper.folds.monitoring.conditions import Judged
-from esper.folds.monitoring.measurements import Readings
-from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Pairs, Rule, Severity, rendered, template_fields
+from esper.folds.monitoring.conditions import Condition
+from esper.folds.monitoring.measurements import Measurements
+from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, MetricSource, Rule, Severity, rendered, template_fields
 
 AlertEvent = AlertPending | AlertFiring | AlertResolved
 
@@ -50,11 +50,11 @@ class Alert(NamedTuple):
     since_us: int
     quiet_us: int | None
     severity: Severity
-    own: Pairs
+    own: Labels
     """The labels that its rule gave it."""
     value: Float | None
     """That raised it: what its annotations speak of to the end."""
-    about: Pairs = ()
+    about: Labels = ()
     """What else they tell of the event that raised it."""
 
 
@@ -62,25 +62,25 @@ class Alert(NamedTuple):
 class AlertState:
     """The alerts of a topic by rule and labels, and when what is counted happened last. `full`: something holds that has no room."""
 
-    active: Mapping[str, Mapping[Pairs, Alert]] = field(default_factory=dict)
-    counted: Mapping[str, Mapping[Pairs, tuple[int, ...]]] = field(default_factory=dict)
+    active: Mapping[str, Mapping[Labels, Alert]] = field(default_factory=dict)
+    counted: Mapping[str, Mapping[Labels, tuple[int, ...]]] = field(default_factory=dict)
     full: bool = False
 
 
-class Seen(NamedTuple):
+class RuleInput(NamedTuple):
     """What one record brings to the rules of its topic: its event and readings, anomalies found in it, and those that last, by labels."""
 
     topic: str
     time_us: int
     event: Event
-    read: Readings | None
+    read: Measurements | None
     found: Sequence[AnomalyDetected]
-    lasting: Collection[Pairs]
+    lasting: Collection[Labels]
     ends: bool
     """The stream or the run ends with it."""
 
 
-def step(state: AlertState, rules: Sequence[Rule], seen: Seen, settings: AlertSettings) -> tuple[AlertState, tuple[AlertEvent, ...]]:
+def step(state: AlertState, rules: Sequence[Rule], seen: RuleInput, settings: AlertSettings) -> tuple[AlertState, tuple[AlertEvent, ...]]:
     """`state` after a record, and the changes of alerts in the order of their rules; `rules` are those of the record's topic."""
     work = _Step(state, rules, seen, settings)
     if state.active or state.counted:
@@ -96,7 +96,7 @@ def step(state: AlertState, rules: Sequence[Rule], seen: Seen, settings: AlertSe
 class _Step:
     """One step under way: the state as it becomes, and the changes so far."""
 
-    def __init__(self, state: AlertState, rules: Sequence[Rule], seen: Seen, settings: AlertSettings) -> None:
+    def __init__(self, state: AlertState, rules: Sequence[Rule], seen: RuleInput, settings: AlertSettings) -> None:
         self.annotations = {rule.name: rule.annotations for rule in rules}
         self.seen, self.most, self.now_us = seen, settings.most, seen.time_us
         self.active = dict(state.active)
@@ -117,7 +117,7 @@ class _Step:
         for name in self.counted.keys() - names:
             del self.counted[name]
 
-    def judge(self, rule: Rule, active: Mapping[Pairs, Alert]) -> Judged:
+    def judge(self, rule: Rule, active: Mapping[Labels, Alert]) -> Condition:
         seen, source = self.seen, rule.source
         match source:
             case MetricSource():
@@ -133,7 +133,7 @@ class _Step:
                         self._end(rule, key)
                 return self._enough(rule, source, judged) if source.within_s is not None and judged.holds else judged
 
-    def _enough(self, rule: Rule, source: EventSource, judged: Judged) -> Judged:
+    def _enough(self, rule: Rule, source: EventSource, judged: Condition) -> Condition:
         assert source.within_s is not None, "counting has a span"
         oldest_us = self.now_us - source.within_s * 1_000_000
         times = {key: row for key, row in self.counted.get(rule.name, {}).items() if row[-1] >= oldest_us}
@@ -146,14 +146,14 @@ class _Step:
             if len(times[key]) == source.count and times[key][0] >= oldest_us:
                 holds[key] = value
         self.counted[rule.name] = times
-        return Judged(holds)
+        return Condition(holds)
 
-    def _end(self, rule: Rule, key: Pairs) -> None:
+    def _end(self, rule: Rule, key: Labels) -> None:
         alerts = dict(self.active[rule.name])
         self._tell(AlertResolved, rule.name, key, alerts.pop(key), None)
         self._keep(rule.name, alerts)
 
-    def advance(self, rule: Rule, judged: Judged, before: Mapping[Pairs, Alert]) -> None:
+    def advance(self, rule: Rule, judged: Condition, before: Mapping[Labels, Alert]) -> None:
         alerts = dict(self.active.get(rule.name, {}))
         for key in sorted(alerts):
             after = self._moved(rule, judged, key, alerts[key])
@@ -170,7 +170,7 @@ class _Step:
                 self.refused = True
         self._keep(rule.name, alerts)
 
-    def _moved(self, rule: Rule, judged: Judged, key: Pairs, alert: Alert) -> Alert | None:
+    def _moved(self, rule: Rule, judged: Condition, key: Labels, alert: Alert) -> Alert | None:
         if not alert.firing:
             return self._pending(rule, judged, key, alert)
         if key in judged.holds:
@@ -183,7 +183,7 @@ class _Step:
             return None
         return alert if quiet_us == alert.quiet_us else alert._replace(quiet_us=quiet_us)
 
-    def _pending(self, rule: Rule, judged: Judged, key: Pairs, alert: Alert) -> Alert | None:
+    def _pending(self, rule: Rule, judged: Condition, key: Labels, alert: Alert) -> Alert | None:
         if key in judged.holds:
             if self.now_us - alert.since_us < rule.for_s * 1_000_000:
                 return alert
@@ -195,7 +195,7 @@ class _Step:
         self._tell(AlertResolved, rule.name, key, alert, judged.fails[key])
         return None
 
-    def _begun(self, rule: Rule, key: Pairs, value: float | None) -> Alert:
+    def _begun(self, rule: Rule, key: Labels, value: float | None) -> Alert:
         quiet_us = self.now_us if isinstance(rule.source, EventSource) and rule.keep_s is not None else None
         own = tuple((name, rendered(template, dict(key))) for name, template in rule.labels)
         about = _about(rule, self.seen.event) if isinstance(rule.source, EventSource) else ()
@@ -209,13 +209,13 @@ class _Step:
     def _alerts(self) -> int:
         return sum(map(len, self.active.values()))
 
-    def _keep(self, name: str, alerts: dict[Pairs, Alert]) -> None:
+    def _keep(self, name: str, alerts: dict[Labels, Alert]) -> None:
         if alerts:
             self.active[name] = alerts
         else:
             self.active.pop(name, None)
 
-    def _tell(self, kind: type[AlertEvent], name: str, key: Pairs, alert: Alert, value: float | None) -> None:
+    def _tell(self, kind: type[AlertEvent], name: str, key: Labels, alert: Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(key)
         told = {"value": "unknown"} | dict(alert.about) | labels | ({} if alert.value is None else {"value": _written(alert.value)})
         self.events.append(
@@ -232,7 +232,7 @@ class _Step:
         )
 
 
-def _about(rule: Rule, event: Event) -> Pairs:
+def _about(rule: Rule, event: Event) -> Labels:
     """The fields of `event` that the rule's annotations name: each on one line, and no longer than a line should be."""
     names = {name for _, template in rule.annotations for name in template_fields(template)} & type(event).model_fields.keys()
     told = {name: getattr(event, name) for name in sorted(names)}

@@ -11,14 +11,14 @@ import numpy as np
 
 from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
-from esper.folds.monitoring.measurements import BoolArray, FloatArray, Readings, is_series_of
-from esper.folds.monitoring.rules import AnomalySource, EventSource, Limit, MetricSource, Pairs, labels_of
+from esper.folds.monitoring.measurements import BoolArray, FloatArray, Measurements, is_series_of
+from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, Limit, MetricSource, labels_of
 
-Values = Mapping[Pairs, float | None]
+Values = Mapping[Labels, float | None]
 NOTHING: Values = {}
 
 
-class Judged(NamedTuple):
+class Condition(NamedTuple):
     """What a record says of a rule, by the labels of what it speaks of, with the value that was judged.
 
     `holds`: it satisfies the rule. `fails`: something was measured, and it does not. `clears`: what fires there need not go on.
@@ -29,10 +29,10 @@ class Judged(NamedTuple):
     clears: Values = NOTHING
 
 
-SILENT = Judged()
+SILENT = Condition()
 
 
-def judge_metric(source: MetricSource, read: Readings | None, active: Collection[Pairs], *, lasting: bool) -> Judged:
+def judge_metric(source: MetricSource, read: Measurements | None, active: Collection[Labels], *, lasting: bool) -> Condition:
     """What the record's values of a metric say. `lasting`: a column holds only where all of its values do, else where one does.
 
     A source that names a metric with labels speaks of all of its series; a record has one of them.
@@ -49,29 +49,29 @@ def judge_metric(source: MetricSource, read: Readings | None, active: Collection
     values, out = column[measured], out[measured]
     if not len(values):
         return SILENT
-    key: Pairs = (("metric", metric),)
+    key: Labels = (("metric", metric),)
     if out.all() if lasting else out.any():
-        return Judged(holds={key: _worst(source.limit, values[out])})
+        return Condition(holds={key: _worst(source.limit, values[out])})
     last = float(values[-1])
-    return Judged(fails={key: last}, clears={key: last} if _cleared(source.limit, last) else NOTHING)
+    return Condition(fails={key: last}, clears={key: last} if _cleared(source.limit, last) else NOTHING)
 
 
 def judge_anomalies(
-    source: AnomalySource, found: Sequence[AnomalyDetected], lasting: Collection[Pairs], active: Collection[Pairs]
-) -> Judged:
+    source: AnomalySource, found: Sequence[AnomalyDetected], lasting: Collection[Labels], active: Collection[Labels]
+) -> Condition:
     """What detectors say: an anomaly that was `found` in this record holds, and so does one among the `lasting` ones."""
-    holds: dict[Pairs, float | None] = dict.fromkeys(sorted(key for key in lasting if _concerns(source, key)))
+    holds: dict[Labels, float | None] = dict.fromkeys(sorted(key for key in lasting if _concerns(source, key)))
     holds |= {key: one.value for one in found if _concerns(source, key := anomaly_labels(one.detector, one.metric, one.site, one.seed))}
     over = dict.fromkeys(key for key in active if key not in holds)
-    return Judged(holds, over, over)
+    return Condition(holds, over, over)
 
 
-def anomaly_labels(detector: str, metric: str, site: str | None, seed: int | None) -> Pairs:
+def anomaly_labels(detector: str, metric: str, site: str | None, seed: int | None) -> Labels:
     """The labels of an anomaly, in their order."""
     return (*_place(site, seed), ("metric", metric), ("detector", detector))
 
 
-def judge_event(source: EventSource, event: Event) -> Judged:
+def judge_event(source: EventSource, event: Event) -> Condition:
     """What an event says: it holds, or says nothing. How often is the business of whoever counts."""
     if source.kind != event.KIND or any(getattr(event, name) != value for name, value in source.where):
         return SILENT
@@ -79,10 +79,10 @@ def judge_event(source: EventSource, event: Event) -> Judged:
     value = None if number is None else float(number)
     if source.limit is not None and (value is None or not _out(source.limit, np.array([value]))[0]):
         return SILENT
-    return Judged(holds={_chosen(event, source): value})
+    return Condition(holds={_chosen(event, source): value})
 
 
-def ended_by(source: EventSource, event: Event, active: Collection[Pairs]) -> tuple[Pairs, ...]:
+def ended_by(source: EventSource, event: Event, active: Collection[Labels]) -> tuple[Labels, ...]:
     """Which of the `active` alerts `event` ends: those whose labels it does not contradict."""
     if event.KIND not in source.until:
         return ()
@@ -90,31 +90,31 @@ def ended_by(source: EventSource, event: Event, active: Collection[Pairs]) -> tu
     return tuple(key for key in active if all(about.get(name, value) == value for name, value in key))
 
 
-def _chosen(event: Event, source: EventSource) -> Pairs:
+def _chosen(event: Event, source: EventSource) -> Labels:
     about = labels_of(event)
     return tuple((name, about[name]) for name in source.by if name in about)
 
 
-def _column(metric: str, read: Readings) -> str | None:
+def _column(metric: str, read: Measurements) -> str | None:
     if metric in read.columns:
         return metric
     return next((name for name in read.columns if is_series_of(name, metric)), None)
 
 
-def _concerns(source: AnomalySource, key: Pairs) -> bool:
+def _concerns(source: AnomalySource, key: Labels) -> bool:
     return key[-1][1] == source.detector and (source.metric is None or is_series_of(key[-2][1], source.metric))
 
 
-def _judge_rows(source: MetricSource, read: Readings, out: BoolArray, active: Collection[Pairs]) -> Judged:
+def _judge_rows(source: MetricSource, read: Measurements, out: BoolArray, active: Collection[Labels]) -> Condition:
     assert read.sites is not None, "this is for rows"
     assert read.seeds is not None, "a row has a seed where it has a site"
     column, measured = read.columns[source.metric], read.measured[source.metric]
     rows = range(len(column)) if active else np.flatnonzero(out).tolist()
-    holds: dict[Pairs, float | None] = {}
-    fails: dict[Pairs, float | None] = {}
-    clears: dict[Pairs, float | None] = dict.fromkeys(active)  # What the record does not name is not there any more.
+    holds: dict[Labels, float | None] = {}
+    fails: dict[Labels, float | None] = {}
+    clears: dict[Labels, float | None] = dict.fromkeys(active)  # What the record does not name is not there any more.
     for row in rows:
-        key: Pairs = (*_place(read.sites[row], read.seeds[row]), ("metric", source.metric))
+        key: Labels = (*_place(read.sites[row], read.seeds[row]), ("metric", source.metric))
         value = float(column[row])
         if out[row]:
             holds[key] = value
@@ -124,10 +124,10 @@ def _judge_rows(source: MetricSource, read: Readings, out: BoolArray, active: Co
             del clears[key]
         elif key in clears:
             clears[key] = value
-    return Judged(holds, clears | fails, clears)
+    return Condition(holds, clears | fails, clears)
 
 
-def _place(site: str | None, seed: int | None) -> Pairs:
+def _place(site: str | None, seed: int | None) -> Labels:
     return () if site is None else (("site", site),) if seed is None else (("site", site), ("seed", str(seed)))
 
 

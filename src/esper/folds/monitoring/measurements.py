@@ -78,7 +78,7 @@ def is_series_of(name: str, metric: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
+class Measurements:
     """What one record measured. Shapes: a column is 1-D; those of a health record have one entry a row, those of a span one a step or one.
 
     `steps`: the optimizer steps of the columns' entries (one: the record's last step), None where the record has no steps of its own.
@@ -93,7 +93,7 @@ class Readings:
     last_adaptation_step: int | None
 
 
-def readings(event: Event) -> Readings | None:
+def measurements_of(event: Event) -> Measurements | None:
     """The numbers that `event` carries; None for a kind that is not watched."""
     if isinstance(event, StepsMeasured):
         return _steps(event)
@@ -108,12 +108,12 @@ def readings(event: Event) -> Readings | None:
     return None
 
 
-def _run_level(values: Mapping[str, Values], steps: IntArray | None = None, last_adaptation_step: int | None = None) -> Readings:
+def _run_level(values: Mapping[str, Values], steps: IntArray | None = None, last_adaptation_step: int | None = None) -> Measurements:
     columns, measured = _columns(values)
-    return Readings(steps, columns, measured, None, None, last_adaptation_step)
+    return Measurements(steps, columns, measured, None, None, last_adaptation_step)
 
 
-def _steps(event: StepsMeasured) -> Readings:
+def _steps(event: StepsMeasured) -> Measurements:
     columns = event.steps
     values: dict[str, Values] = {
         "loss": columns.loss,
@@ -131,7 +131,7 @@ def _steps(event: StepsMeasured) -> Readings:
     return found
 
 
-def _health(event: SeedHealthMeasured) -> Readings:
+def _health(event: SeedHealthMeasured) -> Measurements:
     health = event.health
     columns, measured = _columns(
         {
@@ -145,7 +145,7 @@ def _health(event: SeedHealthMeasured) -> Readings:
         }
     )
     columns["latency_s"][:] /= 1e3
-    return Readings(None, columns, measured, health.site, health.seed, event.last_adaptation_step)
+    return Measurements(None, columns, measured, health.site, health.seed, event.last_adaptation_step)
 
 
 def _epoch(event: EpochCompleted) -> dict[str, Values]:

@@ -13,7 +13,7 @@ from esper.events.fields import Event
 
 Severity = Literal["info", "warning", "critical"]
 Scalar = str | int | bool
-Pairs = tuple[tuple[str, str], ...]
+Labels = tuple[tuple[str, str], ...]
 
 SOURCE_LABELS = ("site", "seed", "metric", "detector")
 """What an alert may be about, besides the labels that its rule gives it; a closed set, so that alerts stay few."""
@@ -80,8 +80,8 @@ class Rule:
     severity: Severity
     for_s: int = 0
     keep_s: int | None = None
-    labels: Pairs = ()
-    annotations: Pairs = ()
+    labels: Labels = ()
+    annotations: Labels = ()
 
 
 def template_fields(template: str) -> frozenset[str]:

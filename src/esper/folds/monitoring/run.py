@@ -28,7 +28,7 @@ from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Stream,
 from esper.folds.monitoring import silence
 from esper.folds.monitoring import topic as stream
 from esper.folds.monitoring.silence import SilenceState
-from esper.folds.monitoring.topic import TopicState, WatchSettings
+from esper.folds.monitoring.topic import MonitorSettings, TopicState
 from esper.folds.table import Table
 
 WRITER = "observer"
@@ -38,7 +38,7 @@ DEAD_LETTER = ".dead-letter"
 class Watch:
     """One run as its observer knows it."""
 
-    def __init__(self, run: RunId, settings: WatchSettings) -> None:
+    def __init__(self, run: RunId, settings: MonitorSettings) -> None:
         self.run = run
         self.settings = settings
         self.silence = SilenceState()
@@ -124,7 +124,7 @@ class Watch:
             return None
         return verdict.event, datetime.fromtimestamp(verdict.since_s, tz=now.tzinfo)
 
-    def change(self, settings: WatchSettings, past: Iterable[Record]) -> None:
+    def change(self, settings: MonitorSettings, past: Iterable[Record]) -> None:
         """From the next record on `settings` hold. What was said stays said: alerts stay as they are.
 
         Windows, trends and detectors are as if `settings` had held from the beginning: where theirs are others they are folded again from
@@ -133,7 +133,7 @@ class Watch:
         before, self.settings = self.settings, settings
         if self._anchor.id is None or _measured_by(before) == _measured_by(settings):
             return
-        again = Watch(self.run, WatchSettings(windows=settings.windows, trends=settings.trends, detectors=settings.detectors))
+        again = Watch(self.run, MonitorSettings(windows=settings.windows, trends=settings.trends, detectors=settings.detectors))
         for record in past:
             # What blocked a topic for the version before may not block it now; it is taken with what follows once it is unblocked.
             if record.sequence is not None and record.sequence < self.blocked.get(record.topic, sys.maxsize):
@@ -277,18 +277,18 @@ def fold(watch: Watch, records: Callable[[], Iterable[Record]], own: Iterable[Re
         remember(record.id)
 
 
-def _settings_of(record: Record) -> WatchSettings | None:
+def _settings_of(record: Record) -> MonitorSettings | None:
     """The settings that an ObserverStarted names; None for other records, and for settings that another version had."""
     event = decode(record)
     if not isinstance(event, ObserverStarted):
         return None
     try:
-        return WatchSettings.model_validate_json(json.dumps(event.settings))
+        return MonitorSettings.model_validate_json(json.dumps(event.settings))
     except ValidationError:
         return None
 
 
-def _measured_by(settings: WatchSettings) -> tuple[object, ...]:
+def _measured_by(settings: MonitorSettings) -> tuple[object, ...]:
     """The settings without which the state of windows, trends and detectors means nothing."""
     return settings.windows, settings.trends, settings.detectors
 
@@ -317,7 +317,7 @@ class _Anchor(BaseModel):
 
 class _Kept(BaseModel):
     model_config = _CONFIG
-    settings: WatchSettings
+    settings: MonitorSettings
     streams: dict[str, _Stream]
     states: list[JsonValue]
     silence: SilenceState

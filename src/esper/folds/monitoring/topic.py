@@ -24,12 +24,12 @@ from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
 from esper.folds.monitoring import alerts, trends, windows
-from esper.folds.monitoring.alerts import Alert, AlertSettings, AlertState, Seen
+from esper.folds.monitoring.alerts import Alert, AlertSettings, AlertState, RuleInput
 from esper.folds.monitoring.conditions import anomaly_labels
 from esper.folds.monitoring.detectors import detect as detectors
 from esper.folds.monitoring.detectors.detect import DetectorSettings, DetectorState
-from esper.folds.monitoring.measurements import METRICS, Readings, readings
-from esper.folds.monitoring.rules import AnomalySource, Pairs, Rule
+from esper.folds.monitoring.measurements import METRICS, Measurements, measurements_of
+from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings, TrendState
 from esper.folds.monitoring.windows import WindowSettings, WindowState
@@ -41,7 +41,7 @@ BOUND = "bound"
 """The detector of an AnomalyDetected that says: a bound of this state was reached, and what came later is left out."""
 
 
-class WatchSettings(Part):
+class MonitorSettings(Part):
     """How a run is watched, and by which rules."""
 
     windows: WindowSettings = WindowSettings()
@@ -98,7 +98,7 @@ def initial(topic: str) -> TopicState:
 
 
 def step(
-    state: TopicState, record: Record, event: Event, settings: WatchSettings, missing: int = 0
+    state: TopicState, record: Record, event: Event, settings: MonitorSettings, missing: int = 0
 ) -> tuple[TopicState, tuple[Derivation, ...]]:
     """`state` after `record`, which holds `event`, and what follows from it; so many records of telemetry before it are `missing`.
 
@@ -108,7 +108,7 @@ def step(
     if record.topic != state.topic:
         raise RuleError(f"expected records of topic {state.topic}, got {record.type} of topic {record.topic}, run {record.run}")
     topic, time_us = state.topic, (record.time - SINCE) // MICROSECOND
-    read = readings(event) if topic in METRICS else None
+    read = measurements_of(event) if topic in METRICS else None
     made: list[tuple[str, Sequence[Event]]] = []
     found: tuple[AnomalyDetected, ...] = ()
     if topic in METRICS:
@@ -120,7 +120,7 @@ def step(
             found = found if ends else (*found, lost)
     rules = settings.rules_of.get(topic, ())
     # What ends lasts no longer.
-    seen = Seen(topic, time_us, event, read, found, frozenset() if ends else _lasting(state, rules, settings.detectors.off), ends)
+    seen = RuleInput(topic, time_us, event, read, found, frozenset() if ends else _lasting(state, rules, settings.detectors.off), ends)
     alerted, changes = alerts.step(state.alerts, rules, seen, settings.alerts)
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), settings, made)
     made.append(("alerts", changes))
@@ -173,10 +173,10 @@ def from_form(value: JsonValue) -> TopicState:
         kept = _KEPT.validate_json(json.dumps(value))
     except ValidationError as error:
         raise DataError(f"expected the form of a topic's state, got another: {error}") from error
-    active: dict[str, dict[Pairs, Alert]] = {}
+    active: dict[str, dict[Labels, Alert]] = {}
     for rule, key, alert in kept.alerts:
         active.setdefault(rule, {})[key] = alert
-    counted: dict[str, dict[Pairs, tuple[int, ...]]] = {}
+    counted: dict[str, dict[Labels, tuple[int, ...]]] = {}
     for rule, key, times in kept.counted:
         counted.setdefault(rule, {})[key] = times
     detected = detectors.from_form(kept.detectors)
@@ -186,13 +186,13 @@ def from_form(value: JsonValue) -> TopicState:
 
 class _KeptAlert(NamedTuple):
     rule: str
-    key: Pairs
+    key: Labels
     alert: Alert
 
 
 class _KeptTimes(NamedTuple):
     rule: str
-    key: Pairs
+    key: Labels
     times: tuple[int, ...]
 
 
@@ -215,7 +215,7 @@ _KEPT = TypeAdapter(_Kept)
 
 
 def _measured(
-    state: TopicState, time_us: int, read: Readings | None, settings: WatchSettings, made: list[tuple[str, Sequence[Event]]]
+    state: TopicState, time_us: int, read: Measurements | None, settings: MonitorSettings, made: list[tuple[str, Sequence[Event]]]
 ) -> tuple[TopicState, tuple[AnomalyDetected, ...]]:
     windowed, closed = windows.step(state.windows, state.topic, time_us, read, settings.windows)
     detected, found = detectors.Detected(state.detectors, ())
@@ -229,13 +229,13 @@ def _measured(
     return replace(state, windows=windowed, trends=trended, detectors=detected), found
 
 
-def _lasting(state: TopicState, rules: Sequence[Rule], off: Collection[str]) -> frozenset[Pairs]:
+def _lasting(state: TopicState, rules: Sequence[Rule], off: Collection[str]) -> frozenset[Labels]:
     if not any(isinstance(rule.source, AnomalySource) for rule in rules):
         return frozenset()
     return frozenset(anomaly_labels(*key) for key in detectors.active(state.detectors, off))
 
 
-def _bounded(state: TopicState, settings: WatchSettings, made: list[tuple[str, Sequence[Event]]]) -> TopicState:
+def _bounded(state: TopicState, settings: MonitorSettings, made: list[tuple[str, Sequence[Event]]]) -> TopicState:
     reached = {name for name, full in _full(state) if full}
     if reached == state.bounds:
         return state

@@ -24,7 +24,7 @@ from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.monitoring.detectors.seed_health import Packed, RowFound, Rows, packed, under_way, unpacked, watch_rows
 from esper.folds.monitoring.detectors.series import Found, Series, watch
 from esper.folds.monitoring.detectors.settings import Detector, DetectorSettings
-from esper.folds.monitoring.measurements import Readings, readings
+from esper.folds.monitoring.measurements import Measurements, measurements_of
 
 __all__ = ["DETECTORS", "AnomalyKey", "DetectorSettings", "DetectorState", "active", "detect", "from_form", "initial", "step", "to_form"]
 
@@ -68,11 +68,11 @@ def initial() -> DetectorState:
 
 def detect(state: DetectorState, topic: str, event: Event, settings: DetectorSettings) -> Detected:
     """`state` after a record of `topic` that holds `event`; one without readings changes nothing."""
-    read = readings(event)
+    read = measurements_of(event)
     return Detected(state, ()) if read is None else step(state, topic, read, settings)
 
 
-def step(state: DetectorState, topic: str, read: Readings, settings: DetectorSettings) -> Detected:
+def step(state: DetectorState, topic: str, read: Measurements, settings: DetectorSettings) -> Detected:
     """`state` after a record of `topic` that measured `read`."""
     if read.sites is not None:
         rows, begun = watch_rows(state.rows, read, settings)
@@ -100,7 +100,7 @@ def active(state: DetectorState, off: Collection[str] = ()) -> frozenset[Anomaly
     return frozenset(key for key in run.union(rows) if key.detector not in off)
 
 
-def _not_finite(broken: frozenset[str], read: Readings) -> tuple[frozenset[str], list[tuple[str, Found]]]:
+def _not_finite(broken: frozenset[str], read: Measurements) -> tuple[frozenset[str], list[tuple[str, Found]]]:
     found: list[tuple[str, Found]] = []
     if not broken and np.isfinite(np.concatenate([*read.columns.values()])).all():
         return broken, found
@@ -117,7 +117,7 @@ def _not_finite(broken: frozenset[str], read: Readings) -> tuple[frozenset[str],
 
 
 def _watched(
-    known: Mapping[str, Series], read: Readings, settings: DetectorSettings, found: list[tuple[str, Found]]
+    known: Mapping[str, Series], read: Measurements, settings: DetectorSettings, found: list[tuple[str, Found]]
 ) -> Mapping[str, Series]:
     """The series after a record: losses first, because a gradient's fall is judged beside the loss's."""
     names = [name for name in (*settings.losses, *settings.gradients) if name in read.columns]
@@ -136,7 +136,7 @@ def _watched(
     return series
 
 
-def _factors(read: Readings, size: int, settings: DetectorSettings) -> list[float]:
+def _factors(read: Measurements, size: int, settings: DetectorSettings) -> list[float]:
     """By how much the limits are raised at each value of the record."""
     last, steps = read.last_adaptation_step, read.steps
     if last is None or steps is None or len(steps) != size:

@@ -20,7 +20,7 @@ import numpy as np
 
 from esper.errors import DataError
 from esper.folds.monitoring.detectors.settings import DetectorSettings
-from esper.folds.monitoring.measurements import BoolArray, FloatArray, IntArray, Readings
+from esper.folds.monitoring.measurements import BoolArray, FloatArray, IntArray, Measurements
 
 COLUMNS = ("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "latency_s", "errors", "health_score")
 ERRORS = COLUMNS.index("errors")
@@ -103,7 +103,7 @@ ARRAYS: Mapping[str, _Array] = {
 }
 
 
-def watch_rows(rows: Rows | None, read: Readings, settings: DetectorSettings) -> tuple[Rows, list[RowFound]]:
+def watch_rows(rows: Rows | None, read: Measurements, settings: DetectorSettings) -> tuple[Rows, list[RowFound]]:
     """`rows` after a health record, and the anomalies that begin in it, by detector and then by row."""
     rows = _at_first(read) if rows is None else _adapted(_aligned(rows, read), read)
     factor = settings.adaptation_factor if rows.since < settings.adaptation_records else 1.0
@@ -164,13 +164,13 @@ def _fresh(sites: tuple[str, ...], seeds: tuple[int | None, ...]) -> Rows:
     return Rows(sites, seeds, None, LONG_AGO, own=np.array([seed is None for seed in seeds], np.bool_), **arrays)
 
 
-def _at_first(read: Readings) -> Rows:
+def _at_first(read: Measurements) -> Rows:
     assert read.sites is not None, "these are readings of rows"
     assert read.seeds is not None, "a row has a seed where it has a site"
     return replace(_fresh(read.sites, read.seeds), adaptation=read.last_adaptation_step)
 
 
-def _aligned(rows: Rows, read: Readings) -> Rows:
+def _aligned(rows: Rows, read: Measurements) -> Rows:
     """The rows of the record, each with what was remembered of it."""
     if (rows.sites, rows.seeds) == (read.sites, read.seeds):
         return rows
@@ -183,7 +183,7 @@ def _aligned(rows: Rows, read: Readings) -> Rows:
     return replace(fresh, adaptation=rows.adaptation, since=rows.since)
 
 
-def _adapted(rows: Rows, read: Readings) -> Rows:
+def _adapted(rows: Rows, read: Measurements) -> Rows:
     """The rows as they are after an adaptation: seeds begin anew."""
     if read.last_adaptation_step == rows.adaptation:
         return rows
@@ -191,7 +191,7 @@ def _adapted(rows: Rows, read: Readings) -> Rows:
     return Rows(rows.sites, rows.seeds, read.last_adaptation_step, 0, own=rows.own, **arrays)
 
 
-def _nonfinite(rows: Rows, read: Readings, found: list[RowFound]) -> Rows:
+def _nonfinite(rows: Rows, read: Measurements, found: list[RowFound]) -> Rows:
     values, measured = (np.stack([part[name] for name in COLUMNS]) for part in (read.columns, read.measured))
     bad = measured & ~np.isfinite(values)
     bad[ERRORS] = values[ERRORS] > 0
@@ -200,7 +200,7 @@ def _nonfinite(rows: Rows, read: Readings, found: list[RowFound]) -> Rows:
     return replace(rows, broken=np.where(measured, bad, rows.broken))
 
 
-def _vanishing(rows: Rows, read: Readings, settings: DetectorSettings, factor: float, found: list[RowFound]) -> Rows:
+def _vanishing(rows: Rows, read: Measurements, settings: DetectorSettings, factor: float, found: list[RowFound]) -> Rows:
     variance = read.columns[DEPTH]
     measured = read.measured[DEPTH] & np.isfinite(variance)
     sites = measured & rows.own
@@ -233,7 +233,7 @@ def _vanishing(rows: Rows, read: Readings, settings: DetectorSettings, factor: f
     )
 
 
-def _dead(rows: Rows, read: Readings, settings: DetectorSettings, factor: float, found: list[RowFound]) -> Rows:
+def _dead(rows: Rows, read: Measurements, settings: DetectorSettings, factor: float, found: list[RowFound]) -> Rows:
     ratio = read.columns[DEAD]
     measured = read.measured[DEAD] & np.isfinite(ratio)
     rise = ratio - rows.least  # NaN where nothing has settled: every comparison with it is false.
@@ -249,7 +249,7 @@ def _dead(rows: Rows, read: Readings, settings: DetectorSettings, factor: float,
     return replace(rows, settled=settled, least=least, dying=dying, dead=(rows.dead | begins) & ~over)
 
 
-def _stuck(rows: Rows, read: Readings, settings: DetectorSettings, found: list[RowFound]) -> Rows:
+def _stuck(rows: Rows, read: Measurements, settings: DetectorSettings, found: list[RowFound]) -> Rows:
     variance, measured = read.columns[VARIANCE], read.measured[VARIANCE]
     same = measured & (variance == rows.last) & (variance != 0)
     repeated = np.where(same, rows.repeated + 1, np.where(measured, 1, rows.repeated))

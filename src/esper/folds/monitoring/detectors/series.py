@@ -54,7 +54,7 @@ class Found(NamedTuple):
     score: float
 
 
-class Stretch(NamedTuple):
+class OpenAnomaly(NamedTuple):
     """An anomaly under way: since which value, and the level that it left."""
 
     since: int
@@ -91,7 +91,7 @@ class Series:
     repeated: int = 0
     raised: bool = False
     """Its limits were raised at the last value."""
-    under_way: dict[str, Stretch] = field(default_factory=dict)
+    under_way: dict[str, OpenAnomaly] = field(default_factory=dict)
 
     def copy(self) -> "Series":
         """The same, to be changed. (`dataclasses.replace` takes three times as long.)"""
@@ -367,7 +367,7 @@ class _Pass:
             return
         series.repeated += 1
         if series.repeated >= self.settings.stuck_values and value != 0 and "stuck" not in series.under_way:
-            series.under_way["stuck"] = Stretch(series.count, value)
+            series.under_way["stuck"] = OpenAnomaly(series.count, value)
             self.found.append(Found(place, "stuck", value, None, float(series.repeated)))
 
     # What several detectors need
@@ -383,11 +383,11 @@ class _Pass:
 
     def _begin(self, now: "_Now", detector: str, level: float, score: float) -> None:
         if detector not in self.series.under_way:
-            self.series.under_way[detector] = Stretch(self.series.count, level)
+            self.series.under_way[detector] = OpenAnomaly(self.series.count, level)
             expected = level if self.series.signed else math.exp(level)
             self.found.append(Found(now.place, detector, now.value, expected, score))
 
-    def _end_if(self, detector: str, stretch: Stretch, recovered: bool) -> None:
+    def _end_if(self, detector: str, stretch: OpenAnomaly, recovered: bool) -> None:
         lasted = self.series.count - stretch.since
         accepted = lasted >= self.settings.accepted_after
         if (recovered and lasted >= LEAST_STRETCH) or accepted:
