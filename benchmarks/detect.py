@@ -41,12 +41,14 @@ from esper.events.digests import derived_id, digest_of, to_json
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
-from esper.folds.monitoring.detectors.detect import DetectorSettings, DetectorState, detect, from_form, initial, to_form
+from esper.folds.monitoring.detectors.detect import DetectorState
+from esper.folds.monitoring.detectors.settings import DetectorSettings
 from esper.folds.monitoring.measurements import measurements_of
 from esper.folds.monitoring.topic import RULE_VERSIONS
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, fresh_run_id, run_settings, train
 from esper.tolaria.trainer import UnstableError
+from tests.folds.monitoring.made_up import detect, load, save
 
 CLEAN = "clean"
 GRAFTED_STEPS = 200
@@ -80,7 +82,7 @@ class Finding:
 
 
 @dataclass
-class Condition:
+class Judged:
     """What came of a case: the fault's step, the run's last, what detectors announced, and what peers did, by peer."""
 
     case: Case
@@ -182,12 +184,12 @@ def _train(training: Training, case: Case, directory: Directory, run: RunId) -> 
 # Judging
 
 
-def _judge(case: Case, folder: Path) -> Condition:
+def _judge(case: Case, folder: Path) -> Judged:
     records, at = _record(case, folder)
     watched = [record for record in records if record.topic in WATCHED]
     found, ids, us = _detected(watched, again=False)
     _, ids_again, _ = _detected(watched, again=True)
-    judged = Condition(case, at, watched[-1].step, found, _grafts(records), same_ids=ids == ids_again, us_per_record=us)
+    judged = Judged(case, at, watched[-1].step, found, _grafts(records), same_ids=ids == ids_again, us_per_record=us)
     measured = [Measured(one.topic, one.step, read) for one in watched if (read := measurements_of(codec.decode(one))) is not None]
     for name, peer in (("threshold", beyond_threshold), ("z_score", beyond_three_sigma)):
         for detector in peers.SHOWN:
@@ -204,10 +206,10 @@ def _detected(records: list[Record], *, again: bool) -> tuple[list[Finding], lis
     for number, record in enumerate(records):
         event = codec.decode(record)
         started = time.process_time_ns()
-        state, begun = detect(states.get(record.topic, initial()), record.topic, event, settings)
+        state, begun = detect(states.get(record.topic, DetectorState()), record.topic, event, settings)
         if record.topic == topics.STEPS:
             us.append((time.process_time_ns() - started) / 1e3)
-        states[record.topic] = from_form(to_form(state)) if again and number % 7 == 0 else state
+        states[record.topic] = load(save(state)) if again and number % 7 == 0 else state
         found += [Finding(record.step, one.detector, one.metric) for one in begun]
         ids += [derived_id(record.id, "detectors", RULE_VERSIONS["detectors"], digest, index) for index in range(len(begun))]
     return found, ids, us
@@ -221,7 +223,7 @@ def _grafts(records: list[Record]) -> list[int]:
 # Results
 
 
-def _results(judged: list[Condition]) -> dict[str, dict[str, object]]:
+def _results(judged: list[Judged]) -> dict[str, dict[str, object]]:
     kinds = [kind for kind in FAULTS if any(one.case.kind == kind for one in judged)]
     ours = {kind: _scores(judged, kind, "detectors") for kind in kinds}
     results: dict[str, dict[str, object]] = {kind: dict(scores) for kind, scores in ours.items()}
@@ -249,7 +251,7 @@ def _results(judged: list[Condition]) -> dict[str, dict[str, object]]:
 
 def _cost_of_seeds(count: int) -> dict[str, object]:
     """What a health record of so many seeds takes, and how large its state is as JSON; the numbers in it are made up."""
-    random, state, us = np.random.default_rng(0), initial(), []
+    random, state, us = np.random.default_rng(0), DetectorState(), []
     for _ in range(30):
         varied = {name: tuple(random.uniform(0.1, 0.9, count).tolist()) for name in SHARES}
         columns = HealthColumns(
@@ -267,10 +269,10 @@ def _cost_of_seeds(count: int) -> dict[str, object]:
         started = time.process_time_ns()
         state, _ = detect(state, event.TOPIC, event, DetectorSettings())
         us.append((time.process_time_ns() - started) / 1e3)
-    return {"us_per_health_record": round(median(us), 1), "state_bytes": len(json.dumps(to_form(state)))}
+    return {"us_per_health_record": round(median(us), 1), "state_bytes": len(save(state))}
 
 
-def _scores(judged: list[Condition], kind: str, name: str) -> dict[str, float | None]:
+def _scores(judged: list[Judged], kind: str, name: str) -> dict[str, float | None]:
     detector, horizon = FAULTS[kind].detector, FAULTS[kind].horizon
     faulty = [one for one in judged if one.case.kind == kind]
     clean = {(one.case.training, one.case.rng_seed): one for one in judged if one.case.kind == CLEAN}
@@ -289,13 +291,13 @@ def _scores(judged: list[Condition], kind: str, name: str) -> dict[str, float | 
     }
 
 
-def _steps(one: Condition, name: str, detector: str) -> list[int]:
+def _steps(one: Judged, name: str, detector: str) -> list[int]:
     if name == "detectors":
         return [finding.step for finding in one.found if finding.detector == detector]
     return one.peers[f"{name}.{detector}"]
 
 
-def _by_chance(pairs: list[tuple[Condition, Condition]], detector: str, horizon: int) -> dict[str, float | None]:
+def _by_chance(pairs: list[tuple[Judged, Judged]], detector: str, horizon: int) -> dict[str, float | None]:
     """As many alarms as the detector gave in the two runs of a pair, anywhere in the faulty one; means over many draws."""
     random = np.random.default_rng(len(pairs) + horizon)
     hits, false = 0, 0

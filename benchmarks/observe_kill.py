@@ -119,7 +119,7 @@ def observed_once(log: Path, again: Path) -> None:
     """The same runs, observed by an observer that nobody kills and that tells nobody."""
     for run in Directory(log).names():
         shutil.copytree(log / run, again / run, ignore=shutil.ignore_patterns("observed*", "checkpoints"))
-    settings = ObserverSettings(watch=MonitorSettings(rules=builtin_rules()))
+    settings = ObserverSettings(monitor=MonitorSettings(rules=builtin_rules()))
     with Observer(Directory(again), settings, now=lambda: datetime.now(UTC), from_start=True, report=print) as once:
         while once.turn(0.0):
             pass

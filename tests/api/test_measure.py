@@ -24,7 +24,7 @@ from esper.events.kinds.observability import AlertFiring
 from esper.events.kinds.run import RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.topics import CUSTOM_METRICS
-from esper.folds.monitoring.run import Watch
+from esper.folds.monitoring.run import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.rule_files import parse_rules
 from esper.oona.directory import Directory
@@ -246,8 +246,8 @@ def test_training_is_the_same_whether_or_not_it_is_measured(directory: Directory
 def test_a_rule_on_it_fires(directory: Directory) -> None:
     train(measured_by(lambda batch: measure("batch", batch)), settings(epochs=2), directory, RUN)
     rule = f'[[rule]]\nname = "many"\ntopic = "{CUSTOM_METRICS}"\nmetric = "esper_custom_batch"\nabove = 3\nseverity = "warning"\n'
-    watch = Watch(RUN, MonitorSettings(rules=parse_rules(rule, "alerts.toml")))
-    derived = [decode(one) for record in records(directory, RUN) for one in watch.take(record)]
+    monitor = RunMonitor(RUN, MonitorSettings(rules=parse_rules(rule, "alerts.toml")))
+    derived = [decode(one) for record in records(directory, RUN) for one in monitor.take(record)]
     (firing,) = [event for event in derived if isinstance(event, AlertFiring)]
     assert firing.rule == "many"
 

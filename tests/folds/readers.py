@@ -1,4 +1,4 @@
-"""A reader for tests: what a host does with `admit`, `merge` and the fold, where it can read a hole again; and ways to deliver a log."""
+"""A reader for tests: what a host does with `admit`, `merge` and the fold, where it can read a gap again; and ways to deliver a log."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from esper.events import topics
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
-from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, admit
+from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
 from esper.folds.merge import FactOrder, merge
 from esper.folds.run import RunState, digest, fold, initial, step
 
@@ -17,7 +17,7 @@ Repeat = tuple[int, int, int]
 
 
 class Missing(NamedTuple):
-    """A hole: the first and the last missing sequence of a topic."""
+    """A gap: the first and the last missing sequence of a topic."""
 
     run: RunId
     topic: str
@@ -52,17 +52,17 @@ def local_digests(records: Iterable[Record]) -> list[str]:
 
 @dataclass
 class Reader:
-    """Takes records as they come. `epochs` are a run's states after each EpochCompleted, `blocked` are holes of facts that stayed open."""
+    """Takes records as they come. `epochs` are a run's states after each EpochCompleted, `blocked` are gaps of facts that stayed open."""
 
     reread: Reread = nothing
-    guard: Guard = field(default_factory=Guard.start)
+    admissions: dict[tuple[RunId, str], Admission] = field(default_factory=dict)
     merges: dict[RunId, FactOrder] = field(default_factory=dict)
     states: dict[RunId, RunState] = field(default_factory=dict)
     epochs: dict[RunId, list[RunState]] = field(default_factory=dict)
     applied: list[Record] = field(default_factory=list)
-    holes: list[Missing] = field(default_factory=list)
+    gaps: list[Missing] = field(default_factory=list)
     blocked: list[Missing] = field(default_factory=list)
-    passed_over: Counter[tuple[RunId, str]] = field(default_factory=Counter)
+    skipped: Counter[tuple[RunId, str]] = field(default_factory=Counter)
     expired: Counter[tuple[RunId, str]] = field(default_factory=Counter)
     drops: list[Drop] = field(default_factory=list)
 
@@ -73,8 +73,7 @@ class Reader:
 
     def going_on(self) -> "Reader":
         """A reader that begins with what this one would have saved, and has seen nothing itself."""
-        saved = Guard(streams=self.guard.streams, derived=self.guard.derived)
-        return Reader(self.reread, saved, dict(self.merges), dict(self.states))
+        return Reader(self.reread, dict(self.admissions), dict(self.merges), dict(self.states))
 
     def epoch_digests(self, run: RunId) -> list[str]:
         """The digests of the state of `run` after every EpochCompleted that was met here."""
@@ -92,34 +91,34 @@ class Reader:
 
     def take(self, record: Record) -> None:
         """Does with one record what its verdict says."""
-        match admit(self.guard, record):
-            case Apply(guard):
-                self.guard = guard
+        key = (record.run, record.topic)
+        match admit(self.admissions.get(key, Admission()), record):
+            case Apply(admission, expired):
+                self.admissions[key] = admission
+                if expired:
+                    self.expired[key] += expired
                 self._apply(record)
             case Drop() as drop:
                 self.drops.append(drop)
-            case Expired(guard, to):
-                self.guard = guard
-                self.expired[record.run, record.topic] += to
-                self.take(record)
-            case Hole(guard, from_, to):
-                self.guard = guard
+            case Gap(admission, from_, to):
+                self.admissions[key] = admission
                 missing = Missing(record.run, record.topic, from_, to)
-                self.holes.append(missing)
+                self.gaps.append(missing)
                 self.fill(missing)
                 self.take(record)
 
     def fill(self, missing: Missing) -> None:
-        """Reads an open hole again; telemetry that is not found is passed over, a fact that is not found leaves its topic where it is."""
+        """Reads an open gap again; telemetry that is not found is skipped, a fact that is not found leaves its topic where it is."""
         self.take_all(self.reread(*missing))
-        left = self.guard.hole(missing.run, missing.topic)
+        key = (missing.run, missing.topic)
+        left = self.admissions[key].gap
         if left is None:
             return
         if not topics.is_telemetry(missing.topic):
             self.blocked.append(Missing(missing.run, missing.topic, *left))
             return
-        self.passed_over[missing.run, missing.topic] += left[1] - left[0] + 1
-        self.guard = self.guard.passed_over(missing.run, missing.topic)
+        self.skipped[key] += left[1] - left[0] + 1
+        self.admissions[key] = skip_gap(self.admissions[key], missing.topic)
 
     def _apply(self, record: Record) -> None:
         self.applied.append(record)

@@ -4,9 +4,9 @@ import pytest
 
 from esper.errors import RuleError
 from esper.events import topics
-from esper.events.envelope import EventId, Record, RunId
+from esper.events.envelope import EventId, Record
 from esper.events.kinds.observability import RunHeardAgain
-from esper.folds.admit import Apply, Drop, Expired, Guard, Hole, Reason, Verdict, admit
+from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
 from tests.folds.histories import RUN, Writer, completed, derived, steps
 from tests.folds.readers import Missing, Reader, from_log
 
@@ -26,16 +26,16 @@ def measured(count: int) -> list[Record]:
     return writer.records
 
 
-def admitted(*records: Record) -> Guard:
-    guard = Guard.start()
+def admitted(*records: Record) -> Admission:
+    admission = Admission()
     for record in records:
-        verdict = admit(guard, record)
+        verdict = admit(admission, record)
         assert isinstance(verdict, Apply)
-        guard = verdict.guard
-    return guard
+        admission = verdict.admission
+    return admission
 
 
-def reason_of(verdict: Verdict) -> Reason | None:
+def reason_of(verdict: Apply | Drop | Gap) -> Reason | None:
     return verdict.reason if isinstance(verdict, Drop) else None
 
 
@@ -50,60 +50,53 @@ def test_a_repeat_is_a_duplicate(place: int) -> None:
     assert reason_of(admit(admitted(*records), records[place])) is Reason.DUPLICATE
 
 
-def test_topics_and_runs_are_numbered_apart() -> None:
-    fact, sample = epochs(1)[0], measured(1)[0]
-    guard = admitted(fact, sample)
-    assert isinstance(admit(guard, fact._replace(run=RunId("another"))), Apply)
-
-
-def test_missing_facts_are_a_hole_with_its_bounds() -> None:
+def test_missing_facts_are_a_gap_with_its_bounds() -> None:
     records = epochs(5)
     verdict = admit(admitted(records[0]), records[4])
-    assert isinstance(verdict, Hole)
+    assert isinstance(verdict, Gap)
     assert (verdict.from_, verdict.to) == (2, 4)
-    assert verdict.guard.hole(RUN, topics.EPOCH) == (2, 4)
+    assert verdict.admission.gap == (2, 4)
 
 
-def test_missing_facts_at_the_front_are_a_hole() -> None:
-    verdict = admit(Guard.start(), epochs(3)[2])
-    assert isinstance(verdict, Hole)
+def test_missing_facts_at_the_front_are_a_gap() -> None:
+    verdict = admit(Admission(), epochs(3)[2])
+    assert isinstance(verdict, Gap)
     assert (verdict.from_, verdict.to) == (1, 2)
 
 
-def test_what_lies_behind_an_open_hole_waits_and_is_not_reported_again() -> None:
+def test_what_lies_behind_an_open_gap_waits_and_is_not_reported_again() -> None:
     records = epochs(6)
-    hole = admit(admitted(records[0]), records[3])
-    assert isinstance(hole, Hole)
-    assert reason_of(admit(hole.guard, records[3])) is Reason.BEHIND_HOLE
-    assert reason_of(admit(hole.guard, records[4])) is Reason.BEHIND_HOLE
+    gap = admit(admitted(records[0]), records[3])
+    assert isinstance(gap, Gap)
+    assert reason_of(admit(gap.admission, records[3])) is Reason.BEHIND_GAP
+    assert reason_of(admit(gap.admission, records[4])) is Reason.BEHIND_GAP
 
 
-def test_a_hole_is_closed_by_its_last_record() -> None:
+def test_a_gap_is_closed_by_its_last_record() -> None:
     records = epochs(4)
-    hole = admit(admitted(records[0]), records[3])
-    assert isinstance(hole, Hole)
-    part = admit(hole.guard, records[1])
+    gap = admit(admitted(records[0]), records[3])
+    assert isinstance(gap, Gap)
+    part = admit(gap.admission, records[1])
     assert isinstance(part, Apply)
-    assert part.guard.hole(RUN, topics.EPOCH) == (3, 3)
-    whole = admit(part.guard, records[2])
+    assert part.admission.gap == (3, 3)
+    whole = admit(part.admission, records[2])
     assert isinstance(whole, Apply)
-    assert whole.guard.hole(RUN, topics.EPOCH) is None
-    assert whole.guard == admitted(*records[:3])
+    assert whole.admission.gap is None
+    assert whole.admission == admitted(*records[:3])
 
 
-def test_the_next_hole_is_reported_for_itself() -> None:
+def test_the_next_gap_is_reported_for_itself() -> None:
     records = epochs(9)
     reader = Reader(from_log(records)).take_all(records[place] for place in (0, 3, 4, 7, 8))
-    assert reader.holes == [Missing(RUN, topics.EPOCH, 2, 3), Missing(RUN, topics.EPOCH, 6, 7)]
+    assert reader.gaps == [Missing(RUN, topics.EPOCH, 2, 3), Missing(RUN, topics.EPOCH, 6, 7)]
     assert len(reader.applied) == 9
 
 
 def test_telemetry_whose_front_is_gone_starts_there() -> None:
     records = measured(5)
-    verdict = admit(Guard.start(), records[3])
-    assert isinstance(verdict, Expired)
-    assert verdict.to == 3
-    assert isinstance(admit(verdict.guard, records[3]), Apply)
+    verdict = admit(Admission(), records[3])
+    assert isinstance(verdict, Apply)
+    assert (verdict.expired, verdict.admission.sequence) == (3, 4)
 
 
 def test_expired_telemetry_is_counted_once() -> None:
@@ -113,50 +106,50 @@ def test_expired_telemetry_is_counted_once() -> None:
     assert [record.sequence for record in reader.applied] == [4, 5, 6]
 
 
-def test_telemetry_missing_behind_its_front_is_a_hole() -> None:
+def test_telemetry_missing_behind_its_front_is_a_gap() -> None:
     records = measured(5)
     reader = Reader(from_log(records)).take_all([*records[:2], records[4]])
-    assert reader.holes == [Missing(RUN, topics.STEPS, 3, 4)]
+    assert reader.gaps == [Missing(RUN, topics.STEPS, 3, 4)]
     assert len(reader.applied) == 5
 
 
-def test_a_hole_in_telemetry_that_stays_is_passed_over() -> None:
+def test_a_gap_in_telemetry_that_stays_is_skipped() -> None:
     records = measured(5)
-    hole = admit(admitted(*records[:2]), records[4])
-    assert isinstance(hole, Hole)
-    guard = hole.guard.passed_over(RUN, topics.STEPS)
-    assert isinstance(admit(guard, records[4]), Apply)
-    assert reason_of(admit(guard, records[3])) is Reason.DUPLICATE
+    gap = admit(admitted(*records[:2]), records[4])
+    assert isinstance(gap, Gap)
+    admission = skip_gap(gap.admission, topics.STEPS)
+    assert isinstance(admit(admission, records[4]), Apply)
+    assert reason_of(admit(admission, records[3])) is Reason.DUPLICATE
 
 
-def test_what_was_passed_over_and_comes_after_all_is_a_duplicate_whichever_incarnation_wrote_it() -> None:
+def test_what_was_skipped_and_comes_after_all_is_a_duplicate_whichever_incarnation_wrote_it() -> None:
     older, newer = measured(7)[:4], [record._replace(incarnation=2) for record in measured(7)[4:]]
-    hole = admit(admitted(*older[:2]), newer[2])
-    assert isinstance(hole, Hole)
-    following = admit(hole.guard.passed_over(RUN, topics.STEPS), newer[2])
+    gap = admit(admitted(*older[:2]), newer[2])
+    assert isinstance(gap, Gap)
+    following = admit(skip_gap(gap.admission, topics.STEPS), newer[2])
     assert isinstance(following, Apply)
-    assert [reason_of(admit(following.guard, record)) for record in (*older, *newer)] == [Reason.DUPLICATE] * 7
+    assert [reason_of(admit(following.admission, record)) for record in (*older, *newer)] == [Reason.DUPLICATE] * 7
 
 
-def test_an_older_incarnation_right_behind_what_was_passed_over_is_a_conflict() -> None:
+def test_an_older_incarnation_right_behind_what_was_skipped_is_a_conflict() -> None:
     records = [measured(5)[0], *(record._replace(incarnation=2) for record in measured(5)[1:])]
-    hole = admit(admitted(*records[:2]), records[4])
-    assert isinstance(hole, Hole)
-    guard = hole.guard.passed_over(RUN, topics.STEPS)
-    assert reason_of(admit(guard, records[4]._replace(incarnation=1))) is Reason.CONFLICT
+    gap = admit(admitted(*records[:2]), records[4])
+    assert isinstance(gap, Gap)
+    admission = skip_gap(gap.admission, topics.STEPS)
+    assert reason_of(admit(admission, records[4]._replace(incarnation=1))) is Reason.CONFLICT
 
 
-def test_missing_facts_are_never_passed_over() -> None:
+def test_missing_facts_are_never_skipped() -> None:
     records = epochs(3)
-    hole = admit(admitted(records[0]), records[2])
-    assert isinstance(hole, Hole)
+    gap = admit(admitted(records[0]), records[2])
+    assert isinstance(gap, Gap)
     with pytest.raises(RuleError, match="a missing fact blocks the run"):
-        hole.guard.passed_over(RUN, topics.EPOCH)
+        skip_gap(gap.admission, topics.EPOCH)
 
 
-def test_only_an_open_hole_is_passed_over() -> None:
-    with pytest.raises(RuleError, match="expected an open hole"):
-        admitted(*measured(2)).passed_over(RUN, topics.STEPS)
+def test_only_an_open_gap_is_skipped() -> None:
+    with pytest.raises(RuleError, match="expected an open gap"):
+        skip_gap(admitted(*measured(2)), topics.STEPS)
 
 
 def test_the_last_record_with_other_bytes_is_a_conflict() -> None:
@@ -183,8 +176,8 @@ def test_another_writer_of_the_same_bytes_is_a_duplicate() -> None:
 
 def test_an_older_incarnation_after_a_newer_one_is_a_conflict() -> None:
     records = epochs(3)
-    guard = admitted(records[0], records[1]._replace(incarnation=2))
-    verdict = admit(guard, records[2])
+    admission = admitted(records[0], records[1]._replace(incarnation=2))
+    verdict = admit(admission, records[2])
     assert verdict == Drop(Reason.CONFLICT, f"run {RUN}, topic {topics.EPOCH}, sequence 3: incarnation 1 wrote after incarnation 2")
 
 
@@ -198,38 +191,17 @@ def test_the_newer_incarnation_goes_on_after_a_conflict() -> None:
 
 def test_what_an_older_incarnation_wrote_in_its_time_is_repeated_as_a_duplicate() -> None:
     records = epochs(2)
-    guard = admitted(records[0], records[1]._replace(incarnation=2))
-    assert reason_of(admit(guard, records[0])) is Reason.DUPLICATE
+    admission = admitted(records[0], records[1]._replace(incarnation=2))
+    assert reason_of(admit(admission, records[0])) is Reason.DUPLICATE
 
 
 @pytest.mark.parametrize(("place", "incarnation"), [(1, 1), (0, 2)])
 def test_an_earlier_sequence_from_another_incarnation_than_wrote_it_is_a_conflict(place: int, incarnation: int) -> None:
     records = epochs(4)
-    guard = admitted(records[0], *(record._replace(incarnation=2) for record in records[1:]))
-    assert reason_of(admit(guard, records[place]._replace(incarnation=incarnation))) is Reason.CONFLICT
+    admission = admitted(records[0], *(record._replace(incarnation=2) for record in records[1:]))
+    assert reason_of(admit(admission, records[place]._replace(incarnation=incarnation))) is Reason.CONFLICT
 
 
-def test_a_derived_record_is_applied_once() -> None:
-    record = derived(epochs(1)[0], RunHeardAgain(silent_s=70.0))
-    assert reason_of(admit(admitted(record), record)) is Reason.DUPLICATE
-
-
-def test_a_derived_id_with_other_bytes_is_a_conflict() -> None:
-    cause = epochs(1)[0]
-    guard = admitted(derived(cause, RunHeardAgain(silent_s=70.0)))
-    assert reason_of(admit(guard, derived(cause, RunHeardAgain(silent_s=71.0)))) is Reason.CONFLICT
-
-
-def test_derived_records_may_come_in_any_order() -> None:
-    cause = epochs(1)[0]
-    events = [derived(cause, RunHeardAgain(silent_s=70.0), index) for index in range(4)]
-    reader = Reader().take_all([events[2], events[0], events[3], events[0], events[1]])
-    assert len(reader.applied) == 4
-
-
-def test_a_run_that_is_forgotten_leaves_nothing() -> None:
-    fact = epochs(1)[0]
-    event = derived(fact, RunHeardAgain(silent_s=70.0))
-    other = RunId("another")
-    guard = admitted(fact, event, fact._replace(run=other), event._replace(run=other))
-    assert guard.without(RUN) == admitted(fact._replace(run=other), event._replace(run=other))
+def test_a_derived_record_has_no_sequence_to_be_admitted_by() -> None:
+    with pytest.raises(RuleError, match="expected a record with a sequence"):
+        admit(Admission(), derived(epochs(1)[0], RunHeardAgain(silent_s=70.0)))

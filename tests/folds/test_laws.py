@@ -48,7 +48,7 @@ def test_any_interleaving_and_repetition_gives_the_same_state_and_the_same_deriv
     assert reader.states == straight.states
     assert digest(reader.states[RUN]) == digest(fold(arrival.records))
     assert derived_ids(reader) == derived_ids(straight)
-    assert reader.guard == straight.guard
+    assert reader.admissions == straight.admissions
 
 
 @given(ARRIVALS)
@@ -65,7 +65,7 @@ def test_repeats_in_order_are_duplicates_and_no_faults(arrival: Arrival) -> None
     reader = reader_of(arrival).take_all(arrival.delivery)
     assert {drop.reason.value for drop in reader.drops} <= {"duplicate"}
     assert len(reader.drops) == len(arrival.delivery) - len(arrival.records)
-    assert reader.holes == []
+    assert reader.gaps == []
 
 
 @given(HISTORIES, st.integers(0, 200))
@@ -94,7 +94,7 @@ def test_a_hole_in_facts_is_reported_once_with_its_bounds_and_healed_by_reading_
     first = start % (len(facts) - 1)
     gone = facts[first : min(first + length, len(facts) - 1)]
     reader = reader_of(arrival).take_all(record for record in delivery if record not in gone)
-    assert reader.holes == [(RUN, topic, gone[0].sequence, gone[-1].sequence)]
+    assert reader.gaps == [(RUN, topic, gone[0].sequence, gone[-1].sequence)]
     assert reader.states[RUN] == fold(arrival.records)
 
 

@@ -46,7 +46,7 @@ class Trip:
         return queues_of(self.messages)
 
     @property
-    def holes(self) -> list[Missing]:
+    def gaps(self) -> list[Missing]:
         """One for each record that did not come in its place."""
         return sorted(hole_at(record) for record in (*self.lost, self.late))
 
@@ -159,7 +159,7 @@ def test_runs_read_as_the_consumer_hands_them_out_come_to_the_states_of_their_lo
 def test_any_order_of_partitions_comes_to_the_states_of_the_logs_after_every_epoch(trip: Trip, seed: int) -> None:
     reader = Reader(trip.reread).take_all(trip.records(interleaved(trip.queues, Random(seed))))
     assert {run: reader.digests(run) for run in trip.logs} == trip.digests
-    assert sorted(reader.holes) == trip.holes
+    assert sorted(reader.gaps) == trip.gaps
     assert not reader.conflicts
 
 
@@ -170,7 +170,7 @@ def test_a_reader_that_starts_again_from_earlier_offsets_comes_to_the_same_state
     second = first.going_on().take_all(trip.records(after))
     both = {run: [*first.epoch_digests(run), *second.digests(run)] for run in trip.logs}
     assert both == trip.digests
-    assert sorted(first.holes + second.holes) == trip.holes
+    assert sorted(first.gaps + second.gaps) == trip.gaps
     assert not first.conflicts + second.conflicts
 
 
@@ -199,7 +199,7 @@ def test_a_blocked_run_goes_on_from_where_it_stopped_once_its_log_is_at_hand(tri
     later.fill(blocked.blocked[0])
     later.take_all(trip.of(FINISHED, trip.messages))
     assert [*blocked.epoch_digests(FINISHED), *later.digests(FINISHED)] == trip.digests[FINISHED]
-    assert later.holes == []
+    assert later.gaps == []
 
 
 def test_telemetry_that_is_nowhere_is_passed_over_and_counted(trip: Trip) -> None:
@@ -207,7 +207,7 @@ def test_telemetry_that_is_nowhere_is_passed_over_and_counted(trip: Trip) -> Non
     reader = Reader().take_all(trip.of(FINISHED, trip.messages))
     steps = [record for record in trip.logs[FINISHED] if record.topic == topics.STEPS and record != sample]
     assert [record for record in reader.applied if record.topic == topics.STEPS] == steps
-    assert reader.passed_over == {(FINISHED, topics.STEPS): 1}
+    assert reader.skipped == {(FINISHED, topics.STEPS): 1}
 
 
 def test_a_fact_that_came_late_is_found_by_reading_its_topic_again(trip: Trip) -> None:
@@ -216,7 +216,7 @@ def test_a_fact_that_came_late_is_found_by_reading_its_topic_again(trip: Trip) -
         return within((record for record in again if record.topic == topic), first, last)
 
     reader = Reader(from_the_broker).take_all(trip.of(LATE, trip.messages))
-    assert reader.holes == [hole_at(trip.late)]
+    assert reader.gaps == [hole_at(trip.late)]
     assert reader.blocked == []
     assert reader.digests(LATE) == trip.digests[LATE]
 
@@ -224,7 +224,7 @@ def test_a_fact_that_came_late_is_found_by_reading_its_topic_again(trip: Trip) -
 def test_a_fact_missing_at_its_topic_s_front_is_a_hole_and_not_expired(trip: Trip) -> None:
     first = place(trip.logs[LATE], topics.EPOCH, 1)
     reader = Reader(trip.reread).take_all(record for record in trip.of(LATE, trip.messages) if record != first)
-    assert sorted(reader.holes) == sorted([hole_at(first), hole_at(trip.late)])
+    assert sorted(reader.gaps) == sorted([hole_at(first), hole_at(trip.late)])
     assert not reader.expired
     assert reader.digests(LATE) == trip.digests[LATE]
 
@@ -248,7 +248,7 @@ def test_a_record_sent_again_with_other_bytes_is_a_conflict_and_changes_nothing(
         return [wire.record(message) for message in await wire.read()]
 
     reader = Reader().take_all(asyncio.run(travel()))
-    assert sorted(drop.what for drop in reader.conflicts) == sorted(
+    assert sorted(drop.detail for drop in reader.conflicts) == sorted(
         f"run {record.run}, topic {record.topic}, sequence {record.sequence}: written before with other bytes" for record in forged
     )
     assert reader.digests(FINISHED) == trip.digests[FINISHED]

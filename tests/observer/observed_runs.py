@@ -25,8 +25,8 @@ from esper.oona.run_log import RunLog
 
 NOW = datetime(2026, 3, 1, 13, 0, tzinfo=UTC)
 NEVER = SilenceSettings(dead_after_s=1e9, idle_after_s=1e9)
-SETTINGS = ObserverSettings(watch=MonitorSettings(silence=NEVER, rules=builtin_rules()), tick_s=0.0)
-HEARING = replace(SETTINGS, watch=MonitorSettings(rules=builtin_rules()))
+SETTINGS = ObserverSettings(monitor=MonitorSettings(silence=NEVER, rules=builtin_rules()), tick_s=0.0)
+HEARING = replace(SETTINGS, monitor=MonitorSettings(rules=builtin_rules()))
 """The same, but silence is judged."""
 
 
@@ -68,7 +68,7 @@ class Growing:
 def abandon(observer: Observer) -> None:
     """Lets go of an observer's files as the end of a killed process does: nothing is saved."""
     for run in observer._runs.values():
-        run.observed.close()
+        run.store.close()
     observer._follower.close()
 
 
@@ -104,7 +104,7 @@ def lacking(record: Record) -> Event:
 def observe_by_an_older_version(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
     """Observes the run twice, by a version that a transition blocks."""
     with monkeypatch.context() as older:
-        older.setattr("esper.folds.monitoring.run.decode", lacking)
+        older.setattr("esper.folds.monitoring.cell.decode", lacking)
         for _ in range(2):
             with growing.observer() as observer:
                 observer.turn(0.0)

@@ -17,7 +17,7 @@ from tests.observer.observed_runs import SETTINGS, Growing, read
 
 TABLES = "[windows]\nlength_s = 2\n[detectors]\nspike_spreads = 3.0\noff = ['drift']\n"
 EARLY = 100  # Records that the first observer sees: two and a half seconds.
-FIRST = replace(SETTINGS, watch=SETTINGS.watch.model_copy(update={"windows": WindowSettings(length_s=1)}))
+FIRST = replace(SETTINGS, monitor=SETTINGS.monitor.model_copy(update={"windows": WindowSettings(length_s=1)}))
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def changed(growing: Growing) -> ObserverSettings:
     """The usual settings, but for what `alerts.toml` in the log says."""
     (growing.directory.path / RULES).write_text(TABLES)
     watch: MonitorSettings = watching_of(growing.directory)
-    return replace(SETTINGS, watch=watch.model_copy(update={"silence": SETTINGS.watch.silence}))
+    return replace(SETTINGS, monitor=watch.model_copy(update={"silence": SETTINGS.monitor.silence}))
 
 
 def windows(records: tuple[Record, ...]) -> list[WindowAggregated]:
@@ -60,7 +60,7 @@ def test_each_observer_names_the_settings_that_it_has(growing: Growing, changed:
             observer.turn(0.0)
     said = [decode(record) for record in read(growing.directory, growing.run) if record.topic == topics.OBSERVERS]
     started = [event for event in said if isinstance(event, ObserverStarted)]
-    assert [event.settings_digest for event in started] == [FIRST.watch.settings_digest, changed.watch.settings_digest]
+    assert [event.settings_digest for event in started] == [FIRST.monitor.settings_digest, changed.monitor.settings_digest]
 
 
 def test_a_state_that_was_made_by_several_settings_is_made_again_the_same(growing: Growing, changed: ObserverSettings) -> None:
@@ -77,4 +77,4 @@ def test_a_state_that_was_made_by_several_settings_is_made_again_the_same(growin
 
 def test_an_observer_has_what_the_file_says(growing: Growing, changed: ObserverSettings) -> None:
     with observer_maker(growing.directory)() as observer:
-        assert observer._settings.watch.windows == changed.watch.windows
+        assert observer._settings.monitor.windows == changed.monitor.windows

@@ -94,7 +94,7 @@ def test_a_run_that_an_observer_names_its_rules_for_has_them_once(growing: Growi
             growing.write(50)
             observer.turn(0.0)
     started = [decode(record) for record in read(growing.directory, growing.run) if record.type == ObserverStarted.KIND]
-    assert [event.settings_digest for event in started if isinstance(event, ObserverStarted)] == [SETTINGS.watch.settings_digest]
+    assert [event.settings_digest for event in started if isinstance(event, ObserverStarted)] == [SETTINGS.monitor.settings_digest]
 
 
 def test_a_sealed_run_is_observed_to_its_end_and_its_observed_file_sealed(

@@ -22,7 +22,7 @@ from esper.oona.heads import Draft
 from esper.oona.observed import is_settled
 from tests.observer.observed_runs import HEARING, SETTINGS, Clock, Growing, changes, observe_by_an_older_version, problems, read
 
-SOON = replace(SETTINGS, watch=MonitorSettings(silence=SilenceSettings(dead_after_s=60, idle_after_s=60), rules=builtin_rules()))
+SOON = replace(SETTINGS, monitor=MonitorSettings(silence=SilenceSettings(dead_after_s=60, idle_after_s=60), rules=builtin_rules()))
 
 
 def test_a_run_from_which_nothing_comes_raises_an_alert_once_and_ends_it_when_it_is_heard_again(growing: Growing) -> None:

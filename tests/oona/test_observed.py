@@ -7,8 +7,8 @@ import pytest
 
 from esper.errors import LogError
 from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.oona.contract import START, Position
-from esper.oona.observed import Observed, end_of_observed, is_observed, is_settled, read_observed
+from esper.oona.contract import Position
+from esper.oona.observed import Observed, end_of_observed, is_settled, read_observed
 
 RUN = RunId("run")
 THERE = Position((("run.sqlite", 7),))
@@ -42,52 +42,6 @@ def test_what_was_saved_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert read_observed(tmp_path, RUN).records == (derived("a"), derived("b"))
 
 
-def test_records_position_and_state_are_there_for_the_next_observer(tmp_path: Path) -> None:
-    with Observed(tmp_path, RUN) as observed:
-        observed.save([derived("a")], THERE, b"state")
-    with Observed(tmp_path, RUN) as observed:
-        assert observed.saved() == (THERE, b"state", THERE)
-
-
-def test_the_state_stays_where_it_was_saved_while_the_position_goes_on(tmp_path: Path) -> None:
-    later = Position((("run.sqlite", 9),))
-    with Observed(tmp_path, RUN) as observed:
-        observed.save([], THERE, b"state")
-        observed.save([], later)
-        assert observed.saved() == (later, b"state", THERE)
-
-
-def test_a_record_is_found_by_its_id(tmp_path: Path) -> None:
-    with Observed(tmp_path, RUN) as observed:
-        observed.save([derived("a"), derived("b")])
-        assert observed.find(EventId("b")) == derived("b")
-        with pytest.raises(LogError, match="expected derived event c in"):
-            observed.find(EventId("c"))
-
-
-def test_nothing_is_known_of_a_run_that_nobody_observed(tmp_path: Path) -> None:
-    assert not is_observed(tmp_path)
-    assert read_observed(tmp_path, RUN).records == ()
-    with Observed(tmp_path, RUN) as observed:
-        assert observed.saved() == (START, None, START)
-
-
-def test_a_record_that_is_derived_again_is_written_once(tmp_path: Path) -> None:
-    with Observed(tmp_path, RUN) as observed:
-        assert observed.save([derived("a")]) == (derived("a"),)
-        assert observed.save([derived("a"), derived("b")]) == (derived("b"),)
-    assert [record.id for record in read_observed(tmp_path, RUN).records] == ["a", "b"]
-
-
-def test_the_same_id_with_other_bytes_is_refused_and_nothing_of_its_group_is_saved(tmp_path: Path) -> None:
-    with Observed(tmp_path, RUN) as observed:
-        observed.save([derived("a")])
-        with pytest.raises(LogError, match=r"derived event a stands in .* with other bytes"):
-            observed.save([derived("b"), derived("a", data=b"{ }")], THERE, b"state")
-        assert observed.saved() == (START, None, START)
-    assert [record.id for record in read_observed(tmp_path, RUN).records] == ["a"]
-
-
 def test_a_page_holds_the_topics_that_were_asked_for_and_goes_on_after_itself(tmp_path: Path) -> None:
     with Observed(tmp_path, RUN) as observed:
         observed.save([derived("a"), derived("x", topic="observability.anomalies"), derived("b"), derived("c")])
@@ -106,14 +60,6 @@ def test_the_end_is_where_a_reader_finds_nothing_yet(tmp_path: Path) -> None:
         assert read_observed(tmp_path, RUN, end).records == ()
         observed.save([derived("c")])
         assert read_observed(tmp_path, RUN, end).records == (derived("c"),)
-
-
-def test_a_forgotten_state_leaves_the_derived_records_and_their_position(tmp_path: Path) -> None:
-    with Observed(tmp_path, RUN) as observed:
-        observed.save([derived("a")], THERE, b"state")
-        observed.forget()
-        assert observed.saved() == (THERE, None, START)
-    assert len(read_observed(tmp_path, RUN).records) == 1
 
 
 def test_a_sealed_file_is_one_file_that_can_be_read_and_opened_again(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from torch import Tensor
 from esper.api.task import recipe_of
 from esper.demo.tasks import find_task
 from esper.events import codec, topics
-from esper.folds.monitoring.detectors.detect import DetectorSettings, detect, initial
+from esper.folds.monitoring.detectors.detect import DetectorState
+from esper.folds.monitoring.detectors.settings import DetectorSettings
 from esper.oona.directory import Directory
 from esper.processes.train import fresh_run_id, run_settings, train
 from esper.tolaria.objective import Batches
+from tests.folds.monitoring.made_up import detect
 
 ROOT = Path(__file__).parents[2]
 WRONG_BATCH, NAN_BATCH = 460, 620
@@ -50,7 +52,7 @@ def found(directory: Directory, *, faulty: bool) -> list[tuple[str, str, int]]:
     if faulty:
         recipe = replace(recipe, train=Faulty(recipe.train))
     run = train(recipe, settings, directory, fresh_run_id()).run
-    state, said = initial(), []
+    state, said = DetectorState(), []
     with directory.open(run) as log:
         for record in log.read(limit=100_000, topics=frozenset({topics.STEPS})).records:
             state, begun = detect(state, record.topic, codec.decode(record), DetectorSettings())

@@ -98,7 +98,7 @@ def test_an_observer_killed_again_and_again_derives_what_one_that_was_not_derive
     started.esper("observe")
     waited_for(lambda: is_settled(started.log / run))
     shutil.copytree(started.log / run, tmp_path / "again" / run, ignore=shutil.ignore_patterns("observed*"))
-    settings = ObserverSettings(watch=MonitorSettings(rules=builtin_rules()))
+    settings = ObserverSettings(monitor=MonitorSettings(rules=builtin_rules()))
     with Observer(Directory(tmp_path / "again"), settings, now=lambda: datetime.now(UTC), report=print) as once:
         while once.turn(0.0):
             pass

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -12,7 +12,7 @@ from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.rules import Rule
-from esper.folds.monitoring.run import Watch, fold
+from esper.folds.monitoring.run import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.delivery.settings import delivery_settings
@@ -77,7 +77,7 @@ def observer_maker(
     """What makes an observer of `directory` with what its files say. Raises SettingsError for a mistake in one of them, at once."""
     handlers = delivery_settings(directory.path, delivery)
     build_handlers(handlers)
-    settings = ObserverSettings(watch=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
+    settings = ObserverSettings(monitor=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
 
     def make() -> Observer:
         deliverer, outcomes = make_deliverer(directory, handlers)
@@ -136,19 +136,19 @@ def _rebuilt(directory: Directory, run: RunId, unnamed: MonitorSettings) -> Rebu
     """`unnamed` are the settings where no observer named any that this version knows."""
     folder = directory.path / run
     settled = is_settled(folder)
-    with Observed(folder, run) as observed, directory.open(run) as log:
-        saved = observed.saved()
-        watch = Watch(run, unnamed)
-        fold(watch, lambda: records_between(log, START, saved.derived_to), observed_records(folder, run, OBSERVERS))
-        before = _digest(run, saved.state) if saved.state is not None and saved.state_to == saved.derived_to else None
-        observed.save((), saved.derived_to, watch.to_bytes())
+    with Observed(folder, run) as store, directory.open(run) as log:
+        saved = store.saved()
+        monitor = RunMonitor(run, unnamed)
+        monitor.fold(lambda: records_between(log, START, saved.derived_to), observed_records(folder, run, OBSERVERS))
+        before = _digest(run, saved.parts) if saved.parts and saved.state_to == saved.derived_to else None
+        store.save((), saved.derived_to, monitor.save())
         if settled:
-            observed.seal()
-    return Rebuilt(run, saved.derived_to.records_since(START), watch.digest(), before)
+            store.seal()
+    return Rebuilt(run, saved.derived_to.records_since(START), monitor.digest(), before)
 
 
-def _digest(run: RunId, state: bytes) -> str | None:
+def _digest(run: RunId, parts: Mapping[str, bytes]) -> str | None:
     try:
-        return Watch.from_bytes(run, state).digest()
+        return RunMonitor.load(run, parts).digest()
     except DataError:
         return None

@@ -1,12 +1,10 @@
-"""The observer: follows a directory, derives what follows from each run's records, keeps it beside the run, and has alerts delivered.
+"""The observer: follows a directory, derives from each run's records, saves the derived records beside the run, and has alerts delivered.
 
-One process at a time holds the observer's lock and does this (`esper.observer.leader`). What was derived is saved in one transaction with
-the position that it was derived to; the state is saved with it now and then. A killed observer's successor loads the state, folds without
-deriving up to that position, and goes on: the derived records are the same, whenever it was killed. Silence alone is judged by a clock.
+One process at a time holds the observer's lock and does this (`leader`). Derived records are saved in one transaction with the position
+that they were derived to; the state is saved with them now and then. A killed observer's successor loads the state, folds up to that
+position without writing, and goes on: the derived records are the same, whenever it was killed. Only silence is judged by a clock.
 """
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,28 +15,26 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Protocol, Self
 
-from esper.errors import DataError, EsperError
+from esper.errors import EsperError
 from esper.events import topics
 from esper.events.codec import decode, encode
 from esper.events.digests import to_json
-from esper.events.envelope import EventId, Record, RunId, is_training
-from esper.events.fields import Event
+from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import (
     AlertFiring,
     AlertNotified,
     AlertResolved,
     AlertSuppressed,
-    FoldBlocked,
-    FoldUnblocked,
     ObserverStarted,
 )
-from esper.folds.monitoring.run import Watch, fold, own_id
+from esper.folds.monitoring.run import own_id
 from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
+from esper.observer.observed_run import ObservedRun
 from esper.oona import seal
-from esper.oona.contract import START, Position, records_between
+from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
 from esper.oona.follower import Batch, Follower
-from esper.oona.observed import Observed, Saved, is_observed, is_settled, observed_records
+from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 
 Outcome = AlertNotified | AlertSuppressed
 Outcomes = SimpleQueue[tuple[Record, Outcome]]
@@ -63,28 +59,13 @@ class Delivers(Protocol):
 class ObserverSettings:
     """How a directory is observed."""
 
-    watch: MonitorSettings = field(default_factory=MonitorSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
     state_every_s: float = 2.0
     """How often the state of a run is saved: what a successor has to fold again at most."""
     tick_s: float = 1.0
     """How often silence is judged, and runs that ended are let go of."""
     fresh_s: float = 600.0
     """A run that was sealed before anybody observed it is observed from its start when that is no longer ago."""
-
-
-class _Run:
-    """One run that is open: what is known of it, its file, and how far it was derived."""
-
-    __slots__ = ("came", "observed", "position", "saved_at", "saved_to", "was_free", "watch")
-
-    def __init__(self, watch: Watch, observed: Observed, position: Position) -> None:
-        self.watch = watch
-        self.observed = observed
-        self.position = position
-        self.saved_to: Position | None = None
-        self.saved_at = time.monotonic()
-        self.was_free = False
-        self.came = True
 
 
 class Observer:
@@ -107,8 +88,7 @@ class Observer:
     ) -> None:
         self._directory, self._settings, self._now, self._report = directory, settings, now, report
         self._deliverer, self._outcomes = deliverer, outcomes or SimpleQueue()
-        self._instance, self._began, self._counter = f"{socket.gethostname()}:{os.getpid()}", now(), 0
-        self._runs: dict[RunId, _Run] = {}
+        self._runs: dict[RunId, ObservedRun] = {}
         self._parked: set[RunId] = set()
         self._unsettled: set[RunId] = set()
         self._troubled: set[RunId] = set()
@@ -183,86 +163,36 @@ class Observer:
 
     def _take(self, batch: Batch) -> None:
         run = self._open(batch.run)
-        found: list[Record] = []
-        if batch.error is not None:
-            if not run.watch.unreadable:  # Said once, however often a damaged file grows.
-                self._report(str(batch.error))
-                found += self._said(run, FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
-            run.watch.unreadable = True
-        elif run.watch.unreadable:
-            run.watch.unreadable = False
-            found += self._unblocked(run, frozenset({topics.RUN}))
-        for record in batch.page.records:
-            found += run.watch.take(record)
-        run.position, run.came = batch.page.position, True
-        if batch.ended and run.watch.ended:  # The last look at it: a run that was silent, and went on to its end since, is so no more.
-            found += self._heard_of(batch.run, run, free=False)
-        # What the observer says by itself a successor would not find again by folding.
-        says = any(record.topic == topics.OBSERVERS for record in found)
-        self._save(run, found, with_state=says or batch.ended or time.monotonic() >= run.saved_at + self._settings.state_every_s)
+        if batch.error is not None and not run.monitor.unreadable:
+            self._report(str(batch.error))
+        self._offer(run.take(batch, state_every_s=self._settings.state_every_s))
         if batch.ended:
             self._park(batch.run)
 
-    def _save(self, run: _Run, found: Iterable[Record], *, with_state: bool) -> None:
-        new = run.observed.save(tuple(found), run.position, run.watch.to_bytes() if with_state else None)
-        if with_state:
-            run.saved_at, run.saved_to = time.monotonic(), run.position
+    def _offer(self, new: Iterable[Record]) -> None:
         if self._deliverer is not None:
             for record in new:
                 if record.type in _OFFERED:
                     self._deliverer.offer(record)
 
-    def _open(self, name: RunId) -> _Run:
+    def _open(self, name: RunId) -> ObservedRun:
         run = self._runs.get(name)
         if run is None:
-            run = self._runs[name] = self._opened(name)
+            report = self._report if name not in self._troubled else _silent
+            run = self._runs[name] = ObservedRun.open(self._directory, name, self._settings.monitor, self._now, report)
             self._parked.discard(name)
             self._unsettled.discard(name)
             if name not in self._introduced:
                 self._introduced.add(name)
-                self._save(run, self._said(run, _started(self._settings.watch), self._now()), with_state=True)
+                self._offer(run.save(run.monitor.own_record(_started(self._settings.monitor), self._now()), with_state=True))
         return run
-
-    def _opened(self, name: RunId) -> _Run:
-        observed = Observed(self._directory.path / name, name)
-        try:
-            saved = observed.saved()
-            watch, state_to = self._loaded(name, saved)
-            own = observed_records(self._directory.path / name, name, topics.OBSERVERS) if state_to == START else ()
-            with self._directory.open(name) as log:
-                fold(watch, lambda: records_between(log, state_to, saved.derived_to), own)
-                if watch.settings != self._settings.watch:
-                    watch.change(self._settings.watch, records_between(log, START, saved.derived_to))
-                blocked = watch.unblock()
-                past = records_between(log, START, saved.derived_to) if blocked else ()
-                again = [record for record in past if record.topic in blocked]
-            run = _Run(watch, observed, saved.derived_to)
-            found = [one for record in again for one in watch.take(record)]
-            self._save(run, (*found, *self._unblocked(run, blocked)), with_state=bool(blocked))
-        except BaseException:
-            observed.close()
-            raise
-        return run
-
-    def _loaded(self, name: RunId, saved: Saved) -> tuple[Watch, Position]:
-        if saved.state is not None:
-            try:
-                return Watch.from_bytes(name, saved.state), saved.state_to
-            except DataError as error:
-                if name not in self._troubled:
-                    self._report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
-        return Watch(name, self._settings.watch), START
 
     def _park(self, name: RunId) -> None:
         """Saves a run and lets go of it: it ended, its process is gone, or the observer leaves. More records open it again."""
         run = self._runs.pop(name)
-        try:
-            if run.saved_to != run.position:
-                self._save(run, (), with_state=True)
-        finally:
-            run.observed.close()
+        run.close()
         self._parked.add(name)
-        if not run.watch.firing:
+        if not run.monitor.firing:
             self._unsettled.add(name)
 
     def _settle(self, name: RunId) -> None:
@@ -292,7 +222,7 @@ class Observer:
 
     def _note(self, name: RunId, noted: Iterable[tuple[Record, Outcome]]) -> None:
         run = self._runs.get(name)
-        observed = Observed(self._directory.path / name, name) if run is None else run.observed
+        observed = Observed(self._directory.path / name, name) if run is None else run.store
         try:
             failures = [text for alert, event in noted if (text := _failure(alert, event)) is not None]
             observed.save([self._outcome(alert, event) for alert, event in noted])
@@ -305,9 +235,9 @@ class Observer:
 
     def _outcome(self, alert: Record, event: Outcome) -> Record:
         """An outcome stands where its alert does, and is caused by it."""
-        return alert._replace(
-            id=self._next_id(), type=event.KIND, time=self._now(), cause=alert.id, generation=alert.generation + 1, data=encode(event)
-        )
+        now, data = self._now(), encode(event)
+        identity = own_id(alert.id, event.KIND, now, data)
+        return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
@@ -332,26 +262,10 @@ class Observer:
         run = self._runs[name]
         gone = free and run.was_free and not run.came
         run.was_free, run.came = free, False
-        if found := self._heard_of(name, run, free=gone):
-            self._save(run, found, with_state=True)
-        if gone and (run.watch.ended or not is_training(name) or run.watch.silence.silent == "dead"):
+        if found := run.judge_silence(free=gone):
+            self._offer(run.save(found, with_state=True))
+        if gone and (run.monitor.ended or not is_training(name) or run.monitor.silence.silent == "dead"):
             self._park(name)
-
-    def _heard_of(self, name: RunId, run: _Run, *, free: bool) -> tuple[Record, ...]:
-        """What the clock says of a training's silence that is new."""
-        verdict = run.watch.judge(self._now(), lock_free=free) if is_training(name) else None
-        return () if verdict is None else self._said(run, *verdict)
-
-    def _unblocked(self, run: _Run, were: frozenset[str]) -> tuple[Record, ...]:
-        """What is said of topics that `were` blocked once none of the run is any more."""
-        return self._said(run, FoldUnblocked(topics=tuple(sorted(were))), self._now()) if were and not run.watch.blocked else ()
-
-    def _said(self, run: _Run, event: Event, at: datetime) -> tuple[Record, ...]:
-        return run.watch.says(event, self._next_id(), at)
-
-    def _next_id(self) -> EventId:
-        self._counter += 1
-        return own_id(self._instance, self._began, self._counter)
 
     @contextmanager
     def _guarded(self, name: RunId) -> Iterator[None]:
@@ -365,7 +279,7 @@ class Observer:
             self._troubled.add(name)
             run = self._runs.pop(name, None)
             if run is not None:
-                run.observed.close()
+                run.store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -393,3 +307,7 @@ def _started(settings: MonitorSettings) -> ObserverStarted:
     written = to_json(settings)
     assert isinstance(written, dict), "settings are written as an object"
     return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)
+
+
+def _silent(_problem: str) -> None:
+    """Reports nothing."""

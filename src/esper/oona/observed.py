@@ -1,16 +1,15 @@
-"""The file beside a run's log that its observer writes: derived events, how far they were derived, and the state that goes on from there.
+"""The file beside a run's log that its observer writes: a `Store` in SQLite, with readers.
 
-One process writes it, the holder of the observer's lock; any number read. Derived events are kept for good, for what somebody was told
-cannot be derived again; the state can be made again from the run and may be deleted (`forget`). Records and the position that they were
-derived to are saved in one transaction. Nothing here knows what is derived, or from what.
+One process writes it, the holder of the observer's lock; any number read. Derived records are kept for good: an alert that was delivered
+cannot be derived again. The state can be folded again from the run. Nothing here knows what is derived, or from what.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import apsw
 
@@ -18,6 +17,7 @@ from esper.errors import LogError
 from esper.events.envelope import MICROSECOND, SINCE, EventId, Moment, Record, RunId
 from esper.oona import file, seal
 from esper.oona.contract import START, Page, Position
+from esper.oona.store import SavedState
 
 FILE = "observed.sqlite"
 MARK = "observed.sealed"
@@ -29,24 +29,18 @@ CREATE TABLE derived (
     step INTEGER NOT NULL, cause TEXT, trace TEXT, data BLOB NOT NULL
 ) STRICT;
 CREATE INDEX derived_by_topic ON derived (topic, row);
-CREATE TABLE progress (name TEXT PRIMARY KEY, position TEXT NOT NULL, state BLOB) STRICT, WITHOUT ROWID;
+CREATE TABLE progress (name TEXT PRIMARY KEY, position TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE cells (name TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
 _COLUMNS = "id, topic, writer, moment, generation, incarnation, type, time, epoch, step, cause, trace, data"
 _INSERT = f"INSERT INTO derived ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id"  # noqa: S608
-_SAVE = "INSERT INTO progress VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET position = excluded.position, state = excluded.state"
+_REACH = "INSERT INTO progress VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET position = excluded.position"
+_KEEP = "INSERT INTO cells VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET state = excluded.state"
 _DERIVED, _STATE = "derived", "state"
 
 
-class Saved(NamedTuple):
-    """How far an observer had come with a run: events are derived up to `derived_to`; `state`, where there is one, is after `state_to`."""
-
-    derived_to: Position
-    state: bytes | None
-    state_to: Position
-
-
 class Observed:
-    """The writing end of one run's observed file. One thread at a time uses it; close it, or use it in a `with` statement."""
+    """The store of one run in its observed file. Close it, or use it in a `with` statement."""
 
     def __init__(self, folder: Path, run: RunId) -> None:
         """Opens the file in `folder`, made if need be; a sealed one is sealed no more. Raises LogError where it cannot be written."""
@@ -62,40 +56,35 @@ class Observed:
             self.close()
             raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {meta.run}")
 
-    def saved(self) -> Saved:
-        """How far the last observer came."""
+    def saved(self) -> SavedState:
+        """The progress as of the last `save`, as in `Store`."""
         with file.explained(self._path, "read"):
-            rows = {name: (position, state) for name, position, state in self._open().execute("SELECT name, position, state FROM progress")}
-        derived_to, _ = rows.get(_DERIVED, (START.to_text(), None))
-        state_to, state = rows.get(_STATE, (START.to_text(), None))
-        return Saved(Position.from_text(derived_to), state, Position.from_text(state_to))
+            reached = {name: Position.from_text(text) for name, text in self._open().execute("SELECT name, position FROM progress")}
+            rows = self._open().execute("SELECT name, state FROM cells")
+            parts = {str(name): bytes(state) for name, state in rows}
+        derived_to, state_to = (reached.get(name, START) for name in (_DERIVED, _STATE))
+        return SavedState(derived_to, state_to, parts)
 
-    def save(self, records: Sequence[Record], derived_to: Position | None = None, state: bytes | None = None) -> tuple[Record, ...]:
-        """Those of `records` that are new, durable when it returns together with the position and the state after it.
-
-        A record whose id stands there already is not written again. Raises LogError where it stands there with other bytes.
-        """
+    def save(
+        self, records: Sequence[Record], derived_to: Position | None = None, parts: Mapping[str, bytes] | None = None
+    ) -> tuple[Record, ...]:
+        """Those of `records` that are new, as in `Store`."""
         connection = self._open()
         with file.explained(self._path, "append to"), connection:
             new = tuple(record for record in records if self._insert(connection, record))
             if derived_to is not None:
-                connection.execute(_SAVE, (_DERIVED, derived_to.to_text(), None))
-                if state is not None:
-                    connection.execute(_SAVE, (_STATE, derived_to.to_text(), state))
+                connection.execute(_REACH, (_DERIVED, derived_to.to_text()))
+                if parts is not None:
+                    connection.execute(_REACH, (_STATE, derived_to.to_text()))
+                    connection.executemany(_KEEP, parts.items())
         return new
 
-    def find(self, identity: EventId) -> Record:
-        """The derived record of that id. Raises LogError where there is none."""
-        with file.explained(self._path, "read"):
-            row = self._open().execute(f"SELECT row, {_COLUMNS} FROM derived WHERE id = ?", (identity,)).fetchone()  # noqa: S608
-        if row is None:
-            raise LogError(f"run {self.run}: expected derived event {identity} in {self._path}, got none")
-        return _to_record(self.run, row)
-
     def forget(self) -> None:
-        """Deletes the state: whoever goes on makes it again from the run's beginning. What was derived stays."""
-        with file.explained(self._path, "write"):
-            self._open().execute("DELETE FROM progress WHERE name = ?", (_STATE,))
+        """Deletes the state, as in `Store`."""
+        connection = self._open()
+        with file.explained(self._path, "write"), connection:
+            connection.execute("DELETE FROM progress WHERE name = ?", (_STATE,))
+            connection.execute("DELETE FROM cells")
 
     def seal(self) -> bool:
         """Closes the file as ended, until somebody opens it for writing again; false when readers held it open for five seconds."""

@@ -4,15 +4,18 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured, StepColumns, StepsMeasured
-from esper.folds.monitoring.detectors.detect import DetectorSettings, DetectorState, detect, initial
-from esper.folds.monitoring.measurements import FloatArray
+from esper.folds.monitoring.detectors.detect import DetectorState, step
+from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.measurements import FloatArray, measurements_of
 
 SETTINGS = DetectorSettings()
 Row = tuple[str, int | None]
+_SAVED = TypeAdapter(DetectorState)
 
 
 def noise(count: int, *, level: float = 1.0, spread: float = 0.1, seed: int = 0) -> FloatArray:
@@ -88,11 +91,27 @@ def health(rows: Sequence[Row], *, adapted: int | None = None, **columns: Sequen
     )
 
 
+def detect(state: DetectorState, topic: str, event: Event, settings: DetectorSettings) -> tuple[DetectorState, tuple[AnomalyDetected, ...]]:
+    """The state after an event, and the anomalies that begin in it."""
+    read = measurements_of(event)
+    return (state, ()) if read is None else step(state, topic, read, settings)
+
+
+def save(state: DetectorState) -> bytes:
+    """The state as a cell saves it."""
+    return _SAVED.dump_json(state)
+
+
+def load(saved: bytes) -> DetectorState:
+    """The state that was saved."""
+    return _SAVED.validate_json(saved)
+
+
 def followed(
     events: Iterable[Event], settings: DetectorSettings = SETTINGS, state: DetectorState | None = None
 ) -> tuple[DetectorState, list[AnomalyDetected]]:
     """The state after all events, and everything that was found in them."""
-    state, found = state or initial(), list[AnomalyDetected]()
+    state, found = state or DetectorState(), list[AnomalyDetected]()
     for event in events:
         state, begun = detect(state, event.TOPIC, event, settings)
         found += begun

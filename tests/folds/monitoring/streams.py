@@ -1,20 +1,24 @@
 """Streams for tests: records of one run at times that a test chooses, and a host that admits them and keeps a state for each topic."""
 
-import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from hypothesis import strategies as st
+
+from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.fields import Event
+from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
-from esper.events.kinds.telemetry import ResourcesMeasured, StepColumns, StepsMeasured
-from esper.folds.admit import Apply, Expired, Guard, admit
-from esper.folds.monitoring import topic as stream
-from esper.folds.monitoring.topic import MonitorSettings, TopicState
+from esper.events.kinds.run import RunFinished, StreamEnded
+from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, SeedHealthMeasured, StepColumns, StepsMeasured
+from esper.folds.monitoring.cell import Applied, Blocked, Cell, DeadLetter, Outcome, advance, from_bytes, to_bytes
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.rule_files import parse_rules
-from tests.folds.histories import START, Writer
+from tests.folds.histories import START, Writer, completed, transition
 
 AlertEvent = AlertPending | AlertFiring | AlertResolved
 
@@ -32,13 +36,13 @@ class TimedWriter(Writer):
 
 @dataclass
 class Host:
-    """What an observer does with one run: admit, step, keep what was derived; with `saving`, through its saved form at every record."""
+    """A host of one run's cells; with `saving`, each cell is saved and loaded before every record."""
 
     settings: MonitorSettings
     saving: bool = False
-    guard: Guard = field(default_factory=Guard.start)
-    states: dict[str, TopicState] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
     derived: list[Record] = field(default_factory=list)
+    writer: str = "observer"
 
     def take_all(self, records: Iterable[Record]) -> "Host":
         """This host, after `records`."""
@@ -46,24 +50,19 @@ class Host:
             self.take(record)
         return self
 
-    def take(self, record: Record) -> None:
-        """Admits one record and derives what follows."""
-        verdict = admit(self.guard, record)
-        if isinstance(verdict, Expired):
-            self.guard = verdict.guard
-            verdict = admit(self.guard, record)
-        if not isinstance(verdict, Apply):
-            return
-        self.guard = verdict.guard
-        event = decode(record)
-        self._step(record.topic, record, event)
-
-    def _step(self, topic: str, record: Record, event: Event) -> None:
-        state = self.states.get(topic, stream.initial(topic))
-        if self.saving:
-            state = stream.from_form(json.loads(json.dumps(stream.to_form(state), allow_nan=False)))
-        self.states[topic], derivations = stream.step(state, record, event, self.settings)
-        self.derived += stream.derived(record, derivations, self.settings.settings_digest, "observer")
+    def take(self, record: Record) -> Outcome:
+        """Advances the record's cell, and keeps the derived records."""
+        cell = self.cells.get(record.topic) or Cell(record.topic)
+        cell, outcome = advance(from_bytes(to_bytes(cell)) if self.saving else cell, record, self.settings, self.writer)
+        self.cells[record.topic] = cell
+        match outcome:
+            case Applied(_, derived) | Blocked(_, derived):
+                self.derived += derived
+            case DeadLetter(letter):
+                self.derived.append(letter)
+            case _:
+                pass
+        return outcome
 
     @property
     def alerts(self) -> list[AlertEvent]:
@@ -120,3 +119,106 @@ def resources(disk_free: float = 0.5) -> ResourcesMeasured:
 def spoken(writer: TimedWriter, events: Sequence[tuple[float, Event]], topic: str | None = None) -> list[Record]:
     """The records of `events` at their seconds."""
     return [writer.at(second, event, topic) for second, event in events]
+
+
+RULES = """
+[[rule]]
+name = "high"
+topic = "telemetry.training.steps"
+metric = "loss"
+above = 2.0
+clear = 1.0
+for = "20s"
+keep_firing_for = "20s"
+severity = "critical"
+
+[[rule]]
+name = "wild"
+topic = "telemetry.training.steps"
+metric = "loss"
+not_finite = true
+severity = "critical"
+
+[[rule]]
+name = "dead"
+topic = "telemetry.seed.health"
+metric = "dead_neuron_ratio"
+above = 0.9
+severity = "warning"
+annotations = { summary = "{seed} at {site}: {value}" }
+
+[[rule]]
+name = "culls"
+topic = "system.events.lifecycle"
+event = "esper.seed.transitioned.v1"
+where = { to_stage = "CULLED" }
+by = ["site"]
+count = 2
+within = "1m"
+keep_firing_for = "30s"
+severity = "warning"
+
+[[rule]]
+name = "broken"
+topic = "telemetry.training.steps"
+anomaly = "nonfinite"
+for = "10s"
+severity = "warning"
+
+[[rule]]
+name = "epoch"
+topic = "system.events.epoch"
+metric = "train.loss"
+above = 2.0
+severity = "warning"
+"""
+SETTINGS = watching(RULES)
+END = RunFinished(metrics={}, model_digest="ab" * 32, parameters=1, stopped_early=False, tails=())
+
+
+def health(*ratios: float | None) -> SeedHealthMeasured:
+    """The health of a site and of its seeds, of whose units so many are dead."""
+    size = len(ratios)
+    nothing = (None,) * size
+    return SeedHealthMeasured(
+        health=HealthColumns(
+            site=("layer0",) * size,
+            seed=(None, *range(size - 1)),
+            stage=nothing,
+            activation_variance=(1.0,) * size,
+            gradient_variance=nothing,
+            dead_neuron_ratio=ratios,
+            avg_correlation=(0.5,) * size,
+            latency_ms=nothing,
+            errors=(0,) * size,
+            recovering=(False,) * size,
+            alpha=nothing,
+            ready=nothing,
+            health_score=(0.5,) * size,
+        ),
+        last_adaptation_step=None,
+    )
+
+
+LOSSES = st.sampled_from([0.5, 1.5, 3.0, 3.0, math.nan, math.inf, None])
+RATIOS = st.sampled_from([0.0, 0.95, 1.0, None, math.nan])
+EVENTS: st.SearchStrategy[tuple[Event, str]] = st.one_of(
+    st.lists(LOSSES, min_size=1, max_size=3).map(lambda row: (losses(*row), topics.STEPS)),
+    st.lists(RATIOS, min_size=1, max_size=3).map(lambda row: (health(*row), topics.SEED_HEALTH)),
+    st.sampled_from(["a", "b"]).map(lambda site: (transition(Stage.TRAINING, Stage.CULLED, site), topics.LIFECYCLE)),
+    st.sampled_from([1.0, 3.0]).map(lambda loss: (completed(1, loss=loss), topics.EPOCH)),
+    st.sampled_from([topics.STEPS, topics.SEED_HEALTH]).map(lambda topic: (StreamEnded(last_step=1), topic)),
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Record]:
+    """A run of at least one record, and the ends of its topics."""
+    writer, second = TimedWriter(), 0
+    for event, topic in draw(st.lists(EVENTS, min_size=1, max_size=25)):
+        second += draw(st.sampled_from([0, 1, 10, 16]))
+        writer.at(second, event, topic)
+    for topic in sorted(writer.sequences):
+        writer.at(second + 1, StreamEnded(last_step=1), topic)
+    writer.at(second + 1, END)
+    return writer.records

@@ -337,7 +337,7 @@ def test_sites_that_are_counted_are_bounded_and_what_was_long_ago_makes_room() -
     host.take_all(spoken(writer, [(second, culled(site)) for second in range(3) for site in "abc"]))
     assert [alert.labels["site"] for alert in host.alerts] == ["a"]  # Half of the room is for critical rules; c was never counted.
     host.take_all(spoken(writer, [(second, culled("c")) for second in (100, 101, 102)]))
-    assert host.states[topics.LIFECYCLE].alerts.counted["culls"].keys() == {(("site", "c"),)}
+    assert host.cells[topics.LIFECYCLE].state.alerts.counted["culls"].keys() == {(("site", "c"),)}
 
 
 def test_what_an_event_rule_does_not_ask_for_is_not_counted() -> None:
@@ -356,7 +356,7 @@ def test_the_end_of_a_topic_of_facts_resolves_its_alerts_and_forgets_what_was_co
 def test_an_alert_of_a_rule_that_is_gone_is_resolved_by_the_next_record() -> None:
     writer = TimedWriter()
     before = Host(watching(DISK)).take_all(spoken(writer, [(0, resources(0.05))]))
-    after = Host(watching(LOSS), states=before.states)
+    after = Host(watching(LOSS), cells=before.cells)
     after.take(writer.at(1, resources(0.05)))
     assert after.changes == [("disk", "resolved")]
     assert after.alerts[0].fingerprint == before.alerts[0].fingerprint

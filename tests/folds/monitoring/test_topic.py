@@ -1,176 +1,28 @@
-"""However records come, whenever the state is saved: what is derived from a topic is the same, to the ids."""
+"""The derived state of a topic: alerts of metrics and seeds, ends, bounds."""
 
-import json
 import math
 from importlib.resources import files
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from esper.errors import DataError, RuleError
 from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record
-from esper.events.fields import Event
-from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AnomalyDetected
-from esper.events.kinds.run import RunFinished, StreamEnded
-from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
-from esper.folds.monitoring import topic as stream
+from esper.events.kinds.run import StreamEnded
 from esper.folds.monitoring.alerts import AlertSettings
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.cell import to_bytes
+from esper.folds.monitoring.topic import BOUND, MonitorSettings, TopicState
 from esper.folds.monitoring.windows import WindowSettings
 from esper.observer.rule_files import parse_rules
-from tests.folds.histories import completed, transition
-from tests.folds.monitoring.streams import Host, TimedWriter, losses, resources, spoken, watching
-from tests.folds.readers import Repeat, interleaved, repeated
-
-RULES = """
-[[rule]]
-name = "high"
-topic = "telemetry.training.steps"
-metric = "loss"
-above = 2.0
-clear = 1.0
-for = "20s"
-keep_firing_for = "20s"
-severity = "critical"
-
-[[rule]]
-name = "wild"
-topic = "telemetry.training.steps"
-metric = "loss"
-not_finite = true
-severity = "critical"
-
-[[rule]]
-name = "dead"
-topic = "telemetry.seed.health"
-metric = "dead_neuron_ratio"
-above = 0.9
-severity = "warning"
-annotations = { summary = "{seed} at {site}: {value}" }
-
-[[rule]]
-name = "culls"
-topic = "system.events.lifecycle"
-event = "esper.seed.transitioned.v1"
-where = { to_stage = "CULLED" }
-by = ["site"]
-count = 2
-within = "1m"
-keep_firing_for = "30s"
-severity = "warning"
-
-[[rule]]
-name = "broken"
-topic = "telemetry.training.steps"
-anomaly = "nonfinite"
-for = "10s"
-severity = "warning"
-
-[[rule]]
-name = "epoch"
-topic = "system.events.epoch"
-metric = "train.loss"
-above = 2.0
-severity = "warning"
-"""
-SETTINGS = watching(RULES)
-END = RunFinished(metrics={}, model_digest="ab" * 32, parameters=1, stopped_early=False, tails=())
-
-
-def health(*ratios: float | None) -> SeedHealthMeasured:
-    """The health of a site and of its seeds, of whose units so many are dead."""
-    size = len(ratios)
-    nothing = (None,) * size
-    return SeedHealthMeasured(
-        health=HealthColumns(
-            site=("layer0",) * size,
-            seed=(None, *range(size - 1)),
-            stage=nothing,
-            activation_variance=(1.0,) * size,
-            gradient_variance=nothing,
-            dead_neuron_ratio=ratios,
-            avg_correlation=(0.5,) * size,
-            latency_ms=nothing,
-            errors=(0,) * size,
-            recovering=(False,) * size,
-            alpha=nothing,
-            ready=nothing,
-            health_score=(0.5,) * size,
-        ),
-        last_adaptation_step=None,
-    )
-
-
-LOSSES = st.sampled_from([0.5, 1.5, 3.0, 3.0, math.nan, math.inf, None])
-RATIOS = st.sampled_from([0.0, 0.95, 1.0, None, math.nan])
-EVENTS: st.SearchStrategy[tuple[Event, str]] = st.one_of(
-    st.lists(LOSSES, min_size=1, max_size=3).map(lambda row: (losses(*row), topics.STEPS)),
-    st.lists(RATIOS, min_size=1, max_size=3).map(lambda row: (health(*row), topics.SEED_HEALTH)),
-    st.sampled_from(["a", "b"]).map(lambda site: (transition(Stage.TRAINING, Stage.CULLED, site), topics.LIFECYCLE)),
-    st.sampled_from([1.0, 3.0]).map(lambda loss: (completed(1, loss=loss), topics.EPOCH)),
-    st.sampled_from([topics.STEPS, topics.SEED_HEALTH]).map(lambda topic: (StreamEnded(last_step=1), topic)),
-)
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[Record]:
-    """A run of at least one record, and the ends of its topics."""
-    writer, second = TimedWriter(), 0
-    for event, topic in draw(st.lists(EVENTS, min_size=1, max_size=25)):
-        second += draw(st.sampled_from([0, 1, 10, 16]))
-        writer.at(second, event, topic)
-    for topic in sorted(writer.sequences):
-        writer.at(second + 1, StreamEnded(last_step=1), topic)
-    writer.at(second + 1, END)
-    return writer.records
-
-
-@st.composite
-def arrivals(draw: st.DrawFn) -> tuple[list[Record], list[Record]]:
-    """A history, and one way in which it comes: topics in any order, and stretches sent again."""
-    records = draw(histories())
-    order = draw(st.permutations(range(len(records))))
-    repeats: list[Repeat] = draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99), st.integers(1, 9)), max_size=3))
-    return records, repeated(interleaved(records, order), repeats)
-
-
-def forms(host: Host) -> dict[str, str]:
-    """The states of a host as text: NaN equals NaN there."""
-    return {topic: json.dumps(stream.to_form(state)) for topic, state in host.states.items()}
-
-
-def by_id(host: Host) -> list[Record]:
-    """What a host derived, in an order that does not depend on how it came."""
-    return sorted(host.derived, key=lambda record: record.id)
+from tests.folds.monitoring.streams import RULES, SETTINGS, Host, TimedWriter, health, histories, losses, resources, spoken, watching
 
 
 def test_a_copy_with_other_settings_has_another_digest() -> None:
     settings = MonitorSettings()
     assert settings.settings_digest != settings.model_copy(update={"windows": WindowSettings(length_s=1)}).settings_digest
     assert settings.settings_digest == settings.model_copy().settings_digest
-
-
-@given(arrivals())
-def test_any_interleaving_of_topics_and_any_repetition_derives_the_same_records(arrival: tuple[list[Record], list[Record]]) -> None:
-    records, delivery = arrival
-    assert by_id(Host(SETTINGS).take_all(delivery)) == by_id(Host(SETTINGS).take_all(records))
-
-
-@given(histories())
-def test_a_state_that_is_saved_and_loaded_at_every_record_derives_the_same_records(records: list[Record]) -> None:
-    straight, saving = Host(SETTINGS).take_all(records), Host(SETTINGS, saving=True).take_all(records)
-    assert saving.derived == straight.derived
-    assert forms(saving) == forms(straight)
-
-
-@given(histories())
-def test_no_id_is_derived_twice(records: list[Record]) -> None:
-    ids = [record.id for record in Host(SETTINGS).take_all(records).derived]
-    assert len(set(ids)) == len(ids)
 
 
 LEGAL = {
@@ -189,15 +41,6 @@ def test_an_alert_goes_from_state_to_state_in_legal_order_and_is_over_when_the_r
         assert now in LEGAL[states.get(alert.fingerprint)]
         states[alert.fingerprint] = now
     assert set(states.values()) <= {"AlertResolved"}
-
-
-@given(histories())
-def test_a_step_never_changes_the_state_before_it(records: list[Record]) -> None:
-    host = Host(SETTINGS)
-    for record in records:
-        states, before = dict(host.states), forms(host)
-        host.take(record)
-        assert forms(Host(SETTINGS, states=states)) == before
 
 
 def test_a_seed_that_is_no_longer_measured_is_no_longer_alerted_about() -> None:
@@ -260,22 +103,10 @@ def test_other_settings_give_other_ids() -> None:
     assert not one & other
 
 
-def test_a_record_of_another_topic_is_refused_with_both_names() -> None:
-    record = TimedWriter().at(0, losses(1.0))
-    with pytest.raises(RuleError, match=r"expected records of topic system.events.epoch, got esper.steps.measured.v1 of topic telemetry"):
-        stream.step(stream.initial(topics.EPOCH), record, decode(record), SETTINGS)
-
-
-@pytest.mark.parametrize("value", [None, 3, {}, {"topic": "x"}, {"topic": 3}])
-def test_a_form_that_is_none_is_refused(value: object) -> None:
-    with pytest.raises(DataError, match="expected the form of a topic's state"):
-        stream.from_form(value)  # type: ignore[arg-type]
-
-
 def test_the_state_after_a_stream_s_end_is_as_at_first() -> None:
     ended = [(0.0, losses(3.0)), (1.0, StreamEnded(last_step=1))]
     host = Host(SETTINGS).take_all(spoken(TimedWriter(), ended, topics.STEPS))
-    assert host.states[topics.STEPS] == stream.initial(topics.STEPS)
+    assert host.cells[topics.STEPS].state == TopicState()
 
 
 FEW = MonitorSettings(alerts=AlertSettings(most=8), rules=SETTINGS.rules)
@@ -283,7 +114,7 @@ FEW = MonitorSettings(alerts=AlertSettings(most=8), rules=SETTINGS.rules)
 
 def bounds(host: Host) -> list[AnomalyDetected]:
     """What was said about bounds."""
-    return [event for event in map(decode, host.derived) if isinstance(event, AnomalyDetected) and event.detector == stream.BOUND]
+    return [event for event in map(decode, host.derived) if isinstance(event, AnomalyDetected) and event.detector == BOUND]
 
 
 def test_alerts_beyond_the_bound_are_not_raised_and_that_is_recorded_once() -> None:
@@ -339,7 +170,7 @@ def test_the_state_of_a_thousand_seeds_that_all_alert_stays_below_a_megabyte() -
     for second in range(0, 150, 15):
         host.take(writer.at(second, wide.model_copy(update={"health": columns})))
     assert len(host.alerts) == host.settings.alerts.most
-    assert len(json.dumps(stream.to_form(host.states[topics.SEED_HEALTH]))) < 1_000_000
+    assert len(to_bytes(host.cells[topics.SEED_HEALTH])) < 1_000_000
 
 
 def test_the_built_in_rules_are_rules() -> None:

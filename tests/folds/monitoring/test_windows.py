@@ -31,7 +31,7 @@ def windows(*records: tuple[float, tuple[float | None, ...]], settings: WindowSe
     for second, values in records:
         state, more = step(state, topics.STEPS, round(second * 1e6), read(*values), settings)
         closed += more
-    return closed + list(close(state, topics.STEPS, settings).closed)
+    return closed + list(close(state, topics.STEPS, settings)[1])
 
 
 def of_loss(*records: tuple[float, tuple[float | None, ...]]) -> list[WindowAggregated]:
@@ -91,4 +91,4 @@ def test_more_metrics_than_are_followed_are_left_out_and_it_is_said() -> None:
     settings = WindowSettings(metrics=2)
     state, _ = step(WindowState(), topics.STEPS, 0, read(1.0), settings)
     assert (list(state.rows), state.full) == (["loss", "gradient_norm"], True)
-    assert not step(WindowState(), topics.STEPS, 0, read(1.0), SETTINGS).state.full
+    assert not step(WindowState(), topics.STEPS, 0, read(1.0), SETTINGS)[0].full

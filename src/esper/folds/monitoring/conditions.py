@@ -1,7 +1,7 @@
-"""Whether a rule's source holds in one record, for each thing that the rule speaks of: what holds, what it was before, what has cleared.
+"""The condition of a rule in one record, for each set of labels: holds, fails, or has cleared.
 
-A limit is false for NaN, and so is its clearing: a value that is not a number neither raises an alert nor ends one; a pending alert, whose
-condition must hold in every value, does not outlive it. Only the limit `not_finite` is satisfied by NaN, and by the infinities.
+A limit is false for NaN, and so is its clearing: NaN neither raises an alert nor resolves one; a pending alert, whose condition must hold
+in every value, ends with it. Only the limit `not_finite` is satisfied by NaN, and by the infinities.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,53 +14,53 @@ from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.monitoring.measurements import BoolArray, FloatArray, Measurements, is_series_of
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, Limit, MetricSource, labels_of
 
-Values = Mapping[Labels, float | None]
-NOTHING: Values = {}
+_Values = Mapping[Labels, float | None]
+_NONE: _Values = {}
 
 
 class Condition(NamedTuple):
-    """What a record says of a rule, by the labels of what it speaks of, with the value that was judged.
+    """A rule's condition in one record: values by labels.
 
-    `holds`: it satisfies the rule. `fails`: something was measured, and it does not. `clears`: what fires there need not go on.
+    `holds`: values that satisfy the rule. `fails`: measured values that do not. `clears`: values that let a firing alert end.
     """
 
-    holds: Values = NOTHING
-    fails: Values = NOTHING
-    clears: Values = NOTHING
+    holds: _Values = _NONE
+    fails: _Values = _NONE
+    clears: _Values = _NONE
 
 
-SILENT = Condition()
+NO_DATA = Condition()
 
 
-def judge_metric(source: MetricSource, read: Measurements | None, active: Collection[Labels], *, lasting: bool) -> Condition:
-    """What the record's values of a metric say. `lasting`: a column holds only where all of its values do, else where one does.
+def of_metric(source: MetricSource, read: Measurements | None, active: Collection[Labels], *, lasting: bool) -> Condition:
+    """The condition of a metric. `lasting`: a column holds only where all of its values do, else where one does.
 
-    A source that names a metric with labels speaks of all of its series; a record has one of them.
+    A source that names a metric with labels is about all of its series; a record has one of them.
     """
     metric = None if read is None else _column(source.metric, read)
     if read is None or metric is None:
-        return SILENT
+        return NO_DATA
     column, measured = read.columns[metric], read.measured[metric]
     out = _out(source.limit, column) & measured
     if read.sites is not None:
-        return _judge_rows(source, read, out, active)
+        return _of_rows(source, read, out, active)
     if not active and not out.any():
-        return SILENT
+        return NO_DATA
     values, out = column[measured], out[measured]
     if not len(values):
-        return SILENT
+        return NO_DATA
     key: Labels = (("metric", metric),)
     if out.all() if lasting else out.any():
         return Condition(holds={key: _worst(source.limit, values[out])})
     last = float(values[-1])
-    return Condition(fails={key: last}, clears={key: last} if _cleared(source.limit, last) else NOTHING)
+    return Condition(fails={key: last}, clears={key: last} if _cleared(source.limit, last) else _NONE)
 
 
-def judge_anomalies(
-    source: AnomalySource, found: Sequence[AnomalyDetected], lasting: Collection[Labels], active: Collection[Labels]
+def of_anomalies(
+    source: AnomalySource, found: Sequence[AnomalyDetected], opened: Collection[Labels], active: Collection[Labels]
 ) -> Condition:
-    """What detectors say: an anomaly that was `found` in this record holds, and so does one among the `lasting` ones."""
-    holds: dict[Labels, float | None] = dict.fromkeys(sorted(key for key in lasting if _concerns(source, key)))
+    """The condition of anomalies: one that was `found` in this record holds, and so does one that is `opened`."""
+    holds: dict[Labels, float | None] = dict.fromkeys(sorted(key for key in opened if _concerns(source, key)))
     holds |= {key: one.value for one in found if _concerns(source, key := anomaly_labels(one.detector, one.metric, one.site, one.seed))}
     over = dict.fromkeys(key for key in active if key not in holds)
     return Condition(holds, over, over)
@@ -71,19 +71,19 @@ def anomaly_labels(detector: str, metric: str, site: str | None, seed: int | Non
     return (*_place(site, seed), ("metric", metric), ("detector", detector))
 
 
-def judge_event(source: EventSource, event: Event) -> Condition:
-    """What an event says: it holds, or says nothing. How often is the business of whoever counts."""
+def of_event(source: EventSource, event: Event) -> Condition:
+    """The condition of an event: it holds, or there is no data. Events are counted by the caller."""
     if source.kind != event.KIND or any(getattr(event, name) != value for name, value in source.where):
-        return SILENT
+        return NO_DATA
     number = None if source.field is None else getattr(event, source.field)
     value = None if number is None else float(number)
     if source.limit is not None and (value is None or not _out(source.limit, np.array([value]))[0]):
-        return SILENT
+        return NO_DATA
     return Condition(holds={_chosen(event, source): value})
 
 
 def ended_by(source: EventSource, event: Event, active: Collection[Labels]) -> tuple[Labels, ...]:
-    """Which of the `active` alerts `event` ends: those whose labels it does not contradict."""
+    """The `active` alerts that `event` ends: those whose labels it does not contradict."""
     if event.KIND not in source.until:
         return ()
     about = labels_of(event)
@@ -105,7 +105,7 @@ def _concerns(source: AnomalySource, key: Labels) -> bool:
     return key[-1][1] == source.detector and (source.metric is None or is_series_of(key[-2][1], source.metric))
 
 
-def _judge_rows(source: MetricSource, read: Measurements, out: BoolArray, active: Collection[Labels]) -> Condition:
+def _of_rows(source: MetricSource, read: Measurements, out: BoolArray, active: Collection[Labels]) -> Condition:
     assert read.sites is not None, "this is for rows"
     assert read.seeds is not None, "a row has a seed where it has a site"
     column, measured = read.columns[source.metric], read.measured[source.metric]

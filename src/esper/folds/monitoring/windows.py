@@ -52,21 +52,16 @@ class WindowState:
     full: bool = False
 
 
-class Windowed(NamedTuple):
-    """The windows after a record, and those that it closed, one a metric in the order in which they were first measured."""
-
-    state: WindowState
-    closed: tuple[WindowAggregated, ...]
-
-
-def step(state: WindowState, topic: str, time_us: int, read: Measurements | None, settings: WindowSettings) -> Windowed:
+def step(
+    state: WindowState, topic: str, time_us: int, read: Measurements | None, settings: WindowSettings
+) -> tuple[WindowState, tuple[WindowAggregated, ...]]:
     """`state` after a record of `topic` at `time_us` that measured `read`, and the windows that it closed."""
     place = time_us // (settings.length_s * 1_000_000)
     closed: tuple[WindowAggregated, ...] = ()
     if state.place is not None and place > state.place:
         state, closed = close(state, topic, settings)
     if read is None:
-        return Windowed(state, closed)
+        return (state, closed)
     rows, full = dict(state.rows), state.full
     for metric, column in read.columns.items():
         measured = read.measured[metric]
@@ -78,13 +73,13 @@ def step(state: WindowState, topic: str, time_us: int, read: Measurements | None
             full = True
         else:
             rows[metric] = _moments(values) if known is None else _together(known, _moments(values))
-    return Windowed(WindowState(place if state.place is None else state.place, rows, full), closed)
+    return (WindowState(place if state.place is None else state.place, rows, full), closed)
 
 
-def close(state: WindowState, topic: str, settings: WindowSettings) -> Windowed:
+def close(state: WindowState, topic: str, settings: WindowSettings) -> tuple[WindowState, tuple[WindowAggregated, ...]]:
     """No open window, and the statistics of the one that was open."""
     if state.place is None:
-        return Windowed(state, ())
+        return (state, ())
     starts_s, length_s = float(state.place * settings.length_s), float(settings.length_s)
     closed = tuple(
         WindowAggregated(
@@ -100,7 +95,7 @@ def close(state: WindowState, topic: str, settings: WindowSettings) -> Windowed:
         )
         for metric, row in state.rows.items()
     )
-    return Windowed(WindowState(full=state.full), closed)
+    return (WindowState(full=state.full), closed)
 
 
 def _moments(values: FloatArray) -> Moments:

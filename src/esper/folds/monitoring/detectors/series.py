@@ -27,35 +27,37 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from statistics import median
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from esper.events.fields import CONFIG, Float
+from esper.events.fields import Float
 from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.saved import SAVED
 
-RING, BLOCK, BLOCKS, JUDGED = 64, 16, 24, 24
-LAG, PAST = 4, 8
-SHORT, LONG, EVERY = 7, 31, 8
-SMOOTHING, MEMORY, SETTLED = 0.2, 256, 192
-TINY = 1e-8
-RECOVERED = 0.5
-MOST_RESIDUAL = 8.0
-LEAST_STRETCH = 64
+_RING, _BLOCK, _BLOCKS, _JUDGED = 64, 16, 24, 24
+_LAG, _PAST = 4, 8
+_SHORT, _LONG, _EVERY = 7, 31, 8
+_SMOOTHING, _MEMORY, _SETTLED = 0.2, 256, 192
+_TINY = 1e-8
+_RECOVERED = 0.5
+_MOST_RESIDUAL = 8.0
+_LEAST_STRETCH = 64
 
 
-class Found(NamedTuple):
-    """One anomaly as it began: at which value of the record, by which detector; value and expected in the metric's own unit."""
+class Anomaly(NamedTuple):
+    """An anomaly that begins. `place`: the value or row of the record; `value` and `expected` are in the metric's own unit."""
 
     place: int
     detector: str
+    metric: str
     value: float
     expected: float | None
     score: float
 
 
 class OpenAnomaly(NamedTuple):
-    """An anomaly under way: since which value, and the level that it left."""
+    """An anomaly that has not ended: the number of the value that it began with, and the level before it."""
 
     since: int
     level: float
@@ -65,14 +67,14 @@ class OpenAnomaly(NamedTuple):
 class Series:
     """What is remembered of one metric. Never changed once a state holds it: `watch` works on a copy."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG
+    __pydantic_config__: ClassVar[ConfigDict] = SAVED
     gradient: bool
     signed: bool = False
     """The metric has been negative."""
     count: int = 0
     ring: list[float] = field(default_factory=list)
-    ordered: list[float] = field(default_factory=list)
-    """The ring, sorted."""
+    ordered: Annotated[list[float], Field(exclude=True)] = field(default_factory=list)
+    """The ring, sorted; not saved."""
     block: float = 0.0
     """The sum of the values since the last full block."""
     means: list[float] = field(default_factory=list)
@@ -91,7 +93,12 @@ class Series:
     repeated: int = 0
     raised: bool = False
     """Its limits were raised at the last value."""
-    under_way: dict[str, OpenAnomaly] = field(default_factory=dict)
+    open: dict[str, OpenAnomaly] = field(default_factory=dict)
+    """Open anomalies by detector."""
+
+    def __post_init__(self) -> None:
+        if len(self.ordered) != len(self.ring):
+            self.ordered = sorted(self.ring)
 
     def copy(self) -> "Series":
         """The same, to be changed. (`dataclasses.replace` takes three times as long.)"""
@@ -115,17 +122,17 @@ class Series:
             self.last,
             self.repeated,
             self.raised,
-            self.under_way.copy(),
+            self.open.copy(),
         )
 
     def remember(self, y: float) -> None:
         """Takes a value, on the scale, into the recent past."""
         ring, ordered = self.ring, self.ordered
-        if len(ring) == RING:
+        if len(ring) == _RING:
             del ordered[bisect_left(ordered, ring.pop(0))]
         ring.append(y)
         insort(ordered, y)
-        self.smooth = y if self.count == 0 else self.smooth + SMOOTHING * (y - self.smooth)
+        self.smooth = y if self.count == 0 else self.smooth + _SMOOTHING * (y - self.smooth)
         self.block += y
         self.count += 1
 
@@ -145,27 +152,32 @@ class Series:
 
     def settle(self) -> None:
         """Sets baseline and lagged spread to what the means say that are old enough."""
-        means, spreads = self.means[-LAG - PAST : -LAG], self.spreads[-LAG - PAST : -LAG]
-        if len(means) >= PAST // 2:
+        means, spreads = self.means[-_LAG - _PAST : -_LAG], self.spreads[-_LAG - _PAST : -_LAG]
+        if len(means) >= _PAST // 2:
             self.base, self.noise = median(means), median(spreads)
 
 
-class Watched(NamedTuple):
-    """What a record's values lead to: the series after them, the anomalies that began, and how far below its past each value stands."""
+class Values(NamedTuple):
+    """A record's values of one metric, one a step (NaN: not measured), and the factor that raises the limits at each of them."""
 
-    series: Series
-    found: list[Found]
-    falls: list[float]
+    metric: str
+    values: Sequence[float]
+    factors: Sequence[float]
 
 
-def watch(series: Series, values: Sequence[float], factors: Sequence[float], falls: Sequence[float], settings: DetectorSettings) -> Watched:
-    """`series` after the values of a record, one a step; NaN where nothing was measured.
+def step_series(
+    series: Series, given: Values, falls: Sequence[float], settings: DetectorSettings
+) -> tuple[Series, list[Anomaly], list[float]]:
+    """`series` after the values of a record, the anomalies that begin, and how far each value stands below its past.
 
-    `factors`: by how much the limits are raised at each value. `falls`: for a gradient's series, those of the loss.
+    `falls`: for a gradient's series, how far the loss stands below its past at each value.
     """
-    passed = _Pass(series.copy(), settings)
-    below = [passed.take(place, value, factors[place], falls[place]) for place, value in enumerate(values)]
-    return Watched(passed.series, passed.found, below)
+    passed = _Pass(series.copy(), given.metric, settings)
+    below = [
+        passed.take(place, value, factor, fall)
+        for place, (value, factor, fall) in enumerate(zip(given.values, given.factors, falls, strict=True))
+    ]
+    return passed.series, passed.found, below
 
 
 class _Limits(NamedTuple):
@@ -198,9 +210,9 @@ def _limits(settings: DetectorSettings) -> _Limits:
 class _Pass:
     """One pass over the values of a record. Most values are calm: what costs something is asked only of those that could matter."""
 
-    def __init__(self, series: Series, settings: DetectorSettings) -> None:
-        self.series, self.settings, self.limits = series, settings, _limits(settings)
-        self.found: list[Found] = []
+    def __init__(self, series: Series, metric: str, settings: DetectorSettings) -> None:
+        self.series, self.metric, self.settings, self.limits = series, metric, settings, _limits(settings)
+        self.found: list[Anomaly] = []
 
     def take(self, place: int, value: float, factor: float, fall: float) -> float:
         """Takes one value; how far its smoothed level stands below the past, 0 or less."""
@@ -211,11 +223,11 @@ class _Pass:
         if value < 0 and not series.signed:
             series = self.series = Series(series.gradient, signed=True)
         self._stuck(place, value)
-        y = value if series.signed else math.log(value if value > TINY else TINY)  # noqa: FURB136 - max() takes twice as long.
+        y = value if series.signed else math.log(value if value > _TINY else _TINY)  # noqa: FURB136 - max() takes twice as long.
         if series.raised and factor == 1.0:
             series.move_past()
         series.raised = factor > 1.0
-        if (known := len(series.ring)) >= JUDGED:
+        if (known := len(series.ring)) >= _JUDGED:
             centre = series.ordered[known // 2]
             lagged = centre if series.base is None else series.base
             low, high = (centre, lagged) if centre < lagged else (lagged, centre)
@@ -229,14 +241,14 @@ class _Pass:
                 self._judge_loss(now)
             below = min(0.0, series.smooth - high)
         series.remember(y)
-        if series.count % BLOCK == 0:
+        if series.count % _BLOCK == 0:
             self._close_block(place, value, factor)
         return below
 
     def _noise(self, centre: float) -> float:
         series, least = self.series, self.settings.least_spread
         if series.signed:
-            least *= max(abs(centre), TINY)
+            least *= max(abs(centre), _TINY)
         return max(series.centre_and_spread()[1] if series.noise is None else series.noise, least)
 
     def _judge_loss(self, now: "_Plain") -> None:
@@ -244,11 +256,11 @@ class _Pass:
         _, _, y, low, _, noise, factor = now
         rise = y - low
         unusual = rise >= limits.unusual * noise and (rise >= limits.least or series.signed)
-        if unusual or series.under_way:
+        if unusual or series.open:
             self._spike(_Now(*now))
-        if unusual or series.count % EVERY == 0:
+        if unusual or series.count % _EVERY == 0:
             self._divergence(_Now(*now))
-        if series.count >= SETTLED:
+        if series.count >= _SETTLED:
             swing = self.settings.swing_spreads * noise
             self._oscillation(now, (swing if swing > limits.swing or series.signed else limits.swing) * factor)
         else:
@@ -258,9 +270,9 @@ class _Pass:
         limits, series = self.limits, self.series
         if series.signed:
             return  # What has been negative has no order of magnitude to keep.
-        if series.under_way or now[2] - now[3] >= limits.explosion:
+        if series.open or now[2] - now[3] >= limits.explosion:
             self._explosion(_Now(*now))
-        if series.under_way or now[4] - now[2] >= limits.vanishing:
+        if series.open or now[4] - now[2] >= limits.vanishing:
             self._vanishing(_Now(*now), fall)
 
     def _spike(self, now: "_Now") -> None:
@@ -269,47 +281,47 @@ class _Pass:
         start = self.series.start
         spreads = self.settings.spike_spreads if start is None or now.y > start else self.settings.inner_spike_spreads
         jump, limit = now.y - centre, spreads * spread * now.factor
-        if "spike" in self.series.under_way:
-            if jump < RECOVERED * limit:
-                del self.series.under_way["spike"]
+        if "spike" in self.series.open:
+            if jump < _RECOVERED * limit:
+                del self.series.open["spike"]
         elif jump >= limit and jump >= self._distance(self.limits.spike) * now.factor:
             self._begin(now, "spike", centre, jump / spread)
 
     def _divergence(self, now: "_Now") -> None:
         settings, factor, rise = self.settings, now.factor, now.y - now.low
         limit = self._distance(self.limits.divergence)
-        stretch = self.series.under_way.get("divergence")
-        if stretch is None and rise >= max(limit, settings.divergence_spreads * now.noise) * factor:
-            rise = self._level(SHORT, now.y) - now.low
+        began = self.series.open.get("divergence")
+        if began is None and rise >= max(limit, settings.divergence_spreads * now.noise) * factor:
+            rise = self._level(_SHORT, now.y) - now.low
             if rise >= max(limit, settings.divergence_spreads * now.noise) * factor:
                 self._begin(now, "divergence", now.low, rise / now.noise)
-        elif self.series.count % EVERY == 0:
-            level = self._level(LONG, now.y)
-            if stretch is not None:
-                self._end_if("divergence", stretch, level < stretch.level + max(RECOVERED * limit, now.noise))
+        elif self.series.count % _EVERY == 0:
+            level = self._level(_LONG, now.y)
+            if began is not None:
+                self._end_if("divergence", began, level < began.level + max(_RECOVERED * limit, now.noise))
             elif level - now.low >= max(self._distance(self.limits.climb), settings.climb_spreads * now.noise) * factor:
                 self._begin(now, "divergence", now.low, (level - now.low) / now.noise)
 
     def _explosion(self, now: "_Now") -> None:
         limit = max(self.limits.explosion, self.settings.explosion_spreads * now.noise)
-        stretch = self.series.under_way.get("explosion")
-        if stretch is None and now.y - now.low >= limit:
-            rise = self._level(SHORT, now.y) - now.low
+        began = self.series.open.get("explosion")
+        if began is None and now.y - now.low >= limit:
+            rise = self._level(_SHORT, now.y) - now.low
             if rise >= limit:
                 self._begin(now, "explosion", now.low, rise / now.noise)
-        elif stretch is not None and self.series.count % EVERY == 0:
-            self._end_if("explosion", stretch, self._level(SHORT, now.y) < stretch.level + RECOVERED * limit)
+        elif began is not None and self.series.count % _EVERY == 0:
+            self._end_if("explosion", began, self._level(_SHORT, now.y) < began.level + _RECOVERED * limit)
 
     def _vanishing(self, now: "_Now", fall: float) -> None:
         settings = self.settings
         limit, spreads = self.limits.vanishing * now.factor, settings.vanishing_spreads * now.noise * now.factor
-        stretch = self.series.under_way.get("vanishing")
-        if stretch is None and now.high - now.y >= max(limit, spreads):
-            depth = now.high - self._level(SHORT, now.y)
+        began = self.series.open.get("vanishing")
+        if began is None and now.high - now.y >= max(limit, spreads):
+            depth = now.high - self._level(_SHORT, now.y)
             if depth >= spreads and depth + fall >= limit:
                 self._begin(now, "vanishing", now.high, depth / now.noise)
-        elif stretch is not None and self.series.count % EVERY == 0:
-            self._end_if("vanishing", stretch, self._level(SHORT, now.y) > stretch.level - RECOVERED * limit)
+        elif began is not None and self.series.count % _EVERY == 0:
+            self._end_if("vanishing", began, self._level(_SHORT, now.y) > began.level - _RECOVERED * limit)
 
     def _oscillation(self, now: "_Plain", swing: float) -> None:
         series = self.series
@@ -324,38 +336,40 @@ class _Pass:
             series.reversals.append(series.count)
             if len(series.reversals) >= self.settings.swings:
                 self._begin(_Now(*now), "oscillation", now[3], float(len(series.reversals)))
-        if series.reversals and series.reversals[0] <= series.count - MEMORY:
+        if series.reversals and series.reversals[0] <= series.count - _MEMORY:
             del series.reversals[0]
-            if len(series.reversals) < RECOVERED * self.settings.swings:
-                series.under_way.pop("oscillation", None)
+            if len(series.reversals) < _RECOVERED * self.settings.swings:
+                series.open.pop("oscillation", None)
 
     def _close_block(self, place: int, value: float, factor: float) -> None:
         series = self.series
-        mean, (_, spread) = series.block / BLOCK, series.centre_and_spread()
+        mean, (_, spread) = series.block / _BLOCK, series.centre_and_spread()
         series.block = 0.0
         series.start = mean if series.start is None else series.start
-        if not series.gradient and len(series.means) >= LAG + PAST:
+        if not series.gradient and len(series.means) >= _LAG + _PAST:
             self._drift(place, value, mean, factor)
         series.means.append(mean)
         series.spreads.append(spread)
-        del series.means[:-BLOCKS], series.spreads[:-BLOCKS]
+        del series.means[:-_BLOCKS], series.spreads[:-_BLOCKS]
         series.settle()
 
     def _drift(self, place: int, value: float, mean: float, factor: float) -> None:
         series, settings = self.series, self.settings
-        past = series.means[-LAG - 2 * PAST : -LAG]
+        past = series.means[-_LAG - 2 * _PAST : -_LAG]
         level = median(past)
         # Differences of neighbours know nothing of a trend; where a loss wanders, they are as large as it wanders.
         steps = [after - before for before, after in pairwise(past)]
         middle = median(steps)
         wander = 1.4826 * median([abs(one - middle) for one in steps]) / math.sqrt(2)
-        noise = max(wander, (series.noise or 0.0) / math.sqrt(BLOCK), settings.least_spread * (abs(level) if series.signed else 1.0), TINY)
+        noise = max(
+            wander, (series.noise or 0.0) / math.sqrt(_BLOCK), settings.least_spread * (abs(level) if series.signed else 1.0), _TINY
+        )
         residual = (mean - level) / noise
-        series.total = max(0.0, series.total + min(residual, MOST_RESIDUAL) / factor - settings.drift_slack)
-        stretch = series.under_way.get("drift")
-        if stretch is not None:
-            self._end_if("drift", stretch, mean < stretch.level + settings.drift_slack * noise)
-            series.total = 0.0 if "drift" not in series.under_way else series.total
+        series.total = max(0.0, series.total + min(residual, _MOST_RESIDUAL) / factor - settings.drift_slack)
+        began = series.open.get("drift")
+        if began is not None:
+            self._end_if("drift", began, mean < began.level + settings.drift_slack * noise)
+            series.total = 0.0 if "drift" not in series.open else series.total
         elif series.total >= settings.drift_sum:
             self._begin(_Now(place, value, mean, level, level, noise, factor), "drift", level, series.total)
 
@@ -363,12 +377,12 @@ class _Pass:
         series = self.series
         if value != series.last:
             series.last, series.repeated = value, 1
-            series.under_way.pop("stuck", None)
+            series.open.pop("stuck", None)
             return
         series.repeated += 1
-        if series.repeated >= self.settings.stuck_values and value != 0 and "stuck" not in series.under_way:
-            series.under_way["stuck"] = OpenAnomaly(series.count, value)
-            self.found.append(Found(place, "stuck", value, None, float(series.repeated)))
+        if series.repeated >= self.settings.stuck_values and value != 0 and "stuck" not in series.open:
+            series.open["stuck"] = OpenAnomaly(series.count, value)
+            self.found.append(Anomaly(place, "stuck", self.metric, value, None, float(series.repeated)))
 
     # What several detectors need
 
@@ -382,16 +396,16 @@ class _Pass:
         return recent[len(recent) // 2]
 
     def _begin(self, now: "_Now", detector: str, level: float, score: float) -> None:
-        if detector not in self.series.under_way:
-            self.series.under_way[detector] = OpenAnomaly(self.series.count, level)
+        if detector not in self.series.open:
+            self.series.open[detector] = OpenAnomaly(self.series.count, level)
             expected = level if self.series.signed else math.exp(level)
-            self.found.append(Found(now.place, detector, now.value, expected, score))
+            self.found.append(Anomaly(now.place, detector, self.metric, now.value, expected, score))
 
-    def _end_if(self, detector: str, stretch: OpenAnomaly, recovered: bool) -> None:
-        lasted = self.series.count - stretch.since
+    def _end_if(self, detector: str, began: OpenAnomaly, recovered: bool) -> None:
+        lasted = self.series.count - began.since
         accepted = lasted >= self.settings.accepted_after
-        if (recovered and lasted >= LEAST_STRETCH) or accepted:
-            del self.series.under_way[detector]
+        if (recovered and lasted >= _LEAST_STRETCH) or accepted:
+            del self.series.open[detector]
         if accepted:
             self.series.move_past()
 

@@ -1,0 +1,107 @@
+"""One run under observation: its monitor, its store, and the position in its log up to which it is derived."""
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Self
+
+from esper.errors import DataError
+from esper.events import topics
+from esper.events.envelope import Record, RunId, is_training
+from esper.events.kinds.observability import FoldBlocked, FoldUnblocked
+from esper.folds.monitoring.run import RunMonitor
+from esper.folds.monitoring.topic import MonitorSettings
+from esper.oona.contract import START, Position, records_between
+from esper.oona.directory import Directory
+from esper.oona.follower import Batch
+from esper.oona.observed import Observed, observed_records
+
+
+class ObservedRun:
+    """One run that is open. Methods return the derived records that are new, and raise LogError where they cannot be saved."""
+
+    def __init__(self, monitor: RunMonitor, store: Observed, position: Position, now: Callable[[], datetime]) -> None:
+        self.monitor = monitor
+        self.store = store
+        self.position = position
+        self.saved_to: Position | None = None
+        self.saved_at = time.monotonic()
+        self.was_free = False
+        self.came = True
+        self._now = now
+
+    @classmethod
+    def open(
+        cls, directory: Directory, name: RunId, settings: MonitorSettings, now: Callable[[], datetime], report: Callable[[str], None]
+    ) -> Self:
+        """The run as its last observer saved it, with `settings` in force; topics that are blocked are tried again.
+
+        A state of another version is reported, and folded again from the run's first record.
+        """
+        store = Observed(directory.path / name, name)
+        try:
+            saved = store.saved()
+            monitor, state_to = RunMonitor(name, settings), START
+            try:
+                if saved.parts:
+                    monitor, state_to = RunMonitor.load(name, saved.parts), saved.state_to
+            except DataError as error:
+                report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
+            own = observed_records(directory.path / name, name, topics.OBSERVERS) if state_to == START else ()
+            with directory.open(name) as log:
+                monitor.fold(lambda: records_between(log, state_to, saved.derived_to), own)
+                if monitor.settings != settings:
+                    monitor.change(settings, records_between(log, START, saved.derived_to))
+                blocked = frozenset(monitor.blocked) | ({topics.RUN} if monitor.unreadable else set())
+                monitor.unreadable = False
+                past = records_between(log, START, saved.derived_to) if blocked else ()
+                again = [record for record in past if record.topic in blocked]
+            run = cls(monitor, store, saved.derived_to, now)
+            found = [one for record in again for one in monitor.take(record)]
+            run.save((*found, *run._unblocked(blocked)), with_state=bool(blocked))
+        except BaseException:
+            store.close()
+            raise
+        return run
+
+    def take(self, batch: Batch, *, state_every_s: float) -> tuple[Record, ...]:
+        """Derives what follows from a batch, and saves it."""
+        monitor, found = self.monitor, list[Record]()
+        if batch.error is not None and not monitor.unreadable:  # Recorded once, however often a damaged file grows.
+            found += monitor.own_record(FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
+            monitor.unreadable = True
+        elif batch.error is None and monitor.unreadable:
+            monitor.unreadable = False
+            found += self._unblocked(frozenset({topics.RUN}))
+        for record in batch.page.records:
+            found += monitor.take(record)
+        self.position, self.came = batch.page.position, True
+        if batch.ended and monitor.ended:  # A run that was silent, and went on to its end since, is silent no more.
+            found += self.judge_silence(free=False)
+        # An own record's effect on the state cannot be folded again from the log alone.
+        own = any(record.topic == topics.OBSERVERS for record in found)
+        return self.save(found, with_state=own or batch.ended or time.monotonic() >= self.saved_at + state_every_s)
+
+    def judge_silence(self, *, free: bool) -> tuple[Record, ...]:
+        """The records of a training's silence that began or ended by the clock; not saved."""
+        return self.monitor.judge_silence(self._now(), lock_free=free) if is_training(self.monitor.run) else ()
+
+    def save(self, records: Iterable[Record], *, with_state: bool) -> tuple[Record, ...]:
+        """Saves derived records with the position, and with the parts of the state that changed."""
+        new = self.store.save(tuple(records), self.position, self.monitor.save() if with_state else None)
+        if with_state:
+            self.saved_at, self.saved_to = time.monotonic(), self.position
+        return new
+
+    def close(self) -> None:
+        """Saves the state where it is behind, and closes the file."""
+        try:
+            if self.saved_to != self.position:
+                self.save((), with_state=True)
+        finally:
+            self.store.close()
+
+    def _unblocked(self, blocked: frozenset[str]) -> tuple[Record, ...]:
+        """The record that topics which were `blocked` are blocked no more; none while one of the run's topics still is."""
+        unblocked = blocked and not self.monitor.blocked
+        return self.monitor.own_record(FoldUnblocked(topics=tuple(sorted(blocked))), self._now()) if unblocked else ()
