@@ -31,6 +31,7 @@ import peers
 import torch
 from faults import FAULTS, fits, with_fault
 from peers import Measured, beyond_three_sigma, beyond_threshold
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -39,16 +40,17 @@ from trainings import QUICK, STATICS, TRAININGS, Training
 from esper.events import codec, topics
 from esper.events.digests import derived_id, digest_of, to_json
 from esper.events.envelope import Record, RunId
+from esper.events.fields import Event
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
-from esper.folds.monitoring.detectors.detect import DetectorState
+from esper.folds.monitoring.detectors.detect import DetectorState, step
 from esper.folds.monitoring.detectors.settings import DetectorSettings
 from esper.folds.monitoring.measurements import measurements_of
 from esper.folds.monitoring.topic import RULE_VERSIONS
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, fresh_run_id, run_settings, train
 from esper.tolaria.trainer import UnstableError
-from tests.folds.monitoring.made_up import detect, load, save
 
 CLEAN = "clean"
 GRAFTED_STEPS = 200
@@ -197,6 +199,16 @@ def _judge(case: Case, folder: Path) -> Judged:
     return judged
 
 
+_SAVED = TypeAdapter(DetectorState)
+
+
+def _detect(
+    state: DetectorState, topic: str, event: Event, settings: DetectorSettings
+) -> tuple[DetectorState, tuple[AnomalyDetected, ...]]:
+    read = measurements_of(event)
+    return (state, ()) if read is None else step(state, topic, read, settings)
+
+
 def _detected(records: list[Record], *, again: bool) -> tuple[list[Finding], list[str], list[float]]:
     """What is found, the ids that the findings get, and the microseconds that each record of steps took; `again`: the state goes through
     its form after every seventh record."""
@@ -206,10 +218,10 @@ def _detected(records: list[Record], *, again: bool) -> tuple[list[Finding], lis
     for number, record in enumerate(records):
         event = codec.decode(record)
         started = time.process_time_ns()
-        state, begun = detect(states.get(record.topic, DetectorState()), record.topic, event, settings)
+        state, begun = _detect(states.get(record.topic, DetectorState()), record.topic, event, settings)
         if record.topic == topics.STEPS:
             us.append((time.process_time_ns() - started) / 1e3)
-        states[record.topic] = load(save(state)) if again and number % 7 == 0 else state
+        states[record.topic] = _SAVED.validate_json(_SAVED.dump_json(state)) if again and number % 7 == 0 else state
         found += [Finding(record.step, one.detector, one.metric) for one in begun]
         ids += [derived_id(record.id, "detectors", RULE_VERSIONS["detectors"], digest, index) for index in range(len(begun))]
     return found, ids, us
@@ -267,9 +279,9 @@ def _cost_of_seeds(count: int) -> dict[str, object]:
         )
         event = SeedHealthMeasured(health=columns, last_adaptation_step=None)
         started = time.process_time_ns()
-        state, _ = detect(state, event.TOPIC, event, DetectorSettings())
+        state, _ = _detect(state, event.TOPIC, event, DetectorSettings())
         us.append((time.process_time_ns() - started) / 1e3)
-    return {"us_per_health_record": round(median(us), 1), "state_bytes": len(save(state))}
+    return {"us_per_health_record": round(median(us), 1), "state_bytes": len(_SAVED.dump_json(state))}
 
 
 def _scores(judged: list[Judged], kind: str, name: str) -> dict[str, float | None]:
