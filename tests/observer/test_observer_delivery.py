@@ -32,6 +32,7 @@ from tests.observer.observed_runs import (
     Growing,
     abandon,
     firing,
+    observe_by_an_older_version,
     problems,
     read,
 )
@@ -271,3 +272,13 @@ def test_an_old_directory_of_a_crashed_run_pages_nobody(tmp_path: Path) -> None:
     assert {event.why for event in told if isinstance(event, AlertSuppressed)} == {"stale", "not_delivered"}
     assert not any(isinstance(event, AlertNotified) for event in told)
     assert not page.exists() or page.read_text() == ""
+
+
+def test_alerts_that_change_when_a_run_is_opened_are_delivered(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing.write(100)
+    observe_by_an_older_version(growing, monkeypatch)
+    post = Post()
+    with growing.observer(deliverer=post) as observer:
+        observer.turn(0.0)
+    resolved = [event.rule for event in map(decode, post.offered) if isinstance(event, AlertResolved)]
+    assert "fold-blocked" in resolved

@@ -1,4 +1,4 @@
-"""`esper observe` and `esper rebuild`: an observer put together from what stands in the directory, and its states made again."""
+"""`esper observe` and `esper rebuild`: an observer assembled from the directory's files, and its states folded again."""
 
 import os
 import sys
@@ -29,12 +29,12 @@ RULES = "alerts.toml"
 
 
 def builtin_rules() -> tuple[Rule, ...]:
-    """The alert rules that every run is watched by."""
+    """The built-in alert rules."""
     return parse_rules(files("esper.observer").joinpath("builtin.toml").read_text(), "builtin.toml")
 
 
 def watching_of(directory: Directory, path: Path | None = None) -> MonitorSettings:
-    """How the runs of `directory` are watched, and by which rules: as built in, with what `path`, or `alerts.toml` in it, says.
+    """The settings and rules of `directory`: the built-in ones, as `path`, or `alerts.toml` in it, changes them.
 
     Raises SettingsError, with the line, for the first mistake.
     """
@@ -52,9 +52,9 @@ def observe(
     began: Callable[[], None],
     stop: Callable[[], bool],
 ) -> None:
-    """Waits until nobody else observes `directory`, then observes it until `stop`; in the background niced, until nothing is left to do.
+    """Waits to be the leader of `directory`, then observes it until `stop`; in the background niced, until nothing is left to do.
 
-    `began` is called when the waiting is over. Raises SettingsError for a file of rules or handlers with a mistake, before it waits.
+    `began` is called when it is the leader. Raises SettingsError for a file of rules or handlers with a mistake, before it waits.
     """
     make = observer_maker(directory, rules=rules, delivery=delivery, from_start=from_start)
     if background:
@@ -74,7 +74,7 @@ def observe(
 def observer_maker(
     directory: Directory, *, rules: Path | None = None, delivery: Path | None = None, from_start: bool = False
 ) -> Callable[[], Observer]:
-    """What makes an observer of `directory` with what its files say. Raises SettingsError for a mistake in one of them, at once."""
+    """A function that makes an observer of `directory` by its files. Raises SettingsError for a mistake in one of them, at once."""
     handlers = delivery_settings(directory.path, delivery)
     build_handlers(handlers)
     settings = ObserverSettings(monitor=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
@@ -101,7 +101,7 @@ def _said(problem: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What came of making a run's state again. `before` is the digest of the saved state where that stood at the same place."""
+    """A run's state that was folded again. `before` is the digest of the saved state, where it was at the same position."""
 
     run: RunId
     records: int
@@ -110,14 +110,14 @@ class Rebuilt:
 
     @property
     def same(self) -> bool | None:
-        """Whether the state made again is the one that was saved; None where none was saved at its place."""
+        """True where the state folded again is the saved one; None where none was saved at its position."""
         return None if self.before is None else self.before == self.digest
 
 
 def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iterator[Rebuilt]:
-    """Makes the states of `runs`, or of all that were observed, again from their logs; what was derived stays as it is.
+    """Folds the states of `runs`, or of all that were observed, again from their logs; derived records stay as they are.
 
-    By the settings that its observers named, each from where it began. Raises LogError where somebody observes the directory now.
+    The settings of each ObserverStarted hold from where it stands. Raises LogError where a process observes the directory now.
     """
     unnamed = watching_of(directory)
     lock = Lock.take(directory.path / LOCK, f"the observation of {directory.path}")

@@ -1,8 +1,8 @@
-"""Who observes: of all processes that offer to, the one that holds the directory's lock. The others wait for it.
+"""The leader: of all processes that could observe a directory, the one that holds its lock. The others wait.
 
-Every training starts a process that offers (`start_watchers`), `esper observe` and `esper nissa` are others. When the holder ends, however
-it ends, the next one takes the lock within a second and goes on where the files say. The holder leaves some time after the last training,
-unless it was told to stay; one that had to wait, and finds nothing trained any more, leaves as soon as nothing is left to do.
+Every training starts such a process (`start_watchers`); `esper observe` and `esper nissa` are others. When the leader ends, the next
+process takes the lock within a second and goes on from the files. A background leader leaves some time after the last training; one that
+had to wait, and finds no training, leaves as soon as nothing is left to do.
 """
 
 import os
@@ -29,7 +29,7 @@ _LATE_S = 3.0
 
 
 def observer_of(directory: Directory) -> int | None:
-    """The pid of the process that observes `directory`; None where nobody does."""
+    """The pid of the process that observes `directory`; None where none does."""
     return holder_of(directory.path / LOCK)
 
 
@@ -41,9 +41,9 @@ def serve(
     leave_after_s: float | None,
     waiting: Callable[[int], None],
 ) -> None:
-    """Waits for the lock of `directory`, then observes with what `make` makes, until `stop`, or until there is nothing to do for so long.
+    """Waits for the lock of `directory`, then observes until `stop`, or until nothing was left to do for `leave_after_s`.
 
-    `waiting` is told once the pid of the process that observes already. Where the directory is emptied meanwhile it begins anew.
+    `waiting` is called once with the pid of the present leader. Where the directory is emptied meanwhile, a new lock is taken.
     """
     told = False
     while not stop():
@@ -68,12 +68,12 @@ def _taken(directory: Directory) -> Lock | None:
         return Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
     except LogError:
         if observer_of(directory) is None:
-            raise  # Nobody holds it: it cannot be made.
+            raise  # No process holds it: it cannot be made.
         return None
 
 
 def _observe(directory: Directory, make: Callable[[], Observer], stop: Callable[[], bool], leave_after_s: float | None) -> bool:
-    """Observes; False where the lock's file was removed meanwhile, as where the directory was emptied: whoever comes next holds another."""
+    """Observes; False where the lock's file was removed meanwhile, as when the directory is emptied."""
     with make() as observer:
         busy_at = time.monotonic()
         while not stop():
@@ -88,10 +88,10 @@ def _observe(directory: Directory, make: Callable[[], Observer], stop: Callable[
 
 
 def start_watchers(directory: Directory) -> None:
-    """Starts a process that offers to observe `directory`, and one that measures the machine; both leave on their own.
+    """Starts a process that observes `directory`, and one that measures the machine; both leave on their own.
 
-    ESPER_OBSERVE=0 keeps them from that. What they have to say goes to `observer.log` and `agent.log` in the directory; that the observer
-    could not start, or failed, is said on standard error too.
+    ESPER_OBSERVE=0 starts none. Their output goes to `observer.log` and `agent.log` in the directory; an observer that could not start, or
+    failed, is reported on standard error too.
     """
     if os.environ.get(OBSERVE_VARIABLE) == "0":
         return
@@ -104,13 +104,13 @@ def _start(directory: Directory, command: str, log: str) -> None:
     words = [sys.executable, "-m", "esper.cli", command, "--log", os.fspath(directory.path.absolute()), "--background"]
     with (directory.path / log).open("ab") as said:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
-    # Somebody has to wait for it, or it stays as a zombie as long as this process lives.
+    # A process that is not waited for stays as a zombie as long as this process lives.
     target = partial(_wait_for_observer, process, directory.path / log) if command == "observe" else process.wait
     threading.Thread(target=target, name=f"esper-{command}", daemon=True).start()
 
 
 def _wait_for_observer(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Says when an observer fails: whoever trains believes that somebody watches."""
+    """Reports an observer that failed: without it the training's alerts are not delivered."""
     if (code := process.wait()) != 0:
         sys.stderr.write(f"esper: the observer that this training started ended with {code}; the training goes on. Why: {log}\n")
         sys.stderr.flush()

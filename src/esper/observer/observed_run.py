@@ -26,6 +26,8 @@ class ObservedRun:
         self.position = position
         self.saved_to: Position | None = None
         self.saved_at = time.monotonic()
+        self.recovered: tuple[Record, ...] = ()
+        """Records that were derived when the run was opened, from topics that were blocked."""
         self.was_free = False
         self.came = True
         self._now = now
@@ -58,7 +60,7 @@ class ObservedRun:
                 again = [record for record in past if record.topic in blocked]
             run = cls(monitor, store, saved.derived_to, now)
             found = [one for record in again for one in monitor.take(record)]
-            run.save((*found, *run._unblocked(blocked)), with_state=bool(blocked))
+            run.recovered = run.save((*found, *run._unblocked(blocked)), with_state=bool(blocked))
         except BaseException:
             store.close()
             raise

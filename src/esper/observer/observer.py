@@ -46,7 +46,7 @@ _LAST_DELIVERY_S = 5.0
 
 
 class Delivers(Protocol):
-    """Who tells people: `esper.observer.delivery`. Every outcome comes back through the queue that the observer was given."""
+    """The delivery of alerts (`esper.observer.delivery`). Every outcome comes back through the observer's queue."""
 
     def start(self) -> None: ...
     def offer(self, alert: Record) -> None: ...
@@ -57,22 +57,22 @@ class Delivers(Protocol):
 
 @dataclass(frozen=True)
 class ObserverSettings:
-    """How a directory is observed."""
+    """Settings of an observer."""
 
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     state_every_s: float = 2.0
-    """How often the state of a run is saved: what a successor has to fold again at most."""
+    """Time between two saved states of a run: a successor folds at most as much again."""
     tick_s: float = 1.0
-    """How often silence is judged, and runs that ended are let go of."""
+    """Time between two judgements of silence."""
     fresh_s: float = 600.0
-    """A run that was sealed before anybody observed it is observed from its start when that is no longer ago."""
+    """Greatest age of a sealed run that was never observed and is observed from its start."""
 
 
 class Observer:
-    """Observes `directory`. One thread uses it; `turn` again and again, then `close`, or use it in a `with` statement.
+    """Observes `directory`. One thread calls `turn` again and again, then `close`, or uses it in a `with` statement.
 
-    The caller holds the observer's lock. `deliverer`, where there is one, is started here once it knows what was settled before; its
-    outcomes come through `outcomes`, from any thread. Trouble with one run is told to `report` and leaves the others alone.
+    The caller holds the observer's lock. `deliverer` is started here, after it has read the alerts and outcomes of the runs; its outcomes
+    come through `outcomes`, from any thread. An error of one run goes to `report` and leaves the others alone.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Observer:
         self._introduced: set[RunId] = set()
         self._ticked_at = -settings.tick_s
         positions = self._positions()
-        # Sealed and observed to their end, but not settled yet: whoever did that was killed before it could.
+        # Sealed and observed to their end, but not settled: the observer was killed in between.
         self._to_settle = {
             run for run in positions if is_observed(directory.path / run) and seal.read_mark(directory.path / run) is not None
         }
@@ -107,16 +107,16 @@ class Observer:
 
     @property
     def live(self) -> frozenset[RunId]:
-        """The trainings that some process writes."""
+        """The trainings that are being written."""
         return frozenset(run for run in self._follower.live if is_training(run))
 
     @property
     def idle(self) -> bool:
-        """True when nothing is left to do but to wait: no run is written, and no alert is undelivered."""
+        """True when no run is being written and no alert is undelivered."""
         return not self.live and (self._deliverer is None or not self._deliverer.outstanding())
 
     def turn(self, timeout_s: float) -> int:
-        """Waits at most `timeout_s` for records and observes them; how many came."""
+        """Waits at most `timeout_s` for records and observes them; the number of records."""
         batches = self._follower.poll(timeout_s)
         for batch in batches:
             with self._guarded(batch.run):
@@ -128,7 +128,7 @@ class Observer:
         return sum(len(batch.page.records) for batch in batches)
 
     def close(self) -> None:
-        """Delivers what can be delivered soon, saves all states and lets go of every file."""
+        """Delivers for a few more seconds, saves all states and closes every file."""
         if self._deliverer is not None:
             self._deliverer.close(_LAST_DELIVERY_S)
         self._note_outcomes()
@@ -138,7 +138,7 @@ class Observer:
         self._follower.close()
 
     def _positions(self) -> dict[RunId, Position]:
-        """Where to go on: what was derived, and from the start for runs that were sealed lately, before anybody could look."""
+        """The positions to go on from: the start for runs that were sealed lately and never observed."""
         positions: dict[RunId, Position] = {}
         for run in self._directory.names(hidden=True):
             folder = self._directory.path / run
@@ -151,7 +151,7 @@ class Observer:
         return positions
 
     def _hand_over(self, runs: Iterable[RunId]) -> None:
-        """Tells the deliverer what was derived before, and what became of it."""
+        """Gives the deliverer the alerts that were derived before, and their outcomes."""
         assert self._deliverer is not None
         for run in runs:
             with self._guarded(run):
@@ -180,6 +180,7 @@ class Observer:
         if run is None:
             report = self._report if name not in self._troubled else _silent
             run = self._runs[name] = ObservedRun.open(self._directory, name, self._settings.monitor, self._now, report)
+            self._offer(run.recovered)
             self._parked.discard(name)
             self._unsettled.discard(name)
             if name not in self._introduced:
@@ -188,7 +189,7 @@ class Observer:
         return run
 
     def _park(self, name: RunId) -> None:
-        """Saves a run and lets go of it: it ended, its process is gone, or the observer leaves. More records open it again."""
+        """Saves and closes a run that ended, that no process writes, or because the observer leaves. More records open it again."""
         run = self._runs.pop(name)
         run.close()
         self._parked.add(name)
@@ -196,10 +197,10 @@ class Observer:
             self._unsettled.add(name)
 
     def _settle(self, name: RunId) -> None:
-        """Seals a finished run that its writer could not seal, and its observed file once nothing about it is firing or undelivered."""
+        """Seals a finished run that its writer could not seal, and its observed file once its alerts are resolved and delivered."""
         if self._deliverer is not None and self._deliverer.outstanding(name):
             return
-        # What is delivered is in the queue by now. A settled run is not looked at again: sealed without it, a kill would lose it.
+        # All outcomes are in the queue by now. They are written first: a settled run is not opened again.
         self._note_outcomes()
         if name in self._to_note:
             return
@@ -208,7 +209,7 @@ class Observer:
             Observed(self._directory.path / name, name).seal()
 
     def _note_outcomes(self) -> None:
-        """Writes what became of alerts; what cannot be written now is kept for the next time."""
+        """Writes the outcomes of alerts; those that cannot be written are kept for the next time."""
         while True:
             try:
                 alert, event = self._outcomes.get_nowait()
@@ -234,7 +235,7 @@ class Observer:
                 self._unsettled.add(name)
 
     def _outcome(self, alert: Record, event: Outcome) -> Record:
-        """An outcome stands where its alert does, and is caused by it."""
+        """The record of an outcome: caused by its alert, at the same place."""
         now, data = self._now(), encode(event)
         identity = own_id(alert.id, event.KIND, now, data)
         return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
@@ -246,7 +247,7 @@ class Observer:
         for name in again | (self._follower.following - self._runs.keys() - self._parked):
             with self._guarded(name):
                 self._begin_again(name)
-        # A run that is not read to its end, by an observer that comes late or was stopped, is not silent for what waits there.
+        # Only a run that is read to its end can be silent.
         for name in self._runs.keys() - self._follower.behind:
             with self._guarded(name):
                 self._judge(name, free=name not in live)
@@ -258,7 +259,7 @@ class Observer:
         self._follower.go_back(name, self._open(name).position)
 
     def _judge(self, name: RunId, *, free: bool) -> None:
-        """A free lock counts once the run has been read again since it was seen: else one that ended in between is called dead."""
+        """A free lock counts once the run was read again after it: a run that ended in between is not dead."""
         run = self._runs[name]
         gone = free and run.was_free and not run.came
         run.was_free, run.came = free, False
@@ -269,7 +270,7 @@ class Observer:
 
     @contextmanager
     def _guarded(self, name: RunId) -> Iterator[None]:
-        """Within it trouble with one run is reported once, and the run begun again from what was saved, until that succeeds."""
+        """Within, an error of one run is reported once, and the run opened again from its saved state, until that succeeds."""
         try:
             yield
             self._troubled.discard(name)
@@ -289,7 +290,7 @@ class Observer:
 
 
 def _failure(alert: Record, event: Outcome) -> str | None:
-    """Why a handler did not deliver `alert`, for whoever looks into `observer.log` because nobody was told; None where it did not fail."""
+    """The line for `observer.log` about an alert that a handler failed to deliver; None where it did not fail."""
     if not isinstance(event, AlertNotified) or event.outcome != "failed":
         return None
     told = decode(alert)
@@ -300,7 +301,7 @@ def _failure(alert: Record, event: Outcome) -> str | None:
 
 def _derived_to(folder: Path, run: RunId) -> Position:
     with Observed(folder, run) as observed:
-        return observed.saved().derived_to
+        return observed.derived_to()
 
 
 def _started(settings: MonitorSettings) -> ObserverStarted:

@@ -56,14 +56,21 @@ class Observed:
             self.close()
             raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {meta.run}")
 
+    def derived_to(self) -> Position:
+        """The position up to which records are derived; the state is not read."""
+        return self._reached().get(_DERIVED, START)
+
     def saved(self) -> SavedState:
         """The progress as of the last `save`, as in `Store`."""
+        reached = self._reached()
         with file.explained(self._path, "read"):
-            reached = {name: Position.from_text(text) for name, text in self._open().execute("SELECT name, position FROM progress")}
             rows = self._open().execute("SELECT name, state FROM cells")
             parts = {str(name): bytes(state) for name, state in rows}
-        derived_to, state_to = (reached.get(name, START) for name in (_DERIVED, _STATE))
-        return SavedState(derived_to, state_to, parts)
+        return SavedState(reached.get(_DERIVED, START), reached.get(_STATE, START), parts)
+
+    def _reached(self) -> dict[str, Position]:
+        with file.explained(self._path, "read"):
+            return {str(name): Position.from_text(str(text)) for name, text in self._open().execute("SELECT name, position FROM progress")}
 
     def save(
         self, records: Sequence[Record], derived_to: Position | None = None, parts: Mapping[str, bytes] | None = None
