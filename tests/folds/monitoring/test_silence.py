@@ -9,7 +9,7 @@ from esper.events.fields import Event
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import STEPS
-from esper.folds.monitoring.silence import SilenceSettings, SilenceState, Verdict, heard, judge
+from esper.folds.monitoring.silence import SilenceSettings, SilenceState, Verdict, judge, step
 from tests.folds.histories import START, started
 from tests.folds.monitoring.streams import TimedWriter, losses
 
@@ -26,7 +26,7 @@ def after(*events: tuple[float, Event], state: SilenceState | None = None) -> Si
     state, writer = state or SilenceState(), TimedWriter()
     for second, event in events:
         record = writer.at(0, event)._replace(time=START + timedelta(seconds=second))
-        state = heard(state, record, event)
+        state = step(state, record, event)
     return state
 
 
@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_on_purpose_is_not_dead() -> None:
     state, writer = after((0, started()), (1, losses(1.0))), TimedWriter()
     event = StreamEnded(last_step=1)
     record = writer.at(0, event, topic=STEPS)._replace(time=START + timedelta(seconds=2))
-    assert said(verdict(heard(state, record, event), 9999, lock_free=True)) is None
+    assert said(verdict(step(state, record, event), 9999, lock_free=True)) is None
 
 
 @pytest.mark.parametrize("end", [FINISHED, FAILED])
@@ -101,7 +101,7 @@ def test_a_run_whose_lock_was_free_stays_dead_until_it_speaks() -> None:
 
 def test_a_record_that_is_taken_late_makes_a_run_neither_dead_nor_idle() -> None:
     state = after((0, started()), (100, losses(1.0)), (1, losses(1.0)))
-    assert (state.heard_s, state.moved_s) == (NOW + 100, NOW + 100)
+    assert (state.last_s, state.moved_s) == (NOW + 100, NOW + 100)
 
 
 def test_a_silent_run_that_ends_is_heard_again() -> None:

@@ -222,7 +222,7 @@ class RunMonitor:
             return
         if record.moment >= self._latest.moment:  # Records of a topic that was blocked come after later ones.
             self._latest = _Latest(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
-        self.silence = silence.heard(self.silence, record, event)
+        self.silence = silence.step(self.silence, record, event)
 
     def _recall(self, record: Record, records: Callable[[], Iterable[Record]]) -> None:
         event = decode(record)
@@ -234,7 +234,7 @@ class RunMonitor:
         elif isinstance(event, FoldUnblocked):
             self.unreadable = False
         elif isinstance(event, RunWentSilent | RunHeardAgain):
-            self.silence = silence.said(self.silence, event.state if isinstance(event, RunWentSilent) else None)
+            self.silence = silence.recorded(self.silence, event.state if isinstance(event, RunWentSilent) else None)
         self._advance(record)
 
 

@@ -1,13 +1,12 @@
-"""Whether a run is silent: dead when nothing comes from it any more, idle when it beats without getting on. Pure; the clock is passed in.
+"""Silence of a run: dead without any record, idle with heartbeats alone. Pure; the clock is passed in.
 
-Whoever hosts this keeps one `SilenceState` a run, tells it of every record (`heard`), and asks now and then (`judge`), writing what comes
-out as the observer's own record. A lock that is free is news only about a run that has been read to its end: look at the lock first, then
-read, then ask; else a run that ended in between is called dead. A run that ended is never silent, until it is resumed; nor is one whose
-streams ended, for that is how a training says that it was interrupted on purpose.
+A host keeps one `SilenceState` a run, applies every record to it (`step`), asks now and then (`judge`), and writes the resulting event as
+the observer's own record. A free lock counts only for a run that was read to its end after it: look at the lock first, then read, then ask;
+a run that ended in between is not dead. A run that ended is never silent until it is resumed; nor is one whose topics ended, for it was
+stopped.
 
-Each change is said once. What was silent for long before anybody looked is said too, with its length: whether that still concerns anybody
-is decided where alerts are delivered, by the time of the record, which therefore should be the time at which the silence began to be one
-(`since_s`), not the time at which it was noticed.
+Each change is one event. A silence that began before the observer did is recorded too, at the time at which it began (`since_s`): delivery
+decides by that time whether it is still news.
 """
 
 from dataclasses import dataclass, replace
@@ -23,23 +22,23 @@ from esper.events.kinds.telemetry import Heartbeat
 
 
 class SilenceSettings(Part):
-    """After how long a run counts as silent."""
+    """Limits of silence."""
 
     dead_after_s: Annotated[Finite, Field(ge=20)] = 60.0
-    """Without any record, heartbeats included: six of those are missing then. With fewer than two missing every run would seem dead."""
+    """Time without any record, heartbeats included: six of them. With less than two every run would seem dead."""
     idle_after_s: Annotated[Finite, Field(ge=1)] = 600.0
-    """Beating, but without any other record."""
+    """Time with heartbeats alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class SilenceState:
-    """What is known of a run's liveliness: the times of its last record and of its last one that is no heartbeat, and what was said.
+    """The times of a run's last record and of its last one that is no heartbeat, its end, and the silence that was recorded.
 
-    `spoke`: whether a record came since. Without one nothing is heard again, whoever looks: a run whose lock is not looked at yet is no
-    livelier for that, nor is one when a clock is set back.
+    `spoke`: a record was applied since then. Without one a silence does not end: a lock that was not looked at yet, or a clock that is set
+    back, does not end it.
     """
 
-    heard_s: float | None = None
+    last_s: float | None = None
     moved_s: float | None = None
     ended: bool = False
     silent: Literal["dead", "idle"] | None = None
@@ -47,47 +46,47 @@ class SilenceState:
 
 
 class Verdict(NamedTuple):
-    """The state after a look at the clock, and what is to be recorded: nothing, mostly. `since_s`: when that became true."""
+    """The state after a judgement, the event to record (mostly none), and the time since which it is true."""
 
     state: SilenceState
     event: RunWentSilent | RunHeardAgain | None = None
     since_s: float | None = None
 
 
-def heard(state: SilenceState, record: Record, event: Event) -> SilenceState:
-    """`state` after a record of the run's own writer, which holds `event`; one that is older than others that were heard moves no time."""
+def step(state: SilenceState, record: Record, event: Event) -> SilenceState:
+    """`state` after a record of the run's own writer, which holds `event`; a record older than others moves no time."""
     time_s = (record.time - SINCE).total_seconds()
-    heard_s = time_s if state.heard_s is None else max(time_s, state.heard_s)
+    last_s = time_s if state.last_s is None else max(time_s, state.last_s)
     if isinstance(event, Heartbeat):
-        # The first beats may come before anything else is read: then the run moved when its writer says so.
+        # Where heartbeats are the first records, the time of the last other record is the one that they give.
         moved_s = time_s - event.idle_s if state.moved_s is None else state.moved_s
-        return replace(state, heard_s=heard_s, moved_s=moved_s, spoke=True)
+        return replace(state, last_s=last_s, moved_s=moved_s, spoke=True)
     ended = isinstance(event, RunFinished | RunFailed | StreamEnded) or (state.ended and not isinstance(event, RunStarted | RunResumed))
     moved_s = time_s if state.moved_s is None else max(time_s, state.moved_s)
-    return replace(state, heard_s=heard_s, moved_s=moved_s, ended=ended, spoke=True)
+    return replace(state, last_s=last_s, moved_s=moved_s, ended=ended, spoke=True)
 
 
-def said(state: SilenceState, silent: Literal["dead", "idle"] | None) -> SilenceState:
-    """`state` after it was said that the run is silent, or (None) that it was heard again."""
+def recorded(state: SilenceState, silent: Literal["dead", "idle"] | None) -> SilenceState:
+    """`state` after RunWentSilent was recorded, or (None) RunHeardAgain."""
     return replace(state, silent=silent, spoke=False)
 
 
 def judge(state: SilenceState, now_s: float, lock_free: bool | None, settings: SilenceSettings) -> Verdict:
-    """What is to be said of the run at `now_s`, seconds since 1970. `lock_free`: None where it cannot be known, on another machine.
+    """The verdict on the run at `now_s`, seconds since 1970. `lock_free`: None where it cannot be known, on another machine.
 
-    A clock that runs behind the records' shows no silence. A limit on NaN is not passed: nothing is said at a time that is no number.
+    A clock that runs behind the records' shows no silence. At NaN nothing is silent.
     """
-    if state.heard_s is None or state.moved_s is None:
+    if state.last_s is None or state.moved_s is None:
         return Verdict(state)
-    quiet_s, still_s = max(0.0, now_s - state.heard_s), max(0.0, now_s - state.moved_s)
+    quiet_s, still_s = max(0.0, now_s - state.last_s), max(0.0, now_s - state.moved_s)
     dead = not state.ended and (lock_free is True or quiet_s >= settings.dead_after_s)
     idle = not state.ended and still_s >= settings.idle_after_s
     if dead and state.silent != "dead":
-        since_s = now_s if quiet_s < settings.dead_after_s else state.heard_s + settings.dead_after_s
-        return Verdict(said(state, "dead"), RunWentSilent(state="dead", silent_s=quiet_s), since_s)
+        since_s = now_s if quiet_s < settings.dead_after_s else state.last_s + settings.dead_after_s
+        return Verdict(recorded(state, "dead"), RunWentSilent(state="dead", silent_s=quiet_s), since_s)
     if idle and state.silent is None:
         since_s = state.moved_s + settings.idle_after_s
-        return Verdict(said(state, "idle"), RunWentSilent(state="idle", silent_s=still_s), since_s)
+        return Verdict(recorded(state, "idle"), RunWentSilent(state="idle", silent_s=still_s), since_s)
     if state.silent is not None and state.spoke and not dead and not (idle and state.silent == "idle"):
-        return Verdict(said(state, None), RunHeardAgain(silent_s=quiet_s), state.heard_s)
+        return Verdict(recorded(state, None), RunHeardAgain(silent_s=quiet_s), state.last_s)
     return Verdict(state)

@@ -1,14 +1,14 @@
-"""One run-level metric, value by value: its recent past, its lagged baseline, and the detectors that read them.
+"""Detectors of one run-level metric, value by value, and the series that they read: its recent past and its lagged baseline.
 
-What is remembered: the last 64 values (their median and quarter range are the centre and the spread), means of 16 values each with the
-spread at their ends (the 24 last of them), a smoothed value with its last reversals, and what is under way. The baseline is the median of
-the means that ended 4 to 12 means ago, the lagged spread likewise: what happens now is judged by what was normal before it began.
+A series remembers the last 64 values (their median and quarter range are the centre and the spread), the last 24 means of 16 values with
+the spread at their ends, a smoothed value with its last reversals, and the open anomalies. The baseline is the median of the means that
+ended 4 to 12 means ago, the lagged spread likewise: a value is judged by what was normal before it.
 
-Positive metrics are watched on a logarithmic scale, where the noise of a loss is about normal whatever its size (measured: of 119 clean
-trainings only batches of nine samples went further than 5 spreads above the median of the 64 values before them). A metric that has been
-negative once is watched as it is.
+The values of a positive metric are on a logarithmic scale, where the noise of a loss is about normal whatever its size (measured: of 119
+clean trainings only batches of nine samples went further than 5 spreads above the median of the 64 values before them). A metric that has
+been negative once is on its own scale.
 
-The detectors (limits in `detector_settings`):
+The detectors (limits in `settings`):
   spike        one value far above the median
   divergence   the level of 7 values, or of 31, far above the lower of median and baseline
   explosion    the same of a gradient norm, by a larger factor and at once
@@ -65,7 +65,7 @@ class OpenAnomaly(NamedTuple):
 
 @dataclass(slots=True)
 class Series:
-    """What is remembered of one metric. Never changed once a state holds it: `watch` works on a copy."""
+    """The state of one metric. Never changed once a state holds it: `step_series` works on a copy."""
 
     __pydantic_config__: ClassVar[ConfigDict] = SAVED
     gradient: bool
