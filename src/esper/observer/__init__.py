@@ -1,1 +1,4 @@
-"""The observer: derives aggregates, anomalies and alerts from the runs of a directory, and delivers alerts."""
+"""The observer: hosts the cells of a directory's runs, saves the derived records beside each run, and delivers alerts.
+
+Must never write into a run.
+"""

@@ -216,16 +216,13 @@ class _RuleReader:
         if sides[0] == "not_finite":
             self._refuse_present(("clear",), "goes with above or below, not with not_finite")
             return Limit("not_finite")
-        if written.above is not None:
-            clear = written.above if written.clear is None else written.clear
-            if clear > written.above:
-                self.refuse("clear", f"expected clear at most above ({written.above:g}), got {clear:g}")
-            return Limit("above", written.above, clear)
-        assert written.below is not None, "one of the sides is given"
-        clear = written.below if written.clear is None else written.clear
-        if clear < written.below:
-            self.refuse("clear", f"expected clear at least below ({written.below:g}), got {clear:g}")
-        return Limit("below", written.below, clear)
+        above = written.above is not None
+        value = written.above if above else written.below
+        assert value is not None, "one of the sides is given"
+        clear = value if written.clear is None else written.clear
+        if (clear > value) if above else (clear < value):
+            self.refuse("clear", f"expected clear at {f'most above ({value:g})' if above else f'least below ({value:g})'}, got {clear:g}")
+        return Limit("above" if above else "below", value, clear)
 
     def _metric(self) -> MetricSource:
         metric = self._known_metric()

@@ -16,8 +16,8 @@ from esper.oona.directory import Directory
 from esper.oona.follower import RECENT_S, Look, look_at
 from esper.oona.observed import FILE, end_of_observed, is_settled, read_observed
 
-SWEEP_S = 10.0
-LOOK_S = 1.0
+_SWEEP_S = 10.0
+_LOOK_S = 1.0
 _PAGE = 1000
 
 
@@ -48,12 +48,12 @@ class DerivedFollower:
     def poll(self, live: frozenset[RunId]) -> Iterator[tuple[RunId, tuple[Record, ...]]]:
         """What came since, at most one page per run; files of `live` runs are looked at every time, others less often."""
         now = time.monotonic()
-        if now >= self._swept_at + SWEEP_S:
+        if now >= self._swept_at + _SWEEP_S:
             first = self._swept_at < 0
             self._swept_at = now
             self._sweep(skip_settled=first)
         chosen = live
-        if now >= self._looked_at + LOOK_S:
+        if now >= self._looked_at + _LOOK_S:
             self._looked_at = now
             chosen = live | {run for run, place in self._places.items() if not place.settled}
         for run in chosen:

@@ -1,9 +1,9 @@
-"""The numbers that an event of a watched topic carries, as columns by metric name: the one reading that everything derived starts from.
+"""Measurements: the numbers in an event, as columns by metric name.
 
 Names are stable and in base units: seconds, bytes, ratios in 0..1. A metric that changes slowly is measured once a record, and its column
-has one entry whatever the length of `steps`. What was not measured is NaN with `measured` false; a NaN that was measured is a NaN with
-`measured` true. `METRICS` says what may come from where, so that a rule about a metric that nobody measures can be refused. A metric of the
-user's own is as many series as it has values of its labels, each by a name like `esper_custom_queue_length{queue="fast"}`.
+has one entry whatever the length of `steps`. A value that was not measured is NaN with `measured` false; a measured NaN has `measured`
+true. `METRICS` has the metrics of each topic, so that a rule about a metric that no event measures can be refused. A metric of the user's
+own is one series for each set of values of its labels, with a name like `esper_custom_queue_length{queue="fast"}`.
 """
 
 import re
@@ -23,20 +23,17 @@ from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
-Values = tuple[float | None, ...] | tuple[int, ...]
+_Values = tuple[float | None, ...] | tuple[int, ...]
 
+HEALTH = ("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "latency_s", "errors", "health_score")
+"""The metrics of sites and seeds."""
 _GPU = ("utilization", "memory_used_ratio", "temperature_celsius", "power_watts")
 
 METRICS: Mapping[str, frozenset[str]] = {
     topics.STEPS: frozenset(
         ("loss", "gradient_norm", "step_latency_s", "data_wait_s", "samples_per_s", "memory_bytes", "learning_rate", "metric.*")
     ),
-    topics.SEED_HEALTH: frozenset(
-        (
-            *("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation"),
-            *("latency_s", "errors", "health_score"),
-        )
-    ),
+    topics.SEED_HEALTH: frozenset(HEALTH),
     topics.EPOCH: frozenset(("train.*", "validation.*", "duration_s", "samples_per_s")),
     topics.RESOURCES: frozenset(
         (
@@ -48,7 +45,7 @@ METRICS: Mapping[str, frozenset[str]] = {
     ),
     topics.CUSTOM_METRICS: frozenset(("esper_custom_*",)),
 }
-"""The metrics of each watched topic; a name with a star is a family, like the user's own metrics `metric.*`."""
+"""The metrics of each topic that has some; a name with a star is a family, like the user's own metrics `metric.*`."""
 
 
 _CUSTOM = re.compile(r"esper_custom_[a-z][a-z0-9_]*(\{.+\})?", re.ASCII)
@@ -79,10 +76,10 @@ def is_series_of(name: str, metric: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """What one record measured. Shapes: a column is 1-D; those of a health record have one entry a row, those of a span one a step or one.
+    """The measurements of one record. Shapes: a column is 1-D, with one entry a row (health), one a step, or one.
 
-    `steps`: the optimizer steps of the columns' entries (one: the record's last step), None where the record has no steps of its own.
-    `sites`, `seeds`: whose values a row holds, seed None for a site's own; None where the readings are the run's.
+    `steps`: the optimizer steps of the columns' entries; None where the record has no steps of its own. `sites`, `seeds`: the site and seed
+    of each row, seed None for a site's own; None where the measurements are the run's.
     """
 
     steps: IntArray | None
@@ -94,7 +91,7 @@ class Measurements:
 
 
 def measurements_of(event: Event) -> Measurements | None:
-    """The numbers that `event` carries; None for a kind that is not watched."""
+    """The measurements in `event`; None for a kind that has none."""
     if isinstance(event, StepsMeasured):
         return _steps(event)
     if isinstance(event, SeedHealthMeasured):
@@ -108,14 +105,14 @@ def measurements_of(event: Event) -> Measurements | None:
     return None
 
 
-def _run_level(values: Mapping[str, Values], steps: IntArray | None = None, last_adaptation_step: int | None = None) -> Measurements:
+def _run_level(values: Mapping[str, _Values], steps: IntArray | None = None, last_adaptation_step: int | None = None) -> Measurements:
     columns, measured = _columns(values)
     return Measurements(steps, columns, measured, None, None, last_adaptation_step)
 
 
 def _steps(event: StepsMeasured) -> Measurements:
     columns = event.steps
-    values: dict[str, Values] = {
+    values: dict[str, _Values] = {
         "loss": columns.loss,
         "gradient_norm": columns.gradient_norm,
         "step_latency_s": columns.step_latency_ms,
@@ -133,23 +130,13 @@ def _steps(event: StepsMeasured) -> Measurements:
 
 def _health(event: SeedHealthMeasured) -> Measurements:
     health = event.health
-    columns, measured = _columns(
-        {
-            "activation_variance": health.activation_variance,
-            "gradient_variance": health.gradient_variance,
-            "dead_neuron_ratio": health.dead_neuron_ratio,
-            "avg_correlation": health.avg_correlation,
-            "latency_s": health.latency_ms,
-            "errors": health.errors,
-            "health_score": health.health_score,
-        }
-    )
+    columns, measured = _columns({name: getattr(health, "latency_ms" if name == "latency_s" else name) for name in HEALTH})
     columns["latency_s"][:] /= 1e3
     return Measurements(None, columns, measured, health.site, health.seed, event.last_adaptation_step)
 
 
-def _epoch(event: EpochCompleted) -> dict[str, Values]:
-    values: dict[str, Values] = {"duration_s": (event.duration_s,), "samples_per_s": (event.samples_per_s,)}
+def _epoch(event: EpochCompleted) -> dict[str, _Values]:
+    values: dict[str, _Values] = {"duration_s": (event.duration_s,), "samples_per_s": (event.samples_per_s,)}
     for name, part in (("train", event.train), ("validation", event.validation)):
         if part is not None:
             values |= {f"{name}.{metric}": (value,) for metric, value in part.metrics.items()}
@@ -157,8 +144,8 @@ def _epoch(event: EpochCompleted) -> dict[str, Values]:
     return values
 
 
-def _resources(event: ResourcesMeasured) -> dict[str, Values]:
-    values: dict[str, Values] = {
+def _resources(event: ResourcesMeasured) -> dict[str, _Values]:
+    values: dict[str, _Values] = {
         "cpu_utilization": (event.cpu_utilization,),
         "memory_used_ratio": (_ratio(event.memory_used_bytes, event.memory_total_bytes),),
         "disk_free_bytes": (event.disk_free_bytes,),
@@ -189,7 +176,7 @@ def _ratio(part: int, total: int) -> float | None:
     return part / total if total else None
 
 
-def _columns(values: Mapping[str, Values]) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
+def _columns(values: Mapping[str, _Values]) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
     columns: dict[str, FloatArray] = {}
     measured: dict[str, BoolArray] = {}
     for name, column in values.items():

@@ -1,7 +1,7 @@
-"""Alert rules as data: what each one watches, when it fires and when it stops, how severe it is, and what it says.
+"""Alert rules as data: source, duration, severity, labels and annotations.
 
 A rule reads one topic and has one source: a metric of that topic with a limit, an anomaly that a detector finds there, or a kind of event.
-How rules are written as TOML is `rule_files`; how they become alerts is `alerts`.
+`rule_files` reads rules from TOML; `alerts` applies them.
 """
 
 from collections.abc import Mapping

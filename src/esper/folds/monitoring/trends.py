@@ -1,4 +1,4 @@
-"""Trends: where the means of a metric's closed windows go, once a minute of event time. Advice for people, never a reason to wake one.
+"""Trends: the direction of the means of a metric's closed windows, once a minute of event time. Advice; no rule pages on it.
 
 The slope is the median of the slopes between all pairs of points (Theil 1950; Sen, "Estimates of the Regression Coefficient Based on
 Kendall's Tau", 1968): a third of the points may be wild without moving it. Its interval is Sen's, from the variance of Kendall's tau
@@ -79,14 +79,6 @@ class TrendState:
     full: bool = False
 
 
-class Slope(NamedTuple):
-    """A slope a second, and the ends of its interval."""
-
-    middle: float
-    low: float
-    high: float
-
-
 def step(
     state: TrendState, topic: str, closed: Sequence[WindowAggregated], settings: TrendSettings
 ) -> tuple[TrendState, tuple[TrendDetected, ...]]:
@@ -98,7 +90,7 @@ def step(
     if state.looked is None or stretch <= state.looked:
         return TrendState(series, stretch if state.looked is None else state.looked, state.findings, full), ()
     half_s = closed[-1].length_s / 2
-    found = [trend for metric, row in series.items() if (trend := trend_of(topic, metric, row, half_s, settings)) is not None]
+    found = [trend for metric, row in series.items() if (trend := _trend_of(topic, metric, row, half_s, settings)) is not None]
     new = tuple(trend for trend in found if state.findings.get(trend.metric) != trend.finding)
     return TrendState(series, stretch, {trend.metric: trend.finding for trend in found}, full), new
 
@@ -115,33 +107,36 @@ def _followed(state: TrendState, closed: Sequence[WindowAggregated], settings: T
     return series, full
 
 
-def trend_of(topic: str, metric: str, points: Sequence[Point], half_s: float, settings: TrendSettings) -> TrendDetected | None:
+def _trend_of(topic: str, metric: str, points: Sequence[Point], half_s: float, settings: TrendSettings) -> TrendDetected | None:
     """What the points of `metric` show, each the mean of a window of twice `half_s`; None where they show nothing."""
     if len(points) < settings.least:
         return None
-    slope = theil_sen(points, settings.deviations)
+    slope, low, high = theil_sen(points, settings.deviations)
     limit = next((value for name, value in settings.limits if fnmatchcase(metric, name)), None)
     last = points[-1]
     # A window's mean stands for its middle; time is told from its end.
-    limit_in_s = _reached_in(last.mean, limit, slope, half_s) if limit is not None else None
+    limit_in_s = None
+    # Only a slope whose whole interval leads towards the limit forecasts anything.
+    if limit is not None and limit != last.mean and (low > 0 if limit > last.mean else high < 0):
+        limit_in_s = max((limit - last.mean) / slope - half_s, 0.0)
     ahead = limit_in_s is not None and limit_in_s <= settings.forecast_s
-    finding = "limit_ahead" if ahead else _finding(points, slope, settings)
+    finding = "limit_ahead" if ahead else _finding(points, low, high, settings)
     if finding is None:
         return None
     return TrendDetected(
         topic=topic,
         metric=metric,
-        slope_per_s=slope.middle,
-        slope_low=slope.low,
-        slope_high=slope.high,
+        slope_per_s=slope,
+        slope_low=low,
+        slope_high=high,
         finding=finding,
         limit=limit if ahead else None,
         limit_in_s=limit_in_s if ahead else None,
     )
 
 
-def theil_sen(points: Sequence[Point], deviations: float) -> Slope:
-    """The median of the slopes between all pairs of points, and Sen's interval of so many standard deviations around it."""
+def theil_sen(points: Sequence[Point], deviations: float) -> tuple[float, float, float]:
+    """The median of the slopes a second between all pairs of points, and the ends of Sen's interval around it."""
     count = len(points)
     times, means = np.array([point.starts_s for point in points]), np.array([point.mean for point in points])
     first, second = np.triu_indices(count, 1)
@@ -152,21 +147,15 @@ def theil_sen(points: Sequence[Point], deviations: float) -> Slope:
     # Sen's ranks from 1 are (N - C) / 2 and (N + C) / 2 + 1; rounded outwards.
     low = max(math.floor((len(slopes) - half) / 2) - 1, 0)
     high = min(math.ceil((len(slopes) + half) / 2), len(slopes) - 1)
-    return Slope(middle, float(slopes[low]), float(slopes[high]))
+    return middle, float(slopes[low]), float(slopes[high])
 
 
-def _finding(points: Sequence[Point], slope: Slope, settings: TrendSettings) -> Finding | None:
+def _finding(points: Sequence[Point], low: float, high: float, settings: TrendSettings) -> Finding | None:
     span_s = points[-1].starts_s - points[0].starts_s
     size = _median(abs(point.mean) for point in points)
-    if max(abs(slope.low), abs(slope.high)) * span_s <= settings.plateau_share * size:
+    if max(abs(low), abs(high)) * span_s <= settings.plateau_share * size:
         return "plateau"
-    return "rising" if slope.low > 0 else "falling" if slope.high < 0 else None
-
-
-def _reached_in(value: float, limit: float, slope: Slope, half_s: float) -> float | None:
-    # Only a slope whose whole interval leads towards the limit forecasts anything.
-    towards = slope.low > 0 if limit > value else slope.high < 0
-    return max((limit - value) / slope.middle - half_s, 0.0) if towards and limit != value else None
+    return "rising" if low > 0 else "falling" if high < 0 else None
 
 
 def _median(values: Iterable[float]) -> float:

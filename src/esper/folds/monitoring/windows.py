@@ -1,4 +1,4 @@
-"""Windows: what each metric of one topic did in a stretch of event time, closed by the first record of a later stretch.
+"""Windows: statistics of each metric of one topic over a span of event time, closed by the first record of a later span.
 
 Windows lie on a fixed grid of the records' own times, which never go back within a run: no record comes late, and each window closes once.
 Nothing is hidden: one value that is not finite makes the statistics of its window not finite. A metric that was not measured has no window.
@@ -23,14 +23,14 @@ FEW = 32
 
 
 class WindowSettings(Part):
-    """How long a window is, and how many metrics of one topic are followed: those that appear after so many are left out."""
+    """Length of a window, and most metrics of one topic: those that appear after so many are left out."""
 
     length_s: Annotated[int, Field(ge=1, le=86_400)] = 15
     metrics: Annotated[int, Field(ge=1, le=4096)] = 128
 
 
-class Moments(NamedTuple):
-    """What is known of a window's values so far; `squares` is the sum of squared deviations from the mean."""
+class _Moments(NamedTuple):
+    """Statistics of an open window; `squares` is the sum of squared deviations from the mean."""
 
     size: int
     mean: Float
@@ -41,14 +41,14 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WindowState:
-    """The open window of one topic: its place on the grid, None before the first record, and its metrics. `full`: some were left out.
+    """The open window of one topic: its place on the grid (None before the first record), and its metrics.
 
-    Once full, it says so until the stream ends: whether every window is full again depends on chance.
+    `full`: some metrics were left out. It stays set until the topic ends: whether each window is full again depends on chance.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = CONFIG
     place: int | None = None
-    rows: Mapping[str, Moments] = field(default_factory=dict)
+    rows: Mapping[str, _Moments] = field(default_factory=dict)
     full: bool = False
 
 
@@ -98,11 +98,11 @@ def close(state: WindowState, topic: str, settings: WindowSettings) -> tuple[Win
     return (WindowState(full=state.full), closed)
 
 
-def _moments(values: FloatArray) -> Moments:
+def _moments(values: FloatArray) -> _Moments:
     count = len(values)
     if count == 1:
         value = float(values[0])
-        return Moments(1, value, 0.0 if math.isfinite(value) else math.nan, value, value)
+        return _Moments(1, value, 0.0 if math.isfinite(value) else math.nan, value, value)
     if count > FEW:
         return _many(values)
     numbers = values.tolist()
@@ -113,27 +113,27 @@ def _moments(values: FloatArray) -> Moments:
         mean = squares = math.nan
     if not math.isfinite(mean):
         return _not_finite(count, mean)
-    return Moments(count, mean, squares, min(numbers), max(numbers))
+    return _Moments(count, mean, squares, min(numbers), max(numbers))
 
 
-def _many(values: FloatArray) -> Moments:
+def _many(values: FloatArray) -> _Moments:
     count = len(values)
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         return _not_finite(count, low + high)
     mean = float(values.sum()) / count
     apart = values - mean
-    return Moments(count, mean, float(apart.dot(apart)), low, high)
+    return _Moments(count, mean, float(apart.dot(apart)), low, high)
 
 
-def _not_finite(count: int, mean: float) -> Moments:
-    return Moments(count, mean, math.nan, mean, mean)
+def _not_finite(count: int, mean: float) -> _Moments:
+    return _Moments(count, mean, math.nan, mean, mean)
 
 
-def _together(one: Moments, other: Moments) -> Moments:
+def _together(one: _Moments, other: _Moments) -> _Moments:
     count = one.size + other.size
     if not (math.isfinite(one.mean) and math.isfinite(other.mean)):
         return _not_finite(count, one.mean + other.mean)
     apart, share = other.mean - one.mean, other.size / count
     squares = one.squares + other.squares + apart * apart * one.size * share
-    return Moments(count, one.mean + apart * share, squares, min(one.low, other.low), max(one.high, other.high))
+    return _Moments(count, one.mean + apart * share, squares, min(one.low, other.low), max(one.high, other.high))

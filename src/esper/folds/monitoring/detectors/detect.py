@@ -23,7 +23,7 @@ from esper.folds.monitoring.detectors.settings import Detector, DetectorSettings
 from esper.folds.monitoring.measurements import Measurements
 from esper.folds.monitoring.saved import SAVED, Names
 
-NONFINITE = "nonfinite"
+_NONFINITE = "nonfinite"
 MISSING = "missing"
 DETECTORS = frozenset[str](get_args(Detector))
 """Their names, as AnomalyDetected and rules have them."""
@@ -75,7 +75,7 @@ def missing(topic: str, count: int) -> AnomalyDetected:
 
 def active(state: DetectorState, off: Collection[str] = ()) -> frozenset[AnomalyKey]:
     """The open anomalies, without those of detectors that are `off`."""
-    run = {AnomalyKey(NONFINITE, metric, None, None) for metric in state.broken}
+    run = {AnomalyKey(_NONFINITE, metric, None, None) for metric in state.broken}
     run |= {AnomalyKey(detector, metric, None, None) for metric, series in state.series.items() for detector in series.open}
     rows = () if state.rows is None else (AnomalyKey(*place) for place in open_anomalies(state.rows))
     return frozenset(key for key in run.union(rows) if key.detector not in off)
@@ -93,7 +93,7 @@ def _not_finite(broken: frozenset[str], read: Measurements) -> tuple[frozenset[s
                 now.discard(metric)
             elif metric not in now and len(now) < _MOST_METRICS:
                 now.add(metric)
-                found.append(Anomaly(index, NONFINITE, metric, value, None, 1.0))
+                found.append(Anomaly(index, _NONFINITE, metric, value, None, 1.0))
     return frozenset(now), found
 
 

@@ -20,15 +20,14 @@ from pydantic import ConfigDict, model_validator
 
 from esper.folds.monitoring.detectors.series import Anomaly
 from esper.folds.monitoring.detectors.settings import DetectorSettings
-from esper.folds.monitoring.measurements import BoolArray, FloatArray, IntArray, Measurements
+from esper.folds.monitoring.measurements import HEALTH, BoolArray, FloatArray, IntArray, Measurements
 from esper.folds.monitoring.saved import SAVED, AsArray
 
 _Floats = Annotated[FloatArray, AsArray("<f8")]
 _Ints = Annotated[IntArray, AsArray("<i8")]
 _Flags = Annotated[BoolArray, AsArray("|b1")]
 
-_COLUMNS = ("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "latency_s", "errors", "health_score")
-_ERRORS = _COLUMNS.index("errors")
+_ERRORS = HEALTH.index("errors")
 _DEPTH, _DEAD, _VARIANCE = "gradient_variance", "dead_neuron_ratio", "activation_variance"
 _LEARNT = 8
 _TRACKING = 0.1
@@ -80,9 +79,9 @@ class Rows:
     def _fit(self) -> Self:
         size = len(self.sites)
         for name in _FRESH:
-            if getattr(self, name).size != size * (len(_COLUMNS) if name == "broken" else 1):
+            if getattr(self, name).size != size * (len(HEALTH) if name == "broken" else 1):
                 raise ValueError(f"expected {name} of {size} rows")
-        object.__setattr__(self, "broken", self.broken.reshape(len(_COLUMNS), size))
+        object.__setattr__(self, "broken", self.broken.reshape(len(HEALTH), size))
         return self
 
 
@@ -118,7 +117,7 @@ def step_rows(rows: Rows | None, read: Measurements, settings: DetectorSettings)
 
 def open_anomalies(rows: Rows) -> Iterator[tuple[str, str, str, int | None]]:
     """(detector, metric, site, seed) of every open anomaly."""
-    lasting = [("nonfinite", metric, flags) for metric, flags in zip(_COLUMNS, rows.broken, strict=True)]
+    lasting = [("nonfinite", metric, flags) for metric, flags in zip(HEALTH, rows.broken, strict=True)]
     lasting += [("vanishing", _DEPTH, rows.vanishing_for > 0), ("dead", _DEAD, rows.dead), ("stuck", _VARIANCE, rows.stuck)]
     for detector, metric, flags in lasting:
         for row in np.flatnonzero(flags).tolist():
@@ -129,7 +128,7 @@ def _fresh(read: Measurements) -> Rows:
     assert read.sites is not None, "these are measurements of rows"
     assert read.seeds is not None, "a row has a seed where it has a site"
     arrays: dict[str, Any] = {name: np.full(len(read.sites), value) for name, value in _FRESH.items()}  # Any: each of its field's type.
-    arrays["broken"] = np.zeros((len(_COLUMNS), len(read.sites)), np.bool_)
+    arrays["broken"] = np.zeros((len(HEALTH), len(read.sites)), np.bool_)
     # What came before a run's first record was no change of what is watched: no limit is raised.
     return Rows(read.sites, read.seeds, read.last_adaptation_step, _LONG_AGO, **arrays)
 
@@ -156,11 +155,11 @@ def _adapted(rows: Rows, read: Measurements) -> Rows:
 
 
 def _nonfinite(rows: Rows, read: Measurements, found: list[Anomaly]) -> Rows:
-    values, measured = (np.stack([part[name] for name in _COLUMNS]) for part in (read.columns, read.measured))
+    values, measured = (np.stack([part[name] for name in HEALTH]) for part in (read.columns, read.measured))
     bad = measured & ~np.isfinite(values)
     bad[_ERRORS] = values[_ERRORS] > 0
     for column, row in np.argwhere(bad & ~rows.broken).tolist():
-        found.append(Anomaly(row, "nonfinite", _COLUMNS[column], float(values[column, row]), None, 1.0))
+        found.append(Anomaly(row, "nonfinite", HEALTH[column], float(values[column, row]), None, 1.0))
     return replace(rows, broken=np.where(measured, bad, rows.broken))
 
 

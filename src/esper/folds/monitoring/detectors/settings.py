@@ -14,10 +14,10 @@ from esper.events.fields import Finite, Part, Positive
 from esper.folds.monitoring.measurements import METRICS, is_known
 
 Detector = Literal["nonfinite", "missing", "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"]
-Limit = Annotated[Finite, Field(ge=1)]
+_Limit = Annotated[Finite, Field(ge=1)]
 """So many spreads, or so many times."""
-Least = Annotated[Finite, Field(gt=0)]
-Share = Annotated[Finite, Field(gt=0, le=1)]
+_Least = Annotated[Finite, Field(gt=0)]
+_Share = Annotated[Finite, Field(gt=0, le=1)]
 
 
 class DetectorSettings(Part):
@@ -35,54 +35,54 @@ class DetectorSettings(Part):
     gradients: Annotated[tuple[str, ...], Field(validate_default=True)] = ("gradient_norm",)
     """Metrics that should keep their order of magnitude: watched for explosion, vanishing and for being stuck."""
 
-    least_spread: Least = 0.02
+    least_spread: _Least = 0.02
     """No spread is believed to be smaller: training on all data at once has none at all, and would be judged by rounding."""
 
-    spike_spreads: Limit = 5.5
+    spike_spreads: _Limit = 5.5
     """A spike: one value so many spreads above the median of the last 64. Clean: 3.9, faulty: 5.9."""
 
-    inner_spike_spreads: Annotated[Limit, Field(validate_default=True)] = 9.0
+    inner_spike_spreads: Annotated[_Limit, Field(validate_default=True)] = 9.0
     """The same for a value that is not above where the run began, as a batch of a few hard samples may be. Clean: 6.3, in batches
     of nine samples."""
 
-    spike_factor: Limit = 1.5
+    spike_factor: _Limit = 1.5
     """And at least so many times that median. Faulty: 3.4."""
 
-    divergence_spreads: Limit = 4.0
+    divergence_spreads: _Limit = 4.0
     """Divergence: the median of 7 values so many lagged spreads above the baseline. Clean: 2.3."""
 
-    divergence_factor: Limit = 1.35
+    divergence_factor: _Limit = 1.35
     """And at least so many times the baseline."""
 
-    climb_spreads: Limit = 1.6
+    climb_spreads: _Limit = 1.6
     """Or the median of 31 values so many: what rises less, and stays. Clean: 0.9, faulty: 1.7."""
 
-    climb_factor: Limit = 1.2
+    climb_factor: _Limit = 1.2
     """And at least so many times the baseline."""
 
-    explosion_spreads: Limit = 2.0
+    explosion_spreads: _Limit = 2.0
     """Explosion: the median of 7 gradient norms so many lagged spreads above the baseline. Faulty: 2.6."""
 
-    explosion_factor: Limit = 8.0
+    explosion_factor: _Limit = 8.0
     """And at least so many times the baseline. Clean: 5.0; the least fault that was tried is 30."""
 
-    vanishing_spreads: Limit = 2.0
+    vanishing_spreads: _Limit = 2.0
     """Vanishing: the median of 7 gradient norms so many lagged spreads below the baseline. Faulty: 2.8."""
 
-    vanishing_factor: Limit = 8.0
+    vanishing_factor: _Limit = 8.0
     """And at most a share of one in so many of it, also when it is granted the loss's own fall: fitting shrinks gradients too, clean to a
     sixteenth within 200 steps. With that granted, clean: 2.3; the least fault that was tried is 100."""
 
-    drift_slack: Least = 1.0
+    drift_slack: _Least = 1.0
     """Drift is a CUSUM over means of 16 values against the median of earlier ones: what each mean is forgiven, in spreads of such means."""
 
-    drift_sum: Limit = 5.0
+    drift_sum: _Limit = 5.0
     """And the sum from which on it is drift. Clean: 3.0. One mean adds at most 7, so that one alone can be enough."""
 
-    swing_spreads: Limit = 2.5
+    swing_spreads: _Limit = 2.5
     """Oscillation counts reversals of the smoothed loss: one that goes back by so many lagged spreads."""
 
-    swing_factor: Limit = 1.3
+    swing_factor: _Limit = 1.3
     """And by at least so many times."""
 
     swings: Positive = 4
@@ -94,17 +94,17 @@ class DetectorSettings(Part):
     stuck_records: Annotated[int, Field(ge=2)] = 6
     """A site's activation variance that has the very same value in so many health records is stuck."""
 
-    dead_rise: Share = 0.25
+    dead_rise: _Share = 0.25
     """Units die: the share of dead ones so much above the least that it has settled at, in two records. Clean: 0.11, faulty: 0.37."""
 
-    dead_ratio: Share = 0.4
+    dead_ratio: _Share = 0.4
     """And at least this share."""
 
-    depth_factor: Limit = 12.0
+    depth_factor: _Limit = 12.0
     """A layer's gradient vanishes: its variance, beside that of the strongest site, a share of one in so many of its baseline, in two
     records. Clean: 2.7, faulty: 38."""
 
-    depth_spreads: Limit = 5.0
+    depth_spreads: _Limit = 5.0
     """And so many of its own spreads below."""
 
     adaptation_steps: Positive = 100
@@ -114,7 +114,7 @@ class DetectorSettings(Part):
     adaptation_records: Positive = 10
     """The same in health records."""
 
-    adaptation_factor: Limit = 2.0
+    adaptation_factor: _Limit = 2.0
     """Raised by this factor: limits in spreads times it, limits as factors to its power."""
 
     accepted_after: Positive = 512
