@@ -12,15 +12,15 @@ from esper.history.resume import log_flag, resume_hint
 from esper.history.run import History
 from esper.oona.directory import Directory
 
-LOG_VARIABLE = "ESPER_LOG"
-DEFAULT_LOG = "runs"
+_LOG_VARIABLE = "ESPER_LOG"
+_DEFAULT_LOG = "runs"
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_log(parser: argparse.ArgumentParser) -> None:
     """Adds `--log`."""
-    parser.add_argument("--log", type=Path, metavar="DIR", help=f"the log's directory (default: ${LOG_VARIABLE}, else {DEFAULT_LOG})")
+    parser.add_argument("--log", type=Path, metavar="DIR", help=f"the log's directory (default: ${_LOG_VARIABLE}, else {_DEFAULT_LOG})")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
 def log_of(arguments: argparse.Namespace) -> Path:
     """The log's directory: what was typed, else the environment's, else the default."""
     typed: Path | None = arguments.log
-    return typed if typed is not None else Path(os.environ.get(LOG_VARIABLE) or DEFAULT_LOG)
+    return typed if typed is not None else Path(os.environ.get(_LOG_VARIABLE) or _DEFAULT_LOG)
 
 
 def log_option(arguments: argparse.Namespace) -> str:
@@ -49,7 +49,7 @@ def directory_of(arguments: argparse.Namespace) -> Directory:
     """The log that was typed. Raises LogError, saying how to name another, where there is none."""
     path = log_of(arguments)
     if not path.exists():
-        raise LogError(f"expected a log at {path}, got nothing: name it with --log or ${LOG_VARIABLE}, or make one: esper train digits")
+        raise LogError(f"expected a log at {path}, got nothing: name it with --log or ${_LOG_VARIABLE}, or make one: esper train digits")
     return Directory(path)
 
 

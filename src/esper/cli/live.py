@@ -27,14 +27,14 @@ _REDRAW_S = 0.25
 _WAIT_S = 0.1
 
 
-class Show(Protocol):
+class _Show(Protocol):
     """Draws a run's panel; `at_once` also if the last one was drawn just before."""
 
     def __call__(self, reading: Reading, *, at_once: bool = False) -> None: ...
 
 
 @contextmanager
-def screen(out: Output, redraw_s: float) -> Iterator[Show]:
+def screen(out: Output, redraw_s: float) -> Iterator[_Show]:
     """Within, the panel stands on the terminal, drawn again at most every `redraw_s`; the last one stays."""
     drawn = 0.0
     with Live(console=out.console, auto_refresh=False, vertical_overflow="crop") as live:

@@ -14,7 +14,7 @@ from esper.cli.output import Output, hush
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-COMMANDS = (train, runs, show, log, replay, export, observe, alerts, nissa, agent, doctor)
+_COMMANDS = (train, runs, show, log, replay, export, observe, alerts, nissa, agent, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"esper {version('esper-training')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
+    for command in _COMMANDS:
         command.add(commands)
     return parser
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from esper.cli.drawing.text import hanging
 
-WIDTH = 100
+_WIDTH = 100
 
 
 class Output:
@@ -23,9 +23,9 @@ class Output:
             # A terminal that cannot show a block character shows a question mark; it does not end the command.
             stream.reconfigure(errors="replace")
         self.interactive = stream.isatty()
-        width = None if self.interactive or "COLUMNS" in os.environ else WIDTH
+        width = None if self.interactive or "COLUMNS" in os.environ else _WIDTH
         self.console = Console(file=stream, highlight=False, emoji=False, markup=False, width=width)
-        self.width = min(WIDTH, self.console.width)
+        self.width = min(_WIDTH, self.console.width)
 
     def lines(self, lines: Iterable[Text | str]) -> None:
         """Writes each line as it comes; a line that is too long for a terminal is its to wrap."""

@@ -24,7 +24,7 @@ from esper.kasmina.kernels import KernelCache, compile_kernel
 from esper.oona.directory import Directory, new_run_id
 from esper.processes.train import Result, RunSettings, run_settings, train
 
-METRIC = "accuracy"
+_METRIC = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Compared:
 
 def require_comparable(task: Task) -> None:
     """Raises SettingsError, before anything is trained, for a task that measures nothing to compare by."""
-    if METRIC not in task.metrics:
+    if _METRIC not in task.metrics:
         known = ", ".join(task.metrics) or "none"
-        raise SettingsError(f"task {task.name!r}: a comparison is by the metric {METRIC!r}, and the task's metrics are: {known}")
+        raise SettingsError(f"task {task.name!r}: a comparison is by the metric {_METRIC!r}, and the task's metrics are: {known}")
 
 
 def compare(
@@ -85,4 +85,4 @@ def static_same(task: Task, settings: RunSettings, directory: Directory, grown: 
 
 
 def _compared(variant: Variant, result: Result) -> Compared:
-    return Compared(variant, result.run, result.metrics[f"test_{METRIC}"], result.host.parameters())
+    return Compared(variant, result.run, result.metrics[f"test_{_METRIC}"], result.host.parameters())

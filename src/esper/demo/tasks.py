@@ -21,8 +21,8 @@ from esper.errors import SettingsError
 from esper.kasmina.randomness import derive
 from esper.processes.train import Dotted
 
-Floats = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float32]
+_Labels = npt.NDArray[np.int64]
 
 
 class TensorBatches:
@@ -79,7 +79,7 @@ def perceptron(widths: tuple[int, ...], rng_seed: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def split_of(samples: tuple[Floats, Labels], sizes: tuple[int, int, int], rng_seed: int, *, batch_size: int = 64) -> Split:
+def split_of(samples: tuple[_Floats, _Labels], sizes: tuple[int, int, int], rng_seed: int, *, batch_size: int = 64) -> Split:
     """`samples` split at random for `rng_seed` into training, validation and test data of these sizes."""
     inputs, targets = samples
     order = np.random.default_rng(derive(rng_seed, "split")).permutation(len(inputs))
@@ -93,7 +93,7 @@ def split_of(samples: tuple[Floats, Labels], sizes: tuple[int, int, int], rng_se
 
 
 @cache
-def _digits() -> tuple[Floats, Labels]:
+def _digits() -> tuple[_Floats, _Labels]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -121,7 +121,7 @@ _SAMPLES, _DATA_SEED = 5000, 42
 
 
 @cache
-def _mnist1d() -> tuple[Floats, Labels]:
+def _mnist1d() -> tuple[_Floats, _Labels]:
     """5,000 signals of 40 values: each template is padded, stretched, scaled, shifted, sheared, and drowned in noise where it is flat."""
     shapes = np.array(_TEMPLATES)
     shapes = shapes - shapes.mean(axis=1, keepdims=True)

@@ -22,7 +22,7 @@ from esper.events.kinds.control import (
 )
 from esper.folds.table import Table
 
-OutcomeEvent = CommandApplied | CommandRefused | CommandFailed
+_OutcomeEvent = CommandApplied | CommandRefused | CommandFailed
 _Outcome = Literal["applied", "refused", "failed"]
 Fate = Literal["pending", "applied", "refused", "command refused", "failed", "recorded"]
 Irregular = tuple[str, ...]
@@ -55,9 +55,9 @@ class DecisionRow:
         """The row after the gate refused the decision."""
         return replace(self, fate="refused", rule=event.rule, detail=event.reason)
 
-    def concluded(self, event: OutcomeEvent) -> "DecisionRow":
+    def concluded(self, event: _OutcomeEvent) -> "DecisionRow":
         """The row after the outcome of its command."""
-        outcome, detail = outcome_of(event)
+        outcome, detail = _outcome_of(event)
         return replace(self, fate=_FATES[outcome], detail=detail)
 
 
@@ -127,9 +127,9 @@ def add_command(control: Control, record: Record, event: CommandIssued) -> tuple
     return replace(control, open_commands=control.open_commands.with_item(record.moment, command), counts=counts), irregular
 
 
-def add_outcome(control: Control, record: Record, event: OutcomeEvent) -> tuple[Control, Irregular, LastCommand]:
+def add_outcome(control: Control, record: Record, event: _OutcomeEvent) -> tuple[Control, Irregular, LastCommand]:
     """`control` with the outcome of the command that is the record's cause, and that command as its slot's last one."""
-    outcome, why = outcome_of(event)
+    outcome, why = _outcome_of(event)
     counter = _COUNTERS[outcome]
     control = replace(control, counts=replace(control.counts, **{counter: getattr(control.counts, counter) + 1}))
     moment = _cause(record)
@@ -145,7 +145,7 @@ def add_outcome(control: Control, record: Record, event: OutcomeEvent) -> tuple[
     return control, tuple(_misfits(command, record, event)), last
 
 
-def outcome_of(event: OutcomeEvent) -> tuple[_Outcome, str | None]:
+def _outcome_of(event: _OutcomeEvent) -> tuple[_Outcome, str | None]:
     """The outcome that `event` states, and why where the command was not applied."""
     match event:
         case CommandApplied():
@@ -156,7 +156,7 @@ def outcome_of(event: OutcomeEvent) -> tuple[_Outcome, str | None]:
             return "failed", event.error
 
 
-def _misfits(command: CommandRow, record: Record, event: OutcomeEvent) -> Iterator[str]:
+def _misfits(command: CommandRow, record: Record, event: _OutcomeEvent) -> Iterator[str]:
     issued = command.event
     if (event.command, event.site, event.seed) != (issued.command, issued.site, issued.seed):
         yield f"the outcome of {command.id} is not about its command and seed"

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 
-class Ordered(Protocol):
+class _Ordered(Protocol):
     """A key that sorts and hashes."""
 
     def __lt__(self, other: Any, /) -> bool: ...  # Any: the type checker's own bisect asks no more of keys.
     def __hash__(self) -> int: ...
 
 
-K = TypeVar("K", bound=Ordered)
+K = TypeVar("K", bound=_Ordered)
 V = TypeVar("V")
 
 HALF = 32

@@ -2,22 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 from esper.errors import LogError
 from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertPending, AlertResolved, AlertSuppressed
+from esper.events.kinds.observability import AlertNotified, AlertSuppressed
+from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed, is_settled, observed_records
 
-Status = Literal["pending", "firing", "resolved"]
-_STATUS: dict[type[AlertPending] | type[AlertFiring] | type[AlertResolved], Status] = {
-    AlertPending: "pending",
-    AlertFiring: "firing",
-    AlertResolved: "resolved",
-}
 _SUPPRESSED = {
     "rate_limit": "held back by the rate limit",
     "stale": "not sent, too old",
@@ -26,11 +20,11 @@ _SUPPRESSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class _Told:
     """What became of one change of an alert at one handler: delivered, failed, or why it was not sent."""
 
     handler: str
-    what: Status
+    what: AlertStatus
     outcome: str
     error: str | None = None
 
@@ -42,7 +36,7 @@ class AlertLine:
     run: RunId
     rule: str
     severity: str
-    status: Status
+    status: AlertStatus
     labels: dict[str, str]
     since: str
     changed: str
@@ -50,7 +44,7 @@ class AlertLine:
     value: float | None
     summary: str
     fired: bool = False
-    told: list[Told] = field(default_factory=list)
+    told: list[_Told] = field(default_factory=list)
 
 
 def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
@@ -76,29 +70,29 @@ def current_alerts(directory: Directory, unreadable: Callable[[LogError], None])
 
 def _lines(run: RunId, records: Iterable[Record]) -> tuple[AlertLine, ...]:
     lines: dict[tuple[str, str], AlertLine] = {}
-    changes: dict[EventId, tuple[AlertLine, Status]] = {}
+    changes: dict[EventId, tuple[AlertLine, AlertStatus]] = {}
     for record in records:
         event = decode(record)
-        if isinstance(event, AlertPending | AlertFiring | AlertResolved):
+        if isinstance(event, AlertChange):
             line = lines.get((event.fingerprint, event.since)) or _begun(run, record, event)
             lines[event.fingerprint, event.since] = line
-            line.status, line.moment, line.value = _STATUS[type(event)], record.moment, event.value
+            line.status, line.moment, line.value = status_of(event), record.moment, event.value
             line.changed = record.time.isoformat(timespec="seconds")
             line.fired = line.fired or line.status == "firing"
             changes[record.id] = (line, line.status)
         elif isinstance(event, AlertNotified | AlertSuppressed) and event.alert in changes:
             line, status = changes[event.alert]
             outcome = event.outcome if isinstance(event, AlertNotified) else _SUPPRESSED[event.why]
-            line.told.append(Told(event.handler, status, outcome, event.error if isinstance(event, AlertNotified) else None))
+            line.told.append(_Told(event.handler, status, outcome, event.error if isinstance(event, AlertNotified) else None))
     return tuple(lines.values())
 
 
-def _begun(run: RunId, record: Record, event: AlertPending | AlertFiring | AlertResolved) -> AlertLine:
+def _begun(run: RunId, record: Record, event: AlertChange) -> AlertLine:
     return AlertLine(
         run=run,
         rule=event.rule,
         severity=event.severity,
-        status=_STATUS[type(event)],
+        status=status_of(event),
         labels=dict(event.labels),
         since=event.since,
         changed=record.time.isoformat(timespec="seconds"),

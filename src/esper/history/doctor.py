@@ -21,11 +21,11 @@ from esper.oona.directory import Directory
 from esper.oona.observed import check_observed
 from esper.oona.place import file_system_of, mounted, refuse_network
 
-Verdict = Literal["ok", "warning", "bad", "unknown"]
-PYTHON = (3, 11)
+_Verdict = Literal["ok", "warning", "bad", "unknown"]
+_PYTHON = (3, 11)
 # Before it a WAL database can be corrupted when two connections write and checkpoint at once (sqlite.org, release log of 3.51.3).
-SQLITE = (3, 51, 3)
-LEAST_FREE_BYTES = 1_000_000_000
+_SQLITE = (3, 51, 3)
+_LEAST_FREE_BYTES = 1_000_000_000
 NEWEST = 20
 
 
@@ -33,7 +33,7 @@ class Check(NamedTuple):
     """One thing that was asked, and the answer: `bad` stops work, `warning` may."""
 
     name: str
-    verdict: Verdict
+    verdict: _Verdict
     answer: str
 
 
@@ -61,17 +61,17 @@ def examine(log: Path, *, every_run: bool = False) -> Iterator[Check]:
 def _python() -> Check:
     found = sys.version_info[:3]
     words = ".".join(map(str, found))
-    if found >= PYTHON:
+    if found >= _PYTHON:
         return Check("python", "ok", words)
-    return Check("python", "bad", f"expected {'.'.join(map(str, PYTHON))} or newer, got {words}")
+    return Check("python", "bad", f"expected {'.'.join(map(str, _PYTHON))} or newer, got {words}")
 
 
 def _sqlite() -> Check:
     found = apsw.sqlite_lib_version()
     words = f"{found} (apsw {apsw.apsw_version()})"
-    if tuple(int(part) for part in found.split(".")) >= SQLITE:
+    if tuple(int(part) for part in found.split(".")) >= _SQLITE:
         return Check("sqlite", "ok", words)
-    return Check("sqlite", "bad", f"expected {'.'.join(map(str, SQLITE))} or newer, got {words}: pip install --upgrade apsw")
+    return Check("sqlite", "bad", f"expected {'.'.join(map(str, _SQLITE))} or newer, got {words}: pip install --upgrade apsw")
 
 
 def _torch() -> Check:
@@ -120,7 +120,7 @@ def _free(log: Path) -> Check:
     folder = next(folder for folder in (log.absolute(), *log.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
     words = f"{free / 1e9:.1f} GB"
-    if free >= LEAST_FREE_BYTES:
+    if free >= _LEAST_FREE_BYTES:
         return Check("free space", "ok", words)
     return Check("free space", "warning", f"{words}: a full disk stops training; what was acknowledged stays readable")
 

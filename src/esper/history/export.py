@@ -16,7 +16,7 @@ from esper.events.envelope import Record, RunId, written_time
 from esper.history.run import History
 
 
-class Exported(NamedTuple):
+class _Exported(NamedTuple):
     """What was written: the folder, and records and bytes by file name."""
 
     run: RunId
@@ -33,7 +33,7 @@ def line_of(record: Record) -> bytes:
     return json.dumps(envelope, separators=(",", ":")).encode()[:-1] + b',"data":' + record.data + b"}"
 
 
-def export(history: History, folder: Path) -> Exported:
+def export(history: History, folder: Path) -> _Exported:
     """Writes the run's records into `folder`/<topic>.<date>.jsonl; every file is whole and on disk when it returns.
 
     A live run is exported up to what was on disk when the reading reached it. Files are written under a temporary name and renamed at the
@@ -48,7 +48,7 @@ def export(history: History, folder: Path) -> Exported:
         raise LogError(f"cannot export to {folder}: {error.strerror or error}") from error
 
 
-def _write(history: History, folder: Path) -> Exported:
+def _write(history: History, folder: Path) -> _Exported:
     counts: dict[str, int] = {}
     moment = 0
     with ExitStack() as stack:
@@ -63,7 +63,7 @@ def _write(history: History, folder: Path) -> Exported:
         _make_durable(files.values())
     for name in files:
         (folder / f".{name}.partial").rename(folder / name)
-    return Exported(history.run, folder, counts, sum(counts.values()), moment)
+    return _Exported(history.run, folder, counts, sum(counts.values()), moment)
 
 
 def _make_durable(files: Iterable[BinaryIO]) -> None:

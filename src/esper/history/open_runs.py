@@ -23,15 +23,15 @@ from esper.oona.contract import Page, Position
 from esper.oona.directory import Directory
 
 MOST_OPEN = 16
-MOST_WINDOWS = 100  # Of one metric of a run.
+_MOST_WINDOWS = 100  # Of one metric of a run.
 _DERIVED = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.DERIVED)
 _OWN = frozenset(TOPICS) - _DERIVED
 _STREAM_ENDS = 32  # Most StreamEnded that may stand among the newest records of a topic.
 
-Window = tuple[WindowAggregated, Moment]
+_Window = tuple[WindowAggregated, Moment]
 
 
-class RecordPage(NamedTuple):
+class _RecordPage(NamedTuple):
     """Records in order, the cursor after them, and whether there were more."""
 
     records: tuple[Record, ...]
@@ -39,13 +39,13 @@ class RecordPage(NamedTuple):
     more: bool
 
 
-class OpenRun:
+class _OpenRun:
     """A run that is kept open. Its lock is held by the thread that uses it."""
 
     def __init__(self, history: History) -> None:
         self.history = history
         self.lock = Lock()
-        self.windows: dict[tuple[str, str], list[Window]] = {}
+        self.windows: dict[tuple[str, str], list[_Window]] = {}
         self.windows_to: Position | None = None
         self._digest: tuple[RunState | None, str] = (None, "")
 
@@ -63,10 +63,10 @@ class OpenRuns:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._lock = Lock()
-        self._open: OrderedDict[RunId, OpenRun] = OrderedDict()
+        self._open: OrderedDict[RunId, _OpenRun] = OrderedDict()
 
     @contextmanager
-    def use(self, run: RunId) -> Iterator[OpenRun]:
+    def use(self, run: RunId) -> Iterator[_OpenRun]:
         """`run`, for this thread alone. After a LogError nothing that was read of it is kept."""
         opened = self._opened(run)
         with opened.lock:
@@ -79,7 +79,7 @@ class OpenRuns:
                 opened.history.close()
                 raise
 
-    def page(self, run: RunId, after: str | None, limit: int, topics: frozenset[str] | None) -> RecordPage:
+    def page(self, run: RunId, after: str | None, limit: int, topics: frozenset[str] | None) -> _RecordPage:
         """Records of `run` after the cursor (None: from the first), of `topics` (None: all of its own); derived ones come last."""
         position = _position(after)
         own = _OWN if topics is None else topics & _OWN
@@ -93,7 +93,7 @@ class OpenRuns:
             folder = self._directory.path / run
             pages.append(observed.read_observed(folder, run, _part(position, observed.FILE), limit - found, derived))
         records = tuple(record for page in pages for record in page.records)
-        return RecordPage(records, _cursor(position, *(page.position for page in pages)), len(records) == limit)
+        return _RecordPage(records, _cursor(position, *(page.position for page in pages)), len(records) == limit)
 
     def skip(self, run: RunId, after: str | None, keep: int) -> tuple[str, int]:
         """The later of `after` and the cursor `keep` records before the end of `run`, and how many records that skips; the end for None."""
@@ -110,7 +110,7 @@ class OpenRuns:
             found = opened.history.log.last(limit + _STREAM_ENDS, frozenset({kind.TOPIC}))
         return [record for record in found if record.type == kind.KIND][-limit:]
 
-    def windows(self, run: RunId) -> dict[tuple[str, str], list[Window]]:
+    def windows(self, run: RunId) -> dict[tuple[str, str], list[_Window]]:
         """The last 100 windows of every metric of `run`, oldest first, by topic and metric."""
         folder = self._directory.path / run
         with self.use(run) as opened:
@@ -119,7 +119,7 @@ class OpenRuns:
                     if isinstance(event := decode(record), WindowAggregated):
                         kept = opened.windows.setdefault((event.topic, event.metric), [])
                         kept.append((event, record.moment))
-                        del kept[:-MOST_WINDOWS]
+                        del kept[:-_MOST_WINDOWS]
                 opened.windows_to = page.position
             return {key: list(kept) for key, kept in opened.windows.items()}
 
@@ -141,12 +141,12 @@ class OpenRuns:
         for run in list(self._open):
             self.release(run)
 
-    def _opened(self, run: RunId) -> OpenRun:
+    def _opened(self, run: RunId) -> _OpenRun:
         with self._lock:
             if run in self._open:
                 self._open.move_to_end(run)
                 return self._open[run]
-        fresh = OpenRun(History(self._directory.open(run), run))
+        fresh = _OpenRun(History(self._directory.open(run), run))
         with self._lock:
             opened = self._open.setdefault(run, fresh)
             self._open.move_to_end(run)

@@ -28,7 +28,7 @@ class EpochDigest(NamedTuple):
     over: bool
 
 
-class Frame(NamedTuple):
+class _Frame(NamedTuple):
     """A record just told and the run as it then stands, in one object that goes on changing; `over`: the epoch that ended before it."""
 
     record: Record
@@ -64,7 +64,7 @@ class Replay:
         self.reading = Reading(self.history.run)
         self._ended = self._told = 0  # The last epoch that was over, and the last of which that was said.
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Iterator[_Frame]:
         """Every record with the run as it then stands. Raises BlockedError at a fact that this version cannot understand."""
         then: datetime | None = None
         for record in self.history.records():
@@ -79,7 +79,7 @@ class Replay:
                 self._ended = record.epoch
             self.reading.take((record,))
             if told:
-                yield Frame(record, self.reading, over)
+                yield _Frame(record, self.reading, over)
 
     def final(self) -> EpochDigest:
         """The digest of the state after the last record told."""

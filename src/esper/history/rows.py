@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from esper.events.envelope import Record
 from esper.events.fields import Columns, Event
 
-COORDINATES = ("moment", "sequence", "fact", "time", "epoch", "step", "type")
+_COORDINATES = ("moment", "sequence", "fact", "time", "epoch", "step", "type")
 
 
 def rows_of(record: Record, event: Event) -> Iterator[dict[str, object]]:
@@ -15,7 +15,7 @@ def rows_of(record: Record, event: Event) -> Iterator[dict[str, object]]:
 
     An entry's values replace a coordinate of the same name: `step` of a measured step is that step.
     """
-    row: dict[str, object] = {name: getattr(record, name) for name in COORDINATES}
+    row: dict[str, object] = {name: getattr(record, name) for name in _COORDINATES}
     columns: dict[str, tuple[object, ...]] = {}
     for name in type(event).model_fields:
         value = getattr(event, name)

@@ -12,7 +12,7 @@ from esper.oona.directory import LATEST, Directory
 from esper.oona.lock import holder_of
 from esper.oona.run_log import FILE, LOCK
 
-AGAIN_S = 1.0
+_AGAIN_S = 1.0
 _Look = tuple[tuple[int, int], tuple[int, int], int | None]
 
 
@@ -32,11 +32,11 @@ class RunList:
         self._lock = Lock()
         self._names: tuple[RunId, ...] = ()
         self._unmade: tuple[RunId, ...] = ()
-        self._named_at = -AGAIN_S
+        self._named_at = -_AGAIN_S
         self._changed = -1
         self._lines: dict[RunId, tuple[_Look | None, Listed]] = {}
         self._listed: tuple[Listed, ...] = ()
-        self._listed_at = -AGAIN_S
+        self._listed_at = -_AGAIN_S
 
     def names(self, *, afresh: bool = False) -> Sequence[RunId]:
         """The ids of all runs, hidden ones too, the newest first; at most a second old, or as they are now."""
@@ -46,7 +46,7 @@ class RunList:
     def lines(self) -> Sequence[Listed]:
         """The line of every run that is not hidden, the newest first; at most a second old."""
         with self._lock:
-            if time.monotonic() >= self._listed_at + AGAIN_S:
+            if time.monotonic() >= self._listed_at + _AGAIN_S:
                 names = [name for name in self._known_names(afresh=True) if is_training(name)]
                 for gone in self._lines.keys() - set(names):
                     del self._lines[gone]
@@ -69,7 +69,7 @@ class RunList:
     def _known_names(self, *, afresh: bool) -> tuple[RunId, ...]:
         """Folders that have no file yet are looked at every time: a file that comes into one does not change the directory above."""
         changed, has_log = self._directory.path.stat().st_mtime_ns, self._directory.has_log
-        if afresh or changed != self._changed or time.monotonic() >= self._named_at + AGAIN_S or any(map(has_log, self._unmade)):
+        if afresh or changed != self._changed or time.monotonic() >= self._named_at + _AGAIN_S or any(map(has_log, self._unmade)):
             names = self._directory.names(hidden=True)
             self._unmade = tuple(name for name in names if name not in self._lines and not has_log(name))
             self._names = tuple(name for name in names if name not in self._unmade)

@@ -20,7 +20,7 @@ PAGE = 1000
 
 
 @dataclass(slots=True)
-class Pulse:
+class _Pulse:
     """What telemetry said last. A value that was never measured is None."""
 
     records: int = 0
@@ -75,7 +75,7 @@ class Reading:
     position: Position | None = None
     state: RunState = field(init=False)
     timeline: Timeline = field(default_factory=Timeline)
-    pulse: Pulse = field(default_factory=Pulse)
+    pulse: _Pulse = field(default_factory=_Pulse)
     blocked: BlockedError | None = None
 
     def __post_init__(self) -> None:

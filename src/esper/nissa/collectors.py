@@ -20,7 +20,7 @@ from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
 from esper.nissa.gauges import Value, families_of, read_gauges
 from esper.nissa.metrics import LogMetrics
 
-PATIENCE_S = 10.0
+_PATIENCE_S = 10.0
 _ADDED = frozenset(("le", "quantile"))  # Labels of a sample that are not its family's.
 
 
@@ -38,7 +38,7 @@ class Collector:
 
 
 @dataclass(frozen=True, slots=True)
-class CollectorStatus:
+class _CollectorStatus:
     """Calls of a collector by outcome, the duration of the last, when it gave metrics last, and the last error."""
 
     name: str
@@ -70,10 +70,10 @@ class CollectorRun:
     def __init__(self, collector: Collector, clock: Callable[[], float] = time.monotonic, *, check: bool = True) -> None:
         self.collector = collector
         self._check = check
-        self._patience_s = max(3 * collector.interval_s, PATIENCE_S)
+        self._patience_s = max(3 * collector.interval_s, _PATIENCE_S)
         self._clock = clock
         self._lock = threading.Lock()
-        self._status = CollectorStatus(collector.name)
+        self._status = _CollectorStatus(collector.name)
         self._families: list[Metric] = []
         self._given_at = -math.inf
         self._running_since = math.inf
@@ -102,7 +102,7 @@ class CollectorRun:
         with self._lock:
             return self._families if self._clock() - self._given_at <= self._patience_s else []
 
-    def status(self) -> CollectorStatus:
+    def status(self) -> _CollectorStatus:
         """Its counts. A call that takes too long is counted as hanging, once."""
         with self._lock:
             if self._clock() - self._running_since > self._patience_s:
@@ -168,7 +168,7 @@ class Collectors:
         for run in self._users:
             run.run_once()
 
-    def status(self) -> list[CollectorStatus]:
+    def status(self) -> list[_CollectorStatus]:
         """The counts of each collector, Esper's own first."""
         return [run.status() for run in (self._own, *self._users)]
 
@@ -201,7 +201,7 @@ def _labels_of_own() -> dict[str, Sequence[str]]:
     return {name: labels for name, (_, labels) in SCRAPED.items()}
 
 
-def _of_collectors(statuses: Iterable[CollectorStatus]) -> Iterator[Value]:
+def _of_collectors(statuses: Iterable[_CollectorStatus]) -> Iterator[Value]:
     for one in statuses:
         for outcome, count in (("ok", one.ok), ("failed", one.failed), ("hung", one.hung)):
             yield "esper_collector_runs_total", count, one.name, outcome

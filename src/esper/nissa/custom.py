@@ -81,7 +81,7 @@ class TooManyError(RefusedSamplesError):
 
 
 @dataclass(slots=True)
-class CustomMetric:
+class _CustomMetric:
     """A metric: its type, its label names, and its value under each set of label values. None: accepted, not read from the log yet."""
 
     type: str
@@ -101,7 +101,7 @@ class CustomMetrics:
         self._record = record
         self._accepting = Lock()
         self._lock = Lock()
-        self._known: dict[str, CustomMetric] = {}
+        self._known: dict[str, _CustomMetric] = {}
 
     def accept(self, samples: Sequence[CustomSample]) -> int:
         """Number of samples recorded: all of them. Raises RedefinedError, TooManyError, and what `record` raises."""
@@ -120,7 +120,7 @@ class CustomMetrics:
         labels = tuple(sorted(event.labels))
         values = tuple(event.labels[label] for label in labels)
         with self._lock:
-            known = self._known.get(event.name) or CustomMetric(event.type, labels)
+            known = self._known.get(event.name) or _CustomMetric(event.type, labels)
             full = len(self._known) >= MOST_CUSTOM_METRICS and event.name not in self._known
             full = full or (len(known.series) >= MOST_SERIES and values not in known.series)
             if full or (known.type, known.labels) != (event.type, labels):
@@ -129,18 +129,18 @@ class CustomMetrics:
             known.series[values] = event.value + (before or 0.0)
             self._known[event.name] = known
 
-    def read(self) -> dict[str, CustomMetric]:
+    def read(self) -> dict[str, _CustomMetric]:
         """A copy of every metric, in the order of their names."""
         with self._lock:
             return {name: deepcopy(self._known[name]) for name in sorted(self._known)}
 
-    def _grown(self, samples: Sequence[CustomSample]) -> dict[str, CustomMetric]:
+    def _grown(self, samples: Sequence[CustomSample]) -> dict[str, _CustomMetric]:
         """The metrics of `samples` once these are recorded."""
-        grown: dict[str, CustomMetric] = {}
+        grown: dict[str, _CustomMetric] = {}
         wrong: list[InvalidPart] = []
         for at, sample in enumerate(samples):
             name, labels = _full_name(sample.name), tuple(sorted(sample.labels))
-            metric = grown.get(name) or deepcopy(self._known.get(name)) or CustomMetric(sample.type, labels)
+            metric = grown.get(name) or deepcopy(self._known.get(name)) or _CustomMetric(sample.type, labels)
             if (metric.type, metric.labels) != (sample.type, labels):
                 detail = f"the metric is known as a {metric.type} with {len(metric.labels)} labels: expected the same type and label names"
                 raise RedefinedError([InvalidPart(pointer=f"/samples/{at}", detail=detail)])

@@ -18,7 +18,7 @@ from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, Steps
 from esper.nissa.families import COUNTERS, SCRAPED
 from esper.nissa.metrics import FollowedRun, FollowStatus, LogMetrics
 
-STALE_S = 60.0  # Age at which resources are no longer shown: a machine whose agent has gone is unknown.
+_STALE_S = 60.0  # Age at which resources are no longer shown: a machine whose agent has gone is unknown.
 
 Value = tuple[str, float | None, *tuple[str, ...]]
 """Name of a metric, its value (None: not measured, so absent), the values of its labels."""
@@ -46,7 +46,7 @@ def read_gauges(metrics: LogMetrics) -> Iterator[Value]:
     if (machine := metrics.machine()) is not None:
         measured_at = machine[0].timestamp()
         yield "esper_resources_measured_timestamp_seconds", measured_at
-        if time.time() - measured_at <= STALE_S:
+        if time.time() - measured_at <= _STALE_S:
             yield from _of_machine(machine[1])
     firing = Counter[str](event.severity for _, event in metrics.firing())
     yield from (("esper_alerts_firing", firing[severity], severity) for severity in COUNTERS["esper_alerts_total"][1]["severity"])

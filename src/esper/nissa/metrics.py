@@ -24,10 +24,12 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
 from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, RunStarted, SamplesDropped
 from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
+from esper.folds.monitoring import open_alerts
+from esper.folds.monitoring.open_alerts import OpenAlerts
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.families import COUNTED, COUNTERS, HISTOGRAMS
 
-RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.
+_RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.
 
 _KINDS: tuple[type[Event], ...] = (
     *COUNTED, EpochCompleted, KernelCharacterized, KernelCompiled, KernelCompileFailed, SeedTransitioned, AlertFiring, AlertPending,
@@ -82,7 +84,7 @@ class LogMetrics:
         self._lock = threading.Lock()
         self._runs: dict[RunId, FollowedRun] = {}
         self._steps: dict[RunId, int] = {}
-        self._firing: dict[tuple[RunId, str], tuple[Record, AlertFiring]] = {}
+        self._open_alerts: OpenAlerts = {}
         self._counters = {name: Counter(name, text, [*labels], registry=self.registry) for name, (text, labels) in COUNTERS.items()}
         self._histograms = {
             name: Histogram(name, text, registry=self.registry, buckets=buckets) for name, (text, buckets) in HISTOGRAMS.items()
@@ -96,7 +98,7 @@ class LogMetrics:
         with self._lock:
             followed = self._runs.pop(run, None) or FollowedRun(run)
             self._runs[run] = followed
-            if len(self._runs) > RUNS:
+            if len(self._runs) > _RUNS:
                 del self._runs[next(iter(self._runs))]
         for record in records:
             self._count_steps(run, record.step)
@@ -130,13 +132,13 @@ class LogMetrics:
     def firing(self) -> tuple[tuple[Record, AlertFiring], ...]:
         """Every alert that fires now, oldest first."""
         with self._lock:
-            return tuple(self._firing.values())
+            return tuple((alert.record, alert.event) for alert in self._open_alerts.values() if isinstance(alert.event, AlertFiring))
 
     def forget_alerts(self, gone: Callable[[RunId], bool]) -> None:
         """Drops the alerts of runs that are `gone`: nothing can resolve them any more."""
-        lost = {run for run in {record.run for record, _ in self.firing()} if gone(run)}
+        lost = {run for run in {run for run, _ in self._open_alerts} if gone(run)}
         with self._lock:
-            self._firing = {key: firing for key, firing in self._firing.items() if key[0] not in lost}
+            self._open_alerts = {key: alert for key, alert in self._open_alerts.items() if key[0] not in lost}
 
     def _count(self, name: str, *labels: str, by: float = 1) -> None:
         counter = self._counters[name]
@@ -225,10 +227,5 @@ class LogMetrics:
                 self._observe("esper_kernel_compile_seconds", [event.duration_ms])
 
     def _apply_alert(self, record: Record, event: AlertPending | AlertFiring | AlertResolved) -> None:
-        key = (record.run, event.fingerprint)
-        if isinstance(event, AlertFiring):
-            self._firing[key] = (record, event)
-        elif isinstance(event, AlertResolved):
-            self._firing.pop(key, None)
-        state = "pending" if isinstance(event, AlertPending) else "firing" if isinstance(event, AlertFiring) else "resolved"
-        self._count("esper_alerts_total", state, event.severity)
+        self._open_alerts = open_alerts.step(self._open_alerts, record, event)
+        self._count("esper_alerts_total", open_alerts.status_of(event), event.severity)

@@ -14,12 +14,12 @@ from esper.history.run_list import AmbiguousRunError, UnknownRunError
 from esper.nissa.custom import RedefinedError, RefusedSamplesError, TooManyError
 from esper.nissa.views import InvalidPart, Problem
 
-MEDIA_TYPE = "application/problem+json"
+_MEDIA_TYPE = "application/problem+json"
 # Names by which a mistake is located: they are in the API's description. Any other is the sender's, and is shown as `?`.
 _PLACES = ("path", "query", "header", "body")
 _PARAMETERS = ("run", "at", "limit", "cursor", "after", "topic", "standing", "metric", "last-event-id", "accept")
 _FIELDS = ("samples", "name", "type", "labels", "value", "about")
-NAMES = frozenset((*_PLACES, *_PARAMETERS, *_FIELDS))
+_NAMES = frozenset((*_PLACES, *_PARAMETERS, *_FIELDS))
 _BRANCHES = frozenset(("gauge", "counter"))  # pydantic's word for the branch that it took; no place in the body.
 
 
@@ -40,14 +40,14 @@ def problem(
 ) -> Response:
     """The response for one problem; `kind` is its stable name."""
     body = Problem(type=f"urn:esper:problem:{kind}", title=HTTPStatus(status).phrase, status=status, detail=detail, errors=tuple(errors))
-    return Response(body.model_dump_json(), status, {"Cache-Control": "no-store", **(headers or {})}, MEDIA_TYPE)
+    return Response(body.model_dump_json(), status, {"Cache-Control": "no-store", **(headers or {})}, _MEDIA_TYPE)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:  # Any: OpenAPI's own form, made for FastAPI.
     """The descriptions of error responses for OpenAPI; those that every route may give are among them."""
     schema = {"$ref": "#/components/schemas/Problem"}
     found = sorted({400, 401, 403, 422, 500, *statuses})
-    return {status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}} for status in found}
+    return {status: {"description": HTTPStatus(status).phrase, "content": {_MEDIA_TYPE: {"schema": schema}}} for status in found}
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -68,7 +68,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 def _parts(errors: Iterable[Any]) -> Iterable[InvalidPart]:  # Any: pydantic's error records; only type, place and message are used.
     for one in list(errors)[:20]:
-        place = [str(part) if isinstance(part, int) or part in NAMES else "?" for part in one["loc"] if part not in _BRANCHES]
+        place = [str(part) if isinstance(part, int) or part in _NAMES else "?" for part in one["loc"] if part not in _BRANCHES]
         detail = _OWN_WORDS.get(one["type"]) or (str(one["msg"]) if one["type"] in _PLAIN else "not acceptable")
         yield InvalidPart(pointer="/" + "/".join(place), detail=detail)
 

@@ -23,7 +23,7 @@ from esper.nissa.problems import problem
 from esper.nissa.settings import NissaSettings
 
 TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
-SHORTEST_TOKEN = 16
+_SHORTEST_TOKEN = 16
 OPEN = frozenset({"/healthz", "/readyz", "/-/healthy", "/-/ready"})
 """Paths that ask for no token."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -124,8 +124,8 @@ def read_token(settings: NissaSettings) -> str | None:
 
 
 def _checked(token: str, where: str) -> str:
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingsError(f"{where}: expected a token of at least {SHORTEST_TOKEN} printable ASCII characters without spaces")
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingsError(f"{where}: expected a token of at least {_SHORTEST_TOKEN} printable ASCII characters without spaces")
     return token
 
 

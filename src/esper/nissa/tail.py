@@ -22,7 +22,7 @@ from esper.history.open_runs import OpenRuns
 from esper.nissa.problems import problem, responses
 from esper.nissa.routes import CURSOR, ByBackend, Cursor, NamedTopics, RunRef, event_json
 
-EVERY_S = 0.02
+_EVERY_S = 0.02
 _PING_S = 15
 _END_S = 0.5  # Longest wait before a tail notices that the server ends.
 _PAGE = 500
@@ -63,7 +63,7 @@ class Tails:
             first = not self._grown
             self._grown.update(runs)
             if first and self._grown:
-                self._loop.call_soon_threadsafe(self._loop.call_later, EVERY_S, self._wake)
+                self._loop.call_soon_threadsafe(self._loop.call_later, _EVERY_S, self._wake)
 
     def _wake(self) -> None:
         with self._lock:

@@ -46,7 +46,7 @@ def view_of(model: type[_View], /, *sources: object, **given: object) -> _View:
     return model.model_construct(**values)  # type: ignore[return-value] # pydantic's plugin loses the type variable.
 
 
-class Stamp(View):
+class _Stamp(View):
     """Coordinates of a record."""
 
     id: str
@@ -56,24 +56,24 @@ class Stamp(View):
     time: datetime
 
 
-class TransitionView(Stamp, SeedTransitioned):
+class TransitionView(_Stamp, SeedTransitioned):
     """A seed went from one stage to the next."""
 
     cause: str | None
 
 
-class HealthView(Stamp, SeedHealthMeasured):
+class HealthView(_Stamp, SeedHealthMeasured):
     """The health of every site and live seed at one step."""
 
 
-class AlertView(Stamp, AlertFiring):
+class AlertView(_Stamp, AlertFiring):
     """A change of an alert."""
 
     run: str
     state: Literal["pending", "firing", "resolved"]
 
 
-class AnomalyView(Stamp):
+class AnomalyView(_Stamp):
     """A value or a trend that was not expected."""
 
     kind: str
@@ -95,7 +95,7 @@ class AggregateView(View, WindowAggregated):
     moment: Count
 
 
-class EventView(Stamp):
+class _EventView(_Stamp):
     """A record as it stands in the log; `data` is its payload byte for byte, its schema is that of `type`."""
 
     run: str
@@ -115,7 +115,7 @@ class EventView(Stamp):
 class EventPage(View):
     """Records, oldest first."""
 
-    events: tuple[EventView, ...]
+    events: tuple[_EventView, ...]
     cursor: str
     """Goes on after these, now or later."""
     more: bool

@@ -100,7 +100,7 @@ def _said(problem: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class _Rebuilt:
     """A run's state that was folded again. `before` is the digest of the saved state, where it was at the same position."""
 
     run: RunId
@@ -114,7 +114,7 @@ class Rebuilt:
         return None if self.before is None else self.before == self.digest
 
 
-def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iterator[Rebuilt]:
+def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iterator[_Rebuilt]:
     """Folds the states of `runs`, or of all that were observed, again from their logs; derived records stay as they are.
 
     The settings of each ObserverStarted hold from where it stands. Raises LogError where a process observes the directory now.
@@ -132,7 +132,7 @@ def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iter
         lock.release()
 
 
-def _rebuilt(directory: Directory, run: RunId, unnamed: MonitorSettings) -> Rebuilt:
+def _rebuilt(directory: Directory, run: RunId, unnamed: MonitorSettings) -> _Rebuilt:
     """`unnamed` are the settings where no observer named any that this version knows."""
     folder = directory.path / run
     settled = is_settled(folder)
@@ -144,7 +144,7 @@ def _rebuilt(directory: Directory, run: RunId, unnamed: MonitorSettings) -> Rebu
         store.save((), saved.derived_to, monitor.save())
         if settled:
             store.seal()
-    return Rebuilt(run, saved.derived_to.records_since(START), monitor.digest(), before)
+    return _Rebuilt(run, saved.derived_to.records_since(START), monitor.digest(), before)
 
 
 def _digest(run: RunId, parts: Mapping[str, bytes]) -> str | None:

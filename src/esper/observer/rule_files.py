@@ -107,7 +107,7 @@ def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> Monit
     return MonitorSettings(**parts, rules=_rules(file, written, builtin))
 
 
-class Changed(NamedTuple):
+class _Changed(NamedTuple):
     """A setting that is not as built in."""
 
     name: str
@@ -115,10 +115,10 @@ class Changed(NamedTuple):
     builtin: object
 
 
-def changed_settings(settings: MonitorSettings) -> tuple[Changed, ...]:
+def changed_settings(settings: MonitorSettings) -> tuple[_Changed, ...]:
     """The settings that are not as built in, by their names in a rule file, like `windows.length_s`."""
     return tuple(
-        Changed(f"{table}.{key}", getattr(getattr(settings, table), key), value)
+        _Changed(f"{table}.{key}", getattr(getattr(settings, table), key), value)
         for table, builtin in TABLES.items()
         for key, value in builtin
         if getattr(getattr(settings, table), key) != value

@@ -21,7 +21,7 @@ from esper.oona.place import make_place, mounted, refuse_network
 from esper.oona.run_log import FILE, LOCK, RunLog
 
 LATEST = "latest"
-CHECKPOINTS = "checkpoints"
+_CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._-]{0,127}")
 _SHOWN = 10
 
@@ -87,7 +87,7 @@ class Directory:
 
     def checkpoints(self, run: RunId) -> Path:
         """The folder of the checkpoints of `run`; made by whoever saves one."""
-        return self._folder(run) / CHECKPOINTS
+        return self._folder(run) / _CHECKPOINTS
 
     def runs(self, *, hidden: bool = False) -> list[RunEntry]:
         """Every run, the newest first. Runs of machines and of nissa's own (`machine:...`, `nissa:...`) only when `hidden`."""

@@ -19,9 +19,9 @@ from esper.errors import DataError, LogError
 from esper.events.envelope import MICROSECOND, SINCE, Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.telemetry import Heartbeat
 
-APPLICATION_ID = 0x45737072  # "Espr"
+_APPLICATION_ID = 0x45737072  # "Espr"
 FORMAT = 1
-BUSY_TIMEOUT_MS = 5000
+_BUSY_TIMEOUT_MS = 5000
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 
@@ -35,7 +35,7 @@ CREATE TABLE records (
 CREATE INDEX facts ON records (row) WHERE fact IS NOT NULL;
 """
 
-Row = tuple[str, int | None, int | None, int, int, str, int, int, int, str | None, str | None, bytes | None, bytes]
+_Row = tuple[str, int | None, int | None, int, int, str, int, int, int, str | None, str | None, bytes | None, bytes]
 Stored = tuple[Any, ...]  # Any: SQLite checks the types, the table is STRICT.
 INSERT = (
     "INSERT INTO records (topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
@@ -88,7 +88,7 @@ def create_file(path: Path, run: RunId, writer: str, tables: str = TABLES) -> No
         connection = apsw.Connection(os.fspath(draft))
         try:
             # One call each: apsw stops at the row that a pragma answers with.
-            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("application_id", _APPLICATION_ID)
             connection.pragma("user_version", FORMAT)
             with connection:
                 connection.execute(_META + tables)
@@ -112,10 +112,10 @@ def sync_folder(path: Path) -> None:
 
 def open_for_writing(path: Path) -> apsw.Connection:
     """A connection that appends durably. The caller holds the run's lock. Raises LogError for a file that is not fit to be continued."""
-    check_header(path)
+    _check_header(path)
     with explained(path, "open for writing"):
         connection = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         if connection.pragma("journal_mode", "wal") != "wal":
             raise LogError(f"cannot open {path} for writing: expected a file system that allows SQLite's WAL mode")
         connection.pragma("synchronous", "full")
@@ -125,24 +125,24 @@ def open_for_writing(path: Path) -> apsw.Connection:
 
 def open_for_reading(path: Path, *, immutable: bool) -> apsw.Connection:
     """A read-only connection. `immutable` (no locks, no WAL) is for sealed files alone: it never sees a change."""
-    check_header(path)
+    _check_header(path)
     with explained(path, "open"):
         name = f"file:{quote(os.fspath(path.absolute()))}?mode=ro" + ("&immutable=1" if immutable else "")
         connection = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         # A reader's close must never checkpoint: that is the writer's business.
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         return connection
 
 
-def check_header(path: Path) -> None:
+def _check_header(path: Path) -> None:
     """Raises LogError unless the file begins like a run's file in a format that this version reads."""
     header, size_bytes = _read_header(path)
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         raise LogError(f"cannot open {path}: expected a run's SQLite file, got {size_bytes} bytes that begin with {header[:16]!r}")
     application_id, version = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
-    if application_id != APPLICATION_ID:
-        raise LogError(f"cannot open {path}: expected application id {APPLICATION_ID:#x} (Esper), got {application_id:#x}")
+    if application_id != _APPLICATION_ID:
+        raise LogError(f"cannot open {path}: expected application id {_APPLICATION_ID:#x} (Esper), got {application_id:#x}")
     if not 1 <= version <= FORMAT:
         raise LogError(f"cannot open {path}: expected format 1 to {FORMAT}, got format {version}, written by a newer Esper")
     page_bytes = int.from_bytes(header[16:18], "big")
@@ -188,7 +188,7 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
         raise LogError(f"cannot trust {path}: the file is damaged: {' '.join(str(answer).split())}; restore it from a copy or a mirror")
 
 
-def to_row(record: Record) -> Row:
+def to_row(record: Record) -> _Row:
     """`record` as the parameters of INSERT."""
     _, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, cause, trace, chain, data = record
     return topic, sequence, fact, moment, incarnation, kind, (time - SINCE) // MICROSECOND, epoch, step, cause, trace, chain, data

@@ -21,7 +21,7 @@ from esper.oona.doorbell import POLL_S, Ear
 from esper.oona.lock import holder_of
 from esper.oona.run_log import FILE, LOCK, RunLog
 
-OPEN_AT_ONCE = 64
+_OPEN_AT_ONCE = 64
 LIST_S = 1.0
 _BATCHES = 64  # Pages handed over at once: what follows them holds no more than that in memory.
 # A file's time moves in ticks of up to 4 ms, and a WAL that begins again keeps its size: a file that changed this recently may have changed
@@ -197,7 +197,7 @@ class Follower:
         if log is None:
             log = self._logs[name] = self._directory.open(name)
         page = log.read(run.position, self._limit, self._topics)
-        if len(self._logs) > OPEN_AT_ONCE:
+        if len(self._logs) > _OPEN_AT_ONCE:
             self._release(name)
         return page
 

@@ -20,13 +20,13 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarte
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import FACTS
 
-ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
+_ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
 _ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class TopicHead:
+class _TopicHead:
     """The last record of one topic: its sequence, chain and clocks, and whether it was a StreamEnded. Moves with its `Heads`."""
 
     sequence: int = 0
@@ -64,11 +64,11 @@ class Heads:
         self.moment = Moment(0)
         self.fact = 0
         self.incarnation = 1
-        self.time = BEGINNING
+        self.time = _BEGINNING
         self.epoch = 0
         self.step = 0
         self.anchor: EventId | None = None
-        self.topics: dict[str, TopicHead] = {}
+        self.topics: dict[str, _TopicHead] = {}
 
     def copy(self) -> Self:
         """The same end, to be moved on without moving this one."""
@@ -78,9 +78,9 @@ class Heads:
         other.topics = {name: replace(head) for name, head in self.topics.items()}
         return other
 
-    def topic(self, name: str) -> TopicHead:
+    def topic(self, name: str) -> _TopicHead:
         """The end of topic `name`; zeros and an empty chain where it has no record."""
-        return self.topics.get(name) or TopicHead()
+        return self.topics.get(name) or _TopicHead()
 
     def next(self, draft: Draft) -> Record:
         """The record that comes next, numbered and chained, and the end moved to it. A time before the last record's is raised to it.
@@ -90,7 +90,7 @@ class Heads:
         kind, topic, numbered, incarnation, time, epoch, step, cause, trace, data = draft
         head = self.topics.get(topic)
         if head is None:
-            head = TopicHead()
+            head = _TopicHead()
         sequence = head.sequence + 1
         beats = kind == Heartbeat.KIND
         moment = self.moment if numbered is None else numbered
@@ -112,7 +112,7 @@ class Heads:
         identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, _, _, tied, _ = record
         head = self.topics.get(topic)
         if head is None:
-            head = TopicHead()
+            head = _TopicHead()
         if (
             sequence != head.sequence + 1
             or moment != (self.moment if kind == Heartbeat.KIND else self.moment + 1)
@@ -130,14 +130,14 @@ class Heads:
             raise DataError(self._fault(record))
         self._move(record, head)
 
-    def _move(self, record: Record, head: TopicHead) -> None:
+    def _move(self, record: Record, head: _TopicHead) -> None:
         identity, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, _, _, tied, _ = record
         assert sequence is not None and tied is not None  # noqa: PT018 - both were checked together.
         self.moment, self.incarnation, self.time = moment, incarnation, time
         self.epoch, self.step = max(self.epoch, epoch), max(self.step, step)
         if fact is not None:
             self.fact = fact
-        if self.anchor is None or kind in ANCHORS:
+        if self.anchor is None or kind in _ANCHORS:
             self.anchor = identity
         head.sequence, head.chain, head.epoch, head.step, head.ended = sequence, tied, epoch, step, kind == StreamEnded.KIND
         self.topics[topic] = head

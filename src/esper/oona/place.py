@@ -8,13 +8,13 @@ from typing import Self
 from esper.errors import LogError
 from esper.oona.file import explained, sync_folder
 
-RESERVE = "reserve"
+_RESERVE = "reserve"
 _RESERVE_BYTES = 1 << 20
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # How proc(5) writes space, tab, newline and backslash.
 
 # File systems whose files another machine may change, or that do not keep locks and shared memory as SQLite's WAL needs them; behind
 # "fuse." the name of the program counts.
-NETWORK = frozenset((
+_NETWORK = frozenset((
     "nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "smbnetfs", "ncpfs", "afs", "coda", "9p", "ceph", "glusterfs", "lustre", "beegfs",
     "gpfs", "pvfs2", "orangefs", "acfs", "gfs2", "ocfs2", "sshfs", "s3fs", "s3ql", "goofys", "gcsfuse", "rclone", "mount-s3", "davfs",
     "davfs2", "curlftpfs", "cvmfs2", "moosefs", "mfs", "juicefs", "seaweedfs", "hdfs", "vboxsf", "prl_fs",
@@ -30,7 +30,7 @@ class Reserve:
     @classmethod
     def make(cls, folder: Path) -> Self:
         """The reserve of the run in `folder`, one MiB, really allocated. Raises LogError on a disk that is full already."""
-        made = cls(folder / RESERVE)
+        made = cls(folder / _RESERVE)
         try:
             with explained(made._path, "write"), made._path.open("wb") as reserve:
                 # Written, not truncated to its length or fallocated: a hole keeps no room, and not every system has the other.
@@ -61,7 +61,7 @@ def make_place(path: Path) -> None:
 def refuse_network(path: Path, mounts: str) -> None:
     """Raises LogError where `path` is on a network file system: SQLite's locks and shared memory need a local disk."""
     kind = file_system_of(path.resolve(), mounts)
-    if kind in NETWORK or kind.partition(".")[2] in NETWORK:
+    if kind in _NETWORK or kind.partition(".")[2] in _NETWORK:
         raise LogError(f"cannot keep a log at {path}: expected a local disk, got the network file system {kind}")
 
 

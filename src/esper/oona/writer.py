@@ -20,7 +20,7 @@ Clock = Callable[[], datetime]
 # A group is what came in within LINGER_S, at most GROUP records: measured, groups of 100 cost a tenth of single records, and larger ones
 # gain little but make a commit wait longer.
 GROUP = 512
-LINGER_S = 0.003
+_LINGER_S = 0.003
 
 
 class Writer:
@@ -101,7 +101,7 @@ class Writer:
             self.asleep = False
         self._hint.clear()
         if self.queue and len(self.queue) < GROUP and self._target <= self.durable and not self._stopping:
-            self._hint.wait(LINGER_S)
+            self._hint.wait(_LINGER_S)
         return bool(self.queue) or not self._stopping
 
     def _write(self) -> None:

@@ -23,8 +23,8 @@ from esper.oona.follower import Follower
 from esper.oona.lock import Lock
 
 LOCK = "agent.lock"
-INTERVAL_S = 5.0
-WRITER = "agent"
+_INTERVAL_S = 5.0
+_WRITER = "agent"
 
 
 class Gpus:
@@ -78,7 +78,7 @@ def nvml() -> Any:
     return pynvml
 
 
-class Dropped:
+class _Dropped:
     """How much telemetry the runs of a directory did not take, as far as they say so: those that had not ended when it began."""
 
     def __init__(self, directory: Directory) -> None:
@@ -110,9 +110,9 @@ class Agent:
         """Raises LogError, with the pid, where another agent measures for this directory."""
         self._lock = Lock.take(directory.path / LOCK, f"the machine of {directory.path}")
         self._path = directory.path
-        self._run = DailyRun(directory, "machine", WRITER, clock)
+        self._run = DailyRun(directory, "machine", _WRITER, clock)
         self._gpus = gpus
-        self._dropped = Dropped(directory)
+        self._dropped = _Dropped(directory)
         psutil.cpu_percent(interval=None)  # The first call measures nothing: it only begins.
 
     def measure(self) -> ResourcesMeasured:

@@ -153,7 +153,7 @@ def train(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunI
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; every other error is in the log as RunFailed."""
     _require_trainable(recipe, settings)  # Before the run exists: what cannot work leaves nothing behind.
     with directory.create(run) as log:
-        return _run(recipe, settings, directory, log, ResumePoint())
+        return _run(recipe, settings, directory, log, _ResumePoint())
 
 
 def resume(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId) -> Result:
@@ -195,7 +195,7 @@ def _seed_optimizer(recipe: Recipe, settings: RunSettings) -> SeedOptimizer:
     return recipe.seed_optimizer or seed_optimizer_like(recipe.optimizer, settings.growth.seed_lr)
 
 
-class ResumePoint(NamedTuple):
+class _ResumePoint(NamedTuple):
     """The checkpoint that a resume begins from, None where there is none; the moment of its record; the problems of newer ones."""
 
     saved: CheckpointSaved | None = None
@@ -203,7 +203,7 @@ class ResumePoint(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
-def resume_point(log: Log, folder: Path) -> ResumePoint:
+def resume_point(log: Log, folder: Path) -> _ResumePoint:
     """The newest checkpoint of `log` that was not pruned and has whole files in `folder`."""
     kept: dict[str, tuple[Moment, CheckpointSaved]] = {}
     for record, event in _events(log, CheckpointSaved, CheckpointPruned):
@@ -218,8 +218,8 @@ def resume_point(log: Log, folder: Path) -> ResumePoint:
         except DataError as error:
             problems.append(str(error))
         else:
-            return ResumePoint(saved, moment, tuple(problems))
-    return ResumePoint(problems=tuple(problems))
+            return _ResumePoint(saved, moment, tuple(problems))
+    return _ResumePoint(problems=tuple(problems))
 
 
 def run_started(log: Log) -> RunStarted:
@@ -239,7 +239,7 @@ def _events(log: Log, *kinds: type[_Kind]) -> Iterator[tuple[Record, _Kind]]:
             yield record, codec.decode_as(record, by_name[record.type])
 
 
-def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLog, point: ResumePoint) -> Result:
+def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLog, point: _ResumePoint) -> Result:
     saved, moment, problems = point
     ahead = catch_up(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:

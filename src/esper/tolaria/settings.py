@@ -6,7 +6,7 @@ from pydantic import Field
 
 from esper.events.fields import Count, Finite, Part, Positive
 
-Clip = Annotated[Finite, Field(gt=0)]
+_Clip = Annotated[Finite, Field(gt=0)]
 
 
 class TrainerSettings(Part):
@@ -21,7 +21,7 @@ class TrainerSettings(Part):
     accumulate: Positive = 1
     """Micro-batches per optimizer step."""
 
-    clip: Clip | None = 1.0
+    clip: _Clip | None = 1.0
     """Largest gradient norm of the host's parameters; None clips nothing."""
 
     checkpoint_every: Positive = 5

@@ -41,12 +41,12 @@ def add(commands: Subcommands) -> None:
         "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
     )
     add_json(rules, "one JSON object per rule, and per setting that is not as built in")
-    rules.set_defaults(command=run_rules)
+    rules.set_defaults(command=_run_rules)
     test = parts.add_parser("test", help="send one message through every handler")
     add_log(test)
     test.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
     add_json(test, "one JSON object per handler")
-    test.set_defaults(command=run_test)
+    test.set_defaults(command=_run_test)
 
 
 def run_list(arguments: argparse.Namespace, out: Output) -> int:
@@ -91,7 +91,7 @@ def _drawn(line: AlertLine, log: str, width: int) -> Iterator[Text | str]:
         yield from (Text(line, style="dim") for line in wrapped(words, width, 4))
 
 
-def run_rules(arguments: argparse.Namespace, out: Output) -> int:
+def _run_rules(arguments: argparse.Namespace, out: Output) -> int:
     """Lists the rules in force, and before them the settings that are not as built in."""
     directory = directory_of(arguments)
     watching = watching_of(directory, arguments.rules)
@@ -125,7 +125,7 @@ def _condition(rule: Rule) -> str:
     return f"{words}{held}  ({rule.topic})"
 
 
-def run_test(arguments: argparse.Namespace, out: Output) -> int:
+def _run_test(arguments: argparse.Namespace, out: Output) -> int:
     """Sends one message through every handler. Returns 1 where one was not delivered."""
     directory = directory_of(arguments)
     failed = found = 0

@@ -28,15 +28,15 @@ def add(commands: Subcommands) -> None:
     )
     watch.add_argument("--background", action="store_true", help="let training go first, and leave when nothing is trained any more")
     watch.add_argument("--parent", type=count, metavar="PID", help="leave when process PID, which started this one, has ended")
-    watch.set_defaults(command=run_observe)
+    watch.set_defaults(command=_run_observe)
     again = commands.add_parser("rebuild", help="make an observer's states again from the log; what was derived stays")
     again.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
     add_log(again)
     add_json(again, "one JSON object per run")
-    again.set_defaults(command=run_rebuild)
+    again.set_defaults(command=_run_rebuild)
 
 
-def run_observe(arguments: argparse.Namespace, out: Output) -> int:
+def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
     """Observes until it is interrupted."""
     directory = Directory(log_of(arguments), create=True)
     stopped = threading.Event()
@@ -62,7 +62,7 @@ def run_observe(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
+def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
     """Makes the states again. Returns 1 where one is not the state that was saved."""
     directory = directory_of(arguments)
     runs = tuple(directory.resolve(name) for name in arguments.run) or None

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         now = arguments.at is None and arguments.epoch is None
         interrupted = onward(history, arguments) if now else None
     if arguments.json:
-        out.json(as_json(reading))
+        out.json(_as_json(reading))
     else:
         out.lines(report(reading, digest(reading.state), out.width, everything=arguments.all))
         tail = f"{reading.run[-6:]}{log_option(arguments)}"
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def as_json(reading: Reading) -> dict[str, object]:
+def _as_json(reading: Reading) -> dict[str, object]:
     """The run as one object; field names are those of the events."""
     state, timeline, pulse = reading.state, reading.timeline, reading.pulse
     return {

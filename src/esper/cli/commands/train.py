@@ -45,24 +45,24 @@ def add(commands: Subcommands) -> None:
     add_log(train)
     add_json(train, "the outcome as one JSON object, without a display")
     _add_observe(train)
-    train.set_defaults(command=run_train)
+    train.set_defaults(command=_run_train)
     demo = commands.add_parser("demo", help="train digits, and compare: the same as `train digits --compare`")
     add_log(demo)
     add_json(demo, "the outcome as one JSON object, without a display")
     _add_observe(demo)
-    demo.set_defaults(command=run_train, task="digits", epochs=None, rng_seed=None, set=[], compare=True)
+    demo.set_defaults(command=_run_train, task="digits", epochs=None, rng_seed=None, set=[], compare=True)
     resume = commands.add_parser("resume", help="go on with a run that was interrupted")
     add_run(resume)
     add_json(resume, "the outcome as one JSON object, without a display")
     _add_observe(resume)
-    resume.set_defaults(command=run_resume)
+    resume.set_defaults(command=_run_resume)
 
 
 def _add_observe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-observe", action="store_true", help="start neither an observer nor an agent in the background")
 
 
-def run_train(arguments: argparse.Namespace, out: Output) -> int:
+def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Returns 130 where it was stopped; the last line is then the command that resumes it."""
     _load_torch(out)
     from esper.api.task import recipe_of
@@ -92,7 +92,7 @@ def run_train(arguments: argparse.Namespace, out: Output) -> int:
     return 0 if whole else INTERRUPTED
 
 
-def run_resume(arguments: argparse.Namespace, out: Output) -> int:
+def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     """Goes on with a run from its last checkpoint. Returns 130 where it was stopped again."""
     _load_torch(out)
     from esper.api.task import recipe_of

@@ -11,7 +11,7 @@ from esper.events.kinds.run import Site
 from esper.folds.timeline import Life, Span
 
 
-class Look(NamedTuple):
+class _Look(NamedTuple):
     """How a stage is drawn. A denser glyph means more influence on the host: none up to TRAINING, whole from STABILIZATION on."""
 
     style: str
@@ -19,19 +19,19 @@ class Look(NamedTuple):
     glyph: str
 
 
-LOOKS: Mapping[Stage, Look] = {
-    Stage.DORMANT: Look("dim", "dormant", " "),
-    Stage.GERMINATED: Look("yellow", "germ", "·"),
-    Stage.LOADING: Look("yellow", "load", ":"),
-    Stage.TRAINING: Look("cyan", "train", "░"),
-    Stage.GRAFTING: Look("magenta", "graft", "▒"),
-    Stage.STABILIZATION: Look("blue", "stab", "▓"),
-    Stage.EVALUATING: Look("blue", "eval", "?"),
-    Stage.FINE_TUNING: Look("green", "fine-tune", "█"),
-    Stage.FOSSILIZED: Look("bold green", "fossil", "━"),
-    Stage.CULLED: Look("red", "culled", "x"),
-    Stage.CANCELLED: Look("dim", "cancelled", "o"),
-    Stage.ROLLED_BACK: Look("bold red", "rolled back", "!"),
+LOOKS: Mapping[Stage, _Look] = {
+    Stage.DORMANT: _Look("dim", "dormant", " "),
+    Stage.GERMINATED: _Look("yellow", "germ", "·"),
+    Stage.LOADING: _Look("yellow", "load", ":"),
+    Stage.TRAINING: _Look("cyan", "train", "░"),
+    Stage.GRAFTING: _Look("magenta", "graft", "▒"),
+    Stage.STABILIZATION: _Look("blue", "stab", "▓"),
+    Stage.EVALUATING: _Look("blue", "eval", "?"),
+    Stage.FINE_TUNING: _Look("green", "fine-tune", "█"),
+    Stage.FOSSILIZED: _Look("bold green", "fossil", "━"),
+    Stage.CULLED: _Look("red", "culled", "x"),
+    Stage.CANCELLED: _Look("dim", "cancelled", "o"),
+    Stage.ROLLED_BACK: _Look("bold red", "rolled back", "!"),
 }
 _OVER = frozenset({Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK})
 _LONGEST_BAR = 4

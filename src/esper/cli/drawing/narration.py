@@ -27,11 +27,11 @@ class Narrator:
         """The lines for `record`, which `reading` took last."""
         timeline = reading.timeline
         if record.type == RunStarted.KIND:
-            yield from started(reading, self._width)
+            yield from _started(reading, self._width)
         elif record.type == EpochCompleted.KIND and self._is_due(record.epoch, timeline.started):
             yield epoch(reading, self._width)
         elif record.type == SeedTransitioned.KIND and self._stages:
-            yield transition(record)
+            yield _transition(record)
         settled = timeline.settled
         if settled is not None and settled.decision.adaptation not in decisions.HOUSEKEEPING:
             yield decisions.line(settled, self._width, decisions.room_for(reading.state.sites))
@@ -43,7 +43,7 @@ class Narrator:
         return epoch == 1 or epoch % 10 == 0 or not (self._sparse and long)
 
 
-def started(reading: Reading, width: int) -> Iterator[Text]:
+def _started(reading: Reading, width: int) -> Iterator[Text]:
     """What began."""
     run = reading.timeline.started
     assert run is not None
@@ -72,7 +72,7 @@ def epoch(reading: Reading, width: int) -> Text:
     return Text(fitted(parts, width))
 
 
-def transition(record: Record) -> Text:
+def _transition(record: Record) -> Text:
     """One step of a seed's life."""
     event = decode_as(record, SeedTransitioned)
     blueprint = f" {event.blueprint}" if event.blueprint else ""

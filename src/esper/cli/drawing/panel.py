@@ -35,16 +35,16 @@ def panel(reading: Reading, width: int) -> Group:
     state = reading.state
     if state.started is None:
         return Group(Text(f" esper · run {short(reading.run)} · nothing recorded yet", style="dim"))
-    lines = [header(reading, width), losses(reading, width), log(reading, width)]
+    lines = [_header(reading, width), losses(reading, width), log(reading, width)]
     lines += [Text(clipped(f"     {note.text}", width), style="yellow") for note in reading.timeline.notes[-2:]]
-    lines += boxes(reading, width)
+    lines += _boxes(reading, width)
     last = islice((one for one in reading.timeline.latest() if one.decision.adaptation not in decisions.HOUSEKEEPING), _DECISIONS)
     room = decisions.room_for(state.sites)
     lines += [decisions.line(decided, width, room) for decided in last]
     return Group(*lines)
 
 
-def header(reading: Reading, width: int) -> Text:
+def _header(reading: Reading, width: int) -> Text:
     """Task, run, rng seed; how far it has got; how fast."""
     state, pulse = reading.state, reading.pulse
     assert state.started is not None
@@ -91,7 +91,7 @@ def log(reading: Reading, width: int) -> Text:
     return _spread(left, Text(right, style="dim"), width)
 
 
-def boxes(reading: Reading, width: int) -> list[Text]:
+def _boxes(reading: Reading, width: int) -> list[Text]:
     """A box per site that has or had seeds; the others are counted."""
     latest: dict[str, dict[int, Life]] = {}
     for life in reading.timeline.lives:
@@ -100,7 +100,7 @@ def boxes(reading: Reading, width: int) -> list[Text]:
     grown = [site for site in sites if site.name in latest]
     lines: list[Text] = []
     for site in grown[:_SITES]:
-        lines += box(reading, site, latest[site.name], width)
+        lines += _box(reading, site, latest[site.name], width)
     hidden, dormant = len(grown) - _SITES, len(sites) - len(grown)
     if hidden > 0:
         lines.append(Text(f" {hidden} more sites with seeds: esper show {reading.run[-6:]}", style="dim"))
@@ -110,13 +110,13 @@ def boxes(reading: Reading, width: int) -> list[Text]:
     return lines
 
 
-def box(reading: Reading, site: Site, lives: Mapping[int, Life], width: int) -> list[Text]:
+def _box(reading: Reading, site: Site, lives: Mapping[int, Life], width: int) -> list[Text]:
     """One site: what it is, where growth presses, and a lane per slot that was used."""
     title = f" {clipped(f'site {site.name} · {site.layer}', width // 2)} "
-    pressure = f" {pressure_of(reading, site)} "
+    pressure = f" {_pressure_of(reading, site)} "
     fill = max(1, width - len(title) - len(pressure) - 4)
     lines = [Text(f" ┌{title}{'─' * fill}{pressure}┐", style="dim")]
-    planned = planned_epochs(reading.state.started)
+    planned = _planned_epochs(reading.state.started)
     lines += [_lane(reading.state, lives[seed], planned, width) for seed in sorted(lives)]
     lines.append(Text(f" └{'─' * (width - 4)}┘"[:width], style="dim"))
     return lines
@@ -135,7 +135,7 @@ def _lane(state: RunState, life: Life, planned: Mapping[Stage, int], width: int)
     return text.append(" │", style="dim")
 
 
-def pressure_of(reading: Reading, site: Site) -> str:
+def _pressure_of(reading: Reading, site: Site) -> str:
     """The site's gradient pressure and effective rank as of the last epoch's end; unknown where they were not measured."""
     completed = reading.timeline.completed
     row = None if completed is None else next((row for row in completed.system.sites if row.site == site.name), None)
@@ -145,7 +145,7 @@ def pressure_of(reading: Reading, site: Site) -> str:
     return f"|grad| {number(row.gradient_pressure, 2)} · {rank}"
 
 
-def planned_epochs(started: RunStarted | None) -> dict[Stage, int]:
+def _planned_epochs(started: RunStarted | None) -> dict[Stage, int]:
     """How many epochs the run's settings plan for each stage; a stage they do not name is absent."""
     settings = {} if started is None else started.settings
     return {stage: value for stage, key in _PLANNED.items() if isinstance(value := settings.get(key), int)}

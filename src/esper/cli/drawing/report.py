@@ -18,7 +18,7 @@ from esper.history.view import Reading
 
 def report(reading: Reading, digest: str, width: int, *, everything: bool = False) -> Iterator[Text]:
     """The report of `reading`, section by section; `everything`: housekeeping and decisions for nothing too."""
-    yield from heading(reading, digest, width)
+    yield from _heading(reading, digest, width)
     yield from losses(reading, width)
     yield from seeds(reading, width)
     yield from lanes(reading, width)
@@ -29,7 +29,7 @@ def report(reading: Reading, digest: str, width: int, *, everything: bool = Fals
     yield from irregular(reading, width)
 
 
-def heading(reading: Reading, digest: str, width: int) -> Iterator[Text]:
+def _heading(reading: Reading, digest: str, width: int) -> Iterator[Text]:
     """What the run is, where it stands, and how to see more."""
     state, pulse, run = reading.state, reading.pulse, reading.state.started
     yield Text(f"run {short(reading.run)}", style="bold").append(f"  {reading.run}", style="dim")

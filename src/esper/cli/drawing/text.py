@@ -8,9 +8,9 @@ from datetime import datetime
 from esper.events.envelope import EventId, RunId
 
 UNKNOWN = "unknown"
-BLOCKS = "▁▂▃▄▅▆▇█"
-NOT_FINITE = "!"
-GAP = " "
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_NOT_FINITE = "!"
+_GAP = " "
 # A no-break space: textwrap does not break there.
 _STICKY = "\xa0"
 
@@ -100,10 +100,10 @@ def _share(values: Sequence[float | None], index: int, width: int) -> float | No
 
 def _block(value: float | None, low: float, span: float) -> str:
     if value is None:
-        return GAP
+        return _GAP
     if not math.isfinite(value):
-        return NOT_FINITE
-    return BLOCKS[min(len(BLOCKS) - 1, int((value - low) / span * len(BLOCKS)))] if span > 0 else BLOCKS[0]
+        return _NOT_FINITE
+    return _BLOCKS[min(len(_BLOCKS) - 1, int((value - low) / span * len(_BLOCKS)))] if span > 0 else _BLOCKS[0]
 
 
 def bar(done: int, planned: int, width: int) -> str:

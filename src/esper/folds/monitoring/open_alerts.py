@@ -31,17 +31,12 @@ OpenAlerts = Mapping[tuple[RunId, str], OpenAlert]
 """Open alerts by run and fingerprint."""
 
 
-def status_of(event: Event) -> AlertStatus | None:
-    """The status of an alert after `event`; None for an event that is no change of an alert."""
-    match event:
-        case AlertPending():
-            return "pending"
-        case AlertFiring():
-            return "firing"
-        case AlertResolved():
-            return "resolved"
-        case _:
-            return None
+AlertChange = AlertPending | AlertFiring | AlertResolved
+
+
+def status_of(event: AlertChange) -> AlertStatus:
+    """The status of an alert after `event`."""
+    return "pending" if isinstance(event, AlertPending) else "firing" if isinstance(event, AlertFiring) else "resolved"
 
 
 def step(state: OpenAlerts, record: Record, event: Event) -> OpenAlerts:

@@ -21,8 +21,8 @@ from esper.events.fields import CONFIG, Finite, Float, Part, Positive
 from esper.events.kinds.observability import TrendDetected, WindowAggregated
 from esper.folds.monitoring.measurements import METRICS, is_known
 
-Finding = Literal["rising", "falling", "plateau", "limit_ahead"]
-LIMITS = (("disk_free_ratio", 0.0), ("memory_used_ratio", 1.0), ("gpu.*.memory_used_ratio", 1.0))
+_Finding = Literal["rising", "falling", "plateau", "limit_ahead"]
+_LIMITS = (("disk_free_ratio", 0.0), ("memory_used_ratio", 1.0), ("gpu.*.memory_used_ratio", 1.0))
 
 
 class TrendSettings(Part):
@@ -39,7 +39,7 @@ class TrendSettings(Part):
     """What does not matter: a change over the span below this share of the metric's size."""
     forecast_s: Positive = 3600
     """How far ahead a limit is looked for."""
-    limits: tuple[tuple[str, Finite], ...] = LIMITS
+    limits: tuple[tuple[str, Finite], ...] = _LIMITS
     """Metrics, or families of them with a star, and the value that they must not reach."""
     metrics: Annotated[int, Field(ge=1, le=4096)] = 128
     """So many metrics of one topic are followed: those that appear after so many are left out."""
@@ -75,7 +75,7 @@ class TrendState:
     __pydantic_config__: ClassVar[ConfigDict] = CONFIG
     series: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     looked: int | None = None
-    findings: Mapping[str, Finding] = field(default_factory=dict)
+    findings: Mapping[str, _Finding] = field(default_factory=dict)
     full: bool = False
 
 
@@ -150,7 +150,7 @@ def theil_sen(points: Sequence[Point], deviations: float) -> tuple[float, float,
     return middle, float(slopes[low]), float(slopes[high])
 
 
-def _finding(points: Sequence[Point], low: float, high: float, settings: TrendSettings) -> Finding | None:
+def _finding(points: Sequence[Point], low: float, high: float, settings: TrendSettings) -> _Finding | None:
     span_s = points[-1].starts_s - points[0].starts_s
     size = _median(abs(point.mean) for point in points)
     if max(abs(low), abs(high)) * span_s <= settings.plateau_share * size:

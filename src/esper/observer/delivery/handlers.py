@@ -30,7 +30,7 @@ from esper.oona.directory import Directory
 _LONGEST_LINE = 1000
 
 
-class HandlerTest(NamedTuple):
+class _HandlerTest(NamedTuple):
     """The answer of one handler to a test message, and how long it took."""
 
     handler: str
@@ -119,7 +119,7 @@ def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[De
     return deliverer, outcomes
 
 
-def run_handler_tests(handlers: Sequence[Handler]) -> Iterator[HandlerTest]:
+def run_handler_tests(handlers: Sequence[Handler]) -> Iterator[_HandlerTest]:
     """Sends a test message through each handler in turn, whatever its severity and limits. Blocks up to a handler's time limit.
 
     Nothing of it is in a log; at Alertmanager it is an alert that ends by itself after a few minutes.
@@ -127,4 +127,4 @@ def run_handler_tests(handlers: Sequence[Handler]) -> Iterator[HandlerTest]:
     for handler in handlers:
         begun_s, now = time.monotonic(), datetime.now(UTC)
         answer = run_in_loop(attempt(handler, (handler_test_notice(handler.name, now),), now))
-        yield HandlerTest(handler.name, answer, time.monotonic() - begun_s)
+        yield _HandlerTest(handler.name, answer, time.monotonic() - begun_s)

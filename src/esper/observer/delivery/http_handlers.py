@@ -23,7 +23,7 @@ from esper.observer.delivery.outbox import Answer
 from esper.observer.delivery.settings import AlertmanagerSettings, HttpSettings, WebhookSettings, read_secret, read_url, readable
 from esper.observer.delivery.signing import HEADER, sign
 
-ALERTMANAGER_PATH = "/api/v2/alerts"
+_ALERTMANAGER_PATH = "/api/v2/alerts"
 AT_ONCE = 100
 """Alerts in one request to Alertmanager."""
 
@@ -218,7 +218,7 @@ def alertmanager(settings: AlertmanagerSettings) -> Send:
 
     So the alert of a process that died ends by itself, and one that Alertmanager forgot comes back.
     """
-    endpoint = endpoint_of(settings, below=ALERTMANAGER_PATH)
+    endpoint = endpoint_of(settings, below=_ALERTMANAGER_PATH)
 
     async def send(notices: Sequence[Notice], now: datetime) -> Answer:
         for start in range(0, len(notices), AT_ONCE):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from esper.observer.delivery.notices import Alert, RateLimitSummary, Severity
 
 LONGEST_PAUSE_S = 60.0
-LONGEST_RETRY_AFTER_S = 300.0
+_LONGEST_RETRY_AFTER_S = 300.0
 QUIET_S = 5.0
 """A summary is sent when no alert was suppressed for this long,"""
 
@@ -65,7 +65,7 @@ def pause_s(attempts: int, first_s: float, retry_after_s: float | None, jitter: 
     Chance keeps handlers on many machines from trying in step.
     """
     longest = min(first_s * 2.0 ** min(attempts - 1, 30), LONGEST_PAUSE_S)
-    return max(longest * (0.5 + 0.5 * jitter()), min(retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
+    return max(longest * (0.5 + 0.5 * jitter()), min(retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S))
 
 
 class PendingSummary:

@@ -38,14 +38,14 @@ class Alert(NamedTuple):
         return alert_key(self.record.run, self.event.fingerprint, self.event.since)
 
 
-class Link(NamedTuple):
+class _Link(NamedTuple):
     """Where to see a run as it was: a command, and a page of Nissa if its URL is known."""
 
     command: str
     url: str | None
 
 
-LinkTo = Callable[[RunId, Moment | None], Link]
+LinkTo = Callable[[RunId, Moment | None], _Link]
 """The link to a run at a moment; without a moment, to its alerts."""
 
 
@@ -59,7 +59,7 @@ class Notice(NamedTuple):
     """None while it fires."""
     labels: dict[str, str]
     annotations: dict[str, str]
-    link: Link
+    link: _Link
 
     @property
     def status(self) -> Literal["firing", "resolved"]:
@@ -155,13 +155,13 @@ def summary_notice(summary: RateLimitSummary, handler: str, link_to: LinkTo) -> 
 
 def handler_test_notice(handler: str, now: datetime) -> Notice:
     """The message that tests a handler. It names itself a test; no log has a record of it."""
-    summary, link = f"A test of the handler {handler}: alerts of this severity arrive here.", Link("esper alerts test", None)
+    summary, link = f"A test of the handler {handler}: alerts of this severity arrive here.", _Link("esper alerts test", None)
     annotations = {"summary": summary, "command": link.command}
     return _notice(_TEST, handler, severity="info", since=written_time(now.astimezone(UTC)), annotations=annotations, link=link)
 
 
 def _notice(
-    name: str, handler: str, *, severity: Severity, since: str, annotations: dict[str, str], link: Link, identity: str = ""
+    name: str, handler: str, *, severity: Severity, since: str, annotations: dict[str, str], link: _Link, identity: str = ""
 ) -> Notice:
     fingerprint = hashlib.sha256(f"{name}\x1f{handler}{identity}".encode()).hexdigest()[:32]
     labels: dict[str, str] = {"alertname": name, "severity": severity, "handler": handler}
@@ -172,10 +172,10 @@ def linker(*, options: str = "", base_url: str | None = None) -> LinkTo:
     """Links made of `esper show RUN --at MOMENT` with `options` (such as " --log DIR"), and of Nissa's API under `base_url`."""
     base = None if base_url is None else base_url.rstrip("/")
 
-    def link_to(run: RunId, moment: Moment | None) -> Link:
+    def link_to(run: RunId, moment: Moment | None) -> _Link:
         page = None if base is None else f"{base}/api/v1/runs/{run}"
         if moment is None:
-            return Link(f"esper alerts list {run}{options}", None if page is None else f"{page}/alerts")
-        return Link(f"esper show {run} --at {moment}{options}", None if page is None else f"{page}/state?at={moment}")
+            return _Link(f"esper alerts list {run}{options}", None if page is None else f"{page}/alerts")
+        return _Link(f"esper show {run} --at {moment}{options}", None if page is None else f"{page}/state?at={moment}")
 
     return link_to

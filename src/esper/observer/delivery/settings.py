@@ -14,7 +14,7 @@ from esper.errors import SettingsError
 from esper.observer.delivery.notices import Severity
 from esper.settings import TomlFile, read_text
 
-DELIVERY = "delivery.toml"
+_DELIVERY = "delivery.toml"
 LONGEST_SECRET_BYTES = 64 * 1024
 _SHORTEST_HIDDEN = 4  # Shorter texts are found by chance in any text.
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -127,7 +127,7 @@ DEFAULT = DeliverySettings(handlers=(LogSettings(kind="log", name="log"),))
 
 def delivery_settings(directory: Path, path: Path | None = None) -> DeliverySettings:
     """The settings in `path`, else in `delivery.toml` of the log's directory, else DEFAULT. Raises SettingsError, with the line."""
-    found = read_text("delivery settings", path, directory / DELIVERY)
+    found = read_text("delivery settings", path, directory / _DELIVERY)
     return DEFAULT if found is None else parse_delivery(*found)
 
 

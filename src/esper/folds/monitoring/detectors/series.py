@@ -56,7 +56,7 @@ class Anomaly(NamedTuple):
     score: float
 
 
-class OpenAnomaly(NamedTuple):
+class _OpenAnomaly(NamedTuple):
     """An anomaly that has not ended: the number of the value that it began with, and the level before it."""
 
     since: int
@@ -93,7 +93,7 @@ class Series:
     repeated: int = 0
     raised: bool = False
     """Its limits were raised at the last value."""
-    open: dict[str, OpenAnomaly] = field(default_factory=dict)
+    open: dict[str, _OpenAnomaly] = field(default_factory=dict)
     """Open anomalies by detector."""
 
     def __post_init__(self) -> None:
@@ -381,7 +381,7 @@ class _Pass:
             return
         series.repeated += 1
         if series.repeated >= self.settings.stuck_values and value != 0 and "stuck" not in series.open:
-            series.open["stuck"] = OpenAnomaly(series.count, value)
+            series.open["stuck"] = _OpenAnomaly(series.count, value)
             self.found.append(Anomaly(place, "stuck", self.metric, value, None, float(series.repeated)))
 
     # What several detectors need
@@ -397,11 +397,11 @@ class _Pass:
 
     def _begin(self, now: "_Now", detector: str, level: float, score: float) -> None:
         if detector not in self.series.open:
-            self.series.open[detector] = OpenAnomaly(self.series.count, level)
+            self.series.open[detector] = _OpenAnomaly(self.series.count, level)
             expected = level if self.series.signed else math.exp(level)
             self.found.append(Anomaly(now.place, detector, self.metric, now.value, expected, score))
 
-    def _end_if(self, detector: str, began: OpenAnomaly, recovered: bool) -> None:
+    def _end_if(self, detector: str, began: _OpenAnomaly, recovered: bool) -> None:
         lasted = self.series.count - began.since
         accepted = lasted >= self.settings.accepted_after
         if (recovered and lasted >= _LEAST_STRETCH) or accepted:
