@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from rich.console import RenderableType
 
 from esper.cli.main import main
+from esper.cli.output import Output
 from esper.observer.observer import Observer
 from esper.oona.directory import Directory
 from tests.observer.observed_runs import NOW, SETTINGS, problems
@@ -21,6 +23,15 @@ class Terminal(StringIO):
     def isatty(self) -> bool:
         """True."""
         return True
+
+
+def rendered(*renderables: RenderableType, width: int = 100) -> list[str]:
+    """The lines that renderables have in a pipe of `width` columns."""
+    file = StringIO()
+    out = Output(file)
+    out.console.width = out.width = width
+    out.print(*renderables)
+    return file.getvalue().splitlines()
 
 
 class Said(NamedTuple):

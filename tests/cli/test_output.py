@@ -52,8 +52,8 @@ def test_an_item_is_a_line_in_a_pipe_and_is_indented_on_a_terminal(monkeypatch: 
         Output(file).item("warning", "", "run 5043d6", words)
     assert pipe.getvalue() == f"warning  run 5043d6 {words}\n"
     first, second = terminal.getvalue().splitlines()
-    assert first == "warning  run 5043d6 15 records, every number and chain is"
-    assert second == f"{'':20}right; interrupted in epoch 4"
+    assert first.rstrip() == "warning  run 5043d6 15 records, every number and chain is"
+    assert second.rstrip() == f"{'':20}right; interrupted in epoch 4"
 
 
 def test_a_pipe_is_as_wide_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

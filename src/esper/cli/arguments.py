@@ -1,4 +1,4 @@
-"""What several commands take alike: the log, the run, JSON; and how their values are read from text."""
+"""Arguments that several commands share: the log, the run, JSON; and the values that they are read as."""
 
 import argparse
 import math
@@ -35,18 +35,18 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def log_of(arguments: argparse.Namespace) -> Path:
-    """The log's directory: what was typed, else the environment's, else the default."""
+    """The log's directory: the option's, else the environment's, else the default."""
     typed: Path | None = arguments.log
     return typed if typed is not None else Path(os.environ.get(_LOG_VARIABLE) or _DEFAULT_LOG)
 
 
 def log_option(arguments: argparse.Namespace) -> str:
-    """What the next command has to be typed with, where this one was; empty, or `--log DIR` after a space."""
+    """The `--log` option for a next command: empty where this one has none, else ` --log DIR`."""
     return "" if arguments.log is None else log_flag(arguments.log)
 
 
 def directory_of(arguments: argparse.Namespace) -> Directory:
-    """The log that was typed. Raises LogError, saying how to name another, where there is none."""
+    """The log of `log_of`. Raises LogError, saying how to name another, where there is none."""
     path = log_of(arguments)
     if not path.exists():
         raise LogError(f"expected a log at {path}, got nothing: name it with --log or ${_LOG_VARIABLE}, or make one: esper train digits")
@@ -54,14 +54,14 @@ def directory_of(arguments: argparse.Namespace) -> Directory:
 
 
 def history_of(arguments: argparse.Namespace) -> History:
-    """The history of the run that was typed. Raises LogError or RuleError where there is none, or more than one."""
+    """The history of the run RUN. Raises LogError or RuleError where there is none, or more than one."""
     directory = directory_of(arguments)
     run = directory.resolve(arguments.run)
     return History(directory.open(run), run)
 
 
-def onward(history: History, arguments: argparse.Namespace) -> str | None:
-    """How the run that was typed goes on, in words; None where a process writes it, or it has ended."""
+def resume_hint_of(history: History, arguments: argparse.Namespace) -> str | None:
+    """The hint at how the interrupted run goes on; None where a process writes it, or it has ended."""
     entry = directory_of(arguments).entry(history.run)
     if entry is None or entry.live or entry.sealed:
         return None
@@ -71,7 +71,7 @@ def onward(history: History, arguments: argparse.Namespace) -> str | None:
     return None if state.end is not None else resume_hint(history.run, task, log_option(arguments))
 
 
-def count(text: str) -> int:
+def whole_number(text: str) -> int:
     """A whole number of at least 0, for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")

@@ -1,7 +1,7 @@
-"""The live display of a training: a thread that follows the run's log with a reader of its own, folds it, and draws what it says.
+"""The live display of a training: a thread that follows the run's log with a reader of its own, folds it, and draws it.
 
-It takes nothing from the trainer, so it shows what is on disk, and a training costs the same with it and without it but for the drawing.
-Whatever goes wrong here ends the display with a line on standard error; it never ends the training.
+It takes nothing from the trainer: it shows what is on disk, and costs a training nothing but the drawing. An error here ends the display
+with a line on standard error; it never ends the training.
 """
 
 import sys
@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
+from rich.constrain import Constrain
 from rich.live import Live
 
-from esper.cli.drawing.narration import Narrator
-from esper.cli.drawing.panel import panel
 from esper.cli.output import Output
+from esper.cli.panel import panel
+from esper.cli.transcript import transcript
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.history.view import PAGE, Reading
@@ -27,32 +27,31 @@ _REDRAW_S = 0.25
 _WAIT_S = 0.1
 
 
-class _Show(Protocol):
-    """Draws a run's panel; `at_once` also if the last one was drawn just before."""
+class Screen:
+    """The panel of a run on a terminal, drawn again at most every `redraw_s`; the last one stays."""
 
-    def __call__(self, reading: Reading, *, at_once: bool = False) -> None: ...
+    def __init__(self, out: Output, live: Live, redraw_s: float) -> None:
+        self._out, self._live, self._redraw_s, self._drawn = out, live, redraw_s, 0.0
+
+    def show(self, reading: Reading, *, at_once: bool = False) -> None:
+        """Draws `reading`; `at_once` also if the last panel was drawn just before."""
+        if at_once or time.monotonic() - self._drawn >= self._redraw_s:
+            self._live.update(Constrain(panel(reading, self._out.width), self._out.width), refresh=True)
+            self._drawn = time.monotonic()
 
 
 @contextmanager
-def screen(out: Output, redraw_s: float) -> Iterator[_Show]:
-    """Within, the panel stands on the terminal, drawn again at most every `redraw_s`; the last one stays."""
-    drawn = 0.0
+def screen(out: Output, redraw_s: float) -> Iterator[Screen]:
+    """A screen for as long as the context lasts."""
     with Live(console=out.console, auto_refresh=False, vertical_overflow="crop") as live:
-
-        def show(reading: Reading, *, at_once: bool = False) -> None:
-            nonlocal drawn
-            if at_once or time.monotonic() - drawn >= redraw_s:
-                live.update(panel(reading, out.width), refresh=True)
-                drawn = time.monotonic()
-
-        yield show
+        yield Screen(out, live, redraw_s)
 
 
 @contextmanager
 def live_display(directory: Directory, run: RunId, out: Output | None = None) -> Iterator[None]:
-    """Within, `run` is shown while it is trained: as a panel on a terminal, elsewhere line by line.
+    """Within, `run` is shown while it is trained: as a panel on a terminal, elsewhere as a transcript.
 
-    It may be entered before the run's log exists. What was in the log already is not told again line by line.
+    It may be entered before the run's log exists. Records that the log held before are not in the transcript.
     """
     display = _Display(directory, run, out or Output())
     thread = threading.Thread(target=display.show, name="live display", daemon=True)
@@ -92,20 +91,19 @@ class _Display:
             if self._out.interactive:
                 self._draw(log)
             else:
-                self._tell(log)
+                self._write(log)
 
     def _draw(self, log: Log) -> None:
-        with screen(self._out, _REDRAW_S) as show:
+        with screen(self._out, _REDRAW_S) as drawn:
             for _ in self._pages(log, PAGE):
-                show(self._reading)
-            show(self._reading, at_once=True)
+                drawn.show(self._reading)
+            drawn.show(self._reading, at_once=True)
 
-    def _tell(self, log: Log) -> None:
-        narrator = Narrator(self._out.width, sparse=True, stages=False)
-        # One record at a time: a line tells the run as it stood then.
+    def _write(self, log: Log) -> None:
+        # One record at a time: a line shows the run as it stood then.
         for records in self._pages(log, 1):
             for record in records:
-                self._out.lines(narrator.tell(record, self._reading))
+                self._out.print(*transcript(record, self._reading, self._out.width, sparse=True, stages=False))
             self._out.flush()
 
     def _pages(self, log: Log, limit: int) -> Iterator[tuple[Record, ...]]:

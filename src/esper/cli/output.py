@@ -1,15 +1,16 @@
-"""Where the shell writes: styled on a terminal, the same words without colours or cursor movements in a pipe, JSON for programs."""
+"""The shell's standard output: styled on a terminal, the same words without colours or cursor movements in a pipe, JSON for programs."""
 
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import TextIO
 
 from pydantic_core import to_json
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from esper.cli.drawing.text import hanging
+from esper.cli.text import hanging
 
 _WIDTH = 100
 
@@ -27,8 +28,16 @@ class Output:
         self.console = Console(file=stream, highlight=False, emoji=False, markup=False, width=width)
         self.width = min(_WIDTH, self.console.width)
 
+    def print(self, *renderables: RenderableType) -> None:
+        """Writes each renderable in `width` columns; in a pipe without the spaces that fill its lines."""
+        with nullcontext() if self.interactive else self.console.capture() as captured:
+            self.console.print(Group(*renderables), width=self.width)
+        if captured is not None:
+            for line in captured.get().splitlines():
+                self.raw(line.rstrip())
+
     def lines(self, lines: Iterable[Text | str]) -> None:
-        """Writes each line as it comes; a line that is too long for a terminal is its to wrap."""
+        """Writes each line as it comes and as it is; a terminal wraps one that is too long."""
         for line in lines:
             if self.interactive:
                 self.console.print(line, soft_wrap=True)
@@ -36,11 +45,18 @@ class Output:
                 # The same words; a list of 10,000 runs spends a second in rich otherwise.
                 self.raw(line.plain if isinstance(line, Text) else line)
 
+    def line(self, line: Text | str) -> None:
+        """Writes one line, and hands it over at once."""
+        self.lines((line,))
+        self.flush()
+
     def item(self, mark: str, style: str, name: str, words: str) -> None:
-        """Writes `words` behind a styled mark and a name: on a terminal indented as far where they take several lines, in a pipe in one."""
-        head = f"{mark:<8} {name} "
-        first, *more = hanging(head, words, self.width) if self.interactive else [head + words]
-        self.lines((Text(mark, style=style).append(first[len(mark) :], style=""), *more))
+        """Writes `words` behind a styled mark and a name: wrapped beside them on a terminal, in one line in a pipe."""
+        head = Text(f"{mark:<8}", style=style).append(f" {name} ", style="")
+        if self.interactive:
+            self.print(hanging(head, words))
+        else:
+            self.raw(f"{head.plain}{words}")
 
     def json(self, value: object) -> None:
         """Writes `value` as one line of JSON: models, dataclasses and maps as objects, what is not finite as the log's own words.
@@ -49,11 +65,6 @@ class Output:
         """
         named = value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else value
         self.raw(to_json(named, inf_nan_mode="strings", fallback=_plain).decode())
-
-    def line(self, line: Text | str) -> None:
-        """Writes one line, and hands it over at once."""
-        self.lines((line,))
-        self.flush()
 
     def raw(self, line: str) -> None:
         """Writes `line` as it is."""

@@ -36,9 +36,9 @@ def test_the_lattice_shows_every_slot_of_every_site(esper: Esper) -> None:
 
 def test_each_life_has_a_lane_of_its_stages(esper: Esper) -> None:
     lives = section(esper("show", "latest").lines, "lives")
-    assert lives[1] == "  hidden.2 s0 lowrank:8 @1   ·░░▒▒▓?██━█━━━ fossilized"
-    assert lives[2] == "  hidden.0 s0 mlp:24 @4         ·░░░▒▒▒!    rolled-back"
-    assert lives[6] == "  hidden.2 s1 mlp:24 @10              ·     undone"
+    assert lives[1] == "  hidden.2 s0 lowrank:8 @1   ·░░▒▒▓?██━█━━━  fossilized"
+    assert lives[2] == "  hidden.0 s0 mlp:24 @4         ·░░░▒▒▒!     rolled-back"
+    assert lives[6] == "  hidden.2 s1 mlp:24 @10              ·      undone"
 
 
 def test_an_earlier_epoch_shows_what_was_so_then(esper: Esper) -> None:

@@ -3,14 +3,14 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_option
-from esper.cli.drawing.text import lasting, short, wrapped
 from esper.cli.output import Output
+from esper.cli.text import duration, hanging, short_id
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
@@ -63,7 +63,7 @@ def run_list(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.json:
             out.json(line)
         else:
-            out.lines(_drawn(line, log_option(arguments), out.width))
+            _print_alert(line, log_option(arguments), out)
     for error in unreadable:
         print(f"esper: {error}", file=sys.stderr)
     if not found and not unreadable and not arguments.json:
@@ -78,17 +78,17 @@ def _none(directory: Directory, run: RunId) -> str:
     return f"nobody observed this run; from its first record on: esper observe --from-start{log_flag(directory.path)}"
 
 
-def _drawn(line: AlertLine, log: str, width: int) -> Iterator[Text | str]:
+def _print_alert(line: AlertLine, log: str, out: Output) -> None:
     labels = " ".join(f"{name}={value}" for name, value in sorted(line.labels.items()))
     head = Text(f"{line.status:<8} ", style="dim" if line.status == "resolved" else "bold")
     head.append(f"{line.severity:<8} ", style=_STYLES.get(line.severity, "")).append(f"{line.rule}  {labels}".rstrip())
-    yield head
-    yield f"    since {line.since[:19].replace('T', ' ')} UTC, run {short(line.run)}, esper show {line.run[-6:]} --at {line.moment}{log}"
+    since = f"since {line.since[:19].replace('T', ' ')} UTC, run {short_id(line.run)}, esper show {line.run[-6:]} --at {line.moment}{log}"
+    out.lines((head, f"    {since}"))
     if line.summary:
-        yield from wrapped(line.summary, width, 4)
+        out.print(hanging("    ", line.summary))
     for told in line.told:
         words = f"{told.handler}: {told.what} {told.outcome}{f', {told.error}' if told.error else ''}"
-        yield from (Text(line, style="dim") for line in wrapped(words, width, 4))
+        out.print(hanging("    ", words, style="dim"))
 
 
 def _run_rules(arguments: argparse.Namespace, out: Output) -> int:
@@ -120,8 +120,8 @@ def _condition(rule: Rule) -> str:
         case EventSource():
             words = source.kind.removeprefix("esper.").rpartition(".")[0]
             words += "".join(f", {name} {value}" for name, value in source.where)
-            words += f", {source.count} within {lasting(float(source.within_s))}" if source.within_s is not None else ""
-    held = f", for {lasting(float(rule.for_s))}" if rule.for_s else ""
+            words += f", {source.count} within {duration(float(source.within_s))}" if source.within_s is not None else ""
+    held = f", for {duration(float(rule.for_s))}" if rule.for_s else ""
     return f"{words}{held}  ({rule.topic})"
 
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from esper.cli.arguments import Subcommands, add_json, add_run, history_of
-from esper.cli.drawing.text import count
 from esper.cli.output import Output
+from esper.cli.text import count
 from esper.history.export import export
 
 

@@ -4,7 +4,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from esper.cli.arguments import Subcommands, add_log, count, log_of
+from esper.cli.arguments import Subcommands, add_log, log_of, whole_number
 from esper.cli.output import Output
 from esper.errors import SettingsError
 from esper.oona.directory import Directory
@@ -14,7 +14,7 @@ def add(commands: Subcommands) -> None:
     """Says what can be typed."""
     parser = commands.add_parser("nissa", help="serve metrics and the JSON API over a log")
     parser.add_argument("--host", metavar="ADDRESS", help="the address to listen at (nissa.host; default 127.0.0.1)")
-    parser.add_argument("--port", type=count, metavar="N", help="the port to listen at (nissa.port; default 9090)")
+    parser.add_argument("--port", type=whole_number, metavar="N", help="the port to listen at (nissa.port; default 9090)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the bearer token (nissa.token_file)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with a table [nissa]")
     add_log(parser)

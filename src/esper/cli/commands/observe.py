@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_log, count, directory_of, log_of
-from esper.cli.drawing.text import short
+from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_of, whole_number
 from esper.cli.output import Output
+from esper.cli.text import short_id
 from esper.observer.build import observe, rebuild
 from esper.oona.directory import Directory
 
@@ -27,7 +27,7 @@ def add(commands: Subcommands) -> None:
         "--from-start", action="store_true", help="begin with the first record of runs that have ended, not after their last"
     )
     watch.add_argument("--background", action="store_true", help="let training go first, and leave when nothing is trained any more")
-    watch.add_argument("--parent", type=count, metavar="PID", help="leave when process PID, which started this one, has ended")
+    watch.add_argument("--parent", type=whole_number, metavar="PID", help="leave when process PID, which started this one, has ended")
     watch.set_defaults(command=_run_observe)
     again = commands.add_parser("rebuild", help="make an observer's states again from the log; what was derived stays")
     again.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
@@ -73,7 +73,7 @@ def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
             out.json({"run": made.run, "records": made.records, "digest": made.digest, "same": made.same})
         else:
             word = {True: "same as saved", False: "differs from what was saved", None: "nothing was saved at that place"}[made.same]
-            out.line(f"{short(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {word}")
+            out.line(f"{short_id(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {word}")
     if none and not arguments.json:
         out.line("nobody observed a run of this log yet")
     return 1 if differs else 0

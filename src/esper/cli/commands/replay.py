@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_run, count, factor, history_of
-from esper.cli.drawing.narration import Narrator
+from esper.cli.arguments import Subcommands, add_json, add_run, factor, history_of, whole_number
 from esper.cli.live import screen
 from esper.cli.output import Output
+from esper.cli.transcript import transcript
 from esper.events.kinds.epoch import EpochCompleted
 from esper.history.replay import EpochDigest, Replay
 from esper.history.run import History
@@ -23,8 +23,10 @@ def add(commands: Subcommands) -> None:
     """Says what can be typed."""
     parser = commands.add_parser("replay", help="the run told again from its log, through the folds")
     add_run(parser)
-    parser.add_argument("--from", dest="first", type=count, metavar="M", help="tell from this moment on; what came before is folded unseen")
-    parser.add_argument("--to", dest="last", type=count, metavar="M", help="stop after this moment")
+    parser.add_argument(
+        "--from", dest="first", type=whole_number, metavar="M", help="tell from this moment on; what came before is folded unseen"
+    )
+    parser.add_argument("--to", dest="last", type=whole_number, metavar="M", help="stop after this moment")
     parser.add_argument("--speed", type=factor, metavar="X", help="X times as fast as it happened (default: as fast as it can be followed)")
     parser.add_argument("--digest", action="store_true", help="the digest of the state when each epoch was over; line by line")
     add_json(parser, "one JSON object per epoch with its digest")
@@ -40,7 +42,12 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         elif out.interactive and not arguments.digest:
             _watch(_replay(history, arguments, digests=False), out, paced=arguments.speed is None)
         else:
-            out.lines(_told(_replay(history, arguments, digests=arguments.digest), out.width))
+            replay = _replay(history, arguments, digests=arguments.digest)
+            for frame in replay.frames():
+                if frame.over is not None:
+                    out.print(_digest_line(frame.over))
+                out.print(*transcript(frame.record, frame.reading, out.width))
+            out.print(_digest_line(replay.final()))
     return 0
 
 
@@ -56,15 +63,6 @@ def _digests(history: History, arguments: argparse.Namespace) -> Iterator[EpochD
     yield replay.final()
 
 
-def _told(replay: Replay, width: int) -> Iterator[Text]:
-    narrator = Narrator(width)
-    for frame in replay.frames():
-        if frame.over is not None:
-            yield _digest_line(frame.over)
-        yield from narrator.tell(frame.record, frame.reading)
-    yield _digest_line(replay.final())
-
-
 def _digest_line(reached: EpochDigest) -> Text:
     so_far = "" if reached.over else f"\n      epoch {reached.epoch} was not over"
     return Text(f"{reached.epoch:>4}  @{reached.moment:<6} {reached.digest}{so_far}", style="dim")
@@ -72,11 +70,11 @@ def _digest_line(reached: EpochDigest) -> Text:
 
 def _watch(replay: Replay, out: Output, *, paced: bool) -> None:
     """Draws the panel over and over; `paced` waits a little at each epoch's end, else the replay's own speed is all."""
-    with screen(out, _REDRAW_S) as show:
+    with screen(out, _REDRAW_S) as drawn:
         for frame in replay.frames():
             completed = frame.record.type == EpochCompleted.KIND
-            show(frame.reading, at_once=completed)
+            drawn.show(frame.reading, at_once=completed)
             if completed and paced:
                 time.sleep(_EPOCH_S)
-        show(replay.reading, at_once=True)
+        drawn.show(replay.reading, at_once=True)
     out.line(_digest_line(replay.final()))

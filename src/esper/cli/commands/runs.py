@@ -5,8 +5,8 @@ import argparse
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, add_json, add_log, directory_of
-from esper.cli.drawing.text import UNKNOWN, count, number, within
 from esper.cli.output import Output
+from esper.cli.text import UNKNOWN, count, elided, number
 from esper.history.catalog import Listed, listed
 from esper.history.resume import log_flag
 
@@ -53,4 +53,4 @@ def _line(one: Listed, width: int | None) -> Text:
     epochs = "" if one.epoch is None or one.epochs is None else f"/{one.epochs}"
     text.append(f"{count(one.epoch) + epochs:>9} {number(one.validation_loss, 4):>8} {count(one.parameters):>10}  ")
     task = one.task or UNKNOWN
-    return text.append(task if width is None else within(task, width - text.cell_len))
+    return text.append(task if width is None else elided(task, width - text.cell_len))

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_log, add_run, count, directory_of, log_of, log_option
-from esper.cli.drawing.outcome import comparison, title
-from esper.cli.drawing.story import story
-from esper.cli.drawing.text import listed, many, metric, short
+from esper.cli.arguments import Subcommands, add_json, add_log, add_run, directory_of, log_of, log_option, whole_number
 from esper.cli.live import live_display
+from esper.cli.outcome import TITLES, comparison, growth_summary
 from esper.cli.output import Output
+from esper.cli.text import metric, plural, separated, short_id
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.history.resume import Variant, is_resumable, resume_hint
-from esper.history.run import open_run
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 
@@ -38,8 +36,8 @@ def add(commands: Subcommands) -> None:
     """Says what can be typed."""
     train = commands.add_parser("train", help="train a task; all that happens is in the log")
     train.add_argument("task", metavar="TASK", help="a task's name (digits, mnist1d), module:attribute, or a TOML file")
-    train.add_argument("--epochs", type=count, metavar="N", help="how many epochs (trainer.epochs)")
-    train.add_argument("--rng-seed", type=count, metavar="N", help="what all randomness is derived from (trainer.rng_seed)")
+    train.add_argument("--epochs", type=whole_number, metavar="N", help="how many epochs (trainer.epochs)")
+    train.add_argument("--rng-seed", type=whole_number, metavar="N", help="what all randomness is derived from (trainer.rng_seed)")
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
     add_log(train)
@@ -81,7 +79,7 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
 
     def say(variant: Variant) -> None:
         if not arguments.json:
-            out.line(Text(f" now {title(variant)}, with the same data and steps", style="dim"))
+            out.line(Text(f" now {TITLES[variant]}, with the same data and steps", style="dim"))
 
     rows: list[Compared] = []
     try:
@@ -180,18 +178,16 @@ def _gather(rows: "list[Compared]", variants: "Iterable[Compared]") -> bool:
     return True
 
 
-def _conclude(trained: "Result", rows: "list[Compared]", arguments: argparse.Namespace, out: Output) -> None:
+def _conclude(result: "Result", rows: "list[Compared]", arguments: argparse.Namespace, out: Output) -> None:
     if arguments.json:
-        out.json({"run": trained.run, "parameters": trained.host.parameters(), "metrics": trained.metrics, "compared": rows})
+        out.json({"run": result.run, "parameters": result.host.parameters(), "metrics": result.metrics, "compared": rows})
         return
-    out.line("")
-    out.lines(comparison(rows, out.width))
-    reached = (metric(name, value) for name, value in trained.metrics.items())
-    out.lines(listed((f"run {short(trained.run)}", many(trained.host.parameters(), "parameter"), *reached), out.width, 1))
+    out.print("", *([comparison(rows)] if rows else []))
+    metrics = (metric(name, value) for name, value in result.metrics.items())
+    out.print(separated((f"run {short_id(result.run)}", plural(result.host.parameters(), "parameter"), *metrics), indent=1))
     if rows:
-        with open_run(trained.run, log_of(arguments)) as history:
-            out.line("\n what grew, told again from its log:")
-            out.lines(story(history.known, out.width))
-    name, log = trained.run[-6:], log_option(arguments)
+        with result.history as history:
+            out.print("\n what grew, told again from its log:", *growth_summary(history.known))
+    name, log = result.run[-6:], log_option(arguments)
     out.line(Text(" every claim above is in the log:", style="dim"))
     out.lines(f"   esper {command.format(name)}{log}" for command in ("show {}", "replay {}", "log {} --topic decisions"))

@@ -1,18 +1,19 @@
-"""Lives of seeds as lanes of stages: in words for the live panel, along an axis of epochs for the report, and the lattice of slots."""
+"""Lives of seeds as lanes of stages: in words for the panel, along an axis of epochs for `esper show`; and the lattice of slots."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from rich.columns import Columns
+from rich.table import Table
 from rich.text import Text
 
-from esper.cli.drawing.text import clipped
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
 from esper.folds.timeline import Life, Span
 
 
 class _Look(NamedTuple):
-    """How a stage is drawn. A denser glyph means more influence on the host: none up to TRAINING, whole from STABILIZATION on."""
+    """Style, word and glyph of a stage. A denser glyph is more influence on the host: none up to TRAINING, whole from STABILIZATION on."""
 
     style: str
     word: str
@@ -37,16 +38,11 @@ _OVER = frozenset({Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK})
 _LONGEST_BAR = 4
 
 
-def name_of(life: Life) -> str:
-    """A life's slot and blueprint, as lanes are headed."""
-    return f"s{life.seed} {life.blueprint or '(blueprint unknown)'}"
-
-
 def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int], width: int) -> Text:
     """The stages of `life` up to the end of `epoch`, in at most `width` characters: the past with a bar per epoch, the present in capitals.
 
-    `planned` is how many epochs a stage is meant to last, where the settings say so. Stages that took no epoch are left out; where room is
-    short the oldest give way to an ellipsis.
+    `planned` is the length in epochs that the settings give a stage. Stages that took no epoch are left out; where room is short the
+    oldest give way to an ellipsis.
     """
     past = [_past(span, epoch) for span in life.spans[:-1] if _length(span, epoch) > 0]
     now = _now(life, epoch, planned)
@@ -58,7 +54,8 @@ def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int], width:
 
 
 def _past(span: Span, epoch: int) -> Text:
-    bar = "" if span.stage in _OVER else f"{_bar(_length(span, epoch))} "
+    length = _length(span, epoch)
+    bar = "" if span.stage in _OVER else f"{'━' * length if length <= _LONGEST_BAR else f'━{length}━'} "
     return Text(f"{LOOKS[span.stage].word} {bar}", style=LOOKS[span.stage].style)
 
 
@@ -71,23 +68,16 @@ def _now(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
         return Text(f"{word} @{last.from_epoch}: {last.reason}", style=style)
     if last.stage is Stage.FOSSILIZED:
         return Text(f"FOSSIL since @{last.from_epoch}", style=style)
-    return Text(f"{word.upper()} {_age(_length(last, epoch), planned.get(last.stage))}", style=style)
+    of = f"/{planned[last.stage]}" if last.stage in planned else ""
+    return Text(f"{word.upper()} {_length(last, epoch)}{of}", style=style)
 
 
 def _length(span: Span, epoch: int) -> int:
     return (span.to_epoch if span.to_epoch is not None else epoch) - span.from_epoch
 
 
-def _bar(epochs: int) -> str:
-    return "━" * epochs if epochs <= _LONGEST_BAR else f"━{epochs}━"
-
-
-def _age(epochs: int, planned: int | None) -> str:
-    return f"{epochs}" if planned is None else f"{epochs}/{planned}"
-
-
 def lane(life: Life, epoch: int, axis: int, width: int) -> Text:
-    """`life` along an axis of `axis` epochs in at most `width` characters; each shows the latest stage that its share of epochs saw.
+    """`life` along an axis of `axis` epochs in at most `width` characters; each shows the latest stage within its share of epochs.
 
     A stage entered at the end of an epoch is shown from the next on, so what is in force after the last epoch stands at `epoch` + 1. An
     ended life shows its end once and nothing after it.
@@ -102,7 +92,7 @@ def lane(life: Life, epoch: int, axis: int, width: int) -> Text:
 
 
 def scale_of(axis: int, width: int) -> int:
-    """How many epochs a character stands for on an axis of `axis` epochs in `width` characters."""
+    """Epochs per character on an axis of `axis` epochs in `width` characters."""
     return max(1, -(-axis // width))
 
 
@@ -128,37 +118,34 @@ def ruler(axis: int, width: int) -> str:
     return "".join(line).rstrip()
 
 
-def legend(drawn: str, width: int) -> list[Text]:
-    """What the glyphs in `drawn` stand for, in lines of at most `width` characters."""
-    lines: list[Text] = []
-    for look in LOOKS.values():
-        if look.glyph in drawn.replace(" ", ""):
-            if not lines or lines[-1].cell_len + 3 + len(look.word) > width:
-                lines.append(Text())
-            lines[-1].append(f" {look.glyph}" if lines[-1] else look.glyph, style=look.style).append(f" {look.word}", style="dim")
-    return lines
+def legend(drawn: str) -> Columns:
+    """The glyphs in `drawn` with their stages."""
+    looks = [look for look in LOOKS.values() if look.glyph in drawn.replace(" ", "")]
+    return Columns([Text(look.glyph, style=look.style).append(f" {look.word}", style="dim") for look in looks])
 
 
-def lattice(sites: Sequence[Site], rows: Sequence[SeedRow], cell: int) -> list[Text]:
-    """One line per site: every slot with its stage and blueprint, `cell` characters each; a slot that the log does not know is unknown."""
-    table = {(row.site, row.seed): row for row in rows}
-    head = max((len(site.name) for site in sites), default=0)
+def lattice(sites: Sequence[Site], rows: Sequence[SeedRow]) -> Table:
+    """A row per site, a column per slot: stage and blueprint of its seed; a slot that the log does not know is unknown."""
+    known = {(row.site, row.seed): row for row in rows}
     slots = max((site.slots for site in sites), default=0)
-    lines = [Text(" " * head + "  " + "".join(f"s{slot}".ljust(cell) for slot in range(slots)).rstrip(), style="dim")]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(no_wrap=True)
+    for slot in range(slots):
+        table.add_column(f"s{slot}", no_wrap=True, overflow="ellipsis")
     for site in sites:
-        line = Text(site.name.ljust(head) + "  ")
-        for slot in range(site.slots):
-            line.append_text(_slot(table.get((site.name, slot)), cell))
-        line.rstrip()
-        lines.append(line)
-    return lines
+        table.add_row(site.name, *(_slot(known.get((site.name, slot))) for slot in range(site.slots)))
+    return table
 
 
-def _slot(row: SeedRow | None, cell: int) -> Text:
+def _slot(row: SeedRow | None) -> Text:
     if row is None:
-        return Text("unknown".ljust(cell), style="dim")
+        return Text("unknown", style="dim")
     if row.stage is Stage.DORMANT:
-        return Text("·".ljust(cell), style="dim")
+        return Text("·", style="dim")
     embargo = "" if row.embargo_until is None else f" until {row.embargo_until}"
-    words = f"{row.stage.value.lower().replace('_', '-')} {row.blueprint or ''}{embargo}"
-    return Text(clipped(words, cell - 1).ljust(cell), style=LOOKS[row.stage].style)
+    return Text(f"{stage_word(row.stage)} {row.blueprint or ''}{embargo}", style=LOOKS[row.stage].style)
+
+
+def stage_word(stage: Stage) -> str:
+    """A stage's name in small letters."""
+    return stage.value.lower().replace("_", "-")

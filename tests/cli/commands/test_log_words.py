@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from esper.cli.drawing.summary import headings, line, words_of
+from esper.cli.commands.log import _headings, _line, words_of
 from esper.events.codec import decode_payload
 from esper.events.envelope import EventId, Moment, Record, RunId
 from tests.events.sample_files import ALL, NAMES
@@ -24,25 +24,25 @@ def test_every_kind_that_there_is_has_words(kind: str, payload: bytes) -> None:
 
 
 def test_the_columns_stand_under_their_headings() -> None:
-    shown = line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), None).plain
+    shown = _line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), None).plain
     assert shown == "      7     2      36  12:00:03.125  checkpoint.pruned      epoch-000004: the newest 3 are kept"
     for heading, value in (("moment", "7"), ("epoch", "2"), ("step", "36")):
-        assert headings(None).plain.index(heading) + len(heading) == shown.index(value) + len(value)
+        assert _headings(None).plain.index(heading) + len(heading) == shown.index(value) + len(value)
 
 
 def test_a_line_is_cut_to_the_terminal() -> None:
-    shown = line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), 70)
+    shown = _line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), 70)
     assert (shown.cell_len, shown.plain[-1]) == (70, "…")
 
 
 def test_on_a_narrow_terminal_step_and_time_give_way_to_what_was_said() -> None:
-    shown = line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), 80).plain
+    shown = _line(record("esper.checkpoint.pruned.v1", b'{"checkpoint":"epoch-000004","reason":"the newest 3 are kept"}'), 80).plain
     assert shown == "      7     2  checkpoint.pruned      epoch-000004: the newest 3 are kept"
-    assert headings(80).plain.split() == ["moment", "epoch", "event", "what"]
+    assert _headings(80).plain.split() == ["moment", "epoch", "event", "what"]
 
 
 def test_a_kind_of_a_newer_version_is_shown_as_not_understood() -> None:
-    shown = line(record("esper.seed.rewound.v9", b"{}"), None).plain
+    shown = _line(record("esper.seed.rewound.v9", b"{}"), None).plain
     assert "seed.rewound" in shown
     assert "not understood: run x, topic system.events.run, moment 7" in shown
 

@@ -5,28 +5,27 @@ from datetime import UTC, datetime
 
 import pytest
 
-from esper.cli.drawing.text import (
+from esper.cli.text import (
     UNKNOWN,
-    bar,
-    clipped,
-    clock,
     count,
-    fitted,
-    lasting,
-    listed,
-    many,
+    duration,
+    elided,
+    hanging,
+    learning_rate,
     metric,
     number,
+    one_line,
     percent,
-    place,
-    rate,
+    plural,
+    reference,
+    separated,
     share,
-    short,
+    short_id,
     sparkline,
-    within,
-    wrapped,
+    timestamp,
 )
 from esper.events.envelope import EventId, RunId
+from tests.cli.conftest import rendered
 
 NAN, INF = math.nan, math.inf
 
@@ -50,7 +49,7 @@ def test_a_number_is_never_rounded_to_zero_nor_made_up(value: float | None, show
 
 
 def test_what_was_not_measured_is_unknown_in_every_form() -> None:
-    assert {show(None) for show in (number, percent, share, rate, count, lasting, clock)} == {UNKNOWN}
+    assert {show(None) for show in (number, percent, share, learning_rate, count, duration, timestamp)} == {UNKNOWN}
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.603, "0.603"), (0.5996, "0.600"), (0.00029, "0.000"), (NAN, "NaN")])
@@ -60,20 +59,20 @@ def test_a_share_has_three_places(value: float, shown: str) -> None:
 
 def test_other_forms() -> None:
     assert percent(0.946) == "94.6 %"
-    assert rate(3e-3) == "3.0e-3"
+    assert learning_rate(3e-3) == "3.0e-3"
     assert count(14208) == "14,208"
-    assert [lasting(seconds) for seconds in (2.0, 61, 300, 7260, 86_400, 200_000)] == [
+    assert [duration(seconds) for seconds in (2.0, 61, 300, 7260, 86_400, 200_000)] == [
         "2.0 s", "1 min 1 s", "5 min", "2 h 1 min", "1 d", "2 d 7 h",
     ]  # fmt: skip
-    assert clock(datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)) == "2026-03-01 12:00:05"
-    assert short(RunId("019ca945-0a00-7000-8000-0000007c21ab")) == "…7c21ab"
+    assert timestamp(datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)) == "2026-03-01 12:00:05"
+    assert short_id(RunId("019ca945-0a00-7000-8000-0000007c21ab")) == "…7c21ab"
     assert metric("test_accuracy", 0.963) == "test_accuracy 96.3 %"
     assert metric("perplexity", 12.0) == "perplexity 12.000"
 
 
 def test_an_event_is_named_by_its_place() -> None:
-    assert place(EventId("019ca945-0a00-7000-8000-0000007c21ab/238")) == "@238"
-    assert place(EventId("0d41f3f0a1b2c3d4e5f60718293a4b5c")) == "0d41f3f0"
+    assert reference(EventId("019ca945-0a00-7000-8000-0000007c21ab/238")) == "@238"
+    assert reference(EventId("0d41f3f0a1b2c3d4e5f60718293a4b5c")) == "0d41f3f0"
 
 
 def test_a_curve_runs_between_its_own_least_and_greatest() -> None:
@@ -102,33 +101,27 @@ def test_a_long_curve_keeps_its_width_and_hides_no_nan() -> None:
     assert drawn.index("!") == 8
 
 
-@pytest.mark.parametrize(
-    ("done", "planned", "shown"), [(0, 80, "╸─────────"), (40, 80, "━━━━━╸────"), (80, 80, "━━━━━━━━━━"), (90, 80, "━━━━━━━━━━")]
-)
-def test_a_progress_bar_has_its_width(done: int, planned: int, shown: str) -> None:
-    assert bar(done, planned, 10) == shown
+def test_text_that_is_cut_has_an_ellipsis() -> None:
+    assert [elided("abcdef", width) for width in (6, 5, 4, 1)] == ["abcdef", "ab…ef", "ab…f", "…"]
+    assert [rendered(one_line("one", "four", "six"), width=width) for width in (14, 9)] == [["one  four  six"], ["one  fou…"]]
 
 
-def test_text_that_is_cut_says_so() -> None:
-    assert (clipped("abcdef", 4), clipped("abcd", 4)) == ("abc…", "abcd")
-    assert [within("abcdef", width) for width in (6, 5, 4, 1)] == ["abcdef", "ab…ef", "ab…f", "…"]
-
-
-def test_listed_parts_are_not_broken_and_keep_the_width() -> None:
+def test_separated_parts_are_not_broken_and_keep_the_width() -> None:
     parts = ["run …7c21ab", "validation_loss 0.094", "test_loss 0.146", "test_accuracy 96.3 %"]
-    lines = listed(parts, 40, 1)
-    assert lines == [" run …7c21ab · validation_loss 0.094 ·", " test_loss 0.146 · test_accuracy 96.3 %"]
-
-
-def test_parts_that_do_not_fit_are_left_out() -> None:
-    assert [fitted(["one", "four", "six"], width) for width in (15, 9, 8, 2)] == ["one  four  six", "one  four", "one  six", "one"]
+    assert rendered(separated(parts, indent=1)) == [" run …7c21ab · validation_loss 0.094 · test_loss 0.146 · test_accuracy 96.3 %"]
+    lines = rendered(separated(parts, indent=1), width=45)
+    assert max(map(len, lines)) <= 45
+    assert all(line.startswith(" ") for line in lines)
+    assert all(any(part in line for line in lines) for part in parts)
 
 
 def test_a_count_has_its_noun() -> None:
-    assert [many(number, "site") for number in (0, 1, 2170)] == ["0 sites", "1 site", "2,170 sites"]
+    assert [plural(number, "site") for number in (0, 1, 2170)] == ["0 sites", "1 site", "2,170 sites"]
 
 
-def test_wrapped_text_keeps_its_width_and_its_words() -> None:
-    lines = wrapped("0.2721 against 0.2989 (-9.0 %), n 350, z 4.7, best of 9 tried", 30, 4)
-    assert all(len(line) <= 30 and line.startswith("    ") for line in lines)
-    assert " ".join(line.strip() for line in lines) == "0.2721 against 0.2989 (-9.0 %), n 350, z 4.7, best of 9 tried"
+def test_words_hang_beside_their_head_and_keep_the_width() -> None:
+    words = "0.2721 against 0.2989 (-9.0 %), n 350, z 4.7, best of 9 tried"
+    first, *others = rendered(hanging("  @7  ", words), width=30)
+    assert first.startswith("  @7  0.2721")
+    assert all(len(line) <= 30 and line.startswith("      ") for line in others)
+    assert " ".join(line.strip() for line in (first.removeprefix("  @7"), *others)) == words

@@ -1,0 +1,71 @@
+"""Decisions as rows: adaptation, reason, confidence, urgency, and what became of each."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from esper.cli.text import elided, reference, share
+from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.folds.control import DecisionRow
+from esper.folds.run import RunState
+
+_HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
+_LONGEST_NAME = 24
+_WITH_REASONS = 90
+_STYLES = {
+    "applied": "green",
+    "refused": "yellow",
+    "command refused": "yellow",
+    "failed": "red",
+    "pending": "cyan",
+    "recorded": "dim",
+}
+
+
+def is_adaptation(decided: DecisionRow) -> bool:
+    """True for a decision that changes the network; False for housekeeping and for doing nothing."""
+    return decided.decision.adaptation not in _HOUSEKEEPING
+
+
+def adaptation(decision: DecisionMade) -> str:
+    """The adaptation and its seed."""
+    where = "" if decision.site is None else f" {decision.site}"
+    seed = "" if decision.seed is None else f" s{decision.seed}"
+    return f"{decision.adaptation.value}{where}{seed}"
+
+
+def confidence(decision: DecisionMade) -> str:
+    """Confidence and urgency."""
+    return f"conf {share(decision.confidence)} urg {share(decision.urgency)}"
+
+
+def evidence(decision: DecisionMade) -> str:
+    """The records that a decision follows from."""
+    return ", ".join(reference(event) for event in decision.evidence) or "no evidence"
+
+
+def decision_table(decisions: Iterable[DecisionRow], width: int, *, reasons: bool | None = None) -> Table:
+    """A row per decision: with its reason, cut to the room there is (`reasons`; by default in a large `width`), or with its blueprint."""
+    reasons = width >= _WITH_REASONS if reasons is None else reasons
+    name_width = _LONGEST_NAME if reasons else max(8, width - 49)
+    table = Table.grid(padding=(0, 2, 0, 0), expand=reasons)
+    table.add_column(width=4, justify="right")
+    table.add_column(no_wrap=True, width=None if reasons else name_width)
+    if reasons:
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(no_wrap=True, style="dim", min_width=20)
+    table.add_column(no_wrap=True, min_width=19)
+    for decided in decisions:
+        decision = decided.decision
+        blueprint = "" if reasons or decision.blueprint is None else f" {decision.blueprint}"
+        name = elided(adaptation(decision) + blueprint, name_width)
+        outcome = {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
+        cells = (name, decision.reason) if reasons else (name,)
+        table.add_row(str(decided.epoch), *cells, confidence(decision), Text(outcome, style=_STYLES[decided.fate]))
+    return table
+
+
+def refusals(state: RunState) -> str:
+    """The number of decisions that each of the gate's rules refused."""
+    return ", ".join(f"{rule} {refused}" for rule, refused in sorted(state.control.counts.refused.items())) or "none"

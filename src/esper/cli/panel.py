@@ -1,0 +1,166 @@
+"""The panel of a run: progress, losses, log, a box per site with the lanes of its seeds, the last decisions with their numbers.
+
+It is drawn from a Reading and nothing else, so a replay draws what the live display drew.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from esper.cli.decisions import decision_table, is_adaptation
+from esper.cli.lanes import LOOKS, stages_in_words
+from esper.cli.text import UNKNOWN, elided, learning_rate, metric, number, one_line, percent, plural, short_id, sparkline
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.run import RunStarted, Site
+from esper.folds.lifecycle import IN_TASK_GRAPH
+from esper.folds.run import RunState
+from esper.folds.timeline import Life
+from esper.history.view import Reading
+
+_SITES = 6
+_DECISIONS = 6
+_LANE_NAME = 16
+_PLANNED = {
+    Stage.TRAINING: "policy.train_epochs",
+    Stage.GRAFTING: "policy.graft_epochs",
+    Stage.STABILIZATION: "policy.stabilize_epochs",
+    Stage.EVALUATING: "policy.evaluate_epochs",
+    Stage.FINE_TUNING: "policy.fine_tune_epochs",
+}
+
+
+def panel(reading: Reading, width: int) -> Group:
+    """The panel of `reading` in `width` columns."""
+    started = reading.state.started
+    if started is None:
+        return Group(Text(f" esper · run {short_id(reading.run)} · nothing recorded yet", style="dim"))
+    notes = [one_line(f"     {note.text}", style="yellow") for note in reading.timeline.notes[-2:]]
+    last = islice(filter(is_adaptation, reading.timeline.latest()), _DECISIONS)
+    return Group(
+        _header(reading, started),
+        _losses(reading),
+        _log(reading),
+        *notes,
+        *_sites(reading, started, width),
+        decision_table(last, width),
+    )
+
+
+def _ends(left: Text, *right: RenderableType) -> Table:
+    """A line with `left` at its left end, cut where there is no room, and `right` at its right end."""
+    grid = Table.grid(padding=(0, 0, 0, 1), expand=True)
+    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    for _ in right:
+        grid.add_column(no_wrap=True, justify="right")
+    grid.add_row(left, *right)
+    return grid
+
+
+def _header(reading: Reading, started: RunStarted) -> Table:
+    state, pulse = reading.state, reading.pulse
+    left = Text(f" esper · {started.task} · run {short_id(reading.run)} · rng {started.rng_seed}", style="bold")
+    if state.status.value in ("finished", "failed"):
+        left.append(f" · {state.status.value}", style="green" if state.status.value == "finished" else "red")
+    done = state.epochs[-1].epoch if state.epochs else 0
+    speed = "" if pulse.step_ms is None else f"{number(pulse.step_ms, 1)} ms/step"
+    if started.epochs is None:
+        return _ends(left, f"epoch {done}", speed)
+    return _ends(left, f"epoch {done}/{started.epochs}", ProgressBar(started.epochs, done, width=18), speed)
+
+
+def _losses(reading: Reading) -> Text:
+    state, pulse, completed = reading.state, reading.pulse, reading.timeline.completed
+    last = state.epochs[-1] if state.epochs else None
+    validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
+    parts = [f" loss  train {number(last.train.loss if last else None)}", f"valid {number(validation[-1] if validation else None)}"]
+    if completed is not None and completed.system.best_loss is not None:
+        parts.append(f"best {number(completed.system.best_loss)} @{completed.system.best_epoch}")
+    curve = Text(sparkline(validation[-60:], 10), style="cyan")
+    metrics = {} if last is None or last.validation is None else last.validation.metrics
+    rate = pulse.learning_rate if completed is None else next(iter(completed.learning_rates), None)
+    return one_line(
+        *parts,
+        curve,
+        *first_metrics(metrics),
+        *([] if rate is None else [f"lr {learning_rate(rate)}"]),
+        *([] if pulse.data_wait is None else [f"data wait {percent(pulse.data_wait, 0)}"]),
+    )
+
+
+def first_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """The first two metrics with their names, where room is short."""
+    return [metric(name, value).replace("accuracy", "acc") for name, value in islice(metrics.items(), 2)]
+
+
+def _log(reading: Reading) -> Table:
+    state, pulse = reading.state, reading.pulse
+    lost = sum(state.dropped.values())
+    left = Text(f" log   {plural(pulse.records, 'record')} on disk · ").append(f"{lost} lost", style="red" if lost else "")
+    if pulse.doing is not None and state.end is None:
+        left.append(f" · {pulse.doing}", style="dim")
+    if state.rollbacks:
+        left.append(f" · {len(state.rollbacks)} rolled back", style="red")
+    kept = state.checkpoints[-1] if state.checkpoints else None
+    return _ends(left, Text("checkpoint none yet" if kept is None else f"checkpoint {kept.name} · {kept.digest[:8]}", style="dim"))
+
+
+def _sites(reading: Reading, started: RunStarted, width: int) -> Iterator[RenderableType]:
+    """A box per site that has or had seeds; the others are counted."""
+    latest: dict[str, dict[int, Life]] = {}
+    for life in reading.timeline.lives:
+        latest.setdefault(life.site, {})[life.seed] = life
+    sites = reading.state.sites
+    grown = [site for site in sites if site.name in latest]
+    # A stage's planned length, where the run's settings name it.
+    planned = {stage: epochs for stage, key in _PLANNED.items() if isinstance(epochs := started.settings.get(key), int)}
+    for site in grown[:_SITES]:
+        yield _box(reading, site, latest[site.name], planned, width)
+    if len(grown) > _SITES:
+        yield Text(f" {len(grown) - _SITES} more sites with seeds: esper show {reading.run[-6:]}", style="dim")
+    dormant = [site.name for site in sites if site.name not in latest]
+    if dormant:
+        yield one_line(f" {len(dormant)} dormant: {', '.join(dormant)}", style="dim")
+
+
+def _box(reading: Reading, site: Site, lives: Mapping[int, Life], planned: Mapping[Stage, int], width: int) -> Panel:
+    """A lane per slot that was used, between what the site is and where growth presses."""
+    grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    grid.add_column(width=_LANE_NAME, no_wrap=True, overflow="ellipsis")
+    grid.add_column(ratio=1, no_wrap=True)
+    grid.add_column(no_wrap=True, justify="right")
+    for seed, life in sorted(lives.items()):
+        alpha = _alpha(reading.state, life)
+        stages = stages_in_words(life, reading.state.epoch, planned, width - _LANE_NAME - 7 - len(alpha))
+        grid.add_row(Text(f"s{seed} {life.blueprint or UNKNOWN}", style=LOOKS[life.stage].style), stages, alpha)
+    return Panel(
+        grid,
+        box=box.SQUARE,
+        border_style="dim",
+        title=f"site {elided(f'{site.name} · {site.layer}', width // 2)}",
+        title_align="left",
+        subtitle=_pressure(reading, site),
+        subtitle_align="right",
+    )
+
+
+def _alpha(state: RunState, life: Life) -> str:
+    slot = state.slot(life.site, life.seed)
+    if slot is None or slot.row.life != life.life or slot.row.stage not in IN_TASK_GRAPH or slot.row.alpha is None:
+        return ""
+    return f"alpha {number(slot.row.alpha, 2)}"
+
+
+def _pressure(reading: Reading, site: Site) -> str:
+    """Gradient pressure and effective rank of `site` at the last epoch's end."""
+    completed = reading.timeline.completed
+    row = None if completed is None else next((row for row in completed.system.sites if row.site == site.name), None)
+    if row is None:
+        return "not measured yet"
+    rank = f"rank {number(row.effective_rank, 1)} of {site.outputs}" if row.effective_rank is not None else f"rank {UNKNOWN}"
+    return f"|grad| {number(row.gradient_pressure, 2)} · {rank}"

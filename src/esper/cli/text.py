@@ -1,0 +1,139 @@
+"""Numbers, names, small curves and lists as text. A value that was not measured is shown as unknown, never as zero."""
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from rich.columns import Columns
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from esper.events.envelope import EventId, RunId
+
+UNKNOWN = "unknown"
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    """`value` with `decimals` places, in scientific form where that would show only zeros; NaN and infinities by name."""
+    if value is None:
+        return UNKNOWN
+    if not math.isfinite(value):
+        return {True: "NaN"}.get(math.isnan(value), "Infinity" if value > 0 else "-Infinity")
+    if value != 0 and abs(value) < 10.0**-decimals:
+        return f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:.{decimals}f}"
+
+
+def learning_rate(value: float | None) -> str:
+    """A learning rate, always in scientific form."""
+    return UNKNOWN if value is None else f"{value:.1e}".replace("e-0", "e-").replace("e+00", "")
+
+
+def share(value: float | None) -> str:
+    """A confidence or an urgency: three places, so that a value just above a limit does not look equal to it."""
+    return UNKNOWN if value is None else f"{value:.3f}" if math.isfinite(value) else number(value)
+
+
+def percent(fraction: float | None, decimals: int = 1) -> str:
+    """A fraction as a percentage."""
+    return UNKNOWN if fraction is None else f"{number(fraction * 100, decimals)} %"
+
+
+def count(value: int | None) -> str:
+    """A count with thousands marked."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun, which takes an s."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def metric(name: str, value: float | None) -> str:
+    """A metric with its name; an accuracy as a percentage."""
+    return f"{name} {percent(value) if name.endswith('accuracy') else number(value)}"
+
+
+def duration(seconds: float | None) -> str:
+    """A duration in two units at most, the second only where it is not zero."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    first = next(index for index, (amount, _) in enumerate(units) if amount)
+    return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount)
+
+
+def timestamp(time: datetime | None) -> str:
+    """A time of the log, UTC, to the second."""
+    return UNKNOWN if time is None else time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short_id(run: RunId) -> str:
+    """The end of a run's id, which is what people see and type."""
+    return f"…{run[-6:]}"
+
+
+def reference(event_id: EventId) -> str:
+    """The record named by `event_id`: `@moment` for a run's own record, else the start of a derived id."""
+    run, slash, moment = event_id.rpartition("/")
+    return f"@{moment}" if slash and "/" not in run else event_id[:8]
+
+
+def elided(text: str, width: int) -> str:
+    """`text` in at most `width` characters, an ellipsis in its middle where it was cut."""
+    end = max(0, (width - 1) // 2)
+    return text if len(text) <= width else f"{text[: max(0, width - 1 - end)]}…{text[len(text) - end :]}"
+
+
+def one_line(*parts: str | Text, style: str = "") -> Text:
+    """`parts` with two spaces between them in one line, cut with an ellipsis where there is no room."""
+    text = Text("  ").join(part if isinstance(part, Text) else Text(part) for part in parts)
+    text.style, text.no_wrap, text.overflow = style, True, "ellipsis"
+    return text
+
+
+def separated(parts: Iterable[str], *, indent: int = 0, style: str = "") -> Padding:
+    """`parts` with dots between them; where they take several lines, no part is broken."""
+    *most, last = parts
+    return Padding(Columns([*(f"{part} ·" for part in most), last], padding=(0, 1)), (0, 0, 0, indent), style=style)
+
+
+def hanging(head: str | Text, words: str, *, style: str = "") -> Table:
+    """`words` beside `head`, wrapped within their column."""
+    grid = Table.grid(padding=0)
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    grid.add_row(head, words, style=style)
+    return grid
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """`values` as a curve of at most `width` blocks between least and greatest; a space is unknown, "!" not finite.
+
+    Where all are above 0, as losses are, the scale is logarithmic: a late improvement shows beside an early one. Where there are more
+    values than blocks, a block is the mean of its share, and "!" if any of its share is not finite.
+    """
+    blocks = [_mean_of_share(values, i, width) for i in range(width)] if len(values) > width else list(values)
+    if all(value > 0 for value in blocks if value is not None and math.isfinite(value)):
+        blocks = [value if value is None or not math.isfinite(value) else math.log(value) for value in blocks]
+    known = [value for value in blocks if value is not None and math.isfinite(value)]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    return "".join(_block(value, low, span) for value in blocks)
+
+
+def _mean_of_share(values: Sequence[float | None], index: int, width: int) -> float | None:
+    known = [value for value in values[index * len(values) // width : (index + 1) * len(values) // width] if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _block(value: float | None, low: float, span: float) -> str:
+    if value is None:
+        return " "
+    if not math.isfinite(value):
+        return "!"
+    return _BLOCKS[min(len(_BLOCKS) - 1, int((value - low) / span * len(_BLOCKS)))] if span > 0 else _BLOCKS[0]
