@@ -44,8 +44,8 @@ from esper.events.fields import Event
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
-from esper.folds.monitoring.detectors.detect import DetectorState, step
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import measurements_of
 from esper.folds.monitoring.topic import RULE_VERSIONS
 from esper.oona.directory import Directory
@@ -206,7 +206,7 @@ def _detect(
     state: DetectorState, topic: str, event: Event, settings: DetectorSettings
 ) -> tuple[DetectorState, tuple[AnomalyDetected, ...]]:
     read = measurements_of(event)
-    return (state, ()) if read is None else step(state, topic, read, settings)
+    return (state, ()) if read is None else find_anomalies(state, topic, read, settings)
 
 
 def _detected(records: list[Record], *, again: bool) -> tuple[list[Finding], list[str], list[float]]:

@@ -5,7 +5,7 @@ import pytest
 from esper.cli.decisions import decision_table
 from esper.events.envelope import EventId, Moment
 from esper.events.kinds.control import Adaptation, DecisionMade, GateRule
-from esper.folds.control import DecisionRow, Fate
+from esper.folds.control_state import DecisionRow, Fate
 from tests.cli.conftest import rendered
 
 

@@ -21,7 +21,7 @@ from esper.events.kinds.epoch import (
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import RunStarted, Site
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
-from esper.folds.lifecycle import EDGES
+from esper.folds.transitions import EDGES
 from tests.beginnings import run_started
 
 RUN = RunId("0192f0c4-7d3a-7c11-8e21-5b1f0c9d2a77")

@@ -10,7 +10,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
 from esper.folds.merge import FactOrder, merge
-from esper.folds.run import RunState, digest, fold, initial, step
+from esper.folds.run_state import RunState, digest, fold, initial, step
 
 Reread = Callable[[RunId, str, int, int], Iterable[Record]]
 Repeat = tuple[int, int, int]

@@ -4,7 +4,7 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import BlamedSeed, CheckpointSaved, RunRolledBack
-from esper.folds.run import RunState, fold
+from esper.folds.run_state import RunState, fold
 from tests.folds.histories import Writer, completed, decision, seed_row, started, transition
 
 

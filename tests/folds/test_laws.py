@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from esper.events import topics
 from esper.events.digests import derived_id
 from esper.events.envelope import Record
-from esper.folds.run import digest, fold, initial, step
+from esper.folds.run_state import digest, fold, initial, step
 from tests.folds.histories import RUN, training
 from tests.folds.readers import Reader, Repeat, from_log, interleaved, repeated
 

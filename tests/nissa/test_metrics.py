@@ -12,7 +12,7 @@ from esper.events.envelope import Record
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertResolved
 from esper.events.kinds.telemetry import CustomMetricRecorded, Gpu, StepsMeasured
-from esper.folds.run import fold
+from esper.folds.run_state import fold
 from esper.nissa.collectors import Collectors
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.families import SCRAPED

@@ -6,7 +6,7 @@ import pytest
 
 from esper.events.envelope import Record
 from esper.events.kinds.lifecycle import SeedTransitioned
-from esper.folds.run import digest
+from esper.folds.run_state import digest
 from esper.history.run import open_run
 from tests.nissa.server import Client
 from tests.synthetic import EPOCHS, RUN

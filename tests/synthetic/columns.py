@@ -2,7 +2,7 @@
 
 from esper.events.kinds.epoch import KEPT_LOSSES, SiteRow, SystemState
 from esper.events.kinds.lifecycle import SeedRow, Stage
-from esper.folds.lifecycle import LIVE
+from esper.folds.transitions import LIVE
 from tests.synthetic.memory import Memory
 from tests.synthetic.numbers import accuracy, loss
 from tests.synthetic.script import GATE, SITES

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from esper.events.envelope import EventId
 from esper.events.kinds.control import FieldReported
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
-from esper.folds.lifecycle import IN_TASK_GRAPH
+from esper.folds.transitions import IN_TASK_GRAPH
 from tests.synthetic.script import Slot
 
 

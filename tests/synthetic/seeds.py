@@ -3,7 +3,7 @@
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Command, CommandIssued, DecisionMade
 from esper.events.kinds.lifecycle import SeedRow, SeedTransitioned, Stage
-from esper.folds.lifecycle import next_stage
+from esper.folds.transitions import next_stage
 from tests.synthetic.memory import Memory
 from tests.synthetic.numbers import blueprint_key
 from tests.synthetic.script import GATE, Slot, Wish

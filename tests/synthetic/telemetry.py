@@ -4,7 +4,7 @@ import math
 
 from esper.events.kinds.lifecycle import SeedRow
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured, StepColumns, StepsMeasured
-from esper.folds.lifecycle import LIVE
+from esper.folds.transitions import LIVE
 from tests.synthetic.memory import Memory
 from tests.synthetic.numbers import loss
 from tests.synthetic.script import SITES

@@ -12,7 +12,7 @@ from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.gate import Passed, Refused, Verdict, after, judge, view_at
-from esper.folds.lifecycle import IN_TASK_GRAPH, next_stage
+from esper.folds.transitions import IN_TASK_GRAPH, next_stage
 from esper.tamiyo.policy import decide
 from esper.tamiyo.settings import PolicySettings
 from tests.tamiyo.states import Report, evaluated, seed, sites, state

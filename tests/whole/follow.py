@@ -8,7 +8,7 @@ Prints `following` once it listens, then `<moment> <digest>` for each record, as
 import sys
 from pathlib import Path
 
-from esper.folds.run import RunState, digest, initial, step
+from esper.folds.run_state import RunState, digest, initial, step
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 

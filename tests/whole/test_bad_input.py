@@ -23,7 +23,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed
 from esper.events.topics import TOPICS, TopicClass
-from esper.folds.run import Status, fold
+from esper.folds.run_state import Status, fold
 from esper.kasmina.blueprints import Blueprint, LinearShape
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, RunSettings, fresh_run_id, resume, train

@@ -22,7 +22,7 @@ from esper.events.kinds.kernels import BlueprintSubmitted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunRolledBack, RunStarted
 from esper.folds.gate import Bypassed, GateView, Passed, Refused, Verdict, after, judge
-from esper.folds.run import RunState, initial, step
+from esper.folds.run_state import RunState, initial, step
 from esper.processes.train import run_settings
 from esper.tamiyo.policy import decide
 from tests.whole.conftest import Grown

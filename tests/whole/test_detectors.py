@@ -16,7 +16,7 @@ from esper.api.task import recipe_of
 from esper.demo.tasks import find_task
 from esper.events import codec, topics
 from esper.folds.monitoring.detectors.detect import DetectorState
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.oona.directory import Directory
 from esper.processes.train import fresh_run_id, run_settings, train
 from esper.tolaria.objective import Batches

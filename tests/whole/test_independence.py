@@ -23,7 +23,7 @@ from esper.events.kinds.epoch import EpochCompleted, SystemState
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
-from esper.folds.run import RunState, Status, fold, initial, step
+from esper.folds.run_state import RunState, Status, fold, initial, step
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, train
 from esper.tolaria.trainer import UnstableError

@@ -9,7 +9,7 @@ import pytest
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed
-from esper.folds.run import Status, fold
+from esper.folds.run_state import Status, fold
 from esper.oona.catch_up import DivergedError
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, resume

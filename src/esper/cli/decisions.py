@@ -7,8 +7,8 @@ from rich.text import Text
 
 from esper.cli.text import elided, reference, share
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.folds.control import DecisionRow
-from esper.folds.run import RunState
+from esper.folds.control_state import DecisionRow
+from esper.folds.run_state import RunState
 
 _HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
 _LONGEST_NAME = 24

@@ -12,7 +12,7 @@ from esper.cli.decisions import is_adaptation, refusals
 from esper.cli.text import count, number, one_line, plural
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.run import RunRolledBack
-from esper.folds.control import DecisionRow
+from esper.folds.control_state import DecisionRow
 from esper.history.resume import Variant
 from esper.history.view import Reading
 

@@ -18,9 +18,9 @@ from esper.cli.lanes import LOOKS, stages_in_words
 from esper.cli.text import UNKNOWN, elided, learning_rate, metric, number, one_line, percent, plural, short_id, sparkline
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
-from esper.folds.lifecycle import IN_TASK_GRAPH
-from esper.folds.run import RunState
+from esper.folds.run_state import RunState
 from esper.folds.timeline import Life
+from esper.folds.transitions import IN_TASK_GRAPH
 from esper.history.view import Reading
 
 _SITES = 6

@@ -13,7 +13,7 @@ from esper.events.envelope import Record
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import RunStarted
-from esper.folds.lifecycle import LIVE
+from esper.folds.transitions import LIVE
 from esper.history.view import Reading
 
 _LONG_RUN = 30

@@ -15,7 +15,7 @@ from esper.api.task import Task, recipe_of
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.control import Command
-from esper.folds.lifecycle import IN_TASK_GRAPH
+from esper.folds.transitions import IN_TASK_GRAPH
 from esper.history.catalog import began
 from esper.history.resume import Variant, variant_task
 from esper.kasmina.growth import host_of

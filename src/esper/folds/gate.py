@@ -19,8 +19,8 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, Command, DecisionMade, GateRule
 from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import SeedRow, Stage
-from esper.folds.lifecycle import command_for, next_stage
 from esper.folds.seeds import SeedKey
+from esper.folds.transitions import command_for, next_stage
 
 ADAPTATIONS = frozenset({Adaptation.GERMINATE, Adaptation.GRAFT, Adaptation.FOSSILIZE, Adaptation.CULL})
 _TIMED = ADAPTATIONS - {Adaptation.CULL}

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from esper.events.envelope import Record
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import Site
-from esper.folds.control import Irregular, LastCommand
-from esper.folds.lifecycle import is_edge
+from esper.folds.control_state import Irregular, LastCommand
 from esper.folds.table import Table
+from esper.folds.transitions import is_edge
 
 SeedKey = tuple[str, int]
 

@@ -22,7 +22,7 @@ from esper.events.kinds.control import (
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped
-from esper.folds.control import DecisionRow
+from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
 
 _TOPICS = frozenset((topics.RUN, topics.EPOCH, topics.LIFECYCLE, topics.DECISIONS, topics.COMMANDS, topics.OUTCOMES))

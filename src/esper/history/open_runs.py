@@ -16,7 +16,7 @@ from esper.events.envelope import Moment, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.observability import WindowAggregated
 from esper.events.topics import AGGREGATES, TOPICS, TopicClass
-from esper.folds.run import RunState, digest
+from esper.folds.run_state import RunState, digest
 from esper.history.run import History
 from esper.oona import observed, reader, seal
 from esper.oona.contract import Page, Position

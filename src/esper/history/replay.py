@@ -9,7 +9,7 @@ from esper.errors import RuleError
 from esper.events.envelope import Record
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunRolledBack
-from esper.folds.run import digest
+from esper.folds.run_state import digest
 from esper.history.run import History
 from esper.history.view import Reading
 

@@ -19,8 +19,8 @@ from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, StreamEnded
 from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
-from esper.folds.control import DecisionRow
-from esper.folds.run import BlockedError, RunState, digest, initial, step
+from esper.folds.control_state import DecisionRow
+from esper.folds.run_state import BlockedError, RunState, digest, initial, step
 from esper.folds.timeline import Life
 from esper.history.rows import rows_of
 from esper.history.view import PAGE, Reading

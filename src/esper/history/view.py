@@ -12,7 +12,7 @@ from esper.errors import DataError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
-from esper.folds.run import BlockedError, RunState, initial, step
+from esper.folds.run_state import BlockedError, RunState, initial, step
 from esper.folds.timeline import Timeline
 from esper.oona.contract import Log, Position
 

@@ -20,8 +20,8 @@ from esper.errors import DataError, RuleError, SettingsError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import Site
-from esper.folds.lifecycle import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.folds.seeds import SeedKey
+from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.kasmina import site_layer
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.branch import Branch

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from esper.errors import DataError
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
-from esper.folds.lifecycle import ISOLATED
+from esper.folds.transitions import ISOLATED
 from esper.kasmina import site_layer
 from esper.kasmina.blueprints import Blueprint, Shape, shape_of
 from esper.kasmina.branch import Branch

@@ -227,5 +227,5 @@ class LogMetrics:
                 self._observe("esper_kernel_compile_seconds", [event.duration_ms])
 
     def _apply_alert(self, record: Record, event: AlertPending | AlertFiring | AlertResolved) -> None:
-        self._open_alerts = open_alerts.step(self._open_alerts, record, event)
+        self._open_alerts = open_alerts.apply_change(self._open_alerts, record, event)
         self._count("esper_alerts_total", open_alerts.status_of(event), event.severity)

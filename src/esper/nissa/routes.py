@@ -31,7 +31,7 @@ from esper.events.kinds.observability import (
 from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.monitoring.measurements import is_series_of
-from esper.folds.run import digest
+from esper.folds.run_state import digest
 from esper.history.catalog import Standing
 from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList, UnknownRunError

@@ -14,8 +14,8 @@ from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertFiring, WindowAggregated
 from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Site
 from esper.events.kinds.telemetry import SeedHealthMeasured
-from esper.folds.control import CommandRow, Counts, Fate
-from esper.folds.run import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, Status
+from esper.folds.control_state import CommandRow, Counts, Fate
+from esper.folds.run_state import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, Status
 from esper.folds.seeds import Slot
 from esper.folds.timeline import Note, Span
 from esper.history.catalog import Standing

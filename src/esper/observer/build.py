@@ -12,7 +12,7 @@ from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.rules import Rule
-from esper.folds.monitoring.run import RunMonitor
+from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.delivery.settings import delivery_settings

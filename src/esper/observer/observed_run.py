@@ -9,7 +9,7 @@ from esper.errors import DataError
 from esper.events import topics
 from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked
-from esper.folds.monitoring.run import RunMonitor
+from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.oona.contract import START, Position, records_between
 from esper.oona.directory import Directory

@@ -27,7 +27,7 @@ from esper.events.kinds.observability import (
     AlertSuppressed,
     ObserverStarted,
 )
-from esper.folds.monitoring.run import own_id
+from esper.folds.monitoring.run_monitor import own_id
 from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
 from esper.observer.observed_run import ObservedRun
 from esper.oona import seal

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import Stage
-from esper.folds.lifecycle import LIVE
+from esper.folds.transitions import LIVE
 from esper.tamiyo.evidence import epochs
 from esper.tamiyo.plateau import Plateau
 from esper.tamiyo.policy_input import PolicyInput, free_slots, full_name

@@ -24,7 +24,7 @@ from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.folds.gate import Passed, Refused, after, judge, view_at
-from esper.folds.lifecycle import next_stage
+from esper.folds.transitions import next_stage
 from esper.kasmina.host import Host
 from esper.kasmina.kernels import Kernel, KernelCompiler, KernelError, KernelRequest
 from esper.kasmina.slots import Slot

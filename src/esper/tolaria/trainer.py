@@ -25,7 +25,7 @@ from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, Sta
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
-from esper.folds.lifecycle import LIVE
+from esper.folds.transitions import LIVE
 from esper.kasmina.host import Host
 from esper.tolaria.adaptation import AdaptationStep, EpochEnd
 from esper.tolaria.checkpointer import Checkpointer

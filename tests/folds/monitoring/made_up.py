@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured, StepColumns, StepsMeasured
-from esper.folds.monitoring.detectors.detect import DetectorState, step
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import FloatArray, measurements_of
 
 SETTINGS = DetectorSettings()
@@ -94,7 +94,7 @@ def health(rows: Sequence[Row], *, adapted: int | None = None, **columns: Sequen
 def detect(state: DetectorState, topic: str, event: Event, settings: DetectorSettings) -> tuple[DetectorState, tuple[AnomalyDetected, ...]]:
     """The state after an event, and the anomalies that begin in it."""
     read = measurements_of(event)
-    return (state, ()) if read is None else step(state, topic, read, settings)
+    return (state, ()) if read is None else find_anomalies(state, topic, read, settings)
 
 
 def save(state: DetectorState) -> bytes:

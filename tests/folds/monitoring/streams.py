@@ -16,11 +16,10 @@ from esper.events.kinds.observability import AlertFiring, AlertPending, AlertRes
 from esper.events.kinds.run import RunFinished, StreamEnded
 from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, SeedHealthMeasured, StepColumns, StepsMeasured
 from esper.folds.monitoring.cell import Applied, Blocked, Cell, DeadLetter, Outcome, advance, from_bytes, to_bytes
+from esper.folds.monitoring.open_alerts import AlertChange
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.rule_files import parse_rules
 from tests.folds.histories import START, Writer, completed, transition
-
-AlertEvent = AlertPending | AlertFiring | AlertResolved
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Host:
         return outcome
 
     @property
-    def alerts(self) -> list[AlertEvent]:
+    def alerts(self) -> list[AlertChange]:
         """The changes of alerts so far."""
         events = [decode(record) for record in self.derived]
         return [event for event in events if isinstance(event, AlertPending | AlertFiring | AlertResolved)]

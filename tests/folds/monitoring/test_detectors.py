@@ -14,8 +14,8 @@ from esper.events import topics
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import StreamEnded
-from esper.folds.monitoring.detectors.detect import DETECTORS, AnomalyKey, DetectorState, active, step
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.detectors.detect import DETECTORS, AnomalyKey, DetectorState, active, find_anomalies
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import FloatArray, Measurements
 from tests.folds.monitoring.made_up import SETTINGS, detect, followed, load, names, noise, save, spans
 
@@ -234,20 +234,20 @@ def test_events_without_measurements_change_nothing() -> None:
 def test_readings_of_another_topic_are_watched_under_that_topic() -> None:
     column = np.array([math.nan])
     read = Measurements(None, {"validation.loss": column}, {"validation.loss": np.array([True])}, None, None, None)
-    _, (found,) = step(DetectorState(), EpochCompleted.TOPIC, read, SETTINGS)
+    _, (found,) = find_anomalies(DetectorState(), EpochCompleted.TOPIC, read, SETTINGS)
     assert (found.topic, found.detector, found.metric) == (topics.EPOCH, "nonfinite", "validation.loss")
 
 
 def test_a_metric_that_has_been_negative_has_no_order_of_magnitude_to_lose() -> None:
     column = changed(noise(600) - 1.0, 400, lambda x: x * 50)
     read = Measurements(np.arange(1, 601), {"metric.slope": column}, {"metric.slope": np.ones(600, dtype=bool)}, None, None, None)
-    assert step(DetectorState(), topics.STEPS, read, DetectorSettings(losses=(), gradients=("metric.slope",)))[1] == ()
+    assert find_anomalies(DetectorState(), topics.STEPS, read, DetectorSettings(losses=(), gradients=("metric.slope",)))[1] == ()
 
 
 def test_so_many_metrics_that_are_not_finite_are_left_out() -> None:
     columns = {f"metric.{number}": np.array([math.nan]) for number in range(200)}
     read = Measurements(None, columns, {name: np.array([True]) for name in columns}, None, None, None)
-    state, found = step(DetectorState(), topics.STEPS, read, SETTINGS)
+    state, found = find_anomalies(DetectorState(), topics.STEPS, read, SETTINGS)
     assert len(found) == len(active(state)) == 128
 
 

@@ -3,7 +3,7 @@
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertPending
-from esper.folds.monitoring.open_alerts import OpenAlerts, step
+from esper.folds.monitoring.open_alerts import OpenAlerts, apply_change
 from tests.folds.monitoring.streams import Host, TimedWriter, resources, spoken, watching
 
 RULE = """
@@ -27,7 +27,7 @@ def opened(records: list[Record]) -> OpenAlerts:
     """The open alerts after records."""
     state: OpenAlerts = {}
     for record in records:
-        state = step(state, record, decode(record))
+        state = apply_change(state, record, decode(record))
     return state
 
 
@@ -48,4 +48,4 @@ def test_alerts_of_the_same_fingerprint_in_two_runs_are_two() -> None:
 def test_other_records_change_nothing() -> None:
     (cause,) = spoken(TimedWriter(), [(0.0, resources(0.05))])
     state = opened(changes(0.05))
-    assert step(state, cause, decode(cause)) is state
+    assert apply_change(state, cause, decode(cause)) is state

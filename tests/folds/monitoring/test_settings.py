@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from esper.events.fields import Part
-from esper.folds.monitoring.alerts import AlertSettings
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.alerting import AlertSettings
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings
 from esper.folds.monitoring.windows import WindowSettings

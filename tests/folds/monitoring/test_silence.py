@@ -9,7 +9,7 @@ from esper.events.fields import Event
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import STEPS
-from esper.folds.monitoring.silence import SilenceSettings, SilenceState, Verdict, judge, step
+from esper.folds.monitoring.silence import SilenceSettings, SilenceState, Verdict, judge_silence, update_silence
 from tests.folds.histories import START, started
 from tests.folds.monitoring.streams import TimedWriter, losses
 
@@ -26,13 +26,13 @@ def after(*events: tuple[float, Event], state: SilenceState | None = None) -> Si
     state, writer = state or SilenceState(), TimedWriter()
     for second, event in events:
         record = writer.at(0, event)._replace(time=START + timedelta(seconds=second))
-        state = step(state, record, event)
+        state = update_silence(state, record, event)
     return state
 
 
 def verdict(state: SilenceState, second: float, lock_free: bool | None = False) -> Verdict:
     """The judgement so many seconds after the start."""
-    return judge(state, NOW + second, lock_free, SETTINGS)
+    return judge_silence(state, NOW + second, lock_free, SETTINGS)
 
 
 def said(found: Verdict) -> tuple[str, str | None] | None:
@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_on_purpose_is_not_dead() -> None:
     state, writer = after((0, started()), (1, losses(1.0))), TimedWriter()
     event = StreamEnded(last_step=1)
     record = writer.at(0, event, topic=STEPS)._replace(time=START + timedelta(seconds=2))
-    assert said(verdict(step(state, record, event), 9999, lock_free=True)) is None
+    assert said(verdict(update_silence(state, record, event), 9999, lock_free=True)) is None
 
 
 @pytest.mark.parametrize("end", [FINISHED, FAILED])
@@ -120,4 +120,4 @@ def test_beats_alone_tell_how_long_a_run_has_not_moved() -> None:
 def test_a_clock_behind_the_records_or_without_a_number_shows_no_silence() -> None:
     state = after((1000, started()))
     assert said(verdict(state, 0)) is None
-    assert said(judge(state, math.nan, False, SETTINGS)) is None
+    assert said(judge_silence(state, math.nan, False, SETTINGS)) is None

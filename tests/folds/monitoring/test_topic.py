@@ -11,7 +11,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.observability import AlertFiring, AnomalyDetected
 from esper.events.kinds.run import StreamEnded
-from esper.folds.monitoring.alerts import AlertSettings
+from esper.folds.monitoring.alerting import AlertSettings
 from esper.folds.monitoring.cell import to_bytes
 from esper.folds.monitoring.topic import BOUND, MonitorSettings, TopicState
 from esper.folds.monitoring.windows import WindowSettings

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from esper.events import topics
 from esper.events.kinds.observability import TrendDetected, WindowAggregated
-from esper.folds.monitoring.trends import Point, TrendSettings, TrendState, step, theil_sen
+from esper.folds.monitoring.trends import Point, TrendSettings, TrendState, theil_sen, update_trends
 
 SETTINGS = TrendSettings()
 BEGAN_S = 1_767_225_600.0
@@ -35,7 +35,7 @@ def trends(means: Callable[[int], float], count: int, metric: str = "loss", like
     found: list[TrendDetected] = []
     state = TrendState()
     for place in range(count):
-        state, more = step(state, topics.STEPS, [window(place, means(place), metric)], like)
+        state, more = update_trends(state, topics.STEPS, [window(place, means(place), metric)], like)
         found += more
     return found
 
@@ -122,10 +122,10 @@ def test_any_finite_means_are_looked_at_without_fault(means: list[float]) -> Non
 def test_only_the_newest_windows_are_kept_and_a_metric_nobody_measures_is_forgotten() -> None:
     state = TrendState()
     for place in range(100):
-        state, _ = step(state, topics.STEPS, [window(place, 1.0)] + [window(place, 1.0, "gone")] * (place < 50), SETTINGS)
+        state, _ = update_trends(state, topics.STEPS, [window(place, 1.0)] + [window(place, 1.0, "gone")] * (place < 50), SETTINGS)
     assert {metric: len(row) for metric, row in state.series.items()} == {"loss": SETTINGS.points}
 
 
 def test_more_metrics_than_are_followed_are_left_out_and_it_is_said() -> None:
-    state, _ = step(TrendState(), topics.STEPS, [window(0, 1.0), window(0, 1.0, "other")], TrendSettings(metrics=1))
+    state, _ = update_trends(TrendState(), topics.STEPS, [window(0, 1.0), window(0, 1.0, "other")], TrendSettings(metrics=1))
     assert (list(state.series), state.full) == (["loss"], True)

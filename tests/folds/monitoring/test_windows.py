@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from esper.events import topics
 from esper.events.kinds.observability import WindowAggregated
 from esper.folds.monitoring.measurements import Measurements, measurements_of
-from esper.folds.monitoring.windows import FEW, WindowSettings, WindowState, close, step
+from esper.folds.monitoring.windows import FEW, WindowSettings, WindowState, close_windows, update_windows
 from tests.folds.monitoring.streams import losses
 
 SETTINGS = WindowSettings(length_s=15)
@@ -29,9 +29,9 @@ def windows(*records: tuple[float, tuple[float | None, ...]], settings: WindowSe
     state = WindowState()
     closed: list[WindowAggregated] = []
     for second, values in records:
-        state, more = step(state, topics.STEPS, round(second * 1e6), read(*values), settings)
+        state, more = update_windows(state, topics.STEPS, round(second * 1e6), read(*values), settings)
         closed += more
-    return closed + list(close(state, topics.STEPS, settings)[1])
+    return closed + list(close_windows(state, topics.STEPS, settings)[1])
 
 
 def of_loss(*records: tuple[float, tuple[float | None, ...]]) -> list[WindowAggregated]:
@@ -89,6 +89,6 @@ def test_each_stretch_of_time_is_closed_once_and_in_order(seconds: list[int]) ->
 
 def test_more_metrics_than_are_followed_are_left_out_and_it_is_said() -> None:
     settings = WindowSettings(metrics=2)
-    state, _ = step(WindowState(), topics.STEPS, 0, read(1.0), settings)
+    state, _ = update_windows(WindowState(), topics.STEPS, 0, read(1.0), settings)
     assert (list(state.rows), state.full) == (["loss", "gradient_norm"], True)
-    assert not step(WindowState(), topics.STEPS, 0, read(1.0), SETTINGS)[0].full
+    assert not update_windows(WindowState(), topics.STEPS, 0, read(1.0), SETTINGS)[0].full

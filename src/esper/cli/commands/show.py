@@ -29,7 +29,7 @@ from esper.cli.text import (
     timestamp,
 )
 from esper.events.kinds.run import RunFailed, RunFinished
-from esper.folds.run import BlockedError, digest
+from esper.folds.run_state import BlockedError, digest
 from esper.folds.timeline import Life
 from esper.history.view import Reading
 

@@ -8,7 +8,7 @@ from esper.events.fields import ByColumn, Count, Event, Float, Fraction, Metrics
 
 
 class Stage(StrEnum):
-    """The stages of a seed; the table of legal edges is `esper.folds.lifecycle`."""
+    """The stages of a seed; the table of legal edges is `esper.folds.transitions`."""
 
     DORMANT = "DORMANT"
     GERMINATED = "GERMINATED"

@@ -31,7 +31,7 @@ from esper.events.kinds.observability import FoldBlocked
 from esper.events.topics import DEAD_LETTER_SUFFIX, FACTS
 from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
 from esper.folds.monitoring.saved import SAVED
-from esper.folds.monitoring.topic import RULE_VERSIONS, Derivation, MonitorSettings, TopicState, step
+from esper.folds.monitoring.topic import RULE_VERSIONS, Derivation, MonitorSettings, TopicState, derive_events
 
 _UNTOUCHED = TopicState()
 
@@ -166,7 +166,7 @@ def _applied(cell: Cell, record: Record, event: Event, settings: MonitorSettings
     # A topic without metrics and rules has a state only where alerts of rules that are gone are left in it.
     if cell.topic not in settings.watched and cell.state == _UNTOUCHED:
         return replace(cell, missing=0), Applied(event, ())
-    state, made = step(cell.state, record, event, settings, cell.missing)
+    state, made = derive_events(cell.state, record, event, settings, cell.missing)
     return replace(cell, state=state, missing=0), Applied(event, _derived(record, made, settings.settings_digest, writer))
 
 

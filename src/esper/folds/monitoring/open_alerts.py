@@ -1,8 +1,6 @@
-"""The alerts that are pending or firing, folded from AlertPending, AlertFiring and AlertResolved records: the one place that counts them.
+"""The alerts that are pending or firing, folded from the records of `observability.alerts` of any number of runs, from an empty map on.
 
-For every reader of `observability.alerts`: the history's list, the service's metrics and API. A fold over the records of any number of
-runs: `open_alerts = step(open_alerts, record, event)`, from an empty map. (A host of cells reads `AlertState.firing`, where they come
-from.)
+For every reader of that topic. A host of cells reads `AlertState.firing`, from which these records are derived.
 """
 
 from collections.abc import Mapping
@@ -39,7 +37,7 @@ def status_of(event: AlertChange) -> AlertStatus:
     return "pending" if isinstance(event, AlertPending) else "firing" if isinstance(event, AlertFiring) else "resolved"
 
 
-def step(state: OpenAlerts, record: Record, event: Event) -> OpenAlerts:
+def apply_change(state: OpenAlerts, record: Record, event: Event) -> OpenAlerts:
     """`state` after `record`, which holds `event`; the same object where it is no change of an alert."""
     match event:
         case AlertPending() | AlertFiring():

@@ -1,12 +1,11 @@
 """Silence of a run: dead without any record, idle with heartbeats alone. Pure; the clock is passed in.
 
-A host keeps one `SilenceState` a run, applies every record to it (`step`), asks now and then (`judge`), and writes the resulting event as
-the observer's own record. A free lock counts only for a run that was read to its end after it: look at the lock first, then read, then ask;
-a run that ended in between is not dead. A run that ended is never silent until it is resumed; nor is one whose topics ended, for it was
-stopped.
+A host keeps one `SilenceState` a run, applies every record to it, judges it now and then, and writes the resulting event as the observer's
+own record. A free lock counts only for a run that was read to its end after it: look at the lock first, then read, then judge; a run that
+ended in between is not dead. A run that ended is never silent until it is resumed; nor is one whose topics ended, for it was stopped.
 
-Each change is one event. A silence that began before the observer did is recorded too, at the time at which it began (`since_s`): delivery
-decides by that time whether it is still news.
+Each change is one event. A silence that began before the observer did is recorded too, at the time at which it began: delivery decides by
+that time whether it is still news.
 """
 
 from dataclasses import dataclass, replace
@@ -53,7 +52,7 @@ class Verdict(NamedTuple):
     since_s: float | None = None
 
 
-def step(state: SilenceState, record: Record, event: Event) -> SilenceState:
+def update_silence(state: SilenceState, record: Record, event: Event) -> SilenceState:
     """`state` after a record of the run's own writer, which holds `event`; a record older than others moves no time."""
     time_s = (record.time - SINCE).total_seconds()
     last_s = time_s if state.last_s is None else max(time_s, state.last_s)
@@ -71,7 +70,7 @@ def recorded(state: SilenceState, silent: Literal["dead", "idle"] | None) -> Sil
     return replace(state, silent=silent, spoke=False)
 
 
-def judge(state: SilenceState, now_s: float, lock_free: bool | None, settings: SilenceSettings) -> Verdict:
+def judge_silence(state: SilenceState, now_s: float, lock_free: bool | None, settings: SilenceSettings) -> Verdict:
     """The verdict on the run at `now_s`, seconds since 1970. `lock_free`: None where it cannot be known, on another machine.
 
     A clock that runs behind the records' shows no silence. At NaN nothing is silent.

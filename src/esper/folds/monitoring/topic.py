@@ -15,18 +15,16 @@ from esper.events.envelope import MICROSECOND, SINCE, Record
 from esper.events.fields import Event, Part
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
-from esper.folds.monitoring import alerts, trends, windows
-from esper.folds.monitoring.alerts import AlertSettings, AlertState, RuleInput
+from esper.folds.monitoring.alerting import AlertSettings, AlertState, RuleInput, update_alerts
 from esper.folds.monitoring.conditions import anomaly_labels
-from esper.folds.monitoring.detectors import detect as detectors
-from esper.folds.monitoring.detectors.detect import DetectorState
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.detectors.detect import MISSING, DetectorState, active, find_anomalies, missing_records
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, Measurements, measurements_of
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.saved import Names
 from esper.folds.monitoring.silence import SilenceSettings
-from esper.folds.monitoring.trends import TrendSettings, TrendState
-from esper.folds.monitoring.windows import WindowSettings, WindowState
+from esper.folds.monitoring.trends import TrendSettings, TrendState, update_trends
+from esper.folds.monitoring.windows import WindowSettings, WindowState, close_windows, update_windows
 
 RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 1, "missing": 1, "bounds": 1, "alerts": 1}
 """The version of each rule that derives events; it is raised when the same records would give other events."""
@@ -81,7 +79,7 @@ Derivation = tuple[str, Sequence[Event]]
 """The name of a rule in `RULE_VERSIONS`, and the events that it derives from a record."""
 
 
-def step(
+def derive_events(
     state: TopicState, record: Record, event: Event, settings: MonitorSettings, missing: int = 0
 ) -> tuple[TopicState, list[Derivation]]:
     """`state` after `record`, which holds `event`, and what is derived from it.
@@ -95,15 +93,15 @@ def step(
     found: tuple[AnomalyDetected, ...] = ()
     if topic in METRICS:
         state, found = _measured(state, record, read, settings, made)
-        if missing and detectors.MISSING not in settings.detectors.off:
-            lost = detectors.missing(topic, missing)
+        if missing and MISSING not in settings.detectors.off:
+            lost = missing_records(topic, missing)
             made.append(("missing", (lost,)))
             # The end of a topic resolves its alerts: one that began with its last record would never be resolved.
             found = found if ends else (*found, lost)
     rules = settings.rules_of.get(topic, ())
     open_now = frozenset[Labels]() if ends else _open(state, rules, settings.detectors.off)
     given = RuleInput(topic, time_us, event, read, found, open_now, ends)
-    alerted, changes = alerts.step(state.alerts, rules, given, settings.alerts)
+    alerted, changes = update_alerts(state.alerts, rules, given, settings.alerts)
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), topic, settings, made)
     made.append(("alerts", changes))
     return (TopicState(alerts=state.alerts) if ends else state), made
@@ -113,14 +111,14 @@ def _measured(
     state: TopicState, record: Record, read: Measurements | None, settings: MonitorSettings, made: list[Derivation]
 ) -> tuple[TopicState, tuple[AnomalyDetected, ...]]:
     topic, time_us = record.topic, (record.time - SINCE) // MICROSECOND
-    windowed, closed = windows.step(state.windows, topic, time_us, read, settings.windows)
+    windowed, closed = update_windows(state.windows, topic, time_us, read, settings.windows)
     detected, found = state.detectors, tuple[AnomalyDetected, ...]()
     if read is not None:
-        detected, found = detectors.step(state.detectors, topic, read, settings.detectors)
+        detected, found = find_anomalies(state.detectors, topic, read, settings.detectors)
     else:  # The topic ends.
-        windowed, last = windows.close(windowed, topic, settings.windows)
+        windowed, last = close_windows(windowed, topic, settings.windows)
         closed += last
-    trended, turns = trends.step(state.trends, topic, closed, settings.trends)
+    trended, turns = update_trends(state.trends, topic, closed, settings.trends)
     made += [("windows", closed), ("trends", turns), ("detectors", found)]
     return replace(state, windows=windowed, trends=trended, detectors=detected), found
 
@@ -129,7 +127,7 @@ def _open(state: TopicState, rules: Sequence[Rule], off: Collection[str]) -> fro
     """The labels of the open anomalies, where a rule is about anomalies."""
     if not any(isinstance(rule.source, AnomalySource) for rule in rules):
         return frozenset()
-    return frozenset(anomaly_labels(*key) for key in detectors.active(state.detectors, off))
+    return frozenset(anomaly_labels(*key) for key in active(state.detectors, off))
 
 
 def _bounded(state: TopicState, topic: str, settings: MonitorSettings, made: list[Derivation]) -> TopicState:

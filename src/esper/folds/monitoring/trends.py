@@ -79,7 +79,7 @@ class TrendState:
     full: bool = False
 
 
-def step(
+def update_trends(
     state: TrendState, topic: str, closed: Sequence[WindowAggregated], settings: TrendSettings
 ) -> tuple[TrendState, tuple[TrendDetected, ...]]:
     """`state` after the windows that a record closed, and the findings that are new."""

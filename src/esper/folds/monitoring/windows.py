@@ -52,14 +52,14 @@ class WindowState:
     full: bool = False
 
 
-def step(
+def update_windows(
     state: WindowState, topic: str, time_us: int, read: Measurements | None, settings: WindowSettings
 ) -> tuple[WindowState, tuple[WindowAggregated, ...]]:
     """`state` after a record of `topic` at `time_us` that measured `read`, and the windows that it closed."""
     place = time_us // (settings.length_s * 1_000_000)
     closed: tuple[WindowAggregated, ...] = ()
     if state.place is not None and place > state.place:
-        state, closed = close(state, topic, settings)
+        state, closed = close_windows(state, topic, settings)
     if read is None:
         return (state, closed)
     rows, full = dict(state.rows), state.full
@@ -76,7 +76,7 @@ def step(
     return (WindowState(place if state.place is None else state.place, rows, full), closed)
 
 
-def close(state: WindowState, topic: str, settings: WindowSettings) -> tuple[WindowState, tuple[WindowAggregated, ...]]:
+def close_windows(state: WindowState, topic: str, settings: WindowSettings) -> tuple[WindowState, tuple[WindowAggregated, ...]]:
     """No open window, and the statistics of the one that was open."""
     if state.place is None:
         return (state, ())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from esper.events.fields import float32_column
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.telemetry import HealthColumns
-from esper.folds.lifecycle import LIVE
+from esper.folds.transitions import LIVE
 from esper.kasmina.branch import Trace
 from esper.kasmina.health import formulas
 from esper.kasmina.health.activation import ActivationHooks

@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.monitoring.detectors.seed_health import Rows, open_anomalies, step_rows
 from esper.folds.monitoring.detectors.series import Anomaly, Series, Values, step_series
-from esper.folds.monitoring.detectors.settings import Detector, DetectorSettings
+from esper.folds.monitoring.detectors.thresholds import Detector, DetectorSettings
 from esper.folds.monitoring.measurements import Measurements
 from esper.folds.monitoring.saved import SAVED, Names
 
@@ -50,7 +50,7 @@ class DetectorState:
     broken: Names = frozenset()
 
 
-def step(
+def find_anomalies(
     state: DetectorState, topic: str, read: Measurements, settings: DetectorSettings
 ) -> tuple[DetectorState, tuple[AnomalyDetected, ...]]:
     """`state` after a record of `topic` that measured `read`, and the anomalies that begin in it."""
@@ -66,7 +66,7 @@ def step(
     return state, tuple(_detected(topic, read, one) for one in found if one.detector not in settings.off)
 
 
-def missing(topic: str, count: int) -> AnomalyDetected:
+def missing_records(topic: str, count: int) -> AnomalyDetected:
     """The anomaly of `count` records of telemetry that were written and are not there any more."""
     return AnomalyDetected(
         topic=topic, detector=MISSING, metric="records", site=None, seed=None, value=float(count), expected=0.0, score=float(count)

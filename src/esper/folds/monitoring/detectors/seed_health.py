@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import ConfigDict, model_validator
 
 from esper.folds.monitoring.detectors.series import Anomaly
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import HEALTH, BoolArray, FloatArray, IntArray, Measurements
 from esper.folds.monitoring.saved import SAVED, AsArray
 

@@ -8,7 +8,7 @@ The values of a positive metric are on a logarithmic scale, where the noise of a
 clean trainings only batches of nine samples went further than 5 spreads above the median of the 64 values before them). A metric that has
 been negative once is on its own scale.
 
-The detectors (limits in `settings`):
+The detectors (limits in `thresholds`):
   spike        one value far above the median
   divergence   the level of 7 values, or of 31, far above the lower of median and baseline
   explosion    the same of a gradient norm, by a larger factor and at once
@@ -32,7 +32,7 @@ from typing import Annotated, ClassVar, NamedTuple
 from pydantic import ConfigDict, Field
 
 from esper.events.fields import Float
-from esper.folds.monitoring.detectors.settings import DetectorSettings
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.saved import SAVED
 
 _RING, _BLOCK, _BLOCKS, _JUDGED = 64, 16, 24, 24

@@ -9,7 +9,7 @@ import pytest
 from esper.errors import RuleError
 from esper.events.kinds.control import Adaptation, Command
 from esper.events.kinds.lifecycle import Stage
-from esper.folds.lifecycle import EDGES, HOUSEKEEPING, IN_TASK_GRAPH, ISOLATED, LIVE, command_for, is_edge, mermaid, next_stage
+from esper.folds.transitions import EDGES, HOUSEKEEPING, IN_TASK_GRAPH, ISOLATED, LIVE, command_for, is_edge, mermaid, next_stage
 
 PAGE = Path(__file__).parents[2] / "docs" / "lifecycle.md"
 

@@ -28,11 +28,9 @@ from esper.events.kinds.observability import AlertFiring, AlertPending, AlertRes
 from esper.folds.monitoring import conditions
 from esper.folds.monitoring.conditions import Condition
 from esper.folds.monitoring.measurements import Measurements
+from esper.folds.monitoring.open_alerts import AlertChange
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, MetricSource, Rule, Severity, rendered, template_fields
 from esper.folds.monitoring.saved import AsPairs
-
-AlertEvent = AlertPending | AlertFiring | AlertResolved
-
 
 _LONGEST = 300
 """Most characters of a text in an annotation."""
@@ -86,7 +84,9 @@ class RuleInput(NamedTuple):
     """The topic ends with the event."""
 
 
-def step(state: AlertState, rules: Sequence[Rule], given: RuleInput, settings: AlertSettings) -> tuple[AlertState, tuple[AlertEvent, ...]]:
+def update_alerts(
+    state: AlertState, rules: Sequence[Rule], given: RuleInput, settings: AlertSettings
+) -> tuple[AlertState, tuple[AlertChange, ...]]:
     """`state` after a record, and the changes of alerts in the order of their rules; `rules` are those of the record's topic."""
     work = _Step(state, rules, given, settings)
     if state.active or state.counted:
@@ -108,7 +108,7 @@ class _Step:
         self.active = dict(state.active)
         self.counted = dict(state.counted)
         self.refused = False
-        self.events: list[AlertEvent] = []
+        self.events: list[AlertChange] = []
 
     def done(self, before: AlertState) -> AlertState:
         if not self.events and not self.refused and self.active == before.active and self.counted == before.counted and not before.full:
@@ -221,12 +221,12 @@ class _Step:
         else:
             self.active.pop(name, None)
 
-    def _change(self, kind: type[AlertEvent], name: str, key: Labels, alert: Alert, value: float | None) -> None:
+    def _change(self, kind: type[AlertChange], name: str, key: Labels, alert: Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(key)
         values = {"value": "unknown"} | dict(alert.about) | labels | ({} if alert.value is None else {"value": _written(alert.value)})
         self.events.append(
             kind(
-                fingerprint=fingerprint(self.given.topic, name, labels),
+                fingerprint=_fingerprint(self.given.topic, name, labels),
                 rule=name,
                 severity=alert.severity,
                 topic=self.given.topic,
@@ -249,6 +249,6 @@ def _written(value: float) -> str:
     return f"{value:.6g}" if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def fingerprint(topic: str, rule: str, labels: Mapping[str, str]) -> str:
+def _fingerprint(topic: str, rule: str, labels: Mapping[str, str]) -> str:
     """The identity of an alert within a run: the same topic, rule and labels give the same, 32 hex digits."""
     return digest_of([topic, rule, dict(labels)])[:32]

@@ -40,8 +40,9 @@ from esper.events.kinds.run import (
     Site,
     StreamEnded,
 )
-from esper.folds import control, seeds
-from esper.folds.control import Control, DecisionRow, Irregular, LastCommand
+from esper.folds import control_state as control
+from esper.folds import seeds
+from esper.folds.control_state import Control, DecisionRow, Irregular, LastCommand
 from esper.folds.seeds import Slot, Slots
 from esper.folds.table import Table
 

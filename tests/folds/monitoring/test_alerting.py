@@ -13,7 +13,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertResolved, AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.folds.monitoring.alerts import AlertSettings, AlertState, RuleInput, step
+from esper.folds.monitoring.alerting import AlertSettings, AlertState, RuleInput, update_alerts
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.topic import MonitorSettings
 from tests.folds.histories import transition
@@ -386,7 +386,7 @@ def stepped(rule: Rule, *records: RuleInput) -> list[tuple[str, dict[str, str], 
     state = AlertState()
     made: list[tuple[str, dict[str, str], float | None]] = []
     for record in records:
-        state, events = step(state, [rule], record, AlertSettings())
+        state, events = update_alerts(state, [rule], record, AlertSettings())
         made += [(type(event).__name__, event.labels, event.value) for event in events]
     return made
 

@@ -20,7 +20,6 @@ from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, written
 from esper.events.fields import Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
 from esper.folds.admit import Gap
-from esper.folds.monitoring import silence
 from esper.folds.monitoring.cell import (
     Applied,
     Block,
@@ -34,7 +33,7 @@ from esper.folds.monitoring.cell import (
     skip,
     to_bytes,
 )
-from esper.folds.monitoring.silence import SilenceState
+from esper.folds.monitoring.silence import SilenceState, judge_silence, recorded, update_silence
 from esper.folds.monitoring.topic import MonitorSettings
 
 WRITER = "observer"
@@ -105,7 +104,7 @@ class RunMonitor:
 
     def judge_silence(self, now: datetime, *, lock_free: bool) -> tuple[Record, ...]:
         """The record of a silence that began or ended by the clock, and what is derived from it; none where nothing changed."""
-        verdict = silence.judge(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
+        verdict = judge_silence(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
         self.silence = verdict.state
         if verdict.event is None or verdict.since_s is None:
             return ()
@@ -222,7 +221,7 @@ class RunMonitor:
             return
         if record.moment >= self._latest.moment:  # Records of a topic that was blocked come after later ones.
             self._latest = _Latest(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
-        self.silence = silence.step(self.silence, record, event)
+        self.silence = update_silence(self.silence, record, event)
 
     def _recall(self, record: Record, records: Callable[[], Iterable[Record]]) -> None:
         event = decode(record)
@@ -234,7 +233,7 @@ class RunMonitor:
         elif isinstance(event, FoldUnblocked):
             self.unreadable = False
         elif isinstance(event, RunWentSilent | RunHeardAgain):
-            self.silence = silence.recorded(self.silence, event.state if isinstance(event, RunWentSilent) else None)
+            self.silence = recorded(self.silence, event.state if isinstance(event, RunWentSilent) else None)
         self._advance(record)
 
 

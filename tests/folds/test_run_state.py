@@ -13,7 +13,7 @@ from esper.events.kinds.control import Command, CommandApplied, DecisionRefused,
 from esper.events.kinds.kernels import KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, SamplesDropped
-from esper.folds.run import BlockedError, RunState, Status, digest, fold, initial, step
+from esper.folds.run_state import BlockedError, RunState, Status, digest, fold, initial, step
 from tests.folds.histories import RUN, Writer, completed, derived, evaluation, issued, seed_row, started, steps, training, transition
 from tests.folds.runs import asked, begun, germinated, oddities, rolled_back, saved, state_of
 
