@@ -25,8 +25,8 @@ from esper.events.envelope import RunId
 from esper.events.kinds.run import CheckpointPruned, RunFinished
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
+from esper.oona.file import RUN_FILE
 from esper.oona.follower import Follower
-from esper.oona.run_log import FILE
 
 SEALED, LIVE, DESCRIPTORS, ROUNDS = 10_000, 20, 1024, 5
 
@@ -62,7 +62,7 @@ def seal_many(directory: Directory) -> None:
     for number in range(1, SEALED):
         copy = directory.path / f"01900000-0000-7000-8000-{number:012}"
         copy.mkdir()
-        for name in (FILE, "sealed"):
+        for name in (RUN_FILE, "sealed"):
             os.link(directory.path / first / name, copy / name)
 
 

@@ -12,10 +12,8 @@ import pytest
 
 from esper.history.doctor import Check, examine
 from esper.oona.directory import Directory, new_run_id
-from esper.oona.observed import FILE as OBSERVED
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK
 from esper.oona.observed import Observed
-from esper.oona.run_log import FILE
-from esper.oona.seal import MARK
 from tests.nissa.samples import anomaly
 from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import lose_from_index
@@ -69,7 +67,7 @@ def test_an_observed_file_that_is_damaged_is_bad_and_may_be_removed(tmp_path: Pa
     write_run(directory, until_epoch=3, finish=False)
     with Observed(tmp_path / RUN, RUN) as observed:
         observed.save([anomaly(RUN, str(number)) for number in range(200)])
-    file = tmp_path / RUN / OBSERVED
+    file = tmp_path / RUN / OBSERVED_FILE
     file.write_bytes(file.read_bytes()[:-4096] + os.urandom(4096))
     check = named(tmp_path, "run 7c21ab")
     assert (check.verdict, f"{file}: the file is damaged" in check.answer, "or remove it" in check.answer) == ("bad", True, True)
@@ -99,23 +97,23 @@ def finished(path: Path) -> Path:
 
 
 def test_a_sealed_run_whose_end_was_taken_out_is_bad(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(finished(tmp_path) / FILE)) as connection, connection:
+    with closing(sqlite3.connect(finished(tmp_path) / RUN_FILE)) as connection, connection:
         connection.execute("DELETE FROM records WHERE row > 30")
     check = named(tmp_path, "run 7c21ab")
     assert (check.verdict, "expected records 30, as its records have it, in its mark" in check.answer) == ("bad", True)
 
 
 def test_a_damaged_index_is_bad(tmp_path: Path) -> None:
-    lose_from_index(finished(tmp_path) / FILE, 26)
+    lose_from_index(finished(tmp_path) / RUN_FILE, 26)
     check = named(tmp_path, "run 7c21ab")
     assert (check.verdict, "the file is damaged: row 35 missing from index facts" in check.answer) == ("bad", True)
 
 
 @pytest.mark.parametrize("mark", [b"\xff\xfe", b'{"summary": {"metrics": {"validation_loss": "low"}}}'])
 def test_a_mark_that_is_none_is_bad(tmp_path: Path, mark: bytes) -> None:
-    (finished(tmp_path) / MARK).write_bytes(mark)
+    (finished(tmp_path) / SEAL_MARK).write_bytes(mark)
     check = named(tmp_path, "run 7c21ab")
-    assert (check.verdict, f"in its mark {tmp_path / RUN / MARK}, got 'nothing'" in check.answer) == ("bad", True)
+    assert (check.verdict, f"in its mark {tmp_path / RUN / SEAL_MARK}, got 'nothing'" in check.answer) == ("bad", True)
 
 
 def test_an_archive_that_may_not_be_written_is_checked(tmp_path: Path) -> None:
@@ -142,7 +140,7 @@ def test_an_interrupted_run_comes_with_the_command_that_resumes_it(tmp_path: Pat
 
 
 def test_a_finished_run_that_is_not_sealed_comes_with_the_command_that_seals_it(tmp_path: Path) -> None:
-    (finished(tmp_path) / MARK).unlink()
+    (finished(tmp_path) / SEAL_MARK).unlink()
     check = named(tmp_path, "run 7c21ab")
     assert check.verdict == "warning"
     assert check.answer.endswith(f"finished but not sealed, which an observer does: esper observe --log {tmp_path}")

@@ -20,7 +20,8 @@ from esper.events.kinds.telemetry import StepsMeasured
 from esper.observer.build import rebuild
 from esper.observer.observer import Observer
 from esper.oona.directory import Directory
-from esper.oona.observed import FILE, Observed, is_settled
+from esper.oona.file import OBSERVED_FILE
+from esper.oona.observed import Observed, is_settled
 from tests.observer.observed_runs import (
     SETTINGS,
     Growing,
@@ -142,4 +143,4 @@ def test_a_run_that_ended_long_before_anybody_observed_is_left_alone(tmp_path: P
     (run,) = directory.names()
     with Observer(directory, SETTINGS, now=lambda: NOW_LATE, report=problems.append) as observer:
         observer.turn(0.0)
-    assert not (directory.path / run / FILE).exists()
+    assert not (directory.path / run / OBSERVED_FILE).exists()

@@ -20,9 +20,9 @@ from esper.events.kinds.observability import (
 )
 from esper.observer.build import rebuild
 from esper.oona.contract import Page
+from esper.oona.file import RUN_FILE
 from esper.oona.follower import Batch
 from esper.oona.observed import Observed
-from esper.oona.run_log import FILE as LOG
 from tests.observer.observed_runs import (
     SETTINGS,
     Growing,
@@ -125,7 +125,7 @@ def test_that_a_run_could_not_be_read_outlives_the_observer_that_was_killed(grow
 def write_without(growing: Growing, lost: Record) -> None:
     """Writes the run and takes `lost` out of the file, as damage does."""
     growing.write()
-    with closing(sqlite3.connect(growing.log.path / LOG)) as connection, connection:
+    with closing(sqlite3.connect(growing.log.path / RUN_FILE)) as connection, connection:
         connection.execute("DELETE FROM records WHERE topic = ? AND sequence = ?", (lost.topic, lost.sequence))
 
 

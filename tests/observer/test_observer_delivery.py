@@ -24,7 +24,8 @@ from esper.observer.delivery.notices import linker
 from esper.observer.delivery.settings import parse_delivery
 from esper.observer.observer import Observer, Outcomes
 from esper.oona.directory import Directory
-from esper.oona.observed import FILE, is_settled
+from esper.oona.file import OBSERVED_FILE
+from esper.oona.observed import is_settled
 from tests.observer.observed_runs import (
     HEARING,
     SETTINGS,
@@ -102,12 +103,12 @@ def test_an_observed_file_that_is_damaged_keeps_no_observer_from_starting(growin
     growing.write()
     with growing.observer() as observer:
         observer.turn(0.0)
-    with closing(sqlite3.connect(growing.directory.path / growing.run / FILE)) as damaged, damaged:
+    with closing(sqlite3.connect(growing.directory.path / growing.run / OBSERVED_FILE)) as damaged, damaged:
         damaged.execute("DROP TABLE derived")
     problems.clear()
     with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
-    assert [FILE in problem for problem in problems] == [True]
+    assert [OBSERVED_FILE in problem for problem in problems] == [True]
 
 
 def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from esper.errors import LogError, RuleError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory, new_run_id
-from esper.oona.run_log import FILE
+from esper.oona.file import RUN_FILE
 from tests.oona.samples import BEGAN, RUN, mixed
 
 A = RunId("01900000-0000-7000-8000-00000000abcd")
@@ -26,7 +26,7 @@ def place(directory: Directory, *runs: RunId, sealed: bool = False) -> None:
     for run in runs:
         folder = directory.path / run
         folder.mkdir()
-        (folder / FILE).write_bytes(b"")
+        (folder / RUN_FILE).write_bytes(b"")
         if sealed:
             (folder / "sealed").write_text(json.dumps({"run": run, "records": 1, "summary": {"status": "finished"}}))
 

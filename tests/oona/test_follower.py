@@ -14,8 +14,8 @@ from esper.events.envelope import Record, RunId
 from esper.oona import follower as follower_module
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
+from esper.oona.file import RUN_FILE
 from esper.oona.follower import Batch, Follower
-from esper.oona.run_log import FILE
 from tests.oona.processes import child, line
 from tests.oona.samples import OTHER, RUN, ended
 
@@ -159,7 +159,7 @@ def test_a_damaged_run_is_reported_once_and_the_others_go_on(directory: Director
     with directory.create(RUN) as log:
         log.append(WHOLE[:10])
     (directory.path / OTHER).mkdir()
-    (directory.path / OTHER / FILE).write_bytes(b"nonsense" * 100)
+    (directory.path / OTHER / RUN_FILE).write_bytes(b"nonsense" * 100)
     with Follower(directory) as follower:
         batches = {batch.run: batch for batch in follower.poll(60.0)}
         assert follower.poll(0.0) == ()
@@ -198,7 +198,7 @@ def linked(directory: Directory, count: int) -> list[RunId]:
     runs = [RunId(f"01800000-0000-7000-8000-{number:012}") for number in range(count)]
     for run in runs:
         (directory.path / run).mkdir()
-        for name in (FILE, "sealed"):
+        for name in (RUN_FILE, "sealed"):
             os.link(directory.path / RUN / name, directory.path / run / name)
     return runs
 

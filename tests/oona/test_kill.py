@@ -10,7 +10,7 @@ from esper.events import topics
 from esper.events.envelope import moment_of
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.oona.run_log import FILE
+from esper.oona.file import RUN_FILE
 from tests.oona.processes import child, line
 from tests.oona.samples import RUN, command, everything, ticking
 
@@ -50,7 +50,7 @@ def test_a_killed_run_goes_on_with_the_next_number(directory: Directory) -> None
 
 def test_a_reader_alone_recovers_what_a_killed_writer_left(directory: Directory) -> None:
     kill_after(directory.path, 5)
-    assert (directory.path / RUN / (FILE + "-wal")).stat().st_size > 0
+    assert (directory.path / RUN / (RUN_FILE + "-wal")).stat().st_size > 0
     with directory.open(RUN) as log:
         assert len(everything(log)) >= 40
 
@@ -68,7 +68,7 @@ def test_many_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_wal_that_was_cut_off_costs_only_what_was_cut(directory: Directory) -> None:
     kill_after(directory.path, 10)
-    wal = directory.path / RUN / (FILE + "-wal")
+    wal = directory.path / RUN / (RUN_FILE + "-wal")
     with wal.open("r+b") as file:
         file.truncate(wal.stat().st_size - 1000)
     with directory.resume(RUN) as log:
@@ -78,7 +78,7 @@ def test_a_wal_that_was_cut_off_costs_only_what_was_cut(directory: Directory) ->
 
 def test_a_file_under_its_wal_that_was_damaged_is_refused(directory: Directory) -> None:
     kill_after(directory.path, 2)
-    path = directory.path / RUN / FILE
+    path = directory.path / RUN / RUN_FILE
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(LogError, match="expected a run's SQLite file"):
         directory.resume(RUN)

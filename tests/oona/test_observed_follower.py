@@ -6,7 +6,8 @@ import pytest
 
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
-from esper.oona.observed import FILE, Observed
+from esper.oona.file import OBSERVED_FILE
+from esper.oona.observed import Observed
 from esper.oona.observed_follower import DerivedFollower
 from tests.nissa.samples import anomaly
 
@@ -64,12 +65,12 @@ OTHER = RunId("01900000-0000-7000-8000-000000000002")
 
 def test_a_damaged_file_leaves_the_others_alone_and_is_read_once_it_is_whole(directory: Directory) -> None:
     (directory.path / OTHER).mkdir()
-    (directory.path / OTHER / FILE).write_bytes(b"no SQLite file" * 1000)
+    (directory.path / OTHER / OBSERVED_FILE).write_bytes(b"no SQLite file" * 1000)
     observed(directory, "a")
     follower = DerivedFollower(directory)
     assert came(follower) == ["a"]
     assert follower.unreadable == {OTHER}
-    (directory.path / OTHER / FILE).unlink()
+    (directory.path / OTHER / OBSERVED_FILE).unlink()
     with Observed(directory.path / OTHER, OTHER) as writing:
         writing.save([anomaly(OTHER, "b")])
     assert [record.id for _, records in follower.poll(frozenset({OTHER})) for record in records] == ["b"]

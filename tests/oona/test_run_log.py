@@ -16,8 +16,8 @@ from esper.events.topics import FACTS
 from esper.oona.appender import append_items
 from esper.oona.contract import START, records_of
 from esper.oona.directory import Directory
-from esper.oona.file import FORMAT
-from esper.oona.run_log import FILE, RunLog
+from esper.oona.file import FILE_FORMAT, RUN_FILE
+from esper.oona.run_log import RunLog
 from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import RUN, everything, finished, item, lose_from_index, mixed
 
@@ -30,7 +30,7 @@ def closed(directory: Directory) -> Path:
     with directory.create(RUN) as log:
         log.append(RECORDS[:200])
         log.append(RECORDS[200:])
-    return directory.path / RUN / FILE
+    return directory.path / RUN / RUN_FILE
 
 
 def alter(path: Path, *statements: str) -> None:
@@ -59,8 +59,8 @@ def test_a_resumed_run_goes_on(directory: Directory) -> None:
 def test_the_file_says_what_it_is(closed: Path) -> None:
     connection = apsw.Connection(os.fspath(closed), flags=apsw.SQLITE_OPEN_READONLY)
     meta = {str(key): value for key, value in connection.execute("SELECT key, value FROM meta")}
-    assert {name: meta[name] for name in ("run", "writer", "format")} == {"run": RUN, "writer": "trainer", "format": str(FORMAT)}
-    assert connection.pragma("user_version") == FORMAT
+    assert {name: meta[name] for name in ("run", "writer", "format")} == {"run": RUN, "writer": "trainer", "format": str(FILE_FORMAT)}
+    assert connection.pragma("user_version") == FILE_FORMAT
     assert connection.execute("SELECT data ->> '$.site' FROM records WHERE topic = ? LIMIT 1", (topics.COMMANDS,)).get == "fc"
     connection.close()
 
@@ -152,7 +152,7 @@ def test_somebody_elses_database_is_refused(directory: Directory, closed: Path) 
 
 
 def test_a_newer_format_is_refused(directory: Directory, closed: Path) -> None:
-    alter(closed, f"PRAGMA user_version = {FORMAT + 1}")
+    alter(closed, f"PRAGMA user_version = {FILE_FORMAT + 1}")
     for opening in (directory.open, directory.resume):
         with pytest.raises(LogError, match="written by a newer Esper") as raised:
             opening(RUN)
@@ -193,7 +193,7 @@ def test_the_end_of_a_topic_that_was_cut_off_shows_in_the_tails(directory: Direc
         missing = log.read().records[-1]
         end = finished(log.heads().tails())
     assert missing.type == Heartbeat.KIND  # Without a moment: nothing else counts it.
-    alter(directory.path / RUN / FILE, "DELETE FROM records WHERE row = 14")
+    alter(directory.path / RUN / RUN_FILE, "DELETE FROM records WHERE row = 14")
     with directory.resume(RUN) as log:
         append_items(log, [item(end, log.heads().moment + 1, step=20)])
     with directory.open(RUN) as log, pytest.raises(LogError, match=rf"expected before it topic {Heartbeat.TOPIC} to end with sequence 2"):
@@ -247,7 +247,7 @@ def test_bits_flipped_anywhere_are_found_or_harm_nothing(directory: Directory, c
     for place in range(37, len(whole), len(whole) // 60):
         closed.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         for leftover in ("-wal", "-shm"):
-            closed.with_name(FILE + leftover).unlink(missing_ok=True)
+            closed.with_name(RUN_FILE + leftover).unlink(missing_ok=True)
         found = resumed(directory)
         assert found == RECORDS or (isinstance(found, LogError) and str(closed) in str(found))
 
@@ -333,7 +333,7 @@ def test_a_run_is_not_opened_twice_by_one_process(directory: Directory) -> None:
 
 def test_a_run_whose_process_was_killed_while_it_made_the_file_is_made_again(directory: Directory) -> None:
     (directory.path / RUN).mkdir()
-    (directory.path / RUN / (FILE + ".new")).write_bytes(b"half a file")
+    (directory.path / RUN / (RUN_FILE + ".new")).write_bytes(b"half a file")
     assert directory.runs() == []
     with directory.create(RUN) as log:
         log.append(RECORDS[:1])

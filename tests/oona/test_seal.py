@@ -13,7 +13,7 @@ from esper.errors import LogError
 from esper.oona import seal
 from esper.oona.contract import START
 from esper.oona.directory import Directory
-from esper.oona.run_log import FILE
+from esper.oona.file import RUN_FILE, SEAL_MARK
 from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import BEGAN, RUN, ended, everything, mixed
 
@@ -30,8 +30,8 @@ def sealed(directory: Directory) -> Path:
 
 def test_a_sealed_run_is_one_file_and_a_mark(directory: Directory) -> None:
     folder = sealed(directory)
-    assert sorted(path.name for path in folder.iterdir()) == ["lock", FILE, "sealed"]
-    mark = json.loads((folder / seal.MARK).read_text())
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", RUN_FILE, "sealed"]
+    mark = json.loads((folder / SEAL_MARK).read_text())
     assert (mark["run"], mark["records"], mark["moment"]) == (RUN, 40, RECORDS[-1].moment)
     assert mark["summary"] == FINISHED
 
@@ -56,7 +56,7 @@ def test_a_sealed_run_is_read_where_nothing_may_be_written(directory: Directory,
 
 def test_a_sealed_run_that_was_cut_off_is_not_read(directory: Directory) -> None:
     folder = sealed(directory)
-    with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+    with closing(sqlite3.connect(folder / RUN_FILE)) as connection, connection:
         connection.execute("DELETE FROM records WHERE row > 30")
     with directory.open(RUN) as log:
         for reading in (log.read, log.last):
@@ -116,17 +116,17 @@ def test_a_run_that_did_not_finish_is_not_sealed(directory: Directory) -> None:
 def test_what_was_read_while_the_mark_changed_is_not_trusted(directory: Directory) -> None:
     folder = sealed(directory)
     with pytest.raises(LogError, match="was unsealed while it was read"), seal.unchanged(folder):
-        (folder / seal.MARK).write_text("{}")
+        (folder / SEAL_MARK).write_text("{}")
 
 
 @pytest.mark.parametrize("bytes_", [b"half a ma", b"\xff\xfe", b"[1]", b'{"summary": 7, "records": "many", "ended": {}}'])
 def test_a_mark_that_cannot_be_read_hides_no_run(directory: Directory, bytes_: bytes) -> None:
     folder = sealed(directory)
-    (folder / seal.MARK).write_bytes(bytes_)
+    (folder / SEAL_MARK).write_bytes(bytes_)
     assert seal.sealed_ago_s(folder, BEGAN) == math.inf
     with directory.open(RUN) as log:
         assert everything(log) == RECORDS
-        with pytest.raises(LogError, match=rf"expected .*, as its records have it, in its mark {folder / seal.MARK}, got "):
+        with pytest.raises(LogError, match=rf"expected .*, as its records have it, in its mark {folder / SEAL_MARK}, got "):
             log.heads()
     (entry,) = directory.runs()
     assert (entry.sealed, entry.summary) == (True, None)

@@ -23,7 +23,8 @@ from esper.observer.build import builtin_rules
 from esper.observer.leader import observer_of
 from esper.observer.observer import Observer, ObserverSettings
 from esper.oona.directory import Directory
-from esper.oona.observed import FILE, is_settled, read_observed
+from esper.oona.file import OBSERVED_FILE
+from esper.oona.observed import is_settled, read_observed
 
 pytestmark = pytest.mark.whole
 DEADLINE_S = 120.0
@@ -109,7 +110,7 @@ def test_an_observer_killed_again_and_again_derives_what_one_that_was_not_derive
 def test_a_killed_training_raises_an_alert_that_ends_when_it_is_resumed(started: Started) -> None:
     training = started.esper("train", "digits", "--epochs", "400", observed=True)
     run = only_run(started.log)
-    waited_for(lambda: (started.log / run / FILE).exists() and derived(started.log, run))
+    waited_for(lambda: (started.log / run / OBSERVED_FILE).exists() and derived(started.log, run))
     training.kill()
     waited_for(lambda: said(started.log, run, RunWentSilent.KIND))
     (silent,) = map(decode, said(started.log, run, RunWentSilent.KIND))

@@ -18,9 +18,10 @@ from esper.events.kinds.observability import WindowAggregated
 from esper.events.topics import AGGREGATES, TOPICS, TopicClass
 from esper.folds.run_state import RunState, digest
 from esper.history.run import History
-from esper.oona import observed, reader, seal
+from esper.oona import observed, seal
 from esper.oona.contract import Page, Position
 from esper.oona.directory import Directory
+from esper.oona.file import OBSERVED_FILE, RUN_FILE
 
 MOST_OPEN = 16
 _MOST_WINDOWS = 100  # Of one metric of a run.
@@ -87,11 +88,11 @@ class OpenRuns:
         pages: list[Page] = []
         if own or not derived:
             with self.use(run) as opened:
-                pages.append(opened.history.log.read(_part(position, reader.FILE), limit, None if own == _OWN else own))
+                pages.append(opened.history.log.read(_part(position, RUN_FILE), limit, None if own == _OWN else own))
         found = sum(len(page.records) for page in pages)
         if derived and found < limit:
             folder = self._directory.path / run
-            pages.append(observed.read_observed(folder, run, _part(position, observed.FILE), limit - found, derived))
+            pages.append(observed.read_observed(folder, run, _part(position, OBSERVED_FILE), limit - found, derived))
         records = tuple(record for page in pages for record in page.records)
         return _RecordPage(records, _cursor(position, *(page.position for page in pages)), len(records) == limit)
 
@@ -99,7 +100,7 @@ class OpenRuns:
         """The later of `after` and the cursor `keep` records before the end of `run`, and how many records that skips; the end for None."""
         position = _position(after)
         with self.use(run) as opened:
-            at, missed = opened.history.log.skip(_part(position, reader.FILE), keep)
+            at, missed = opened.history.log.skip(_part(position, RUN_FILE), keep)
         if after is not None:
             return _cursor(position, at), missed
         return _cursor(at, observed.end_of_observed(self._directory.path / run)), 0
@@ -163,7 +164,7 @@ def _position(cursor: str | None) -> Position | None:
     if cursor is None:
         return None
     own, _, derived = cursor.partition(".")
-    return Position(((observed.FILE, int(derived)), (reader.FILE, int(own))))
+    return Position(((OBSERVED_FILE, int(derived)), (RUN_FILE, int(own))))
 
 
 def _part(position: Position | None, file: str) -> Position | None:
@@ -172,4 +173,4 @@ def _part(position: Position | None, file: str) -> Position | None:
 
 def _cursor(*positions: Position | None) -> str:
     rows = {file: row for position in positions if position is not None for file, row in position.rows}
-    return f"{rows.get(reader.FILE, 0)}.{rows.get(observed.FILE, 0)}"
+    return f"{rows.get(RUN_FILE, 0)}.{rows.get(OBSERVED_FILE, 0)}"

@@ -9,8 +9,8 @@ from esper.errors import RuleError
 from esper.events.envelope import RunId, is_training
 from esper.history.catalog import Listed, described
 from esper.oona.directory import LATEST, Directory
+from esper.oona.file import RUN_FILE, WRITER_LOCK
 from esper.oona.lock import holder_of
-from esper.oona.run_log import FILE, LOCK
 
 _AGAIN_S = 1.0
 _Look = tuple[tuple[int, int], tuple[int, int], int | None]
@@ -102,7 +102,7 @@ def _resolve(ref: str, names: Sequence[RunId]) -> RunId | None:
 
 def _look(directory: Directory, run: RunId) -> _Look:
     folder = directory.path / run
-    return _size(os.fspath(folder / FILE)), _size(os.fspath(folder / (FILE + "-wal"))), holder_of(folder / LOCK)
+    return _size(os.fspath(folder / RUN_FILE)), _size(os.fspath(folder / (RUN_FILE + "-wal"))), holder_of(folder / WRITER_LOCK)
 
 
 def _size(path: str) -> tuple[int, int]:

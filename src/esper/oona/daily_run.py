@@ -15,9 +15,10 @@ from esper.events.envelope import RunId
 from esper.events.fields import Event
 from esper.oona.appender import Item, append_items
 from esper.oona.directory import Directory
+from esper.oona.file import RUN_FILE, WRITER_LOCK
 from esper.oona.lock import holder_of
 from esper.oona.run_end import stream_ends
-from esper.oona.run_log import FILE, LOCK, RunLog
+from esper.oona.run_log import RunLog
 
 
 def machine_name() -> str:
@@ -77,7 +78,7 @@ class DailyRun:
         for instance in range(1, self._instances + 1):
             run = RunId(f"{self._prefix}{'' if instance == 1 else f'-{instance}'}:{day}")
             try:
-                exists = (self._directory.path / run / FILE).exists()
+                exists = (self._directory.path / run / RUN_FILE).exists()
                 return self._directory.resume(run) if exists else self._directory.create(run, self._writer)
             except LogError as error:
                 refusal = error
@@ -89,7 +90,7 @@ class DailyRun:
         for run in self._directory.names(hidden=True):
             own = self._own.fullmatch(run)
             entry = self._directory.entry(run) if own is not None and own["day"] < day else None
-            if entry is None or entry.sealed or holder_of(entry.path / LOCK) is not None:
+            if entry is None or entry.sealed or holder_of(entry.path / WRITER_LOCK) is not None:
                 continue
             try:
                 with self._directory.resume(run) as log:

@@ -15,10 +15,10 @@ from pydantic import JsonValue
 from esper.errors import LogError, RuleError
 from esper.events.envelope import TRAINER, RunId, is_training
 from esper.oona import seal
-from esper.oona.file import explained
+from esper.oona.file import RUN_FILE, WRITER_LOCK, explained
 from esper.oona.lock import holder_of
 from esper.oona.place import make_place, mounted, refuse_network
-from esper.oona.run_log import FILE, LOCK, RunLog
+from esper.oona.run_log import RunLog
 
 LATEST = "latest"
 _CHECKPOINTS = "checkpoints"
@@ -83,7 +83,7 @@ class Directory:
         False for a run that is being written or did not finish, or that a reader holds open now. Raises LogError for a damaged file.
         """
         folder = self._existing(run)
-        return seal.read_mark(folder) is not None or (holder_of(folder / LOCK) is None and RunLog.seal_finished(folder))
+        return seal.read_mark(folder) is not None or (holder_of(folder / WRITER_LOCK) is None and RunLog.seal_finished(folder))
 
     def checkpoints(self, run: RunId) -> Path:
         """The folder of the checkpoints of `run`; made by whoever saves one."""
@@ -107,12 +107,12 @@ class Directory:
             return RunEntry(run, folder, sealed=True, holder=None, summary=seal.summary_of(mark))
         if not self.has_log(run):
             return None
-        return RunEntry(run, folder, sealed=False, holder=holder_of(folder / LOCK), summary=None)
+        return RunEntry(run, folder, sealed=False, holder=holder_of(folder / WRITER_LOCK), summary=None)
 
     def has_log(self, run: RunId) -> bool:
         """True where `run` has a file, or may have one: whoever opens a folder that may not be looked into is told why."""
         try:
-            return (self.path / run / FILE).exists()
+            return (self.path / run / RUN_FILE).exists()
         except OSError:
             return True
 
@@ -142,7 +142,7 @@ class Directory:
     def _existing(self, run: RunId) -> Path:
         folder = self._folder(run)
         with explained(folder, "open"):
-            exists = (folder / FILE).exists()
+            exists = (folder / RUN_FILE).exists()
         if not exists:
-            raise LogError(f"expected the log of run {run} at {folder / FILE}, got nothing")
+            raise LogError(f"expected the log of run {run} at {folder / RUN_FILE}, got nothing")
         return folder

@@ -19,14 +19,21 @@ from esper.errors import DataError, LogError
 from esper.events.envelope import MICROSECOND, SINCE, Record, RunId, heartbeat_id, record_id
 from esper.events.kinds.telemetry import Heartbeat
 
+# The files of a run's directory, with its reserve (`run_log`) and its checkpoints.
+RUN_FILE = "run.sqlite"
+WRITER_LOCK = "lock"
+SEAL_MARK = "sealed"
+OBSERVED_FILE = "observed.sqlite"
+OBSERVED_MARK = "observed.sealed"
+
 _APPLICATION_ID = 0x45737072  # "Espr"
-FORMAT = 1
+FILE_FORMAT = 1
 _BUSY_TIMEOUT_MS = 5000
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;"
-TABLES = """
+_TABLES = """
 CREATE TABLE records (
     row INTEGER PRIMARY KEY, topic TEXT NOT NULL, sequence INTEGER NOT NULL, fact INTEGER, moment INTEGER NOT NULL,
     incarnation INTEGER NOT NULL, type TEXT NOT NULL, time INTEGER NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
@@ -77,7 +84,7 @@ def _reason(error: apsw.Error | OSError) -> str:
     return f"{known or type(error).__name__} ({error})"
 
 
-def create_file(path: Path, run: RunId, writer: str, tables: str = TABLES) -> None:
+def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> None:
     """Makes the empty file of `run` at `path`, with `tables` and a table meta, whole or not at all.
 
     Raises LogError where it cannot be written.
@@ -89,11 +96,11 @@ def create_file(path: Path, run: RunId, writer: str, tables: str = TABLES) -> No
         try:
             # One call each: apsw stops at the row that a pragma answers with.
             connection.pragma("application_id", _APPLICATION_ID)
-            connection.pragma("user_version", FORMAT)
+            connection.pragma("user_version", FILE_FORMAT)
             with connection:
                 connection.execute(_META + tables)
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
-                meta = {"run": run, "writer": writer, "format": str(FORMAT), "created": created}
+                meta = {"run": run, "writer": writer, "format": str(FILE_FORMAT), "created": created}
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         finally:
             connection.close()
@@ -143,8 +150,8 @@ def _check_header(path: Path) -> None:
     application_id, version = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
     if application_id != _APPLICATION_ID:
         raise LogError(f"cannot open {path}: expected application id {_APPLICATION_ID:#x} (Esper), got {application_id:#x}")
-    if not 1 <= version <= FORMAT:
-        raise LogError(f"cannot open {path}: expected format 1 to {FORMAT}, got format {version}, written by a newer Esper")
+    if not 1 <= version <= FILE_FORMAT:
+        raise LogError(f"cannot open {path}: expected format 1 to {FILE_FORMAT}, got format {version}, written by a newer Esper")
     page_bytes = int.from_bytes(header[16:18], "big")
     page_bytes = 65536 if page_bytes == 1 else page_bytes
     wal = path.with_name(path.name + "-wal")

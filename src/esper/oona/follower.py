@@ -18,8 +18,9 @@ from esper.oona import seal
 from esper.oona.contract import START, Page, Position
 from esper.oona.directory import Directory
 from esper.oona.doorbell import POLL_S, Ear
+from esper.oona.file import RUN_FILE, WRITER_LOCK
 from esper.oona.lock import holder_of
-from esper.oona.run_log import FILE, LOCK, RunLog
+from esper.oona.run_log import RunLog
 
 _OPEN_AT_ONCE = 64
 LIST_S = 1.0
@@ -148,7 +149,7 @@ class Follower:
         for asked, name in enumerate(names, start=1):
             run = self._runs[name]
             if everything and run.live:
-                run.live = holder_of(self._directory.path / name / LOCK) is not None
+                run.live = holder_of(self._directory.path / name / WRITER_LOCK) is not None
             if (everything or run.live or run.behind or name in rung) and (batch := self._ask(name, run)):
                 batches.append(batch)
             if len(batches) >= _BATCHES:
@@ -175,7 +176,7 @@ class Follower:
     def _ask(self, name: RunId, run: _Followed) -> Batch | None:
         folder = self._directory.path / name
         sealed = seal.read_mark(folder) is not None
-        if not run.may_bring(look_at(folder, FILE)) and (run.faulty or not sealed):
+        if not run.may_bring(look_at(folder, RUN_FILE)) and (run.faulty or not sealed):
             self._release(name)
             return None
         try:
@@ -210,7 +211,7 @@ class Follower:
 
 def _is_read(mark: str, position: Position | None, *, skip: bool) -> bool:
     """True for a sealed run that has nothing to bring: all of it was read before, or it was never followed and is to be skipped."""
-    return skip if position is None else 0 < seal.records_of(mark) <= position.row(FILE)
+    return skip if position is None else 0 < seal.records_of(mark) <= position.row(RUN_FILE)
 
 
 def look_at(folder: Path, file: str) -> Look:

@@ -19,9 +19,6 @@ from esper.oona import file, seal
 from esper.oona.contract import START, Page, Position
 from esper.oona.store import SavedState
 
-FILE = "observed.sqlite"
-MARK = "observed.sealed"
-
 _TABLES = """
 CREATE TABLE derived (
     row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, topic TEXT NOT NULL, writer TEXT NOT NULL, moment INTEGER NOT NULL,
@@ -45,11 +42,11 @@ class Observed:
     def __init__(self, folder: Path, run: RunId) -> None:
         """Opens the file in `folder`, made if need be; a sealed one is sealed no more. Raises LogError where it cannot be written."""
         self.run = run
-        self._path = folder / FILE
+        self._path = folder / file.OBSERVED_FILE
         if not self._path.exists():
             file.create_file(self._path, run, "observer", _TABLES)
         with file.explained(self._path, "unseal"):
-            (folder / MARK).unlink(missing_ok=True)
+            (folder / file.OBSERVED_MARK).unlink(missing_ok=True)
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
         meta = file.read_meta(self._connection, self._path)
         if meta.run != run:
@@ -101,9 +98,9 @@ class Observed:
         self.close()
         if sealed:
             with file.explained(self._path, "seal"):
-                draft = self._path.with_name(MARK + ".new")
+                draft = self._path.with_name(file.OBSERVED_MARK + ".new")
                 draft.write_text(f"{rows[0] if rows else 0}\n")
-                draft.rename(self._path.with_name(MARK))
+                draft.rename(self._path.with_name(file.OBSERVED_MARK))
         return sealed
 
     def _insert(self, connection: apsw.Connection, record: Record) -> bool:
@@ -134,12 +131,12 @@ class Observed:
 
 def is_observed(folder: Path) -> bool:
     """True when an observer has written something about the run in `folder`."""
-    return (folder / FILE).exists()
+    return (folder / file.OBSERVED_FILE).exists()
 
 
 def is_settled(folder: Path) -> bool:
     """True when the observed file in `folder` is sealed: nothing about the run is firing or undelivered."""
-    return (folder / MARK).exists()
+    return (folder / file.OBSERVED_MARK).exists()
 
 
 def read_observed(
@@ -149,7 +146,7 @@ def read_observed(
 
     Opens the file for this one request. Raises LogError for a damaged one.
     """
-    row = (position or START).row(FILE)
+    row = (position or START).row(file.OBSERVED_FILE)
     if not is_observed(folder):
         return Page((), _at(row))
     with _reading(folder) as connection:
@@ -165,7 +162,7 @@ def check_observed(folder: Path) -> None:
         return
     try:
         with _reading(folder) as connection:
-            file.check_integrity(connection, folder / FILE)
+            file.check_integrity(connection, folder / file.OBSERVED_FILE)
     except LogError as error:
         raise LogError(f"{error}, or remove it: the run is whole, only what people were told of it is lost then") from error
 
@@ -181,7 +178,7 @@ def end_of_observed(folder: Path) -> Position:
 @contextmanager
 def _reading(folder: Path) -> Iterator[apsw.Connection]:
     """A connection for one request, and one view of the file."""
-    path = folder / FILE
+    path = folder / file.OBSERVED_FILE
     immutable = is_settled(folder) and not os.access(folder, os.W_OK)
     with file.explained(path, "read"):
         connection = file.open_for_reading(path, immutable=immutable)
@@ -212,7 +209,7 @@ def observed_records(folder: Path, run: RunId, topic: str) -> Iterator[Record]:
 
 
 def _at(row: int) -> Position:
-    return Position(((FILE, row),))
+    return Position(((file.OBSERVED_FILE, row),))
 
 
 def _to_row(record: Record) -> tuple[str | int | bytes | None, ...]:

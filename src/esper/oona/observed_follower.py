@@ -13,8 +13,9 @@ from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
+from esper.oona.file import OBSERVED_FILE
 from esper.oona.follower import RECENT_S, Look, look_at
-from esper.oona.observed import FILE, end_of_observed, is_settled, read_observed
+from esper.oona.observed import end_of_observed, is_settled, read_observed
 
 _SWEEP_S = 10.0
 _LOOK_S = 1.0
@@ -68,7 +69,7 @@ class DerivedFollower:
         for run in names:
             folder = self._directory.path / run
             place = self._places.get(run)
-            if place is None and (folder / FILE).exists():
+            if place is None and (folder / OBSERVED_FILE).exists():
                 self._places[run] = place = _Place()
                 if skip_settled and is_settled(folder):
                     self._skip(folder, place)
@@ -84,7 +85,7 @@ class DerivedFollower:
 
     def _read(self, run: RunId) -> tuple[Record, ...]:
         folder = self._directory.path / run
-        look = look_at(folder, FILE)
+        look = look_at(folder, OBSERVED_FILE)
         place = self._places.setdefault(run, _Place()) if look else self._places.get(run)
         now = time.monotonic()
         if place is None or (look == place.look and now > place.changed_at + RECENT_S):

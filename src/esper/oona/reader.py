@@ -26,8 +26,6 @@ from esper.oona.lock import holder_of
 _RESTORE = "restore the file from a copy or a mirror"
 _LISTED = "SELECT count(*), coalesce(sum(fact), 0) FROM records INDEXED BY facts WHERE fact IS NOT NULL"
 _LAST_FACT = f"SELECT fact FROM records NOT INDEXED WHERE topic IN ({', '.join(map(repr, sorted(FACTS)))}) ORDER BY row DESC LIMIT 1"  # noqa: S608
-FILE = "run.sqlite"
-LOCK = "lock"
 # How many sealed files one process has open at once, over all threads: `ulimit -n` is 1024 on many machines, and a connection takes up to
 # three descriptors.
 _sealed_at_once = threading.BoundedSemaphore(64)
@@ -38,7 +36,7 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path / FILE
+        self._file = path / file.RUN_FILE
         self._open: apsw.Connection | None = None
         self._ear: Ear | None = None
         self._finished = False
@@ -162,9 +160,9 @@ class Reader:
 
 def _is_archived(folder: Path) -> bool:
     """True for an unsealed run where this process may write nothing, and which nobody writes: SQLite could not make its shared memory."""
-    wal = folder / (FILE + "-wal")
+    wal = folder / (file.RUN_FILE + "-wal")
     unwritten = not wal.exists() or not wal.stat().st_size
-    return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / LOCK) is None
+    return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / file.WRITER_LOCK) is None
 
 
 def walk(connection: apsw.Connection, path: Path, meta: file.Meta) -> Heads:
@@ -207,4 +205,4 @@ def _select_last(connection: apsw.Connection, limit: int, topics: frozenset[str]
 
 def position_at(row: int) -> Position:
     """The position after row `row` of a run's file."""
-    return Position(((FILE, row),))
+    return Position(((file.RUN_FILE, row),))

@@ -20,9 +20,7 @@ from esper.oona.doorbell import Bell
 from esper.oona.heads import Heads
 from esper.oona.lock import Lock
 from esper.oona.place import Reserve
-from esper.oona.reader import FILE, LOCK, Reader, position_at, walk
-
-__all__ = ["FILE", "LOCK", "RunLog"]
+from esper.oona.reader import Reader, position_at, walk
 
 
 class RunLog:
@@ -43,11 +41,11 @@ class RunLog:
         with file.explained(path, "make the folder"):
             path.mkdir(exist_ok=True)
             file.sync_folder(path.parent)
-        lock = Lock.take(path / LOCK, f"run {run}")
+        lock = Lock.take(path / file.WRITER_LOCK, f"run {run}")
         try:
-            if (path / FILE).exists():
-                raise LogError(f"cannot create run {run}: expected no log yet, got {path / FILE}; resume it instead")
-            file.create_file(path / FILE, run, writer)
+            if (path / file.RUN_FILE).exists():
+                raise LogError(f"cannot create run {run}: expected no log yet, got {path / file.RUN_FILE}; resume it instead")
+            file.create_file(path / file.RUN_FILE, run, writer)
         except BaseException:
             lock.release()
             raise
@@ -60,11 +58,11 @@ class RunLog:
         Raises LogError with the pid where another process writes it; where it is sealed; where SQLite's integrity_check, a number or a
         chain is wrong. Reads the whole file.
         """
-        lock = Lock.take(path / LOCK, f"run {path.name}")
+        lock = Lock.take(path / file.WRITER_LOCK, f"run {path.name}")
         try:
             mark = seal.read_mark(path)
             if mark is not None:
-                raise LogError(f"run {path.name} is finished and sealed ({path / seal.MARK}): expected a run that can go on")
+                raise LogError(f"run {path.name} is finished and sealed ({path / file.SEAL_MARK}): expected a run that can go on")
         except BaseException:
             lock.release()
             raise
@@ -114,7 +112,7 @@ class RunLog:
 
     def read(self, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None) -> Page:
         """At most `limit` records after `position`, of `topics`, oldest first, as one consistent view."""
-        return self._reader.read((position or START).row(FILE), limit, topics)
+        return self._reader.read((position or START).row(file.RUN_FILE), limit, topics)
 
     def last(self, limit: int = 1, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
         """The newest `limit` records of `topics` (None: all), oldest first."""
@@ -122,7 +120,7 @@ class RunLog:
 
     def skip(self, position: Position | None, keep: int) -> tuple[Position, int]:
         """Where a reader at `position` goes on who may be `keep` records behind, and how many it passes over."""
-        row = (position or START).row(FILE)
+        row = (position or START).row(file.RUN_FILE)
         to = max(row, self._reader.last_row() - keep)
         return position_at(to), to - row
 
@@ -132,7 +130,7 @@ class RunLog:
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`, woken by the writer's bell or within 50 ms; False when `timeout_s` passed."""
-        return self._reader.wait(position.row(FILE), timeout_s)
+        return self._reader.wait(position.row(file.RUN_FILE), timeout_s)
 
     def free_reserve(self) -> None:
         """Deletes the reserve file: room for a run's last words on a full disk."""
@@ -154,7 +152,7 @@ class RunLog:
 
     def _owned(self, doing: str) -> "_Writer":
         if self._writer is None:
-            raise RuleError(f"cannot {doing} {self.path / FILE}: it was opened for reading; create or resume the run to write it")
+            raise RuleError(f"cannot {doing} {self.path / file.RUN_FILE}: it was opened for reading; create or resume the run to write it")
         return self._writer
 
     def __enter__(self) -> Self:
@@ -168,7 +166,7 @@ class _Writer:
     """The one writing connection of a run, with everything that goes with it: lock, reserve, bell, and how the log ends."""
 
     def __init__(self, path: Path, lock: Lock) -> None:
-        self.path = path / FILE
+        self.path = path / file.RUN_FILE
         self._lock = lock
         self._process = os.getpid()
         self._connection: apsw.Connection | None = file.open_for_writing(self.path)

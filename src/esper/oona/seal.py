@@ -23,7 +23,6 @@ from esper.events.kinds.run import RunFinished, RunStarted
 from esper.oona import file
 from esper.oona.heads import Heads
 
-MARK = "sealed"
 LEAVE_WAL_S = 5.0
 _RETRY_S = 0.05
 
@@ -49,13 +48,13 @@ def leave_wal(connection: apsw.Connection, path: Path) -> bool:
 def write_mark(folder: Path, heads: Heads, first: Record, last: Record) -> None:
     """Makes the mark of the run that begins with `first` and ends with `last`, durably."""
     mark = _end_of(heads) | {"summary": _summary(first, last)}
-    draft = folder / (MARK + ".new")
-    with file.explained(folder / MARK, "write"):
+    draft = folder / (file.SEAL_MARK + ".new")
+    with file.explained(folder / file.SEAL_MARK, "write"):
         with draft.open("w") as target:
             json.dump(mark, target)
             target.flush()
             os.fsync(target.fileno())
-        draft.rename(folder / MARK)
+        draft.rename(folder / file.SEAL_MARK)
         file.sync_folder(folder)
 
 
@@ -77,7 +76,7 @@ def _end_of(heads: Heads) -> dict[str, JsonValue]:
 def read_mark(folder: Path) -> str | None:
     """The mark's text, empty where it cannot be read; None for a run that is not sealed."""
     try:
-        return (folder / MARK).read_text(errors="replace")
+        return (folder / file.SEAL_MARK).read_text(errors="replace")
     except FileNotFoundError:
         return None
     except OSError:
@@ -86,12 +85,12 @@ def read_mark(folder: Path) -> str | None:
 
 def require_end(folder: Path, heads: Heads) -> None:
     """Raises LogError where the run in `folder` is sealed, and its mark does not say that it ends as `heads` do."""
-    mark = read_mark(folder)
+    mark, path = read_mark(folder), folder / file.SEAL_MARK
     said = {} if mark is None else _said(mark)
     for name, found in _end_of(heads).items():
         if mark is not None and said.get(name) != found:
             raise LogError(
-                f"cannot trust run {folder.name}: expected {name} {found!r}, as its records have it, in its mark {folder / MARK}, "
+                f"cannot trust run {folder.name}: expected {name} {found!r}, as its records have it, in its mark {path}, "
                 f"got {said.get(name, 'nothing')!r}; restore the run from a copy or a mirror"
             )
 
@@ -132,4 +131,4 @@ def unchanged(folder: Path) -> Iterator[None]:
     before = read_mark(folder)
     yield
     if read_mark(folder) != before or before is None:
-        raise LogError(f"run {folder.name} was unsealed while it was read ({folder / MARK} changed): read it again")
+        raise LogError(f"run {folder.name} was unsealed while it was read ({folder / file.SEAL_MARK} changed): read it again")

@@ -182,7 +182,7 @@ def _forget_a_file(folder: Path, name: str) -> None:
 
 
 def _is_new_log(path: Path, *_arguments: object) -> bool:
-    return path.name == run_log.FILE + ".new"
+    return path.name == file.RUN_FILE + ".new"
 
 
 POINTS: Mapping[str, Callable[[Fuse], None]] = {
