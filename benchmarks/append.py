@@ -214,7 +214,7 @@ def read_along(directory: Directory, run: RunId) -> None:
     seen: list[int] = []
     with directory.open(run) as log:
         position = log.end()
-        log.wait(position, 0.0)  # Opens the ear before the writer is told to go.
+        log.wait(position, 0.0)  # Opens the listener's socket before the writer is told to go.
         print("ready", flush=True)
         while len(seen) < RINGS and log.wait(position, 10.0):
             page = log.read(position)

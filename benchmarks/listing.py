@@ -85,7 +85,7 @@ def measure(directory: Directory) -> dict[str, float | int]:
     followed: set[RunId] = set()
     with Follower(directory, from_start=True) as follower:
         while len(followed) < SEALED + LIVE:
-            followed |= {batch.run for batch in follower.poll(1.0)}
+            followed |= {page.run for page in follower.poll(1.0)}
     return {
         "sealed": SEALED,
         "live": LIVE,

@@ -19,9 +19,8 @@ from esper.events.kinds.observability import (
     WindowAggregated,
 )
 from esper.observer.build import rebuild
-from esper.oona.contract import Page
 from esper.oona.file import RUN_FILE
-from esper.oona.follower import Batch
+from esper.oona.follower import RunPage
 from esper.oona.observed import Observed
 from tests.observer.observed_runs import (
     SETTINGS,
@@ -90,8 +89,8 @@ def test_a_run_that_cannot_be_read_fires_until_it_can(growing: Growing) -> None:
     growing.write(100)
     with growing.observer() as observer:
         observer.turn(0.0)
-        nothing = Page((), observer._runs[growing.run].position)
-        observer._take(Batch(growing.run, nothing, ended=False, error=LogError("the file is damaged")))
+        position = observer._runs[growing.run].position
+        observer._take(RunPage(growing.run, (), position, error=LogError("the file is damaged")))
         assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing"]
         growing.write(50)
         observer.turn(0.0)
@@ -103,9 +102,9 @@ def test_that_a_run_cannot_be_read_is_said_once_however_often_it_is_tried(growin
     problems.clear()
     with growing.observer() as observer:
         observer.turn(0.0)
-        nothing = Page((), observer._runs[growing.run].position)
+        position = observer._runs[growing.run].position
         for _ in range(3):
-            observer._take(Batch(growing.run, nothing, ended=False, error=LogError("the file is damaged")))
+            observer._take(RunPage(growing.run, (), position, error=LogError("the file is damaged")))
     assert problems == ["the file is damaged"]
     assert [record.type for record in read(growing.directory, growing.run)].count(FoldBlocked.KIND) == 1
 
@@ -114,8 +113,8 @@ def test_that_a_run_could_not_be_read_outlives_the_observer_that_was_killed(grow
     growing.write(100)
     observer = growing.observer()
     observer.turn(0.0)
-    nothing = Page((), observer._runs[growing.run].position)
-    observer._take(Batch(growing.run, nothing, ended=False, error=LogError("the file is damaged")))
+    position = observer._runs[growing.run].position
+    observer._take(RunPage(growing.run, (), position, error=LogError("the file is damaged")))
     abandon(observer)
     with growing.observer() as observer:
         observer.turn(0.0)

@@ -244,8 +244,8 @@ def test_an_old_log_observed_from_its_start_has_one_outcome_for_each_alert_and_p
     (run,) = paged.directory.names()
     first = paged.observer(from_start=True)
     if killed:
-        (batch,) = first._follower.poll(0.0)
-        first._take(batch)
+        (page,) = first._follower.poll(0.0)
+        first._take(page)
         abandon(first)
     else:
         first.turn(0.0)

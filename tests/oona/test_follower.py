@@ -14,8 +14,10 @@ from esper.events.envelope import Record, RunId
 from esper.oona import follower as follower_module
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
-from esper.oona.file import RUN_FILE
-from esper.oona.follower import Batch, Follower
+from esper.oona.file import OBSERVED_FILE, RUN_FILE
+from esper.oona.follower import DerivedFollower, Follower, RunPage
+from esper.oona.observed import Observed
+from tests.nissa.samples import anomaly
 from tests.oona.processes import child, line
 from tests.oona.samples import OTHER, RUN, ended
 
@@ -31,9 +33,9 @@ def collected(follower: Follower, run: RunId, count: int) -> tuple[Record, ...]:
     """The next records of `run`, polled until there are `count`."""
     got: tuple[Record, ...] = ()
     while len(got) < count:
-        batches = follower.poll(60.0)
-        assert batches, f"expected {count} records of {run}, got {len(got)}"
-        got += tuple(record for batch in batches if batch.run == run for record in batch.page.records)
+        pages = follower.poll(60.0)
+        assert pages, f"expected {count} records of {run}, got {len(got)}"
+        got += tuple(record for page in pages if page.run == run for record in page.records)
     return got
 
 
@@ -65,8 +67,8 @@ def test_two_runs_are_followed_side_by_side(followed: tuple[Directory, Follower]
     with directory.create(RUN) as first, directory.create(OTHER) as second:
         first.append(WHOLE[:5])
         second.append(other[:7])
-        batches = {batch.run: batch.page.records for batch in (*follower.poll(60.0), *follower.poll(0.0))}
-    assert batches == {RUN: WHOLE[:5], OTHER: other[:7]}
+        pages = {page.run: page.records for page in (*follower.poll(60.0), *follower.poll(0.0))}
+    assert pages == {RUN: WHOLE[:5], OTHER: other[:7]}
 
 
 @pytest.mark.whole
@@ -83,7 +85,7 @@ def test_a_followed_run_ends_once_it_is_sealed(followed: tuple[Directory, Follow
         log.append(WHOLE)
         assert collected(follower, RUN, 30) == WHOLE
         assert log.seal()
-    assert [(batch.run, batch.page.records, batch.ended) for batch in follower.poll(60.0)] == [(RUN, (), True)]
+    assert [(page.run, page.records, page.ended) for page in follower.poll(60.0)] == [(RUN, (), True)]
     assert follower.following == frozenset()
     assert follower.poll(0.0) == ()
 
@@ -119,8 +121,8 @@ def test_runs_sealed_before_are_left_alone(directory: Directory) -> None:
 def test_runs_sealed_before_are_read_from_the_start_when_asked(directory: Directory) -> None:
     seal_one(directory)
     with Follower(directory, from_start=True) as follower:
-        (batch,) = follower.poll(60.0)
-        assert (batch.page.records, batch.ended) == (WHOLE, True)
+        (page,) = follower.poll(60.0)
+        assert (page.records, page.ended) == (WHOLE, True)
 
 
 def test_a_follower_goes_on_where_the_last_one_stopped(directory: Directory) -> None:
@@ -144,15 +146,15 @@ def test_a_run_that_was_sealed_while_nobody_followed_is_read_to_its_end(director
 def test_only_the_topics_asked_for_come(directory: Directory) -> None:
     seal_one(directory)
     with Follower(directory, topics=frozenset({topics.STEPS}), from_start=True) as follower:
-        (batch,) = follower.poll(60.0)
-    assert batch.page.records == tuple(record for record in WHOLE if record.topic == topics.STEPS)
+        (page,) = follower.poll(60.0)
+    assert page.records == tuple(record for record in WHOLE if record.topic == topics.STEPS)
 
 
 def test_pages_are_no_larger_than_asked_for(directory: Directory) -> None:
     seal_one(directory)
     with Follower(directory, from_start=True, limit=20) as follower:
-        pages: list[Batch] = [*follower.poll(60.0), *follower.poll(60.0)]
-    assert [(len(batch.page.records), batch.ended) for batch in pages] == [(20, False), (10, True)]
+        pages: list[RunPage] = [*follower.poll(60.0), *follower.poll(60.0)]
+    assert [(len(page.records), page.ended) for page in pages] == [(20, False), (10, True)]
 
 
 def test_a_damaged_run_is_reported_once_and_the_others_go_on(directory: Directory) -> None:
@@ -161,10 +163,10 @@ def test_a_damaged_run_is_reported_once_and_the_others_go_on(directory: Director
     (directory.path / OTHER).mkdir()
     (directory.path / OTHER / RUN_FILE).write_bytes(b"nonsense" * 100)
     with Follower(directory) as follower:
-        batches = {batch.run: batch for batch in follower.poll(60.0)}
+        pages = {page.run: page for page in follower.poll(60.0)}
         assert follower.poll(0.0) == ()
-    assert batches[RUN].page.records == WHOLE[:10]
-    assert isinstance(batches[OTHER].error, LogError)
+    assert pages[RUN].records == WHOLE[:10]
+    assert isinstance(pages[OTHER].error, LogError)
 
 
 def test_a_deleted_run_is_forgotten(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +184,7 @@ def test_a_deleted_run_is_forgotten(directory: Directory, monkeypatch: pytest.Mo
 
 def test_a_run_that_nobody_writes_is_not_kept_open(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "LIST_S", 0.0)
-    monkeypatch.setattr(follower_module, "RECENT_S", 0.0)
+    monkeypatch.setattr(follower_module, "_RECENT_S", 0.0)
     with directory.create(RUN) as log:
         log.append(WHOLE[:10])
     with Follower(directory) as follower:
@@ -206,7 +208,7 @@ def linked(directory: Directory, count: int) -> list[RunId]:
 def test_no_run_waits_for_others_that_always_have_more(directory: Directory) -> None:
     runs = {RUN, *linked(directory, 70)}
     with Follower(directory, from_start=True, limit=1) as follower:
-        came = [{batch.run for batch in follower.poll(60.0)} for _ in range(2)]
+        came = [{page.run for page in follower.poll(60.0)} for _ in range(2)]
     assert [len(names) for names in came] == [64, 64]
     assert came[0] | came[1] == runs
 
@@ -221,7 +223,72 @@ def test_thousands_of_ended_runs_fit_into_few_descriptors(directory: Directory) 
         with Follower(directory, from_start=True) as follower:
             done: set[RunId] = set()
             while follower.following:
-                done |= {batch.run for batch in follower.poll(60.0) if batch.ended}
+                done |= {page.run for page in follower.poll(60.0) if page.ended}
         assert len(done) == 2001
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def beside(directory: Directory) -> Directory:
+    """A directory with a run that only an observer has written about."""
+    (directory.path / RUN).mkdir()
+    return directory
+
+
+def observed(directory: Directory, *identities: str, seal: bool = False) -> None:
+    with Observed(directory.path / RUN, RUN) as writing:
+        writing.save([anomaly(RUN, identity) for identity in identities])
+        if seal:
+            assert writing.seal()
+
+
+def came(follower: DerivedFollower) -> list[str]:
+    return [record.id for _, records in follower.poll(frozenset({RUN})) for record in records]
+
+
+def test_what_stands_there_and_what_comes_is_brought_once(beside: Directory) -> None:
+    observed(beside, "a", "b")
+    follower = DerivedFollower(beside)
+    assert [came(follower), came(follower)] == [["a", "b"], []]
+    observed(beside, "c")
+    assert [came(follower), came(follower)] == [["c"], []]
+
+
+def test_a_run_that_was_settled_before_is_history(beside: Directory) -> None:
+    observed(beside, "a", seal=True)
+    assert came(DerivedFollower(beside)) == []
+
+
+def test_a_settled_run_that_is_observed_again_brings_what_is_new(beside: Directory) -> None:
+    observed(beside, "a", seal=True)
+    follower = DerivedFollower(beside)
+    assert came(follower) == []
+    observed(beside, "b")
+    assert came(follower) == ["b"]
+
+
+def test_a_run_that_settles_while_it_is_followed_is_read_to_its_end(beside: Directory) -> None:
+    observed(beside, "a")
+    follower = DerivedFollower(beside)
+    assert came(follower) == ["a"]
+    observed(beside, "b", seal=True)
+    assert came(follower) == ["b"]
+
+
+def test_a_damaged_file_leaves_the_others_alone_and_is_read_once_it_is_whole(beside: Directory) -> None:
+    (beside.path / OTHER).mkdir()
+    (beside.path / OTHER / OBSERVED_FILE).write_bytes(b"no SQLite file" * 1000)
+    observed(beside, "a")
+    follower = DerivedFollower(beside)
+    assert came(follower) == ["a"]
+    assert follower.unreadable == {OTHER}
+    (beside.path / OTHER / OBSERVED_FILE).unlink()
+    with Observed(beside.path / OTHER, OTHER) as writing:
+        writing.save([anomaly(OTHER, "b")])
+    assert [record.id for _, records in follower.poll(frozenset({OTHER})) for record in records] == ["b"]
+    assert follower.unreadable == frozenset()
+
+
+def test_a_run_that_nobody_observed_brings_nothing(beside: Directory) -> None:
+    assert came(DerivedFollower(beside)) == []

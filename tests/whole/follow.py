@@ -19,13 +19,13 @@ def main(log: Path) -> None:
     with Follower(Directory(log)) as follower:
         _say("following")
         while True:
-            for batch in follower.poll(1.0):
-                if batch.error is not None:
-                    raise batch.error
-                for record in batch.page.records:
+            for page in follower.poll(1.0):
+                if page.error is not None:
+                    raise page.error
+                for record in page.records:
                     state = step(initial(record.run) if state is None else state, record)
                     _say(f"{record.moment} {digest(state)}")
-                if batch.ended:
+                if page.ended:
                     return
 
 

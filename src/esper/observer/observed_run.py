@@ -13,7 +13,7 @@ from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.oona.contract import START, Position, records_between
 from esper.oona.directory import Directory
-from esper.oona.follower import Batch
+from esper.oona.follower import RunPage
 from esper.oona.observed import Observed, observed_records
 
 
@@ -66,23 +66,23 @@ class ObservedRun:
             raise
         return run
 
-    def take(self, batch: Batch, *, state_every_s: float) -> tuple[Record, ...]:
-        """Derives what follows from a batch, and saves it."""
+    def take(self, page: RunPage, *, state_every_s: float) -> tuple[Record, ...]:
+        """Derives what follows from a page, and saves it."""
         monitor, found = self.monitor, list[Record]()
-        if batch.error is not None and not monitor.unreadable:  # Recorded once, however often a damaged file grows.
-            found += monitor.own_record(FoldBlocked(topic=topics.RUN, sequence=0, reason=str(batch.error)), self._now())
+        if page.error is not None and not monitor.unreadable:  # Recorded once, however often a damaged file grows.
+            found += monitor.own_record(FoldBlocked(topic=topics.RUN, sequence=0, reason=str(page.error)), self._now())
             monitor.unreadable = True
-        elif batch.error is None and monitor.unreadable:
+        elif page.error is None and monitor.unreadable:
             monitor.unreadable = False
             found += self._unblocked(frozenset({topics.RUN}))
-        for record in batch.page.records:
+        for record in page.records:
             found += monitor.take(record)
-        self.position, self.came = batch.page.position, True
-        if batch.ended and monitor.ended:  # A run that was silent, and went on to its end since, is silent no more.
+        self.position, self.came = page.position, True
+        if page.ended and monitor.ended:  # A run that was silent, and went on to its end since, is silent no more.
             found += self.judge_silence(free=False)
         # An own record's effect on the state cannot be folded again from the log alone.
         own = any(record.topic == topics.OBSERVERS for record in found)
-        return self.save(found, with_state=own or batch.ended or time.monotonic() >= self.saved_at + state_every_s)
+        return self.save(found, with_state=own or page.ended or time.monotonic() >= self.saved_at + state_every_s)
 
     def judge_silence(self, *, free: bool) -> tuple[Record, ...]:
         """The records of a training's silence that began or ended by the clock; not saved."""

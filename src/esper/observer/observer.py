@@ -33,7 +33,7 @@ from esper.observer.observed_run import ObservedRun
 from esper.oona import seal
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
-from esper.oona.follower import Batch, Follower
+from esper.oona.follower import Follower, RunPage
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 
 Outcome = AlertNotified | AlertSuppressed
@@ -117,15 +117,15 @@ class Observer:
 
     def turn(self, timeout_s: float) -> int:
         """Waits at most `timeout_s` for records and observes them; the number of records."""
-        batches = self._follower.poll(timeout_s)
-        for batch in batches:
-            with self._guarded(batch.run):
-                self._take(batch)
+        pages = self._follower.poll(timeout_s)
+        for page in pages:
+            with self._guarded(page.run):
+                self._take(page)
             self._note_outcomes()
         self._note_outcomes()
         if time.monotonic() >= self._ticked_at + self._settings.tick_s:
             self._tick()
-        return sum(len(batch.page.records) for batch in batches)
+        return sum(len(page.records) for page in pages)
 
     def close(self) -> None:
         """Delivers for a few more seconds, saves all states and closes every file."""
@@ -161,13 +161,13 @@ class Observer:
                     elif record.type in _OUTCOMES:
                         self._deliverer.settled(record)
 
-    def _take(self, batch: Batch) -> None:
-        run = self._open(batch.run)
-        if batch.error is not None and not run.monitor.unreadable:
-            self._report(str(batch.error))
-        self._offer(run.take(batch, state_every_s=self._settings.state_every_s))
-        if batch.ended:
-            self._park(batch.run)
+    def _take(self, page: RunPage) -> None:
+        run = self._open(page.run)
+        if page.error is not None and not run.monitor.unreadable:
+            self._report(str(page.error))
+        self._offer(run.take(page, state_every_s=self._settings.state_every_s))
+        if page.ended:
+            self._park(page.run)
 
     def _offer(self, new: Iterable[Record]) -> None:
         if self._deliverer is not None:

@@ -1,64 +1,79 @@
-"""Follows a log: a directory with thousands of ended runs and dozens of live ones.
+"""Reads the runs of a directory as they grow (`Follower`), and the records that observers derive beside them (`DerivedFollower`).
 
-A directory is listed once a second. Sealed runs are done with by their marks, without being opened; a run that nobody writes is looked at
-once a second by the times and sizes of its files; only runs that rang, or changed lately, are asked at every turn. So the cost follows the
-live runs, and descriptors do too: at most `OPEN_AT_ONCE` files stay open.
+The cost follows the live runs, among thousands that have ended. The directory is listed once a second. A sealed run is recognized by its
+mark and not opened; a run that no process writes is checked once a second, by the times and sizes of its files; only runs that are written,
+or whose writer sent a notification, are checked at every turn. At most `_OPEN_AT_ONCE` files stay open.
 """
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from esper.errors import LogError
-from esper.events.envelope import RunId
+from esper.events.envelope import Record, RunId
 from esper.oona import seal
 from esper.oona.contract import START, Page, Position
 from esper.oona.directory import Directory
-from esper.oona.doorbell import POLL_S, Ear
-from esper.oona.file import RUN_FILE, WRITER_LOCK
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, WRITER_LOCK
 from esper.oona.lock import holder_of
+from esper.oona.notifier import POLL_S, Listener
+from esper.oona.observed import end_of_observed, is_observed, is_settled, read_observed
 from esper.oona.run_log import RunLog
 
-_OPEN_AT_ONCE = 64
 LIST_S = 1.0
-_BATCHES = 64  # Pages handed over at once: what follows them holds no more than that in memory.
+_LIST_DERIVED_S = 10.0
+_OPEN_AT_ONCE = 64
+_PAGES = 64  # Most pages that one poll returns: they and what follows from them are in memory at once.
+_DERIVED_PAGE = 1000
 # A file's time moves in ticks of up to 4 ms, and a WAL that begins again keeps its size: a file that changed this recently may have changed
 # once more without showing it.
-RECENT_S = 2.0
-
-Look = tuple[tuple[int, int], ...]
+_RECENT_S = 2.0
 
 
-class Batch(NamedTuple):
-    """What came from one run: a page, and whether the run is sealed and read to its end; or why it cannot be read."""
+class RunPage(NamedTuple):
+    """New records of one run, and the position after them. `ended`: it is sealed and read to its end. `error`: why it cannot be read."""
 
     run: RunId
-    page: Page
-    ended: bool
-    error: LogError | None
+    records: tuple[Record, ...]
+    position: Position
+    ended: bool = False
+    error: LogError | None = None
 
 
 class _Followed:
-    """One unsealed run: how far it was read, whether more waits there, what its files looked like then, and whether somebody writes it."""
+    """The state of one file: the position it is read to, whether it holds more, its stamp, and whether more may be written now."""
 
-    __slots__ = ("behind", "changed_at", "faulty", "live", "look", "position")
+    __slots__ = ("behind", "changed_at", "faulty", "live", "position", "stamp")
 
     def __init__(self, position: Position) -> None:
         self.position = position
-        self.look: Look = ()
+        self.stamp: tuple[tuple[int, int], ...] = ()
         self.changed_at = -math.inf
         self.behind = True
         self.live = True
         self.faulty = False
 
-    def may_bring(self, look: Look) -> bool:
-        """Takes note of how the files look now; true when there is something to read, or may be without showing it."""
-        if look != self.look:
-            self.look, self.changed_at, self.behind, self.live, self.faulty = look, time.monotonic(), True, True, False
-        return not self.faulty and (self.behind or time.monotonic() < self.changed_at + RECENT_S)
+    def may_have_grown(self, folder: Path, name: str) -> bool:
+        """True where file `name` in `folder` holds more than was read, or may hold more. A change makes it live, and no longer faulty."""
+        stamp = _stamp(folder, name)
+        if stamp != self.stamp:
+            self.stamp, self.changed_at, self.behind, self.live, self.faulty = stamp, time.monotonic(), True, True, False
+        return self.behind or time.monotonic() < self.changed_at + _RECENT_S
+
+
+def _stamp(folder: Path, name: str) -> tuple[tuple[int, int], ...]:
+    """Sizes and times of a SQLite file and its WAL; but for an empty WAL, which any reader may leave behind."""
+    found: list[tuple[int, int]] = []
+    for path in (folder / name, folder / (name + "-wal")):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if status.st_size:
+            found.append((status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 class Follower:
@@ -84,44 +99,44 @@ class Follower:
         self._runs: dict[RunId, _Followed] = {}
         self._logs: dict[RunId, RunLog] = {}
         self._done: set[RunId] = set()
-        self._ear = Ear.open(directory.path)
+        self._listener = Listener(directory.path)
         self._listed_at = 0.0
         try:
             self._list(skip_sealed=not from_start)
         except BaseException:
-            self._ear.close()
+            self._listener.close()
             raise
 
     @property
     def following(self) -> frozenset[RunId]:
-        """The runs that may still bring records."""
+        """The runs that may still get records."""
         return frozenset(self._runs)
 
     @property
     def done(self) -> frozenset[RunId]:
-        """The sealed runs that were read to their ends, or passed over because they were sealed before."""
+        """The sealed runs that were read to their ends, or skipped because they were sealed before."""
         return frozenset(self._done)
 
     @property
     def live(self) -> frozenset[RunId]:
-        """The followed runs that some process was writing when it was last looked at, at most a second ago."""
+        """The followed runs that a process was writing at the last check, at most a second ago."""
         return frozenset(name for name, run in self._runs.items() if run.live)
 
     @property
     def behind(self) -> frozenset[RunId]:
-        """The followed runs of which more waits on the disk than was handed over, or may: they were not read to their ends yet."""
+        """The followed runs that are not read to their ends, or may not be."""
         return frozenset(name for name, run in self._runs.items() if run.behind)
 
-    def poll(self, timeout_s: float) -> tuple[Batch, ...]:
-        """What is new, at most one page per run, as soon as there is something; empty when `timeout_s` passed without it."""
+    def poll(self, timeout_s: float) -> tuple[RunPage, ...]:
+        """New records, at most one page per run, as soon as there are some; empty when `timeout_s` passed without any."""
         deadline = time.monotonic() + timeout_s
-        rung: frozenset[RunId] = frozenset()
+        notified: frozenset[RunId] = frozenset()
         while True:
-            found = self._turn(rung)
+            pages = self._turn(notified)
             left = deadline - time.monotonic()
-            if found or left <= 0:
-                return found
-            rung = self._ear.listen(min(left, POLL_S))
+            if pages or left <= 0:
+                return pages
+            notified = self._listener.notified(min(left, POLL_S))
 
     def go_back(self, run: RunId, position: Position) -> None:
         """Reads `run` from `position` again, whether or not it was read to its end."""
@@ -129,34 +144,34 @@ class Follower:
         self._runs[run] = _Followed(position)
 
     def close(self) -> None:
-        """Lets go of every file and of the socket."""
+        """Closes every file and the socket."""
         for name in list(self._logs):
             self._release(name)
-        self._ear.close()
+        self._listener.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _turn(self, rung: frozenset[RunId]) -> tuple[Batch, ...]:
+    def _turn(self, notified: frozenset[RunId]) -> tuple[RunPage, ...]:
         everything = time.monotonic() >= self._listed_at + LIST_S
-        if everything or not rung <= self._runs.keys() | self._done:
+        if everything or not notified <= self._runs.keys() | self._done:
             self._list(skip_sealed=False)
-        batches: list[Batch] = []
+        pages: list[RunPage] = []
         names = list(self._runs)
         for asked, name in enumerate(names, start=1):
             run = self._runs[name]
             if everything and run.live:
                 run.live = holder_of(self._directory.path / name / WRITER_LOCK) is not None
-            if (everything or run.live or run.behind or name in rung) and (batch := self._ask(name, run)):
-                batches.append(batch)
-            if len(batches) >= _BATCHES:
-                # The next turn begins with those that were not asked in this one.
+            if (everything or run.live or run.behind or name in notified) and (page := self._ask(name, run)):
+                pages.append(page)
+            if len(pages) >= _PAGES:
+                # The next turn begins with the runs that this one did not reach.
                 self._runs = {name: self._runs[name] for name in (*names[asked:], *names[:asked]) if name in self._runs}
                 break
-        return tuple(batches)
+        return tuple(pages)
 
     def _list(self, *, skip_sealed: bool) -> None:
         self._listed_at = time.monotonic()
@@ -165,18 +180,18 @@ class Follower:
             del self._runs[gone]
             self._release(gone)
         for name in names - self._runs.keys() - self._done:
-            folder = self._directory.path / name
-            mark = seal.read_mark(folder)
+            mark = seal.read_mark(self._directory.path / name)
             position = self._positions.pop(name, None)
-            if mark is not None and _is_read(mark, position, skip=skip_sealed):
+            if mark is not None and (skip_sealed if position is None else 0 < seal.records_of(mark) <= position.row(RUN_FILE)):
                 self._done.add(name)
             elif mark is not None or self._directory.has_log(name):
                 self._runs[name] = _Followed(position or START)
 
-    def _ask(self, name: RunId, run: _Followed) -> Batch | None:
+    def _ask(self, name: RunId, run: _Followed) -> RunPage | None:
         folder = self._directory.path / name
         sealed = seal.read_mark(folder) is not None
-        if not run.may_bring(look_at(folder, RUN_FILE)) and (run.faulty or not sealed):
+        grown = run.may_have_grown(folder, RUN_FILE)
+        if run.faulty or not (grown or sealed):
             self._release(name)
             return None
         try:
@@ -184,14 +199,14 @@ class Follower:
         except LogError as error:
             self._release(name)
             run.faulty, run.behind = True, False
-            return Batch(name, Page((), run.position), ended=False, error=error)
+            return RunPage(name, (), run.position, error=error)
         run.position, run.behind = page.position, len(page.records) == self._limit
         ended = sealed and not run.behind
         if ended:
             del self._runs[name]
             self._release(name)
             self._done.add(name)
-        return Batch(name, page, ended, None) if page.records or ended else None
+        return RunPage(name, *page, ended) if page.records or ended else None
 
     def _read(self, name: RunId, run: _Followed) -> Page:
         log = self._logs.get(name)
@@ -209,19 +224,66 @@ class Follower:
             log.close()
 
 
-def _is_read(mark: str, position: Position | None, *, skip: bool) -> bool:
-    """True for a sealed run that has nothing to bring: all of it was read before, or it was never followed and is to be skipped."""
-    return skip if position is None else 0 < seal.records_of(mark) <= position.row(RUN_FILE)
+class DerivedFollower:
+    """Reads the derived records of every run of a directory, from the first, as they are written. One thread uses it.
 
+    Runs that were settled (no alert firing or undelivered) before the first poll are skipped, until an observer writes more. A file that
+    cannot be read leaves the others alone, and is read again when it has changed.
+    """
 
-def look_at(folder: Path, file: str) -> Look:
-    """Sizes and times of a SQLite file and its WAL; but for an empty WAL, which any reader may leave behind."""
-    found: list[tuple[int, int]] = []
-    for name in (file, file + "-wal"):
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._files: dict[RunId, _Followed] = {}
+        self._listed_at = self._checked_at = -math.inf
+
+    @property
+    def unreadable(self) -> frozenset[RunId]:
+        """The runs whose observed file could not be read at the last attempt."""
+        return frozenset(run for run, file in self._files.items() if file.faulty)
+
+    def poll(self, live: frozenset[RunId]) -> Iterator[tuple[RunId, tuple[Record, ...]]]:
+        """New records, at most one page per run. `live` runs are checked every time, others that are not settled once a second."""
+        now = time.monotonic()
+        if now >= self._listed_at + _LIST_DERIVED_S:
+            self._list(skip_settled=self._listed_at < 0)
+            self._listed_at = now
+        checked = live
+        if now >= self._checked_at + LIST_S:
+            self._checked_at = now
+            checked = live | {run for run, file in self._files.items() if file.live}
+        for run in checked:
+            if records := self._read(run):
+                yield run, records
+
+    def _list(self, *, skip_settled: bool) -> None:
+        names = set(self._directory.names(hidden=True))
+        for gone in self._files.keys() - names:
+            del self._files[gone]
+        for run in names:
+            folder = self._directory.path / run
+            if file := self._files.get(run):
+                file.live = file.live or not is_settled(folder)
+            elif is_observed(folder):
+                self._files[run] = file = _Followed(START)
+                if skip_settled and is_settled(folder):
+                    try:
+                        file.position, file.live = end_of_observed(folder), False
+                    except LogError:
+                        file.faulty = True
+
+    def _read(self, run: RunId) -> tuple[Record, ...]:
+        folder = self._directory.path / run
+        if run not in self._files and not is_observed(folder):
+            return ()
+        file = self._files.setdefault(run, _Followed(START))
+        if not file.may_have_grown(folder, OBSERVED_FILE):
+            return ()
+        settled = is_settled(folder)
         try:
-            status = (folder / name).stat()
-        except OSError:
-            continue
-        if status.st_size:
-            found.append((status.st_size, status.st_mtime_ns))
-    return tuple(found)
+            page = read_observed(folder, run, file.position, _DERIVED_PAGE)
+        except LogError:
+            file.faulty, file.behind = True, False
+            return ()
+        file.position, file.behind, file.faulty = page.position, len(page.records) == _DERIVED_PAGE, False
+        file.live = file.behind or not settled
+        return page.records

@@ -19,9 +19,9 @@ from esper.events.kinds.run import RunFinished
 from esper.events.topics import FACTS
 from esper.oona import file, seal
 from esper.oona.contract import Page, Position
-from esper.oona.doorbell import POLL_S, Ear
 from esper.oona.heads import Heads
 from esper.oona.lock import holder_of
+from esper.oona.notifier import POLL_S, Listener
 
 _RESTORE = "restore the file from a copy or a mirror"
 _LISTED = "SELECT count(*), coalesce(sum(fact), 0) FROM records INDEXED BY facts WHERE fact IS NOT NULL"
@@ -38,7 +38,7 @@ class Reader:
         self._path = path
         self._file = path / file.RUN_FILE
         self._open: apsw.Connection | None = None
-        self._ear: Ear | None = None
+        self._listener: Listener | None = None
         self._finished = False
         self._is_counted = False
         self._is_indexed = False
@@ -136,13 +136,13 @@ class Reader:
     def wait(self, row: int, timeout_s: float) -> bool:
         """True as soon as a row stands after `row`; False when `timeout_s` passed."""
         deadline = time.monotonic() + timeout_s
-        if self._ear is None:
-            self._ear = Ear.open(self._path.parent)
+        if self._listener is None:
+            self._listener = Listener(self._path.parent)
         while self.last_row() <= row:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self._ear.listen(min(left, POLL_S))
+            self._listener.notified(min(left, POLL_S))
         return True
 
     def _release(self) -> None:
@@ -153,9 +153,9 @@ class Reader:
     def close(self) -> None:
         """Lets go of connection and socket; the next request opens them again."""
         self._release()
-        if self._ear is not None:
-            self._ear.close()
-            self._ear = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
 
 def _is_archived(folder: Path) -> bool:

@@ -16,9 +16,9 @@ from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.oona import file, seal
 from esper.oona.contract import START, Page, Position
-from esper.oona.doorbell import Bell
 from esper.oona.heads import Heads
 from esper.oona.lock import Lock
+from esper.oona.notifier import Notifier
 from esper.oona.place import Reserve
 from esper.oona.reader import Reader, position_at, walk
 
@@ -107,7 +107,7 @@ class RunLog:
         return self._reader.heads() if self._writer is None else self._writer.heads.copy()
 
     def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
-        """Makes `records` durable, all or none, then rings the readers. Contract and errors: see `RunWriter.append`."""
+        """Makes `records` durable, all or none, then notifies the readers. Contract and errors: see `RunWriter.append`."""
         self._owned("append to").append(records, reached)
 
     def read(self, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None) -> Page:
@@ -129,7 +129,7 @@ class RunLog:
         return position_at(self._reader.last_row())
 
     def wait(self, position: Position, timeout_s: float) -> bool:
-        """True as soon as records stand after `position`, woken by the writer's bell or within 50 ms; False when `timeout_s` passed."""
+        """True as soon as records stand after `position`, notified by the writer or within 50 ms; False when `timeout_s` passed."""
         return self._reader.wait(position.row(file.RUN_FILE), timeout_s)
 
     def free_reserve(self) -> None:
@@ -163,7 +163,7 @@ class RunLog:
 
 
 class _Writer:
-    """The one writing connection of a run, with everything that goes with it: lock, reserve, bell, and how the log ends."""
+    """The one writing connection of a run, with everything that goes with it: lock, reserve, notifier, and how the log ends."""
 
     def __init__(self, path: Path, lock: Lock) -> None:
         self.path = path / file.RUN_FILE
@@ -179,7 +179,7 @@ class _Writer:
         except BaseException:
             self._connection.close()
             raise
-        self._bell = Bell(path.parent, self.meta.run)
+        self._notifier = Notifier(path.parent, self.meta.run)
 
     def append(self, records: tuple[Record, ...], reached: Heads | None) -> None:
         connection = self._writing("append to")
@@ -190,7 +190,7 @@ class _Writer:
         if self._found() != self._file:
             raise LogError(f"cannot append to {self.path}: it was removed, moved or replaced while it was written")
         self.heads = heads
-        self._bell.ring()
+        self._notifier.notify()
 
     def _found(self) -> tuple[int, int] | None:
         """Which file stands at the path now; None where there is none."""
@@ -213,7 +213,7 @@ class _Writer:
         if sealed:
             self.reserve.free()
             seal.write_mark(self.path.parent, self.heads, records[0], records[-1])
-            self._bell.ring()
+            self._notifier.notify()
         return sealed
 
     def _writing(self, doing: str) -> apsw.Connection:
@@ -230,5 +230,5 @@ class _Writer:
             self._connection.close()
             self._connection = None
         self.reserve.free()
-        self._bell.close()
+        self._notifier.close()
         self._lock.release()

@@ -92,8 +92,8 @@ class _Dropped:
 
     def read(self) -> int:
         """The sum so far, everything on disk now included."""
-        while batches := self._follower.poll(0.0):
-            for record in (record for batch in batches for record in batch.page.records if record.type == SamplesDropped.KIND):
+        while pages := self._follower.poll(0.0):
+            for record in (record for page in pages for record in page.records if record.type == SamplesDropped.KIND):
                 event = decode_as(record, SamplesDropped)
                 self.samples += event.count
         return self.samples

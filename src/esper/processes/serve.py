@@ -40,8 +40,7 @@ from esper.observer.delivery.settings import delivery_settings
 from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
-from esper.oona.follower import Batch, Follower
-from esper.oona.observed_follower import DerivedFollower
+from esper.oona.follower import DerivedFollower, Follower, RunPage
 
 _POLL_S = 0.25
 _COUNT_S = 1.0
@@ -97,20 +96,20 @@ class LogReader:
             traceback.print_exc(file=sys.stderr)
             self.failed()
 
-    def _take(self, batches: tuple[Batch, ...], follower: Follower) -> None:
-        for batch in batches:
-            self._metrics.take(batch.run, batch.page.records)
-            if batch.error is not None:
-                self._unreadable.add(batch.run)
-            elif batch.page.records:
-                self._unreadable.discard(batch.run)
-            if any(record.type == RunFinished.KIND for record in batch.page.records):
-                self._finished(batch.run)
-            if batch.ended:
-                self._metrics.forget(batch.run)
-        if all(len(batch.page.records) < _PAGE for batch in batches):
+    def _take(self, pages: tuple[RunPage, ...], follower: Follower) -> None:
+        for page in pages:
+            self._metrics.take(page.run, page.records)
+            if page.error is not None:
+                self._unreadable.add(page.run)
+            elif page.records:
+                self._unreadable.discard(page.run)
+            if any(record.type == RunFinished.KIND for record in page.records):
+                self._finished(page.run)
+            if page.ended:
+                self._metrics.forget(page.run)
+        if all(len(page.records) < _PAGE for page in pages):
             self._caught_up_at = time.time()
-        self._notify([batch.run for batch in batches])
+        self._notify([page.run for page in pages])
         if time.monotonic() >= self._counted_at + _COUNT_S:
             self._counted_at = time.monotonic()
             self._sealed = len(_trainings(follower.done))
