@@ -6,7 +6,8 @@ Every round writes the same groups of 100 facts four times: into the log (built 
 synchronous FULL), into the SQLite recorder of the `eventsourcing` library, as bytes, all columns of every record, appended to a bare file
 with one fdatasync per group, and into the log through `emit` and `commit` with the writer thread between. Figures are medians over rounds,
 `ratio_eventsourcing` and `share_of_raw` are medians of each round's own ratio. Reader latency runs from the return of `append` to the
-moment when a reader in another process holds the record. Disks differ: put DIR where runs are to stand. Needs the development tools.
+moment when a reader in another process holds the record. Decoding is of an EpochCompleted, whose table of seeds is a log's largest part.
+Disks differ: put DIR where runs are to stand. Needs the development tools.
 
 The library's recorder is `SQLiteApplicationRecorder`, which numbers the events of a whole application as the log numbers those of a run.
 Both are timed on one thread from the making of an event until it is on disk. So the peer's part builds the same event, encodes it by our
@@ -32,10 +33,11 @@ from uuid import UUID
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
-from esper.events.codec import encode
+from esper.events.codec import decode_payload, encode
 from esper.events.digests import chain
 from esper.events.envelope import EventId, RunId
-from esper.events.kinds.lifecycle import SeedTransitioned, Stage
+from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, StateDigests, SystemState
+from esper.events.kinds.lifecycle import Evaluation, SeedRow, SeedTransitioned, Stage
 from esper.oona.appender import Item, append_items
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
@@ -172,15 +174,15 @@ def to_a_bare_file(path: Path, groups: list[bytes]) -> float:
     return len(groups) * GROUP / took_s
 
 
-def each_us(action: Callable[[], object]) -> float:
-    """Microseconds of one call: the median of many short series."""
-    series: list[float] = []
-    for _ in range(SERIES):
+def each_us(action: Callable[[], object], series: int = SERIES) -> float:
+    """Microseconds of one call: the median of `series` series of 20 calls."""
+    taken: list[float] = []
+    for _ in range(series):
         began = time.perf_counter()
         for _ in range(20):
             action()
-        series.append((time.perf_counter() - began) / 20 * 1e6)
-    return statistics.median(series)
+        taken.append((time.perf_counter() - began) / 20 * 1e6)
+    return statistics.median(taken)
 
 
 def codec_and_chain_us(directory: Directory) -> tuple[float, float]:
@@ -190,6 +192,53 @@ def codec_and_chain_us(directory: Directory) -> tuple[float, float]:
         append_items(log, items(1))
         record = log.read(limit=1).records[0]
     return each_us(lambda: encode(sample)), each_us(lambda: chain(record, b"\0" * 32))
+
+
+def epoch_completed(slots: int) -> EpochCompleted:
+    """The end of an epoch with `slots` seeds in training, every third of which was evaluated."""
+    measured = Measured(loss=0.4, metrics={"accuracy": 0.8}, samples=1000)
+    evaluation = Evaluation(epoch=5, alpha=0.5, n=8, k=2, mean=0.01, standard_error=0.002, loss_without=0.41, loss_with=0.4)
+    seed = SeedRow(
+        site="blocks.3.fc", seed=0, stage=Stage.TRAINING, life=3, blueprint="mlp:24", kernel="5f0c9d1e7a3b48266d2c", alpha=0.25, ready=False
+    ).model_copy(update=dict.fromkeys(("activation_variance", "gradient_variance", "dead_neuron_ratio", "health_score"), 0.3123))
+    evaluated = seed.model_copy(update={"evaluation": evaluation, "evaluated": CAUSE})
+    state = SystemState(
+        epoch=7,
+        epochs_planned=30,
+        train_loss=0.4,
+        train_metrics={"accuracy": 0.8},
+        validation_loss=0.5,
+        validation_metrics={"accuracy": 0.7},
+        validation_losses=(0.6, 0.5),
+        earlier_loss=None,
+        best_loss=0.5,
+        best_epoch=7,
+        epochs_since_improvement=0,
+        parameters=1000,
+        parameters_limit=2000,
+        germinations=slots,
+        stages={Stage.TRAINING: slots},
+        sites=(),
+        seeds=tuple((seed if number % 3 else evaluated).model_copy(update={"seed": number}) for number in range(slots)),
+        field_reports=(),
+        gate=GateSettings(),
+    )
+    return EpochCompleted(
+        train=measured,
+        validation=measured,
+        learning_rates=(0.001,),
+        optimizer_steps=100,
+        digests=StateDigests(parameters="0" * 64, optimizer="0" * 64, random="0" * 64),
+        system=state,
+        duration_s=1.5,
+        samples_per_s=1000.0,
+    )
+
+
+def decode_ms(slots: int, series: int) -> float:
+    """Milliseconds to decode one EpochCompleted of `slots` seeds."""
+    payload = encode(epoch_completed(slots))
+    return each_us(lambda: decode_payload(EpochCompleted.KIND, payload), series) / 1000
 
 
 def latencies_ms(directory: Directory) -> list[float]:
@@ -245,6 +294,8 @@ def measure(directory: Directory) -> dict[str, float]:
         "emit_us": statistics.median(one.emit_us for one in rounds),
         "codec_us": codec_us,
         "chain_us": chain_us,
+        "decode_12_ms": decode_ms(12, SERIES),
+        "decode_10000_ms": decode_ms(10_000, 3),
         "record_bytes": len(groups[0]) / GROUP,
         "reader_p50_ms": late[len(late) // 2],
         "reader_p99_ms": late[len(late) * 99 // 100],
@@ -261,6 +312,8 @@ LABELS = {
     "emit_us": "emit, microseconds for the caller",
     "codec_us": "encode one payload, microseconds",
     "chain_us": "chain one record, microseconds",
+    "decode_12_ms": "decode one EpochCompleted of 12 slots, ms",
+    "decode_10000_ms": "decode one EpochCompleted of 10,000 slots, ms",
     "record_bytes": "one record, bytes",
     "reader_p50_ms": "to a reader in another process, median ms",
     "reader_p99_ms": "to a reader in another process, 99th percentile ms",

@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from esper.events.cloudevents import HEADERS
-from esper.events.fields import Columns, Event, Part
+from esper.events.fields import Event, Part, RowColumns
 
 Json = dict[str, Any]  # Any: a JSON document under construction; the tests validate it whole.
 
@@ -65,7 +65,7 @@ def field_meanings(model: type[BaseModel]) -> dict[str, str]:
 
     Read from the source when schemas are made: pydantic can keep them too, and takes twice as long to import every kind.
     """
-    if issubclass(model, Columns) and model.ROW is not None:
+    if issubclass(model, RowColumns):
         return field_meanings(model.ROW)
     meanings: dict[str, str] = {}
     for part in reversed([part for part in model.__mro__ if issubclass(part, Part)]):
