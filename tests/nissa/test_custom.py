@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from esper.errors import LogError
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.custom import MOST_CUSTOM_METRICS, MOST_SERIES, CustomBatch, CustomMetrics, RedefinedError, TooManyError
+from esper.nissa.custom import MOST_CUSTOM_METRICS, MOST_SERIES, CustomBatch, CustomMetrics, RefusedSamplesError
 
 
 class Recorded(list[CustomMetricRecorded]):
@@ -84,13 +84,13 @@ def test_four_labels_and_names_of_a_hundred_letters_are_accepted(metrics: Custom
 @pytest.mark.parametrize("second", [{"labels": {"queue": "a"}}, {"name": "esper_custom_length", "labels": {"queue": "a"}}])
 def test_other_labels_under_the_same_name_are_refused(metrics: CustomMetrics, recorded: Recorded, second: dict[str, object]) -> None:
     metrics.accept(batch({}).samples)
-    with pytest.raises(RedefinedError, match="/samples/1: the metric is known as a gauge with 0 labels"):
+    with pytest.raises(RefusedSamplesError, match="/samples/1: the metric is known as a gauge with 0 labels"):
         metrics.accept(batch({"name": "other"}, second).samples)
     assert [event.name for event in recorded] == ["esper_custom_length"]
 
 
 def test_a_batch_that_contradicts_itself_is_refused_whole(metrics: CustomMetrics, recorded: Recorded) -> None:
-    with pytest.raises(RedefinedError):
+    with pytest.raises(RefusedSamplesError, match="the metric is known as"):
         metrics.accept(batch({}, {"labels": {"queue": "a"}}).samples)
     assert recorded == []
     assert metrics.accept(batch({"labels": {"queue": "a"}}).samples) == 1
@@ -107,7 +107,7 @@ def values(metrics: CustomMetrics) -> list[dict[tuple[str, ...], float | None]]:
 
 def test_what_the_log_knows_binds_too(metrics: CustomMetrics) -> None:
     metrics.add(sample(labels={"queue": "a"}))
-    with pytest.raises(RedefinedError):
+    with pytest.raises(RefusedSamplesError, match="the metric is known as"):
         metrics.accept(batch({}).samples)
 
 
@@ -140,7 +140,7 @@ def test_a_sample_of_the_log_that_contradicts_its_metric_is_left_out(metrics: Cu
 
 def test_a_hundred_and_first_series_is_refused_and_the_others_go_on(metrics: CustomMetrics, recorded: Recorded) -> None:
     metrics.accept(batch(*[{"labels": {"n": str(number)}} for number in range(MOST_SERIES)]).samples)
-    with pytest.raises(TooManyError, match=f"at most {MOST_SERIES} series"):
+    with pytest.raises(RefusedSamplesError, match=f"at most {MOST_SERIES} series"):
         metrics.accept(batch({"labels": {"n": "0"}}, {"labels": {"n": "one more"}}).samples)
     assert metrics.accept(batch({"labels": {"n": "0"}}).samples) == 1
     assert len(recorded) == MOST_SERIES + 1
@@ -148,7 +148,7 @@ def test_a_hundred_and_first_series_is_refused_and_the_others_go_on(metrics: Cus
 
 def test_one_metric_more_than_may_be_is_refused(metrics: CustomMetrics) -> None:
     metrics.accept(batch(*[{"name": f"m{number}"} for number in range(MOST_CUSTOM_METRICS)]).samples)
-    with pytest.raises(TooManyError, match=f"at most {MOST_CUSTOM_METRICS} metrics"):
+    with pytest.raises(RefusedSamplesError, match=f"at most {MOST_CUSTOM_METRICS} metrics"):
         metrics.accept(batch({"name": "one_more"}).samples)
 
 

@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "nissa.md").read_text()
 def families() -> dict[str, tuple[str, str, list[str]]]:
     """Type, help and labels of every metric of Esper's own."""
     scraped = {name: ("counter" if name.endswith("_total") else "gauge", text, [*labels]) for name, (text, labels) in SCRAPED.items()}
-    counters = {name: ("counter", text, [*labels]) for name, (text, labels) in COUNTERS.items()}
+    counters = {name: ("counter", text, [*labels]) for name, (text, labels, _) in COUNTERS.items()}
     return scraped | counters | {name: ("histogram", text, []) for name, (text, _) in HISTOGRAMS.items()}
 
 

@@ -172,9 +172,9 @@ def test_a_machine_that_was_not_measured_for_a_minute_is_unknown() -> None:
 
 def test_alerts_fire_until_they_are_resolved() -> None:
     metrics = new_metrics()
-    metrics.take_derived(RUN, [alert(RUN)])
+    metrics.take_derived([alert(RUN)])
     assert collected(metrics)["esper_alerts_firing", ("critical",)] == 1
-    metrics.take_derived(RUN, [alert(RUN, AlertResolved)])
+    metrics.take_derived([alert(RUN, AlertResolved)])
     values = collected(metrics)
     assert (values["esper_alerts_firing", ("critical",)], values["esper_alerts_total", ("firing", "critical")]) == (0, 1)
 

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Annotated
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from pydantic import Field
 
 from esper.errors import SettingsError
+from esper.events.fields import Count
 from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
 from esper.nissa.gauges import Value, families_of, read_gauges
 from esper.nissa.metrics import LogMetrics
@@ -38,16 +41,16 @@ class Collector:
 
 
 @dataclass(frozen=True, slots=True)
-class _CollectorStatus:
-    """Calls of a collector by outcome, the duration of the last, when it gave metrics last, and the last error."""
+class CollectorStatus:
+    """Calls of a collector by outcome."""
 
     name: str
-    ok: int = 0
-    failed: int = 0
-    hung: int = 0
-    duration_s: float | None = None
-    succeeded_at: float | None = None
-    error: str | None = None
+    ok: Count
+    failed: Count
+    hung: Count
+    error: str | None
+    duration_s: Annotated[float | None, Field(exclude=True)] = None
+    succeeded_at: Annotated[float | None, Field(exclude=True)] = None
 
 
 def find_collector(path: str) -> Collector:
@@ -73,7 +76,7 @@ class CollectorRun:
         self._patience_s = max(3 * collector.interval_s, _PATIENCE_S)
         self._clock = clock
         self._lock = threading.Lock()
-        self._status = _CollectorStatus(collector.name)
+        self._status = CollectorStatus(collector.name, ok=0, failed=0, hung=0, error=None)
         self._families: list[Metric] = []
         self._given_at = -math.inf
         self._running_since = math.inf
@@ -102,7 +105,7 @@ class CollectorRun:
         with self._lock:
             return self._families if self._clock() - self._given_at <= self._patience_s else []
 
-    def status(self) -> _CollectorStatus:
+    def status(self) -> CollectorStatus:
         """Its counts. A call that takes too long is counted as hanging, once."""
         with self._lock:
             if self._clock() - self._running_since > self._patience_s:
@@ -126,17 +129,7 @@ class CollectorRun:
             for sample in family.samples:
                 if set(sample.labels) - _ADDED != set(owned[name]):
                     raise SettingsError(f"{who} gave {name} with the labels {', '.join(sample.labels) or 'none'}")
-        generate_latest(_Given(families))
-
-
-@dataclass(frozen=True)
-class _Given:
-    """Metric families as they are asked for in an exposition."""
-
-    families: list[Metric]
-
-    def collect(self) -> Iterable[Metric]:
-        return self.families
+        generate_latest(replace(self.collector, collect=lambda: families))
 
 
 class Collectors:
@@ -148,7 +141,7 @@ class Collectors:
     def __init__(self, metrics: LogMetrics, collectors: Sequence[Collector] = ()) -> None:
         _require_distinct(collectors)
         self._metrics = metrics
-        self._own = CollectorRun(Collector("esper", 0.0, _labels_of_own(), lambda: families_of(read_gauges(metrics))), check=False)
+        self._own = CollectorRun(Collector("esper", 0.0, {}, lambda: families_of(read_gauges(metrics))), check=False)
         self._users = [CollectorRun(collector) for collector in collectors]
         self._stopping = threading.Event()
         metrics.registry.register(self)
@@ -168,7 +161,7 @@ class Collectors:
         for run in self._users:
             run.run_once()
 
-    def status(self) -> list[_CollectorStatus]:
+    def status(self) -> list[CollectorStatus]:
         """The counts of each collector, Esper's own first."""
         return [run.status() for run in (self._own, *self._users)]
 
@@ -197,11 +190,7 @@ class Collectors:
         return [name for name in (*SCRAPED, *(name for run in self._users for name in run.collector.metrics)) if name not in given]
 
 
-def _labels_of_own() -> dict[str, Sequence[str]]:
-    return {name: labels for name, (_, labels) in SCRAPED.items()}
-
-
-def _of_collectors(statuses: Iterable[_CollectorStatus]) -> Iterator[Value]:
+def _of_collectors(statuses: Iterable[CollectorStatus]) -> Iterator[Value]:
     for one in statuses:
         for outcome, count in (("ok", one.ok), ("failed", one.failed), ("hung", one.hung)):
             yield "esper_collector_runs_total", count, one.name, outcome
@@ -211,8 +200,7 @@ def _of_collectors(statuses: Iterable[_CollectorStatus]) -> Iterator[Value]:
 
 def _require_distinct(collectors: Sequence[Collector]) -> None:
     """Raises SettingsError where two collectors have one name, or two own one metric."""
-    own = _labels_of_own() | dict.fromkeys((*COUNTERS, *HISTOGRAMS), ())
-    owners = dict.fromkeys(own, "esper")
+    owners = dict.fromkeys((*SCRAPED, *COUNTERS, *HISTOGRAMS), "esper")
     names = {"esper"}
     for collector in collectors:
         if collector.name in names:

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import DataError
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.views import InvalidPart
 
 _PREFIX = "esper_custom_"
 MOST_LABELS = 4
@@ -64,20 +63,25 @@ class CustomBatch(BaseModel):
     samples: Annotated[list[Annotated[CustomSample, Field(discriminator="type")]], Field(min_length=1, max_length=1000)]
 
 
+class InvalidPart(BaseModel):
+    """A mistake in a request: where, and what was expected."""
+
+    model_config = _CONFIG
+    pointer: str
+    detail: str
+
+
 class RefusedSamplesError(DataError):
-    """Samples that do not fit what is known of their metrics. `parts` holds place and reason of each, and does not repeat them."""
+    """Samples that do not fit what is known of their metrics, or would be too many. `parts` does not repeat them.
 
-    def __init__(self, parts: Sequence[InvalidPart]) -> None:
+    `problem`: `metric-redefined`, a metric is known with another type or other labels; `too-many-series`, there would be more metrics, or
+    more series of one, than may be.
+    """
+
+    def __init__(self, problem: Literal["metric-redefined", "too-many-series"], parts: Sequence[InvalidPart]) -> None:
         super().__init__("; ".join(f"{part.pointer}: {part.detail}" for part in parts))
+        self.problem = problem
         self.parts = tuple(parts)
-
-
-class RedefinedError(RefusedSamplesError):
-    """A metric is known with another type or other labels."""
-
-
-class TooManyError(RefusedSamplesError):
-    """There would be more metrics, or more series of one, than may be."""
 
 
 @dataclass(slots=True)
@@ -104,7 +108,7 @@ class CustomMetrics:
         self._known: dict[str, _CustomMetric] = {}
 
     def accept(self, samples: Sequence[CustomSample]) -> int:
-        """Number of samples recorded: all of them. Raises RedefinedError, TooManyError, and what `record` raises."""
+        """Number of samples recorded: all of them. Raises RefusedSamplesError, and what `record` raises."""
         with self._accepting:
             with self._lock:
                 grown = self._grown(samples)
@@ -143,7 +147,7 @@ class CustomMetrics:
             metric = grown.get(name) or deepcopy(self._known.get(name)) or _CustomMetric(sample.type, labels)
             if (metric.type, metric.labels) != (sample.type, labels):
                 detail = f"the metric is known as a {metric.type} with {len(metric.labels)} labels: expected the same type and label names"
-                raise RedefinedError([InvalidPart(pointer=f"/samples/{at}", detail=detail)])
+                raise RefusedSamplesError("metric-redefined", [InvalidPart(pointer=f"/samples/{at}", detail=detail)])
             metric.series.setdefault(tuple(sample.labels[label] for label in labels), None)
             grown[name] = metric
             if len(metric.series) > MOST_SERIES:
@@ -151,7 +155,7 @@ class CustomMetrics:
         if len(self._known.keys() | grown.keys()) > MOST_CUSTOM_METRICS:
             wrong.append(InvalidPart(pointer="/samples", detail=f"expected at most {MOST_CUSTOM_METRICS} metrics"))
         if wrong:
-            raise TooManyError(wrong)
+            raise RefusedSamplesError("too-many-series", wrong)
         return grown
 
 

@@ -7,100 +7,65 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from esper.events.fields import Event
-from esper.events.kinds.control import (
-    Adaptation,
-    Command,
-    CommandApplied,
-    CommandFailed,
-    CommandRefused,
-    DecisionMade,
-    DecisionRefused,
-    FieldReported,
-    GateRule,
-)
+from esper.events.kinds import control, observability
+from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.kernels import BlueprintSubmitted
 from esper.events.kinds.lifecycle import Stage
-from esper.events.kinds.observability import (
-    AlertNotified,
-    AlertSuppressed,
-    AnomalyDetected,
-    FoldBlocked,
-    RunHeardAgain,
-    RunWentSilent,
-    TrendDetected,
-)
 from esper.events.kinds.run import CheckpointSaved, RunResumed, RunRolledBack, RunStarted
 from esper.events.topics import TOPICS, is_telemetry
 from esper.folds.monitoring.detectors.detect import DETECTORS
 
-_SEVERITIES = ("info", "warning", "critical")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_COMMANDS = {"command": tuple(Command)}
+_COMMANDS = {"command": tuple(control.Command)}
 _REPORTS = ("FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK")
-_FINDINGS = get_args(TrendDetected.model_fields["finding"].annotation)
+_FINDINGS = get_args(observability.TrendDetected.model_fields["finding"].annotation)
+_REASONS = {"why": get_args(observability.AlertSuppressed.model_fields["why"].annotation)}
+_ADAPTATIONS = {"adaptation": tuple(control.Adaptation)}
+_DETECTORS = {"detector": tuple(sorted(DETECTORS))}
+_NOTIFICATIONS = {"handler": (), "outcome": ("delivered", "failed")}
+_RULES = {"rule": get_args(control.GateRule)}
+_TELEMETRY = {"topic": tuple(filter(is_telemetry, TOPICS))}
+_ALERTS = {"state": ("pending", "firing", "resolved"), "severity": ("info", "warning", "critical")}
 
-COUNTERS: Mapping[str, tuple[str, Mapping[str, Sequence[str]]]] = {
-    "esper_seed_transitions_total": ("Stages that seeds entered.", {"stage": tuple(Stage)}),
-    "esper_seed_activations_total": ("Seeds that began to be blended in: entries into GRAFTING.", {}),
-    "esper_seed_errors_total": ("Values that were not finite, as the health of seeds reports them.", {}),
-    "esper_kernel_submissions_total": ("Blueprints sent to be compiled.", {}),
-    "esper_kernel_compiles_total": ("Blueprints that were compiled, or could not be.", {"outcome": ("ok", "failed")}),
-    "esper_kernel_cache_hits_total": ("Kernels that were found in the cache.", {}),
-    "esper_kernel_cache_misses_total": ("Kernels that had to be compiled.", {}),
-    "esper_adaptations_decided_total": ("Decisions, by what they ask for.", {"adaptation": tuple(Adaptation)}),
-    "esper_adaptations_refused_total": ("Decisions that the gate refused, by the first rule.", {"rule": get_args(GateRule)}),
-    "esper_commands_applied_total": ("Commands that took effect.", _COMMANDS),
-    "esper_commands_refused_total": ("Commands that were refused and changed nothing.", _COMMANDS),
-    "esper_commands_failed_total": ("Commands that failed and changed nothing.", _COMMANDS),
-    "esper_field_reports_total": ("Seeds whose life ended, by how.", {"outcome": _REPORTS}),
-    "esper_rollbacks_total": ("Times training went back to a checkpoint.", {}),
-    "esper_runs_started_total": ("Runs that began.", {}),
-    "esper_runs_ended_total": ("Runs that ended.", {"outcome": ("finished", "failed")}),
-    "esper_runs_resumed_total": ("Times a run went on after an interruption.", {}),
-    "esper_epochs_total": ("Epochs that the runs completed.", {}),
-    "esper_steps_total": ("Optimizer steps that the runs made.", {}),
-    "esper_checkpoints_total": ("Checkpoints that were saved.", {}),
-    "esper_records_total": ("Records read from the log, by topic.", {"topic": tuple(TOPICS)}),
-    "esper_records_unreadable_total": ("Records that this version could not decode, by topic.", {"topic": tuple(TOPICS)}),
-    "esper_samples_dropped_total": (
-        "Telemetry that found no room before it was taken, by topic.",
-        {"topic": tuple(filter(is_telemetry, TOPICS))},
-    ),
-    "esper_anomalies_total": ("Values that detectors did not expect.", {"detector": tuple(sorted(DETECTORS))}),
-    "esper_trends_total": ("Trends that were found.", {"finding": _FINDINGS}),
-    "esper_alerts_total": ("Changes of alerts.", {"state": ("pending", "firing", "resolved"), "severity": _SEVERITIES}),
-    "esper_alert_notifications_total": ("Alerts that a handler was given.", {"handler": (), "outcome": ("delivered", "failed")}),
-    "esper_alerts_suppressed_total": (
-        "Alerts that were deliberately not delivered, by why.",
-        {"why": ("rate_limit", "stale", "not_delivered")},
-    ),
-    "esper_runs_went_silent_total": ("Runs that went silent.", {"state": ("dead", "idle")}),
-    "esper_runs_heard_again_total": ("Silent runs that were heard again.", {}),
-    "esper_folds_blocked_total": ("Runs with a fact that could not be understood or was missing.", {}),
+COUNTERS: Mapping[str, tuple[str, Mapping[str, Sequence[str]], type[Event] | None]] = {
+    "esper_seed_transitions_total": ("Stages that seeds entered.", {"stage": tuple(Stage)}, None),
+    "esper_seed_activations_total": ("Seeds that began to be blended in: entries into GRAFTING.", {}, None),
+    "esper_seed_errors_total": ("Values that were not finite, as the health of seeds reports them.", {}, None),
+    "esper_kernel_submissions_total": ("Blueprints sent to be compiled.", {}, BlueprintSubmitted),
+    "esper_kernel_compiles_total": ("Blueprints that were compiled, or could not be.", {"outcome": ("ok", "failed")}, None),
+    "esper_kernel_cache_hits_total": ("Kernels that were found in the cache.", {}, None),
+    "esper_kernel_cache_misses_total": ("Kernels that had to be compiled.", {}, None),
+    "esper_adaptations_decided_total": ("Decisions, by what they ask for.", _ADAPTATIONS, control.DecisionMade),
+    "esper_adaptations_refused_total": ("Decisions that the gate refused, by the first rule.", _RULES, control.DecisionRefused),
+    "esper_commands_applied_total": ("Commands that took effect.", _COMMANDS, control.CommandApplied),
+    "esper_commands_refused_total": ("Commands that were refused and changed nothing.", _COMMANDS, control.CommandRefused),
+    "esper_commands_failed_total": ("Commands that failed and changed nothing.", _COMMANDS, control.CommandFailed),
+    "esper_field_reports_total": ("Seeds whose life ended, by how.", {"outcome": _REPORTS}, control.FieldReported),
+    "esper_rollbacks_total": ("Times training went back to a checkpoint.", {}, RunRolledBack),
+    "esper_runs_started_total": ("Runs that began.", {}, RunStarted),
+    "esper_runs_ended_total": ("Runs that ended.", {"outcome": ("finished", "failed")}, None),
+    "esper_runs_resumed_total": ("Times a run went on after an interruption.", {}, RunResumed),
+    "esper_epochs_total": ("Epochs that the runs completed.", {}, EpochCompleted),
+    "esper_steps_total": ("Optimizer steps that the runs made.", {}, None),
+    "esper_checkpoints_total": ("Checkpoints that were saved.", {}, CheckpointSaved),
+    "esper_records_total": ("Records read from the log, by topic.", {"topic": tuple(TOPICS)}, None),
+    "esper_records_unreadable_total": ("Records that this version could not decode, by topic.", {"topic": tuple(TOPICS)}, None),
+    "esper_samples_dropped_total": ("Telemetry that found no room before it was taken, by topic.", _TELEMETRY, None),
+    "esper_anomalies_total": ("Values that detectors did not expect.", _DETECTORS, observability.AnomalyDetected),
+    "esper_trends_total": ("Trends that were found.", {"finding": _FINDINGS}, observability.TrendDetected),
+    "esper_alerts_total": ("Changes of alerts.", _ALERTS, None),
+    "esper_alert_notifications_total": ("Alerts that a handler was given.", _NOTIFICATIONS, observability.AlertNotified),
+    "esper_alerts_suppressed_total": ("Alerts that were deliberately not delivered, by why.", _REASONS, observability.AlertSuppressed),
+    "esper_runs_went_silent_total": ("Runs that went silent.", {"state": ("dead", "idle")}, observability.RunWentSilent),
+    "esper_runs_heard_again_total": ("Silent runs that were heard again.", {}, observability.RunHeardAgain),
+    "esper_folds_blocked_total": ("Runs with a fact that could not be understood or was missing.", {}, observability.FoldBlocked),
 }
-"""Counted from records as they are read: help, and the known values of each label."""
+"""Counted from records as they are read: help, the known values of each label, and the kind of event that increments it by one.
 
-COUNTED: Mapping[type[Event], str] = {
-    BlueprintSubmitted: "esper_kernel_submissions_total",
-    DecisionMade: "esper_adaptations_decided_total",
-    DecisionRefused: "esper_adaptations_refused_total",
-    CommandApplied: "esper_commands_applied_total",
-    CommandRefused: "esper_commands_refused_total",
-    CommandFailed: "esper_commands_failed_total",
-    FieldReported: "esper_field_reports_total",
-    RunRolledBack: "esper_rollbacks_total",
-    RunStarted: "esper_runs_started_total",
-    RunResumed: "esper_runs_resumed_total",
-    CheckpointSaved: "esper_checkpoints_total",
-    AnomalyDetected: "esper_anomalies_total",
-    TrendDetected: "esper_trends_total",
-    AlertNotified: "esper_alert_notifications_total",
-    AlertSuppressed: "esper_alerts_suppressed_total",
-    RunWentSilent: "esper_runs_went_silent_total",
-    RunHeardAgain: "esper_runs_heard_again_total",
-    FoldBlocked: "esper_folds_blocked_total",
-}
-"""The counter that each record of a kind increments by one. Its labels are fields of the event."""
+The labels of such a kind are fields of the event; without a kind (None), `metrics` counts in its own way.
+"""
+
+COUNTED: Mapping[type[Event], str] = {kind: name for name, (_, _, kind) in COUNTERS.items() if kind is not None}
 
 HISTOGRAMS: Mapping[str, tuple[str, Sequence[float]]] = {
     "esper_kernel_compile_seconds": ("How long compiling took, cache hits apart.", _SECONDS),

@@ -12,9 +12,8 @@ import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import Stage
-from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, StepsMeasured
+from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured
 from esper.nissa.families import COUNTERS, SCRAPED
 from esper.nissa.metrics import FollowedRun, FollowStatus, LogMetrics
 
@@ -48,7 +47,7 @@ def read_gauges(metrics: LogMetrics) -> Iterator[Value]:
         yield "esper_resources_measured_timestamp_seconds", measured_at
         if time.time() - measured_at <= _STALE_S:
             yield from _of_machine(machine[1])
-    firing = Counter[str](event.severity for _, event in metrics.firing())
+    firing = Counter[str](alert.event.severity for alert in metrics.firing())
     yield from (("esper_alerts_firing", firing[severity], severity) for severity in COUNTERS["esper_alerts_total"][1]["severity"])
     yield from _of_following(metrics.status)
 
@@ -61,27 +60,19 @@ def _of_run(run: FollowedRun) -> Iterator[Value]:
         yield "esper_epochs_planned", run.started.epochs
         yield "esper_parameters", run.started.parameters if run.completed is None else run.completed.system.parameters
     if run.completed is not None:
-        yield from _of_epoch(run.completed)
+        yield "esper_epoch", run.completed.system.epoch
+        for split, measured in (("train", run.completed.train), ("validation", run.completed.validation)):
+            if measured is not None:
+                yield "esper_loss", measured.loss, split
+                yield "esper_accuracy_ratio", measured.metrics.get("accuracy"), split
     if run.steps is not None:
-        yield from _of_steps(run.steps)
+        yield "esper_step_loss", _last(run.steps.steps.loss)
+        yield "esper_gradient_norm", _last(run.steps.steps.gradient_norm)
+        yield "esper_learning_rate", next((rate for rate in run.steps.learning_rates if not math.isnan(rate)), None)
+        yield "esper_samples_per_second", run.steps.samples_per_s
+        yield "esper_training_memory_bytes", run.steps.memory_bytes
     if run.health is not None:
         yield from _of_health(run.health.health)
-
-
-def _of_epoch(event: EpochCompleted) -> Iterator[Value]:
-    yield "esper_epoch", event.system.epoch
-    for split, measured in (("train", event.train), ("validation", event.validation)):
-        if measured is not None:
-            yield "esper_loss", measured.loss, split
-            yield "esper_accuracy_ratio", measured.metrics.get("accuracy"), split
-
-
-def _of_steps(event: StepsMeasured) -> Iterator[Value]:
-    yield "esper_step_loss", _last(event.steps.loss)
-    yield "esper_gradient_norm", _last(event.steps.gradient_norm)
-    yield "esper_learning_rate", next((rate for rate in event.learning_rates if not math.isnan(rate)), None)
-    yield "esper_samples_per_second", event.samples_per_s
-    yield "esper_training_memory_bytes", event.memory_bytes
 
 
 def _last(column: Sequence[float | None]) -> float | None:

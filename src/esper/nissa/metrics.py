@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import product
+from operator import itemgetter
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
@@ -25,17 +26,17 @@ from esper.events.kinds.observability import AlertFiring, AlertPending, AlertRes
 from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, RunStarted, SamplesDropped
 from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
 from esper.folds.monitoring import open_alerts
-from esper.folds.monitoring.open_alerts import OpenAlerts
+from esper.folds.monitoring.open_alerts import OpenAlert, OpenAlerts
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.families import COUNTED, COUNTERS, HISTOGRAMS
 
 _RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.
 
-_KINDS: tuple[type[Event], ...] = (
-    *COUNTED, EpochCompleted, KernelCharacterized, KernelCompiled, KernelCompileFailed, SeedTransitioned, AlertFiring, AlertPending,
-    AlertResolved, RunFailed, RunFinished, SamplesDropped, CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured,
+_MATCHED: tuple[type[Event], ...] = (
+    SeedTransitioned, SeedHealthMeasured, StepsMeasured, ResourcesMeasured, SamplesDropped, RunFinished, RunFailed, CustomMetricRecorded,
+    AlertPending, AlertFiring, AlertResolved, KernelCharacterized, KernelCompiled, KernelCompileFailed,
 )  # fmt: skip
-_DECODED = frozenset(kind.KIND for kind in _KINDS)
+_DECODED = frozenset(kind.KIND for kind in (*COUNTED, *_MATCHED))
 
 
 @dataclass(slots=True)
@@ -51,6 +52,25 @@ class FollowedRun:
     steps: StepsMeasured | None = None
     health: SeedHealthMeasured | None = None
     resources: ResourcesMeasured | None = None
+
+    def apply(self, event: Event) -> None:
+        """Keeps `event`, or the stages that follow from it."""
+        match event:
+            case RunStarted():
+                self.started = event
+                self.stages = {(site.name, seed): Stage.DORMANT for site in event.sites for seed in range(site.slots)}
+            case SeedTransitioned():
+                self.stages[event.site, event.seed] = event.to_stage
+            case RunRolledBack():
+                self.stages = {(row.site, row.seed): row.stage for row in event.seeds}
+            case EpochCompleted():
+                self.completed = event
+            case StepsMeasured():
+                self.steps = event
+            case SeedHealthMeasured():
+                self.health = event
+            case ResourcesMeasured():
+                self.resources = event
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +105,11 @@ class LogMetrics:
         self._runs: dict[RunId, FollowedRun] = {}
         self._steps: dict[RunId, int] = {}
         self._open_alerts: OpenAlerts = {}
-        self._counters = {name: Counter(name, text, [*labels], registry=self.registry) for name, (text, labels) in COUNTERS.items()}
+        self._counters = {name: Counter(name, text, [*labels], registry=self.registry) for name, (text, labels, _) in COUNTERS.items()}
         self._histograms = {
             name: Histogram(name, text, registry=self.registry, buckets=buckets) for name, (text, buckets) in HISTOGRAMS.items()
         }
-        for name, (_, labels) in COUNTERS.items():
+        for name, (_, labels, _) in COUNTERS.items():
             for values in product(*(alert_handlers if label == "handler" else known for label, known in labels.items())):
                 self._count(name, *values, by=0)
 
@@ -101,13 +121,16 @@ class LogMetrics:
             if len(self._runs) > _RUNS:
                 del self._runs[next(iter(self._runs))]
         for record in records:
-            self._count_steps(run, record.step)
+            ahead = record.step - self._steps.get(run, 0)
+            if ahead > 0:
+                self._count("esper_steps_total", by=ahead)
+                self._steps[run] = record.step
             followed.time, followed.step = record.time, max(record.step, followed.step)
-        self._apply_all(followed, records)
+        self._take(records, followed)
 
-    def take_derived(self, run: RunId, records: Sequence[Record]) -> None:
-        """Counts records that observers derived from `run`, in their order; they change nothing about the run itself."""
-        self._apply_all(FollowedRun(run), records)
+    def take_derived(self, records: Sequence[Record]) -> None:
+        """Counts records that observers derived from a run, in their order."""
+        self._take(records, None)
 
     def forget(self, run: RunId) -> None:
         """Drops the latest records of `run`, which has ended or is gone; what was counted stays counted."""
@@ -117,22 +140,20 @@ class LogMetrics:
 
     def live(self) -> tuple[FollowedRun, ...]:
         """Copies of the trainings that a process writes now, the newest first."""
-        live = self.status.live
         with self._lock:
-            return tuple(
-                replace(self._runs[run], stages=dict(self._runs[run].stages)) for run in sorted(live & self._runs.keys(), reverse=True)
-            )
+            runs = [self._runs[run] for run in sorted(self.status.live & self._runs.keys(), reverse=True)]
+            return tuple(replace(run, stages=dict(run.stages)) for run in runs)
 
     def machine(self) -> tuple[datetime, ResourcesMeasured] | None:
         """The resources that an agent measured last, and when."""
         with self._lock:
             measured = [(run.time, run.resources) for run in self._runs.values() if run.time is not None and run.resources is not None]
-        return max(measured, key=lambda one: one[0], default=None)
+        return max(measured, key=itemgetter(0), default=None)
 
-    def firing(self) -> tuple[tuple[Record, AlertFiring], ...]:
+    def firing(self) -> tuple[OpenAlert, ...]:
         """Every alert that fires now, oldest first."""
         with self._lock:
-            return tuple((alert.record, alert.event) for alert in self._open_alerts.values() if isinstance(alert.event, AlertFiring))
+            return tuple(alert for alert in self._open_alerts.values() if alert.firing)
 
     def forget_alerts(self, gone: Callable[[RunId], bool]) -> None:
         """Drops the alerts of runs that are `gone`: nothing can resolve them any more."""
@@ -146,18 +167,11 @@ class LogMetrics:
 
     def _observe(self, name: str, milliseconds: Iterable[float | None]) -> None:
         """Observes each value that is finite: any other has no place in a sum."""
-        observe = self._histograms[name].observe
         for value in milliseconds:
             if value is not None and math.isfinite(value):
-                observe(value / 1000)
+                self._histograms[name].observe(value / 1000)
 
-    def _count_steps(self, run: RunId, step: int) -> None:
-        ahead = step - self._steps.get(run, 0)
-        if ahead > 0:
-            self._count("esper_steps_total", by=ahead)
-            self._steps[run] = step
-
-    def _apply_all(self, followed: FollowedRun, records: Sequence[Record]) -> None:
+    def _take(self, records: Sequence[Record], followed: FollowedRun | None) -> None:
         for topic, count in Counts(record.topic for record in records).items():
             self._count("esper_records_total", topic, by=count)
         for record in records:
@@ -169,63 +183,37 @@ class LogMetrics:
                     continue
                 # Held for one record, not for a page of them: a scrape waits for it.
                 with self._lock:
-                    self._apply(followed, record, event)
+                    if followed is not None:
+                        followed.apply(event)
+                    self._open_alerts = open_alerts.apply_change(self._open_alerts, record, event)
+                self._count_event(event)
 
-    def _apply(self, followed: FollowedRun, record: Record, event: Event) -> None:
+    def _count_event(self, event: Event) -> None:
         if (name := COUNTED.get(type(event))) is not None:
             self._count(name, *(getattr(event, label) for label in COUNTERS[name][1]))
         match event:
-            case EpochCompleted():
-                followed.completed = event
-                self._count("esper_epochs_total")
+            case SeedTransitioned():
+                self._count("esper_seed_transitions_total", event.to_stage)
+                self._count("esper_seed_activations_total", by=event.to_stage is Stage.GRAFTING)
+            case SeedHealthMeasured():
+                self._count("esper_seed_errors_total", by=sum(event.health.errors))
             case StepsMeasured():
-                followed.steps = event
                 self._observe("esper_step_duration_seconds", event.steps.step_latency_ms)
                 self._observe("esper_data_wait_seconds", event.steps.data_wait_ms)
-            case RunFinished() | RunFailed():
-                self._count("esper_runs_ended_total", "finished" if isinstance(event, RunFinished) else "failed")
             case SamplesDropped():
                 self._count("esper_samples_dropped_total", event.topic, by=event.count)
-            case ResourcesMeasured():
-                followed.resources = event
+            case RunFinished() | RunFailed():
+                self._count("esper_runs_ended_total", "finished" if isinstance(event, RunFinished) else "failed")
             case CustomMetricRecorded():
                 self.custom.add(event)
             case AlertPending() | AlertFiring() | AlertResolved():
-                self._apply_alert(record, event)
-            case KernelCompiled() | KernelCompileFailed() | KernelCharacterized():
-                self._apply_kernel(event)
-            case _:
-                self._apply_seeds(followed, event)
-
-    def _apply_seeds(self, followed: FollowedRun, event: Event) -> None:
-        match event:
-            case RunStarted():
-                followed.started = event
-                followed.stages = {(site.name, seed): Stage.DORMANT for site in event.sites for seed in range(site.slots)}
-            case SeedTransitioned():
-                followed.stages[event.site, event.seed] = event.to_stage
-                self._count("esper_seed_transitions_total", event.to_stage)
-                if event.to_stage is Stage.GRAFTING:
-                    self._count("esper_seed_activations_total")
-            case RunRolledBack():
-                followed.stages = {(row.site, row.seed): row.stage for row in event.seeds}
-            case SeedHealthMeasured():
-                followed.health = event
-                self._count("esper_seed_errors_total", by=sum(event.health.errors))
-            case _:
-                pass
-
-    def _apply_kernel(self, event: KernelCompiled | KernelCompileFailed | KernelCharacterized) -> None:
-        if isinstance(event, KernelCharacterized):
-            self._observe("esper_kernel_latency_seconds", [event.latency_ms])
-        elif isinstance(event, KernelCompiled) and event.from_cache:
-            self._count("esper_kernel_cache_hits_total")
-        else:
-            self._count("esper_kernel_cache_misses_total")
-            self._count("esper_kernel_compiles_total", "ok" if isinstance(event, KernelCompiled) else "failed")
-            if isinstance(event, KernelCompiled):
-                self._observe("esper_kernel_compile_seconds", [event.duration_ms])
-
-    def _apply_alert(self, record: Record, event: AlertPending | AlertFiring | AlertResolved) -> None:
-        self._open_alerts = open_alerts.apply_change(self._open_alerts, record, event)
-        self._count("esper_alerts_total", open_alerts.status_of(event), event.severity)
+                self._count("esper_alerts_total", open_alerts.status_of(event), event.severity)
+            case KernelCharacterized():
+                self._observe("esper_kernel_latency_seconds", [event.latency_ms])
+            case KernelCompiled(from_cache=True):
+                self._count("esper_kernel_cache_hits_total")
+            case KernelCompiled() | KernelCompileFailed():
+                self._count("esper_kernel_cache_misses_total")
+                self._count("esper_kernel_compiles_total", "ok" if isinstance(event, KernelCompiled) else "failed")
+                if isinstance(event, KernelCompiled):
+                    self._observe("esper_kernel_compile_seconds", [event.duration_ms])

@@ -9,10 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from esper.errors import EsperError, LogError
+from esper.errors import EsperError
 from esper.history.run_list import AmbiguousRunError, UnknownRunError
-from esper.nissa.custom import RedefinedError, RefusedSamplesError, TooManyError
-from esper.nissa.views import InvalidPart, Problem
+from esper.nissa.custom import InvalidPart, RefusedSamplesError
+from esper.nissa.views import Problem
 
 _MEDIA_TYPE = "application/problem+json"
 # Names by which a mistake is located: they are in the API's description. Any other is the sender's, and is shown as `?`.
@@ -21,18 +21,41 @@ _PARAMETERS = ("run", "at", "limit", "cursor", "after", "topic", "standing", "me
 _FIELDS = ("samples", "name", "type", "labels", "value", "about")
 _NAMES = frozenset((*_PLACES, *_PARAMETERS, *_FIELDS))
 _BRANCHES = frozenset(("gauge", "counter"))  # pydantic's word for the branch that it took; no place in the body.
+_PLAIN = frozenset(
+    (
+        "missing", "int_type", "int_parsing", "int_from_float", "float_type", "finite_number", "string_type", "list_type", "dict_type",
+        "greater_than_equal", "less_than_equal", "too_long", "too_short", "string_too_long", "string_too_short", "literal_error", "enum",
+        "string_pattern_mismatch", "union_tag_not_found",
+    )
+)  # fmt: skip
+"""Pydantic's errors whose message has what was expected and nothing that was sent. No other message is passed on."""
+_OWN_WORDS = {
+    "extra_forbidden": "unknown field",
+    "union_tag_invalid": "expected a gauge or a counter",
+    "string_unicode": "expected valid Unicode",
+    "unknown_topic": "expected a topic, named whole, like telemetry.training.steps; the API's description lists them",
+    "model_attributes_type": "expected an object of JSON, and the header content-type: application/json",
+}
+_HTTP = {
+    400: ("bad-request", "the body could not be read"),
+    404: ("not-found", "there is nothing at this path"),
+    405: ("method-not-allowed", "the path has no such method"),
+    413: ("too-large", "the body is larger than this service reads"),
+}
+_REFUSED_SAMPLES = {
+    "metric-redefined": "a metric keeps its type and its label names",
+    "too-many-series": "nothing was recorded: there would be more metrics or series than may be",
+}
 
 
-class NotReachedError(EsperError):
-    """The run has no such moment yet; `last` is the last it has."""
+class ProblemError(EsperError):
+    """A refusal or a fault that becomes the problem document of these fields."""
 
-    def __init__(self, last: int) -> None:
-        super().__init__(f"expected a moment from 0 to {last}")
-        self.last = last
-
-
-class NotRecordedError(LogError):
-    """Custom metrics could not be written to the log."""
+    def __init__(self, status: int, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
 
 
 def problem(
@@ -73,37 +96,6 @@ def _parts(errors: Iterable[Any]) -> Iterable[InvalidPart]:  # Any: pydantic's e
         yield InvalidPart(pointer="/" + "/".join(place), detail=detail)
 
 
-_PLAIN = frozenset(
-    (
-        "missing", "int_type", "int_parsing", "int_from_float", "float_type", "finite_number", "string_type", "list_type", "dict_type",
-        "greater_than_equal", "less_than_equal", "too_long", "too_short", "string_too_long", "string_too_short", "literal_error", "enum",
-        "string_pattern_mismatch", "union_tag_not_found",
-    )
-)  # fmt: skip
-"""Pydantic's errors whose message has what was expected and nothing that was sent. No other message is passed on."""
-_OWN_WORDS = {
-    "extra_forbidden": "unknown field",
-    "union_tag_invalid": "expected a gauge or a counter",
-    "string_unicode": "expected valid Unicode",
-    "unknown_topic": "expected a topic, named whole, like telemetry.training.steps; the API's description lists them",
-    "model_attributes_type": "expected an object of JSON, and the header content-type: application/json",
-}
-_HTTP = {
-    400: ("bad-request", "the body could not be read"),
-    404: ("not-found", "there is nothing at this path"),
-    405: ("method-not-allowed", "the path has no such method"),
-    413: ("too-large", "the body is larger than this service reads"),
-}
-_ESPER: tuple[tuple[type[EsperError], int, str, str], ...] = (
-    (UnknownRunError, 404, "unknown-run", "no run begins or ends with this; GET /api/v1/runs lists those there are"),
-    (AmbiguousRunError, 409, "ambiguous-run", "several runs begin or end with this: name more of its digits"),
-    (RedefinedError, 409, "metric-redefined", "a metric keeps its type and its label names"),
-    (TooManyError, 409, "too-many-series", "nothing was recorded: there would be more metrics or series than may be"),
-    (NotRecordedError, 503, "not-recorded", "the log could not be written: nothing was recorded"),
-    (EsperError, 503, "log-unreadable", "the log could not be read; `esper doctor` says what is wrong with it"),
-)
-
-
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind, detail = _HTTP.get(error.status_code, ("http", None))
@@ -111,10 +103,17 @@ async def _http(_request: Request, error: Exception) -> Response:
 
 
 async def _esper(_request: Request, error: Exception) -> Response:
-    if isinstance(error, NotReachedError):
-        return problem(404, "moment-not-reached", f"expected a moment from 0 to {error.last}, the last on disk")
-    _, status, kind, detail = next(known for known in _ESPER if isinstance(error, known[0]))
-    return problem(status, kind, detail, error.parts if isinstance(error, RefusedSamplesError) else ())
+    match error:
+        case ProblemError():
+            return problem(error.status, error.kind, error.detail)
+        case RefusedSamplesError():
+            return problem(409, error.problem, _REFUSED_SAMPLES[error.problem], error.parts)
+        case UnknownRunError():
+            return problem(404, "unknown-run", "no run begins or ends with this; GET /api/v1/runs lists those there are")
+        case AmbiguousRunError():
+            return problem(409, "ambiguous-run", "several runs begin or end with this: name more of its digits")
+        case _:
+            return problem(503, "log-unreadable", "the log could not be read; `esper doctor` says what is wrong with it")
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:

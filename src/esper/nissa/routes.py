@@ -39,7 +39,7 @@ from esper.nissa import views
 from esper.nissa.collectors import Collectors
 from esper.nissa.custom import CustomBatch
 from esper.nissa.metrics import LogMetrics
-from esper.nissa.problems import NotReachedError, responses
+from esper.nissa.problems import ProblemError, responses
 from esper.nissa.settings import NissaSettings
 from esper.nissa.views import View, view_of
 
@@ -166,9 +166,14 @@ def metrics(backend: ByBackend, accept: Annotated[str, Header(max_length=1000)] 
 def status(request: Request, backend: ByBackend) -> Response:
     """State of the service: freshness, collectors, and which metrics have no value now."""
     absent = tuple(backend.collectors.absent())
-    collectors = tuple(view_of(views.CollectorView, one) for one in backend.collectors.status())
-    now = datetime.now(UTC)
-    return send(views.StatusView(version=request.app.version, now=now, ready=_ready(backend), collectors=collectors, absent=absent))
+    status = views.StatusView(
+        version=request.app.version,
+        now=datetime.now(UTC),
+        ready=_ready(backend),
+        collectors=tuple(backend.collectors.status()),
+        absent=absent,
+    )
+    return send(status)
 
 
 @_service.post("/api/v1/metrics/custom", response_model=views.Accepted, responses=responses(409, 413, 503))
@@ -229,7 +234,7 @@ def show_state(asked: _OfRun, at: Annotated[_Moment | None, Query(description="A
     def view() -> views.StateView:
         with asked.runs.use(asked.run) as run:
             if at is not None and at > run.history.end:
-                raise NotReachedError(run.history.end)
+                raise ProblemError(404, "moment-not-reached", f"expected a moment from 0 to {run.history.end}, the last on disk")
             state = run.history.known.state if at is None else run.history.at(moment=at)
             digest_ = run.digest() if at is None else digest(state)
         return view_of(
@@ -374,7 +379,9 @@ _add_record_route(_derived, "/runs/{run}/aggregates", "Windows of a run's metric
 def list_firing(backend: ByBackend) -> Response:
     """Alerts that fire now, over all runs that are followed."""
     return send(
-        views.FiringView.model_construct(alerts=tuple(_row(views.AlertView, event, record) for record, event in backend.metrics.firing()))
+        views.FiringView.model_construct(
+            alerts=tuple(_row(views.AlertView, alert.event, alert.record) for alert in backend.metrics.firing())
+        )
     )
 
 

@@ -19,6 +19,8 @@ from esper.folds.run_state import CheckpointRow, EpochRow, Irregularity, ReportR
 from esper.folds.seeds import Slot
 from esper.folds.timeline import Note, Span
 from esper.history.catalog import Standing
+from esper.nissa.collectors import CollectorStatus
+from esper.nissa.custom import InvalidPart
 
 _View = TypeVar("_View", bound="View")
 
@@ -283,16 +285,6 @@ class Healthy(View):
     status: Literal["ok"]
 
 
-class CollectorView(View):
-    """Calls of a collector by outcome."""
-
-    name: str
-    ok: Count
-    failed: Count
-    hung: Count
-    error: str | None
-
-
 class Ready(View):
     """Progress of the following: `ready` with a lag below the limit."""
 
@@ -312,16 +304,9 @@ class StatusView(View):
     version: str
     now: datetime
     ready: Ready
-    collectors: tuple[CollectorView, ...]
+    collectors: tuple[CollectorStatus, ...]
     absent: tuple[str, ...]
     """Metrics without a value now: never measured, or no longer."""
-
-
-class InvalidPart(View):
-    """A mistake in a request: where, and what was expected."""
-
-    pointer: str
-    detail: str
 
 
 class Problem(View):

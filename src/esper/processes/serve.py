@@ -30,7 +30,7 @@ from esper.nissa.app import build_app
 from esper.nissa.collectors import Collectors, find_collector
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.metrics import FollowStatus, LogMetrics
-from esper.nissa.problems import NotRecordedError
+from esper.nissa.problems import ProblemError
 from esper.nissa.routes import Backend
 from esper.nissa.security import read_token
 from esper.nissa.settings import NissaSettings
@@ -87,7 +87,7 @@ class LogReader:
                     self._take(follower.poll(wait_s), follower)
                     wait_s = _POLL_S
                     for run, records in self._derived.poll(follower.live):
-                        self._metrics.take_derived(run, records)
+                        self._metrics.take_derived(records)
                         self._notify([run])
         except EsperError as error:
             sys.stderr.write(f"esper nissa: {error}\n")
@@ -154,7 +154,7 @@ class Service:
         try:
             self._custom_run.append(samples)
         except EsperError as error:
-            raise NotRecordedError("custom metrics could not be written") from error
+            raise ProblemError(503, "not-recorded", "the log could not be written: nothing was recorded") from error
 
     def close(self) -> None:
         """Ends the reading and closes every file."""
