@@ -168,3 +168,16 @@ def test_lines_of_text_need_neither_httpx_nor_apprise() -> None:
     )
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert found.stdout == "set()\n"
+
+
+def test_the_first_request_of_a_process_imports_nothing_more() -> None:
+    script = (
+        "import sys, datetime; from esper.observer.delivery import deliverer, handlers, notices, settings;"
+        'text = \'[[handlers]]\\nkind = "webhook"\\nname = "team"\\nurl = "http://127.0.0.1:\' + sys.argv[1] + \'"\';'
+        "[handler] = handlers.build_handlers(settings.parse_delivery(text, 'f'));"
+        "now = datetime.datetime.now(datetime.UTC); notice = notices.handler_test_notice('team', now); before = set(sys.modules);"
+        "print(deliverer.run_in_loop(handler.send([notice], now)).delivered, set(sys.modules) - before)"
+    )
+    with http_server() as inbox:
+        found = subprocess.run([sys.executable, "-c", script, str(inbox.port)], check=True, capture_output=True, text=True)
+    assert found.stdout == "True set()\n"
