@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from esper.errors import DataError
-from esper.kasmina.blueprints import Blueprint, ConvShape, LinearShape, build, initialise, shape_of
+from esper.kasmina.blueprints import Blueprint, Layer, build, initialise, layer_text
 
-LINEAR = LinearShape(20, 12)
-CONV = ConvShape(3, 6, (3, 3), (2, 2), (1, 1), (1, 1), "zeros")
+LINEAR = nn.Linear(20, 12, device="meta")
+CONV = nn.Conv2d(3, 6, 3, stride=2, padding=1, device="meta")
 
 
 @pytest.mark.parametrize("name", ["mlp:24", "lowrank:8", "conv:8", "signal:12", "mlp:24:dropout=0.1"])
@@ -40,17 +40,17 @@ def test_a_name_that_is_none_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "reason"),
+    ("name", "layer", "reason"),
     [
         ("conv:8", LINEAR, "image-shaped"),
         ("mlp:24", CONV, "a vector"),
         ("signal:12", CONV, "a vector"),
-        ("signal:12", LinearShape(4, 12), "at least 10 inputs"),
+        ("signal:12", nn.Linear(4, 12, device="meta"), "at least 10 inputs"),
     ],
 )
-def test_a_shape_that_does_not_fit_names_site_and_shape(name: str, shape: LinearShape | ConvShape, reason: str) -> None:
-    with pytest.raises(DataError, match=f"'body.3' \\({shape.text}\\), got {name}: .*{reason}"):
-        Blueprint.parse(name).spec("body.3", shape)
+def test_a_shape_that_does_not_fit_names_site_and_shape(name: str, layer: Layer, reason: str) -> None:
+    with pytest.raises(DataError, match=f"'body.3' \\({layer_text(layer)}\\), got {name}: .*{reason}"):
+        Blueprint.parse(name).spec("body.3", layer)
 
 
 def test_a_spec_is_canonical_json_and_does_not_name_the_site() -> None:
@@ -60,17 +60,17 @@ def test_a_spec_is_canonical_json_and_does_not_name_the_site() -> None:
     assert json.loads(Blueprint.parse("conv:8").spec("a", CONV))["stride"] == [2, 2]
 
 
-def body_of(name: str, shape: LinearShape | ConvShape) -> nn.Sequential:
-    built = build(Blueprint.parse(name).spec("site", shape))
-    body = nn.Sequential(built.features, built.last).to_empty(device="cpu")
-    initialise(built.features, built.last, 3)
+def body_of(name: str, layer: Layer) -> nn.Sequential:
+    features, last = build(Blueprint.parse(name).spec("site", layer))
+    body = nn.Sequential(features, last).to_empty(device="cpu")
+    initialise(features, last, 3)
     return body
 
 
 @pytest.mark.parametrize("name", ["mlp:7", "lowrank:7", "signal:7", "mlp:7:dropout=0.5"])
 @pytest.mark.parametrize("inputs", [10, 17, 64])
 def test_a_body_beside_a_linear_has_its_shape_and_no_effect_at_birth(name: str, inputs: int) -> None:
-    body = body_of(name, LinearShape(inputs, 5))
+    body = body_of(name, nn.Linear(inputs, 5, device="meta"))
     assert torch.equal(body(torch.randn(3, inputs)), torch.zeros(3, 5))
 
 
@@ -89,10 +89,8 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("name", ["conv:7", "lowrank:7", "conv:7:dropout=0.5"])
 @pytest.mark.parametrize("layer", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_a_body_beside_a_conv2d_has_its_shape_and_no_effect_at_birth(name: str, layer: nn.Conv2d) -> None:
-    shape = shape_of(layer)
-    assert shape is not None
     x = torch.randn(2, 3, 11, 14)
-    assert torch.equal(body_of(name, shape)(x), torch.zeros_like(layer(x)))
+    assert torch.equal(body_of(name, layer)(x), torch.zeros_like(layer(x)))
 
 
 def test_initial_weights_come_from_their_own_generator_and_are_torchs_default() -> None:

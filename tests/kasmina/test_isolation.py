@@ -10,10 +10,10 @@ from torch import nn
 
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
+from esper.kasmina import compiler as compiler_module
 from esper.kasmina import host as host_module
-from esper.kasmina import kernels as kernels_module
+from esper.kasmina.compiler import KernelCompiler, compile_kernel
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import KernelCache, KernelCompiler, compile_kernel
 from tests.kasmina.training import MODELS, Loop, first_difference, host_of, into_training, table_of
 
 pytestmark = pytest.mark.whole  # Forty steps, many times over.
@@ -42,9 +42,8 @@ def with_seeds(kind: str, path: Path, *, spoil: Callable[[Host, int], None] | No
     host = host_of(model, blueprints=NAMES)
     loop = Loop(kind, model, host, **options)  # type: ignore[arg-type] # Options of Loop.
     digests = loop.run(0, BORN)
-    cache = KernelCache(path)
     for seed, (site, blueprint) in enumerate(SEEDS[kind]):
-        into_training(host, site, seed, blueprint, compiled=lambda order: compile_kernel(order, cache))  # Compiling may disturb it too.
+        into_training(host, site, seed, blueprint, compiled=lambda order: compile_kernel(order, path))  # Compiling may disturb it too.
     for step in range(BORN, STEPS):
         if spoil is not None:
             spoil(host, step)
@@ -105,7 +104,7 @@ def test_shadow_validation_does_not_change_the_hosts_path(tmp_path: Path) -> Non
 
 
 def test_compiling_kernels_beside_training_does_not_change_the_hosts_path(tmp_path: Path) -> None:
-    compiler = KernelCompiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(tmp_path)
     model = MODELS["linear"]()
     host = host_of(model, blueprints=NAMES, slots=STEPS)
     loop = Loop("linear", model, host)
@@ -115,7 +114,7 @@ def test_compiling_kernels_beside_training_does_not_change_the_hosts_path(tmp_pa
         compiler.submit(orders[-1])
         digests.append(loop.step(step))
     assert first_difference(alone("linear"), digests) is None
-    assert [compiler.wait(order.key, 60).order for order in orders] == orders
+    assert [compiler.wait(order.key, 60).request for order in orders] == orders
     compiler.close()
 
 
@@ -170,7 +169,7 @@ def test_initialisation_from_the_shared_generator_is_seen(tmp_path: Path, monkey
         assert last.bias is not None
         nn.init.zeros_(last.bias)
 
-    monkeypatch.setattr(kernels_module, "initialise", shared)
+    monkeypatch.setattr(compiler_module, "initialise", shared)
     digests, _ = with_seeds("linear", tmp_path)
     assert first_difference(alone("linear"), digests) == BORN
 

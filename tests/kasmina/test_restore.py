@@ -184,7 +184,7 @@ def test_waiting_seeds_survive_a_restore() -> None:
     loop.host.apply(Command.CANCEL, "0", 0, epoch=4)
     saved.put_back(loop)
     assert loop.host.seeds["0", 0].stage is Stage.GERMINATED
-    assert loop.host.seeds["0", 0].order == order
+    assert loop.host.seeds["0", 0].request == order
     tensors: dict[str, Tensor] = loop.host.state()[0]
     assert tensors == {}
 

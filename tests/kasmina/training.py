@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from esper.events.kinds.control import Command
 from esper.kasmina.blueprints import Blueprint
+from esper.kasmina.compiler import Kernel, KernelRequest, compile_kernel
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Kernel, KernelCache, KernelRequest, compile_kernel
 from esper.kasmina.site_selection import Choice
 
 LR = 3e-3
@@ -77,7 +77,7 @@ def table_of(host: Host) -> object:
 def kernel_of(order: KernelRequest) -> Kernel:
     """The kernel of `order`; its file is gone. An order names its kernel bit by bit, so it is compiled once for all tests."""
     with TemporaryDirectory() as folder:
-        return compile_kernel(order, KernelCache(Path(folder)))
+        return compile_kernel(order, Path(folder))
 
 
 def into_training(

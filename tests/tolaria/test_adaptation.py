@@ -24,7 +24,7 @@ from esper.events.kinds.epoch import EpochCompleted, GateSettings, SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved
-from esper.kasmina.kernels import Kernel, KernelCompiler, KernelError
+from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError
 from esper.tolaria.adaptation import trace_of
 from tests.tolaria.event_sinks import COMMIT, Said, logged
 from tests.tolaria.worlds import (

@@ -17,8 +17,8 @@ from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, SystemState
 from esper.events.kinds.run import RunStarted
 from esper.kasmina.blueprints import Blueprint
+from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError, KernelRequest
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Kernel, KernelCache, KernelCompiler, KernelError, KernelRequest
 from esper.kasmina.randomness import derive
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.adaptation import AdaptationStep, EpochEnd, Policy
@@ -167,7 +167,7 @@ class World:
         self.optimizer = optimizer(list(self.model.parameters()))
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
         self.host = self._host(sites, slots, clip)
-        self.compiler = compiler(KernelCache(folder / "kernels"))
+        self.compiler = compiler(folder / "kernels")
         OPEN.append(self.compiler)
         chosen = objective or Supervised(loss, {"accuracy": lambda output, target: (output.argmax(1) == target).float()})
         self.evaluator = Evaluator(self.model, batches(20) if valid is None else valid, chosen, CPU)

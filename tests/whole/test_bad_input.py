@@ -24,7 +24,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.run_state import Status, fold
-from esper.kasmina.blueprints import Blueprint, LinearShape
+from esper.kasmina.blueprints import Blueprint
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, RunSettings, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
@@ -66,7 +66,7 @@ def test_settings_that_fit_no_host_leave_no_run_behind(tmp_path: Path, more: dic
 
 def test_layer_too_small_for_a_blueprint_is_named() -> None:
     with pytest.raises(DataError, match=r"fits site 'head' \(Linear 4.2\), got signal:12: signal needs at least 10 inputs"):
-        Blueprint.parse("signal:12").spec("head", LinearShape(4, 2))
+        Blueprint.parse("signal:12").spec("head", nn.Linear(4, 2, device="meta"))
 
 
 # Data: refused when it is met, and the log says so

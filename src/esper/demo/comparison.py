@@ -18,9 +18,9 @@ from esper.events.kinds.control import Command
 from esper.folds.transitions import IN_TASK_GRAPH
 from esper.history.catalog import began
 from esper.history.resume import Variant, variant_task
+from esper.kasmina.compiler import compile_kernel
 from esper.kasmina.growth import host_of
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import KernelCache, compile_kernel
 from esper.oona.directory import Directory, new_run_id
 from esper.processes.train import Result, RunSettings, run_settings, train
 
@@ -73,11 +73,10 @@ def static_same(task: Task, settings: RunSettings, directory: Directory, grown: 
     """The architecture that `grown` ended with, untrained: a fresh host with fresh bodies in the same places from the start."""
     recipe = recipe_of(task, settings)
     host = host_of(recipe.model, settings.growth, lambda _parameters, _lr: recipe.optimizer, rng_seed=settings.trainer.rng_seed)
-    cache = KernelCache(directory.path / ".kernels")
     for (site, slot), seed in sorted(grown.seeds.items()):
         if seed.stage in IN_TASK_GRAPH:
             assert seed.blueprint is not None
-            kernel = compile_kernel(host.germinate(site, slot, life=0, blueprint=seed.blueprint, lr=0.0), cache)
+            kernel = compile_kernel(host.germinate(site, slot, life=0, blueprint=seed.blueprint, lr=0.0), directory.path / ".kernels")
             host.load(site, slot, kernel, epoch=0)
             for command in (Command.TRAIN, Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE):
                 host.apply(command, site, slot, epoch=0, ramp_steps=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.blueprints import Built
+from esper.kasmina.blueprints import Layer
 from esper.kasmina.health.formulas import sample
 
 
@@ -29,10 +29,9 @@ class Branch(nn.Module):
 
     alpha: Tensor
 
-    def __init__(self, built: Built) -> None:
+    def __init__(self, features: nn.Sequential, last: Layer) -> None:
         super().__init__()
-        self.features = built.features
-        self.last = built.last
+        self.features, self.last = features, last
         self.register_buffer("alpha", torch.zeros(()))
         self.strength = 0.0
         self.all_finite: Tensor | None = None

@@ -1,6 +1,6 @@
 """The host that grows: sites adopted in a model, seeds in their slots, commands applied between steps.
 
-KernelRequest of use, per optimizer step: `begin_step`, the user's forward, backward, clip and step, `end_step`. Between steps: `germinate`,
+Order of use, per optimizer step: `begin_step`, the user's forward, backward, clip and step, `end_step`. Between steps: `germinate`,
 `load`, `apply`, `roll_back`, `override_alpha`, `measure_health`, `state`, `restore`. A command that fails changes nothing (CommandError).
 
 A seed's optimizer is made when its kernel is loaded, with the learning rate that was the host's at germination. Seeds in GRAFTING,
@@ -25,9 +25,9 @@ from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.kasmina import site_layer
 from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.branch import Branch
+from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, empty_branch
 from esper.kasmina.export import export_plain
 from esper.kasmina.health.meter import EpochHealth, HealthMeter, HealthSample
-from esper.kasmina.kernels import DTYPES, Kernel, KernelRequest, empty_branch
 from esper.kasmina.learning import isolated_step, targets_of, task_step
 from esper.kasmina.randomness import derive, forked
 from esper.kasmina.site_layer import Capture
@@ -173,7 +173,7 @@ class Host:
     # ---- commands
 
     def germinate(self, site: str, seed: int, *, life: int, blueprint: str, lr: float | None = None) -> KernelRequest:
-        """The order of the kernel that the new life waits for.
+        """The request for the kernel that the new life waits for.
 
         `life` is the epoch at whose end it germinates; `lr` the host's then (default: the last step's).
         """
@@ -188,22 +188,23 @@ class Host:
         dtype = next((name for name, known in DTYPES.items() if known is host_site.weight.dtype), None)
         if dtype is None:
             raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {host_site.weight.dtype}")
-        spec = chosen.spec(site, host_site.shape)
+        spec = chosen.spec(site, host_site.layer)
         size = host_site.sizes[blueprint]
         if (total := self._total_with(host_site, size)) > self.parameters_limit:
             raise CommandError(f"expected at most {self.parameters_limit} parameters, {slot.name} with {size} would make it {total}")
         slot.clear()
-        slot.order = KernelRequest(spec, derive(self._rng_seed, "seed", site, seed, life, "birth"), dtype)
+        slot.request = KernelRequest(spec, derive(self._rng_seed, "seed", site, seed, life, "birth"), dtype)
         slot.stage, slot.since_epoch, slot.life, slot.blueprint, slot.lr = stage, life, life, blueprint, lr
         slot.embargo_until = None
-        return slot.order
+        return slot.request
 
     def load(self, site: str, seed: int, kernel: Kernel, *, epoch: int) -> None:
         """Put the kernel's body into the slot, on the layer's device, with an optimizer of its own."""
         host_site, slot = self._find(site, seed)
         stage = _following(slot, Command.LOAD)
-        if kernel.order != slot.order:
-            raise CommandError(f"expected the kernel of {slot.name} (key {slot.order and slot.order.key[:12]}), got {kernel.key[:12]}")
+        if kernel.request != slot.request:
+            expected = slot.request and slot.request.key[:12]
+            raise CommandError(f"expected the kernel of {slot.name} (key {expected}), got {kernel.request.key[:12]}")
         branch = host_site.settle(kernel.branch())
         assert slot.lr is not None
         slot.branch, slot.optimizer = branch, self._seed_optimizer(list(branch.parameters()), slot.lr)
@@ -312,9 +313,9 @@ class Host:
             slot.since_epoch += epochs if slot.stage is not Stage.DORMANT else 0
 
     def _revive(self, host_site: HostSite, slot: Slot, tensors: Mapping[str, Tensor]) -> None:
-        assert slot.order is not None
+        assert slot.request is not None
         assert slot.lr is not None
-        branch = empty_branch(slot.order.spec, DTYPES[slot.order.dtype])
+        branch = empty_branch(slot.request)
         try:
             branch.load_state_dict({name: tensors[f"{slot.name}/{name}"] for name in branch.state_dict()})
         except (KeyError, RuntimeError) as error:

@@ -10,12 +10,12 @@ from torch.nn.parameter import is_lazy
 
 from esper.errors import SettingsError
 from esper.events.kinds.run import Site
-from esper.kasmina.blueprints import Blueprint, Shape, shape_of
+from esper.kasmina.blueprints import Blueprint, Layer, features_of, layer_text
 from esper.kasmina.site_layer import SiteLayer, adopt
 from esper.kasmina.slots import HostSite, Slot
 
 Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
-Sites = list[tuple[str, nn.Module, tuple[Blueprint, ...]]]
+Sites = list[tuple[str, Layer, tuple[Blueprint, ...]]]
 AUTO = "auto"
 AUTO_SITES = 16
 _LINEAR_DEFAULTS = tuple(map(Blueprint.parse, ("mlp:24", "lowrank:8", "signal:12")))
@@ -33,37 +33,36 @@ def find(model: nn.Module, choice: Choice, blueprints: tuple[Blueprint, ...] | N
     if isinstance(choice, str) and choice == AUTO:
         return _automatic(model, blueprints)
     found = []
-    for name, layer, bypassed in _matches(model, choice):
-        shape = _shape_or_refusal(name, layer, bypassed)
-        fitting = fits(shape, blueprints)
+    for name, module, bypassed in _matches(model, choice):
+        layer = _require_site(name, module, bypassed)
+        fitting = fits(layer, blueprints)
         if not fitting:
-            why = "; ".join(str(blueprint.misfit(shape)) for blueprint in blueprints or ())
-            raise SettingsError(f"expected a blueprint that fits site {name!r} ({shape.text}), none does: {why}")
+            why = "; ".join(str(blueprint.misfit(layer)) for blueprint in blueprints or ())
+            raise SettingsError(f"expected a blueprint that fits site {name!r} ({layer_text(layer)}), none does: {why}")
         found.append((name, layer, fitting))
     if not found:
-        names = ", ".join(repr(name) for name, layer in model.named_modules() if shape_of(layer) is not None)
+        names = ", ".join(repr(name) for name, layer in model.named_modules() if isinstance(layer, Layer))
         raise SettingsError(f"expected sites to match a layer, {choice!r} matches none; the model has {names or 'no Linear or Conv2d'}")
     return found
 
 
-def fits(shape: Shape, blueprints: tuple[Blueprint, ...] | None) -> tuple[Blueprint, ...]:
-    """Blueprints of `blueprints` (default: the first set) that fit a layer of `shape`."""
+def fits(layer: Layer, blueprints: tuple[Blueprint, ...] | None) -> tuple[Blueprint, ...]:
+    """Blueprints of `blueprints` (default: the first set) that fit beside `layer`."""
     chosen = (_LINEAR_DEFAULTS + _CONV_DEFAULTS) if blueprints is None else blueprints
-    fitting = tuple(blueprint for blueprint in chosen if blueprint.misfit(shape) is None)
+    fitting = tuple(blueprint for blueprint in chosen if blueprint.misfit(layer) is None)
     return tuple(dict.fromkeys(fitting))
 
 
 def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...] | None) -> Sites:
-    layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if shape_of(layer) is not None]
+    layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if isinstance(layer, Layer)]
     for name, layer, bypassed in layers:
         if isinstance(layer, SiteLayer):
-            _shape_or_refusal(name, layer, bypassed)
+            _require_site(name, layer, bypassed)
     found = []
     for name, layer, bypassed in layers[:-1]:
-        shape = shape_of(layer)
-        if shape is None or _refusal(layer, bypassed) is not None or not any(p.requires_grad for p in layer.parameters()):
+        if _refusal(layer, bypassed) is not None or not any(p.requires_grad for p in layer.parameters()):
             continue
-        if fitting := fits(shape, blueprints):
+        if fitting := fits(layer, blueprints):
             found.append((name, layer, fitting))
     if not found:
         raise SettingsError("expected a model with a Linear or Conv2d that can grow and is not its last layer; name sites explicitly")
@@ -93,20 +92,19 @@ def _matches(model: nn.Module, choice: Choice) -> Iterator[tuple[str, nn.Module,
 
 def _chosen(name: str, module: nn.Module, choice: Choice) -> bool:
     if isinstance(choice, str):
-        return fnmatch.fnmatchcase(name, choice) and (shape_of(module) is not None or not set("*?[") & set(choice))
+        return fnmatch.fnmatchcase(name, choice) and (isinstance(module, Layer) or not set("*?[") & set(choice))
     if isinstance(choice, type):
         return isinstance(module, choice)
     return choice(name, module)
 
 
-def _shape_or_refusal(name: str, layer: nn.Module, bypassed: bool) -> Shape:
-    shape = shape_of(layer)
-    if shape is None:
+def _require_site(name: str, layer: nn.Module, bypassed: bool) -> Layer:
+    if not isinstance(layer, Layer):
         raise SettingsError(f"expected a Linear or Conv2d as a site, got {name!r}: a {type(layer).__name__} cannot be one yet")
     refusal = _refusal(layer, bypassed)
     if refusal is not None:
         raise SettingsError(f"expected a layer that can be a site, got {name!r}: {refusal}")
-    return shape
+    return layer
 
 
 def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
@@ -127,9 +125,8 @@ def adopt_all(found: Sites, slots: int) -> dict[str, HostSite]:
     """Sites of `found`, adopted, by name."""
     host_sites = {}
     for name, layer, blueprints in found:
-        shape = shape_of(layer)
-        assert shape is not None
+        inputs, outputs = features_of(layer)
         names = {blueprint.name: blueprint for blueprint in blueprints}
-        site = Site(name=name, layer=shape.text, inputs=shape.inputs, outputs=shape.outputs, slots=slots, blueprints=tuple(names))
-        host_sites[name] = HostSite(site, layer, adopt(layer, name), shape, names, [Slot(site=name, seed=seed) for seed in range(slots)])
+        site = Site(name=name, layer=layer_text(layer), inputs=inputs, outputs=outputs, slots=slots, blueprints=tuple(names))
+        host_sites[name] = HostSite(site, layer, adopt(layer, name), names, [Slot(site=name, seed=seed) for seed in range(slots)])
     return host_sites

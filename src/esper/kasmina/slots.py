@@ -15,9 +15,9 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
 from esper.folds.transitions import ISOLATED
 from esper.kasmina import site_layer
-from esper.kasmina.blueprints import Blueprint, Shape, shape_of
+from esper.kasmina.blueprints import Blueprint, Layer
 from esper.kasmina.branch import Branch
-from esper.kasmina.kernels import KernelRequest, parameter_count
+from esper.kasmina.compiler import KernelRequest, parameter_count
 
 FORMAT: Literal[1] = 1
 
@@ -28,7 +28,7 @@ class Slot(BaseModel):
     `errors` counts non-finite values that the seed made, `skipped` micro-batches that could not teach it, by the host's fault.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, validate_by_name=True)
     site: str
     seed: int
     stage: Stage = Stage.DORMANT
@@ -36,7 +36,7 @@ class Slot(BaseModel):
     embargo_until: int | None = None
     life: int | None = None
     blueprint: str | None = None
-    order: KernelRequest | None = None
+    request: KernelRequest | None = Field(default=None, alias="order")
     kernel: str | None = None
     lr: float | None = None
     errors: int = 0
@@ -77,7 +77,7 @@ class Slot(BaseModel):
     @property
     def size(self) -> int:
         """Number of parameters of the seed's body, compiled or not; 0 for an empty slot."""
-        return 0 if self.order is None else parameter_count(self.order.spec)
+        return 0 if self.request is None else parameter_count(self.request.spec)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -109,7 +109,7 @@ class _Table(BaseModel):
 
 def dump(lr: float | None, slots: list[Slot]) -> JsonValue:
     """The seed table and the host's learning rate: everything but bodies and optimizers."""
-    table: JsonValue = _Table(format=FORMAT, lr=lr, slots=tuple(slots)).model_dump(mode="json")
+    table: JsonValue = _Table(format=FORMAT, lr=lr, slots=tuple(slots)).model_dump(mode="json", by_alias=True)
     return table
 
 
@@ -127,18 +127,15 @@ class HostSite:
     """A site with its layer, the layer's state, the blueprints that fit, and its slots."""
 
     site: Site
-    layer: nn.Module
+    layer: Layer
     growth: site_layer.SiteState
-    shape: Shape
     blueprints: dict[str, Blueprint]
     slots: list[Slot]
 
     @property
     def weight(self) -> Tensor:
         """The layer's weight: a body has its device and dtype."""
-        weight = self.layer.weight
-        assert isinstance(weight, Tensor)
-        return weight
+        return self.layer.weight
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -165,8 +162,6 @@ class HostSite:
         return branch.to(self.weight.device)
 
 
-def sizes_at(site: str, layer: nn.Module, blueprints: Iterable[Blueprint]) -> dict[str, int]:
+def sizes_at(site: str, layer: Layer, blueprints: Iterable[Blueprint]) -> dict[str, int]:
     """Number of parameters of a seed of each of `blueprints` beside `layer`, by name."""
-    shape = shape_of(layer)
-    assert shape is not None
-    return {blueprint.name: parameter_count(blueprint.spec(site, shape)) for blueprint in blueprints}
+    return {blueprint.name: parameter_count(blueprint.spec(site, layer)) for blueprint in blueprints}

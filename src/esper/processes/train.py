@@ -31,10 +31,10 @@ from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.history.run import History, open_run
+from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.export import save_grown
 from esper.kasmina.growth import GrowthSettings, host_of, require_growth, seed_optimizer_like
 from esper.kasmina.host import Host, SeedOptimizer
-from esper.kasmina.kernels import KernelCache, KernelCompiler
 from esper.kasmina.site_selection import Choice
 from esper.nissa.custom import CustomMetrics
 from esper.oona.catch_up import DivergedError, catch_up
@@ -290,7 +290,7 @@ class _Training:
         self.begun = self.ended = False
         state = self._state = fresh_trainer_state()
         policy = settings.policy
-        self._compiler = KernelCompiler(KernelCache(directory.path / ".kernels"))
+        self._compiler = KernelCompiler(directory.path / ".kernels")
         recipe.model.to(recipe.device)
         host = self.host = host_of(
             recipe.model,

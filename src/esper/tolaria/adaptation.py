@@ -5,7 +5,7 @@ Write ahead: every command of an epoch is on disk before the first takes effect,
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from esper.errors import DataError, RuleError
 from esper.events import codec
@@ -21,12 +21,12 @@ from esper.events.kinds.control import (
     FieldReported,
 )
 from esper.events.kinds.epoch import SystemState
-from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, KernelCompiled, KernelCompileFailed
+from esper.events.kinds.kernels import BlueprintSubmitted, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.folds.gate import Passed, Refused, after, judge, view_at
 from esper.folds.transitions import next_stage
+from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError, KernelRequest
 from esper.kasmina.host import Host
-from esper.kasmina.kernels import Kernel, KernelCompiler, KernelError, KernelRequest
 from esper.kasmina.slots import Slot
 from esper.tolaria.event_sink import EventSink
 from esper.tolaria.settings import Schedule
@@ -118,9 +118,7 @@ class AdaptationStep:
             from_cache=kernel.from_cache,
         )
         cause = self._sink.emit(compiled, epoch=end.epoch, step=end.step)
-        traits = asdict(kernel.characterization)
-        measured = KernelCharacterized(key=order.key, kernel=kernel.digest, **traits)
-        self._sink.emit(measured, epoch=end.epoch, step=end.step, cause=cause)
+        self._sink.emit(kernel.characterization, epoch=end.epoch, step=end.step, cause=cause)
 
     def _kernel_of(self, order: KernelRequest) -> Kernel:
         """The kernel of `order`. Raises DataError where it could not be made, end or as the log that is caught up with says.
@@ -134,7 +132,7 @@ class AdaptationStep:
         return self._compiler.wait(order.key, timeout_s=_COMPILE_WAIT_S)
 
     def _order_of(self, place: Place) -> KernelRequest:
-        order = self._host.seeds[place].order
+        order = self._host.seeds[place].request
         assert order is not None, "a germinated seed waits for the kernel of its order"
         return order
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from esper.errors import DataError, RuleError
-from esper.kasmina import kernels as kernels_module
-from esper.kasmina.blueprints import Blueprint, ConvShape, LinearShape
+from esper.kasmina import compiler as compiler_module
+from esper.kasmina.blueprints import Blueprint, Layer
 from esper.kasmina.branch import Branch
-from esper.kasmina.kernels import (
+from esper.kasmina.compiler import (
     CHECKS,
     Kernel,
-    KernelCache,
     KernelCompiler,
     KernelError,
     KernelRequest,
@@ -25,12 +25,12 @@ from esper.kasmina.kernels import (
     parameter_count,
 )
 
-LINEAR = LinearShape(20, 12)
-CONV = ConvShape(3, 6, (3, 3), (1, 1), (1, 1), (1, 1), "zeros")
+LINEAR = nn.Linear(20, 12, device="meta")
+CONV = nn.Conv2d(3, 6, 3, padding=1, device="meta")
 
 
-def order(name: str = "mlp:24", shape: LinearShape | ConvShape = LINEAR, rng_seed: int = 2**63 + 5) -> KernelRequest:
-    return KernelRequest(Blueprint.parse(name).spec("site", shape), rng_seed)
+def order(name: str = "mlp:24", layer: Layer = LINEAR, rng_seed: int = 2**63 + 5) -> KernelRequest:
+    return KernelRequest(Blueprint.parse(name).spec("site", layer), rng_seed)
 
 
 def weights(branch: Branch) -> list[torch.Tensor]:
@@ -38,9 +38,9 @@ def weights(branch: Branch) -> list[torch.Tensor]:
 
 
 def test_a_kernel_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
-    one, other = (compile_kernel(order(), KernelCache(tmp_path / name)) for name in ("one", "other"))
+    one, other = (compile_kernel(order(), tmp_path / name) for name in ("one", "other"))
     assert one.digest == other.digest
-    assert one.key == other.key
+    assert one.characterization.key == other.characterization.key
     assert all(torch.equal(a, b) for a, b in zip(weights(one.branch()), weights(other.branch()), strict=True))
 
 
@@ -52,22 +52,22 @@ def test_spec_rng_seed_and_dtype_each_change_the_key(other: KernelRequest) -> No
 
 
 def test_a_second_compilation_comes_from_the_file(tmp_path: Path) -> None:
-    made = compile_kernel(order(), KernelCache(tmp_path))
-    found = compile_kernel(order(), KernelCache(tmp_path))
+    made = compile_kernel(order(), tmp_path)
+    found = compile_kernel(order(), tmp_path)
     assert (made.from_cache, found.from_cache) == (False, True)
     assert replace(found, from_cache=False, duration_ms=made.duration_ms) == made
     assert all(torch.equal(a, b) for a, b in zip(weights(made.branch()), weights(found.branch()), strict=True))
 
 
 def test_branches_of_a_kernel_share_no_memory(tmp_path: Path) -> None:
-    kernel = compile_kernel(order(), KernelCache(tmp_path))
+    kernel = compile_kernel(order(), tmp_path)
     with torch.no_grad():
         kernel.branch().last.weight.fill_(1.0)
     assert not kernel.branch().last.weight.any()
 
 
 def file_of(kernel: Kernel, folder: Path) -> Path:
-    return folder / f"{kernel.key}.safetensors"
+    return folder / f"{kernel.request.key}.safetensors"
 
 
 def damage_truncate(path: Path) -> None:
@@ -85,18 +85,18 @@ def damage_empty(path: Path) -> None:
 
 
 def damage_swap(path: Path) -> None:
-    other = compile_kernel(order(rng_seed=1), KernelCache(path.parent))
+    other = compile_kernel(order(rng_seed=1), path.parent)
     path.write_bytes(file_of(other, path.parent).read_bytes())
 
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_empty, damage_swap], ids=lambda damage: damage.__name__)
 def test_a_damaged_file_is_made_again(damage: object, tmp_path: Path) -> None:
-    made = compile_kernel(order(), KernelCache(tmp_path))
+    made = compile_kernel(order(), tmp_path)
     assert callable(damage)
     damage(file_of(made, tmp_path))
-    again = compile_kernel(order(), KernelCache(tmp_path))
+    again = compile_kernel(order(), tmp_path)
     assert (again.from_cache, again.digest) == (False, made.digest)
-    assert compile_kernel(order(), KernelCache(tmp_path)).from_cache
+    assert compile_kernel(order(), tmp_path).from_cache
 
 
 @pytest.mark.parametrize(("failing", "kept"), [(1, False), (2, True)], ids=["lost", "done but reported lost"])
@@ -111,13 +111,13 @@ def test_a_write_that_fails_leaves_a_whole_kernel_or_none(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(KernelError, match="No space left"):
-        compile_kernel(order(), KernelCache(tmp_path))
+        compile_kernel(order(), tmp_path)
     assert len(list(tmp_path.iterdir())) == int(kept)
-    assert compile_kernel(order(), KernelCache(tmp_path)).from_cache == kept
+    assert compile_kernel(order(), tmp_path).from_cache == kept
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "parameters", "flops"),
+    ("name", "layer", "parameters", "flops"),
     [
         ("mlp:24", LINEAR, 20 * 24 + 24 + 24 * 12 + 12, 2 * (20 * 24 + 24 * 12)),
         ("lowrank:8", LINEAR, 20 * 8 + 8 * 12 + 12, 2 * (20 * 8 + 8 * 12)),
@@ -126,15 +126,15 @@ def test_a_write_that_fails_leaves_a_whole_kernel_or_none(
         ("lowrank:8", CONV, 3 * 8 * 9 + 8 * 6 + 6, 2 * 64 * (8 * 27 + 6 * 8)),
     ],
 )
-def test_a_kernel_says_what_it_costs(name: str, shape: LinearShape | ConvShape, parameters: int, flops: int, tmp_path: Path) -> None:
-    found = compile_kernel(order(name, shape), KernelCache(tmp_path)).characterization
+def test_a_kernel_says_what_it_costs(name: str, layer: Layer, parameters: int, flops: int, tmp_path: Path) -> None:
+    found = compile_kernel(order(name, layer), tmp_path).characterization
     assert (found.parameters, found.flops, found.memory_bytes, found.checks) == (parameters, flops, 4 * parameters, CHECKS)
     assert found.latency_ms > 0
-    assert parameter_count(order(name, shape).spec) == parameters
+    assert parameter_count(order(name, layer).spec) == parameters
 
 
 def ready_branch() -> Branch:
-    branch = empty_branch(order().spec, torch.float32)
+    branch = empty_branch(order())
     for parameter in branch.parameters():
         torch.nn.init.zeros_(parameter)
     return branch
@@ -150,7 +150,7 @@ def test_a_delta_at_birth_fails_the_checks() -> None:
 
 def test_a_wrong_shape_fails_the_checks() -> None:
     with pytest.raises(KernelError, match=r"expected an output of \(1, 9\), got \(1, 12\)"):
-        check(ready_branch(), order(shape=LinearShape(20, 9)))
+        check(ready_branch(), order(layer=nn.Linear(20, 9, device="meta")))
 
 
 def test_a_value_that_is_not_finite_fails_the_checks() -> None:
@@ -173,20 +173,20 @@ def test_a_forward_that_varies_fails_the_checks(monkeypatch: pytest.MonkeyPatch)
 
 def test_compiling_draws_nothing_from_the_shared_generator(tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    compile_kernel(order("mlp:24:dropout=0.5"), KernelCache(tmp_path))
+    compile_kernel(order("mlp:24:dropout=0.5"), tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_compiler_hands_over_what_it_was_given(tmp_path: Path) -> None:
-    compiler = KernelCompiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(tmp_path)
     for width in (3, 4, 5):
         compiler.submit(order(f"mlp:{width}"))
-    assert [compiler.wait(order(f"mlp:{width}").key, 30).order for width in (5, 4, 3)] == [order(f"mlp:{width}") for width in (5, 4, 3)]
+    assert [compiler.wait(order(f"mlp:{width}").key, 30).request for width in (5, 4, 3)] == [order(f"mlp:{width}") for width in (5, 4, 3)]
     compiler.close()
 
 
 def test_a_compiler_raises_what_compiling_raised(tmp_path: Path) -> None:
-    compiler = KernelCompiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(tmp_path)
     broken = KernelRequest("{}", 0)
     compiler.submit(broken)
     with pytest.raises(DataError, match="the spec of a blueprint"):
@@ -197,22 +197,22 @@ def test_a_compiler_raises_what_compiling_raised(tmp_path: Path) -> None:
 def test_a_kernel_that_is_late_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
-    def slow(asked: KernelRequest, cache: KernelCache) -> kernels_module.Kernel:
+    def slow(asked: KernelRequest, folder: Path) -> compiler_module.Kernel:
         released.wait(30)
-        return compile_kernel(asked, cache)
+        return compile_kernel(asked, folder)
 
-    monkeypatch.setattr(kernels_module, "compile_kernel", slow)
-    compiler = KernelCompiler(KernelCache(tmp_path))
+    monkeypatch.setattr(compiler_module, "compile_kernel", slow)
+    compiler = KernelCompiler(tmp_path)
     compiler.submit(order())
     with pytest.raises(KernelError, match="still being compiled"):
         compiler.wait(order().key, 0.01)
     released.set()
-    assert compiler.wait(order().key, 30).order == order()
+    assert compiler.wait(order().key, 30).request == order()
     compiler.close()
 
 
 def test_waiting_for_an_order_that_was_never_given_is_a_broken_rule(tmp_path: Path) -> None:
-    compiler = KernelCompiler(KernelCache(tmp_path))
+    compiler = KernelCompiler(tmp_path)
     with pytest.raises(RuleError, match="a submitted order"):
         compiler.wait("0" * 64, 1)
     compiler.close()
