@@ -1,11 +1,13 @@
-"""Arguments that several commands share: the log, the run, JSON; and the values that they are read as."""
+"""Arguments that several commands share: the log, the run, JSON; and the values that they are parsed to."""
 
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from esper.cli.output import Output
 from esper.errors import LogError, SettingsError
 from esper.events.topics import TOPICS
 from esper.history.resume import log_flag, resume_hint
@@ -14,24 +16,23 @@ from esper.oona.directory import Directory
 
 _LOG_VARIABLE = "ESPER_LOG"
 _DEFAULT_LOG = "runs"
+RUN_HELP = "a run's id, what only one id begins or ends with, or `latest`"
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_log(parser: argparse.ArgumentParser) -> None:
-    """Adds `--log`."""
+def add_command(
+    commands: Subcommands, name: str, command: Callable[[argparse.Namespace, Output], int], words: str, *, run: bool = False, json: str = ""
+) -> argparse.ArgumentParser:
+    """Adds `name`, described in `words`: `command` returns its exit code. It takes RUN if `run`, `--log`, and `--json` to write `json`."""
+    parser = commands.add_parser(name, help=words)
+    if run:
+        parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--log", type=Path, metavar="DIR", help=f"the log's directory (default: ${_LOG_VARIABLE}, else {_DEFAULT_LOG})")
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds RUN and `--log`."""
-    parser.add_argument("run", metavar="RUN", help="a run's id, what only one id begins or ends with, or `latest`")
-    add_log(parser)
-
-
-def add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    """Adds `--json`."""
-    parser.add_argument("--json", action="store_true", help=f"write {what}")
+    if json:
+        parser.add_argument("--json", action="store_true", help=f"write {json}")
+    parser.set_defaults(command=command)
+    return parser
 
 
 def log_of(arguments: argparse.Namespace) -> Path:
@@ -45,12 +46,12 @@ def log_option(arguments: argparse.Namespace) -> str:
     return "" if arguments.log is None else log_flag(arguments.log)
 
 
-def directory_of(arguments: argparse.Namespace) -> Directory:
-    """The log of `log_of`. Raises LogError, saying how to name another, where there is none."""
+def directory_of(arguments: argparse.Namespace, *, create: bool = False) -> Directory:
+    """The log of `log_of`. Where there is none, it is made if `create`; else raises LogError, saying how to name another."""
     path = log_of(arguments)
-    if not path.exists():
+    if not create and not path.exists():
         raise LogError(f"expected a log at {path}, got nothing: name it with --log or ${_LOG_VARIABLE}, or make one: esper train digits")
-    return Directory(path)
+    return Directory(path, create=create)
 
 
 def history_of(arguments: argparse.Namespace) -> History:

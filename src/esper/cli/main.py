@@ -9,23 +9,23 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from esper.cli.commands import agent, alerts, doctor, export, log, nissa, observe, replay, runs, show, train
+from esper.cli.commands import alerts, doctor, log, replay, runs, services, show, training
 from esper.cli.output import Output, hush
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-_COMMANDS = (train, runs, show, log, replay, export, observe, alerts, nissa, agent, doctor)
+_COMMANDS = (training, runs, show, log, replay, services, alerts, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of everything that can be typed."""
+    """The parser of every command."""
     parser = argparse.ArgumentParser(
         prog="esper", description="Trains networks that grow while they train, and tells what happened from their log."
     )
     parser.add_argument("--version", action="version", version=f"esper {version('esper-training')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add(commands)
+    for module in _COMMANDS:
+        module.add(commands)
     return parser
 
 

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from pydantic_core import to_json
 from rich.console import Console, Group, RenderableType
@@ -13,6 +13,8 @@ from rich.text import Text
 from esper.cli.text import hanging
 
 _WIDTH = 100
+
+_Row = TypeVar("_Row")
 
 
 class Output:
@@ -57,6 +59,30 @@ class Output:
             self.print(hanging(head, words))
         else:
             self.raw(f"{head.plain}{words}")
+
+    def rows(
+        self,
+        rows: Iterable[_Row],
+        draw: Callable[[_Row], None],
+        *,
+        json: bool,
+        form: Callable[[_Row], object] = lambda row: row,
+        none: str = "",
+    ) -> list[_Row]:
+        """Writes each row as it is made: by `draw`, or if `json` its `form` as a line of JSON. Returns the rows.
+
+        Where there are none, it writes the line `none` unless JSON is asked for.
+        """
+        written = []
+        for row in rows:
+            written.append(row)
+            if json:
+                self.json(form(row))
+            else:
+                draw(row)
+        if none and not written and not json:
+            self.line(none)
+        return written
 
     def json(self, value: object) -> None:
         """Writes `value` as one line of JSON: models, dataclasses and maps as objects, what is not finite as the log's own words.

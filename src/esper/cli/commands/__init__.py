@@ -1,1 +1,1 @@
-"""The commands of the shell, one module each: `add` says what can be typed, `run` does it and returns the exit code."""
+"""The commands of the shell: each module's `add` adds the parsers of one command, or of a few with one subject, and their functions."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_log, directory_of, log_option
+from esper.cli.arguments import RUN_HELP, Subcommands, add_command, directory_of, log_option
 from esper.cli.output import Output
 from esper.cli.text import duration, hanging, short_id
 from esper.errors import LogError
@@ -27,52 +27,43 @@ _STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
 
 
 def add(commands: Subcommands) -> None:
-    """Says what can be typed."""
+    """Adds the commands."""
     parser = commands.add_parser("alerts", help="what is firing, the rules in force, and whether alerts reach anybody")
     parts = parser.add_subparsers(metavar="WHAT", required=True)
-    listed = parts.add_parser("list", help="what is pending or firing; with RUN, all alerts of that run")
-    listed.add_argument("run", metavar="RUN", nargs="?", help="a run's id, what only one id begins or ends with, or `latest`")
-    add_log(listed)
-    add_json(listed, "one JSON object per alert")
-    listed.set_defaults(command=run_list)
-    rules = parts.add_parser("rules", help="the rules in force, and the settings of watching that are not as built in")
-    add_log(rules)
+    listed = add_command(
+        parts, "list", _run_list, "what is pending or firing; with RUN, all alerts of that run", json="one JSON object per alert"
+    )
+    listed.add_argument("run", metavar="RUN", nargs="?", help=RUN_HELP)
+    rules = add_command(
+        parts,
+        "rules",
+        _run_rules,
+        "the rules in force, and the settings of watching that are not as built in",
+        json="one JSON object per rule, and per setting that is not as built in",
+    )
     rules.add_argument(
         "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
     )
-    add_json(rules, "one JSON object per rule, and per setting that is not as built in")
-    rules.set_defaults(command=_run_rules)
-    test = parts.add_parser("test", help="send one message through every handler")
-    add_log(test)
+    test = add_command(parts, "test", _run_test, "send one message through every handler", json="one JSON object per handler")
     test.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
-    add_json(test, "one JSON object per handler")
-    test.set_defaults(command=_run_test)
 
 
-def run_list(arguments: argparse.Namespace, out: Output) -> int:
+def _run_list(arguments: argparse.Namespace, out: Output) -> int:
     """Lists alerts. Returns 1 where those of a run could not be read."""
     directory = directory_of(arguments)
     unreadable: list[LogError] = []
-    lines: Iterable[AlertLine]
-    lines = (
-        current_alerts(directory, unreadable.append) if arguments.run is None else alerts_of(directory, directory.resolve(arguments.run))
-    )
-    found = 0
-    for line in lines:
-        found += 1
-        if arguments.json:
-            out.json(line)
-        else:
-            _print_alert(line, log_option(arguments), out)
+    run = None if arguments.run is None else directory.resolve(arguments.run)
+    lines: Iterable[AlertLine] = current_alerts(directory, unreadable.append) if run is None else alerts_of(directory, run)
+    written = out.rows(lines, lambda line: _print_alert(line, log_option(arguments), out), json=arguments.json)
     for error in unreadable:
         print(f"esper: {error}", file=sys.stderr)
-    if not found and not unreadable and not arguments.json:
-        out.line("nothing is pending or firing" if arguments.run is None else _none(directory, directory.resolve(arguments.run)))
+    if not (written or unreadable or arguments.json):
+        out.line("nothing is pending or firing" if run is None else _none(directory, run))
     return 1 if unreadable else 0
 
 
 def _none(directory: Directory, run: RunId) -> str:
-    """Why `run` has no alerts: silence says nothing where nobody listened."""
+    """Why `run` has no alerts: it had none, or it was never observed."""
     if is_observed(directory.path / run):
         return "no alert was raised in this run"
     return f"nobody observed this run; from its first record on: esper observe --from-start{log_flag(directory.path)}"
@@ -95,22 +86,23 @@ def _run_rules(arguments: argparse.Namespace, out: Output) -> int:
     """Lists the rules in force, and before them the settings that are not as built in."""
     directory = directory_of(arguments)
     watching = watching_of(directory, arguments.rules)
-    for name, value, builtin in changed_settings(watching):
-        if arguments.json:
-            out.json({"setting": name, "value": value, "builtin": builtin})
-        else:
-            # Numbers, texts and lists of them are written alike in TOML and JSON.
-            out.line(f"setting  {name} = {json.dumps(value)}, built in: {json.dumps(builtin)}")
-    for rule in watching.rules:
-        if arguments.json:
-            out.json(rule)
-            continue
-        out.item(rule.severity, _STYLES[rule.severity], f"{rule.name:<28}", _condition(rule))
+    out.rows(
+        changed_settings(watching),
+        # Numbers, texts and lists of them are written alike in TOML and JSON.
+        lambda one: out.line(f"setting  {one.name} = {json.dumps(one.value)}, built in: {json.dumps(one.builtin)}"),
+        json=arguments.json,
+        form=lambda one: {"setting": one.name, "value": one.value, "builtin": one.builtin},
+    )
+    out.rows(
+        watching.rules,
+        lambda rule: out.item(rule.severity, _STYLES[rule.severity], f"{rule.name:<28}", _condition(rule)),
+        json=arguments.json,
+    )
     return 0
 
 
 def _condition(rule: Rule) -> str:
-    """What a rule looks at, in words."""
+    """The condition of `rule` in words."""
     source = rule.source
     match source:
         case MetricSource(metric, limit):
@@ -128,15 +120,15 @@ def _condition(rule: Rule) -> str:
 def _run_test(arguments: argparse.Namespace, out: Output) -> int:
     """Sends one message through every handler. Returns 1 where one was not delivered."""
     directory = directory_of(arguments)
-    failed = found = 0
-    for handler, answer, took_s in run_handler_tests(build_handlers(delivery_settings(directory.path, arguments.delivery))):
-        found += 1
-        failed += not answer.delivered
-        if arguments.json:
-            out.json({"handler": handler, "delivered": answer.delivered, "error": answer.error, "took_s": took_s})
-            continue
-        word = Text("delivered ", style="green") if answer.delivered else Text("failed    ", style="bold red")
-        out.line(word.append(f"{handler}  {took_s * 1e3:.1f} ms  {answer.error or ''}".rstrip(), style=""))
-    if not found and not arguments.json:
-        out.line(f"no handlers: alerts are recorded and delivered to nobody; name some in {directory.path / 'delivery.toml'}")
-    return 1 if failed else 0
+    tests = out.rows(
+        run_handler_tests(build_handlers(delivery_settings(directory.path, arguments.delivery))),
+        lambda test: out.line(
+            Text("delivered " if test.answer.delivered else "failed    ", style="green" if test.answer.delivered else "bold red").append(
+                f"{test.handler}  {test.took_s * 1e3:.1f} ms  {test.answer.error or ''}".rstrip(), style=""
+            )
+        ),
+        json=arguments.json,
+        form=lambda test: {"handler": test.handler, "delivered": test.answer.delivered, "error": test.answer.error, "took_s": test.took_s},
+        none=f"no handlers: alerts are recorded and delivered to nobody; name some in {directory.path / 'delivery.toml'}",
+    )
+    return 0 if all(test.answer.delivered for test in tests) else 1

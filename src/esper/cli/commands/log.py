@@ -1,14 +1,15 @@
-"""`esper log`: a run's records, as a table or as JSON lines, once or as they come."""
+"""`esper log` and `esper export`: a run's records, on standard output or as files."""
 
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_run, history_of, resume_hint_of, topic
+from esper.cli.arguments import Subcommands, add_command, history_of, resume_hint_of, topic
 from esper.cli.decisions import adaptation, confidence, evidence
 from esper.cli.output import Output
 from esper.cli.text import count, duration, metric, number, plural
@@ -20,23 +21,25 @@ from esper.events.kinds import control, epoch, kernels, lifecycle, telemetry
 from esper.events.kinds import run as run_kinds
 from esper.events.topics import is_telemetry
 from esper.folds.timeline import note_of
-from esper.history.export import line_of
+from esper.history.export import export, line_of
 from esper.history.view import mean
 
 
 def add(commands: Subcommands) -> None:
-    """Says what can be typed."""
-    parser = commands.add_parser("log", help="a run's records, oldest first")
-    add_run(parser)
+    """Adds the commands."""
+    parser = add_command(commands, "log", _run_log, "a run's records, oldest first", run=True)
     parser.add_argument(
         "--topic", action="append", default=[], metavar="T", help="only this topic, or the one with this in its name; repeatable"
     )
     parser.add_argument("--follow", action="store_true", help="go on with what comes, until the run ends")
     parser.add_argument("--format", choices=("table", "jsonl"), default="table", help="for people, or payloads as they were written")
-    parser.set_defaults(command=run)
+    words = "a run as JSON lines, a file per topic and date"
+    parser = add_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object")
+    parser.add_argument("--format", choices=("jsonl",), required=True, help="jsonl: one JSON object a line, payloads as they were written")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: export-<run> in the current directory)")
 
 
-def run(arguments: argparse.Namespace, out: Output) -> int:
+def _run_log(arguments: argparse.Namespace, out: Output) -> int:
     """Writes the records."""
     topics = frozenset(topic(name) for name in arguments.topic) or None
     table, alone = arguments.format == "table", False
@@ -60,6 +63,18 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
                 out.raw(line_of(record).decode())
             if arguments.follow:
                 out.flush()
+    return 0
+
+
+def _run_export(arguments: argparse.Namespace, out: Output) -> int:
+    """Exports the run."""
+    with history_of(arguments) as history:
+        exported = export(history, arguments.out or Path(f"export-{history.run[-6:]}"))
+    if arguments.json:
+        out.json(exported)
+    else:
+        out.lines(f"{records:>8}  {exported.folder / name}" for name, records in sorted(exported.files.items()))
+        out.line(f"{count(exported.records)} records of run {exported.run}, up to moment {exported.moment}")
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_run, factor, history_of, whole_number
+from esper.cli.arguments import Subcommands, add_command, factor, history_of, whole_number
 from esper.cli.live import screen
 from esper.cli.output import Output
 from esper.cli.transcript import transcript
@@ -20,17 +20,15 @@ _EPOCH_S = 0.12
 
 
 def add(commands: Subcommands) -> None:
-    """Says what can be typed."""
-    parser = commands.add_parser("replay", help="the run told again from its log, through the folds")
-    add_run(parser)
+    """Adds the command."""
+    words = "the run told again from its log, through the folds"
+    parser = add_command(commands, "replay", run, words, run=True, json="one JSON object per epoch with its digest")
     parser.add_argument(
         "--from", dest="first", type=whole_number, metavar="M", help="tell from this moment on; what came before is folded unseen"
     )
     parser.add_argument("--to", dest="last", type=whole_number, metavar="M", help="stop after this moment")
     parser.add_argument("--speed", type=factor, metavar="X", help="X times as fast as it happened (default: as fast as it can be followed)")
     parser.add_argument("--digest", action="store_true", help="the digest of the state when each epoch was over; line by line")
-    add_json(parser, "one JSON object per epoch with its digest")
-    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:

@@ -4,7 +4,7 @@ import argparse
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_log, directory_of
+from esper.cli.arguments import Subcommands, add_command, directory_of
 from esper.cli.output import Output
 from esper.cli.text import UNKNOWN, count, elided, number
 from esper.history.catalog import Listed, listed
@@ -18,33 +18,25 @@ _HEADINGS = Text(
 
 
 def add(commands: Subcommands) -> None:
-    """Says what can be typed."""
-    parser = commands.add_parser("runs", help="the runs of a log, the newest first")
-    add_log(parser)
-    add_json(parser, "one JSON object per run")
-    parser.set_defaults(command=run)
+    """Adds the command."""
+    add_command(commands, "runs", run, "the runs of a log, the newest first", json="one JSON object per run")
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Lists the runs. Returns 1 where one of them cannot be read."""
     directory = directory_of(arguments)
-    found = unreadable = 0
-    for one in listed(directory):
-        if arguments.json:
-            out.json(one)
-        else:
-            if not found:
-                out.lines((_HEADINGS,))
-            out.lines((_line(one, out.width if out.interactive else None),))
-        found += 1
-        unreadable += one.standing == "unreadable"
-    if not found and not arguments.json:
-        out.line(f"no runs in {directory.path} yet: esper train digits{log_flag(directory.path)}")
-    return 1 if unreadable else 0
+    headings = iter((_HEADINGS,))  # Written before the first run, and spent then.
+    runs = out.rows(
+        listed(directory),
+        lambda one: out.lines((*headings, _line(one, out.width if out.interactive else None))),
+        json=arguments.json,
+        none=f"no runs in {directory.path} yet: esper train digits{log_flag(directory.path)}",
+    )
+    return 1 if any(one.standing == "unreadable" for one in runs) else 0
 
 
 def _line(one: Listed, width: int | None) -> Text:
-    """One run in one line; `width` (None: as wide as it is) cuts the task in its middle, for both its ends tell it from others."""
+    """A run in one line; `width` (None: as wide as it is) cuts the task in its middle, for both its ends tell it from others."""
     standing = f"live {one.holder}" if one.holder is not None else one.standing
     text = Text(f"{one.run[-6:]:<6} {f'{one.began:%Y-%m-%d %H:%M}' if one.began else UNKNOWN:<16}  ")
     text.append(f"{standing:<12} ", style=_STYLES[one.standing])

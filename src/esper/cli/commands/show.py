@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_json, add_run, history_of, log_option, resume_hint_of, whole_number
+from esper.cli.arguments import Subcommands, add_command, history_of, log_option, resume_hint_of, whole_number
 from esper.cli.decisions import decision_table, evidence, is_adaptation, refusals
 from esper.cli.lanes import LOOKS, lane, lattice, legend, ruler, scale_of, stage_word
 from esper.cli.output import Output
@@ -35,15 +35,13 @@ from esper.history.view import Reading
 
 
 def add(commands: Subcommands) -> None:
-    """Says what can be typed."""
-    parser = commands.add_parser("show", help="a run at a moment: seeds, lives, decisions, losses, checkpoints")
-    add_run(parser)
+    """Adds the command."""
+    words = "a run at a moment: seeds, lives, decisions, losses, checkpoints"
+    parser = add_command(commands, "show", run, words, run=True, json="one JSON object")
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--at", type=whole_number, metavar="MOMENT", help="as it stood at this moment")
     when.add_argument("--epoch", type=whole_number, metavar="N", help="as it stood when this epoch was over")
     parser.add_argument("--all", action="store_true", help="housekeeping and decisions for nothing too")
-    add_json(parser, "one JSON object")
-    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:

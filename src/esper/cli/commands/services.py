@@ -1,0 +1,131 @@
+"""`esper observe`, `rebuild`, `nissa` and `agent`: the processes that run beside trainings until they are interrupted."""
+
+import argparse
+import os
+import signal
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, add_command, directory_of, factor, whole_number
+from esper.cli.output import Output
+from esper.cli.text import short_id
+from esper.errors import SettingsError
+from esper.observer.build import observe, rebuild
+from esper.observer.leader import LEAVE_AFTER_S
+from esper.oona.lock import holder_of
+
+_BACKGROUND = "let training go first, and leave when nothing is trained any more"
+_REBUILT = {True: "same as saved", False: "differs from what was saved", None: "nothing was saved at that place"}
+
+
+def add(commands: Subcommands) -> None:
+    """Adds the commands."""
+    parser = add_command(
+        commands, "observe", _run_observe, "derive aggregates, anomalies and alerts as runs go on, and have alerts delivered"
+    )
+    parser.add_argument(
+        "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
+    )
+    parser.add_argument("--delivery", type=Path, metavar="FILE", help="whom alerts reach (default: delivery.toml in the log's directory)")
+    parser.add_argument(
+        "--from-start", action="store_true", help="begin with the first record of runs that have ended, not after their last"
+    )
+    parser.add_argument("--background", action="store_true", help=_BACKGROUND)
+    parser.add_argument("--parent", type=whole_number, metavar="PID", help="leave when process PID, which started this one, has ended")
+    words = "make an observer's states again from the log; what was derived stays"
+    parser = add_command(commands, "rebuild", _run_rebuild, words, json="one JSON object per run")
+    parser.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
+    parser = add_command(commands, "nissa", _run_nissa, "serve metrics and the JSON API over a log")
+    parser.add_argument("--host", metavar="ADDRESS", help="the address to listen at (nissa.host; default 127.0.0.1)")
+    parser.add_argument("--port", type=whole_number, metavar="N", help="the port to listen at (nissa.port; default 9090)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the bearer token (nissa.token_file)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with a table [nissa]")
+    parser = add_command(commands, "agent", _run_agent, "measure this machine (processor, memory, disk, network, GPUs) into the log")
+    parser.add_argument("--interval", type=factor, default=5.0, metavar="S", help="seconds between measurements (default: 5)")
+    parser.add_argument("--background", action="store_true", help=_BACKGROUND)
+
+
+def _stopped_by_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    return stopped
+
+
+def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
+    """Observes until it is interrupted."""
+    directory = directory_of(arguments, create=True)
+    stopped = _stopped_by_signals()
+
+    def began() -> None:
+        if not arguments.background:
+            out.line(Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"))
+
+    def stop() -> bool:
+        return stopped.is_set() or (arguments.parent is not None and os.getppid() != arguments.parent)
+
+    observe(
+        directory,
+        rules=arguments.rules,
+        delivery=arguments.delivery,
+        background=arguments.background,
+        from_start=arguments.from_start,
+        began=began,
+        stop=stop,
+    )
+    return 0
+
+
+def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
+    """Makes the states again. Returns 1 where one is not the state that was saved."""
+    directory = directory_of(arguments)
+    runs = tuple(directory.resolve(name) for name in arguments.run) or None
+    rebuilt = out.rows(
+        rebuild(directory, runs),
+        lambda made: out.line(f"{short_id(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {_REBUILT[made.same]}"),
+        json=arguments.json,
+        form=lambda made: {"run": made.run, "records": made.records, "digest": made.digest, "same": made.same},
+        none="nobody observed a run of this log yet",
+    )
+    return 1 if any(made.same is False for made in rebuilt) else 0
+
+
+def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
+    """Serves until it is interrupted. Returns 1 where it could not go on."""
+    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "sse_starlette") if find_spec(name) is None]
+    if missing:
+        raise SettingsError(f"esper nissa needs {', '.join(missing)}: pip install 'esper-training[nissa]'")
+    from esper.nissa.settings import nissa_settings
+    from esper.processes.serve import serve
+
+    typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file}
+    settings = nissa_settings(arguments.config, {name: value for name, value in typed.items() if value is not None})
+    directory = directory_of(arguments, create=True)
+
+    def announce(address: str) -> None:
+        out.line(f"serving {directory.path} at {address}: metrics at /metrics, the API at /api/v1, its description at /api/v1/openapi.json")
+
+    return serve(directory, settings, announce)
+
+
+def _run_agent(arguments: argparse.Namespace, out: Output) -> int:
+    """Measures until it is interrupted."""
+    if find_spec("psutil") is None:
+        raise SettingsError("esper agent needs psutil: pip install 'esper-training[nissa]' (or [train])")
+    from esper.processes.agent import LOCK, Gpus, nvml, run_agent
+
+    directory = directory_of(arguments, create=True)
+    stopped = _stopped_by_signals()
+    if arguments.background:
+        if holder_of(directory.path / LOCK) is None:  # An agent that runs already stays as long as a training does.
+            os.nice(10)
+            run_agent(directory, arguments.interval, stopped, LEAVE_AFTER_S)
+        return 0
+    gpus = len(list(Gpus(nvml()).measure()))
+    out.line(f"measuring this machine into {directory.path} every {arguments.interval:g} s; GPUs: {gpus or 'none that a driver knows'}")
+    run_agent(directory, arguments.interval, stopped)
+    return 0

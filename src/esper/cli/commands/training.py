@@ -1,0 +1,247 @@
+"""`esper train`, `demo` and `resume`: the only commands that import torch, and only once they run; and the outcome that they print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+from rich.bar import Bar
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, add_command, directory_of, log_option, whole_number
+from esper.cli.decisions import is_adaptation, refusals
+from esper.cli.live import live_display
+from esper.cli.output import Output
+from esper.cli.text import count, metric, number, one_line, plural, separated, short_id
+from esper.errors import SettingsError
+from esper.events.envelope import RunId
+from esper.events.kinds.control import Adaptation
+from esper.events.kinds.run import RunRolledBack
+from esper.folds.control_state import DecisionRow
+from esper.history.resume import Variant, is_resumable, resume_hint
+from esper.history.view import Reading
+from esper.observer.leader import start_watchers
+from esper.oona.directory import Directory
+
+if TYPE_CHECKING:
+    from esper.api.task import Task
+    from esper.demo.comparison import Compared
+    from esper.processes.train import Result, RunSettings
+
+_TITLES: Mapping[Variant, str] = {
+    "grown": "grown",
+    "host": "host alone",
+    "static_same": "same static",
+    "static_wider": "wider static",
+}
+_DONE: Mapping[Adaptation, str] = {
+    Adaptation.GERMINATE: "germinated",
+    Adaptation.GRAFT: "grafted",
+    Adaptation.FOSSILIZE: "fossilized",
+    Adaptation.CULL: "culled",
+    Adaptation.CANCEL: "cancelled",
+}
+_TURNS = 12
+_BAR = 10
+
+
+def add(commands: Subcommands) -> None:
+    """Adds the commands."""
+    outcome = "the outcome as one JSON object, without a display"
+    train = add_command(commands, "train", _run_train, "train a task; all that happens is in the log", json=outcome)
+    train.add_argument("task", metavar="TASK", help="a task's name (digits, mnist1d), module:attribute, or a TOML file")
+    train.add_argument("--epochs", type=whole_number, metavar="N", help="how many epochs (trainer.epochs)")
+    train.add_argument("--rng-seed", type=whole_number, metavar="N", help="what all randomness is derived from (trainer.rng_seed)")
+    train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
+    train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
+    demo = add_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
+    demo.set_defaults(task="digits", epochs=None, rng_seed=None, set=[], compare=True)
+    resume = add_command(commands, "resume", _run_resume, "go on with a run that was interrupted", run=True, json=outcome)
+    for parser in (train, demo, resume):
+        parser.add_argument("--no-observe", action="store_true", help="start neither an observer nor an agent in the background")
+
+
+def _run_train(arguments: argparse.Namespace, out: Output) -> int:
+    """Trains a new run. Where it is stopped, the last line is the command that resumes it."""
+    _load_torch(out)
+    from esper.api.task import recipe_of
+    from esper.demo.comparison import compare, require_comparable
+    from esper.processes.train import fresh_run_id, train
+    from esper.tolaria.trainer import Interrupted
+
+    task, settings = _task_and_settings(arguments)
+    if arguments.compare:
+        require_comparable(task)
+    directory = directory_of(arguments, create=True)
+    run = fresh_run_id()
+    recipe = recipe_of(task, settings)
+    trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
+
+    def say(variant: Variant) -> None:
+        if not arguments.json:
+            out.line(Text(f" now {_TITLES[variant]}, with the same data and steps", style="dim"))
+
+    rows: list[Compared] = []
+    try:
+        if arguments.compare:
+            # `extend` keeps each variant as it is trained, so those before an interruption stay.
+            rows.extend(compare(task, settings, directory, trained, say=say))
+    except (Interrupted, KeyboardInterrupt):
+        print("esper: interrupted while comparing; the grown run is whole, and nothing has to go on", file=sys.stderr)
+        raise KeyboardInterrupt from None
+    finally:
+        # The run that was asked for is whole, also where the comparison failed.
+        _conclude(trained, rows, arguments, out)
+    return 0
+
+
+def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
+    """Goes on with a run from its last checkpoint."""
+    _load_torch(out)
+    from esper.api.task import recipe_of
+    from esper.demo.tasks import find_task
+    from esper.processes.train import resume, run_settings, run_started
+
+    directory = directory_of(arguments)
+    run = directory.resolve(arguments.run)
+    with directory.open(run) as log:
+        begun = run_started(log)
+    if not is_resumable(begun.task):
+        raise SettingsError(f"run {run}: {resume_hint(run, begun.task, log_option(arguments))}")
+    sys.path.insert(0, str(Path.cwd()))
+    task = find_task(begun.task)
+    settings = run_settings(begun.settings)
+    recipe = recipe_of(task, settings)
+    _conclude(_conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run), [], arguments, out)
+    return 0
+
+
+def _load_torch(out: Output) -> None:
+    """Imports what training needs; that takes seconds, so a terminal says what it waits for. Raises SettingsError where it is missing."""
+    if find_spec("torch") is None:
+        raise SettingsError('training needs torch, and it is not installed: pip install "esper-training[train]"')
+    with out.console.status("loading torch", refresh_per_second=4) if out.interactive else nullcontext():
+        import_module("esper.demo.comparison")
+
+
+def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, RunSettings]":
+    from esper.api.task import read_task_file
+    from esper.demo.tasks import find_task
+    from esper.processes.train import run_settings
+
+    name, written = read_task_file(Path(arguments.task)) if arguments.task.endswith(".toml") else (arguments.task, {})
+    # A console script does not look for modules where it was called; a task of one's own is expected there.
+    sys.path.insert(0, str(Path.cwd()))
+    task = find_task(name)
+    options = {"trainer.epochs": arguments.epochs, "trainer.rng_seed": arguments.rng_seed}
+    typed = {name: value for name, value in options.items() if value is not None}
+    return task, run_settings(task.settings, written, *map(parse_assignment, arguments.set), typed)
+
+
+def parse_assignment(text: str) -> dict[str, JsonValue]:
+    """The setting of `--set name=value` by its dotted name; the value is JSON, or a bare text. Raises SettingsError."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"--set: expected name=value, got {text!r}")
+    try:
+        return {name: json.loads(value)}
+    except json.JSONDecodeError:
+        return {name: value}
+
+
+def _conduct(training: "Callable[[], Result]", arguments: argparse.Namespace, out: Output, directory: Directory, run: RunId) -> "Result":
+    """Trains with the display on. Raises KeyboardInterrupt where training was stopped, after printing the command that resumes it."""
+    from esper.tolaria.trainer import Interrupted
+
+    if not arguments.no_observe:
+        start_watchers(directory)
+    display = nullcontext() if arguments.json else live_display(directory, run, out)
+    try:
+        with display:
+            return training()
+    except Interrupted as stopped:
+        print(f"esper: {stopped}; all of it is in the log. To go on:", file=sys.stderr)
+        print(f"esper resume {run[-6:]}{log_option(arguments)}", file=sys.stderr)
+        raise KeyboardInterrupt from None
+
+
+def _conclude(result: "Result", rows: "Sequence[Compared]", arguments: argparse.Namespace, out: Output) -> None:
+    """Writes the outcome."""
+    parameters = result.host.parameters()
+    if arguments.json:
+        out.json({"run": result.run, "parameters": parameters, "metrics": result.metrics, "compared": rows})
+        return
+    out.print("", *([comparison(rows)] if rows else []))
+    metrics = (metric(name, value) for name, value in result.metrics.items())
+    out.print(separated((f"run {short_id(result.run)}", plural(parameters, "parameter"), *metrics), indent=1))
+    if rows:
+        with result.history as history:
+            out.print("\n what grew, told again from its log:", *growth_summary(history.known))
+    name, log = result.run[-6:], log_option(arguments)
+    out.line(Text(" every claim above is in the log:", style="dim"))
+    for command in ("show {}", "replay {}", "log {} --topic decisions"):
+        out.line(f"   esper {command.format(name)}{log}")
+
+
+def comparison(rows: "Sequence[Compared]") -> Table:
+    """A row per variant with a bar from 0 to 100 %, the best first."""
+    alone = next((row.accuracy for row in rows if row.variant == "host"), None)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=14)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(width=_BAR)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True)
+    for row in sorted(rows, key=lambda row: -row.accuracy):
+        grown = row.variant == "grown"
+        remark = "has to be known beforehand" if row.variant.startswith("static") else ""
+        if grown and alone is not None:
+            gain = (row.accuracy - alone) * 100
+            remark = f"{number(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host"
+        table.add_row(
+            f" {_TITLES[row.variant]}",
+            f"{number(row.accuracy * 100, 1)} %",
+            _bar(row.accuracy, "green" if grown else "cyan"),
+            f"{count(row.parameters)} parameters",
+            remark,
+            style="bold" if grown else "",
+        )
+    return table
+
+
+def _bar(fraction: float, color: str) -> Bar:
+    # Written so that NaN draws nothing: every comparison with it is false.
+    return Bar(size=1, begin=0, end=fraction if 0 <= fraction <= 1 else 0, color=color)
+
+
+def growth_summary(reading: Reading) -> Iterator[RenderableType]:
+    """The last dozen changes of the network, a line for all that were alike after one epoch, then the gate's refusals."""
+    alike: dict[tuple[int, Adaptation], list[DecisionRow]] = {}
+    for one in filter(is_adaptation, reading.timeline.decisions):
+        if one.fate == "applied":
+            alike.setdefault((one.epoch, one.decision.adaptation), []).append(one)
+    turns = [(group[0].moment, f"{epoch:>5}  {_changes(group)}") for (epoch, _), group in alike.items()]
+    turns += [(note.moment, f"{note.epoch:>5}  {note.text}") for note in reading.timeline.notes if note.kind == RunRolledBack.KIND]
+    if len(turns) > _TURNS:
+        yield Text(f"{'':>7}{plural(len(turns) - _TURNS, 'earlier turn')} are not told here", style="dim")
+    yield from (one_line(words) for _, words in sorted(turns)[-_TURNS:])
+    if not turns:
+        yield Text(f"{'':>7}nothing grew")
+    yield Text(f"{'':>7}refused by the gate: {refusals(reading.state)}")
+
+
+def _changes(group: Sequence[DecisionRow]) -> str:
+    first, names, site = group[0].decision, [], None
+    for decision in (one.decision for one in group):
+        where = "" if decision.site == site else f"{decision.site} "
+        names.append(f"{where}s{decision.seed} {decision.blueprint or ''}".rstrip())
+        site = decision.site
+    return f"{_DONE[first.adaptation]} {', '.join(names)}: {first.reason}"
