@@ -16,7 +16,7 @@ from esper.demo.tasks import Split, TensorBatches, find_task
 from esper.kasmina.randomness import derive
 from esper.processes.train import Dotted
 from esper.tolaria.objective import Batches, Objective, Supervised
-from esper.tolaria.snapshots import Scheduler
+from esper.tolaria.training import Scheduler
 
 STATIC: Dotted = {"policy.max_germinations": 0, "growth.sites": "auto"}
 QUICK: Dotted = {"trainer.digest": "off", "trainer.checkpoint_every": 10}

@@ -26,6 +26,7 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved
 from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError
 from esper.tolaria.adaptation import trace_of
+from esper.tolaria.system_state import ready_seeds
 from tests.tolaria.event_sinks import COMMIT, Said, logged
 from tests.tolaria.worlds import (
     ADVANCE,
@@ -40,7 +41,6 @@ from tests.tolaria.worlds import (
     Script,
     World,
     decided,
-    end,
 )
 
 PLACE = (SITE, 0)
@@ -199,7 +199,7 @@ def test_candidates_of_one_race_pass_together_and_the_next_race_waits(tmp_path: 
     made = lived(tmp_path, script, 6, gate=GateSettings(cooldown=5))
     assert refusals(made) == ["cooldown"]
     assert [one.life for one in made.sink.of(BlueprintSubmitted)] == [1, 1, 6]
-    assert (made.trainer_state.counters.germinations, made.trainer_state.counters.germination_epochs) == (2, (1, 6))
+    assert (made.training.counters.germinations, made.training.counters.germination_epochs) == (2, (1, 6))
 
 
 def test_a_culled_slot_is_reset_when_its_embargo_is_over_and_not_before(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_command_whose_predecessor_failed_is_refused(tmp_path: Path) -> None:
     assert "its file is gone" in failed.error
     assert "GERMINATED" in refused.reason
     assert stage(made) is Stage.GERMINATED
-    assert (made.trainer_state.counters.failed, made.trainer_state.counters.refused) == ({SITE: 1}, {SITE: 1})
+    assert (made.training.counters.failed, made.training.counters.refused) == ({SITE: 1}, {SITE: 1})
 
 
 def test_a_seed_whose_kernel_could_not_be_loaded_waits_for_none_and_recovers(tmp_path: Path) -> None:
@@ -250,17 +250,15 @@ def test_a_germination_beyond_the_limit_fails_and_changes_nothing(tmp_path: Path
     (failed,) = made.sink.of(CommandFailed)
     assert failed.command is Command.GERMINATE
     assert "at most 24 parameters" in failed.error
-    assert (stage(made), made.trainer_state.counters.germinations) == (Stage.DORMANT, 0)
+    assert (stage(made), made.training.counters.germinations) == (Stage.DORMANT, 0)
     assert made.sink.kinds() == ["DecisionMade", "CommandIssued", COMMIT, "CommandFailed", COMMIT]
 
 
 def test_only_commands_that_took_effect_are_given_back(tmp_path: Path) -> None:
     made = lived(tmp_path, TRAINING, 1, compiler=BurstingCompiler)
-    made.adaptation.collect_kernels(end(2))
-    assert made.adaptation.adapt(made.state(2), EventId("epoch/2"), end(2)) == frozenset()
+    assert made.end(2) == frozenset()
     other = lived(tmp_path / "other", TRAINING, 1)
-    other.adaptation.collect_kernels(end(2))
-    assert other.adaptation.adapt(other.state(2), EventId("epoch/2"), end(2)) == {Command.LOAD, Command.TRAIN}
+    assert other.end(2) == {Command.LOAD, Command.TRAIN}
 
 
 # Kernels
@@ -302,9 +300,9 @@ def test_the_next_life_in_a_slot_does_not_inherit_a_kernel_that_failed(tmp_path:
 
 def test_after_a_restore_the_kernels_that_are_waited_for_are_ordered_again(tmp_path: Path) -> None:
     made = lived(tmp_path / "one", {1: [GERMINATE]}, 1)
-    made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": 1})
+    made.training.counters = made.training.counters.model_copy(update={"epoch": 1})
     made.checkpointer.save("due")
-    (kept,) = made.trainer_state.counters.checkpoints
+    (kept,) = made.training.counters.checkpoints
     again = World(tmp_path / "other", script=TRAINING)
     (tmp_path / "one" / "checkpoints").rename(tmp_path / "other" / "checkpoints")
     again.checkpointer.restore(kept.name, kept.digest)
@@ -332,30 +330,30 @@ def test_a_life_that_ends_is_reported_with_the_loss_before_its_graft_else_its_ge
     (report,) = made.sink.of(FieldReported)
     assert (report.outcome, report.metric_before, report.metric_after) == expected
     assert (report.blueprint, report.life, report.site, report.seed) == ("mlp:2", 1, SITE, 0)
-    assert made.trainer_state.counters.reports == (report,)
+    assert made.training.counters.reports == (report,)
 
 
 @pytest.mark.parametrize("script", [GRAFTED, {**TRAINING, 3: [CULL]}])
 def test_a_graft_and_a_cull_begin_a_new_cycle(tmp_path: Path, script: Script) -> None:
     made = lived(tmp_path, script, 2)
-    made.trainer_state.progress = made.trainer_state.progress.after_validation(3, 1.0)
+    made.training.progress = made.training.progress.after_validation(3, 1.0)
     made.end(3)
-    assert made.trainer_state.progress.validation_losses == ()
+    assert made.training.progress.validation_losses == ()
 
 
 def test_other_commands_leave_the_cycle_as_it_is(tmp_path: Path) -> None:
     made = lived(tmp_path, {**TRAINING, 3: [CANCEL]}, 2)
-    made.trainer_state.progress = made.trainer_state.progress.after_validation(3, 1.0)
+    made.training.progress = made.training.progress.after_validation(3, 1.0)
     made.end(3)
     assert stage(made) is Stage.CANCELLED
-    assert made.trainer_state.progress.validation_losses == (1.0,)
+    assert made.training.progress.validation_losses == (1.0,)
 
 
 @pytest.mark.parametrize("end", [CULL, CANCEL])
 def test_nothing_is_remembered_of_a_life_that_is_over(tmp_path: Path, end: tuple[Adaptation, int]) -> None:
     made = lived(tmp_path, {**TRAINING, 3: [end]}, 2)
     made.end(3)
-    assert made.trainer_state.progress.notes == ()
+    assert made.training.progress.notes == ()
 
 
 READY: list[tuple[Script, int, bool]] = [
@@ -374,7 +372,7 @@ READY: list[tuple[Script, int, bool]] = [
 @pytest.mark.parametrize(("script", "epoch", "ready"), READY)
 def test_a_seed_is_ready_when_its_stage_has_lasted_as_planned(tmp_path: Path, script: Script, epoch: int, ready: bool) -> None:
     made = lived(tmp_path, script, epoch)
-    assert (PLACE in made.adaptation.ready(epoch)) is ready
+    assert (PLACE in ready_seeds(made.training)) is ready
 
 
 # While a resumed run catches up
@@ -433,7 +431,8 @@ def test_a_kernel_that_failed_by_the_log_has_failed_even_if_it_could_be_made_now
     (submitted,) = made.sink.of(BlueprintSubmitted)
     failed = KernelCompileFailed(key=submitted.key, site=SITE, seed=0, life=1, error="the disk was full")
     made.sink.upcoming = logged(failed, epoch=2)
-    made.adaptation.collect_kernels(end(2))
+    made.at(2)
+    made.adaptation.collect_kernels()
     assert made.sink.said[-1].event == failed
     assert made.state(2).seeds[0].recovering
 

@@ -18,8 +18,8 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
 from esper.kasmina.randomness import derive
 from esper.tolaria.settings import TrainerSettings
-from esper.tolaria.snapshots import Scheduler
 from esper.tolaria.trainer_state import KeptCheckpoint
+from esper.tolaria.training import Scheduler
 from tests.tolaria.event_sinks import COMMIT, ListedJournal, Said
 from tests.tolaria.worlds import ADVANCE, GRAFTED, SITE, Script, World, batches, perceptron
 
@@ -82,11 +82,11 @@ def after(sink: ListedJournal, name: str) -> list[Said]:
 def goes_on_the_same(made: Callable[[], World], epochs: Container[int]) -> int:
     """From every checkpoint of a whole training at one of `epochs` a fresh one goes on; returns how many that were."""
     whole = made().run()
-    chosen = [kept for kept in whole.trainer_state.counters.checkpoints if kept.epoch in epochs]
+    chosen = [kept for kept in whole.training.counters.checkpoints if kept.epoch in epochs]
     for kept in chosen:
         fresh = made()
         torch.manual_seed(99)
-        fresh.trainer.resume(kept.name, kept.digest, whole.trainer_state.evaluations)
+        fresh.trainer.resume(kept.name, kept.digest, whole.training.evaluations)
         fresh.trainer.train()
         assert comparable(fresh.sink.said) == comparable(after(whole.sink, kept.name))
     return len(chosen)
@@ -113,7 +113,7 @@ def test_a_run_out_of_patience_is_resumed_at_its_end_without_another_step(tmp_pa
     settings = TrainerSettings(epochs=EPOCHS, patience=1, checkpoint_every=100)
     standing_still = World(tmp_path, settings=settings, optimizer=lambda parameters: SGD(parameters, lr=0.0))
     standing_still.run()
-    end = standing_still.trainer_state.counters.checkpoints[-1]
+    end = standing_still.training.counters.checkpoints[-1]
     assert end.epoch < EPOCHS
     again = World(tmp_path, settings=settings, optimizer=lambda parameters: SGD(parameters, lr=0.0))
     again.trainer.resume(end.name, end.digest, {})
@@ -134,10 +134,10 @@ def test_a_checkpoint_is_on_disk_before_it_is_said_and_said_before_another_goes(
         commit()
 
     made.sink.commit = watched  # type: ignore[method-assign] # A look at the folder at every commit.
-    made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": 1})
+    made.training.counters = made.training.counters.model_copy(update={"epoch": 1})
     made.checkpointer.save("due")
-    made.trainer_state.progress = made.trainer_state.progress.model_copy(update={"validation_loss": 0.5})
-    made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": 2})
+    made.training.progress = made.training.progress.model_copy(update={"validation_loss": 0.5})
+    made.training.counters = made.training.counters.model_copy(update={"epoch": 2})
     made.checkpointer.save("due")
     assert made.sink.kinds() == ["CheckpointSaved", COMMIT, "CheckpointSaved", COMMIT, "CheckpointPruned", COMMIT]
     assert folders == [["epoch-000001"], ["epoch-000001", "epoch-000002"], ["epoch-000001", "epoch-000002"]]
@@ -155,10 +155,10 @@ def test_the_newest_are_kept_and_of_all_that_were_saved_the_best(tmp_path: Path)
     made = world(tmp_path, settings=TrainerSettings(epochs=9, keep_checkpoints=2))
     for epoch, loss in enumerate((0.9, 0.5, 0.6, 0.5, 0.8, 0.7), start=1):
         # The best epochs of all are not saved.
-        made.trainer_state.progress = made.trainer_state.progress.after_validation(epoch, 0.1).after_validation(epoch, loss)
-        made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": epoch})
+        made.training.progress = made.training.progress.after_validation(epoch, 0.1).after_validation(epoch, loss)
+        made.training.counters = made.training.counters.model_copy(update={"epoch": epoch})
         made.checkpointer.save("due")
-    assert [(one.epoch, one.loss) for one in made.trainer_state.counters.checkpoints] == [(2, 0.5), (5, 0.8), (6, 0.7)]
+    assert [(one.epoch, one.loss) for one in made.training.counters.checkpoints] == [(2, 0.5), (5, 0.8), (6, 0.7)]
     assert sorted(path.name for path in made.checkpoints.iterdir()) == ["epoch-000002", "epoch-000005", "epoch-000006"]
     assert [one.checkpoint for one in made.sink.of(CheckpointPruned)] == ["epoch-000001", "epoch-000003", "epoch-000004"]
 
@@ -167,16 +167,16 @@ def test_what_a_killed_process_did_not_get_to_prune_is_pruned_at_the_restore(tmp
     settings = TrainerSettings(epochs=9, keep_checkpoints=1)
     made = world(tmp_path, settings=settings)
     for epoch in (1, 2):
-        made.trainer_state.progress = made.trainer_state.progress.after_validation(epoch, 1 / epoch)
-        made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"epoch": epoch})
+        made.training.progress = made.training.progress.after_validation(epoch, 1 / epoch)
+        made.training.counters = made.training.counters.model_copy(update={"epoch": epoch})
         made.checkpointer.save("due")
-    (kept,) = made.trainer_state.counters.checkpoints
+    (kept,) = made.training.counters.checkpoints
     (made.checkpoints / "epoch-000001").mkdir()
     again = world(tmp_path, settings=settings)
     again.checkpointer.restore(kept.name, kept.digest)
     assert again.sink.kinds() == ["CheckpointPruned", COMMIT]
     assert [path.name for path in made.checkpoints.iterdir()] == ["epoch-000002"]
-    assert again.trainer_state.counters == made.trainer_state.counters
+    assert again.training.counters == made.training.counters
 
 
 # Going back
@@ -225,7 +225,7 @@ def test_the_seed_that_is_being_grafted_is_blamed_and_its_slot_locked(tmp_path: 
     assert isinstance(report.event, FieldReported)
     assert (report.cause, report.event.outcome) == (moved.id, "ROLLED_BACK")
     assert made.host.seeds[SITE, 0].stage is Stage.ROLLED_BACK
-    assert made.trainer_state.counters.reports == (report.event,)
+    assert made.training.counters.reports == (report.event,)
 
 
 def test_where_no_alpha_changed_nobody_is_blamed(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_stage_has_lasted_as_long_after_a_rollback_as_at_the_checkpoint(tmp_pa
 
 def saved(made: World) -> KeptCheckpoint:
     made.checkpointer.save("start")
-    return made.trainer_state.counters.checkpoints[-1]
+    return made.training.counters.checkpoints[-1]
 
 
 def wider() -> nn.Sequential:

@@ -11,7 +11,8 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.objective import Batch, Supervised
-from tests.tolaria.worlds import ADVANCE, GRAFTED, SITE, TRAINING, Script, World, end, loss_of
+from esper.tolaria.seed_evaluator import evaluate_seeds
+from tests.tolaria.worlds import ADVANCE, GRAFTED, SITE, TRAINING, Script, World, loss_of
 
 PLACE = (SITE, 0)
 EVALUATING: Script = {**GRAFTED, 6: [ADVANCE], 7: [ADVANCE]}
@@ -51,7 +52,8 @@ def grown(folder: Path, script: Script, until: int, *, schedule: PolicySettings 
 def examined(made: World, epoch: int, **where: int) -> list[SeedEvaluated]:
     """What is said at the end of `epoch`; the alphas that were tried for it are in the watching objective."""
     losses = made.evaluator.losses()
-    made.seed_evaluator.evaluate_due(losses, end(epoch, **where))
+    made.at(epoch, **where)
+    evaluate_seeds(made.training, made.evaluator, losses)
     return made.sink.of(SeedEvaluated)
 
 
@@ -133,8 +135,8 @@ def test_a_seed_that_made_a_value_that_is_not_finite_is_not_evaluated(tmp_path: 
 def test_what_was_evaluated_is_remembered_with_the_id_of_its_event(tmp_path: Path) -> None:
     made, _ = grown(tmp_path, EVALUATING, 7)
     (said,) = examined(made, 8)
-    assert made.trainer_state.evaluations == {(*PLACE, 8): made.sink.said[-1].id}
-    evaluation = made.trainer_state.progress.note(*PLACE).evaluation
+    assert made.training.evaluations == {(*PLACE, 8): made.sink.said[-1].id}
+    evaluation = made.training.progress.note(*PLACE).evaluation
     assert evaluation is not None
     assert (evaluation.epoch, evaluation.alpha, evaluation.n, evaluation.k) == (8, 1.0, 20, 1)
     assert evaluation == said.evaluation

@@ -10,8 +10,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from esper.events.kinds.lifecycle import Stage
 from esper.tolaria.adaptation import Policy
-from esper.tolaria.determinism import digest_of_tensors
-from esper.tolaria.snapshots import digests, put_back, take
+from esper.tolaria.snapshots import model_digest, put_back, state_digests, take
 from tests.tolaria.worlds import ADVANCE, GERMINATE, GRAFTED, SITE, TRAINING, Script, World, decided, perceptron
 
 SCRIPTS: dict[str, tuple[Script, int]] = {
@@ -40,16 +39,19 @@ def lived(folder: Path, script: Script, until: int) -> World:
 
 
 def digested(made: World) -> tuple[str, str]:
-    tensors, states, plain = digests(made.host, made.optimizer)
-    return digest_of_tensors(tensors), digest_of_tensors(states, plain)
+    found = state_digests(made.training)
+    assert found.parameters == model_digest(made.training)
+    assert found.parameters is not None
+    assert found.optimizer is not None
+    return found.parameters, found.optimizer
 
 
 def copied(made: World) -> "World":
     """Another process's world, with what was taken of this one put back."""
-    snapshot = take(made.host, made.optimizer, made.scheduler, made.trainer_state)
+    snapshot = take(made.training)
     held = snapshot._replace(tensors={name: tensor.clone() for name, tensor in snapshot.tensors.items()})
     again = lived(made.checkpoints.parent / "again", {}, 1)
-    again.trainer_state.progress, again.trainer_state.counters = put_back(held, again.host, again.optimizer, again.scheduler)
+    again.training.progress, again.training.counters = put_back(held, again.training)
     return again
 
 
@@ -59,8 +61,8 @@ def test_a_world_with_a_snapshot_put_back_is_the_one_it_was_taken_of(tmp_path: P
     again = copied(made)
     assert digested(again) == digested(made)
     assert again.host.state()[1] == made.host.state()[1]
-    assert again.trainer_state.progress == made.trainer_state.progress
-    assert again.trainer_state.counters == made.trainer_state.counters
+    assert again.training.progress == made.training.progress
+    assert again.training.counters == made.training.counters
     assert [group["lr"] for group in again.optimizer.param_groups] == [group["lr"] for group in made.optimizer.param_groups]
 
 
@@ -109,7 +111,7 @@ def test_a_layer_may_be_called_as_other_things_in_a_checkpoint_are(tmp_path: Pat
         made.step(epoch, epoch)
         made.end(epoch)
     assert made.host.seeds[site, 0].stage is Stage.TRAINING
-    put_back(take(made.host, made.optimizer, None, made.trainer_state), again.host, again.optimizer, None)
+    put_back(take(made.training), again.training)
     assert digested(again) == digested(made)
 
 

@@ -88,7 +88,7 @@ def test_a_loss_explodes_above_ten_times_the_last_epochs_and_above_the_firsts(
 
         def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
             losses, metrics = Supervised(loss_of).measure(model, batch)
-            value = (5.0, last, loss)[made.trainer_state.counters.epoch - 1]
+            value = (5.0, last, loss)[made.training.counters.epoch - 1]
             return losses * 0 + value, metrics
 
     made = World(tmp_path, objective=Told(), settings=TrainerSettings(epochs=3, checkpoint_every=1))

@@ -57,18 +57,18 @@ def test_health_is_what_was_measured_and_absent_where_nothing_was(made: World) -
 
 
 def test_an_evaluation_is_repeated_with_the_id_of_its_event(made: World) -> None:
-    made.trainer_state.progress = made.trainer_state.progress.noted(SITE, 0, evaluation=EVALUATION)
-    made.trainer_state.evaluations = {(SITE, 0, 3): EventId("run/9")}
+    made.training.progress = made.training.progress.noted(SITE, 0, evaluation=EVALUATION)
+    made.training.evaluations = {(SITE, 0, 3): EventId("run/9")}
     first, second = made.state(5).seeds
     assert (first.evaluated, first.evaluation) == ("run/9", EVALUATION)
     assert (second.evaluated, second.evaluation) == (None, None)
 
 
 def test_losses_are_those_of_the_cycle_and_the_best_is_over_the_run(made: World) -> None:
-    progress = made.trainer_state.progress
+    progress = made.training.progress
     for epoch, loss in enumerate((3.0, 1.0, math.nan), start=1):
         progress = progress.after_validation(epoch, loss)
-    made.trainer_state.progress = progress.with_new_cycle().after_validation(4, 2.0)
+    made.training.progress = progress.with_new_cycle().after_validation(4, 2.0)
     state = made.state(4)
     assert state.validation_losses == (2.0,)
     assert (state.best_loss, state.best_epoch, state.epochs_since_improvement) == (1.0, 2, 2)
@@ -88,7 +88,7 @@ def test_every_stage_is_counted(made: World) -> None:
 
 
 def test_counts_of_the_run_are_by_site(made: World) -> None:
-    made.trainer_state.counters = made.trainer_state.counters.counted("refused", SITE).counted("failed", SITE).counted("failed", SITE)
+    made.training.counters = made.training.counters.counted("refused", SITE).counted("failed", SITE).counted("failed", SITE)
     state = made.state(5)
     assert [(site.refused, site.failed) for site in state.sites] == [(1, 2)]
     assert state.germinations == 2
@@ -114,7 +114,7 @@ def test_field_reports_stand_in_the_order_in_which_they_were_made(made: World) -
         )
         for blueprint in ("mlp:2", "lowrank:1")
     )
-    made.trainer_state.counters = made.trainer_state.counters.model_copy(update={"reports": reports})
+    made.training.counters = made.training.counters.model_copy(update={"reports": reports})
     assert made.state(5).field_reports == reports
 
 

@@ -122,7 +122,7 @@ def test_micro_batches_give_the_gradient_of_the_one_big_batch_in_one_step(tmp_pa
     assert [float(gradient.abs().sum()) > 0 for gradient in big] == [True] * 4
     for one, other in zip(big, small, strict=True):
         torch.testing.assert_close(one, other)
-    assert (completed(made)[0].optimizer_steps, made.trainer_state.counters.step) == (1, 1)
+    assert (completed(made)[0].optimizer_steps, made.training.counters.step) == (1, 1)
 
 
 def test_a_last_group_of_fewer_micro_batches_is_a_step_of_its_own(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ class Worsening:
         losses, metrics = Supervised(loss_of).measure(model, batch)
         if model.training or self.world is None:
             return losses, metrics
-        return losses * 0 + abs(self.world.trainer_state.counters.epoch - self.best) + 1.0, metrics
+        return losses * 0 + abs(self.world.training.counters.epoch - self.best) + 1.0, metrics
 
 
 def test_training_stops_when_patience_is_over_and_says_so(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_asked_to_stop_training_ends_after_the_step_under_way_with_all_on_disk(t
     with pytest.raises(Interrupted, match="stopped in epoch 2 after step 6"):
         made.run()
     assert made.sink.story[-2:] == ["step", COMMIT]
-    assert (made.trainer_state.counters.step, len(completed(made))) == (STEPS + 2, 1)
+    assert (made.training.counters.step, len(completed(made))) == (STEPS + 2, 1)
 
 
 def test_what_was_interrupted_goes_on_to_the_same_end(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_what_was_interrupted_goes_on_to_the_same_end(tmp_path: Path) -> None:
     made = World(tmp_path / "made", script=GROWN, settings=TrainerSettings(epochs=6, checkpoint_every=1), stop=lambda: next(stops))
     with pytest.raises(Interrupted):
         made.run()
-    kept = made.trainer_state.counters.checkpoints[-1]
+    kept = made.training.counters.checkpoints[-1]
     again = World(tmp_path / "made", script=GROWN, settings=TrainerSettings(epochs=6, checkpoint_every=1))
     again.trainer.resume(kept.name, kept.digest, {})
     again.trainer.train()

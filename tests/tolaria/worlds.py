@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.events.envelope import EventId
-from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.control import Adaptation, Command, DecisionMade
 from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, SystemState
 from esper.events.kinds.run import RunStarted
 from esper.kasmina.blueprints import Blueprint
@@ -21,14 +21,13 @@ from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError, KernelRe
 from esper.kasmina.host import Host
 from esper.kasmina.randomness import derive
 from esper.tamiyo.settings import PolicySettings
-from esper.tolaria.adaptation import AdaptationStep, EpochEnd, Policy
+from esper.tolaria.adaptation import AdaptationStep, Policy
 from esper.tolaria.checkpointer import Checkpointer
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised
-from esper.tolaria.seed_evaluator import SeedEvaluator
 from esper.tolaria.settings import TrainerSettings
-from esper.tolaria.snapshots import Scheduler
 from esper.tolaria.system_state import system_state
-from esper.tolaria.trainer import Trainer, fresh_trainer_state
+from esper.tolaria.trainer import Trainer
+from esper.tolaria.training import Scheduler, Training
 from esper.tolaria.validation import Evaluator
 from tests.beginnings import run_started
 from tests.tolaria.event_sinks import ListedJournal
@@ -160,32 +159,39 @@ class World:
         slots: int = 2,
         clip: float | None = 1.0,
     ) -> None:
-        self.sink, self.trainer_state = ListedJournal(), fresh_trainer_state()
+        self.sink = ListedJournal()
         self.settings = settings or TrainerSettings(epochs=3)
-        self.schedule, self.gate = schedule or PolicySettings(), gate or GateSettings()
         self.model = perceptron() if model is None else model
         self.optimizer = optimizer(list(self.model.parameters()))
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
         self.host = self._host(sites, slots, clip)
+        self.training = Training(
+            host=self.host,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            sink=self.sink,
+            settings=self.settings,
+            schedule=schedule or PolicySettings(),
+            gate=gate or GateSettings(),
+            device=CPU,
+        )
         self.compiler = compiler(folder / "kernels")
         OPEN.append(self.compiler)
         chosen = objective or Supervised(loss, {"accuracy": lambda output, target: (output.argmax(1) == target).float()})
         self.evaluator = Evaluator(self.model, batches(20) if valid is None else valid, chosen, CPU)
-        self.adaptation = AdaptationStep(
-            host=self.host,
-            sink=self.sink,
-            policy=script if callable(script) else scripted(script or {}),
-            schedule=self.schedule,
-            embargo=self.gate.embargo,
-            compiler=self.compiler,
-            trainer_state=self.trainer_state,
-        )
-        self.seed_evaluator = SeedEvaluator(
-            host=self.host, evaluator=self.evaluator, trainer_state=self.trainer_state, sink=self.sink, schedule=self.schedule
-        )
+        policy = script if callable(script) else scripted(script or {})
+        self.adaptation = AdaptationStep(self.training, policy=policy, compiler=self.compiler)
         self.checkpoints = folder / "checkpoints"
-        self.checkpointer = self._checkpointer()
-        self.trainer = self._trainer(batches() if train is None else train, chosen, stop)
+        self.checkpointer = Checkpointer(self.training, self.checkpoints)
+        self.trainer = Trainer(
+            self.training,
+            train=Marked(batches() if train is None else train, self.sink),
+            objective=chosen,
+            evaluator=self.evaluator,
+            adaptation=self.adaptation,
+            checkpointer=self.checkpointer,
+            stop=stop,
+        )
 
     def _host(self, sites: str | None, slots: int, clip: float | None) -> Host:
         return Host(
@@ -197,38 +203,6 @@ class World:
             rng_seed=self.settings.rng_seed,
             max_parameters=20.0,
             clip=clip,
-        )
-
-    def _checkpointer(self) -> Checkpointer:
-        return Checkpointer(
-            self.checkpoints,
-            host=self.host,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            sink=self.sink,
-            trainer_state=self.trainer_state,
-            keep=self.settings.keep_checkpoints,
-            device=CPU,
-        )
-
-    def _trainer(self, train: Batches, objective: Objective, stop: Callable[[], bool]) -> Trainer:
-        return Trainer(
-            host=self.host,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            train=Marked(train, self.sink),
-            objective=objective,
-            evaluator=self.evaluator,
-            sink=self.sink,
-            adaptation=self.adaptation,
-            checkpointer=self.checkpointer,
-            seed_evaluator=self.seed_evaluator,
-            trainer_state=self.trainer_state,
-            settings=self.settings,
-            schedule=self.schedule,
-            gate=self.gate,
-            device=CPU,
-            stop=stop,
         )
 
     def run(self) -> "World":
@@ -248,29 +222,22 @@ class World:
 
     def state(self, epoch: int) -> SystemState:
         """The SystemState at the end of `epoch`."""
-        return system_state(
-            self.host,
-            self.trainer_state.progress,
-            self.trainer_state.counters,
-            epoch=epoch,
-            epochs_planned=self.settings.epochs,
-            train=Measured(loss=1.0, metrics={}, samples=SAMPLES),
-            validation=Measured(loss=1.0, metrics={}, samples=SAMPLES),
-            ready=self.adaptation.ready(epoch),
-            evaluations=self.trainer_state.evaluations,
-            gate=self.gate,
-        )
+        self.training.counters = self.training.counters.model_copy(update={"epoch": epoch})
+        measured = Measured(loss=1.0, metrics={}, samples=SAMPLES)
+        return system_state(self.training, measured, measured)
 
-    def end(self, epoch: int, validation_loss: float = 1.0) -> None:
-        """An epoch's end without training: kernels are collected, then the script is applied."""
-        at = end(epoch, validation_loss)
-        self.adaptation.collect_kernels(at)
-        self.adaptation.adapt(self.state(epoch), EventId(f"epoch/{epoch}"), at)
+    def at(self, epoch: int, validation_loss: float = 1.0, *, epochs_left: int = 50) -> None:
+        """Sets the clocks to the end of `epoch`, in the middle of a long training."""
+        training = self.training
+        training.counters = training.counters.model_copy(update={"epoch": epoch, "step": STEPS * epoch})
+        training.progress = training.progress.model_copy(update={"validation_loss": validation_loss})
+        training.settings = self.settings.model_copy(update={"epochs": epoch + epochs_left})
 
-
-def end(epoch: int, validation_loss: float | None = 1.0, *, epochs_left: int = 50) -> EpochEnd:
-    """An epoch's end, in the middle of a long training."""
-    return EpochEnd(epoch=epoch, step=STEPS * epoch, epochs_left=epochs_left, validation_loss=validation_loss, ramp_steps=8)
+    def end(self, epoch: int, validation_loss: float = 1.0) -> frozenset[Command]:
+        """An epoch's end without training: kernels are collected, then the script is applied. Returns which commands took effect."""
+        self.at(epoch, validation_loss)
+        self.adaptation.collect_kernels()
+        return self.adaptation.adapt(self.state(epoch), EventId(f"epoch/{epoch}"), ramp_steps=8)
 
 
 def started() -> RunStarted:

@@ -18,7 +18,7 @@ from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, fresh_run_id, run_settings
 from esper.tolaria.adaptation import Policy
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, WholeStep
-from esper.tolaria.snapshots import Scheduler
+from esper.tolaria.training import Scheduler
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,9 @@ from esper.tolaria.checkpoint_files import verify_checkpoint
 from esper.tolaria.checkpointer import Checkpointer
 from esper.tolaria.determinism import determinism_settings, deterministic
 from esper.tolaria.objective import Batches, Objective
-from esper.tolaria.seed_evaluator import SeedEvaluator
 from esper.tolaria.settings import TrainerSettings
-from esper.tolaria.snapshots import Scheduler
-from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError, fresh_trainer_state
+from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError
+from esper.tolaria.training import Scheduler, Training
 from esper.tolaria.validation import Evaluator
 
 Dotted = dict[str, JsonValue]
@@ -288,59 +287,40 @@ class _Training:
     ) -> None:
         self._recipe, self._settings, self._emitter = recipe, settings, emitter
         self.begun = self.ended = False
-        state = self._state = fresh_trainer_state()
         policy = settings.policy
         self._compiler = KernelCompiler(directory.path / ".kernels")
         recipe.model.to(recipe.device)
-        host = self.host = host_of(
+        self.host = host_of(
             recipe.model,
             settings.growth,
             _seed_optimizer(recipe, settings),
             sites=recipe.sites,
             rng_seed=settings.trainer.rng_seed,
         )
-        evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
-        adaptation = AdaptationStep(
-            host=host,
-            sink=emitter,
-            policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
-            schedule=policy,
-            embargo=settings.gate.embargo,
-            compiler=self._compiler,
-            trainer_state=state,
-        )
-        checkpointer = Checkpointer(
-            directory.checkpoints(run),
-            host=host,
+        self._shared = Training(
+            host=self.host,
             optimizer=recipe.optimizer,
             scheduler=recipe.scheduler,
             sink=emitter,
-            trainer_state=state,
-            keep=settings.trainer.keep_checkpoints,
-            device=recipe.device,
-        )
-        self.trainer = Trainer(
-            host=host,
-            optimizer=recipe.optimizer,
-            scheduler=recipe.scheduler,
-            train=recipe.train,
-            objective=recipe.objective,
-            evaluator=evaluator,
-            sink=emitter,
-            adaptation=adaptation,
-            checkpointer=checkpointer,
-            seed_evaluator=SeedEvaluator(host=host, evaluator=evaluator, trainer_state=state, sink=emitter, schedule=policy),
-            trainer_state=state,
             settings=settings.trainer,
             schedule=policy,
             gate=settings.gate,
             device=recipe.device,
+        )
+        decided = recipe.policy or (lambda state, evidence: decide(state, evidence, policy))
+        self.trainer = Trainer(
+            self._shared,
+            train=recipe.train,
+            objective=recipe.objective,
+            evaluator=Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device),
+            adaptation=AdaptationStep(self._shared, policy=decided, compiler=self._compiler),
+            checkpointer=Checkpointer(self._shared, directory.checkpoints(run)),
             stop=stop,
         )
 
     @property
     def _at(self) -> _EpochAndStep:
-        return {"epoch": self._state.counters.epoch, "step": self._state.counters.step}
+        return {"epoch": self._shared.counters.epoch, "step": self._shared.counters.step}
 
     def describe(self) -> RunStarted:
         """The run's first event."""

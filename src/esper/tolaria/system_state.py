@@ -1,40 +1,27 @@
-"""The SystemState of an epoch's end: everything that a policy may know, put together from the host and the trainer's trainer_state."""
+"""The SystemState of an epoch's end: everything that a policy may know, put together from host, progress and counters."""
 
 from collections import Counter
 
-from esper.events.kinds.epoch import GateSettings, Measured, SiteRow, SystemState
+from esper.events.kinds.epoch import Measured, SiteRow, SystemState
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.kasmina.health.meter import Health
-from esper.kasmina.host import Host
 from esper.kasmina.slots import Slot
-from esper.tolaria.trainer_state import Counters, Evaluations, Place, Rewindable, SeedNotes
+from esper.tolaria.trainer_state import Place
+from esper.tolaria.training import Training
 
 
-def system_state(
-    host: Host,
-    progress: Rewindable,
-    counters: Counters,
-    *,
-    epoch: int,
-    epochs_planned: int | None,
-    train: Measured,
-    validation: Measured | None,
-    ready: frozenset[Place],
-    evaluations: Evaluations,
-    gate: GateSettings,
-) -> SystemState:
-    """The state at the end of `epoch`, and an end to the epoch's measurements of health: to be called once.
-
-    `ready` are the seeds that have finished what their stage is for; `evaluations` are the ids of every SeedEvaluated that is remembered.
-    """
-    health = host.epoch_health()
+def system_state(training: Training, train: Measured, validation: Measured) -> SystemState:
+    """The state at the end of the present epoch. Ends the epoch's measurements of health: to be called once."""
+    host, progress, counters = training.host, training.progress, training.counters
+    health, ready = host.epoch_health(), ready_seeds(training)
+    stages = Counter(seed.stage for seed in host.seeds.values())
     return SystemState(
-        epoch=epoch,
-        epochs_planned=epochs_planned,
+        epoch=counters.epoch,
+        epochs_planned=training.settings.epochs,
         train_loss=train.loss,
         train_metrics=train.metrics,
-        validation_loss=None if validation is None else validation.loss,
-        validation_metrics={} if validation is None else validation.metrics,
+        validation_loss=validation.loss,
+        validation_metrics=validation.metrics,
         validation_losses=progress.validation_losses,
         earlier_loss=progress.earlier_loss,
         best_loss=progress.best_loss,
@@ -43,28 +30,38 @@ def system_state(
         parameters=host.parameters(),
         parameters_limit=host.parameters_limit,
         germinations=counters.germinations,
-        stages=_stages(host),
-        sites=tuple(_site(host, site.name, health.sites.get(site.name, Health()), counters) for site in host.sites),
+        stages={stage: stages[stage] for stage in Stage},
+        sites=tuple(_site(training, site.name, health.sites.get(site.name, Health())) for site in host.sites),
         seeds=tuple(
-            _seed(seed, health.seeds.get(place, Health()), progress.note(*place), ready=place in ready, evaluations=evaluations)
-            for place, seed in sorted(host.seeds.items())
+            _seed(training, seed, health.seeds.get(place, Health()), ready=place in ready) for place, seed in sorted(host.seeds.items())
         ),
         field_reports=counters.reports,
-        gate=gate,
+        gate=training.gate,
     )
 
 
-def _stages(host: Host) -> dict[Stage, int]:
-    counts = Counter(seed.stage for seed in host.seeds.values())
-    return {stage: counts[stage] for stage in Stage}
+def ready_seeds(training: Training) -> frozenset[Place]:
+    """The seeds that have finished their stage's work at the end of the present epoch."""
+    return frozenset(place for place, seed in training.host.seeds.items() if _is_ready(training, seed))
 
 
-def _site(host: Host, name: str, health: Health, counters: Counters) -> SiteRow:
+def _is_ready(training: Training, seed: Slot) -> bool:
+    epoch, schedule = training.counters.epoch, training.schedule
+    if seed.stage is Stage.GERMINATED:
+        return training.progress.note(seed.site, seed.seed).kernel is not None
+    if seed.stage is Stage.CULLED:
+        return seed.embargo_until is None or epoch >= seed.embargo_until
+    planned = {Stage.CANCELLED: 0, Stage.TRAINING: schedule.train_epochs, Stage.GRAFTING: schedule.graft_epochs}
+    planned |= dict.fromkeys((Stage.LOADING, Stage.STABILIZATION, Stage.EVALUATING), 1)
+    return seed.stage in planned and epoch - seed.since_epoch >= planned[seed.stage]
+
+
+def _site(training: Training, name: str, health: Health) -> SiteRow:
     return SiteRow(
         site=name,
-        refused=counters.refused.get(name, 0),
-        failed=counters.failed.get(name, 0),
-        blueprints=host.affordable(name),
+        refused=training.counters.refused.get(name, 0),
+        failed=training.counters.failed.get(name, 0),
+        blueprints=training.host.affordable(name),
         effective_rank=health.effective_rank,
         gradient_pressure=health.gradient_pressure,
         activation_variance=health.activation_variance,
@@ -74,7 +71,8 @@ def _site(host: Host, name: str, health: Health, counters: Counters) -> SiteRow:
     )
 
 
-def _seed(seed: Slot, health: Health, note: SeedNotes, *, ready: bool, evaluations: Evaluations) -> SeedRow:
+def _seed(training: Training, seed: Slot, health: Health, *, ready: bool) -> SeedRow:
+    note = training.progress.note(seed.site, seed.seed)
     evaluation = note.evaluation
     measured = {
         "ready": None if seed.stage is Stage.DORMANT else ready,
@@ -87,6 +85,6 @@ def _seed(seed: Slot, health: Health, note: SeedNotes, *, ready: bool, evaluatio
         "loss_at_germination": note.loss_at_germination,
         "loss_before_graft": note.loss_before_graft,
         "evaluation": evaluation,
-        "evaluated": None if evaluation is None else evaluations[seed.site, seed.seed, evaluation.epoch],
+        "evaluated": None if evaluation is None else training.evaluations[seed.site, seed.seed, evaluation.epoch],
     }
     return seed.row.model_copy(update=measured)

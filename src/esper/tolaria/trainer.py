@@ -7,37 +7,33 @@ and steps count on, so nothing stands twice in the log.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.errors import DataError, EsperError
 from esper.events import codec
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Command
-from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, StateDigests, SystemState
+from esper.events.kinds.epoch import EpochCompleted, Measured, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.transitions import LIVE
-from esper.kasmina.host import Host
-from esper.tolaria.adaptation import AdaptationStep, EpochEnd
+from esper.tolaria.adaptation import AdaptationStep
 from esper.tolaria.checkpointer import Checkpointer
-from esper.tolaria.determinism import digest_of_tensors, random_state_digest, seed_epoch, seed_own, total_norm
-from esper.tolaria.event_sink import EventSink
+from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
-from esper.tolaria.seed_evaluator import SeedEvaluator
-from esper.tolaria.settings import Schedule, TrainerSettings
-from esper.tolaria.snapshots import Scheduler, digests
+from esper.tolaria.seed_evaluator import evaluate_seeds
+from esper.tolaria.snapshots import model_digest, state_digests
 from esper.tolaria.step_recorder import StepNumbers, StepRecorder, StepResult
-from esper.tolaria.system_state import system_state
-from esper.tolaria.trainer_state import Counters, Evaluations, Rewindable, TrainerState
+from esper.tolaria.system_state import ready_seeds, system_state
+from esper.tolaria.training import Training
 from esper.tolaria.validation import Evaluator, Losses
 
 
@@ -61,7 +57,7 @@ class TrainingResult(NamedTuple):
 class _Epoch:
     """Sums over one epoch so far."""
 
-    started: float
+    started: float = field(default_factory=time.perf_counter)
     loss_sum: float = 0.0
     metric_sums: dict[str, float] = field(default_factory=dict)
     samples: int = 0
@@ -87,45 +83,30 @@ class Trainer:
 
     def __init__(
         self,
+        training: Training,
         *,
-        host: Host,
-        optimizer: Optimizer,
-        scheduler: Scheduler | None,
         train: Batches,
         objective: Objective,
         evaluator: Evaluator,
-        sink: EventSink,
         adaptation: AdaptationStep,
         checkpointer: Checkpointer,
-        seed_evaluator: SeedEvaluator,
-        trainer_state: TrainerState,
-        settings: TrainerSettings,
-        schedule: Schedule,
-        gate: GateSettings,
-        device: torch.device,
         stop: Callable[[], bool],
     ) -> None:
-        self._host, self._optimizer, self._scheduler = host, optimizer, scheduler
-        self._train, self._objective, self._evaluator = train, objective, evaluator
-        self._sink, self._trainer_state = sink, trainer_state
-        self._adaptation, self._seed_evaluator, self._checkpointer = adaptation, seed_evaluator, checkpointer
-        self._settings, self._schedule, self._gate, self._device, self._stop = settings, schedule, gate, device, stop
+        self._training, self._settings, self._train, self._stop = training, training.settings, train, stop
+        self._objective, self._evaluator = objective, evaluator
+        self._adaptation, self._checkpointer = adaptation, checkpointer
         self._span = StepRecorder()
-        self._steps_per_epoch = settings.epoch_steps
-        self._measured_step = min(settings.measure_every, self._known_steps() or settings.measure_every)
+        self._measured_step = min(self._settings.measure_every, self._known_steps() or self._settings.measure_every)
 
     def start(self, started: RunStarted) -> None:
         """Begins the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
-        self._sink.emit(started, epoch=0, step=0)
+        self._training.emit(started)
         self._checkpointer.save("start")
 
-    def resume(self, checkpoint: str, digest: str, evaluations: Evaluations) -> None:
-        """Goes back to `checkpoint`, verified; training then catches up with the logged facts.
-
-        `evaluations` are the logged ones.
-        """
+    def resume(self, checkpoint: str, digest: str, evaluations: Mapping[tuple[str, int, int], EventId]) -> None:
+        """Restore `checkpoint`, verified; training then catches up with the logged facts. `evaluations` are the logged ones."""
         self._checkpointer.restore(checkpoint, digest)
-        self._trainer_state.evaluations |= evaluations
+        self._training.evaluations |= evaluations
         self._adaptation.submit_waiting()
 
     def train(self) -> TrainingResult:
@@ -134,12 +115,12 @@ class Trainer:
         Raises Interrupted when asked to stop, UnstableError after too many rollbacks or where no epoch came to its end.
         """
         # Out of patience already: the run was killed between its last epoch and its end.
-        while self._trainer_state.counters.epoch < self._settings.epochs and not self._out_of_patience():
+        while self._training.counters.epoch < self._settings.epochs and not self._out_of_patience():
             trouble = self._run_epoch()
             if trouble is not None:
                 self._roll_back(trouble)
-        if self._trainer_state.progress.last_train_loss is None:
-            raise UnstableError(f"none of {self._trainer_state.counters.epoch} epochs came to its end: each was rolled back")
+        if self._training.progress.last_train_loss is None:
+            raise UnstableError(f"none of {self._training.counters.epoch} epochs came to its end: each was rolled back")
         self._checkpointer.save("end")
         return self._outcome()
 
@@ -147,26 +128,25 @@ class Trainer:
 
     def _run_epoch(self) -> str | None:
         """Train one epoch, its end included; return the cause of instability, or None."""
-        counters = self._trainer_state.counters
-        self._trainer_state.counters = counters.model_copy(update={"epoch": counters.epoch + 1})
+        counters = self._training.counters
+        self._training.counters = counters.model_copy(update={"epoch": counters.epoch + 1})
         seed_epoch(self._settings.rng_seed, counters.epoch + 1)
         seed_own(self._train, self._settings.rng_seed, counters.epoch + 1)
         self._remember_blame()
-        self._host.model.train()
-        epoch = _Epoch(time.perf_counter())
+        self._training.host.model.train()
+        epoch = _Epoch()
         self._span = StepRecorder()
         for batches, data_wait_s in self._batches():
             self._step(batches, data_wait_s, epoch)
             if len(self._span) >= self._settings.measure_every and (trouble := self._end_span(epoch)):
                 return trouble
             if self._stop():
-                self._sink.commit()
-                raise Interrupted(f"stopped in epoch {self._trainer_state.counters.epoch} after step {self._trainer_state.counters.step}")
+                self._training.sink.commit()
+                raise Interrupted(f"stopped in epoch {self._training.counters.epoch} after step {self._training.counters.step}")
         if epoch.samples == 0 and len(self._span) == 0:
             raise DataError("the training data is empty: expected at least one batch per epoch, got none")
         if len(self._span) and (trouble := self._end_span(epoch)):
             return trouble
-        self._steps_per_epoch = epoch.optimizer_steps
         return self._end_epoch(epoch)
 
     def _batches(self) -> Iterator[tuple[list[Batch], float]]:
@@ -196,22 +176,22 @@ class Trainer:
         """Optimizer step of the host, then the steps of its seeds."""
         started = time.perf_counter()
         step = self._next_step()
-        measure = bool(self._host.sites) and len(self._span) + 1 == self._measured_step
-        self._host.begin_step(epoch=self._trainer_state.counters.epoch, step=step, measure=measure)
+        measure = bool(self._training.host.sites) and len(self._span) + 1 == self._measured_step
+        self._training.host.begin_step(epoch=self._training.counters.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
-        self._optimizer.zero_grad(set_to_none=True)
+        self._training.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
         for batch in batches:
-            losses, metrics = self._objective.measure(self._host.model, to_device(batch, self._device))
+            losses, metrics = self._objective.measure(self._training.host.model, to_device(batch, self._training.device))
             loss = losses.mean()
             (loss / len(batches)).backward()
             parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
         # 2. clip and step: the host's own parameters, and nobody else's
-        own = self._host.host_parameters()
+        own = self._training.host.host_parameters()
         norm = total_norm(own) if self._settings.clip is None else torch.nn.utils.clip_grad_norm_(own, self._settings.clip)
-        self._optimizer.step()
+        self._training.optimizer.step()
         # 3. seeds: those beside the host learn alone, those in its graph take their own steps
-        self._host.end_step(lr=float(self._optimizer.param_groups[0]["lr"]))
+        self._training.host.end_step(lr=float(self._training.optimizer.param_groups[0]["lr"]))
         # 4. keep the numbers where they are: no transfer here
         means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]} if len(parts) > 1 else parts[0]
         samples = sum(size_of(batch) for batch in batches)
@@ -219,13 +199,11 @@ class Trainer:
         self._span.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
         epoch.optimizer_steps += 1
         if measure and self._settings.telemetry:
-            self._emit_health(step)
+            self._emit_health()
 
     def _next_step(self) -> int:
-        counters = self._trainer_state.counters
-        self._trainer_state.counters = counters.model_copy(
-            update={"step": counters.step + 1, "optimizer_steps": counters.optimizer_steps + 1}
-        )
+        counters = self._training.counters
+        self._training.counters = counters.model_copy(update={"step": counters.step + 1, "optimizer_steps": counters.optimizer_steps + 1})
         return counters.step + 1
 
     def _end_span(self, epoch: _Epoch) -> str | None:
@@ -242,7 +220,7 @@ class Trainer:
             if not math.isfinite(loss):
                 return f"loss {loss} at step {step}"
         mean = sum(losses) / len(losses)
-        progress, factor = self._trainer_state.progress, self._settings.explosion_factor
+        progress, factor = self._training.progress, self._settings.explosion_factor
         if progress.last_train_loss is None or progress.first_train_loss is None:
             return None
         limit = max(factor * progress.last_train_loss, progress.first_train_loss)
@@ -254,124 +232,81 @@ class Trainer:
 
     def _end_epoch(self, epoch: _Epoch) -> str | None:
         """Validate, record, adapt, checkpoint: in this order, each written ahead. Return the cause of instability, or None."""
-        self._sink.doing("validating")
-        end = self._now(None)
-        self._adaptation.collect_kernels(end)
-        losses = self._evaluator.losses()
-        train = epoch.measured
+        training = self._training
+        training.sink.doing("validating")
+        self._adaptation.collect_kernels()
+        losses, train = self._evaluator.losses(), epoch.measured
         stable = math.isfinite(losses.mean)
-        self._remember_losses(train.loss, losses.mean)
+        training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(train.loss)
         if stable:
-            self._seed_evaluator.evaluate_due(losses, end)
-        state, epoch_id = self._say_completed(epoch, train, losses)
+            evaluate_seeds(training, self._evaluator, losses)
+        state, epoch_id = self._record_completed(epoch, train, losses)
         if not stable:
-            return f"validation loss {losses.mean} after epoch {end.epoch}"
-        self._sink.doing("adapting")
-        applied = self._adaptation.adapt(state, epoch_id, self._now(losses.mean))
-        if isinstance(self._scheduler, ReduceLROnPlateau):
-            self._scheduler.step(losses.mean)
-        elif self._scheduler is not None:
-            self._scheduler.step()
-        self._sink.doing("saving")
+            return f"validation loss {losses.mean} after epoch {training.counters.epoch}"
+        training.sink.doing("adapting")
+        applied = self._adaptation.adapt(state, epoch_id, ramp_steps=training.schedule.graft_epochs * epoch.optimizer_steps)
+        if isinstance(training.scheduler, ReduceLROnPlateau):
+            training.scheduler.step(losses.mean)
+        elif training.scheduler is not None:
+            training.scheduler.step()
+        training.sink.doing("saving")
         if Command.GRAFT in applied:
             self._checkpointer.save("before_grafting")
-        elif end.epoch % self._settings.checkpoint_every == 0:
+        elif training.counters.epoch % self._settings.checkpoint_every == 0:
             self._checkpointer.save("due")
-        self._sink.doing("step")
+        training.sink.doing("step")
         return None
-
-    def _now(self, validation_loss: float | None) -> EpochEnd:
-        counters = self._trainer_state.counters
-        ramp = self._schedule.graft_epochs * max(1, self._steps_per_epoch or 1)
-        left = self._settings.epochs - counters.epoch
-        return EpochEnd(epoch=counters.epoch, step=counters.step, epochs_left=left, validation_loss=validation_loss, ramp_steps=ramp)
 
     def _remember_blame(self) -> None:
         """Alpha changes in GRAFTING alone; of several seeds, the one whose graft began last is blamed for what follows."""
-        grafting = [(seed.since_epoch, place) for place, seed in self._host.seeds.items() if seed.stage is Stage.GRAFTING]
+        grafting = [(seed.since_epoch, place) for place, seed in self._training.host.seeds.items() if seed.stage is Stage.GRAFTING]
         if grafting:
             site, slot = max(grafting)[1]
-            self._trainer_state.progress = self._trainer_state.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
+            self._training.progress = self._training.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
 
-    def _remember_losses(self, train_loss: float, validation_loss: float) -> None:
-        progress = self._trainer_state.progress.after_validation(self._trainer_state.counters.epoch, validation_loss)
-        first = train_loss if progress.first_train_loss is None else progress.first_train_loss
-        self._trainer_state.progress = progress.model_copy(update={"first_train_loss": first, "last_train_loss": train_loss})
-
-    def _say_completed(self, epoch: _Epoch, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
+    def _record_completed(self, epoch: _Epoch, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
+        training = self._training
         validation = Measured(loss=losses.mean, metrics=dict(losses.metrics), samples=losses.samples)
-        counters = self._trainer_state.counters
-        state = system_state(
-            self._host,
-            self._trainer_state.progress,
-            counters,
-            epoch=counters.epoch,
-            epochs_planned=self._settings.epochs,
-            train=train,
-            validation=validation,
-            ready=self._adaptation.ready(counters.epoch),
-            evaluations=self._trainer_state.evaluations,
-            gate=self._gate,
-        )
+        state = system_state(training, train, validation)
         duration = time.perf_counter() - epoch.started
         completed = EpochCompleted(
             train=train,
             validation=validation,
-            learning_rates=tuple(float(group["lr"]) for group in self._optimizer.param_groups),
+            learning_rates=self._learning_rates(),
             optimizer_steps=epoch.optimizer_steps,
-            digests=self._digests(),
+            digests=state_digests(training),
             system=state,
             duration_s=duration,
             samples_per_s=epoch.samples / duration,
         )
-        epoch_id = self._sink.emit(completed, epoch=counters.epoch, step=counters.step)
-        stored = codec.as_stored(completed)  # The policy decides from what the log has.
-        return stored.system, epoch_id
+        epoch_id = training.emit(completed)
+        return codec.as_stored(completed).system, epoch_id  # The policy decides from what the log has.
 
-    def _digests(self) -> StateDigests:
-        if self._settings.digest == "off":
-            return StateDigests(parameters=None, optimizer=None, random=None)
-        tensors, optimizers, plain = digests(self._host, self._optimizer)
-        parameters = digest_of_tensors(tensors)
-        if self._settings.digest == "parameters":
-            return StateDigests(parameters=parameters, optimizer=None, random=None)
-        return StateDigests(
-            parameters=parameters,
-            optimizer=digest_of_tensors(optimizers, plain),
-            random=random_state_digest(self._device),
-        )
+    def _learning_rates(self) -> tuple[float, ...]:
+        return tuple(float(group["lr"]) for group in self._training.optimizer.param_groups)
 
     # Telemetry: for people and detectors; nothing here influences training
 
-    def _emit_health(self, step: int) -> None:
-        sample = self._host.measure_health()
+    def _emit_health(self) -> None:
+        training = self._training
+        sample = training.host.measure_health()
         if sample is None:
             return
-        last = self._trainer_state.progress.last_adaptation_step
-        done = self._adaptation.ready(self._trainer_state.counters.epoch)
-        ready = {place: place in done for place in self._host.seeds}
-        self._sink.measure(
-            SeedHealthMeasured,
-            lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last),
-            epoch=self._trainer_state.counters.epoch,
-            step=step,
-        )
+        last, done = training.progress.last_adaptation_step, ready_seeds(training)
+        ready = {place: place in done for place in training.host.seeds}
+        training.measure(SeedHealthMeasured, lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last))
 
     def _emit_steps(self, span: StepRecorder, read: StepNumbers) -> None:
-        learning_rates = tuple(float(group["lr"]) for group in self._optimizer.param_groups)
-        live = sum(1 for seed in self._host.seeds.values() if seed.stage in LIVE)
-        last = self._trainer_state.progress.last_adaptation_step
-        self._sink.measure(
-            StepsMeasured,
-            lambda: span.record(read, learning_rates=learning_rates, live_seeds=live, last_adaptation_step=last),
-            epoch=self._trainer_state.counters.epoch,
-            step=self._trainer_state.counters.step,
+        learning_rates, last = self._learning_rates(), self._training.progress.last_adaptation_step
+        live = sum(1 for seed in self._training.host.seeds.values() if seed.stage in LIVE)
+        self._training.measure(
+            StepsMeasured, lambda: span.record(read, learning_rates=learning_rates, live_seeds=live, last_adaptation_step=last)
         )
 
     # Ends
 
     def _roll_back(self, trouble: str) -> None:
-        counters = self._trainer_state.counters
+        counters = self._training.counters
         if counters.rollbacks >= self._settings.max_rollbacks:
             raise UnstableError(
                 f"epoch {counters.epoch}, step {counters.step}: {trouble}; "
@@ -382,17 +317,11 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         patience = self._settings.patience
-        return patience is not None and self._trainer_state.progress.epochs_since_improvement >= patience
+        return patience is not None and self._training.progress.epochs_since_improvement >= patience
 
     def _outcome(self) -> TrainingResult:
-        losses, counters = self._evaluator.losses(), self._trainer_state.counters
+        losses, counters = self._evaluator.losses(), self._training.counters
         if not math.isfinite(losses.mean):
             raise UnstableError(f"epoch {counters.epoch}, step {counters.step}: the validation loss of the trained model is {losses.mean}")
-        tensors, _, _ = digests(self._host, self._optimizer)
         metrics = {"validation_loss": losses.mean, **{f"validation_{name}": value for name, value in losses.metrics.items()}}
-        return TrainingResult(metrics, digest_of_tensors(tensors), stopped_early=counters.epoch < self._settings.epochs)
-
-
-def fresh_trainer_state() -> TrainerState:
-    """The empty state before the first epoch."""
-    return TrainerState(Rewindable(), Counters(), {})
+        return TrainingResult(metrics, model_digest(self._training), stopped_early=counters.epoch < self._settings.epochs)

@@ -4,12 +4,10 @@ Both are frozen values, part of every checkpoint, and made new rather than chang
 """
 
 import math
-from dataclasses import dataclass
 from functools import reduce
 
 from pydantic import Field
 
-from esper.events.envelope import EventId
 from esper.events.fields import Count, Float, Part
 from esper.events.kinds.control import FieldReported
 from esper.events.kinds.epoch import KEPT_LOSSES
@@ -56,12 +54,8 @@ class Rewindable(Part):
 
     def noted(self, site: str, seed: int, **changes: object) -> "Rewindable":
         """The same with fields of the slot's note changed."""
-        return self.with_note(self.note(site, seed).model_copy(update=changes))
-
-    def with_note(self, note: SeedNotes) -> "Rewindable":
-        """The same with `note` in place of the slot's old one."""
-        others = tuple(old for old in self.notes if (old.site, old.seed) != (note.site, note.seed))
-        return self.model_copy(update={"notes": (*others, note)})
+        note = self.note(site, seed).model_copy(update=changes)
+        return self.model_copy(update={"notes": (*self.without_note(site, seed).notes, note)})
 
     def without_note(self, site: str, seed: int) -> "Rewindable":
         """The same with the slot forgotten."""
@@ -85,6 +79,11 @@ class Rewindable(Part):
                 "epochs_since_improvement": 0 if better else self.epochs_since_improvement + 1,
             }
         )
+
+    def after_training(self, loss: float) -> "Rewindable":
+        """The same after an epoch whose mean training loss is `loss`."""
+        first = loss if self.first_train_loss is None else self.first_train_loss
+        return self.model_copy(update={"first_train_loss": first, "last_train_loss": loss})
 
 
 def _standing_for(earlier: float | None, loss: float) -> float:
@@ -127,16 +126,3 @@ class Counters(Part):
         """The same after one more `refused` or `failed` at `site`."""
         counts: dict[str, int] = getattr(self, what)
         return self.model_copy(update={what: {**counts, site: counts.get(site, 0) + 1}})
-
-
-Evaluations = dict[tuple[str, int, int], EventId]
-"""The ids of SeedEvaluated by site, slot and epoch: those of the whole run, for what was said is not taken back at a rollback."""
-
-
-@dataclass
-class TrainerState:
-    """The trainer's one changing value: what it remembers, and the ids of the events it may cite as evidence."""
-
-    progress: Rewindable
-    counters: Counters
-    evaluations: Evaluations

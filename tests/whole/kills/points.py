@@ -174,7 +174,7 @@ def _said(kind: type) -> When:
 
 
 def _commit(one: Any, *_arguments: object) -> None:
-    one._sink.commit()
+    one._training.sink.commit()
 
 
 def _forget_a_file(folder: Path, name: str) -> None:
@@ -198,7 +198,7 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "telemetry is durable, the epoch goes on": _after(Emitter, "measure", then=lambda emitter, *_: emitter.commit()),
     "a decision is durable, its command is not": _before(AdaptationStep, "_order", first=_commit),
     "CommandIssued is durable, not applied": _before(AdaptationStep, "_apply"),
-    "a command took effect, no outcome": _before(AdaptationStep, "_say_applied"),
+    "a command took effect, no outcome": _before(AdaptationStep, "_record_applied"),
     "an outcome is said, not durable": _before(AdaptationStep, "_remember"),
     "a kernel is written, not renamed": _before(Path, "replace", when=_is_kernel),
     "between KernelCompiled and KernelCharacterized": _after(
