@@ -31,7 +31,6 @@ import peers
 import torch
 from faults import FAULTS, fits, with_fault
 from peers import Measured, beyond_three_sigma, beyond_threshold
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -44,10 +43,11 @@ from esper.events.fields import Event
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
+from esper.folds.monitoring.cell import Cell, from_bytes, to_bytes
 from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import measurements_of
-from esper.folds.monitoring.topic import RULE_VERSIONS
+from esper.folds.monitoring.topic import RULE_VERSIONS, TopicState
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, fresh_run_id, run_settings, train
 from esper.tolaria.trainer import UnstableError
@@ -199,14 +199,15 @@ def _judge(case: Case, folder: Path) -> Judged:
     return judged
 
 
-_SAVED = TypeAdapter(DetectorState)
-
-
 def _detect(
     state: DetectorState, topic: str, event: Event, settings: DetectorSettings
 ) -> tuple[DetectorState, tuple[AnomalyDetected, ...]]:
     read = measurements_of(event)
     return (state, ()) if read is None else find_anomalies(state, topic, read, settings)
+
+
+def _saved(state: DetectorState) -> bytes:
+    return to_bytes(Cell(topics.STEPS, state=TopicState(detectors=state)))
 
 
 def _detected(records: list[Record], *, again: bool) -> tuple[list[Finding], list[str], list[float]]:
@@ -221,7 +222,7 @@ def _detected(records: list[Record], *, again: bool) -> tuple[list[Finding], lis
         state, begun = _detect(states.get(record.topic, DetectorState()), record.topic, event, settings)
         if record.topic == topics.STEPS:
             us.append((time.process_time_ns() - started) / 1e3)
-        states[record.topic] = _SAVED.validate_json(_SAVED.dump_json(state)) if again and number % 7 == 0 else state
+        states[record.topic] = from_bytes(_saved(state)).state.detectors if again and number % 7 == 0 else state
         found += [Finding(record.step, one.detector, one.metric) for one in begun]
         ids += [derived_id(record.id, "detectors", RULE_VERSIONS["detectors"], digest, index) for index in range(len(begun))]
     return found, ids, us
@@ -281,7 +282,7 @@ def _cost_of_seeds(count: int) -> dict[str, object]:
         started = time.process_time_ns()
         state, _ = _detect(state, event.TOPIC, event, DetectorSettings())
         us.append((time.process_time_ns() - started) / 1e3)
-    return {"us_per_health_record": round(median(us), 1), "state_bytes": len(_SAVED.dump_json(state))}
+    return {"us_per_health_record": round(median(us), 1), "state_bytes": len(_saved(state))}
 
 
 def _scores(judged: list[Judged], kind: str, name: str) -> dict[str, float | None]:

@@ -4,18 +4,19 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
-from pydantic import TypeAdapter
 
+from esper.events import topics
 from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured, StepColumns, StepsMeasured
+from esper.folds.monitoring.cell import Cell, from_bytes, to_bytes
 from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import FloatArray, measurements_of
+from esper.folds.monitoring.topic import TopicState
 
 SETTINGS = DetectorSettings()
 Row = tuple[str, int | None]
-_SAVED = TypeAdapter(DetectorState)
 
 
 def noise(count: int, *, level: float = 1.0, spread: float = 0.1, seed: int = 0) -> FloatArray:
@@ -99,12 +100,12 @@ def detect(state: DetectorState, topic: str, event: Event, settings: DetectorSet
 
 def save(state: DetectorState) -> bytes:
     """The state as a cell saves it."""
-    return _SAVED.dump_json(state)
+    return to_bytes(Cell(topics.STEPS, state=TopicState(detectors=state)))
 
 
 def load(saved: bytes) -> DetectorState:
     """The state that was saved."""
-    return _SAVED.validate_json(saved)
+    return from_bytes(saved).state.detectors
 
 
 def followed(

@@ -135,7 +135,7 @@ def test_a_record_of_another_topic_is_refused_with_both_names() -> None:
         advance(Cell(topics.EPOCH), record, SETTINGS, "observer")
 
 
-@pytest.mark.parametrize("saved", [b"", b"3", b"[]", b"[{}]", b'[{"topic": "x", "more": 1}]'])
+@pytest.mark.parametrize("saved", [b"", b"3", b"[]", b"[{}]", b'[2, {"topic": "x", "more": 1}]', b'[{"topic": "x"}]'])
 def test_what_is_no_saved_cell_is_refused(saved: bytes) -> None:
     with pytest.raises(DataError, match="expected a saved cell"):
         from_bytes(saved)

@@ -17,9 +17,10 @@ later, if it still holds when there is room (`AlertState.full`).
 import math
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, get_args
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from esper.events.digests import digest_of
 from esper.events.envelope import MICROSECOND, SINCE, written_time
@@ -30,7 +31,6 @@ from esper.folds.monitoring.conditions import Condition
 from esper.folds.monitoring.measurements import Measurements
 from esper.folds.monitoring.open_alerts import AlertChange
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, MetricSource, Rule, Severity, rendered, template_fields
-from esper.folds.monitoring.saved import AsPairs
 
 _LONGEST = 300
 """Most characters of a text in an annotation."""
@@ -57,12 +57,22 @@ class Alert(NamedTuple):
     """Fields of the event that raised it, for its annotations."""
 
 
+class _AsPairs:
+    """Mark of a map that is saved as a list of pairs, because the keys of a JSON object are texts."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        pair = core_schema.tuple_schema([handler.generate_schema(one) for one in get_args(source)])
+        pairs = core_schema.list_schema(pair)
+        items = core_schema.plain_serializer_function_ser_schema(lambda table: list(table.items()), return_schema=pairs)
+        return core_schema.no_info_after_validator_function(dict, pairs, serialization=items)
+
+
 @dataclass(frozen=True, slots=True)
 class AlertState:
     """The alerts of a topic by rule and labels, and the last times of counted events. `full`: a condition holds that has no room."""
 
-    active: Mapping[str, Annotated[Mapping[Labels, Alert], AsPairs()]] = field(default_factory=dict)
-    counted: Mapping[str, Annotated[Mapping[Labels, tuple[int, ...]], AsPairs()]] = field(default_factory=dict)
+    active: Mapping[str, Annotated[Mapping[Labels, Alert], _AsPairs()]] = field(default_factory=dict)
+    counted: Mapping[str, Annotated[Mapping[Labels, tuple[int, ...]], _AsPairs()]] = field(default_factory=dict)
     full: bool = False
 
     @property

@@ -18,7 +18,7 @@ The outcome of `advance` is
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -26,11 +26,10 @@ from esper.errors import DataError, RuleError
 from esper.events.codec import decode, encode
 from esper.events.digests import derived_id
 from esper.events.envelope import Record
-from esper.events.fields import Event
+from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import FoldBlocked
 from esper.events.topics import DEAD_LETTER_SUFFIX, FACTS
 from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
-from esper.folds.monitoring.saved import SAVED
 from esper.folds.monitoring.topic import RULE_VERSIONS, Derivation, MonitorSettings, TopicState, derive_events
 
 _UNTOUCHED = TopicState()
@@ -51,7 +50,6 @@ class Cell:
     records that were set aside.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = SAVED
     topic: str
     admission: Admission = field(default_factory=Admission)
     state: TopicState = _UNTOUCHED
@@ -132,20 +130,22 @@ def remeasured(cell: Cell, measured: Cell) -> Cell:
 
 def to_bytes(cell: Cell) -> bytes:
     """`cell` as JSON; equal cells have equal bytes."""
-    return _SAVED_CELL.dump_json((cell,))
+    return _SAVED_CELL.dump_json((_FORMAT, cell))
 
 
 def from_bytes(saved: bytes) -> Cell:
     """The cell that `to_bytes` wrote. Raises DataError for anything else: the host folds the topic again."""
     try:
-        (cell,) = _SAVED_CELL.validate_json(saved)
+        _, cell = _SAVED_CELL.validate_json(saved)
     except ValidationError as error:
         raise DataError(f"expected a saved cell as this version writes it, got another: {error}") from error
     return cell
 
 
+_FORMAT: Literal[2] = 2
+"""The format of a saved cell; it is raised when a cell that was saved before would be read as another."""
 # Only a type that has no configuration of its own, as a tuple, writes the NaN of a named tuple as a word.
-_SAVED_CELL = TypeAdapter(tuple[Cell], config=SAVED)
+_SAVED_CELL = TypeAdapter(tuple[Literal[2], Cell], config=ConfigDict(**CONFIG, ser_json_bytes="base64", val_json_bytes="base64"))
 
 
 def _admitted(cell: Cell, verdict: Apply, record: Record, settings: MonitorSettings, writer: str) -> tuple[Cell, Outcome]:

@@ -12,7 +12,7 @@ import numpy as np
 from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.monitoring.measurements import BoolArray, FloatArray, Measurements, is_series_of
-from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, Limit, MetricSource, labels_of
+from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, Limit, MetricSource, labels_of, source_labels
 
 _Values = Mapping[Labels, float | None]
 _NONE: _Values = {}
@@ -61,14 +61,9 @@ def of_anomalies(
 ) -> Condition:
     """The condition of anomalies: one that was `found` in this record holds, and so does one that is `opened`."""
     holds: dict[Labels, float | None] = dict.fromkeys(sorted(key for key in opened if _concerns(source, key)))
-    holds |= {key: one.value for one in found if _concerns(source, key := anomaly_labels(one.detector, one.metric, one.site, one.seed))}
+    holds |= {key: one.value for one in found if _concerns(source, key := source_labels(one.site, one.seed, one.metric, one.detector))}
     over = dict.fromkeys(key for key in active if key not in holds)
     return Condition(holds, over, over)
-
-
-def anomaly_labels(detector: str, metric: str, site: str | None, seed: int | None) -> Labels:
-    """The labels of an anomaly, in their order."""
-    return (*_place(site, seed), ("metric", metric), ("detector", detector))
 
 
 def of_event(source: EventSource, event: Event) -> Condition:
@@ -114,7 +109,7 @@ def _of_rows(source: MetricSource, read: Measurements, out: BoolArray, active: C
     fails: dict[Labels, float | None] = {}
     clears: dict[Labels, float | None] = dict.fromkeys(active)  # What the record does not name is not there any more.
     for row in rows:
-        key: Labels = (*_place(read.sites[row], read.seeds[row]), ("metric", source.metric))
+        key = source_labels(read.sites[row], read.seeds[row], source.metric)
         value = float(column[row])
         if out[row]:
             holds[key] = value
@@ -125,10 +120,6 @@ def _of_rows(source: MetricSource, read: Measurements, out: BoolArray, active: C
         elif key in clears:
             clears[key] = value
     return Condition(holds, clears | fails, clears)
-
-
-def _place(site: str | None, seed: int | None) -> Labels:
-    return () if site is None else (("site", site),) if seed is None else (("site", site), ("seed", str(seed)))
 
 
 def _out(limit: Limit, column: FloatArray) -> BoolArray:

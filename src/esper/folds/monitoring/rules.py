@@ -107,3 +107,9 @@ def labels_of(event: Event) -> dict[str, str]:
     """The site and seed that `event` is about, where it says so."""
     found = {name: getattr(event, name, None) for name in ("site", "seed")}
     return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def source_labels(site: str | None, seed: int | None, metric: str, detector: str | None = None) -> Labels:
+    """The labels of a measurement or an anomaly, in the order of `SOURCE_LABELS`."""
+    place: Labels = () if site is None else (("site", site),) if seed is None else (("site", site), ("seed", str(seed)))
+    return (*place, ("metric", metric)) if detector is None else (*place, ("metric", metric), ("detector", detector))

@@ -16,12 +16,10 @@ from esper.events.fields import Event, Part
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
 from esper.folds.monitoring.alerting import AlertSettings, AlertState, RuleInput, update_alerts
-from esper.folds.monitoring.conditions import anomaly_labels
 from esper.folds.monitoring.detectors.detect import MISSING, DetectorState, active, find_anomalies, missing_records
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, Measurements, measurements_of
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
-from esper.folds.monitoring.saved import Names
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings, TrendState, update_trends
 from esper.folds.monitoring.windows import WindowSettings, WindowState, close_windows, update_windows
@@ -72,7 +70,7 @@ class TopicState:
     trends: TrendState = field(default_factory=TrendState)
     detectors: DetectorState = field(default_factory=DetectorState)
     alerts: AlertState = field(default_factory=AlertState)
-    bounds: Names = frozenset()
+    bounds: tuple[str, ...] = ()
 
 
 Derivation = tuple[str, Sequence[Event]]
@@ -127,16 +125,19 @@ def _open(state: TopicState, rules: Sequence[Rule], off: Collection[str]) -> fro
     """The labels of the open anomalies, where a rule is about anomalies."""
     if not any(isinstance(rule.source, AnomalySource) for rule in rules):
         return frozenset()
-    return frozenset(anomaly_labels(*key) for key in active(state.detectors, off))
+    return active(state.detectors, off)
 
 
 def _bounded(state: TopicState, topic: str, settings: MonitorSettings, made: list[Derivation]) -> TopicState:
-    full = {"windows": state.windows.full, "trends": state.trends.full, "alerts": state.alerts.full}
-    reached = frozenset(name for name in full if full[name])
+    kept = {
+        "alerts": (state.alerts.full, settings.alerts.most),
+        "trends": (state.trends.full, settings.trends.metrics),
+        "windows": (state.windows.full, settings.windows.metrics),
+    }
+    reached = tuple(name for name, (full, _) in kept.items() if full)
     if reached == state.bounds:
         return state
-    limits = {"windows": settings.windows.metrics, "trends": settings.trends.metrics, "alerts": settings.alerts.most}
-    made.append(("bounds", [_bound(topic, name, float(limits[name])) for name in sorted(reached - state.bounds)]))
+    made.append(("bounds", [_bound(topic, name, float(kept[name][1])) for name in reached if name not in state.bounds]))
     return replace(state, bounds=reached)
 
 

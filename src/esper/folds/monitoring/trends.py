@@ -12,12 +12,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from esper.events.fields import CONFIG, Finite, Float, Part, Positive
+from esper.events.fields import Finite, Float, Part, Positive
 from esper.events.kinds.observability import TrendDetected, WindowAggregated
 from esper.folds.monitoring.measurements import METRICS, is_known
 
@@ -72,7 +72,6 @@ class Point(NamedTuple):
 class TrendState:
     """The newest windows of each metric, the stretch of time that was looked at last, what was found then. `full`: some were left out."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG
     series: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     looked: int | None = None
     findings: Mapping[str, _Finding] = field(default_factory=dict)

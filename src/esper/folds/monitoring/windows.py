@@ -10,11 +10,11 @@ Algorithm for Computing Sample Variances" (1979), which lose little when a mean 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from esper.events.fields import CONFIG, Float, Part
+from esper.events.fields import Float, Part
 from esper.events.kinds.observability import WindowAggregated
 from esper.folds.monitoring.measurements import FloatArray, Measurements
 
@@ -46,7 +46,6 @@ class WindowState:
     `full`: some metrics were left out. It stays set until the topic ends: whether each window is full again depends on chance.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG
     place: int | None = None
     rows: Mapping[str, _Moments] = field(default_factory=dict)
     full: bool = False

@@ -11,17 +11,16 @@ and `stuck`.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
-from pydantic import ConfigDict
 
 from esper.events.kinds.observability import AnomalyDetected
-from esper.folds.monitoring.detectors.seed_health import Rows, open_anomalies, step_rows
-from esper.folds.monitoring.detectors.series import Anomaly, Series, Values, step_series
+from esper.folds.monitoring.detectors.seed_health import Rows, open_labels, step_rows
+from esper.folds.monitoring.detectors.series import Anomaly, Series, step_series
 from esper.folds.monitoring.detectors.thresholds import Detector, DetectorSettings
 from esper.folds.monitoring.measurements import Measurements
-from esper.folds.monitoring.saved import SAVED, Names
+from esper.folds.monitoring.rules import Labels, source_labels
 
 _NONFINITE = "nonfinite"
 MISSING = "missing"
@@ -31,23 +30,13 @@ _MOST_METRICS = 128
 """Metrics that may be not finite at a time: those of more are left out."""
 
 
-class AnomalyKey(NamedTuple):
-    """The identity of an open anomaly within its topic."""
-
-    detector: str
-    metric: str
-    site: str | None
-    seed: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class DetectorState:
-    """What the detectors remember of one topic. `broken`: metrics of the run whose last value was not finite."""
+    """The series of a topic's metrics, or the rows of its health records. `broken`: metrics of the run whose last value was not finite."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SAVED
     series: Mapping[str, Series] = field(default_factory=dict)
     rows: Rows | None = None
-    broken: Names = frozenset()
+    broken: tuple[str, ...] = ()
 
 
 def find_anomalies(
@@ -73,15 +62,15 @@ def missing_records(topic: str, count: int) -> AnomalyDetected:
     )
 
 
-def active(state: DetectorState, off: Collection[str] = ()) -> frozenset[AnomalyKey]:
-    """The open anomalies, without those of detectors that are `off`."""
-    run = {AnomalyKey(_NONFINITE, metric, None, None) for metric in state.broken}
-    run |= {AnomalyKey(detector, metric, None, None) for metric, series in state.series.items() for detector in series.open}
-    rows = () if state.rows is None else (AnomalyKey(*place) for place in open_anomalies(state.rows))
-    return frozenset(key for key in run.union(rows) if key.detector not in off)
+def active(state: DetectorState, off: Collection[str] = ()) -> frozenset[Labels]:
+    """The labels of the open anomalies, without those of detectors that are `off`."""
+    found = set[Labels]() if state.rows is None else open_labels(state.rows)
+    found |= {source_labels(None, None, metric, _NONFINITE) for metric in state.broken}
+    found |= {source_labels(None, None, metric, detector) for metric, series in state.series.items() for detector in series.open}
+    return frozenset(labels for labels in found if dict(labels)["detector"] not in off)
 
 
-def _not_finite(broken: frozenset[str], read: Measurements) -> tuple[frozenset[str], list[Anomaly]]:
+def _not_finite(broken: tuple[str, ...], read: Measurements) -> tuple[tuple[str, ...], list[Anomaly]]:
     found: list[Anomaly] = []
     if not broken and np.isfinite(np.concatenate([*read.columns.values()])).all():
         return broken, found
@@ -94,24 +83,22 @@ def _not_finite(broken: frozenset[str], read: Measurements) -> tuple[frozenset[s
             elif metric not in now and len(now) < _MOST_METRICS:
                 now.add(metric)
                 found.append(Anomaly(index, _NONFINITE, metric, value, None, 1.0))
-    return frozenset(now), found
+    return tuple(sorted(now)), found
 
 
 def _watched(known: Mapping[str, Series], read: Measurements, settings: DetectorSettings, found: list[Anomaly]) -> Mapping[str, Series]:
-    """The series after a record: losses first, because a gradient's fall is judged beside the loss's."""
+    """The series after a record: losses first, because a gradient's fall is judged beside the first loss's."""
     names = [name for name in (*settings.losses, *settings.gradients) if name in read.columns]
     if not names:
         return known
-    series, falls = dict(known), None
+    series, falls = dict(known), list[float]()
     for name in names:
-        values = read.columns[name].tolist()
-        gradient = name in settings.gradients
-        before = series.get(name) or Series(gradient)
-        beside = falls if falls is not None and len(falls) == len(values) else [0.0] * len(values)
-        given = Values(name, values, _factors(read, len(values), settings))
-        series[name], begun, below = step_series(before, given, beside, settings)
+        values, gradient = read.columns[name].tolist(), name in settings.gradients
+        beside = falls if len(falls) == len(values) else [0.0] * len(values)
+        given = zip(values, _factors(read, len(values), settings), beside, strict=True)
+        series[name], begun, below = step_series(series.get(name) or Series(gradient), name, given, settings)
         found += begun
-        falls = below if falls is None and not gradient else falls
+        falls = falls or ([] if gradient else below)
     return series
 
 

@@ -22,18 +22,14 @@ Everything is a recursion over values: how they were grouped into records makes 
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 from statistics import median
-from typing import Annotated, ClassVar, NamedTuple
-
-from pydantic import ConfigDict, Field
+from typing import NamedTuple
 
 from esper.events.fields import Float
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
-from esper.folds.monitoring.saved import SAVED
 
 _RING, _BLOCK, _BLOCKS, _JUDGED = 64, 16, 24, 24
 _LAG, _PAST = 4, 8
@@ -63,18 +59,17 @@ class _OpenAnomaly(NamedTuple):
     level: float
 
 
-@dataclass(slots=True)
+@dataclass
 class Series:
     """The state of one metric. Never changed once a state holds it: `step_series` works on a copy."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SAVED
     gradient: bool
     signed: bool = False
     """The metric has been negative."""
     count: int = 0
     ring: list[float] = field(default_factory=list)
-    ordered: Annotated[list[float], Field(exclude=True)] = field(default_factory=list)
-    """The ring, sorted; not saved."""
+    ordered: list[float] = field(default_factory=list)
+    """The ring, sorted."""
     block: float = 0.0
     """The sum of the values since the last full block."""
     means: list[float] = field(default_factory=list)
@@ -96,34 +91,10 @@ class Series:
     open: dict[str, _OpenAnomaly] = field(default_factory=dict)
     """Open anomalies by detector."""
 
-    def __post_init__(self) -> None:
-        if len(self.ordered) != len(self.ring):
-            self.ordered = sorted(self.ring)
-
     def copy(self) -> "Series":
-        """The same, to be changed. (`dataclasses.replace` takes three times as long.)"""
-        return Series(
-            self.gradient,
-            self.signed,
-            self.count,
-            self.ring.copy(),
-            self.ordered.copy(),
-            self.block,
-            self.means.copy(),
-            self.spreads.copy(),
-            self.start,
-            self.base,
-            self.noise,
-            self.smooth,
-            self.extreme,
-            self.direction,
-            self.reversals.copy(),
-            self.total,
-            self.last,
-            self.repeated,
-            self.raised,
-            self.open.copy(),
-        )
+        """The same, to be changed."""
+        changed = ("ring", "ordered", "reversals", "open")
+        return Series(**vars(self) | {name: getattr(self, name).copy() for name in changed})
 
     def remember(self, y: float) -> None:
         """Takes a value, on the scale, into the recent past."""
@@ -142,6 +113,11 @@ class Series:
         size = len(ordered)
         return ordered[size // 2], (ordered[size * 3 // 4] - ordered[size // 4]) / 1.349
 
+    def level(self, size: int, y: float) -> float:
+        """The median of the last `size` values, `y` as the last of them."""
+        recent = sorted([*self.ring[1 - size :], y])
+        return recent[len(recent) // 2]
+
     def move_past(self) -> None:
         """Moves what was normal to where the level now is: after an adaptation it is another network's past."""
         if self.base is not None:
@@ -150,69 +126,37 @@ class Series:
             self.base += moved
             self.total = 0.0
 
-    def settle(self) -> None:
-        """Sets baseline and lagged spread to what the means say that are old enough."""
-        means, spreads = self.means[-_LAG - _PAST : -_LAG], self.spreads[-_LAG - _PAST : -_LAG]
-        if len(means) >= _PAST // 2:
-            self.base, self.noise = median(means), median(spreads)
-
-
-class Values(NamedTuple):
-    """A record's values of one metric, one a step (NaN: not measured), and the factor that raises the limits at each of them."""
-
-    metric: str
-    values: Sequence[float]
-    factors: Sequence[float]
-
 
 def step_series(
-    series: Series, given: Values, falls: Sequence[float], settings: DetectorSettings
+    series: Series, metric: str, values: Iterable[tuple[float, float, float]], settings: DetectorSettings
 ) -> tuple[Series, list[Anomaly], list[float]]:
     """`series` after the values of a record, the anomalies that begin, and how far each value stands below its past.
 
-    `falls`: for a gradient's series, how far the loss stands below its past at each value.
+    `values`: one a step, each a value of `metric` (NaN: not measured), the factor that raises the limits there, and, for a gradient's
+    series, how far the loss stands below its past.
     """
-    passed = _Pass(series.copy(), given.metric, settings)
-    below = [
-        passed.take(place, value, factor, fall)
-        for place, (value, factor, fall) in enumerate(zip(given.values, given.factors, falls, strict=True))
-    ]
+    passed = _Pass(series.copy(), metric, settings)
+    below = [passed.take(place, value, factor, fall) for place, (value, factor, fall) in enumerate(values)]
     return passed.series, passed.found, below
 
 
-class _Limits(NamedTuple):
-    """Factors as distances on the logarithmic scale; a loss is looked at from `unusual` spreads and the distance `least` on."""
-
-    unusual: float
-    least: float
-    spike: float
-    divergence: float
-    climb: float
-    explosion: float
-    vanishing: float
-    swing: float
-
-
-@lru_cache(maxsize=16)
-def _limits(settings: DetectorSettings) -> _Limits:
-    return _Limits(
-        min(settings.spike_spreads, settings.inner_spike_spreads, settings.divergence_spreads),
-        math.log(min(settings.spike_factor, settings.divergence_factor)),
-        math.log(settings.spike_factor),
-        math.log(settings.divergence_factor),
-        math.log(settings.climb_factor),
-        math.log(settings.explosion_factor),
-        math.log(settings.vanishing_factor),
-        math.log(settings.swing_factor),
-    )
-
-
 class _Pass:
-    """One pass over the values of a record. Most values are calm: what costs something is asked only of those that could matter."""
+    """One pass over the values of a record. Most values are calm: what costs something is asked only of those that could matter.
+
+    Of the value under judgement it holds the place in the record, the value itself and on the scale (`y`), the factor of its limits, the
+    past's level from below and above (`low`, `high`), and its noise.
+    """
 
     def __init__(self, series: Series, metric: str, settings: DetectorSettings) -> None:
-        self.series, self.metric, self.settings, self.limits = series, metric, settings, _limits(settings)
+        self.series, self.metric, self.settings = series, metric, settings
         self.found: list[Anomaly] = []
+        self.place, self.value, self.factor = 0, 0.0, 1.0
+        self.y = self.low = self.high = self.noise = 0.0
+        # A loss is looked at from `unusual` spreads and the distance `least` on; distances are factors on the logarithmic scale.
+        self.unusual = min(settings.spike_spreads, settings.inner_spike_spreads, settings.divergence_spreads)
+        self.least = math.log(min(settings.spike_factor, settings.divergence_factor))
+        self.swing, self.explosion = math.log(settings.swing_factor), math.log(settings.explosion_factor)
+        self.vanishing = math.log(settings.vanishing_factor)
 
     def take(self, place: int, value: float, factor: float, fall: float) -> float:
         """Takes one value; how far its smoothed level stands below the past, 0 or less."""
@@ -222,7 +166,8 @@ class _Pass:
             return below
         if value < 0 and not series.signed:
             series = self.series = Series(series.gradient, signed=True)
-        self._stuck(place, value)
+        self.place, self.value, self.factor = place, value, factor
+        self._stuck()
         y = value if series.signed else math.log(value if value > _TINY else _TINY)  # noqa: FURB136 - max() takes twice as long.
         if series.raised and factor == 1.0:
             series.move_past()
@@ -234,15 +179,15 @@ class _Pass:
             noise = series.noise
             if noise is None or series.signed or noise < self.settings.least_spread:
                 noise = self._noise(centre)
-            now = (place, value, y, low, high, noise, factor)
+            self.y, self.low, self.high, self.noise = y, low, high, noise
             if series.gradient:
-                self._judge_gradient(now, fall)
+                self._judge_gradient(fall)
             else:
-                self._judge_loss(now)
+                self._judge_loss()
             below = min(0.0, series.smooth - high)
         series.remember(y)
         if series.count % _BLOCK == 0:
-            self._close_block(place, value, factor)
+            self._close_block()
         return below
 
     def _noise(self, centre: float) -> float:
@@ -251,79 +196,72 @@ class _Pass:
             least *= max(abs(centre), _TINY)
         return max(series.centre_and_spread()[1] if series.noise is None else series.noise, least)
 
-    def _judge_loss(self, now: "_Plain") -> None:
-        limits, series = self.limits, self.series
-        _, _, y, low, _, noise, factor = now
-        rise = y - low
-        unusual = rise >= limits.unusual * noise and (rise >= limits.least or series.signed)
+    def _judge_loss(self) -> None:
+        series, rise = self.series, self.y - self.low
+        unusual = rise >= self.unusual * self.noise and (rise >= self.least or series.signed)
         if unusual or series.open:
-            self._spike(_Now(*now))
+            self._spike()
         if unusual or series.count % _EVERY == 0:
-            self._divergence(_Now(*now))
+            self._divergence()
         if series.count >= _SETTLED:
-            swing = self.settings.swing_spreads * noise
-            self._oscillation(now, (swing if swing > limits.swing or series.signed else limits.swing) * factor)
+            swing = self.settings.swing_spreads * self.noise
+            self._oscillation((swing if swing > self.swing or series.signed else self.swing) * self.factor)
         else:
             series.extreme = series.smooth
 
-    def _judge_gradient(self, now: "_Plain", fall: float) -> None:
-        limits, series = self.limits, self.series
-        if series.signed:
+    def _judge_gradient(self, fall: float) -> None:
+        if self.series.signed:
             return  # What has been negative has no order of magnitude to keep.
-        if series.open or now[2] - now[3] >= limits.explosion:
-            self._explosion(_Now(*now))
-        if series.open or now[4] - now[2] >= limits.vanishing:
-            self._vanishing(_Now(*now), fall)
+        if self.series.open or self.y - self.low >= self.explosion:
+            self._explosion()
+        if self.series.open or self.high - self.y >= self.vanishing:
+            self._vanishing(fall)
 
-    def _spike(self, now: "_Now") -> None:
+    def _spike(self) -> None:
         centre, spread = self.series.centre_and_spread()
-        spread = max(spread, now.noise)
+        spread = max(spread, self.noise)
         start = self.series.start
-        spreads = self.settings.spike_spreads if start is None or now.y > start else self.settings.inner_spike_spreads
-        jump, limit = now.y - centre, spreads * spread * now.factor
+        spreads = self.settings.spike_spreads if start is None or self.y > start else self.settings.inner_spike_spreads
+        jump, limit = self.y - centre, spreads * spread * self.factor
         if "spike" in self.series.open:
             if jump < _RECOVERED * limit:
                 del self.series.open["spike"]
-        elif jump >= limit and jump >= self._distance(self.limits.spike) * now.factor:
-            self._begin(now, "spike", centre, jump / spread)
+        elif jump >= limit and jump >= self._distance(self.settings.spike_factor) * self.factor:
+            self._begin("spike", centre, jump / spread)
 
-    def _divergence(self, now: "_Now") -> None:
-        settings, factor, rise = self.settings, now.factor, now.y - now.low
-        limit = self._distance(self.limits.divergence)
-        began = self.series.open.get("divergence")
-        if began is None and rise >= max(limit, settings.divergence_spreads * now.noise) * factor:
-            rise = self._level(_SHORT, now.y) - now.low
-            if rise >= max(limit, settings.divergence_spreads * now.noise) * factor:
-                self._begin(now, "divergence", now.low, rise / now.noise)
-        elif self.series.count % _EVERY == 0:
-            level = self._level(_LONG, now.y)
-            if began is not None:
-                self._end_if("divergence", began, level < began.level + max(_RECOVERED * limit, now.noise))
-            elif level - now.low >= max(self._distance(self.limits.climb), settings.climb_spreads * now.noise) * factor:
-                self._begin(now, "divergence", now.low, (level - now.low) / now.noise)
-
-    def _explosion(self, now: "_Now") -> None:
-        limit = max(self.limits.explosion, self.settings.explosion_spreads * now.noise)
-        began = self.series.open.get("explosion")
-        if began is None and now.y - now.low >= limit:
-            rise = self._level(_SHORT, now.y) - now.low
-            if rise >= limit:
-                self._begin(now, "explosion", now.low, rise / now.noise)
-        elif began is not None and self.series.count % _EVERY == 0:
-            self._end_if("explosion", began, self._level(_SHORT, now.y) < began.level + _RECOVERED * limit)
-
-    def _vanishing(self, now: "_Now", fall: float) -> None:
+    def _divergence(self) -> None:
         settings = self.settings
-        limit, spreads = self.limits.vanishing * now.factor, settings.vanishing_spreads * now.noise * now.factor
-        began = self.series.open.get("vanishing")
-        if began is None and now.high - now.y >= max(limit, spreads):
-            depth = now.high - self._level(_SHORT, now.y)
-            if depth >= spreads and depth + fall >= limit:
-                self._begin(now, "vanishing", now.high, depth / now.noise)
-        elif began is not None and self.series.count % _EVERY == 0:
-            self._end_if("vanishing", began, self._level(_SHORT, now.y) > began.level - _RECOVERED * limit)
+        limit = self._distance(settings.divergence_factor)
+        far = max(limit, settings.divergence_spreads * self.noise) * self.factor
+        began = self.series.open.get("divergence")
+        if began is None and self.y - self.low >= far:
+            self._begin_above("divergence", far)
+        elif self.series.count % _EVERY == 0:
+            level = self.series.level(_LONG, self.y)
+            if began is not None:
+                self._end_if("divergence", began, level < began.level + max(_RECOVERED * limit, self.noise))
+            elif level - self.low >= max(self._distance(settings.climb_factor), settings.climb_spreads * self.noise) * self.factor:
+                self._begin("divergence", self.low, (level - self.low) / self.noise)
 
-    def _oscillation(self, now: "_Plain", swing: float) -> None:
+    def _explosion(self) -> None:
+        limit = max(self.explosion, self.settings.explosion_spreads * self.noise)
+        began = self.series.open.get("explosion")
+        if began is None and self.y - self.low >= limit:
+            self._begin_above("explosion", limit)
+        elif began is not None and self.series.count % _EVERY == 0:
+            self._end_if("explosion", began, self.series.level(_SHORT, self.y) < began.level + _RECOVERED * limit)
+
+    def _vanishing(self, fall: float) -> None:
+        limit, spreads = self.vanishing * self.factor, self.settings.vanishing_spreads * self.noise * self.factor
+        began = self.series.open.get("vanishing")
+        if began is None and self.high - self.y >= max(limit, spreads):
+            depth = self.high - self.series.level(_SHORT, self.y)
+            if depth >= spreads and depth + fall >= limit:
+                self._begin("vanishing", self.high, depth / self.noise)
+        elif began is not None and self.series.count % _EVERY == 0:
+            self._end_if("vanishing", began, self.series.level(_SHORT, self.y) > began.level - _RECOVERED * limit)
+
+    def _oscillation(self, swing: float) -> None:
         series = self.series
         away = series.smooth - series.extreme
         if series.direction == 0:
@@ -335,25 +273,26 @@ class _Pass:
             series.direction, series.extreme = -series.direction, series.smooth
             series.reversals.append(series.count)
             if len(series.reversals) >= self.settings.swings:
-                self._begin(_Now(*now), "oscillation", now[3], float(len(series.reversals)))
+                self._begin("oscillation", self.low, float(len(series.reversals)))
         if series.reversals and series.reversals[0] <= series.count - _MEMORY:
             del series.reversals[0]
             if len(series.reversals) < _RECOVERED * self.settings.swings:
                 series.open.pop("oscillation", None)
 
-    def _close_block(self, place: int, value: float, factor: float) -> None:
+    def _close_block(self) -> None:
         series = self.series
         mean, (_, spread) = series.block / _BLOCK, series.centre_and_spread()
         series.block = 0.0
         series.start = mean if series.start is None else series.start
         if not series.gradient and len(series.means) >= _LAG + _PAST:
-            self._drift(place, value, mean, factor)
-        series.means.append(mean)
-        series.spreads.append(spread)
-        del series.means[:-_BLOCKS], series.spreads[:-_BLOCKS]
-        series.settle()
+            self._drift(mean)
+        series.means = [*series.means, mean][-_BLOCKS:]
+        series.spreads = [*series.spreads, spread][-_BLOCKS:]
+        means = series.means[-_LAG - _PAST : -_LAG]
+        if len(means) >= _PAST // 2:
+            series.base, series.noise = median(means), median(series.spreads[-_LAG - _PAST : -_LAG])
 
-    def _drift(self, place: int, value: float, mean: float, factor: float) -> None:
+    def _drift(self, mean: float) -> None:
         series, settings = self.series, self.settings
         past = series.means[-_LAG - 2 * _PAST : -_LAG]
         level = median(past)
@@ -361,20 +300,19 @@ class _Pass:
         steps = [after - before for before, after in pairwise(past)]
         middle = median(steps)
         wander = 1.4826 * median([abs(one - middle) for one in steps]) / math.sqrt(2)
-        noise = max(
-            wander, (series.noise or 0.0) / math.sqrt(_BLOCK), settings.least_spread * (abs(level) if series.signed else 1.0), _TINY
-        )
+        least = settings.least_spread * (abs(level) if series.signed else 1.0)
+        noise = max(wander, (series.noise or 0.0) / math.sqrt(_BLOCK), least, _TINY)
         residual = (mean - level) / noise
-        series.total = max(0.0, series.total + min(residual, _MOST_RESIDUAL) / factor - settings.drift_slack)
+        series.total = max(0.0, series.total + min(residual, _MOST_RESIDUAL) / self.factor - settings.drift_slack)
         began = series.open.get("drift")
         if began is not None:
             self._end_if("drift", began, mean < began.level + settings.drift_slack * noise)
             series.total = 0.0 if "drift" not in series.open else series.total
         elif series.total >= settings.drift_sum:
-            self._begin(_Now(place, value, mean, level, level, noise, factor), "drift", level, series.total)
+            self._begin("drift", level, series.total)
 
-    def _stuck(self, place: int, value: float) -> None:
-        series = self.series
+    def _stuck(self) -> None:
+        series, value = self.series, self.value
         if value != series.last:
             series.last, series.repeated = value, 1
             series.open.pop("stuck", None)
@@ -382,24 +320,24 @@ class _Pass:
         series.repeated += 1
         if series.repeated >= self.settings.stuck_values and value != 0 and "stuck" not in series.open:
             series.open["stuck"] = _OpenAnomaly(series.count, value)
-            self.found.append(Anomaly(place, "stuck", self.metric, value, None, float(series.repeated)))
+            self.found.append(Anomaly(self.place, "stuck", self.metric, value, None, float(series.repeated)))
 
     # What several detectors need
 
-    def _distance(self, limit: float) -> float:
-        """A limit that is a factor; a metric that has been negative has no factors, and is judged by spreads alone."""
-        return 0.0 if self.series.signed else limit
+    def _distance(self, factor: float) -> float:
+        """A factor as a distance on the scale; a metric that has been negative has no factors, and is judged by spreads alone."""
+        return 0.0 if self.series.signed else math.log(factor)
 
-    def _level(self, size: int, y: float) -> float:
-        """The median of the last `size` values, this one included."""
-        recent = sorted([*self.series.ring[1 - size :], y])
-        return recent[len(recent) // 2]
+    def _begin_above(self, detector: str, limit: float) -> None:
+        rise = self.series.level(_SHORT, self.y) - self.low
+        if rise >= limit:
+            self._begin(detector, self.low, rise / self.noise)
 
-    def _begin(self, now: "_Now", detector: str, level: float, score: float) -> None:
+    def _begin(self, detector: str, level: float, score: float) -> None:
         if detector not in self.series.open:
             self.series.open[detector] = _OpenAnomaly(self.series.count, level)
             expected = level if self.series.signed else math.exp(level)
-            self.found.append(Anomaly(now.place, detector, self.metric, now.value, expected, score))
+            self.found.append(Anomaly(self.place, detector, self.metric, self.value, expected, score))
 
     def _end_if(self, detector: str, began: _OpenAnomaly, recovered: bool) -> None:
         lasted = self.series.count - began.since
@@ -408,19 +346,3 @@ class _Pass:
             del self.series.open[detector]
         if accepted:
             self.series.move_past()
-
-
-class _Now(NamedTuple):
-    """The value under judgement: where it stands in its record, itself, on the scale; the past's level from below and above; its noise."""
-
-    place: int
-    value: float
-    y: float
-    low: float
-    high: float
-    noise: float
-    factor: float
-
-
-_Plain = tuple[int, float, float, float, float, float, float]
-"""A `_Now` as it is made for every value: a plain tuple costs a tenth."""
