@@ -9,6 +9,14 @@ class RuleError(EsperError):
     """The caller broke a rule of the interface: fix the calling code."""
 
 
+class UnknownRunError(RuleError):
+    """No run has the id that was asked for, or an id that begins or ends with it."""
+
+
+class AmbiguousRunError(RuleError):
+    """Several runs have ids that begin or end with what was asked for."""
+
+
 class DataError(EsperError):
     """Bytes or values are not what they must be: damaged, malformed, unknown or out of range."""
 

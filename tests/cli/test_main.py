@@ -70,7 +70,7 @@ def test_an_interrupted_command_exits_with_130(esper: Esper, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esper.cli.commands.runs.listed", interrupted)
+    monkeypatch.setattr("esper.cli.commands.runs.summaries", interrupted)
     assert esper("runs").code == 130
 
 
@@ -118,6 +118,6 @@ def test_a_fault_of_esper_s_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("esper.cli.commands.runs.listed", broken)
+    monkeypatch.setattr("esper.cli.commands.runs.summaries", broken)
     with pytest.raises(ZeroDivisionError):
         main(["runs", "--log", str(synthetic_log)])

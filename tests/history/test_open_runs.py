@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from esper.errors import LogError
+from esper.errors import AmbiguousRunError, LogError, UnknownRunError
 from esper.events.envelope import RunId
 from esper.events.kinds.run import RunFinished
 from esper.history.open_runs import MOST_OPEN, OpenRuns
-from esper.history.run_list import AmbiguousRunError, UnknownRunError
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from tests.nissa.server import Client, serving

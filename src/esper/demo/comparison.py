@@ -16,8 +16,8 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.control import Command
 from esper.folds.transitions import IN_TASK_GRAPH
-from esper.history.catalog import began
 from esper.history.resume import Variant, variant_task
+from esper.history.run_list import began
 from esper.kasmina.compiler import compile_kernel
 from esper.kasmina.growth import host_of
 from esper.kasmina.host import Host

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 import apsw
 
 from esper.errors import EsperError, LogError
-from esper.history.catalog import Listed, listed
 from esper.history.resume import log_flag, resume_hint
+from esper.history.run_list import RunSummary, summaries
 from esper.oona.directory import Directory
 from esper.oona.observed import check_observed
 from esper.oona.place import file_system_of, mounted, refuse_network
@@ -129,7 +129,7 @@ def _runs(log: Path, every_run: bool) -> Iterator[Check]:
     directory = Directory(log)
     names = directory.names()
     checked = 0
-    for one in listed(directory):
+    for one in summaries(directory):
         if not every_run and checked == NEWEST:
             break
         yield _run(directory, one)
@@ -140,7 +140,7 @@ def _runs(log: Path, every_run: bool) -> Iterator[Check]:
         yield Check("runs", "ok", "none yet")
 
 
-def _run(directory: Directory, one: Listed) -> Check:
+def _run(directory: Directory, one: RunSummary) -> Check:
     name = f"run {one.run[-6:]}"
     if one.problem is not None:
         return Check(name, "bad", one.problem)

@@ -1,27 +1,52 @@
-"""A list of runs kept between questions: a sealed run is described once, any other again when its files changed, at most once a second."""
+"""The runs of a log, each in one line. A sealed run is described by its mark alone; the database of any other is opened.
 
-import os
+`RunList` keeps the lines between questions: a sealed run's for good, any other until its files change.
+"""
+
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
+from typing import Literal, TypeVar
+from uuid import UUID
 
-from esper.errors import RuleError
-from esper.events.envelope import RunId, is_training
-from esper.history.catalog import Listed, described
-from esper.oona.directory import LATEST, Directory
+from pydantic import JsonValue
+
+from esper.errors import EsperError
+from esper.events.codec import decode, decode_as
+from esper.events.envelope import RunId
+from esper.events.fields import WORDS
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
+from esper.events.topics import EPOCH, RUN
+from esper.oona.contract import records_of
+from esper.oona.directory import Directory, RunEntry
 from esper.oona.file import RUN_FILE, WRITER_LOCK
 from esper.oona.lock import holder_of
 
 _AGAIN_S = 1.0
-_Look = tuple[tuple[int, int], tuple[int, int], int | None]
+_T = TypeVar("_T")
+
+RunStatus = Literal["live", "finished", "failed", "interrupted", "unreadable"]
 
 
-class UnknownRunError(RuleError):
-    """No run begins or ends with what was asked for."""
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run in a list. `interrupted`: no process writes it and it has not ended; `problem` is the reason why it cannot be read."""
 
-
-class AmbiguousRunError(RuleError):
-    """Several runs begin or end with what was asked for."""
+    run: RunId
+    standing: RunStatus
+    task: str | None = None
+    began: datetime | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    validation_loss: float | None = None
+    parameters: int | None = None
+    holder: int | None = None
+    sealed: bool = False
+    problem: str | None = None
 
 
 class RunList:
@@ -30,84 +55,119 @@ class RunList:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._lock = Lock()
-        self._names: tuple[RunId, ...] = ()
-        self._unmade: tuple[RunId, ...] = ()
-        self._named_at = -_AGAIN_S
-        self._changed = -1
-        self._lines: dict[RunId, tuple[_Look | None, Listed]] = {}
-        self._listed: tuple[Listed, ...] = ()
+        self._known: dict[RunId, tuple[object, RunSummary]] = {}  # With the state of the run's files when it was described.
+        self._listed: tuple[RunSummary, ...] = ()
         self._listed_at = -_AGAIN_S
 
-    def names(self, *, afresh: bool = False) -> Sequence[RunId]:
-        """The ids of all runs, hidden ones too, the newest first; at most a second old, or as they are now."""
-        with self._lock:
-            return self._known_names(afresh=afresh)
-
-    def lines(self) -> Sequence[Listed]:
+    def lines(self) -> Sequence[RunSummary]:
         """The line of every run that is not hidden, the newest first; at most a second old."""
         with self._lock:
             if time.monotonic() >= self._listed_at + _AGAIN_S:
-                names = [name for name in self._known_names(afresh=True) if is_training(name)]
-                for gone in self._lines.keys() - set(names):
-                    del self._lines[gone]
+                names = self._directory.names()
+                for gone in self._known.keys() - set(names):
+                    del self._known[gone]
                 self._listed = tuple(line for name in names if (line := self._line(name)) is not None)
                 self._listed_at = time.monotonic()
             return self._listed
 
-    def line(self, run: RunId) -> Listed | None:
+    def line(self, run: RunId) -> RunSummary | None:
         """The line of one run, as it is now; None where there is none."""
         with self._lock:
             return self._line(run)
 
     def resolve(self, ref: str) -> RunId:
-        """The run that `ref` means: an id, its unique beginning or end, or `latest`. Raises UnknownRunError, AmbiguousRunError."""
-        run = _resolve(ref, self.names()) or _resolve(ref, self.names(afresh=True))
-        if run is None:
-            raise UnknownRunError(f"expected a run of {self._directory.path}")
-        return run
+        """The run that `ref` means, as `Directory.resolve`."""
+        return self._directory.resolve(ref)
 
-    def _known_names(self, *, afresh: bool) -> tuple[RunId, ...]:
-        """Folders that have no file yet are looked at every time: a file that comes into one does not change the directory above."""
-        changed, has_log = self._directory.path.stat().st_mtime_ns, self._directory.has_log
-        if afresh or changed != self._changed or time.monotonic() >= self._named_at + _AGAIN_S or any(map(has_log, self._unmade)):
-            names = self._directory.names(hidden=True)
-            self._unmade = tuple(name for name in names if name not in self._lines and not has_log(name))
-            self._names = tuple(name for name in names if name not in self._unmade)
-            self._changed, self._named_at = changed, time.monotonic()
-        return self._names
-
-    def _line(self, run: RunId) -> Listed | None:
-        look, line = self._lines.get(run, (None, None))
+    def _line(self, run: RunId) -> RunSummary | None:
+        files, line = self._known.get(run, (None, None))
         if line is not None and line.sealed:
             return line
-        now = _look(self._directory, run)
-        if line is None or look != now:
-            line = described(self._directory, run)
+        folder = self._directory.path / run
+        now = _size(folder / RUN_FILE), _size(folder / f"{RUN_FILE}-wal"), holder_of(folder / WRITER_LOCK)
+        if line is None or files != now:
+            line = _summary(self._directory, run)
             if line is not None:
-                self._lines[run] = (now, line)
+                self._known[run] = (now, line)
         return line
 
 
-def _resolve(ref: str, names: Sequence[RunId]) -> RunId | None:
-    if ref in names:
-        return RunId(ref)
-    shown = [name for name in names if is_training(name)]
-    if ref == LATEST:
-        return shown[0] if shown else None
-    meant = [name for name in shown if name.startswith(ref) or name.endswith(ref)]
-    if len(meant) > 1:
-        raise AmbiguousRunError(f"{len(meant)} runs begin or end so")
-    return meant[0] if meant else None
+def summaries(directory: Directory) -> Iterator[RunSummary]:
+    """The line of every run of `directory`, the newest first. A run that cannot be read is listed with its problem."""
+    for name in directory.names():
+        line = _summary(directory, name)
+        if line is not None:
+            yield line
 
 
-def _look(directory: Directory, run: RunId) -> _Look:
-    folder = directory.path / run
-    return _size(os.fspath(folder / RUN_FILE)), _size(os.fspath(folder / (RUN_FILE + "-wal"))), holder_of(folder / WRITER_LOCK)
-
-
-def _size(path: str) -> tuple[int, int]:
+def began(run: RunId) -> datetime | None:
+    """The time at which the id of `run`, a UUIDv7, was made (RFC 9562, section 5.7). None for an id of another form."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - asked for thousands of runs; a Path costs more than the question.
+        identity = UUID(run)
+    except ValueError:
+        return None
+    return datetime.fromtimestamp((identity.int >> 80) / 1000, UTC) if identity.version == 7 else None
+
+
+def _summary(directory: Directory, run: RunId) -> RunSummary | None:
+    """The line of one run; None where there is no log yet."""
+    try:
+        entry = directory.entry(run)
+        if entry is None:
+            return None
+        return _of_log(directory, entry) if entry.summary is None else _of_mark(entry.run, entry.summary)
+    except EsperError as error:
+        return RunSummary(run, "unreadable", problem=str(error))
+
+
+def _of_mark(run: RunId, mark: Mapping[str, JsonValue]) -> RunSummary:
+    epochs = _typed(mark.get("epochs"), int)
+    loss = (_typed(mark.get("metrics"), dict) or {}).get("validation_loss")
+    return RunSummary(
+        run=run,
+        standing="finished",
+        task=_typed(mark.get("task"), str),
+        began=began(run),
+        epoch=epochs,
+        epochs=epochs,
+        validation_loss=WORDS.get(loss) if isinstance(loss, str) else float(loss) if isinstance(loss, int | float) else None,
+        parameters=_typed(mark.get("parameters"), int),
+        sealed=True,
+    )
+
+
+def _typed(value: JsonValue, kind: type[_T]) -> _T | None:
+    return value if isinstance(value, kind) else None
+
+
+def _of_log(directory: Directory, entry: RunEntry) -> RunSummary:
+    unended: RunStatus = "live" if entry.live else "interrupted"
+    ends: dict[str, RunStatus] = {RunFinished.KIND: "finished", RunFailed.KIND: "failed", RunResumed.KIND: unended}
+    standing, started = unended, None
+    with directory.open(entry.run) as log:
+        for record in records_of(log, frozenset({RUN})):
+            if record.type == RunStarted.KIND:
+                started = decode_as(record, RunStarted)
+            standing = ends.get(record.type, standing)
+        newest = map(decode, reversed(log.last(2, frozenset({EPOCH}))))  # The newest record may be the topic's StreamEnded.
+        epoch = next((event.system for event in newest if isinstance(event, EpochCompleted)), None)
+    grown = epoch or started
+    return RunSummary(
+        run=entry.run,
+        standing=standing,
+        task=started.task if started else None,
+        began=began(entry.run),
+        epoch=epoch.epoch if epoch else 0,
+        epochs=started.epochs if started else None,
+        validation_loss=epoch.validation_loss if epoch else None,
+        parameters=grown.parameters if grown else None,
+        holder=entry.holder,
+    )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
     except OSError:
         return (-1, 0)
     return status.st_size, status.st_mtime_ns

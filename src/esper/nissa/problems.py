@@ -9,8 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from esper.errors import EsperError
-from esper.history.run_list import AmbiguousRunError, UnknownRunError
+from esper.errors import AmbiguousRunError, EsperError, UnknownRunError
 from esper.nissa.custom import InvalidPart, RefusedSamplesError
 from esper.nissa.views import Problem
 

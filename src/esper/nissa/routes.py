@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import AfterValidator, BaseModel, Field, create_model
 from pydantic_core import PydanticCustomError
 
+from esper.errors import UnknownRunError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId, written_time
 from esper.events.fields import Event
@@ -32,9 +33,8 @@ from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.monitoring.measurements import is_series_of
 from esper.folds.run_state import digest
-from esper.history.catalog import Standing
 from esper.history.open_runs import OpenRuns
-from esper.history.run_list import RunList, UnknownRunError
+from esper.history.run_list import RunList, RunStatus
 from esper.nissa import views
 from esper.nissa.collectors import Collectors
 from esper.nissa.custom import CustomBatch
@@ -200,7 +200,7 @@ def list_runs(
     backend: ByBackend,
     limit: _Limit = 100,
     cursor: Annotated[str | None, Query(max_length=128, description="The last run of the page before.")] = None,
-    standing: Annotated[Standing | None, Query(description="Only runs that stand so.")] = None,
+    standing: Annotated[RunStatus | None, Query(description="Only runs that stand so.")] = None,
 ) -> Response:
     """Every run, the newest first."""
     found = [run for run in backend.run_list.lines() if standing is None or run.standing == standing]

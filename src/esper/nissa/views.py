@@ -18,7 +18,7 @@ from esper.folds.control_state import CommandRow, Counts, Fate
 from esper.folds.run_state import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, Status
 from esper.folds.seeds import Slot
 from esper.folds.timeline import Note, Span
-from esper.history.catalog import Standing
+from esper.history.run_list import RunStatus
 from esper.nissa.collectors import CollectorStatus
 from esper.nissa.custom import InvalidPart
 
@@ -155,7 +155,7 @@ class RunLine(View):
     """A run in a list. `interrupted`: no process writes it and it has not ended."""
 
     run: str
-    standing: Standing
+    standing: RunStatus
     task: str | None = None
     began: datetime | None = None
     epoch: Count | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from esper.errors import LogError, RuleError
+from esper.errors import AmbiguousRunError, LogError, RuleError, UnknownRunError
 from esper.events.envelope import TRAINER, RunId, is_training
 from esper.oona import seal
 from esper.oona.file import RUN_FILE, WRITER_LOCK, explained
@@ -117,22 +117,26 @@ class Directory:
             return True
 
     def resolve(self, text: str) -> RunId:
-        """The run that `text` means: `latest`, an id, or what only one id begins or ends with. Raises RuleError with the candidates."""
-        names = [name for name in self.names(hidden=True) if self.has_log(name)]
-        if text in names:
+        """The run that `text` means: `latest`, an id, or what only one id begins or ends with. Reads names; an id costs one look.
+
+        Raises UnknownRunError or AmbiguousRunError with the candidates.
+        """
+        if _NAME.fullmatch(text) and self.has_log(RunId(text)):
             return RunId(text)
-        shown = [name for name in names if is_training(name)]
+        runs = (name for name in self.names() if self.has_log(name))
         if text == LATEST:
-            if not shown:
-                raise RuleError(f"expected a run in {self.path}, got an empty log")
-            return shown[0]
-        meant = [name for name in shown if text and (name.startswith(text) or name.endswith(text))]
+            newest = next(runs, None)
+            if newest is None:
+                raise UnknownRunError(f"expected a run in {self.path}, got an empty log")
+            return newest
+        meant = [name for name in self.names() if text and (name.startswith(text) or name.endswith(text)) and self.has_log(name)]
         if len(meant) == 1:
             return meant[0]
-        candidates = meant or shown
+        candidates = meant or list(runs)
         listed = ", ".join(candidates[:_SHOWN]) + (f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else "")
         problem = f"{len(meant)} runs begin or end with {text!r}" if meant else f"no run begins or ends with {text!r}"
-        raise RuleError(f"{problem} in {self.path}; there are: {listed or 'none'}")
+        error = AmbiguousRunError if meant else UnknownRunError
+        raise error(f"{problem} in {self.path}; there are: {listed or 'none'}")
 
     def _folder(self, run: RunId) -> Path:
         if not _NAME.fullmatch(run):

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from esper.cli.commands.runs import _line
-from esper.history.catalog import Listed
 from esper.history.resume import variant_task
+from esper.history.run_list import RunSummary
 from esper.oona.directory import Directory
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, write_run
@@ -32,7 +32,7 @@ def test_what_is_unknown_is_called_unknown(esper: Esper, tmp_path: Path) -> None
 
 
 def test_the_runs_of_a_comparison_can_be_told_apart_also_where_room_is_short() -> None:
-    runs = [Listed(RUN, "finished", task=variant_task("digits", way), epoch=80, epochs=80) for way in ("static_same", "static_wider")]
+    runs = [RunSummary(RUN, "finished", task=variant_task("digits", way), epoch=80, epochs=80) for way in ("static_same", "static_wider")]
     assert [_line(one, 100).plain.split()[-2:] for one in runs] == [["digits", "(static_same)"], ["digits", "(static_wider)"]]
     assert [_line(one, 80).plain[-7:] for one in runs] == ["t…same)", "t…ider)"]
     assert {_line(one, 80).cell_len for one in runs} == {80}

@@ -7,8 +7,8 @@ from rich.text import Text
 from esper.cli.arguments import Subcommands, add_command, directory_of
 from esper.cli.output import Output
 from esper.cli.text import UNKNOWN, count, elided, number
-from esper.history.catalog import Listed, listed
 from esper.history.resume import log_flag
+from esper.history.run_list import RunSummary, summaries
 
 _STYLES = {"live": "bold green", "finished": "", "failed": "red", "interrupted": "yellow", "unreadable": "bold red"}
 _HEADINGS = Text(
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     directory = directory_of(arguments)
     headings = iter((_HEADINGS,))  # Written before the first run, and spent then.
     runs = out.rows(
-        listed(directory),
+        summaries(directory),
         lambda one: out.lines((*headings, _line(one, out.width if out.interactive else None))),
         json=arguments.json,
         none=f"no runs in {directory.path} yet: esper train digits{log_flag(directory.path)}",
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 1 if any(one.standing == "unreadable" for one in runs) else 0
 
 
-def _line(one: Listed, width: int | None) -> Text:
+def _line(one: RunSummary, width: int | None) -> Text:
     """A run in one line; `width` (None: as wide as it is) cuts the task in its middle, for both its ends tell it from others."""
     standing = f"live {one.holder}" if one.holder is not None else one.standing
     text = Text(f"{one.run[-6:]:<6} {f'{one.began:%Y-%m-%d %H:%M}' if one.began else UNKNOWN:<16}  ")
