@@ -2,9 +2,11 @@
 
 import math
 from datetime import timedelta
+from itertools import permutations
 
 import pytest
 
+from esper.events.envelope import Moment
 from esper.events.fields import Event
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
@@ -18,6 +20,7 @@ NOW = START.timestamp()
 BEAT = Heartbeat(idle_s=0.0, doing="step")
 FINISHED = RunFinished(metrics={}, model_digest="ab" * 32, parameters=1, stopped_early=False, tails=())
 FAILED = RunFailed(kind="error", error="", where="", tails=())
+STREAM_ENDED = StreamEnded(last_step=1)
 RESUMED = RunResumed(checkpoint=None, caught_up_to=1, incarnation=2, environment_changes=())
 
 
@@ -25,7 +28,8 @@ def after(*events: tuple[float, Event], state: SilenceState | None = None) -> Si
     """What is known after events at their seconds."""
     state, writer = state or SilenceState(), TimedWriter()
     for second, event in events:
-        record = writer.at(0, event)._replace(time=START + timedelta(seconds=second))
+        topic = STEPS if isinstance(event, StreamEnded) else None
+        record = writer.at(0, event, topic)._replace(time=START + timedelta(seconds=second), moment=Moment(1 + int(1000 * second)))
         state = update_silence(state, record, event)
     return state
 
@@ -57,10 +61,14 @@ def test_a_lock_that_is_free_without_an_end_is_dead_at_once() -> None:
 
 
 def test_a_run_that_was_stopped_on_purpose_is_not_dead() -> None:
-    state, writer = after((0, started()), (1, losses(1.0))), TimedWriter()
-    event = StreamEnded(last_step=1)
-    record = writer.at(0, event, topic=STEPS)._replace(time=START + timedelta(seconds=2))
-    assert said(verdict(update_silence(state, record, event), 9999, lock_free=True)) is None
+    assert said(verdict(after((0, started()), (1, losses(1.0)), (2, STREAM_ENDED)), 9999, lock_free=True)) is None
+
+
+@pytest.mark.parametrize(("end", "dead"), [((), True), (((8, FINISHED),), False)])
+def test_topics_may_be_read_in_any_order(end: tuple[tuple[float, Event], ...], dead: bool) -> None:
+    history = ((0, started()), (1, BEAT), (2, losses(1.0)), (3, STREAM_ENDED), (4, RESUMED), (5, losses(1.0)), *end)
+    assert len({after(*order) for order in permutations(history)}) == 1
+    assert said(verdict(after(*history), 9999)) == (("RunWentSilent", "dead") if dead else None)
 
 
 @pytest.mark.parametrize("end", [FINISHED, FAILED])

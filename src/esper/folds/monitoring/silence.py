@@ -9,12 +9,12 @@ that time whether it is still news.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from esper.events.envelope import SINCE, Record
-from esper.events.fields import Event, Finite, Part
+from esper.events.fields import CONFIG, Event, Finite, Part
 from esper.events.kinds.observability import RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
@@ -31,17 +31,27 @@ class SilenceSettings(Part):
 
 @dataclass(frozen=True, slots=True)
 class SilenceState:
-    """The times of a run's last record and of its last one that is no heartbeat, its end, and the silence that was recorded.
+    """The times of a run's last record and of its last one that is no heartbeat, and the silence that was recorded.
 
-    `spoke`: a record was applied since then. Without one a silence does not end: a lock that was not looked at yet, or a clock that is set
-    back, does not end it.
+    `beaten_s`: the time of the last other record as heartbeats give it, used where no other record was applied.
+    `begun_at`, `ended_at`: the latest moments at which the run was started or resumed, and at which it or one of its topics ended. Topics
+    may be read in any order, so only moments show which was last. `spoke`: a record was applied since the recorded silence. Without one a
+    silence does not end: a lock that was not looked at yet, or a clock that is set back, does not end it.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG
     last_s: float | None = None
     moved_s: float | None = None
-    ended: bool = False
+    beaten_s: float | None = None
+    begun_at: int = 0
+    ended_at: int = 0
     silent: Literal["dead", "idle"] | None = None
     spoke: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """True for a run that ended, or was stopped, and was not resumed since."""
+        return self.ended_at > self.begun_at
 
 
 class Verdict(NamedTuple):
@@ -53,16 +63,23 @@ class Verdict(NamedTuple):
 
 
 def update_silence(state: SilenceState, record: Record, event: Event) -> SilenceState:
-    """`state` after a record of the run's own writer, which holds `event`; a record older than others moves no time."""
+    """`state` after a record of the run's own writer, which holds `event`. Records of several topics may come in any order."""
     time_s = (record.time - SINCE).total_seconds()
-    last_s = time_s if state.last_s is None else max(time_s, state.last_s)
-    if isinstance(event, Heartbeat):
-        # Where heartbeats are the first records, the time of the last other record is the one that they give.
-        moved_s = time_s - event.idle_s if state.moved_s is None else state.moved_s
-        return replace(state, last_s=last_s, moved_s=moved_s, spoke=True)
-    ended = isinstance(event, RunFinished | RunFailed | StreamEnded) or (state.ended and not isinstance(event, RunStarted | RunResumed))
-    moved_s = time_s if state.moved_s is None else max(time_s, state.moved_s)
-    return replace(state, last_s=last_s, moved_s=moved_s, ended=ended, spoke=True)
+    begun_at = record.moment if isinstance(event, RunStarted | RunResumed) else 0
+    ended_at = record.moment if isinstance(event, RunFinished | RunFailed | StreamEnded) else 0
+    return SilenceState(
+        last_s=_later(state.last_s, time_s),
+        moved_s=state.moved_s if isinstance(event, Heartbeat) else _later(state.moved_s, time_s),
+        beaten_s=_later(state.beaten_s, time_s - event.idle_s) if isinstance(event, Heartbeat) else state.beaten_s,
+        begun_at=max(begun_at, state.begun_at),
+        ended_at=max(ended_at, state.ended_at),
+        silent=state.silent,
+        spoke=True,
+    )
+
+
+def _later(known_s: float | None, time_s: float) -> float:
+    return time_s if known_s is None else max(known_s, time_s)
 
 
 def recorded(state: SilenceState, silent: Literal["dead", "idle"] | None) -> SilenceState:
@@ -75,16 +92,17 @@ def judge_silence(state: SilenceState, now_s: float, lock_free: bool | None, set
 
     A clock that runs behind the records' shows no silence. At NaN nothing is silent.
     """
-    if state.last_s is None or state.moved_s is None:
+    moved_s = state.beaten_s if state.moved_s is None else state.moved_s
+    if state.last_s is None or moved_s is None:
         return Verdict(state)
-    quiet_s, still_s = max(0.0, now_s - state.last_s), max(0.0, now_s - state.moved_s)
+    quiet_s, still_s = max(0.0, now_s - state.last_s), max(0.0, now_s - moved_s)
     dead = not state.ended and (lock_free is True or quiet_s >= settings.dead_after_s)
     idle = not state.ended and still_s >= settings.idle_after_s
     if dead and state.silent != "dead":
         since_s = now_s if quiet_s < settings.dead_after_s else state.last_s + settings.dead_after_s
         return Verdict(recorded(state, "dead"), RunWentSilent(state="dead", silent_s=quiet_s), since_s)
     if idle and state.silent is None:
-        since_s = state.moved_s + settings.idle_after_s
+        since_s = moved_s + settings.idle_after_s
         return Verdict(recorded(state, "idle"), RunWentSilent(state="idle", silent_s=still_s), since_s)
     if state.silent is not None and state.spoke and not dead and not (idle and state.silent == "idle"):
         return Verdict(recorded(state, None), RunHeardAgain(silent_s=quiet_s), state.last_s)
