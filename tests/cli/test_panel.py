@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.panel import panel
-from esper.events.envelope import RunId
+from esper.cli.panel import panel, stages_in_words
+from esper.events.envelope import Moment, RunId
+from esper.events.kinds.lifecycle import Stage
+from esper.folds.timeline import Life, Span
 from esper.history.run import open_run
 from esper.history.view import Reading
 from tests.cli.conftest import rendered
@@ -74,3 +76,43 @@ def test_the_last_decisions_stand_below_with_their_numbers(synthetic_log: Path) 
 
 def test_a_run_without_a_record_is_said_to_have_none() -> None:
     assert drawn(Reading(RunId("x-000001"))) == [" esper · run …000001 · nothing recorded yet"]
+
+
+def life(*stages: tuple[Stage, int], undone: bool = False) -> Life:
+    """A life that enters each stage at the end of an epoch."""
+    starts = [epoch for _, epoch in stages]
+    spans = [
+        Span(stage, start, end, Moment(1), "no graft in nine epochs")
+        for (stage, start), end in zip(stages, [*starts[1:], None], strict=True)
+    ]
+    return Life("0", 0, starts[0], "mlp:24", None, tuple(spans), undone=undone)
+
+
+GROWING = life((Stage.GERMINATED, 2), (Stage.LOADING, 3), (Stage.TRAINING, 3), (Stage.GRAFTING, 6))
+
+
+def test_stages_in_words_have_a_bar_per_epoch_and_the_present_in_capitals() -> None:
+    assert stages_in_words(GROWING, 7, {Stage.GRAFTING: 3}, 80).plain == "germ ━ train ━━━ GRAFT 1/3"
+
+
+def test_a_stage_whose_plan_is_unknown_shows_its_age_alone() -> None:
+    assert stages_in_words(GROWING, 8, {}, 80).plain == "germ ━ train ━━━ GRAFT 2"
+
+
+def test_a_long_stage_is_counted_instead_of_drawn() -> None:
+    assert stages_in_words(life((Stage.FINE_TUNING, 2), (Stage.FOSSILIZED, 12)), 20, {}, 80).plain == "fine-tune ━10━ FOSSIL since @12"
+
+
+def test_an_ended_life_says_when_and_why() -> None:
+    ended = life((Stage.TRAINING, 2), (Stage.CULLED, 5))
+    assert stages_in_words(ended, 20, {}, 80).plain == "train ━━━ culled @5: no graft in nine epochs"
+
+
+def test_where_room_is_short_the_reason_gives_way_and_then_the_oldest_stages() -> None:
+    ended = life((Stage.GERMINATED, 1), (Stage.TRAINING, 2), (Stage.GRAFTING, 5), (Stage.CULLED, 8))
+    assert stages_in_words(ended, 20, {}, 45).plain == "germ ━ train ━━━ graft ━━━ culled @8: no gra…"
+    assert stages_in_words(ended, 20, {}, 30).plain == "… graft ━━━ culled @8…"
+
+
+def test_an_undone_life_says_so() -> None:
+    assert stages_in_words(life((Stage.TRAINING, 2), undone=True), 9, {}, 80).plain == "train, undone by a rollback"

@@ -13,11 +13,11 @@ from esper.cli.text import (
     hanging,
     learning_rate,
     metric,
-    number,
     one_line,
     percent,
     plural,
     reference,
+    rounded,
     separated,
     share,
     short_id,
@@ -45,11 +45,11 @@ NAN, INF = math.nan, math.inf
     ],
 )
 def test_a_number_is_never_rounded_to_zero_nor_made_up(value: float | None, shown: str) -> None:
-    assert number(value) == shown
+    assert rounded(value) == shown
 
 
 def test_what_was_not_measured_is_unknown_in_every_form() -> None:
-    assert {show(None) for show in (number, percent, share, learning_rate, count, duration, timestamp)} == {UNKNOWN}
+    assert {show(None) for show in (rounded, percent, share, learning_rate, count, duration, timestamp)} == {UNKNOWN}
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.603, "0.603"), (0.5996, "0.600"), (0.00029, "0.000"), (NAN, "NaN")])

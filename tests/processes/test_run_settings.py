@@ -8,7 +8,7 @@ import pytest
 from pydantic import JsonValue
 
 from esper.api.task import read_task_file
-from esper.cli.commands.training import parse_assignment
+from esper.cli.commands.trainings import parse_assignment
 from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
 from esper.processes.train import RunSettings, run_settings

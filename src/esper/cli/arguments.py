@@ -21,7 +21,7 @@ RUN_HELP = "a run's id, what only one id begins or ends with, or `latest`"
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_command(
+def new_command(
     commands: Subcommands, name: str, command: Callable[[argparse.Namespace, Output], int], words: str, *, run: bool = False, json: str = ""
 ) -> argparse.ArgumentParser:
     """Adds `name`, described in `words`: `command` returns its exit code. It takes RUN if `run`, `--log`, and `--json` to write `json`."""

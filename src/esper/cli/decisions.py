@@ -35,7 +35,7 @@ def adaptation(decision: DecisionMade) -> str:
     return f"{decision.adaptation.value}{where}{seed}"
 
 
-def confidence(decision: DecisionMade) -> str:
+def confidence_and_urgency(decision: DecisionMade) -> str:
     """Confidence and urgency."""
     return f"conf {share(decision.confidence)} urg {share(decision.urgency)}"
 
@@ -62,7 +62,7 @@ def decision_table(decisions: Iterable[DecisionRow], width: int, *, reasons: boo
         name = elided(adaptation(decision) + blueprint, name_width)
         outcome = {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
         cells = (name, decision.reason) if reasons else (name,)
-        table.add_row(str(decided.epoch), *cells, confidence(decision), Text(outcome, style=_STYLES[decided.fate]))
+        table.add_row(str(decided.epoch), *cells, confidence_and_urgency(decision), Text(outcome, style=_STYLES[decided.fate]))
     return table
 
 

@@ -1,7 +1,8 @@
-"""The live display of a training: a thread that follows the run's log with a reader of its own, folds it, and draws it.
+"""A run shown as it goes on: as a panel that is drawn again and again on a terminal, as a transcript elsewhere.
 
-It takes nothing from the trainer: it shows what is on disk, and costs a training nothing but the drawing. An error here ends the display
-with a line on standard error; it never ends the training.
+The live display of a training is a thread that follows the run's log with a reader of its own. It shows what is on disk, takes nothing
+from the trainer, and costs a training nothing but the drawing. An error here ends the display with a line on standard error; it never
+ends the training.
 """
 
 import sys
@@ -10,14 +11,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import RenderableType
 from rich.constrain import Constrain
 from rich.live import Live
+from rich.text import Text
 
+from esper.cli.decisions import decision_table, is_adaptation
 from esper.cli.output import Output
-from esper.cli.panel import panel
-from esper.cli.transcript import transcript
+from esper.cli.panel import first_metrics, panel
+from esper.cli.text import hanging, learning_rate, one_line, plural, rounded, separated, short_id
+from esper.events.codec import decode_as
 from esper.events.envelope import Record, RunId
-from esper.events.kinds.run import RunFinished
+from esper.events.kinds.epoch import EpochCompleted
+from esper.events.kinds.lifecycle import SeedTransitioned
+from esper.events.kinds.run import RunFinished, RunStarted
+from esper.folds.transitions import LIVE
 from esper.history.view import PAGE, Reading
 from esper.oona.contract import Log
 from esper.oona.directory import Directory
@@ -25,35 +33,74 @@ from esper.oona.directory import Directory
 # Four frames a second: a panel takes a few milliseconds to draw, which are taken from the training's own process.
 _REDRAW_S = 0.25
 _WAIT_S = 0.1
+_LONG_RUN = 30
+
+
+def transcript(record: Record, reading: Reading, width: int, *, sparse: bool = False, stages: bool = True) -> Iterator[RenderableType]:
+    """The lines of `record`, the last one that `reading` took. `sparse`: every tenth epoch of a long run; `stages`: transitions too."""
+    timeline = reading.timeline
+    if record.type == RunStarted.KIND:
+        yield _started(reading)
+    elif record.type == EpochCompleted.KIND:
+        planned = None if timeline.started is None else timeline.started.epochs
+        if record.epoch == 1 or record.epoch % 10 == 0 or not sparse or (planned is not None and planned <= _LONG_RUN):
+            yield _epoch(reading)
+    elif record.type == SeedTransitioned.KIND and stages:
+        event = decode_as(record, SeedTransitioned)
+        seed = f"{event.site} s{event.seed} {event.blueprint or ''}".rstrip()
+        yield Text(f"{record.epoch:>4}  {seed}  {event.from_stage.value} → {event.to_stage.value}", style="cyan")
+    if timeline.settled is not None and is_adaptation(timeline.settled):
+        yield decision_table([timeline.settled], width)
+    if timeline.noted is not None:
+        yield hanging(f"{record.epoch:>4}  ", timeline.noted.text, style="yellow")
+
+
+def _started(reading: Reading) -> RenderableType:
+    run = reading.timeline.started
+    assert run is not None
+    epochs = "a stream of epochs" if run.epochs is None else plural(run.epochs, "epoch")
+    grows = f"{plural(len(run.sites), 'site')}, {plural(sum(site.slots for site in run.sites), 'slot')}"
+    name = f"run {short_id(reading.run)} ({reading.run})"
+    return separated((name, run.task, f"rng {run.rng_seed}", epochs, plural(run.parameters, "parameter"), grows))
+
+
+def _epoch(reading: Reading) -> Text:
+    completed = reading.timeline.completed
+    assert completed is not None
+    system = completed.system
+    of = "" if system.epochs_planned is None else f"/{system.epochs_planned}"
+    return one_line(
+        f"{system.epoch:>4}{of}  train {rounded(system.train_loss)}",
+        f"valid {rounded(system.validation_loss)}",
+        *([] if system.best_loss is None else [f"best {rounded(system.best_loss)} @{system.best_epoch}"]),
+        *first_metrics(system.validation_metrics),
+        plural(system.parameters, "parameter"),
+        f"{sum(system.stages[stage] for stage in system.stages if stage in LIVE)} live",
+        *(f"lr {learning_rate(value)}" for value in completed.learning_rates[:1]),
+    )
 
 
 class Screen:
-    """The panel of a run on a terminal, drawn again at most every `redraw_s`; the last one stays."""
+    """The panel of a run on a terminal, drawn again at most every `redraw_s` while the context `live` lasts; the last one stays."""
 
-    def __init__(self, out: Output, live: Live, redraw_s: float) -> None:
-        self._out, self._live, self._redraw_s, self._drawn = out, live, redraw_s, 0.0
+    def __init__(self, out: Output, redraw_s: float) -> None:
+        self.live = Live(console=out.console, auto_refresh=False, vertical_overflow="crop")
+        self._width, self._redraw_s, self._drawn = out.width, redraw_s, 0.0
 
     def show(self, reading: Reading, *, at_once: bool = False) -> None:
         """Draws `reading`; `at_once` also if the last panel was drawn just before."""
         if at_once or time.monotonic() - self._drawn >= self._redraw_s:
-            self._live.update(Constrain(panel(reading, self._out.width), self._out.width), refresh=True)
+            self.live.update(Constrain(panel(reading, self._width), self._width), refresh=True)
             self._drawn = time.monotonic()
 
 
 @contextmanager
-def screen(out: Output, redraw_s: float) -> Iterator[Screen]:
-    """A screen for as long as the context lasts."""
-    with Live(console=out.console, auto_refresh=False, vertical_overflow="crop") as live:
-        yield Screen(out, live, redraw_s)
-
-
-@contextmanager
-def live_display(directory: Directory, run: RunId, out: Output | None = None) -> Iterator[None]:
+def live_display(directory: Directory, run: RunId, out: Output) -> Iterator[None]:
     """Within, `run` is shown while it is trained: as a panel on a terminal, elsewhere as a transcript.
 
     It may be entered before the run's log exists. Records that the log held before are not in the transcript.
     """
-    display = _Display(directory, run, out or Output())
+    display = _Display(directory, run, out)
     thread = threading.Thread(target=display.show, name="live display", daemon=True)
     thread.start()
     try:
@@ -89,22 +136,17 @@ class _Display:
             while self._known and self._reading.read(log):
                 pass
             if self._out.interactive:
-                self._draw(log)
-            else:
-                self._write(log)
-
-    def _draw(self, log: Log) -> None:
-        with screen(self._out, _REDRAW_S) as drawn:
-            for _ in self._pages(log, PAGE):
-                drawn.show(self._reading)
-            drawn.show(self._reading, at_once=True)
-
-    def _write(self, log: Log) -> None:
-        # One record at a time: a line shows the run as it stood then.
-        for records in self._pages(log, 1):
-            for record in records:
-                self._out.print(*transcript(record, self._reading, self._out.width, sparse=True, stages=False))
-            self._out.flush()
+                screen = Screen(self._out, _REDRAW_S)
+                with screen.live:
+                    for _ in self._pages(log, PAGE):
+                        screen.show(self._reading)
+                    screen.show(self._reading, at_once=True)
+                return
+            # One record at a time: a line shows the run as it stood then.
+            for records in self._pages(log, 1):
+                for record in records:
+                    self._out.print(*transcript(record, self._reading, self._out.width, sparse=True, stages=False))
+                self._out.flush()
 
     def _pages(self, log: Log, limit: int) -> Iterator[tuple[Record, ...]]:
         """Pages as they come, until the display is stopped and nothing is left, or the run has finished."""

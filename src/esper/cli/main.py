@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from esper.cli.commands import alerts, doctor, log, replay, runs, services, show, training
+from esper.cli.commands import alerts, doctor, log, replay, runs, services, show, trainings
 from esper.cli.output import Output, hush
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-_COMMANDS = (training, runs, show, log, replay, services, alerts, doctor)
+_COMMANDS = (trainings, runs, show, log, replay, services, alerts, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

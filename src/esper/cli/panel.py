@@ -5,27 +5,52 @@ It is drawn from a Reading and nothing else, so a replay draws what the live dis
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from esper.cli.decisions import decision_table, is_adaptation
-from esper.cli.lanes import LOOKS, stages_in_words
-from esper.cli.text import UNKNOWN, elided, learning_rate, metric, number, one_line, percent, plural, short_id, sparkline
+from esper.cli.text import UNKNOWN, elided, learning_rate, metric, one_line, percent, plural, rounded, short_id, sparkline
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
 from esper.folds.run_state import RunState
-from esper.folds.timeline import Life
+from esper.folds.timeline import Life, Span
 from esper.folds.transitions import IN_TASK_GRAPH
 from esper.history.view import Reading
 
+
+class _Look(NamedTuple):
+    """Style, word and glyph of a stage. A denser glyph is more influence on the host: none up to TRAINING, whole from STABILIZATION on."""
+
+    style: str
+    word: str
+    glyph: str
+
+
+LOOKS: Mapping[Stage, _Look] = {
+    Stage.DORMANT: _Look("dim", "dormant", " "),
+    Stage.GERMINATED: _Look("yellow", "germ", "·"),
+    Stage.LOADING: _Look("yellow", "load", ":"),
+    Stage.TRAINING: _Look("cyan", "train", "░"),
+    Stage.GRAFTING: _Look("magenta", "graft", "▒"),
+    Stage.STABILIZATION: _Look("blue", "stab", "▓"),
+    Stage.EVALUATING: _Look("blue", "eval", "?"),
+    Stage.FINE_TUNING: _Look("green", "fine-tune", "█"),
+    Stage.FOSSILIZED: _Look("bold green", "fossil", "━"),
+    Stage.CULLED: _Look("red", "culled", "x"),
+    Stage.CANCELLED: _Look("dim", "cancelled", "o"),
+    Stage.ROLLED_BACK: _Look("bold red", "rolled back", "!"),
+}
+OVER = frozenset({Stage.CULLED, Stage.CANCELLED, Stage.ROLLED_BACK})
 _SITES = 6
 _DECISIONS = 6
 _LANE_NAME = 16
+_LONGEST_BAR = 4
 _PLANNED = {
     Stage.TRAINING: "policy.train_epochs",
     Stage.GRAFTING: "policy.graft_epochs",
@@ -40,24 +65,20 @@ def panel(reading: Reading, width: int) -> Group:
     started = reading.state.started
     if started is None:
         return Group(Text(f" esper · run {short_id(reading.run)} · nothing recorded yet", style="dim"))
-    notes = [one_line(f"     {note.text}", style="yellow") for note in reading.timeline.notes[-2:]]
-    last = islice(filter(is_adaptation, reading.timeline.latest()), _DECISIONS)
     return Group(
         _header(reading, started),
         _losses(reading),
         _log(reading),
-        *notes,
+        *(one_line(f"     {note.text}", style="yellow") for note in reading.timeline.notes[-2:]),
         *_sites(reading, started, width),
-        decision_table(last, width),
+        decision_table(islice(filter(is_adaptation, reading.timeline.latest()), _DECISIONS), width),
     )
 
 
 def _ends(left: Text, *right: RenderableType) -> Table:
     """A line with `left` at its left end, cut where there is no room, and `right` at its right end."""
-    grid = Table.grid(padding=(0, 0, 0, 1), expand=True)
-    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    for _ in right:
-        grid.add_column(no_wrap=True, justify="right")
+    columns = (Column(no_wrap=True, justify="right") for _ in right)
+    grid = Table.grid(Column(ratio=1, no_wrap=True, overflow="ellipsis"), *columns, padding=(0, 0, 0, 1), expand=True)
     grid.add_row(left, *right)
     return grid
 
@@ -68,7 +89,7 @@ def _header(reading: Reading, started: RunStarted) -> Table:
     if state.status.value in ("finished", "failed"):
         left.append(f" · {state.status.value}", style="green" if state.status.value == "finished" else "red")
     done = state.epochs[-1].epoch if state.epochs else 0
-    speed = "" if pulse.step_ms is None else f"{number(pulse.step_ms, 1)} ms/step"
+    speed = "" if pulse.step_ms is None else f"{rounded(pulse.step_ms, 1)} ms/step"
     if started.epochs is None:
         return _ends(left, f"epoch {done}", speed)
     return _ends(left, f"epoch {done}/{started.epochs}", ProgressBar(started.epochs, done, width=18), speed)
@@ -78,16 +99,14 @@ def _losses(reading: Reading) -> Text:
     state, pulse, completed = reading.state, reading.pulse, reading.timeline.completed
     last = state.epochs[-1] if state.epochs else None
     validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
-    parts = [f" loss  train {number(last.train.loss if last else None)}", f"valid {number(validation[-1] if validation else None)}"]
-    if completed is not None and completed.system.best_loss is not None:
-        parts.append(f"best {number(completed.system.best_loss)} @{completed.system.best_epoch}")
-    curve = Text(sparkline(validation[-60:], 10), style="cyan")
-    metrics = {} if last is None or last.validation is None else last.validation.metrics
+    best = None if completed is None else completed.system
     rate = pulse.learning_rate if completed is None else next(iter(completed.learning_rates), None)
     return one_line(
-        *parts,
-        curve,
-        *first_metrics(metrics),
+        f" loss  train {rounded(last.train.loss if last else None)}",
+        f"valid {rounded(validation[-1] if validation else None)}",
+        *([] if best is None or best.best_loss is None else [f"best {rounded(best.best_loss)} @{best.best_epoch}"]),
+        Text(sparkline(validation[-60:], 10), style="cyan"),
+        *first_metrics({} if last is None or last.validation is None else last.validation.metrics),
         *([] if rate is None else [f"lr {learning_rate(rate)}"]),
         *([] if pulse.data_wait is None else [f"data wait {percent(pulse.data_wait, 0)}"]),
     )
@@ -106,8 +125,8 @@ def _log(reading: Reading) -> Table:
         left.append(f" · {pulse.doing}", style="dim")
     if state.rollbacks:
         left.append(f" · {len(state.rollbacks)} rolled back", style="red")
-    kept = state.checkpoints[-1] if state.checkpoints else None
-    return _ends(left, Text("checkpoint none yet" if kept is None else f"checkpoint {kept.name} · {kept.digest[:8]}", style="dim"))
+    kept = f"{state.checkpoints[-1].name} · {state.checkpoints[-1].digest[:8]}" if state.checkpoints else "none yet"
+    return _ends(left, Text(f"checkpoint {kept}", style="dim"))
 
 
 def _sites(reading: Reading, started: RunStarted, width: int) -> Iterator[RenderableType]:
@@ -129,11 +148,9 @@ def _sites(reading: Reading, started: RunStarted, width: int) -> Iterator[Render
 
 
 def _box(reading: Reading, site: Site, lives: Mapping[int, Life], planned: Mapping[Stage, int], width: int) -> Panel:
-    """A lane per slot that was used, between what the site is and where growth presses."""
-    grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
-    grid.add_column(width=_LANE_NAME, no_wrap=True, overflow="ellipsis")
-    grid.add_column(ratio=1, no_wrap=True)
-    grid.add_column(no_wrap=True, justify="right")
+    """A lane per slot that was used, between the site's layer and its pressure to grow."""
+    name = Column(width=_LANE_NAME, no_wrap=True, overflow="ellipsis")
+    grid = Table.grid(name, Column(ratio=1, no_wrap=True), Column(no_wrap=True, justify="right"), padding=(0, 1, 0, 0), expand=True)
     for seed, life in sorted(lives.items()):
         alpha = _alpha(reading.state, life)
         stages = stages_in_words(life, reading.state.epoch, planned, width - _LANE_NAME - 7 - len(alpha))
@@ -153,7 +170,7 @@ def _alpha(state: RunState, life: Life) -> str:
     slot = state.slot(life.site, life.seed)
     if slot is None or slot.row.life != life.life or slot.row.stage not in IN_TASK_GRAPH or slot.row.alpha is None:
         return ""
-    return f"alpha {number(slot.row.alpha, 2)}"
+    return f"alpha {rounded(slot.row.alpha, 2)}"
 
 
 def _pressure(reading: Reading, site: Site) -> str:
@@ -162,5 +179,43 @@ def _pressure(reading: Reading, site: Site) -> str:
     row = None if completed is None else next((row for row in completed.system.sites if row.site == site.name), None)
     if row is None:
         return "not measured yet"
-    rank = f"rank {number(row.effective_rank, 1)} of {site.outputs}" if row.effective_rank is not None else f"rank {UNKNOWN}"
-    return f"|grad| {number(row.gradient_pressure, 2)} · {rank}"
+    rank = f"rank {rounded(row.effective_rank, 1)} of {site.outputs}" if row.effective_rank is not None else f"rank {UNKNOWN}"
+    return f"|grad| {rounded(row.gradient_pressure, 2)} · {rank}"
+
+
+def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int], width: int) -> Text:
+    """The stages of `life` up to the end of `epoch`, in at most `width` characters: the past with a bar per epoch, the present in capitals.
+
+    `planned` is the length in epochs that the settings give a stage. Stages that took no epoch are left out; where room is short the
+    oldest give way to an ellipsis.
+    """
+    past = [_past(span, epoch) for span in life.spans[:-1] if _length(span, epoch) > 0]
+    now = _now(life, epoch, planned)
+    # A long reason gives way to the past down to a third of the room, then the past gives way from its front.
+    now.truncate(max(width - sum(part.cell_len for part in past), width // 3), overflow="ellipsis")
+    while past and sum(part.cell_len for part in past) + now.cell_len > width:
+        past = [Text("… ", style="dim"), *past[2:]] if len(past) > 1 else []
+    return Text().join((*past, now))
+
+
+def _past(span: Span, epoch: int) -> Text:
+    length = _length(span, epoch)
+    bar = "" if span.stage in OVER else f"{'━' * length if length <= _LONGEST_BAR else f'━{length}━'} "
+    return Text(f"{LOOKS[span.stage].word} {bar}", style=LOOKS[span.stage].style)
+
+
+def _now(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
+    last = life.spans[-1]
+    style, word, _ = LOOKS[last.stage]
+    if life.undone:
+        return Text(f"{word}, undone by a rollback", style="red")
+    if last.stage in OVER:
+        return Text(f"{word} @{last.from_epoch}: {last.reason}", style=style)
+    if last.stage is Stage.FOSSILIZED:
+        return Text(f"FOSSIL since @{last.from_epoch}", style=style)
+    of = f"/{planned[last.stage]}" if last.stage in planned else ""
+    return Text(f"{word.upper()} {_length(last, epoch)}{of}", style=style)
+
+
+def _length(span: Span, epoch: int) -> int:
+    return (span.to_epoch if span.to_epoch is not None else epoch) - span.from_epoch

@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def number(value: float | None, decimals: int = 3) -> str:
+def rounded(value: float | None, decimals: int = 3) -> str:
     """`value` with `decimals` places, in scientific form where that would show only zeros; NaN and infinities by name."""
     if value is None:
         return UNKNOWN
@@ -33,12 +33,12 @@ def learning_rate(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     """A confidence or an urgency: three places, so that a value just above a limit does not look equal to it."""
-    return UNKNOWN if value is None else f"{value:.3f}" if math.isfinite(value) else number(value)
+    return UNKNOWN if value is None else f"{value:.3f}" if math.isfinite(value) else rounded(value)
 
 
 def percent(fraction: float | None, decimals: int = 1) -> str:
     """A fraction as a percentage."""
-    return UNKNOWN if fraction is None else f"{number(fraction * 100, decimals)} %"
+    return UNKNOWN if fraction is None else f"{rounded(fraction * 100, decimals)} %"
 
 
 def count(value: int | None) -> str:
@@ -46,14 +46,14 @@ def count(value: int | None) -> str:
     return UNKNOWN if value is None else f"{value:,}"
 
 
-def plural(number: int, noun: str) -> str:
+def plural(amount: int, noun: str) -> str:
     """A count with its noun, which takes an s."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+    return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
 
 
 def metric(name: str, value: float | None) -> str:
     """A metric with its name; an accuracy as a percentage."""
-    return f"{name} {percent(value) if name.endswith('accuracy') else number(value)}"
+    return f"{name} {percent(value) if name.endswith('accuracy') else rounded(value)}"
 
 
 def duration(seconds: float | None) -> str:

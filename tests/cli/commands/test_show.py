@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from esper.cli.commands.show import lane, lattice, legend, ruler, scale_of
+from esper.cli.panel import LOOKS
 from esper.events.digests import chain
 from esper.events.envelope import Moment, record_id
+from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.events.kinds.run import Site
+from esper.folds.timeline import Life
 from esper.oona.directory import Directory
-from tests.cli.conftest import Esper
+from tests.cli.conftest import Esper, rendered
+from tests.cli.test_panel import GROWING, life
 from tests.synthetic import RUN, write_run
 
 
@@ -170,3 +176,51 @@ def test_a_run_with_a_fact_of_a_newer_version_is_shown_up_to_it_and_the_error_fo
     assert "lattice after epoch 3" in said.out
     assert "esper.seed.rewound.v9" in said.err
     assert json.loads(esper("show", "latest", "--json", "--log", str(tmp_path)).out)["blocked"] is not None
+
+
+SITE = Site(name="0", layer="Linear 64->6", inputs=64, outputs=6, slots=3, blueprints=("mlp:24",))
+
+
+@pytest.mark.parametrize(
+    ("seed", "epoch", "drawn"),
+    [
+        (GROWING, 6, "  ·░░░▒   "),
+        (GROWING, 8, "  ·░░░▒▒▒ "),
+        (life((Stage.GERMINATED, 2), (Stage.TRAINING, 3), (Stage.CULLED, 5)), 9, "  ·░░x    "),
+        (life((Stage.GERMINATED, 9)), 9, "         ·"),
+        (life((Stage.FINE_TUNING, 2), (Stage.FOSSILIZED, 4)), 9, "  ██━━━━━━"),
+    ],
+)
+def test_a_lane_shows_the_stage_of_each_epoch(seed: Life, epoch: int, drawn: str) -> None:
+    assert lane(seed, epoch, 10, 40).plain == drawn
+
+
+def test_a_long_axis_is_drawn_with_several_epochs_a_character() -> None:
+    assert lane(GROWING, 8, 10, 5).plain == " ░░▒▒"
+    assert (scale_of(10, 5), ruler(10, 5)) == (2, "1")
+
+
+def test_the_ruler_s_numbers_stand_on_their_epochs() -> None:
+    line = ruler(30, 60)
+    assert line[0] == "1"
+    assert line[9:11] == "10"
+    assert line[19:21] == "20"
+
+
+def test_the_legend_names_what_was_drawn_and_nothing_else() -> None:
+    assert rendered(legend("  ░░x ")) == ["░ train x culled"]
+
+
+def test_a_legend_takes_the_lines_that_it_needs() -> None:
+    lines = rendered(legend("".join(look.glyph for look in LOOKS.values())), width=40)
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 40
+    assert all(f"{look.glyph} {look.word}" in " ".join(lines) for look in LOOKS.values() if look.glyph != " ")
+
+
+def test_the_lattice_shows_stage_blueprint_embargo_and_what_is_unknown() -> None:
+    row = SeedRow(site="0", seed=0, stage=Stage.TRAINING, since_epoch=3, life=2, blueprint="mlp:24", kernel=None, embargo_until=None)
+    culled = row.model_copy(update={"seed": 1, "stage": Stage.CULLED, "embargo_until": 7})
+    lines = rendered(lattice((SITE,), (row, culled)))
+    assert lines[0].split() == ["s0", "s1", "s2"]
+    assert lines[1].split() == ["0", "training", "mlp:24", "culled", "mlp:24", "until", "7", "unknown"]

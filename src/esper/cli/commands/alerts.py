@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import RUN_HELP, Subcommands, add_command, directory_of, log_option
+from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, log_option, new_command
 from esper.cli.output import Output
 from esper.cli.text import duration, hanging, short_id
 from esper.errors import LogError
@@ -30,11 +30,11 @@ def add(commands: Subcommands) -> None:
     """Adds the commands."""
     parser = commands.add_parser("alerts", help="what is firing, the rules in force, and whether alerts reach anybody")
     parts = parser.add_subparsers(metavar="WHAT", required=True)
-    listed = add_command(
+    listed = new_command(
         parts, "list", _run_list, "what is pending or firing; with RUN, all alerts of that run", json="one JSON object per alert"
     )
     listed.add_argument("run", metavar="RUN", nargs="?", help=RUN_HELP)
-    rules = add_command(
+    rules = new_command(
         parts,
         "rules",
         _run_rules,
@@ -44,7 +44,7 @@ def add(commands: Subcommands) -> None:
     rules.add_argument(
         "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
     )
-    test = add_command(parts, "test", _run_test, "send one message through every handler", json="one JSON object per handler")
+    test = new_command(parts, "test", _run_test, "send one message through every handler", json="one JSON object per handler")
     test.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
 
 

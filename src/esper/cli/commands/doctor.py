@@ -2,7 +2,7 @@
 
 import argparse
 
-from esper.cli.arguments import Subcommands, add_command, log_of
+from esper.cli.arguments import Subcommands, log_of, new_command
 from esper.cli.output import Output
 from esper.history.doctor import examine
 
@@ -11,7 +11,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "ye
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = add_command(commands, "doctor", run, "what may be wrong with this machine or this log", json="one JSON object per check")
+    parser = new_command(commands, "doctor", run, "what may be wrong with this machine or this log", json="one JSON object per check")
     parser.add_argument("--all", action="store_true", help="check every run, not the newest twenty alone")
 
 

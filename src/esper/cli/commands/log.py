@@ -9,10 +9,10 @@ from typing import Any
 from rich.filesize import decimal
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_command, history_of, resume_hint_of, topic
-from esper.cli.decisions import adaptation, confidence, evidence
+from esper.cli.arguments import Subcommands, history_of, new_command, resume_hint_of, topic
+from esper.cli.decisions import adaptation, confidence_and_urgency, evidence
 from esper.cli.output import Output
-from esper.cli.text import count, duration, metric, number, plural
+from esper.cli.text import count, duration, metric, plural, rounded
 from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record
@@ -27,14 +27,14 @@ from esper.history.view import mean
 
 def add(commands: Subcommands) -> None:
     """Adds the commands."""
-    parser = add_command(commands, "log", _run_log, "a run's records, oldest first", run=True)
+    parser = new_command(commands, "log", _run_log, "a run's records, oldest first", run=True)
     parser.add_argument(
         "--topic", action="append", default=[], metavar="T", help="only this topic, or the one with this in its name; repeatable"
     )
     parser.add_argument("--follow", action="store_true", help="go on with what comes, until the run ends")
     parser.add_argument("--format", choices=("table", "jsonl"), default="table", help="for people, or payloads as they were written")
     words = "a run as JSON lines, a file per topic and date"
-    parser = add_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object")
+    parser = new_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object")
     parser.add_argument("--format", choices=("jsonl",), required=True, help="jsonl: one JSON object a line, payloads as they were written")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: export-<run> in the current directory)")
 
@@ -120,10 +120,10 @@ def _seed(event: Any) -> str:  # Any: every caller's kind has a site and a seed;
 
 
 def _epoch(event: epoch.EpochCompleted) -> str:
-    validation = "not validated" if event.validation is None else f"valid {number(event.validation.loss)}"
+    validation = "not validated" if event.validation is None else f"valid {rounded(event.validation.loss)}"
     metrics = {} if event.validation is None else event.validation.metrics
     more = "".join(f"  {metric(name, value)}" for name, value in metrics.items())
-    return f"train {number(event.train.loss)}  {validation}{more}  {count(event.system.parameters)} parameters"
+    return f"train {rounded(event.train.loss)}  {validation}{more}  {count(event.system.parameters)} parameters"
 
 
 def _steps(event: telemetry.StepsMeasured) -> str:
@@ -131,13 +131,13 @@ def _steps(event: telemetry.StepsMeasured) -> str:
     if not steps.step:
         return "no steps"
     last = next((loss for loss in reversed(steps.loss) if loss is not None), None)
-    return f"steps {steps.step[0]}..{steps.step[-1]}  loss {number(last)}  {number(mean(steps.step_latency_ms), 1)} ms/step"
+    return f"steps {steps.step[0]}..{steps.step[-1]}  loss {rounded(last)}  {rounded(mean(steps.step_latency_ms), 1)} ms/step"
 
 
 def _evaluated(event: lifecycle.SeedEvaluated) -> str:
     found = event.evaluation
-    compared = f"{number(found.loss_with, 4)} with, {number(found.loss_without, 4)} without"
-    return f"{_seed(event)} @{event.life} {event.purpose} at alpha {number(found.alpha, 2)}: {compared}, n {found.n}, best of {found.k}"
+    compared = f"{rounded(found.loss_with, 4)} with, {rounded(found.loss_without, 4)} without"
+    return f"{_seed(event)} @{event.life} {event.purpose} at alpha {rounded(found.alpha, 2)}: {compared}, n {found.n}, best of {found.k}"
 
 
 # Any: the key is the kind that the function takes, and `words_of` looks it up by the event's own type.
@@ -151,18 +151,18 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     epoch.EpochCompleted: _epoch,
     lifecycle.SeedTransitioned: lambda event: f"{_seed(event)} {event.from_stage.value} → {event.to_stage.value}: {event.reason}",
     lifecycle.SeedEvaluated: _evaluated,
-    control.DecisionMade: lambda event: f"{adaptation(event)}, {confidence(event)}: {event.reason} [{evidence(event)}]",
+    control.DecisionMade: lambda event: f"{adaptation(event)}, {confidence_and_urgency(event)}: {event.reason} [{evidence(event)}]",
     control.DecisionRefused: lambda event: f"{event.rule}: {event.reason}",
     control.CommandIssued: lambda event: f"{event.command.value} {_seed(event)} {event.blueprint or ''}",
     control.CommandApplied: lambda event: f"{event.command.value} {_seed(event)}",
     control.CommandRefused: lambda event: f"{event.command.value} {_seed(event)}: {event.reason}",
     control.CommandFailed: lambda event: f"{event.command.value} {_seed(event)}: {event.error}",
     control.FieldReported: lambda event: (
-        f"{_seed(event)} {event.blueprint} {event.outcome.lower()}: {number(event.metric_before)} → {number(event.metric_after)}"
+        f"{_seed(event)} {event.blueprint} {event.outcome.lower()}: {rounded(event.metric_before)} → {rounded(event.metric_after)}"
     ),
     kernels.BlueprintSubmitted: lambda event: f"{_seed(event)} {event.blueprint} as {event.key[:12]}",
     kernels.KernelCompiled: lambda event: (
-        f"{_seed(event)} {event.kernel[:12]} {'from the cache' if event.from_cache else f'in {number(event.duration_ms, 1)} ms'}"
+        f"{_seed(event)} {event.kernel[:12]} {'from the cache' if event.from_cache else f'in {rounded(event.duration_ms, 1)} ms'}"
     ),
     kernels.KernelCompileFailed: lambda event: f"{_seed(event)}: {event.error}",
     kernels.KernelCharacterized: lambda event: f"{event.kernel[:12]} {count(event.parameters)} parameters, {count(event.flops)} FLOPs",

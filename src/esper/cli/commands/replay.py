@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_command, factor, history_of, whole_number
-from esper.cli.live import screen
+from esper.cli.arguments import Subcommands, factor, history_of, new_command, whole_number
+from esper.cli.live import Screen, transcript
 from esper.cli.output import Output
-from esper.cli.transcript import transcript
 from esper.events.kinds.epoch import EpochCompleted
 from esper.history.replay import EpochDigest, Replay
 from esper.history.run import History
@@ -22,7 +21,7 @@ _EPOCH_S = 0.12
 def add(commands: Subcommands) -> None:
     """Adds the command."""
     words = "the run told again from its log, through the folds"
-    parser = add_command(commands, "replay", run, words, run=True, json="one JSON object per epoch with its digest")
+    parser = new_command(commands, "replay", run, words, run=True, json="one JSON object per epoch with its digest")
     parser.add_argument(
         "--from", dest="first", type=whole_number, metavar="M", help="tell from this moment on; what came before is folded unseen"
     )
@@ -68,11 +67,12 @@ def _digest_line(reached: EpochDigest) -> Text:
 
 def _watch(replay: Replay, out: Output, *, paced: bool) -> None:
     """Draws the panel over and over; `paced` waits a little at each epoch's end, else the replay's own speed is all."""
-    with screen(out, _REDRAW_S) as drawn:
+    screen = Screen(out, _REDRAW_S)
+    with screen.live:
         for frame in replay.frames():
             completed = frame.record.type == EpochCompleted.KIND
-            drawn.show(frame.reading, at_once=completed)
+            screen.show(frame.reading, at_once=completed)
             if completed and paced:
                 time.sleep(_EPOCH_S)
-        drawn.show(replay.reading, at_once=True)
+        screen.show(replay.reading, at_once=True)
     out.line(_digest_line(replay.final()))

@@ -4,9 +4,9 @@ import argparse
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_command, directory_of
+from esper.cli.arguments import Subcommands, directory_of, new_command
 from esper.cli.output import Output
-from esper.cli.text import UNKNOWN, count, elided, number
+from esper.cli.text import UNKNOWN, count, elided, rounded
 from esper.history.resume import log_flag
 from esper.history.run_list import RunSummary, summaries
 
@@ -19,7 +19,7 @@ _HEADINGS = Text(
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
-    add_command(commands, "runs", run, "the runs of a log, the newest first", json="one JSON object per run")
+    new_command(commands, "runs", run, "the runs of a log, the newest first", json="one JSON object per run")
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
@@ -43,6 +43,6 @@ def _line(one: RunSummary, width: int | None) -> Text:
     if one.problem is not None:
         return text.append(one.problem, style="red")
     epochs = "" if one.epoch is None or one.epochs is None else f"/{one.epochs}"
-    text.append(f"{count(one.epoch) + epochs:>9} {number(one.validation_loss, 4):>8} {count(one.parameters):>10}  ")
+    text.append(f"{count(one.epoch) + epochs:>9} {rounded(one.validation_loss, 4):>8} {count(one.parameters):>10}  ")
     task = one.task or UNKNOWN
     return text.append(task if width is None else elided(task, width - text.cell_len))

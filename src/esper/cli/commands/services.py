@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_command, directory_of, factor, whole_number
+from esper.cli.arguments import Subcommands, directory_of, factor, new_command, whole_number
 from esper.cli.output import Output
 from esper.cli.text import short_id
 from esper.errors import SettingsError
@@ -23,7 +23,7 @@ _REBUILT = {True: "same as saved", False: "differs from what was saved", None: "
 
 def add(commands: Subcommands) -> None:
     """Adds the commands."""
-    parser = add_command(
+    parser = new_command(
         commands, "observe", _run_observe, "derive aggregates, anomalies and alerts as runs go on, and have alerts delivered"
     )
     parser.add_argument(
@@ -36,14 +36,14 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("--background", action="store_true", help=_BACKGROUND)
     parser.add_argument("--parent", type=whole_number, metavar="PID", help="leave when process PID, which started this one, has ended")
     words = "make an observer's states again from the log; what was derived stays"
-    parser = add_command(commands, "rebuild", _run_rebuild, words, json="one JSON object per run")
+    parser = new_command(commands, "rebuild", _run_rebuild, words, json="one JSON object per run")
     parser.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
-    parser = add_command(commands, "nissa", _run_nissa, "serve metrics and the JSON API over a log")
+    parser = new_command(commands, "nissa", _run_nissa, "serve metrics and the JSON API over a log")
     parser.add_argument("--host", metavar="ADDRESS", help="the address to listen at (nissa.host; default 127.0.0.1)")
     parser.add_argument("--port", type=whole_number, metavar="N", help="the port to listen at (nissa.port; default 9090)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the bearer token (nissa.token_file)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with a table [nissa]")
-    parser = add_command(commands, "agent", _run_agent, "measure this machine (processor, memory, disk, network, GPUs) into the log")
+    parser = new_command(commands, "agent", _run_agent, "measure this machine (processor, memory, disk, network, GPUs) into the log")
     parser.add_argument("--interval", type=factor, default=5.0, metavar="S", help="seconds between measurements (default: 5)")
     parser.add_argument("--background", action="store_true", help=_BACKGROUND)
 

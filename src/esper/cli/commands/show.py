@@ -2,18 +2,19 @@
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from rich.columns import Columns
 from rich.console import RenderableType
 from rich.filesize import decimal
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_command, history_of, log_option, resume_hint_of, whole_number
+from esper.cli.arguments import Subcommands, history_of, log_option, new_command, resume_hint_of, whole_number
 from esper.cli.decisions import decision_table, evidence, is_adaptation, refusals
-from esper.cli.lanes import LOOKS, lane, lattice, legend, ruler, scale_of, stage_word
 from esper.cli.output import Output
+from esper.cli.panel import LOOKS, OVER
 from esper.cli.text import (
     UNKNOWN,
     count,
@@ -21,23 +22,24 @@ from esper.cli.text import (
     hanging,
     learning_rate,
     metric,
-    number,
     reference,
+    rounded,
     separated,
     short_id,
     sparkline,
     timestamp,
 )
-from esper.events.kinds.run import RunFailed, RunFinished
-from esper.folds.run_state import BlockedError, digest
-from esper.folds.timeline import Life
+from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.events.kinds.run import RunFailed, RunFinished, Site
+from esper.folds.run_state import BlockedError, ReportRow, digest
+from esper.folds.timeline import Life, Span
 from esper.history.view import Reading
 
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
     words = "a run at a moment: seeds, lives, decisions, losses, checkpoints"
-    parser = add_command(commands, "show", run, words, run=True, json="one JSON object")
+    parser = new_command(commands, "show", run, words, run=True, json="one JSON object")
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--at", type=whole_number, metavar="MOMENT", help="as it stood at this moment")
     when.add_argument("--epoch", type=whole_number, metavar="N", help="as it stood when this epoch was over")
@@ -98,15 +100,19 @@ def _as_json(reading: Reading) -> dict[str, object]:
 def report(reading: Reading, width: int, *, everything: bool = False) -> Iterator[RenderableType]:
     """The report of `reading`, section by section; `everything`: housekeeping and decisions for doing nothing too."""
     yield from _heading(reading)
-    yield from _losses(reading, width)
-    yield from _seeds(reading)
+    yield from _section("losses", _losses(reading, width), "no epoch was completed yet")
+    yield from _section(f"lattice after epoch {reading.state.epoch}", _seeds(reading), "this run has no sites: nothing can grow in it")
     yield from _lives(reading, width)
-    yield from _decisions(reading, width, everything)
+    yield from _section("decisions", _decisions(reading, width, everything))
     yield from _records(reading)
 
 
-def _section(title: str) -> Text:
-    return Text(f"\n{title}", style="bold")
+def _section(title: str, body: Iterable[RenderableType], none: str = "") -> Iterator[RenderableType]:
+    """A section with its title; where `body` is empty, the words `none`, or no section."""
+    lines = list(body) or ([Text(f"  {none}")] if none else [])
+    if lines:
+        yield Text(f"\n{title}", style="bold")
+        yield from lines
 
 
 def _indented(renderable: RenderableType, style: str = "") -> Padding:
@@ -138,36 +144,30 @@ def _heading(reading: Reading) -> Iterator[RenderableType]:
 
 
 def _losses(reading: Reading, width: int) -> Iterator[RenderableType]:
+    """Both curves, then the best loss, the learning rate and the metrics of the last epoch."""
     rows, completed = reading.state.epochs, reading.timeline.completed
-    yield _section("losses")
     if not rows:
-        yield Text("  no epoch was completed yet")
         return
     train: list[float | None] = [row.train.loss for row in rows]
     valid = [None if row.validation is None else row.validation.loss for row in rows]
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True, justify="right", min_width=9)
-    grid.add_column(no_wrap=True, min_width=22)
+    last = Column(no_wrap=True, justify="right", min_width=9)
+    grid = Table.grid(Column(no_wrap=True), last, Column(no_wrap=True, min_width=22), padding=(0, 2, 0, 0))
     for name, values in (("train", train), ("valid", valid)):
         finite = [value for value in values if value is not None and math.isfinite(value)]
-        span = f"{number(min(finite))} .. {number(max(finite))}" if finite else UNKNOWN
-        grid.add_row(f"  {name}", number(values[-1]), span, Text(sparkline(values, max(10, width - 48)), style="cyan"))
+        span = f"{rounded(min(finite))} .. {rounded(max(finite))}" if finite else UNKNOWN
+        grid.add_row(f"  {name}", rounded(values[-1]), span, Text(sparkline(values, max(10, width - 48)), style="cyan"))
     yield grid
     if completed is not None:
         best, validation = completed.system, rows[-1].validation
-        since = f"best valid {UNKNOWN}" if best.best_loss is None else f"best valid {number(best.best_loss)} @{best.best_epoch}"
+        since = f"best valid {UNKNOWN}" if best.best_loss is None else f"best valid {rounded(best.best_loss)} @{best.best_epoch}"
         metrics = ["not validated"] if validation is None else [metric(*one) for one in validation.metrics.items()] or ["no metrics"]
         yield separated((since, f"lr {learning_rate(next(iter(completed.learning_rates), None))}", *metrics), indent=2)
 
 
 def _seeds(reading: Reading) -> Iterator[RenderableType]:
     sites = reading.state.sites
-    yield _section(f"lattice after epoch {reading.state.epoch}")
-    if not sites:
-        yield Text("  this run has no sites: nothing can grow in it")
-        return
-    yield _indented(lattice(sites, reading.state.seeds))
+    if sites:
+        yield _indented(lattice(sites, reading.state.seeds))
     for site in sites:
         words = f"{site.name}: {site.layer}, {site.inputs} in, {site.outputs} out; {', '.join(site.blueprints)}"
         yield _indented(words, "dim")
@@ -175,36 +175,26 @@ def _seeds(reading: Reading) -> Iterator[RenderableType]:
 
 def _lives(reading: Reading, width: int) -> Iterator[RenderableType]:
     lives, epoch = reading.timeline.lives, reading.state.epoch
-    if not lives:
-        yield _section("lives")
-        yield Text("  no seed has germinated yet")
-        return
     heads = [f"{life.site} s{life.seed} {life.blueprint or '(blueprint unknown)'} @{life.life}" for life in lives]
-    room = min(38, max(map(len, heads)))
+    room = min(38, max(map(len, heads), default=0))
     axis, columns = epoch + 1, max(20, width - room - 16)
     scale = scale_of(axis, columns)
-    yield _section("lives" if scale == 1 else f"lives, {scale} epochs a character")
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3):
-        grid.add_column(no_wrap=True)
+    grid = Table.grid(*(Column(no_wrap=True) for _ in range(3)), padding=(0, 2, 0, 0))
     grid.add_row("", Text(ruler(axis, columns), style="dim"), "")
     lanes = [lane(life, epoch, axis, columns) for life in lives]
     for life, head, drawn in zip(lives, heads, lanes, strict=True):
         style = LOOKS[life.stage].style
-        grid.add_row(Text(elided(head, room), style=style), drawn, Text(_ending(life), style=style))
-    yield _indented(grid)
-    yield _indented(legend("".join(drawn.plain for drawn in lanes)))
-
-
-def _ending(life: Life) -> str:
-    return "undone" if life.undone else stage_word(life.stage)
+        ending = "undone" if life.undone else _stage_word(life.stage)
+        grid.add_row(Text(elided(head, room), style=style), drawn, Text(ending, style=style))
+    body = (_indented(grid), _indented(legend("".join(drawn.plain for drawn in lanes)))) if lives else ()
+    title = "lives" if scale == 1 or not lives else f"lives, {scale} epochs a character"
+    yield from _section(title, body, "no seed has germinated yet")
 
 
 def _decisions(reading: Reading, width: int, everything: bool) -> Iterator[RenderableType]:
     """Decisions with their numbers, refused ones included; housekeeping that succeeded is counted unless `everything` is asked for."""
     made, counts = list(reading.timeline.decisions), reading.state.control.counts
     shown = [one for one in made if everything or is_adaptation(one) or one.fate not in ("applied", "recorded")]
-    yield _section("decisions")
     if not made:
         yield Text("  none was made yet")
     for one in shown:
@@ -223,23 +213,95 @@ def _decisions(reading: Reading, width: int, everything: bool) -> Iterator[Rende
 def _records(reading: Reading) -> Iterator[RenderableType]:
     """Field reports, kept checkpoints, notes, and facts that do not fit those before them."""
     state = reading.state
-    if state.field_reports:
-        yield _section("field reports")
-    for report in state.field_reports:
-        event = report.event
-        change = f"{number(event.metric_before)} → {number(event.metric_after)}"
-        words = f"{event.site} s{event.seed} {event.blueprint} @{event.life}  {event.outcome.lower()}  valid {change}"
-        yield hanging(f"  {report.epoch:>4}  ", words)
-    yield _section("checkpoints kept")
-    if not state.checkpoints:
-        yield Text("  none")
-    for row in state.checkpoints:
-        yield Text(f"  {row.epoch:>4}  {row.name}  {row.digest[:12]}  {decimal(row.size_bytes)}  {row.reason.replace('_', ' ')}")
-    if reading.timeline.notes:
-        yield _section("events of the run")
-    for note in reading.timeline.notes:
-        yield hanging(f"  {note.epoch:>4}  @{note.moment}  ", note.text)
-    if state.irregularities:
-        yield _section("irregular")
-    for irregularity in state.irregularities:
-        yield _indented(f"@{irregularity.moment}  {irregularity.what}", "red")
+    yield from _section("field reports", map(_field_report, state.field_reports))
+    checkpoints = (
+        Text(f"  {row.epoch:>4}  {row.name}  {row.digest[:12]}  {decimal(row.size_bytes)}  {row.reason.replace('_', ' ')}")
+        for row in state.checkpoints
+    )
+    yield from _section("checkpoints kept", checkpoints, "none")
+    yield from _section(
+        "events of the run", (hanging(f"  {note.epoch:>4}  @{note.moment}  ", note.text) for note in reading.timeline.notes)
+    )
+    yield from _section("irregular", (_indented(f"@{row.moment}  {row.what}", "red") for row in state.irregularities))
+
+
+def _field_report(report: ReportRow) -> Table:
+    event = report.event
+    change = f"{rounded(event.metric_before)} → {rounded(event.metric_after)}"
+    words = f"{event.site} s{event.seed} {event.blueprint} @{event.life}  {event.outcome.lower()}  valid {change}"
+    return hanging(f"  {report.epoch:>4}  ", words)
+
+
+def lane(life: Life, epoch: int, axis: int, width: int) -> Text:
+    """`life` along an axis of `axis` epochs in at most `width` characters; each shows the latest stage within its share of epochs.
+
+    A stage entered at the end of an epoch is shown from the next on, so what is in force after the last epoch stands at `epoch` + 1. An
+    ended life shows its end once and nothing after it.
+    """
+    text = Text()
+    scale = scale_of(axis, width)
+    for first in range(1, axis + 1, scale):
+        span = _during(life, first, first + scale - 1, epoch + 1)
+        look = LOOKS[Stage.DORMANT if span is None else span.stage]
+        text.append(look.glyph, style=look.style)
+    return text
+
+
+def scale_of(axis: int, width: int) -> int:
+    """Epochs per character on an axis of `axis` epochs in `width` characters."""
+    return max(1, -(-axis // width))
+
+
+def _during(life: Life, first: int, last: int, now: int) -> Span | None:
+    found = None
+    for span in life.spans:
+        ends = now if span.to_epoch is None else span.to_epoch
+        if span.stage in OVER:
+            ends = span.from_epoch + 1
+        if ends > span.from_epoch and span.from_epoch + 1 <= last and ends >= first:
+            found = span
+    return found
+
+
+def ruler(axis: int, width: int) -> str:
+    """Marks for the axis that `lane` draws on: a number where its epoch stands, at most one per ten characters."""
+    scale = scale_of(axis, width)
+    line = [" "] * (-(-axis // scale) + 6)
+    for column in range(9, -(-axis // scale), 10):
+        for offset, character in enumerate(str((column + 1) * scale)):
+            line[column + offset] = character
+    line[0] = "1"
+    return "".join(line).rstrip()
+
+
+def legend(drawn: str) -> Columns:
+    """The glyphs in `drawn` with their stages."""
+    looks = [look for look in LOOKS.values() if look.glyph in drawn.replace(" ", "")]
+    return Columns([Text(look.glyph, style=look.style).append(f" {look.word}", style="dim") for look in looks])
+
+
+def lattice(sites: Sequence[Site], rows: Sequence[SeedRow]) -> Table:
+    """A row per site, a column per slot: stage and blueprint of its seed; a slot that the log does not know is unknown."""
+    known = {(row.site, row.seed): row for row in rows}
+    slots = max((site.slots for site in sites), default=0)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(no_wrap=True)
+    for slot in range(slots):
+        table.add_column(f"s{slot}", no_wrap=True, overflow="ellipsis")
+    for site in sites:
+        table.add_row(site.name, *(_slot(known.get((site.name, slot))) for slot in range(site.slots)))
+    return table
+
+
+def _slot(row: SeedRow | None) -> Text:
+    if row is None:
+        return Text("unknown", style="dim")
+    if row.stage is Stage.DORMANT:
+        return Text("·", style="dim")
+    embargo = "" if row.embargo_until is None else f" until {row.embargo_until}"
+    return Text(f"{_stage_word(row.stage)} {row.blueprint or ''}{embargo}", style=LOOKS[row.stage].style)
+
+
+def _stage_word(stage: Stage) -> str:
+    """A stage's name in small letters."""
+    return stage.value.lower().replace("_", "-")

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from esper.cli.commands.training import _load_torch, comparison, growth_summary
+from esper.cli.commands.trainings import _load_torch, comparison, growth_summary
 from esper.cli.output import Output
 from esper.demo.comparison import Compared
 from esper.demo.tasks import TASKS
@@ -225,7 +225,7 @@ def test_no_line_is_wider_than_it_may_be(synthetic_log: Path, width: int) -> Non
 
 
 def test_a_long_story_is_its_end(synthetic_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esper.cli.commands.training._TURNS", 2)
+    monkeypatch.setattr("esper.cli.commands.trainings._TURNS", 2)
     lines = told(synthetic_log)
     assert lines[0].strip() == "10 earlier turns are not told here"
     assert [line.split()[:2] for line in lines[1:3]] == [["12", "fossilized"], ["12", "cancelled"]]

@@ -16,11 +16,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, add_command, directory_of, log_option, whole_number
+from esper.cli.arguments import Subcommands, directory_of, log_option, new_command, whole_number
 from esper.cli.decisions import is_adaptation, refusals
 from esper.cli.live import live_display
 from esper.cli.output import Output
-from esper.cli.text import count, metric, number, one_line, plural, separated, short_id
+from esper.cli.text import count, metric, one_line, plural, rounded, separated, short_id
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.control import Adaptation
@@ -56,15 +56,15 @@ _BAR = 10
 def add(commands: Subcommands) -> None:
     """Adds the commands."""
     outcome = "the outcome as one JSON object, without a display"
-    train = add_command(commands, "train", _run_train, "train a task; all that happens is in the log", json=outcome)
+    train = new_command(commands, "train", _run_train, "train a task; all that happens is in the log", json=outcome)
     train.add_argument("task", metavar="TASK", help="a task's name (digits, mnist1d), module:attribute, or a TOML file")
     train.add_argument("--epochs", type=whole_number, metavar="N", help="how many epochs (trainer.epochs)")
     train.add_argument("--rng-seed", type=whole_number, metavar="N", help="what all randomness is derived from (trainer.rng_seed)")
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
-    demo = add_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
+    demo = new_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
     demo.set_defaults(task="digits", epochs=None, rng_seed=None, set=[], compare=True)
-    resume = add_command(commands, "resume", _run_resume, "go on with a run that was interrupted", run=True, json=outcome)
+    resume = new_command(commands, "resume", _run_resume, "go on with a run that was interrupted", run=True, json=outcome)
     for parser in (train, demo, resume):
         parser.add_argument("--no-observe", action="store_true", help="start neither an observer nor an agent in the background")
 
@@ -205,10 +205,10 @@ def comparison(rows: "Sequence[Compared]") -> Table:
         remark = "has to be known beforehand" if row.variant.startswith("static") else ""
         if grown and alone is not None:
             gain = (row.accuracy - alone) * 100
-            remark = f"{number(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host"
+            remark = f"{rounded(abs(gain), 1)} points {'over' if gain >= 0 else 'under'} the host"
         table.add_row(
             f" {_TITLES[row.variant]}",
-            f"{number(row.accuracy * 100, 1)} %",
+            f"{rounded(row.accuracy * 100, 1)} %",
             _bar(row.accuracy, "green" if grown else "cyan"),
             f"{count(row.parameters)} parameters",
             remark,
