@@ -8,7 +8,6 @@ from typing import TypeVar
 from esper.events.codec import encode
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds.run import Tail
 from esper.events.kinds.telemetry import Doing
 
 E = TypeVar("E", bound=Event)
@@ -55,10 +54,6 @@ class ListedJournal:
 
     def doing(self, what: Doing) -> None:
         """Nobody watches."""
-
-    def tails(self, *, epoch: int, step: int) -> tuple[Tail, ...]:
-        """Nothing asks here."""
-        raise AssertionError(f"the trainer's own journal is not ended here: epoch {epoch}, step {step}")
 
     @property
     def said(self) -> list[Said]:

@@ -1,17 +1,33 @@
 """The whole training state is taken and put back; the digests of an epoch's end notice every part of it."""
 
-from collections.abc import Callable
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR
 
+from esper.errors import DataError
 from esper.events.kinds.lifecycle import Stage
 from esper.tolaria.adaptation import Policy
-from esper.tolaria.snapshots import model_digest, put_back, state_digests, take
-from tests.tolaria.worlds import ADVANCE, GERMINATE, GRAFTED, SITE, TRAINING, Script, World, decided, perceptron
+from esper.tolaria.checkpoints import load_checkpoint, save_checkpoint
+from esper.tolaria.snapshots import (
+    Snapshot,
+    _flatten_optimizer,
+    _plain_from_json,
+    _plain_to_json,
+    _restore_optimizer,
+    model_digest,
+    put_back,
+    state_digests,
+    take,
+)
+from tests.tolaria.worlds import ADVANCE, CPU, GERMINATE, GRAFTED, SITE, TRAINING, Script, World, decided, perceptron
 
 SCRIPTS: dict[str, tuple[Script, int]] = {
     "dormant": ({}, 1),
@@ -143,3 +159,95 @@ def test_the_digest_of_the_optimizers_notices_moments_of_host_and_seeds_and_the_
     found.append(digested(made))
     assert len({optimizers for _, optimizers in found}) == 4
     assert len({parameters for parameters, _ in found}) == 1
+
+
+# Optimizers
+
+Make = Callable[[Iterable[nn.Parameter]], Optimizer]
+OPTIMIZERS: list[Make] = [
+    lambda parameters: SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
+    lambda parameters: SGD(parameters, lr=0.1),
+    lambda parameters: Adam(parameters, lr=0.1, betas=(0.8, 0.9), amsgrad=True),
+    lambda parameters: AdamW(parameters, lr=0.1),
+    lambda parameters: RMSprop(parameters, lr=0.1, momentum=0.5, centered=True),
+    lambda parameters: Adagrad(parameters, lr=0.1),
+]
+
+
+def descend(weight: nn.Parameter, optimizer: Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (weight - 3.0).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_an_optimizer_goes_on_as_if_it_had_never_been_saved(tmp_path: Path, make: Make) -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = make([weight])
+    descend(weight, optimizer, 3)
+    tensors, rest = _flatten_optimizer("host", optimizer)
+    digest, _ = save_checkpoint(tmp_path, "epoch-000005", Snapshot({**tensors, "weight": weight.detach()}, {"optimizer": rest}))
+    descend(weight, optimizer, 3)
+    back = load_checkpoint(tmp_path, "epoch-000005", digest, CPU)
+    again = nn.Parameter(back.tensors["weight"].clone())
+    restored = make([again])
+    _restore_optimizer("host", restored, back.tensors, back.body["optimizer"])
+    assert restored.param_groups[0].get("betas") == optimizer.param_groups[0].get("betas")
+    descend(again, restored, 3)
+    assert again.tolist() == weight.tolist()
+
+
+def test_an_optimizer_of_another_class_is_refused() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    tensors, rest = _flatten_optimizer("host", Adam([weight]))
+    with pytest.raises(ValueError, match="expected optimizer host of class Adam, got SGD"):
+        _restore_optimizer("host", SGD([weight]), tensors, rest)
+
+
+def test_an_optimizer_whose_state_is_neither_tensors_nor_plain_is_refused_by_name() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = SGD([weight], lr=0.1)
+    optimizer.param_groups[0]["schedule"] = lambda: 0.1
+    with pytest.raises(DataError, match="the state of optimizer host holds a function"):
+        _flatten_optimizer("host", optimizer)
+
+
+# Plain values
+
+VALUES: list[object] = [
+    None,
+    True,
+    3,
+    0.1,
+    -math.inf,
+    "text",
+    [1, [2.5, None]],
+    (0.9, 0.999),
+    {"lr": 0.1, "betas": (0.9, 0.999)},
+    {30: 1, 60: 2},
+    {"map": 1, "tuple": [2]},
+    Counter({30: 1, 45: 2}),
+    [{"params": [0, 1]}],
+    {},
+    (),
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_value_comes_back_with_its_type(value: object) -> None:
+    back = _plain_from_json(json.loads(json.dumps(_plain_to_json(value, "it"), allow_nan=False)))
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_nan_comes_back() -> None:
+    back = _plain_from_json(_plain_to_json([math.nan], "it"))
+    assert isinstance(back, list)
+    assert math.isnan(back[0])
+
+
+@pytest.mark.parametrize("value", [torch.zeros(1), lambda: None, {"inner": (1, {2})}])
+def test_what_is_not_plain_is_refused_by_name(value: object) -> None:
+    with pytest.raises(DataError, match=r"the scheduler's state holds a (Tensor|function|set)"):
+        _plain_to_json(value, "the scheduler's state")

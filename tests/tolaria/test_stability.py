@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunRolledBack
 from esper.tolaria.objective import Batch, Supervised
-from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.trainer import UnstableError
+from esper.tolaria.training import TrainerSettings
 from tests.tolaria.worlds import ADVANCE, FOSSILIZE, GRAFTED, STEPS, InEpoch, Script, World, completed, loss_of, started
 
 GROWN: Script = {**GRAFTED, 6: [ADVANCE]}

@@ -9,7 +9,7 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, FieldReported
 from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import Evaluation, Stage
-from esper.tolaria.settings import TrainerSettings
+from esper.tolaria.training import TrainerSettings
 from tests.tolaria.worlds import CULL, GRAFTED, SITE, TRAINING, World, perceptron
 
 OTHER = (Adaptation.GERMINATE, 1, "lowrank:1")

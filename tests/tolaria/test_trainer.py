@@ -19,8 +19,8 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointSaved
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.tolaria.objective import Batch, Supervised
-from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.trainer import Interrupted
+from esper.tolaria.training import TrainerSettings
 from tests.tolaria.event_sinks import COMMIT, Said
 from tests.tolaria.worlds import (
     ADVANCE,

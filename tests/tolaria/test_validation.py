@@ -1,6 +1,7 @@
-"""Losses on validation data: weighted by samples, in eval mode, without a trace; and paired differences with their standard error."""
+"""Losses on validation data: weighted by samples, in eval mode, without a trace; paired differences; which seeds are evaluated when."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from esper.errors import DataError
+from esper.events.kinds.control import Command
+from esper.events.kinds.lifecycle import SeedEvaluated
+from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.determinism import random_state_digest
 from esper.tolaria.objective import Batch, Supervised, WholeStep
-from esper.tolaria.validation import Evaluator, Losses, paired_difference
-from tests.tolaria.worlds import CPU, batches, loss_of, perceptron, samples
+from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, paired_difference
+from tests.tolaria.worlds import ADVANCE, CPU, GRAFTED, SITE, TRAINING, Script, World, batches, loss_of, perceptron, samples
 
 
 def correct(output: Tensor, target: Tensor) -> Tensor:
@@ -135,3 +139,159 @@ def test_one_pair_has_no_standard_error() -> None:
 def test_one_value_that_is_not_a_number_makes_the_mean_none() -> None:
     assert math.isnan(losses(1.0, math.nan).mean)
     assert math.isnan(paired_difference(losses(1.0, math.nan), losses(0.5, 1.0)).mean)
+
+
+# Seeds
+
+PLACE = (SITE, 0)
+EVALUATING: Script = {**GRAFTED, 6: [ADVANCE], 7: [ADVANCE]}
+FINE_TUNING: Script = {**EVALUATING, 8: [ADVANCE]}
+
+
+class Watching:
+    """The usual objective; it notes with which alphas the seeds act when the model is evaluated."""
+
+    def __init__(self) -> None:
+        self.alphas: list[float | None] = []
+        self.world: World | None = None
+
+    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What it always is."""
+        if self.world is not None and not model.training:
+            self.alphas.append(self.world.host.seeds[PLACE].alpha)
+        return Supervised(loss_of).measure(model, batch)
+
+
+def grown(folder: Path, script: Script, until: int, *, schedule: PolicySettings | None = None) -> tuple[World, Watching]:
+    """A world after the end of epoch `until`, its seed with a delta that is not zero."""
+    watching = Watching()
+    made = World(folder, script=script, schedule=schedule, objective=watching)
+    made.step()
+    for epoch in range(1, until + 1):
+        made.end(epoch)
+    for name, tensor in made.host.state()[0].items():
+        if name.startswith(f"{SITE}/0/last"):
+            torch.nn.init.normal_(tensor, generator=torch.Generator().manual_seed(1))
+    made.model.train()
+    made.sink.story.clear()
+    watching.world = made
+    return made, watching
+
+
+def examined(made: World, epoch: int, **where: int) -> list[SeedEvaluated]:
+    """What is said at the end of `epoch`; the alphas that were tried for it are in the watching objective."""
+    losses = made.evaluator.losses()
+    made.at(epoch, **where)
+    evaluate_seeds(made.training, made.evaluator, losses)
+    return made.sink.of(SeedEvaluated)
+
+
+def loss_at(made: World, alpha: float) -> float:
+    with made.host.override_alpha({PLACE: alpha}):
+        return made.evaluator.losses().mean
+
+
+def test_a_shadow_validation_tries_every_alpha_and_keeps_the_best(tmp_path: Path) -> None:
+    made, watching = grown(tmp_path, TRAINING, 4, schedule=PolicySettings(alphas=(0.2, 0.4, 0.6, 0.8)))
+    (said,) = examined(made, 5)
+    assert watching.alphas == [0.0, *(pytest.approx(alpha) for alpha in (0.2, 0.4, 0.6, 0.8))]
+    gains = {alpha: loss_at(made, 0.0) - loss_at(made, alpha) for alpha in (0.2, 0.4, 0.6, 0.8)}
+    assert said.purpose == "shadow"
+    assert said.evaluation.alpha == max(gains, key=lambda alpha: gains[alpha])
+    assert said.evaluation.mean == pytest.approx(gains[said.evaluation.alpha])
+    assert (said.evaluation.n, said.evaluation.k, said.life) == (20, 4, 1)
+
+
+def test_a_shadow_validation_leaves_the_seed_beside_the_host(tmp_path: Path) -> None:
+    made, _ = grown(tmp_path, TRAINING, 4)
+    before = made.evaluator.losses().values.tolist()
+    examined(made, 5)
+    assert made.host.seeds[PLACE].alpha == 0.0
+    assert made.evaluator.losses().values.tolist() == before
+    assert made.model.training
+
+
+def test_an_evaluation_compares_with_and_without_the_seed_as_the_model_stands(tmp_path: Path) -> None:
+    made, watching = grown(tmp_path, EVALUATING, 7)
+    (said,) = examined(made, 8)
+    assert watching.alphas == [1.0, 0.0]
+    assert (said.purpose, said.evaluation.alpha, said.evaluation.k, said.evaluation.n) == ("evaluation", 1.0, 1, 20)
+    assert said.evaluation.loss_without == pytest.approx(loss_at(made, 0.0))
+    assert said.evaluation.loss_with == pytest.approx(loss_at(made, 1.0))
+    assert said.evaluation.mean == pytest.approx(said.evaluation.loss_without - said.evaluation.loss_with)
+
+
+DUE: list[tuple[tuple[Script, int], tuple[int, int], bool]] = [  # (script, its last epoch), (epoch examined, epochs left), due
+    ((TRAINING, 2), (4, 50), False),
+    ((TRAINING, 2), (5, 50), True),
+    ((TRAINING, 2), (6, 50), True),
+    (({1: TRAINING[1]}, 1), (9, 50), False),
+    ((GRAFTED, 3), (9, 1), False),
+    (({**GRAFTED, 6: [ADVANCE]}, 6), (9, 1), False),
+    ((EVALUATING, 7), (8, 50), True),
+    ((FINE_TUNING, 8), (17, 50), False),
+    ((FINE_TUNING, 8), (18, 50), True),
+    ((FINE_TUNING, 8), (9, 2), False),
+    ((FINE_TUNING, 8), (9, 1), True),
+]
+
+
+@pytest.mark.parametrize(("life", "at", "due"), DUE)
+def test_a_seed_is_evaluated_when_a_decision_about_it_is_near(
+    tmp_path: Path, life: tuple[Script, int], at: tuple[int, int], due: bool
+) -> None:
+    made, _ = grown(tmp_path, *life)
+    assert bool(examined(made, at[0], epochs_left=at[1])) is due
+
+
+def test_a_fossilized_seed_is_judged_no_more(tmp_path: Path) -> None:
+    made, _ = grown(tmp_path, FINE_TUNING, 8)
+    made.host.apply(Command.FOSSILIZE, *PLACE, epoch=9)
+    assert examined(made, 30, epochs_left=1) == []
+
+
+@pytest.mark.parametrize(("script", "until", "epoch"), [(TRAINING, 2, 5), (EVALUATING, 7, 8)])
+def test_a_seed_that_made_a_value_that_is_not_finite_is_not_evaluated(tmp_path: Path, script: Script, until: int, epoch: int) -> None:
+    made, _ = grown(tmp_path, script, until)
+    for name, tensor in made.host.state()[0].items():
+        if name == f"{SITE}/0/last.weight":
+            tensor.fill_(math.nan)
+    assert len(examined(made, epoch)) == 1  # Nobody knows yet.
+    assert made.host.seeds[PLACE].recovering
+    assert len(examined(made, epoch + 1)) == 1
+
+
+def test_what_was_evaluated_is_remembered_with_the_id_of_its_event(tmp_path: Path) -> None:
+    made, _ = grown(tmp_path, EVALUATING, 7)
+    (said,) = examined(made, 8)
+    assert made.training.evaluations == {(*PLACE, 8): made.sink.said[-1].id}
+    evaluation = made.training.progress.note(*PLACE).evaluation
+    assert evaluation is not None
+    assert (evaluation.epoch, evaluation.alpha, evaluation.n, evaluation.k) == (8, 1.0, 20, 1)
+    assert evaluation == said.evaluation
+
+
+def test_every_due_seed_is_evaluated_alone(tmp_path: Path) -> None:
+    script: Script = {1: [*TRAINING[1], (TRAINING[1][0][0], 1, "lowrank:1")], 2: [*TRAINING[2], *((ADVANCE[0], 1),) * 2]}
+    made, watching = grown(tmp_path, script, 4)
+    said = examined(made, 5)
+    assert [(one.seed, one.evaluation.k) for one in said] == [(0, 3), (1, 3)]
+    assert watching.alphas == [0.0, 0.25, 0.5, 1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [0.25, 0.5, 1.0])
+def test_a_gain_that_is_not_a_number_never_wins(tmp_path: Path, bad: float) -> None:
+    class Rising:
+        """Not a number at one alpha alone."""
+
+        def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, metrics = Supervised(loss_of).measure(model, batch)
+            return losses * (math.nan if made.host.seeds[PLACE].alpha == bad else 1.0), metrics
+
+    made = World(tmp_path, script=TRAINING, objective=Rising())
+    made.step()
+    for epoch in (1, 2):
+        made.end(epoch)
+    (said,) = examined(made, 5)
+    assert said.evaluation.alpha in {0.25, 0.5, 1.0} - {bad}
+    assert math.isfinite(said.evaluation.mean)

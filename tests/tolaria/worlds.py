@@ -22,12 +22,11 @@ from esper.kasmina.host import Host
 from esper.kasmina.randomness import derive
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.adaptation import AdaptationStep, Policy
-from esper.tolaria.checkpointer import Checkpointer
+from esper.tolaria.checkpoints import Checkpointer
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised
-from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.system_state import system_state
 from esper.tolaria.trainer import Trainer
-from esper.tolaria.training import Scheduler, Training
+from esper.tolaria.training import Scheduler, TrainerSettings, Training
 from esper.tolaria.validation import Evaluator
 from tests.beginnings import run_started
 from tests.tolaria.event_sinks import ListedJournal

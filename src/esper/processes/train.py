@@ -48,13 +48,11 @@ from esper.tamiyo.policy import decide
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria import environment
 from esper.tolaria.adaptation import AdaptationStep, Policy
-from esper.tolaria.checkpoint_files import verify_checkpoint
-from esper.tolaria.checkpointer import Checkpointer
+from esper.tolaria.checkpoints import Checkpointer, verify_checkpoint
 from esper.tolaria.determinism import determinism_settings, deterministic
 from esper.tolaria.objective import Batches, Objective
-from esper.tolaria.settings import TrainerSettings
 from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError
-from esper.tolaria.training import Scheduler, Training
+from esper.tolaria.training import Scheduler, TrainerSettings, Training
 from esper.tolaria.validation import Evaluator
 
 Dotted = dict[str, JsonValue]

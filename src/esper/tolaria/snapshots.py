@@ -1,6 +1,9 @@
 """The whole training state as one snapshot, and back: host, seeds, optimizers, scheduler, progress and counters; its digests."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pydantic import JsonValue
 from torch import Tensor
@@ -10,10 +13,16 @@ from esper.errors import DataError
 from esper.events.digests import canonical
 from esper.events.kinds.epoch import StateDigests
 from esper.kasmina.host import Host
-from esper.tolaria.checkpoint_files import Snapshot, flatten_optimizer, plain_from_json, plain_to_json, restore_optimizer
 from esper.tolaria.determinism import digest_of_tensors, random_state_digest
 from esper.tolaria.trainer_state import Counters, Rewindable
-from esper.tolaria.training import Scheduler, Training
+from esper.tolaria.training import Training
+
+
+class Snapshot(NamedTuple):
+    """A training state: tensors by name, and `body`: all else that numbers depend on."""
+
+    tensors: dict[str, Tensor]
+    body: dict[str, JsonValue]
 
 
 def take(training: Training) -> Snapshot:
@@ -24,7 +33,7 @@ def take(training: Training) -> Snapshot:
     body: dict[str, JsonValue] = {
         "seeds": seeds,
         "optimizers": optimizers,
-        "scheduler": None if scheduler is None else plain_to_json(scheduler.state_dict(), "the scheduler's state"),
+        "scheduler": None if scheduler is None else _plain_to_json(scheduler.state_dict(), "the scheduler's state"),
         "rewindable": training.progress.model_dump_json(),
         "counters": training.counters.model_dump_json(),
     }
@@ -41,20 +50,17 @@ def put_back(snapshot: Snapshot, training: Training) -> tuple[Rewindable, Counte
     saved = snapshot.body["optimizers"]
     assert isinstance(saved, dict)
     for name, optimizer in _optimizers(training):
-        restore_optimizer(name, optimizer, snapshot.tensors, saved[name])
-    _restore_scheduler(training.scheduler, plain_from_json(snapshot.body["scheduler"]))
-    progress, counters = snapshot.body["rewindable"], snapshot.body["counters"]
-    assert isinstance(progress, str)
-    assert isinstance(counters, str)
-    return Rewindable.model_validate_json(progress), Counters.model_validate_json(counters)
-
-
-def _restore_scheduler(scheduler: Scheduler | None, state: object) -> None:
+        _restore_optimizer(name, optimizer, snapshot.tensors, saved[name])
+    state, scheduler = _plain_from_json(snapshot.body["scheduler"]), training.scheduler
     if isinstance(state, dict) and scheduler is not None:
         scheduler.load_state_dict(state)
     elif state is not None or scheduler is not None:
         wanted, found = ("a", "none") if scheduler is None else ("no", "one")
         raise ValueError(f"expected {wanted} learning rate scheduler, as when it was saved; got {found}")
+    progress, counters = snapshot.body["rewindable"], snapshot.body["counters"]
+    assert isinstance(progress, str)
+    assert isinstance(counters, str)
+    return Rewindable.model_validate_json(progress), Counters.model_validate_json(counters)
 
 
 def model_digest(training: Training) -> str:
@@ -74,7 +80,12 @@ def state_digests(training: Training) -> StateDigests:
 
 def _parameters(host: Host) -> dict[str, Tensor]:
     """The tensors of model and seeds, buffers included."""
-    tensors = {f"model/{name}": _require_tensor(name, tensor) for name, tensor in host.model.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    for name, value in host.model.state_dict().items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise DataError(f"a checkpoint holds the model's tensors; its state {name!r} is a {kind}: make it a buffer")
+        tensors[f"model/{name}"] = value
     return tensors | {f"seeds/{name}": tensor for name, tensor in host.state()[0].items()}
 
 
@@ -87,16 +98,80 @@ def _optimizer_states(training: Training) -> tuple[dict[str, Tensor], dict[str, 
     tensors: dict[str, Tensor] = {}
     plain: dict[str, JsonValue] = {}
     for name, optimizer in _optimizers(training):
-        flat, plain[name] = flatten_optimizer(name, optimizer)
+        flat, plain[name] = _flatten_optimizer(name, optimizer)
         tensors |= flat
     return tensors, plain
 
 
-def _require_tensor(name: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise DataError(f"a checkpoint holds the model's tensors; its state {name!r} is a {type(value).__name__}: make it a buffer")
-    return value
-
-
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _flatten_optimizer(name: str, optimizer: Optimizer) -> tuple[dict[str, Tensor], JsonValue]:
+    """An optimizer's state as tensors, named `optimizer/<name>/<parameter>/<key>`, and JSON for the rest.
+
+    Raises DataError naming what cannot be written as either.
+    """
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    plain: dict[int, dict[str, object]] = {}
+    held: dict[int, list[str]] = {}
+    for index, entries in state["state"].items():
+        held[index] = [key for key, value in entries.items() if isinstance(value, Tensor)]
+        tensors |= {_place(name, index, key): entries[key] for key in held[index]}
+        plain[index] = {key: value for key, value in entries.items() if key not in held[index]}
+    rest = {"class": type(optimizer).__qualname__, "groups": state["param_groups"], "plain": plain, "tensors": held}
+    return tensors, _plain_to_json(rest, f"the state of optimizer {name}")
+
+
+def _restore_optimizer(name: str, optimizer: Optimizer, tensors: Mapping[str, Tensor], saved: JsonValue) -> None:
+    """Restore the state that `_flatten_optimizer` took. Raises ValueError for another class, KeyError for a missing tensor."""
+    rest = _plain_from_json(saved)
+    assert isinstance(rest, dict)
+    if rest["class"] != type(optimizer).__qualname__:
+        raise ValueError(f"expected optimizer {name} of class {rest['class']}, got {type(optimizer).__qualname__}")
+    # Tensors are looked up one by one: a prefix would take those of the seed `host/0` for the host's.
+    state = {
+        index: {**rest["plain"][index], **{key: tensors[_place(name, index, key)].clone() for key in keys}}
+        for index, keys in rest["tensors"].items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+
+
+def _place(name: str, index: int, key: str) -> str:
+    return f"optimizer/{name}/{index}/{key}"
+
+
+def _plain_to_json(value: object, what: str) -> JsonValue:
+    """`value` as JSON that `_plain_from_json` restores exactly: tuples, maps with keys that are not text, and numbers that are not finite.
+
+    A list and a plain value stand as they are; anything else is an object with one key that names its type. Raises DataError
+    naming `what` where it holds anything but plain values (a function, a tensor)."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"number": str(float(value))}
+    if isinstance(value, list):
+        return [_plain_to_json(part, what) for part in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_plain_to_json(part, what) for part in value]}
+    if isinstance(value, Mapping):
+        pairs: list[JsonValue] = [[_plain_to_json(key, what), _plain_to_json(part, what)] for key, part in value.items()]
+        return {"counter" if isinstance(value, Counter) else "map": pairs}
+    raise DataError(f"a checkpoint holds tensors and plain values only; {what} holds a {type(value).__name__}: {value!r:.200}")
+
+
+def _plain_from_json(value: JsonValue) -> object:
+    """The value that `_plain_to_json` wrote."""
+    if isinstance(value, list):
+        return [_plain_from_json(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "number":
+        return float(str(inner))
+    assert isinstance(inner, list)
+    if kind == "tuple":
+        return tuple(_plain_from_json(part) for part in inner)
+    pairs = {_plain_from_json(key): _plain_from_json(part) for key, part in inner}  # type: ignore[misc, str-unpack] # pairs, as written above
+    return Counter(pairs) if kind == "counter" else pairs

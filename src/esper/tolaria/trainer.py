@@ -26,15 +26,14 @@ from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.transitions import LIVE
 from esper.tolaria.adaptation import AdaptationStep
-from esper.tolaria.checkpointer import Checkpointer
+from esper.tolaria.checkpoints import Checkpointer
 from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
-from esper.tolaria.seed_evaluator import evaluate_seeds
 from esper.tolaria.snapshots import model_digest, state_digests
 from esper.tolaria.step_recorder import StepNumbers, StepRecorder, StepResult
 from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
-from esper.tolaria.validation import Evaluator, Losses
+from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds
 
 
 class UnstableError(EsperError):

@@ -16,7 +16,7 @@ from esper.events.kinds.run import RunFinished, RunRolledBack
 from esper.oona import emitter, file, run_log, seal
 from esper.oona.catch_up import CatchUp
 from esper.oona.emitter import Emitter
-from esper.tolaria import checkpoint_files, checkpointer, trainer
+from esper.tolaria import checkpoints, trainer
 from esper.tolaria.adaptation import AdaptationStep
 
 Function = Callable[..., Any]  # Any: wrappers pass on what they get, whatever it is.
@@ -158,7 +158,7 @@ def _half_a_file(fuse: Fuse) -> None:
 
         return wrapped
 
-    wrap(checkpoint_files, "_write_durably", make)
+    wrap(checkpoints, "_write_durably", make)
 
 
 def _is_checkpoint(path: Path, *_arguments: object) -> bool:
@@ -177,8 +177,12 @@ def _commit(one: Any, *_arguments: object) -> None:
     one._training.sink.commit()
 
 
-def _forget_a_file(folder: Path, name: str) -> None:
-    (folder / name / checkpoint_files.MANIFEST).unlink(missing_ok=True)
+def _forget_a_file(folder: Path) -> None:
+    (folder / "manifest.json").unlink(missing_ok=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    return not folder.name.endswith(".partial")
 
 
 def _is_new_log(path: Path, *_arguments: object) -> bool:
@@ -189,7 +193,7 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "the log's file is made, not renamed": _before(Path, "rename", when=_is_new_log),
     "the log is empty": _before(Emitter, "emit"),
     "RunStarted is durable, no checkpoint yet": _before(
-        checkpointer.Checkpointer, "save", when=lambda _keeper, reason: reason == "start", first=_commit
+        checkpoints.Checkpointer, "save", when=lambda _keeper, reason: reason == "start", first=_commit
     ),
     "in a transaction, between two rows": _in_a_transaction,
     "in COMMIT": _at_the_commit,
@@ -207,8 +211,8 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "a checkpoint's file is half written": _half_a_file,
     "before a checkpoint's rename": _before(Path, "rename", when=_is_checkpoint),
     "after a checkpoint's rename, before CheckpointSaved": _after(Path, "rename", when=_is_checkpoint),
-    "CheckpointSaved is durable, nothing pruned": _before(checkpointer.Checkpointer, "_kept"),
-    "while pruning": _before(checkpointer, "prune_checkpoint", first=_forget_a_file),
+    "CheckpointSaved is durable, nothing pruned": _before(checkpoints.Checkpointer, "_kept"),
+    "while pruning": _before(checkpoints, "_prune", when=_is_whole, first=_forget_a_file),
     "rolled back, not said": _before(Emitter, "emit", when=_said(RunRolledBack)),
     "RunRolledBack is durable, nothing after it": _after(
         Emitter, "emit", when=_said(RunRolledBack), then=lambda emitter, *_: emitter.commit()

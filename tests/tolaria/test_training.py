@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from esper.tolaria.settings import TrainerSettings
+from esper.tolaria.training import TrainerSettings
 
 BAD_TRAINER: list[tuple[str, object]] = [
     ("epochs", 0),

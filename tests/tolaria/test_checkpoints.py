@@ -1,5 +1,7 @@
-"""Checkpoints are said before others are removed, and kept by rule; training that goes on from one is the training that never stopped."""
+"""Checkpoints are recorded before others are removed, kept by rule, whole or refused; training goes on from one bit for bit."""
 
+import json
+import resource
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
@@ -10,18 +12,19 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
-from esper.errors import DataError
+from esper.errors import DataError, LogError
 from esper.events.digests import comparison_form
 from esper.events.kinds.control import Adaptation, FieldReported
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
 from esper.kasmina.randomness import derive
-from esper.tolaria.settings import TrainerSettings
+from esper.tolaria.checkpoints import _name_of, _prune, load_checkpoint, save_checkpoint
+from esper.tolaria.snapshots import Snapshot
 from esper.tolaria.trainer_state import KeptCheckpoint
-from esper.tolaria.training import Scheduler
+from esper.tolaria.training import Scheduler, TrainerSettings
 from tests.tolaria.event_sinks import COMMIT, ListedJournal, Said
-from tests.tolaria.worlds import ADVANCE, GRAFTED, SITE, Script, World, batches, perceptron
+from tests.tolaria.worlds import ADVANCE, CPU, GRAFTED, SITE, Script, World, batches, perceptron
 
 OTHER = (Adaptation.GERMINATE, 1, "lowrank:1")
 GROWN: Script = {**GRAFTED, 6: [ADVANCE, OTHER], 7: [ADVANCE], 8: [ADVANCE]}
@@ -297,3 +300,162 @@ def test_a_damaged_checkpoint_is_named_at_a_rollback_too(tmp_path: Path) -> None
     (made.checkpoints / kept.name / "manifest.json").unlink()
     with pytest.raises(DataError, match=kept.name):
         made.checkpointer.roll_back("for a reason")
+
+
+# Files
+
+NAME = "epoch-000005"
+MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
+
+
+def snapshot(value: float = 1.0, *, body: JsonValue = None) -> Snapshot:
+    return Snapshot({"model/weight": torch.full((2, 3), value)}, {"tally": body})
+
+
+def test_names_sort_as_the_epochs_do() -> None:
+    assert sorted(map(_name_of, (100, 9, 10))) == [_name_of(9), _name_of(10), _name_of(100)]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor([0.1, -0.0, float("nan"), float("inf"), 1e-45]),
+        torch.tensor(3.5, dtype=torch.float64),
+        torch.arange(6).reshape(2, 3).t(),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.tensor([True, False]),
+        torch.zeros(0, 4),
+    ],
+)
+def test_a_tensor_comes_back_bit_for_bit(tmp_path: Path, tensor: Tensor) -> None:
+    digest, _ = save_checkpoint(tmp_path, NAME, Snapshot({"it": tensor}, {}))
+    back = load_checkpoint(tmp_path, NAME, digest, CPU).tensors["it"]
+    assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
+    assert back.contiguous().reshape(-1).view(torch.uint8).tolist() == tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
+
+
+def test_the_body_comes_back(tmp_path: Path) -> None:
+    digest, _ = save_checkpoint(tmp_path, NAME, snapshot(body={"epoch": 5}))
+    back = load_checkpoint(tmp_path, NAME, digest, CPU)
+    assert back.body["tally"] == {"epoch": 5}
+
+
+def test_nothing_else_is_left_in_the_folder_and_the_size_is_that_of_the_files(tmp_path: Path) -> None:
+    _, size_bytes = save_checkpoint(tmp_path, NAME, snapshot())
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert size_bytes == sum(path.stat().st_size for path in (tmp_path / NAME).iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    digest, _ = save_checkpoint(tmp_path, NAME, snapshot())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # No file may be longer: the tensors are.
+    try:
+        with pytest.raises(
+            LogError, match=rf"cannot save checkpoint {tmp_path}/epoch-000006: File too large; what was saved before stands"
+        ):
+            save_checkpoint(tmp_path, _name_of(6), snapshot())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    load_checkpoint(tmp_path, NAME, digest, CPU)
+
+
+def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path) -> None:
+    half = tmp_path / f".{NAME}.partial"
+    half.mkdir()
+    (half / TENSORS).write_bytes(b"half")
+    (half / "stranger").touch()
+    with pytest.raises(DataError, match=f"{NAME}: expected"):
+        load_checkpoint(tmp_path, NAME, "0" * 64, CPU)
+    digest, _ = save_checkpoint(tmp_path, NAME, snapshot())
+    assert sorted(path.name for path in (tmp_path / NAME).iterdir()) == [MANIFEST, TENSORS]
+    assert load_checkpoint(tmp_path, NAME, digest, CPU).tensors["model/weight"][0, 0] == 1.0
+
+
+def test_a_checkpoint_that_was_renamed_and_not_logged_is_replaced(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, NAME, snapshot(1.0))
+    digest, _ = save_checkpoint(tmp_path, NAME, snapshot(2.0))
+    assert load_checkpoint(tmp_path, NAME, digest, CPU).tensors["model/weight"][0, 0] == 2.0
+
+
+def test_the_digest_is_of_tensors_and_body(tmp_path: Path) -> None:
+    def digest(one: Snapshot) -> str:
+        return save_checkpoint(tmp_path, NAME, one)[0]
+
+    assert len({digest(snapshot()), digest(snapshot(2.0)), digest(snapshot(body=1))}) == 3
+
+
+def _cut_tensors(folder: Path) -> None:
+    (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:-1])
+
+
+def _flip_a_bit_of_the_tensors(folder: Path) -> None:
+    content = bytearray((folder / TENSORS).read_bytes())
+    content[-1] ^= 1
+    (folder / TENSORS).write_bytes(content)
+
+
+def _change_the_body(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["tally"] = "another"
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def _empty_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{}")
+
+
+def _add_to_the_manifest(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"references": {}}))
+
+
+def _make_a_list_of_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[1]")
+
+
+def _cut_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:20])
+
+
+DAMAGES: list[tuple[Callable[[Path], None], str]] = [
+    (lambda folder: (folder / MANIFEST).unlink(), rf"checkpoint \S*{NAME}: expected {MANIFEST} and {TENSORS}, whole: FileNotFound"),
+    (lambda folder: (folder / TENSORS).unlink(), rf"checkpoint \S*{NAME}: expected {MANIFEST} and {TENSORS}, whole: FileNotFound"),
+    (_cut_tensors, rf"{NAME}/{TENSORS}: expected sha256 \w+, got \w+"),
+    (_flip_a_bit_of_the_tensors, rf"{NAME}/{TENSORS}: expected sha256 \w+, got \w+"),
+    (_change_the_body, rf"{NAME}/{MANIFEST}: the log expects digest \w+, the file has \w+"),
+    (_empty_the_manifest, "the log expects digest"),
+    (_make_a_list_of_the_manifest, rf"{NAME}: expected {MANIFEST} and {TENSORS}, whole: TypeError"),
+    (_add_to_the_manifest, "the log expects digest"),
+    (_cut_the_manifest, rf"{NAME}: expected {MANIFEST} and {TENSORS}, whole: JSONDecodeError"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_damage_is_refused_and_the_file_is_named(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    digest, _ = save_checkpoint(tmp_path, NAME, snapshot())
+    damage(tmp_path / NAME)
+    with pytest.raises(DataError, match=message):
+        load_checkpoint(tmp_path, NAME, digest, CPU)
+
+
+def test_a_checkpoint_that_is_whole_and_not_the_logged_one_is_refused(tmp_path: Path) -> None:
+    logged, _ = save_checkpoint(tmp_path / "one", NAME, snapshot(1.0))
+    save_checkpoint(tmp_path / "other", NAME, snapshot(2.0))
+    with pytest.raises(DataError, match=f"{MANIFEST}: the log expects digest {logged[:16]}"):
+        load_checkpoint(tmp_path / "other", NAME, logged, CPU)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    one = snapshot()
+    digest, _ = save_checkpoint(tmp_path, NAME, one._replace(body={**one.body, "format": 2}))
+    with pytest.raises(DataError, match="expected format 1, got 2"):
+        load_checkpoint(tmp_path, NAME, digest, CPU)
+
+
+def test_pruning_removes_a_checkpoint_and_a_second_time_nothing(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, NAME, snapshot())
+    _prune(tmp_path / NAME)
+    _prune(tmp_path / NAME)
+    assert list(tmp_path.iterdir()) == []
