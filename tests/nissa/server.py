@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
-from esper.nissa.settings import NissaSettings
+from esper.nissa.service_settings import NissaSettings
 from esper.oona.directory import Directory
 from esper.processes.serve import Service
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
-from esper.nissa.settings import NissaSettings
+from esper.nissa.service_settings import NissaSettings
 from tests.nissa.server import Client
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nissa.md").read_text()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from esper.nissa.settings import NissaSettings
+from esper.nissa.service_settings import NissaSettings
 from esper.oona.directory import Directory
 from tests.nissa.server import Client, serving
 

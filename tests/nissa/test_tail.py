@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from esper.events.envelope import RunId
-from esper.nissa.settings import NissaSettings
+from esper.nissa.service_settings import NissaSettings
 from esper.oona.appender import Item, append_items
 from esper.oona.observed import Observed
 from esper.oona.run_log import RunLog

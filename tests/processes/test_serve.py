@@ -11,8 +11,7 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.metrics import LogMetrics
-from esper.nissa.security import TOKEN_VARIABLE, read_token
-from esper.nissa.settings import NissaSettings, nissa_settings
+from esper.nissa.service_settings import TOKEN_VARIABLE, NissaSettings, nissa_settings, read_token
 from esper.oona.directory import Directory
 from esper.processes.serve import LogReader, listen
 from tests.nissa.server import serving

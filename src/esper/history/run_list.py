@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from esper.errors import EsperError
 from esper.events.codec import decode, decode_as
 from esper.events.envelope import RunId
-from esper.events.fields import WORDS
+from esper.events.fields import WORDS, Count, Float
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
 from esper.events.topics import EPOCH, RUN
@@ -34,17 +34,17 @@ RunStatus = Literal["live", "finished", "failed", "interrupted", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One run in a list. `interrupted`: no process writes it and it has not ended; `problem` is the reason why it cannot be read."""
+    """A run in a list. `interrupted`: no process writes it and it has not ended; `problem` is the reason why it cannot be read."""
 
     run: RunId
     standing: RunStatus
     task: str | None = None
     began: datetime | None = None
-    epoch: int | None = None
-    epochs: int | None = None
-    validation_loss: float | None = None
-    parameters: int | None = None
-    holder: int | None = None
+    epoch: Count | None = None
+    epochs: Count | None = None
+    validation_loss: Float | None = None
+    parameters: Count | None = None
+    holder: Annotated[int | None, Field(exclude=True)] = None
     sealed: bool = False
     problem: str | None = None
 

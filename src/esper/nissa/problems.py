@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from esper.errors import AmbiguousRunError, EsperError, UnknownRunError
+from esper.nissa.backend import View
 from esper.nissa.custom import InvalidPart, RefusedSamplesError
-from esper.nissa.views import Problem
 
 _MEDIA_TYPE = "application/problem+json"
 # Names by which a mistake is located: they are in the API's description. Any other is the sender's, and is shown as `?`.
@@ -45,6 +45,16 @@ _REFUSED_SAMPLES = {
     "metric-redefined": "a metric keeps its type and its label names",
     "too-many-series": "nothing was recorded: there would be more metrics or series than may be",
 }
+
+
+class Problem(View):
+    """A refusal or a fault (RFC 9457). It never repeats what was sent."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    errors: tuple[InvalidPart, ...] = ()
 
 
 class ProblemError(EsperError):

@@ -6,7 +6,6 @@ and a rebound request carries a name. The token is asked for before routing, so 
 
 import hmac
 import ipaddress
-import os
 import re
 import socket
 from collections.abc import Iterable
@@ -18,12 +17,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from esper.errors import SettingsError
 from esper.nissa.problems import problem
-from esper.nissa.settings import NissaSettings
 
-TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
-_SHORTEST_TOKEN = 16
 OPEN = frozenset({"/healthz", "/readyz", "/-/healthy", "/-/ready"})
 """Paths that ask for no token."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -102,31 +97,6 @@ class SecurityMiddleware:
         given = await self._bearer(HTTPConnection(scope))
         # Compared in a time that does not depend on how much of it is right.
         return given is not None and hmac.compare_digest(given.credentials.strip().encode(), token.encode())
-
-
-def read_token(settings: NissaSettings) -> str | None:
-    """The token that requests must bring; None where none is set and none is needed. Raises SettingsError, and never shows it."""
-    if settings.token_file is not None:
-        try:
-            text = settings.token_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"setting nissa.token_file: cannot read {settings.token_file}") from error
-        return _checked(text, f"setting nissa.token_file, {settings.token_file}")
-    if token := os.environ.get(TOKEN_VARIABLE):
-        return _checked(token, f"the environment variable {TOKEN_VARIABLE}")
-    address = _address(settings.host)
-    if settings.host != "localhost" and (address is None or not address.is_loopback):
-        raise SettingsError(
-            f"setting nissa.host: {settings.host} can be reached by other machines, so a token is needed: "
-            f"put one into a file and name it with --token-file, or into {TOKEN_VARIABLE}"
-        )
-    return None
-
-
-def _checked(token: str, where: str) -> str:
-    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingsError(f"{where}: expected a token of at least {_SHORTEST_TOKEN} printable ASCII characters without spaces")
-    return token
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -27,13 +27,12 @@ from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
 from esper.nissa.app import build_app
+from esper.nissa.backend import Backend
 from esper.nissa.collectors import Collectors, find_collector
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.problems import ProblemError
-from esper.nissa.routes import Backend
-from esper.nissa.security import read_token
-from esper.nissa.settings import NissaSettings
+from esper.nissa.service_settings import NissaSettings, read_token
 from esper.nissa.tail import Tails
 from esper.observer.build import observer_maker
 from esper.observer.delivery.settings import delivery_settings
@@ -147,8 +146,8 @@ class Service:
         tails = Tails(settings.tails)
         self.reader = LogReader(directory, self.metrics, tails.notify, self.runs.release)
         collectors = Collectors(self.metrics, [find_collector(path) for path in settings.collectors])
-        backend = Backend(self.run_list, self.runs, self.metrics, collectors, settings, partial(observer_of, directory))
-        self.app: FastAPI = build_app(backend, tails, version=version("esper-training"), token=token)
+        backend = Backend(self.run_list, self.runs, self.metrics, collectors, settings, tails, partial(observer_of, directory))
+        self.app: FastAPI = build_app(backend, version=version("esper-training"), token=token)
 
     def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:
         try:

@@ -99,7 +99,7 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "sse_starlette") if find_spec(name) is None]
     if missing:
         raise SettingsError(f"esper nissa needs {', '.join(missing)}: pip install 'esper-training[nissa]'")
-    from esper.nissa.settings import nissa_settings
+    from esper.nissa.service_settings import nissa_settings
     from esper.processes.serve import serve
 
     typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file}

@@ -1,5 +1,6 @@
-"""What observers derived, over HTTP: of one run, and over all."""
+"""Records of a run, and what observers derived from them, over HTTP: of one run, and over all."""
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from urllib.parse import quote
 import pytest
 
 from esper.events.envelope import EventId, Record, RunId
+from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.observability import AlertResolved, TrendDetected, WindowAggregated
+from esper.history.run import open_run
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 from esper.oona.observed import Observed
@@ -17,6 +20,7 @@ from tests.nissa.samples import alert, anomaly, standing
 from tests.nissa.server import Client, serving
 from tests.synthetic import RUN, write_run
 
+SHORT = RUN[-6:]
 WINDOWS = 130
 QUEUES = ['esper_custom_queue{of="a"}', 'esper_custom_queue{of="b"}']
 
@@ -49,6 +53,64 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         observed.save([window(0, metric) for metric in QUEUES])
     with serving(path) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def records(finished: Client) -> list[Record]:
+    with open_run(RUN, finished.service.directory.path) as history:
+        return list(history.records())
+
+
+def test_events_page_by_page_are_the_log_byte_for_byte(finished: Client, records: list[Record]) -> None:
+    found: list[bytes] = []
+    cursor = ""
+    while True:
+        answer = finished.get(f"/api/v1/runs/{SHORT}/events?limit=60{cursor}")
+        page = answer.json
+        found += [event["id"].encode() for event in page["events"]]
+        assert all(record.data in answer.body for record in records if record.id in {event["id"] for event in page["events"]})
+        if not page["more"]:
+            break
+        cursor = f"&cursor={page['cursor']}"
+    assert found == [record.id.encode() for record in records]
+
+
+def test_events_of_a_topic(finished: Client, records: list[Record]) -> None:
+    topic = SeedTransitioned.TOPIC
+    page = finished.get(f"/api/v1/runs/{SHORT}/events?limit=1000&topic={topic}").json
+    assert [event["id"] for event in page["events"]] == [record.id for record in records if record.topic == topic]
+
+
+def test_a_topic_that_is_none_is_refused_with_how_topics_are_named(finished: Client) -> None:
+    answer = finished.get(f"/api/v1/runs/{SHORT}/events?topic=run")
+    assert answer.status == 422
+    assert "named whole, like telemetry.training.steps" in answer.json["errors"][0]["detail"]
+
+
+def test_transitions_are_those_of_the_log(finished: Client, records: list[Record]) -> None:
+    page = finished.get(f"/api/v1/runs/{SHORT}/transitions").json
+    logged = [json.loads(record.data) for record in records if record.type == SeedTransitioned.KIND]
+    assert [(one["site"], one["seed"], one["to_stage"]) for one in page["transitions"]] == [
+        (one["site"], one["seed"], one["to_stage"]) for one in logged
+    ]
+
+
+def test_health_is_the_last_that_was_measured(finished: Client, records: list[Record]) -> None:
+    measured = [record for record in records if record.type == "esper.seed.health-measured.v1"]
+    page = finished.get(f"/api/v1/runs/{SHORT}/health?limit=3").json
+    assert [one["moment"] for one in page["measurements"]] == [record.moment for record in measured[-3:]]
+    assert page["measurements"][-1]["health"] == json.loads(measured[-1].data)["health"]
+
+
+def test_what_is_derived_is_empty_and_not_kept_where_nobody_observed(finished: Client) -> None:
+    answer = finished.get(f"/api/v1/runs/{SHORT}/alerts")
+    assert (answer.json["alerts"], answer.headers["cache-control"]) == ([], "no-store")
+
+
+@pytest.mark.parametrize("cursor", ["", "7", "-1.0", "1.9999999999999999999", "1.1%20"])
+def test_a_cursor_that_is_none_is_refused(finished: Client, cursor: str) -> None:
+    answer = finished.get(f"/api/v1/runs/{SHORT}/events?cursor={cursor}")
+    assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
 
 
 def test_alerts_are_told_with_their_state(watched: Client) -> None:

@@ -1,12 +1,18 @@
 """Settings of the service: address, token, host names, limits."""
 
+import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from esper.errors import SettingsError
 from esper.settings import TomlFile, read_text, settings_of
+
+TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
+_SHORTEST_TOKEN = 16
 
 
 class NissaSettings(BaseModel):
@@ -47,3 +53,34 @@ def nissa_settings(path: Path | None, typed: Mapping[str, object]) -> NissaSetti
     file = read_text("settings", path)
     settings = NissaSettings() if file is None else TomlFile(*file).table(NissaSettings, ("nissa",))
     return settings_of(NissaSettings, dict(settings) | dict(typed), "nissa")
+
+
+def read_token(settings: NissaSettings) -> str | None:
+    """The token that requests must bring; None where none is set and none is needed. Raises SettingsError, and never shows it."""
+    if settings.token_file is not None:
+        try:
+            text = settings.token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"setting nissa.token_file: cannot read {settings.token_file}") from error
+        return _checked(text, f"setting nissa.token_file, {settings.token_file}")
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return _checked(token, f"the environment variable {TOKEN_VARIABLE}")
+    if not _is_loopback(settings.host):
+        raise SettingsError(
+            f"setting nissa.host: {settings.host} can be reached by other machines, so a token is needed: "
+            f"put one into a file and name it with --token-file, or into {TOKEN_VARIABLE}"
+        )
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _checked(token: str, where: str) -> str:
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingsError(f"{where}: expected a token of at least {_SHORTEST_TOKEN} printable ASCII characters without spaces")
+    return token

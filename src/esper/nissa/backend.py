@@ -1,0 +1,142 @@
+"""The common parts of the routes: the objects that they answer from, models of answers, and a question about one run.
+
+Routes are plain functions: they wait for the disk, so each runs on a thread of the server's pool.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial, wraps
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, create_model
+
+from esper.events.envelope import RunId
+from esper.history.open_runs import OpenRuns
+from esper.history.run_list import RunList
+from esper.nissa.collectors import Collectors
+from esper.nissa.metrics import LogMetrics
+from esper.nissa.service_settings import NissaSettings
+from esper.nissa.tail import Tails
+
+_View = TypeVar("_View", bound="View")
+
+RUN_REF = r"^[0-9A-Za-z][0-9A-Za-z:._-]*$"
+_ABOUT_REF = "A run's id, what only one id begins or ends with, or latest."
+RunRef = Annotated[str, Path(pattern=RUN_REF, max_length=128, description=_ABOUT_REF)]
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
+
+
+class View(BaseModel):
+    """A frozen answer. Numbers that are not finite are the log's words for them, and null is not measured."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=True, json_schema_serialization_defaults_required=True
+    )
+
+    def __init_subclass__(cls, **settings: Any) -> None:  # Any: pydantic's.
+        """Names the model in the API's description, where no name is private."""
+        super().__init_subclass__(**settings)
+        cls.__name__ = cls.__qualname__ = cls.__name__.lstrip("_")
+
+
+def view_model(name: str, about: str, /, **fields: Any) -> type[View]:  # Any: types, which pydantic reads.
+    """The model of an answer, described by `about`, with `fields`, all required, of the given types."""
+    required: dict[str, Any] = {field: (kind, ...) for field, kind in fields.items()}
+    return create_model(name, __base__=View, __doc__=about, **required)
+
+
+def view_of(model: type[_View], /, *sources: object, **given: object) -> _View:
+    """A `model` with the fields `given`, and each other from the first of `sources` that has an attribute of its name.
+
+    Nothing is validated: sources are rows and events, which were checked when they were read.
+    """
+    values: dict[str, Any] = {}  # Any: written as the model's fields say.
+    for name in model.model_fields:
+        source = next((source for source in sources if hasattr(source, name)), None)
+        if name in given:
+            values[name] = given[name]
+        elif source is not None:
+            values[name] = getattr(source, name)
+    return model.model_construct(**values)  # type: ignore[return-value] # pydantic's plugin loses the type variable.
+
+
+def send(view: BaseModel | bytes, status: int = 200) -> Response:
+    """The answer `view`, good now and not to be kept."""
+    body = view if isinstance(view, bytes) else view.__pydantic_serializer__.to_json(view)
+    return Response(body, status, media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The objects that routes answer from."""
+
+    run_list: RunList
+    runs: OpenRuns
+    metrics: LogMetrics
+    collectors: Collectors
+    settings: NissaSettings
+    tails: Tails
+    observed_by: Callable[[], int | None]
+    """The process that observes the log now."""
+
+
+async def _backend_of(request: Request) -> Backend:
+    backend = request.app.state.backend
+    assert isinstance(backend, Backend)
+    return backend
+
+
+ByBackend = Annotated[Backend, Depends(_backend_of)]
+
+
+class RunRequest:
+    """A question about one run. It is asked of the log on the route's own thread: `run` and `answer` read the disk."""
+
+    def __init__(self, request: Request, backend: Backend, ref: str) -> None:
+        self.runs = backend.runs
+        self.run_list = backend.run_list
+        self._request = request
+        self._ref = ref
+
+    @cached_property
+    def run(self) -> RunId:
+        """The run that is meant. Raises UnknownRunError, AmbiguousRunError."""
+        return self.run_list.resolve(self._ref)
+
+    def answer(self, view: Callable[[], BaseModel | bytes], *, lasting: bool = True) -> Response:
+        """The answer that `view` makes, once the run is sealed with an ETag; 304, without making it, for a client that has it already.
+
+        `lasting`: it is of what the run itself wrote alone; what was derived may grow after the seal, and its answer has no ETag.
+        """
+        sealed = self.runs.seal_digest(self.run) if lasting else None
+        if sealed is None:
+            return send(view())
+        url, version = self._request.url, self._request.app.version
+        tag = hashlib.sha256(f"{version}\x1f{sealed}\x1f{self.run}\x1f{url.path}\x1f{url.query}".encode()).hexdigest()
+        kept = "private, max-age=31536000, immutable" if self._ref == self.run else "private, no-cache"
+        headers = {"ETag": f'"{tag[:32]}"', "Cache-Control": kept}
+        known = self._request.headers.get("if-none-match", "").split(",")
+        if headers["ETag"] in (one.strip().removeprefix("W/") for one in known):
+            return Response(status_code=304, headers=headers)
+        response = send(view())
+        response.headers.update(headers)
+        return response
+
+
+async def _asked(request: Request, backend: ByBackend, run: RunRef) -> RunRequest:
+    return RunRequest(request, backend, run)
+
+
+OfRun = Annotated[RunRequest, Depends(_asked)]
+
+
+def about_run(view: Callable[..., View]) -> Callable[..., Response]:
+    """The route that answers a RunRequest, its parameter `asked`, with `view`; `view`'s parameters and annotations describe it."""
+
+    @wraps(view)
+    def route(asked: RunRequest, **parameters: Any) -> Response:  # Any: FastAPI checks them.
+        return asked.answer(partial(view, asked, **parameters))
+
+    return route

@@ -1,0 +1,65 @@
+"""The API's answers about a finished run, over HTTP."""
+
+import pytest
+
+from esper.folds.run_state import digest
+from esper.history.run import open_run
+from tests.nissa.server import Client
+from tests.synthetic import EPOCHS, RUN
+
+SHORT = RUN[-6:]
+
+
+def test_runs_are_listed_with_what_their_seal_says(finished: Client) -> None:
+    [run] = finished.get("/api/v1/runs").json["runs"]
+    assert (run["run"], run["standing"], run["task"], run["epoch"], run["sealed"]) == (RUN, "finished", "digits", EPOCHS, True)
+
+
+@pytest.mark.parametrize("ref", [RUN, SHORT, RUN[:30], "latest"])
+def test_a_run_is_found_by_what_people_type(finished: Client, ref: str) -> None:
+    assert finished.get(f"/api/v1/runs/{ref}").json["summary"]["run"] == RUN
+
+
+@pytest.mark.parametrize("moment", [0, 1, 57, 120])
+def test_the_state_at_a_moment_is_the_folds(finished: Client, moment: int) -> None:
+    with open_run(RUN, finished.service.directory.path) as history:
+        expected = history.at(moment=moment)
+    answer = finished.get(f"/api/v1/runs/{SHORT}/state?at={moment}").json
+    assert answer["digest"] == digest(expected)
+    assert [slot["row"]["stage"] for slot in answer["seeds"]] == [row.stage for row in expected.seeds]
+
+
+def test_a_moment_that_was_not_reached_is_not_found(finished: Client) -> None:
+    answer = finished.get(f"/api/v1/runs/{SHORT}/state?at=9999999")
+    assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:moment-not-reached")
+
+
+def test_decisions_have_their_fates_and_a_number_that_is_none_is_a_word(finished: Client) -> None:
+    decisions = finished.get(f"/api/v1/runs/{SHORT}/decisions").json["decisions"]
+    assert {decision["fate"] for decision in decisions} >= {"applied", "refused", "failed", "recorded"}
+    assert [decision["rule"] for decision in decisions if decision["urgency"] == "NaN"] == ["finite"]
+
+
+def test_decisions_page_by_moment(finished: Client) -> None:
+    whole = finished.get(f"/api/v1/runs/{SHORT}/decisions").json["decisions"]
+    first = finished.get(f"/api/v1/runs/{SHORT}/decisions?limit=5").json
+    rest = finished.get(f"/api/v1/runs/{SHORT}/decisions?after={first['after']}").json
+    assert first["decisions"] + rest["decisions"] == whole
+
+
+def test_an_answer_about_a_sealed_run_by_its_whole_id_is_good_for_ever(finished: Client) -> None:
+    answer = finished.get(f"/api/v1/runs/{RUN}/seeds")
+    assert "immutable" in answer.headers["cache-control"]
+    again = finished.get(f"/api/v1/runs/{RUN}/seeds", if_none_match=answer.headers["etag"])
+    assert (again.status, again.body) == (304, b"")
+
+
+def test_an_answer_by_a_short_id_is_asked_for_again(finished: Client) -> None:
+    answer = finished.get(f"/api/v1/runs/{SHORT}/seeds")
+    assert answer.headers["cache-control"] == "private, no-cache"
+
+
+def test_an_unknown_run_is_not_found_and_not_repeated(finished: Client) -> None:
+    answer = finished.get("/api/v1/runs/not-a-run-at-all")
+    assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:unknown-run")
+    assert b"not-a-run-at-all" not in answer.body
