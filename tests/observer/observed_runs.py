@@ -17,7 +17,8 @@ from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
-from esper.observer.observer import Delivers, Observer, ObserverSettings, Outcomes
+from esper.observer.delivery.deliverer import Deliverer
+from esper.observer.observer import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.heads import Draft
 from esper.oona.observed import read_observed
@@ -45,9 +46,7 @@ class Growing:
         now, self._waiting = tuple(self._waiting[:count]), self._waiting[count:]
         self.log.append(now)
 
-    def observer(
-        self, settings: ObserverSettings = SETTINGS, *, deliverer: Delivers | None = None, outcomes: Outcomes | None = None
-    ) -> Observer:
+    def observer(self, settings: ObserverSettings = SETTINGS, *, deliverer: Deliverer | None = None) -> Observer:
         """An observer of the directory, started at one o'clock, each a moment after the one before."""
         self._observers += 1
         now = NOW + timedelta(microseconds=self._observers)
@@ -55,8 +54,7 @@ class Growing:
             self.directory,
             settings,
             now=lambda: now,
-            deliverer=deliverer,
-            outcomes=outcomes,
+            make_deliverer=None if deliverer is None else lambda _record: deliverer,
             report=problems.append,
         )
 

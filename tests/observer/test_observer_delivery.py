@@ -4,8 +4,8 @@ import shutil
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 
@@ -18,11 +18,12 @@ from esper.events.kinds.observability import (
     AlertSuppressed,
 )
 from esper.events.kinds.run import RunRolledBack
-from esper.observer.delivery.deliverer import Deliverer
+from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.delivery.notices import linker
+from esper.observer.delivery.outbox import Outcome
 from esper.observer.delivery.settings import parse_delivery
-from esper.observer.observer import Observer, Outcomes
+from esper.observer.observer import Observer
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import is_settled
@@ -43,10 +44,10 @@ ENDED = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
 NOW_SOON, NOW_LATE = ENDED + timedelta(minutes=5), ENDED + timedelta(hours=1)
 
 
-class Post:
+class Post(Deliverer):
     """Who delivers, as far as an observer sees it: what it was told, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, _record: Recorder | None = None) -> None:
         self.offered: list[Record] = []
         self.known: list[Record] = []
         self.started_after: int | None = None
@@ -54,8 +55,8 @@ class Post:
     def start(self) -> None:
         self.started_after = len(self.offered)
 
-    def offer(self, alert: Record) -> None:
-        self.offered.append(alert)
+    def offer(self, *alerts: Record) -> None:
+        self.offered += alerts
 
     def settled(self, outcome: Record) -> None:
         self.known.append(outcome)
@@ -85,12 +86,11 @@ def test_alerts_are_offered_once_each_as_they_are_derived(growing: Growing, undi
 
 
 def test_a_new_observer_offers_again_what_was_derived_and_says_what_became_of_it_before_it_starts(growing: Growing) -> None:
-    outcomes = SimpleQueue[tuple[Record, AlertNotified | AlertSuppressed]]()
     growing.write(200)
-    with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
+    with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())
-        outcomes.put((told[0], notified(told[0])))
+        observer.record([Outcome(told[0], notified(told[0]))])
         observer.turn(0.0)
     after = Post()
     with growing.observer(deliverer=after):
@@ -112,25 +112,48 @@ def test_an_observed_file_that_is_damaged_keeps_no_observer_from_starting(growin
 
 
 def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> None:
-    outcomes = SimpleQueue[tuple[Record, AlertNotified | AlertSuppressed]]()
     growing.write()
-    with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
+    with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())
-        outcomes.put((told[0], notified(told[0])))
+        observer.record([Outcome(told[0], notified(told[0]))])
     (noted,) = [record for record in growing.derived() if record.type == AlertNotified.KIND]
     assert decode(noted) == notified(told[0])
     assert (noted.cause, noted.moment) == (told[0].id, told[0].moment)
 
 
+def test_an_outcome_is_written_at_once(growing: Growing) -> None:
+    growing.write()
+    with growing.observer(deliverer=Post()) as observer:
+        observer.turn(0.0)
+        told = firing(growing.derived())
+        observer.record([Outcome(told[0], notified(told[0]))])
+        assert [decode(record) for record in growing.derived() if record.type == AlertNotified.KIND] == [notified(told[0])]
+
+
+def test_an_outcome_that_cannot_be_written_is_written_as_soon_as_it_can(growing: Growing) -> None:
+    growing.write()
+    folder = growing.directory.path / growing.run
+    with growing.observer(deliverer=Post()) as observer:
+        observer.turn(0.0)
+        told = firing(growing.derived())
+        problems.clear()
+        folder.rename(folder.with_name("elsewhere"))
+        observer.record([Outcome(told[0], notified(told[0]))])
+        observer.turn(0.0)
+        assert any("elsewhere" not in problem and growing.run in problem for problem in problems)
+        folder.with_name("elsewhere").rename(folder)
+        observer.turn(0.0)
+    assert [record.type for record in growing.derived()].count(AlertNotified.KIND) == 1
+
+
 def test_a_delivery_that_failed_is_said(growing: Growing) -> None:
-    outcomes = SimpleQueue[tuple[Record, AlertNotified | AlertSuppressed]]()
     growing.write()
     problems.clear()
-    with growing.observer(deliverer=Post(), outcomes=outcomes) as observer:
+    with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())[0]
-        outcomes.put((told, notified(told).model_copy(update={"outcome": "failed", "error": "no answer"})))
+        observer.record([Outcome(told, notified(told).model_copy(update={"outcome": "failed", "error": "no answer"}))])
     fired = decode(told)
     assert isinstance(fired, AlertFiring)
     assert problems == [f"run {growing.run}: handler page did not deliver {fired.rule} (firing): no answer"]
@@ -139,15 +162,15 @@ def test_a_delivery_that_failed_is_said(growing: Growing) -> None:
 class Late(Post):
     """Who delivers the first alert just before it is asked whether anything is still undelivered."""
 
-    def __init__(self, outcomes: Outcomes) -> None:
+    def __init__(self, record: Recorder) -> None:
         super().__init__()
-        self.outcomes, self.told = outcomes, False
+        self.record, self.told = record, False
 
     def outstanding(self, run: RunId | None = None) -> int:
         if run is not None and not self.told:
             self.told = True
             first = firing(tuple(self.offered))[0]
-            self.outcomes.put((first, notified(first)))
+            self.record([Outcome(first, notified(first))])
         return 0
 
 
@@ -155,8 +178,7 @@ def test_an_outcome_that_comes_as_a_run_is_settled_is_written_before_it_is_settl
     shutil.copytree(synthetic_log, tmp_path / "log")
     directory = Directory(tmp_path / "log")
     (run,) = directory.names()
-    outcomes: Outcomes = SimpleQueue()
-    observer = Observer(directory, SETTINGS, now=lambda: NOW_SOON, deliverer=Late(outcomes), outcomes=outcomes, report=problems.append)
+    observer = Observer(directory, SETTINGS, now=lambda: NOW_SOON, make_deliverer=Late, report=problems.append)
     observer.turn(0.0)
     abandon(observer)
     assert is_settled(directory.path / run)
@@ -171,21 +193,13 @@ class Paged:
 
     def observer(self, *, from_start: bool = False) -> Observer:
         """An observer, with a deliverer that has begun."""
-        outcomes: Outcomes = SimpleQueue()
         settings = parse_delivery(f'[[handlers]]\nname = "page"\nkind = "log"\npath = "{self.page}"\n', "here")
-        deliverer = Deliverer(
-            build_handlers(settings),
-            record=lambda alert, event: outcomes.put((alert, event)),
-            now=self.now,
-            link_to=linker(),
-            lives=lambda _: True,
-        )
+        handlers = build_handlers(settings)
         return Observer(
             self.directory,
             SETTINGS,
             now=self.now,
-            deliverer=deliverer,
-            outcomes=outcomes,
+            make_deliverer=lambda record: Deliverer(handlers, record=record, now=self.now, link_to=linker(), lives=lambda _: True),
             from_start=from_start,
             report=problems.append,
         )
@@ -263,9 +277,9 @@ def test_an_old_directory_of_a_crashed_run_pages_nobody(tmp_path: Path) -> None:
     write_run(directory, finish=False)
     page = tmp_path / "paged"
     settings = parse_delivery(f'[[handlers]]\nname = "page"\nkind = "log"\npath = "{page}"\n', "here")
-    deliverer, outcomes = make_deliverer(directory, settings)
     now = datetime.now(UTC)
-    with Observer(directory, HEARING, now=lambda: now, deliverer=deliverer, outcomes=outcomes, report=problems.append) as observer:
+    deliverer = partial(make_deliverer, directory, settings)
+    with Observer(directory, HEARING, now=lambda: now, make_deliverer=deliverer, report=problems.append) as observer:
         observer.turn(0.0)
     told = [decode(record) for record in read(directory, RUN)]
     fired = [event.rule for event in told if isinstance(event, AlertFiring)]

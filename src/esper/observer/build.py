@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -80,13 +81,11 @@ def observer_maker(
     settings = ObserverSettings(monitor=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
 
     def make() -> Observer:
-        deliverer, outcomes = make_deliverer(directory, handlers)
         return Observer(
             directory,
             settings,
             now=lambda: datetime.now(UTC),
-            deliverer=deliverer,
-            outcomes=outcomes,
+            make_deliverer=partial(make_deliverer, directory, handlers),
             from_start=from_start,
             report=_said,
         )

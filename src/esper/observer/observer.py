@@ -5,19 +5,19 @@ that they were derived to; the state is saved with them now and then. A killed o
 position without writing, and goes on: the derived records are the same, whenever it was killed. Only silence is judged by a clock.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from esper.errors import EsperError
 from esper.events import topics
-from esper.events.codec import decode, encode
+from esper.events.codec import encode
 from esper.events.digests import to_json
 from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import (
@@ -29,6 +29,9 @@ from esper.events.kinds.observability import (
 )
 from esper.folds.monitoring.run_monitor import own_id
 from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
+from esper.observer.delivery.deliverer import Deliverer, Recorder
+from esper.observer.delivery.notices import alert_of
+from esper.observer.delivery.outbox import Outcome
 from esper.observer.observed_run import ObservedRun
 from esper.oona import seal
 from esper.oona.contract import START, Position
@@ -36,23 +39,9 @@ from esper.oona.directory import Directory
 from esper.oona.follower import Follower, RunPage
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 
-Outcome = AlertNotified | AlertSuppressed
-Outcomes = SimpleQueue[tuple[Record, Outcome]]
-"""Each alert's record, and an outcome of its delivery."""
-
 _OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
 _OUTCOMES = frozenset({AlertNotified.KIND, AlertSuppressed.KIND})
 _LAST_DELIVERY_S = 5.0
-
-
-class Delivers(Protocol):
-    """The delivery of alerts (`esper.observer.delivery`). Every outcome comes back through the observer's queue."""
-
-    def start(self) -> None: ...
-    def offer(self, alert: Record) -> None: ...
-    def settled(self, outcome: Record) -> None: ...
-    def outstanding(self, run: RunId | None = None) -> int: ...
-    def close(self, timeout_s: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -71,8 +60,8 @@ class ObserverSettings:
 class Observer:
     """Observes `directory`. One thread calls `turn` again and again, then `close`, or uses it in a `with` statement.
 
-    The caller holds the observer's lock. `deliverer` is started here, after it has read the alerts and outcomes of the runs; its outcomes
-    come through `outcomes`, from any thread. An error of one run goes to `report` and leaves the others alone.
+    The caller holds the observer's lock. `make_deliverer` takes `record`; its deliverer is started here, after it has read the alerts and
+    outcomes of the runs. An error of one run goes to `report` and leaves the others alone.
     """
 
     def __init__(
@@ -81,18 +70,18 @@ class Observer:
         settings: ObserverSettings,
         *,
         now: Callable[[], datetime],
-        deliverer: Delivers | None = None,
-        outcomes: Outcomes | None = None,
+        make_deliverer: Callable[[Recorder], Deliverer] | None = None,
         from_start: bool = False,
         report: Callable[[str], None],
     ) -> None:
         self._directory, self._settings, self._now, self._report = directory, settings, now, report
-        self._deliverer, self._outcomes = deliverer, outcomes or SimpleQueue()
+        self._deliverer = None if make_deliverer is None else make_deliverer(self.record)
         self._runs: dict[RunId, ObservedRun] = {}
         self._parked: set[RunId] = set()
         self._unsettled: set[RunId] = set()
         self._troubled: set[RunId] = set()
-        self._to_note: dict[RunId, list[tuple[Record, Outcome]]] = {}
+        self._writing = threading.Lock()
+        self._unwritten: dict[RunId, list[Outcome]] = {}
         self._introduced: set[RunId] = set()
         self._ticked_at = -settings.tick_s
         positions = self._positions()
@@ -101,9 +90,9 @@ class Observer:
             run for run in positions if is_observed(directory.path / run) and seal.read_mark(directory.path / run) is not None
         }
         self._follower = Follower(directory, positions, from_start=from_start)
-        if deliverer is not None:
-            self._hand_over(positions)
-            deliverer.start()
+        if self._deliverer is not None:
+            self._hand_over(self._deliverer, positions)
+            self._deliverer.start()
 
     @property
     def live(self) -> frozenset[RunId]:
@@ -121,8 +110,7 @@ class Observer:
         for page in pages:
             with self._guarded(page.run):
                 self._take(page)
-            self._note_outcomes()
-        self._note_outcomes()
+        self._write_again()
         if time.monotonic() >= self._ticked_at + self._settings.tick_s:
             self._tick()
         return sum(len(page.records) for page in pages)
@@ -131,11 +119,20 @@ class Observer:
         """Delivers for a few more seconds, saves all states and closes every file."""
         if self._deliverer is not None:
             self._deliverer.close(_LAST_DELIVERY_S)
-        self._note_outcomes()
+        self._write_again()
         for run in list(self._runs):
             with self._guarded(run):
                 self._park(run)
         self._follower.close()
+
+    def record(self, outcomes: Iterable[Outcome]) -> None:
+        """Writes outcomes beside their runs, from any thread. Those that cannot be written are kept, and tried again every turn."""
+        with self._writing:
+            for outcome in outcomes:
+                self._unwritten.setdefault(outcome.alert.run, []).append(outcome)
+            for name in list(self._unwritten):
+                with suppress(EsperError):  # The next turn reports it.
+                    self._write_outcomes(name)
 
     def _positions(self) -> dict[RunId, Position]:
         """The positions to go on from: the start for runs that were sealed lately and never observed."""
@@ -150,16 +147,15 @@ class Observer:
                 positions[run] = START
         return positions
 
-    def _hand_over(self, runs: Iterable[RunId]) -> None:
+    def _hand_over(self, deliverer: Deliverer, runs: Iterable[RunId]) -> None:
         """Gives the deliverer the alerts that were derived before, and their outcomes."""
-        assert self._deliverer is not None
         for run in runs:
             with self._guarded(run):
                 for record in observed_records(self._directory.path / run, run, topics.ALERTS):
                     if record.type in _OFFERED:
-                        self._deliverer.offer(record)
+                        deliverer.offer(record)
                     elif record.type in _OUTCOMES:
-                        self._deliverer.settled(record)
+                        deliverer.settled(record)
 
     def _take(self, page: RunPage) -> None:
         run = self._open(page.run)
@@ -171,9 +167,7 @@ class Observer:
 
     def _offer(self, new: Iterable[Record]) -> None:
         if self._deliverer is not None:
-            for record in new:
-                if record.type in _OFFERED:
-                    self._deliverer.offer(record)
+            self._deliverer.offer(*(record for record in new if record.type in _OFFERED))
 
     def _open(self, name: RunId) -> ObservedRun:
         run = self._runs.get(name)
@@ -198,47 +192,25 @@ class Observer:
 
     def _settle(self, name: RunId) -> None:
         """Seals a finished run that its writer could not seal, and its observed file once its alerts are resolved and delivered."""
-        if self._deliverer is not None and self._deliverer.outstanding(name):
-            return
-        # All outcomes are in the queue by now. They are written first: a settled run is not opened again.
-        self._note_outcomes()
-        if name in self._to_note:
+        if self._deliverer is not None and (self._deliverer.outstanding(name) or name in self._unwritten):
             return
         self._unsettled.discard(name)
         if self._directory.seal_finished(name):
             Observed(self._directory.path / name, name).seal()
 
-    def _note_outcomes(self) -> None:
-        """Writes the outcomes of alerts; those that cannot be written are kept for the next time."""
-        while True:
-            try:
-                alert, event = self._outcomes.get_nowait()
-            except Empty:
-                break
-            self._to_note.setdefault(alert.run, []).append((alert, event))
-        for name in list(self._to_note):
-            with self._guarded(name):
-                self._note(name, self._to_note[name])
-                del self._to_note[name]
+    def _write_again(self) -> None:
+        for name in list(self._unwritten):
+            with self._guarded(name), self._writing:
+                self._write_outcomes(name)
 
-    def _note(self, name: RunId, noted: Iterable[tuple[Record, Outcome]]) -> None:
-        run = self._runs.get(name)
-        observed = Observed(self._directory.path / name, name) if run is None else run.store
-        try:
-            failures = [text for alert, event in noted if (text := _failure(alert, event)) is not None]
-            observed.save([self._outcome(alert, event) for alert, event in noted])
-            for text in failures:
-                self._report(text)
-        finally:
-            if run is None:
-                observed.close()
-                self._unsettled.add(name)
-
-    def _outcome(self, alert: Record, event: Outcome) -> Record:
-        """The record of an outcome: caused by its alert, at the same place."""
-        now, data = self._now(), encode(event)
-        identity = own_id(alert.id, event.KIND, now, data)
-        return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
+    def _write_outcomes(self, name: RunId) -> None:
+        """Writes the outcomes of one run, each caused by its alert and at the same place."""
+        outcomes = self._unwritten.get(name, [])
+        with Observed(self._directory.path / name, name) as store:
+            store.save([_record_of(outcome, self._now()) for outcome in outcomes])
+        self._unwritten.pop(name, None)
+        for text in filter(None, map(_failure, outcomes)):
+            self._report(text)
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
@@ -289,14 +261,21 @@ class Observer:
         self.close()
 
 
-def _failure(alert: Record, event: Outcome) -> str | None:
+def _record_of(outcome: Outcome, now: datetime) -> Record:
+    alert, event = outcome
+    data = encode(event)
+    identity = own_id(alert.id, event.KIND, now, data)
+    return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
+
+
+def _failure(outcome: Outcome) -> str | None:
     """The line for `observer.log` about an alert that a handler failed to deliver; None where it did not fail."""
+    record, event = outcome
     if not isinstance(event, AlertNotified) or event.outcome != "failed":
         return None
-    told = decode(alert)
-    assert isinstance(told, AlertFiring | AlertResolved), "only these are delivered"
-    state = "firing" if isinstance(told, AlertFiring) else "resolved"
-    return f"run {alert.run}: handler {event.handler} did not deliver {told.rule} ({state}): {event.error}"
+    alert = alert_of(record)
+    state = "firing" if alert.firing else "resolved"
+    return f"run {record.run}: handler {event.handler} did not deliver {alert.event.rule} ({state}): {event.error}"
 
 
 def _derived_to(folder: Path, run: RunId) -> Position:

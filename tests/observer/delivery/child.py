@@ -5,14 +5,15 @@ python -m tests.observer.delivery.child OUTCOMES PORT COUNT
 
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.events.codec import decode_payload, encode
-from esper.events.envelope import Record
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.delivery.handlers import build_handlers
 from esper.observer.delivery.notices import Alert
+from esper.observer.delivery.outbox import Outcome
 from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, outcome_record
 
@@ -47,10 +48,11 @@ def main(file: Path, port: int, count: int) -> None:
         opened.truncate(len(whole))
         opened.seek(len(whole))
 
-        def record(alert: Record, event: AlertNotified | AlertSuppressed) -> None:
-            assert alert.run == RUN
-            with lock:
-                opened.write(encode(event) + b"\n")
+        def record(outcomes: Sequence[Outcome]) -> None:
+            for alert, event in outcomes:
+                assert alert.run == RUN
+                with lock:
+                    opened.write(encode(event) + b"\n")
 
         handlers = build_handlers(parse_delivery(_FILE.format(port=port), "delivery.toml"))
         deliverer = Deliverer(handlers, record=record, now=lambda: BEGIN, link_to=LINK, lives=lambda _: True)

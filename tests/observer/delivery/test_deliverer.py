@@ -10,12 +10,12 @@ from datetime import datetime
 import pytest
 
 from esper.errors import LogError, RuleError
-from esper.events.envelope import Record, RunId
+from esper.events.envelope import RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer, DeliveryError, Handler
 from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice
-from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.outbox import Answer, Outcome
 from tests.observer.delivery.made import BEGIN, DELIVERED, FAILED, LINK, RUN, alert, notified, outcome_record
 
 LIMITS = Limits(rate_per_minute=6000.0, burst=100, attempts=3, first_pause_s=0.001)
@@ -29,9 +29,9 @@ class Ledger:
     outcomes: list[tuple[RunId, AlertNotified | AlertSuppressed]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def record(self, alert: Record, event: AlertNotified | AlertSuppressed) -> None:
+    def record(self, outcomes: Sequence[Outcome]) -> None:
         with self.changed:
-            self.outcomes.append((alert.run, event))
+            self.outcomes += [(alert.run, event) for alert, event in outcomes]
             self.changed.notify_all()
 
     def wait_for(self, count: int) -> list[tuple[str, str]]:
@@ -87,6 +87,19 @@ def test_every_handler_gets_the_alert_and_every_delivery_is_recorded() -> None:
         assert sorted(ledger.wait_for(2)) == [("one", "delivered"), ("other", "delivered")]
         assert [notice.fingerprint for notice in one.got + other.got] == [alert(1).event.fingerprint] * 2
         assert {run for run, _ in ledger.outcomes} == {RUN}
+
+
+def test_an_outcome_is_recorded_before_the_next_message_is_sent() -> None:
+    ledger, recorded = Ledger(), list[int]()
+
+    async def send(_notices: Sequence[Notice], _now: datetime) -> Answer:
+        recorded.append(len(ledger.outcomes))
+        return DELIVERED
+
+    with delivering(ledger, Handler("team", LIMITS, send)) as deliverer:
+        deliverer.offer(*(alert(number).record for number in range(20)))
+        ledger.wait_for(20)
+    assert recorded == list(range(20))
 
 
 def test_a_handler_that_hangs_delays_nobody() -> None:
@@ -174,7 +187,8 @@ def test_closing_leaves_what_hangs_without_outcome() -> None:
 def test_what_cannot_be_recorded_stops_the_handler_and_is_raised_to_the_next_caller() -> None:
     receiver = Receiver()
 
-    def full(alert: Record, event: AlertNotified | AlertSuppressed) -> None:
+    def full(outcomes: Sequence[Outcome]) -> None:
+        [(alert, event)] = outcomes
         raise LogError(f"no space left for {alert.run}, {event.KIND}")
 
     deliverer = Deliverer([Handler("team", LIMITS, receiver.send)], record=full, now=lambda: BEGIN, link_to=LINK, lives=lambda _: True)

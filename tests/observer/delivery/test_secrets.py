@@ -2,16 +2,16 @@
 
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from esper.errors import SettingsError
 from esper.events.codec import encode
-from esper.events.envelope import Record
-from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
+from esper.observer.delivery.outbox import Outcome
 from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, alert
 from tests.observer.delivery.servers import HOST, Inbox, http_server, raw_server
@@ -50,9 +50,10 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path, capfd: pytest.CaptureFixtur
     recorded: list[bytes] = []
     done = threading.Semaphore(0)
 
-    def record(_alert: Record, event: AlertNotified | AlertSuppressed) -> None:
-        recorded.append(encode(event))
-        done.release()
+    def record(outcomes: Sequence[Outcome]) -> None:
+        for _, event in outcomes:
+            recorded.append(encode(event))
+            done.release()
 
     def greet(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(f"535 not with {SECRETS['password']}\r\n".encode())

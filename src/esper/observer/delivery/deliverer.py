@@ -16,10 +16,13 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Alert, LinkTo, Notice, RateLimitSummary, alert_of, notice_of, summary_notice
-from esper.observer.delivery.outbox import Answer, Now, Outbox, Outcome, Sending
+from esper.observer.delivery.outbox import Answer, Now, Outbox, Outcome, Sending, Step
 
 Send = Callable[[Sequence[Notice], datetime], Coroutine[Any, Any, Answer]]
 """Makes one attempt to send notices, within the handler's own time limit. An exception counts as a final failure."""
+
+Recorder = Callable[[Sequence[Outcome]], None]
+"""Writes outcomes; they are on disk when it returns."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -41,7 +44,7 @@ class DeliveryError(EsperError):
 class _Environment(NamedTuple):
     """The deliverer's surroundings; see `Deliverer`."""
 
-    record: Callable[[Record, AlertNotified | AlertSuppressed], None]
+    record: Recorder
     now: Callable[[], datetime]
     link_to: LinkTo
     lives: Callable[[RunId], bool | None]
@@ -96,8 +99,7 @@ class _Worker:
 
     def go_live(self, early: Iterable[Alert]) -> None:
         """Takes what was offered before the start."""
-        for alert in early:
-            self.offer(alert)
+        self.offer(early)
         self._outbox.go_live()
 
     def settled(self, run: RunId, event: AlertNotified | AlertSuppressed) -> None:
@@ -105,9 +107,9 @@ class _Worker:
             self._outbox.settled(run, event)
         self._wake()
 
-    def offer(self, alert: Alert) -> None:
+    def offer(self, alerts: Iterable[Alert]) -> None:
         with self._lock:
-            self._record(self._outbox.offer(alert, self._now()))
+            self._record([outcome for alert in alerts for outcome in self._outbox.offer(alert, self._now())])
         self._wake()
 
     def outstanding(self, run: RunId | None) -> int:
@@ -124,30 +126,34 @@ class _Worker:
     async def run(self) -> None:
         """Sends until the end. An outcome that cannot be recorded ends it too: `failure` is raised to the next caller."""
         self._loop = asyncio.get_running_loop()
+        answered: tuple[Sending, Answer] | None = None
         try:
-            while (sending := await self._next()) is not None:
-                answer = await self._attempt(sending)
-                with self._lock:
-                    self._record(self._outbox.answered(sending, answer, self._now()))
+            while True:
+                self._changed.clear()
+                step = await asyncio.to_thread(self._next, answered)
+                if step is None:
+                    return
+                answered = None
+                if step.sending is not None:
+                    answered = step.sending, await self._attempt(step.sending)
+                elif not step.outcomes:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(None if step.until_s is None else step.until_s - time.monotonic()):
+                            await self._changed.wait()
         except Exception as failure:
             self.failure = failure
 
-    async def _next(self) -> Sending | None:
-        """Waits for something to send; None when the task is to end."""
-        while True:
-            with self._lock:
-                self._changed.clear()
-                if self._ending and not self._outbox.outstanding():
-                    return None
-                now = self._now()
-                step = self._outbox.next_step(now)
-                self._record(step.outcomes)
-            if step.sending is not None:
-                return step.sending
-            if not step.outcomes:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if step.until_s is None else step.until_s - now.steady_s):
-                        await self._changed.wait()
+    def _next(self, answered: tuple[Sending, Answer] | None) -> Step | None:
+        """Records the outcomes of what was `answered`, then decides what is next; None when the task is to end."""
+        with self._lock:
+            now = self._now()
+            if answered is not None:
+                self._record(self._outbox.answered(*answered, now))
+            if self._ending and not self._outbox.outstanding():
+                return None
+            step = self._outbox.next_step(now)
+            self._record(step.outcomes)
+            return step
 
     async def _attempt(self, sending: Sending) -> Answer:
         now = self._environment.now()
@@ -171,9 +177,9 @@ class _Worker:
     def _now(self) -> Now:
         return Now(self._environment.now(), time.monotonic())
 
-    def _record(self, outcomes: Iterable[Outcome]) -> None:
-        for alert, event in outcomes:
-            self._environment.record(alert, event)
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            self._environment.record(outcomes)
 
     def _wake(self) -> None:
         if self._loop is not None:
@@ -189,8 +195,9 @@ class Deliverer:
     has an outcome is not sent again (a failed one is, while it is young), what has none is. Afterwards `offer` what is derived. May be
     called from any thread; no call but `close` waits for a handler.
 
-    `record` takes an alert's record and an outcome of it, from the thread that offers and from the deliverer's own. It must neither wait
-    nor call the deliverer. If it raises on the deliverer's thread, that handler ends, and the next call here raises DeliveryError.
+    `record` is called by the thread that offers, for alerts that are suppressed at once, and by threads of the deliverer after an attempt,
+    before the handler's next one: so a process that is killed sends at most one message of each handler again. It must not call the
+    deliverer. If it raises on a thread of the deliverer, that handler ends, and the next call here raises DeliveryError.
     `lives` returns whether a process writes a run, None where the run is gone: the firing alerts of a dead run are sent again while they
     are young, those of a run that is gone are not.
     """
@@ -199,7 +206,7 @@ class Deliverer:
         self,
         handlers: Sequence[Handler],
         *,
-        record: Callable[[Record, AlertNotified | AlertSuppressed], None],
+        record: Recorder,
         now: Callable[[], datetime],
         link_to: LinkTo,
         lives: Callable[[RunId], bool | None],
@@ -223,14 +230,14 @@ class Deliverer:
         self._thread.start()
         self._running.wait()
 
-    def offer(self, alert: Record) -> None:
-        """Takes a record of AlertFiring or AlertResolved; one that was offered before changes nothing. Never waits for a handler.
+    def offer(self, *alerts: Record) -> None:
+        """Takes records of AlertFiring or AlertResolved; one that was offered before changes nothing. Never waits for a handler.
 
-        Raises DeliveryError where an outcome could not be recorded earlier on the deliverer's thread.
+        Raises DeliveryError where an outcome could not be recorded earlier on a thread of the deliverer.
         """
-        offered = alert_of(alert)
+        offered = [alert_of(alert) for alert in alerts]
         if self._early is not None:
-            self._early.append(offered)
+            self._early += offered
             return
         self._check()
         for worker in self._workers.values():

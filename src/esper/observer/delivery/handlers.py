@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
 from esper.errors import SettingsError
 from esper.events.envelope import RunId, written_time
 from esper.history.resume import log_flag
-from esper.observer.delivery.deliverer import Deliverer, Handler, Send, attempt, run_in_loop
+from esper.observer.delivery.deliverer import Deliverer, Handler, Recorder, Send, attempt, run_in_loop
 from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice, handler_test_notice, linker
 from esper.observer.delivery.outbox import Answer
@@ -24,7 +23,6 @@ from esper.observer.delivery.settings import (
     WebhookSettings,
     readable,
 )
-from esper.observer.observer import Outcomes
 from esper.oona.directory import Directory
 
 _LONGEST_LINE = 1000
@@ -101,22 +99,20 @@ def lines_to(path: Path | None) -> Send:
     return send
 
 
-def make_deliverer(directory: Directory, settings: DeliverySettings) -> tuple[Deliverer, Outcomes]:
-    """A deliverer of a log's alerts that is not started yet, and the queue of its outcomes. Raises SettingsError for a missing secret."""
+def make_deliverer(directory: Directory, settings: DeliverySettings, record: Recorder) -> Deliverer:
+    """A deliverer of a log's alerts that is not started yet. Raises SettingsError for a missing secret."""
 
     def lives(run: RunId) -> bool | None:
         entry = directory.entry(run)
         return None if entry is None else entry.live
 
-    outcomes: Outcomes = SimpleQueue()
-    deliverer = Deliverer(
+    return Deliverer(
         build_handlers(settings),
-        record=lambda alert, event: outcomes.put((alert, event)),
+        record=record,
         now=lambda: datetime.now(UTC),
         link_to=linker(options=log_flag(directory.path.absolute()), base_url=settings.base_url),
         lives=lives,
     )
-    return deliverer, outcomes
 
 
 def run_handler_tests(handlers: Sequence[Handler]) -> Iterator[_HandlerTest]:

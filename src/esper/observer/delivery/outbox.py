@@ -67,7 +67,7 @@ Sending = Alert | RateLimitSummary | tuple[Alert, ...]
 """One message: an alert, a summary, or the firing alerts that are sent again."""
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """What to do now: record outcomes, send something; and when to ask again (None: when something is offered)."""
 
     outcomes: tuple[Outcome, ...]
@@ -143,7 +143,7 @@ class Outbox:
         self._grant(now)
         return self._offer_firing(alert, now) if alert.firing else self._offer_resolved(alert, now)
 
-    def next_step(self, now: Now) -> _Step:
+    def next_step(self, now: Now) -> Step:
         """What to do now. A message must be answered by `answered` before the next call."""
         outcomes = self._expire(now)
         self._grant(now)
@@ -154,12 +154,12 @@ class Outbox:
         due_s = min(alert_s, summary_s, again_s)
         if due_s > now.steady_s:
             until_s = min(due_s, self._token_s(now), self._stale_s(now))
-            return _Step(outcomes, None, None if math.isinf(until_s) else until_s)
+            return Step(outcomes, None, None if math.isinf(until_s) else until_s)
         if first is not None and due_s == alert_s:
-            return _Step(outcomes, first.alert, None)
+            return Step(outcomes, first.alert, None)
         if due_s == summary_s:
-            return _Step(outcomes, self._summary.summary(), None)
-        return _Step(outcomes, tuple(self._still_firing()), None)
+            return Step(outcomes, self._summary.summary(), None)
+        return Step(outcomes, tuple(self._still_firing()), None)
 
     def answered(self, sending: Sending, answer: Answer, now: Now) -> tuple[Outcome, ...]:
         """Takes the answer to a message; the outcomes that follow."""
