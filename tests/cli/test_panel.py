@@ -8,12 +8,11 @@ from esper.cli.panel import panel, stages_in_words
 from esper.events.envelope import Moment, RunId
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.timeline import Life, Span
-from esper.history.run import open_run
-from esper.history.view import Reading
+from esper.history.run import FoldedRun, open_run
 from tests.cli.conftest import rendered
 
 
-def drawn(reading: Reading, width: int = 100) -> list[str]:
+def drawn(reading: FoldedRun, width: int = 100) -> list[str]:
     """The panel as lines of text."""
     return rendered(panel(reading, width), width=width)
 
@@ -21,14 +20,14 @@ def drawn(reading: Reading, width: int = 100) -> list[str]:
 def at_epoch(log: Path, epoch: int) -> list[str]:
     """The panel of the synthetic run when `epoch` was over."""
     with open_run("latest", log) as history:
-        return drawn(history.reading(epoch=epoch))
+        return drawn(history.folded(epoch=epoch))
 
 
 @pytest.mark.parametrize("width", [100, 80])
 @pytest.mark.parametrize("epoch", [0, 1, 4, 9, 11, 14])
 def test_no_line_is_wider_than_it_may_be(synthetic_log: Path, epoch: int, width: int) -> None:
     with open_run("latest", synthetic_log) as history:
-        assert max(map(len, drawn(history.reading(epoch=epoch), width))) <= width
+        assert max(map(len, drawn(history.folded(epoch=epoch), width))) <= width
 
 
 def test_the_header_says_what_how_far_and_how_fast(synthetic_log: Path) -> None:
@@ -75,7 +74,7 @@ def test_the_last_decisions_stand_below_with_their_numbers(synthetic_log: Path) 
 
 
 def test_a_run_without_a_record_is_said_to_have_none() -> None:
-    assert drawn(Reading(RunId("x-000001"))) == [" esper · run …000001 · nothing recorded yet"]
+    assert drawn(FoldedRun(RunId("x-000001"))) == [" esper · run …000001 · nothing recorded yet"]
 
 
 def life(*stages: tuple[Stage, int], undone: bool = False) -> Life:

@@ -36,7 +36,7 @@ def test_what_came_before_the_first_moment_is_folded_and_not_told(history: Histo
     replay = Replay(history, awake, first=100, last=110)
     moments = [frame.record.moment for frame in replay.frames()]
     assert moments == list(range(100, 111))
-    assert replay.reading.state == history.at(moment=110)
+    assert replay.folded.state == history.at(moment=110)
 
 
 def test_a_replay_that_stops_in_an_epoch_says_that_it_is_not_over(history: History) -> None:

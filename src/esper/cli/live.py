@@ -26,7 +26,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import RunFinished, RunStarted
 from esper.folds.transitions import LIVE
-from esper.history.view import PAGE, Reading
+from esper.history.run import PAGE, FoldedRun
 from esper.oona.contract import Log
 from esper.oona.directory import Directory
 
@@ -36,7 +36,7 @@ _WAIT_S = 0.1
 _LONG_RUN = 30
 
 
-def transcript(record: Record, reading: Reading, width: int, *, sparse: bool = False, stages: bool = True) -> Iterator[RenderableType]:
+def transcript(record: Record, reading: FoldedRun, width: int, *, sparse: bool = False, stages: bool = True) -> Iterator[RenderableType]:
     """The lines of `record`, the last one that `reading` took. `sparse`: every tenth epoch of a long run; `stages`: transitions too."""
     timeline = reading.timeline
     if record.type == RunStarted.KIND:
@@ -55,7 +55,7 @@ def transcript(record: Record, reading: Reading, width: int, *, sparse: bool = F
         yield hanging(f"{record.epoch:>4}  ", timeline.noted.text, style="yellow")
 
 
-def _started(reading: Reading) -> RenderableType:
+def _started(reading: FoldedRun) -> RenderableType:
     run = reading.timeline.started
     assert run is not None
     epochs = "a stream of epochs" if run.epochs is None else plural(run.epochs, "epoch")
@@ -64,7 +64,7 @@ def _started(reading: Reading) -> RenderableType:
     return separated((name, run.task, f"rng {run.rng_seed}", epochs, plural(run.parameters, "parameter"), grows))
 
 
-def _epoch(reading: Reading) -> Text:
+def _epoch(reading: FoldedRun) -> Text:
     completed = reading.timeline.completed
     assert completed is not None
     system = completed.system
@@ -87,7 +87,7 @@ class Screen:
         self.live = Live(console=out.console, auto_refresh=False, vertical_overflow="crop")
         self._width, self._redraw_s, self._drawn = out.width, redraw_s, 0.0
 
-    def show(self, reading: Reading, *, at_once: bool = False) -> None:
+    def show(self, reading: FoldedRun, *, at_once: bool = False) -> None:
         """Draws `reading`; `at_once` also if the last panel was drawn just before."""
         if at_once or time.monotonic() - self._drawn >= self._redraw_s:
             self.live.update(Constrain(panel(reading, self._width), self._width), refresh=True)
@@ -114,7 +114,7 @@ class _Display:
     def __init__(self, directory: Directory, run: RunId, out: Output) -> None:
         self.stop = threading.Event()
         self._directory, self._out = directory, out
-        self._reading = Reading(run)
+        self._reading = FoldedRun(run)
         self._known = directory.entry(run) is not None
 
     def show(self) -> None:

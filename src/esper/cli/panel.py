@@ -1,6 +1,6 @@
 """The panel of a run: progress, losses, log, a box per site with the lanes of its seeds, the last decisions with their numbers.
 
-It is drawn from a Reading and nothing else, so a replay draws what the live display drew.
+It is drawn from a FoldedRun and nothing else, so a replay draws what the live display drew.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from esper.events.kinds.run import RunStarted, Site
 from esper.folds.run_state import RunState
 from esper.folds.timeline import Life, Span
 from esper.folds.transitions import IN_TASK_GRAPH
-from esper.history.view import Reading
+from esper.history.run import FoldedRun
 
 
 class _Look(NamedTuple):
@@ -60,7 +60,7 @@ _PLANNED = {
 }
 
 
-def panel(reading: Reading, width: int) -> Group:
+def panel(reading: FoldedRun, width: int) -> Group:
     """The panel of `reading` in `width` columns."""
     started = reading.state.started
     if started is None:
@@ -83,8 +83,8 @@ def _ends(left: Text, *right: RenderableType) -> Table:
     return grid
 
 
-def _header(reading: Reading, started: RunStarted) -> Table:
-    state, pulse = reading.state, reading.pulse
+def _header(reading: FoldedRun, started: RunStarted) -> Table:
+    state, pulse = reading.state, reading.telemetry
     left = Text(f" esper · {started.task} · run {short_id(reading.run)} · rng {started.rng_seed}", style="bold")
     if state.status.value in ("finished", "failed"):
         left.append(f" · {state.status.value}", style="green" if state.status.value == "finished" else "red")
@@ -95,8 +95,8 @@ def _header(reading: Reading, started: RunStarted) -> Table:
     return _ends(left, f"epoch {done}/{started.epochs}", ProgressBar(started.epochs, done, width=18), speed)
 
 
-def _losses(reading: Reading) -> Text:
-    state, pulse, completed = reading.state, reading.pulse, reading.timeline.completed
+def _losses(reading: FoldedRun) -> Text:
+    state, pulse, completed = reading.state, reading.telemetry, reading.timeline.completed
     last = state.epochs[-1] if state.epochs else None
     validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
     best = None if completed is None else completed.system
@@ -117,8 +117,8 @@ def first_metrics(metrics: Mapping[str, float]) -> list[str]:
     return [metric(name, value).replace("accuracy", "acc") for name, value in islice(metrics.items(), 2)]
 
 
-def _log(reading: Reading) -> Table:
-    state, pulse = reading.state, reading.pulse
+def _log(reading: FoldedRun) -> Table:
+    state, pulse = reading.state, reading.telemetry
     lost = sum(state.dropped.values())
     left = Text(f" log   {plural(pulse.records, 'record')} on disk · ").append(f"{lost} lost", style="red" if lost else "")
     if pulse.doing is not None and state.end is None:
@@ -129,7 +129,7 @@ def _log(reading: Reading) -> Table:
     return _ends(left, Text(f"checkpoint {kept}", style="dim"))
 
 
-def _sites(reading: Reading, started: RunStarted, width: int) -> Iterator[RenderableType]:
+def _sites(reading: FoldedRun, started: RunStarted, width: int) -> Iterator[RenderableType]:
     """A box per site that has or had seeds; the others are counted."""
     latest: dict[str, dict[int, Life]] = {}
     for life in reading.timeline.lives:
@@ -147,7 +147,7 @@ def _sites(reading: Reading, started: RunStarted, width: int) -> Iterator[Render
         yield one_line(f" {len(dormant)} dormant: {', '.join(dormant)}", style="dim")
 
 
-def _box(reading: Reading, site: Site, lives: Mapping[int, Life], planned: Mapping[Stage, int], width: int) -> Panel:
+def _box(reading: FoldedRun, site: Site, lives: Mapping[int, Life], planned: Mapping[Stage, int], width: int) -> Panel:
     """A lane per slot that was used, between the site's layer and its pressure to grow."""
     name = Column(width=_LANE_NAME, no_wrap=True, overflow="ellipsis")
     grid = Table.grid(name, Column(ratio=1, no_wrap=True), Column(no_wrap=True, justify="right"), padding=(0, 1, 0, 0), expand=True)
@@ -173,7 +173,7 @@ def _alpha(state: RunState, life: Life) -> str:
     return f"alpha {rounded(slot.row.alpha, 2)}"
 
 
-def _pressure(reading: Reading, site: Site) -> str:
+def _pressure(reading: FoldedRun, site: Site) -> str:
     """Gradient pressure and effective rank of `site` at the last epoch's end."""
     completed = reading.timeline.completed
     row = None if completed is None else next((row for row in completed.system.sites if row.site == site.name), None)

@@ -1,4 +1,4 @@
-"""A run told again from its log: every record through the folds, in order, at the pace of its own clock or at once."""
+"""A run replayed from its log: every record through the folds, in order, at the pace of its own clock or at once."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,16 +7,11 @@ from typing import NamedTuple
 
 from esper.errors import RuleError
 from esper.events.envelope import Record
-from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import RunRolledBack
 from esper.folds.run_state import digest
-from esper.history.run import History
-from esper.history.view import Reading
+from esper.history.run import EPOCH_ENDS, FoldedRun, History
 
 # A run that was resumed the next morning is not replayed with the night in it.
 LONGEST_PAUSE_S = 2.0
-
-_EPOCH_ENDS = frozenset({EpochCompleted.KIND, RunRolledBack.KIND})
 
 
 class EpochDigest(NamedTuple):
@@ -29,19 +24,19 @@ class EpochDigest(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """A record just told and the run as it then stands, in one object that goes on changing; `over`: the epoch that ended before it."""
+    """A record just replayed and the run as it then stands, in one object that goes on changing; `over`: the epoch that ended before it."""
 
     record: Record
-    reading: Reading
+    folded: FoldedRun
     over: EpochDigest | None
 
 
 @dataclass
 class Replay:
-    """A replay of `history` from moment `first` to moment `last` (None: its ends), both told.
+    """A replay of `history` from moment `first` to moment `last`, both included (None: its ends).
 
-    `speed` is how many times faster than the run's own clock, None as fast as it goes; `sleep` is what waits. What came before `first` is
-    folded, not told, so every state is the state of the whole run. `digests` asks for the digest of each epoch.
+    `speed` is how many times faster than the run's own clock, None as fast as it goes; `sleep` is what waits. Records before `first` are
+    folded without a frame, so every state is the state of the whole run. `digests` asks for the digest of each epoch.
     """
 
     history: History
@@ -61,40 +56,37 @@ class Replay:
                 raise RuleError(f"run {self.history.run}: expected {name} to be a moment from 1 to {end}, got {moment}")
         if self.first is not None and self.last is not None and self.first > self.last:
             raise RuleError(f"expected --from at or before --to, got {self.first} and {self.last}")
-        self.reading = Reading(self.history.run)
-        self._ended = self._told = 0  # The last epoch that was over, and the last of which that was said.
+        self.folded = FoldedRun(self.history.run)
+        self._ended = self._reported = 0  # The last epoch that was over, and the last whose digest was in a frame.
 
     def frames(self) -> Iterator[_Frame]:
         """Every record with the run as it then stands. Raises BlockedError at a fact that this version cannot understand."""
-        then: datetime | None = None
+        before: datetime | None = None
         for record in self.history.records():
             if self.last is not None and record.moment > self.last:
                 return
-            told = self.first is None or record.moment >= self.first
-            over = self._over(record) if told else None
-            if told and self.speed is not None:
-                self._pause(then, record.time)
-            then = record.time
-            if record.type in _EPOCH_ENDS:
+            shown = self.first is None or record.moment >= self.first
+            over = self._over(record) if shown else None
+            if shown and self.speed is not None and before is not None:
+                pause_s = min((record.time - before).total_seconds(), LONGEST_PAUSE_S) / self.speed
+                if pause_s > 0:
+                    self.sleep(pause_s)
+            before = record.time
+            if record.type in EPOCH_ENDS:
                 self._ended = record.epoch
-            self.reading.take((record,))
-            if told:
-                yield _Frame(record, self.reading, over)
+            self.folded.take((record,))
+            if shown:
+                yield _Frame(record, self.folded, over)
 
     def final(self) -> EpochDigest:
-        """The digest of the state after the last record told."""
-        state = self.reading.state
+        """The digest of the state after the last record replayed."""
+        state = self.folded.state
         return EpochDigest(state.epoch, state.moment, digest(state), self._ended == state.epoch)
 
     def _over(self, record: Record) -> EpochDigest | None:
-        epoch = self.reading.state.epoch
-        if not self.digests or not self._told < self._ended == epoch < record.epoch:
+        """The digest of the epoch that is over once `record`, of a later one, is reached; None if there is none to report."""
+        epoch = self.folded.state.epoch
+        if not self.digests or not self._reported < self._ended == epoch < record.epoch:
             return None
-        self._told = epoch
+        self._reported = epoch
         return self.final()
-
-    def _pause(self, then: datetime | None, now: datetime) -> None:
-        if then is not None and self.speed is not None:
-            pause_s = min((now - then).total_seconds(), LONGEST_PAUSE_S) / self.speed
-            if pause_s > 0:
-                self.sleep(pause_s)

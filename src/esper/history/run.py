@@ -1,56 +1,141 @@
-"""A run's history as its log has it: what `esper.open` returns. Nothing is kept but what the log says, and nothing is written.
+"""A run as its log has it: the object that `esper.open` returns, and the run folded so far, which every display draws.
 
-The state "at epoch E" is the state when that epoch was over and what was decided after it had taken effect: after the last fact whose
-epoch is at most E. A live run can be opened while it is trained; every question is answered from what is on disk when it is asked.
+The state "at epoch E" is the state after the last fact whose epoch is at most E: that epoch is over, and its decisions have taken effect.
+A live run can be opened while it is trained; each answer is of what is on disk at that time. Nothing is written.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-from esper.errors import RuleError
+from pydantic import BaseModel
+
+from esper.errors import DataError, RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
-from esper.events.fields import Event
+from esper.events.fields import Columns, Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, StreamEnded
+from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
 from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
 from esper.folds.control_state import DecisionRow
 from esper.folds.run_state import BlockedError, RunState, digest, initial, step
-from esper.folds.timeline import Life
-from esper.history.rows import rows_of
-from esper.history.view import PAGE, Reading
+from esper.folds.timeline import Life, Timeline
 from esper.oona.contract import START, Log, Position, pages_of, records_of
 from esper.oona.directory import Directory
 
+PAGE = 1000
+_MEASURED = frozenset({Heartbeat.KIND, StepsMeasured.KIND})
 _RUN_ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
 _EPOCH_TOPICS = frozenset({EPOCH, RUN})
-_EPOCH_ENDS = frozenset({EpochCompleted.KIND, RunRolledBack.KIND})
+EPOCH_ENDS = frozenset({EpochCompleted.KIND, RunRolledBack.KIND})
+_COORDINATES = ("moment", "sequence", "fact", "time", "epoch", "step", "type")
 
 
-class _Mark(NamedTuple):
-    """A state that was reached, and where the log goes on after it: `at` folds from the nearest mark, not from the start."""
+@dataclass(slots=True)
+class _LatestTelemetry:
+    """The newest measurements of a run; None where nothing was measured."""
 
-    moment: int
-    epoch: int
-    position: Position | None
-    state: RunState
+    records: int = 0
+    step: int = 0
+    first_time: datetime | None = None
+    last_time: datetime | None = None
+    step_ms: float | None = None
+    data_wait: float | None = None
+    learning_rate: float | None = None
+    doing: str | None = None
+
+    def count(self, record: Record) -> None:
+        """Takes the coordinates of `record`."""
+        self.records += 1
+        self.first_time = self.first_time or record.time
+        self.last_time = record.time
+        self.step = max(self.step, record.step)
+
+    def measure(self, record: Record) -> None:
+        """Takes the numbers of `record`; telemetry that does not decode is left out."""
+        try:
+            event = decode(record)
+        except DataError:
+            return
+        match event:
+            case Heartbeat():
+                self.doing = event.doing
+            case StepsMeasured():
+                self.step_ms, waited_ms = mean(event.steps.step_latency_ms), mean(event.steps.data_wait_ms)
+                # Written so that an unknown or zero step latency gives no share.
+                self.data_wait = waited_ms / self.step_ms if waited_ms is not None and self.step_ms else None
+                self.learning_rate = event.learning_rates[0] if event.learning_rates else None
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what is known and finite in `values`; None where nothing is."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+@dataclass(slots=True)
+class FoldedRun:
+    """A run as far as its log was read: `take` accepts records in the log's order, `read` the next page of a log."""
+
+    run: RunId
+    position: Position | None = None
+    state: RunState = field(init=False)
+    timeline: Timeline = field(default_factory=Timeline)
+    telemetry: _LatestTelemetry = field(default_factory=_LatestTelemetry)
+    blocked: BlockedError | None = None
+
+    def __post_init__(self) -> None:
+        self.state = initial(self.run)
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Folds `records`. Raises BlockedError at a fact that this version cannot understand, and from then on.
+
+        What was taken before it stands. Of telemetry only the last record of each kind is decoded: a display shows no more.
+        """
+        if self.blocked is not None:
+            raise self.blocked
+        latest: dict[str, Record] = {}
+        try:
+            for record in records:
+                self.state = step(self.state, record)
+                self.timeline.add(record)
+                self.telemetry.count(record)
+                if record.type in _MEASURED:
+                    latest[record.type] = record
+        except BlockedError as error:
+            self.blocked = error
+            raise
+        finally:
+            for record in latest.values():
+                self.telemetry.measure(record)
+
+    def read(self, log: Log, limit: int = PAGE, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
+        """Takes and returns the next page of `log`; empty at its end as it is now."""
+        page = log.read(self.position, limit, topics)
+        self.take(page.records)
+        self.position = page.position
+        return page.records
 
 
 class History:
-    """One run of a log, to be asked. Usable as a context manager; threads take turns."""
+    """One run of a log. Usable as a context manager; threads take turns."""
 
     def __init__(self, log: Log, run: RunId, *, page: int = PAGE) -> None:
         self._log = log
         self._run = run
         self._page = page
-        self._reading = Reading(run)
-        self._marks = [_Mark(0, 0, None, initial(run))]
-        self._reach: Position | None = None
+        self._facts = FoldedRun(run)
+        # A state after each page that `at` has folded, and the position there: it folds from the nearest, not from the start.
+        self._marks: list[tuple[Position | None, RunState]] = [(None, initial(run))]
+        self._epoch_position: Position | None = None
         self._epoch = 0
 
     def __repr__(self) -> str:
@@ -67,15 +152,15 @@ class History:
         return self._caught_up().state
 
     @property
-    def known(self) -> Reading:
-        """The run as its facts tell it now: state and timeline up to one that cannot be understood, which `blocked` names. Not a copy."""
+    def known(self) -> FoldedRun:
+        """The run by its facts now: state and timeline up to one that cannot be understood, which `blocked` names. Not a copy."""
         with suppress(BlockedError):
             self._caught_up()
-        return self._reading
+        return self._facts
 
     @property
     def log(self) -> Log:
-        """The log that is asked; whoever reads it besides takes turns with whoever asks this history."""
+        """The log itself; its readers take turns with those of this history."""
         return self._log
 
     @property
@@ -85,42 +170,55 @@ class History:
 
     @property
     def decisions(self) -> tuple[DecisionRow, ...]:
-        """Every decision with its numbers and what became of it, oldest first."""
+        """Every decision with its numbers and its outcome, oldest first."""
         return self._caught_up().timeline.decisions
+
+    @property
+    def end(self) -> int:
+        """The last moment of the run that is on disk."""
+        newest = self._log.last()
+        return newest[0].moment if newest else 0
 
     def at(self, *, moment: int | None = None, epoch: int | None = None) -> RunState:
         """The state at `moment`, or when `epoch` was over. Raises RuleError where the run has not got there, naming how far it goes."""
         if (moment is None) == (epoch is None):
             raise RuleError("expected either a moment or an epoch")
+        self._require_reached(moment, epoch)
         if moment is not None:
-            self._require_moment(moment)
-            return self._at(self._nearest(moment=moment), moment=moment)
-        assert epoch is not None
-        self._require_epoch(epoch)
-        return self._at(self._nearest(epoch=epoch), epoch=epoch)
+            after = bisect_right(self._marks, moment, key=lambda mark: mark[1].moment)
+        else:
+            # The last mark of an *earlier* epoch: one of the same epoch may stand after the rest of it only by luck.
+            after = bisect_left(self._marks, epoch or 0, key=lambda mark: mark[1].epoch)
+        position, state = self._marks[max(0, after - 1)]
+        for page in pages_of(self._log, position, FACTS, self._page):
+            for record in page.records:
+                if _is_beyond(record, moment, epoch):
+                    return state
+                state = step(state, record)
+            if len(page.records) == self._page and state.moment > self._marks[-1][1].moment:
+                self._marks.append((page.position, state))
+        return state
 
-    def reading(self, *, moment: int | None = None, epoch: int | None = None) -> Reading:
-        """Everything that a view shows, at `moment`, or when `epoch` was over, or (neither) now; telemetry included.
+    def folded(self, *, moment: int | None = None, epoch: int | None = None) -> FoldedRun:
+        """The run with its telemetry at `moment`, or when `epoch` was over, or (neither) now.
 
-        A run with a fact that this version cannot understand is read up to it; the reading's `blocked` says so.
+        A run with a fact that this version cannot understand is folded up to it; `blocked` names it.
         """
-        if moment is not None:
-            self._require_moment(moment)
-        if epoch is not None:
-            self._require_epoch(epoch)
-        reading = Reading(self._run)
+        self._require_reached(moment, epoch)
+        folded = FoldedRun(self._run)
         with suppress(BlockedError):
-            reading.take(takewhile(lambda record: not _beyond(record, moment, epoch), self.records()))
-        return reading
+            folded.take(takewhile(lambda record: not _is_beyond(record, moment, epoch), self.records()))
+        return folded
 
     def digest(self, moment: int | None = None) -> str:
         """The digest of the state at `moment`, or now."""
         return digest(self.state if moment is None else self.at(moment=moment))
 
     def records(self, topics: frozenset[str] | None = None) -> Iterator[Record]:
-        """The records of `topics` (None: all) that are on disk when they are reached, in the log's order. Raises LogError at a hole."""
+        """The records of `topics` (None: all) that are on disk when they are reached, in the log's order. Raises LogError at a gap."""
         for topic in sorted(topics or ()):
-            _require_topic(topic)
+            if topic not in TOPICS:
+                raise RuleError(f"expected a topic of the catalogue ({', '.join(TOPICS)}), got {topic!r}")
         yield from records_of(self._log, topics, self._page)
 
     def follow(
@@ -128,8 +226,8 @@ class History:
     ) -> Iterator[Record]:
         """The records of `topics`, then those that are written from then on, until the run has ended. Blocks, `wait_s` at a time.
 
-        A run that failed and was resumed has not ended. One whose process was killed goes on once somebody resumes it: `waiting` is called
-        before every wait, so that whoever follows can say so.
+        A run that failed and was resumed has not ended. A run whose process was killed goes on when it is resumed: `waiting` is called
+        before every wait, so that the caller can report it.
         """
         position, ended = START, False
         while True:
@@ -152,18 +250,13 @@ class History:
     def frame(self, topic: str) -> list[dict[str, object]]:
         """`topic` as flat rows for a data frame: one a record, one a measured step or seed where a record holds columns.
 
-        `pandas.DataFrame(history.frame(topic))` is a table. Coordinates stand first; what was not measured is None. StreamEnded has no row.
+        `pandas.DataFrame(history.frame(topic))` is a table. Coordinates stand first; what was not measured is None. An entry of columns
+        replaces a coordinate of its name: `step` of a measured step is that step. StreamEnded has no row.
         """
-        return [row for record, event in self.events(topic) if not isinstance(event, StreamEnded) for row in rows_of(record, event)]
-
-    @property
-    def end(self) -> int:
-        """The last moment of the run that is on disk."""
-        newest = self._log.last()
-        return newest[0].moment if newest else 0
+        return [row for record, event in self.events(topic) if not isinstance(event, StreamEnded) for row in _rows_of(record, event)]
 
     def close(self) -> None:
-        """Lets go of the log, where it holds anything."""
+        """Closes the log where it holds a file open."""
         close = getattr(self._log, "close", None)
         if close is not None:
             close()
@@ -174,44 +267,22 @@ class History:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _caught_up(self) -> Reading:
-        while self._reading.read(self._log, self._page, FACTS):
+    def _caught_up(self) -> FoldedRun:
+        while self._facts.read(self._log, self._page, FACTS):
             pass
-        return self._reading
+        return self._facts
 
-    def _nearest(self, *, moment: int | None = None, epoch: int | None = None) -> _Mark:
-        if moment is not None:
-            return self._marks[bisect_right(self._marks, moment, key=lambda mark: mark.moment) - 1]
-        assert epoch is not None
-        # The last mark of an *earlier* epoch: one of the same epoch may stand after the rest of it only by luck.
-        return self._marks[max(0, bisect_right(self._marks, epoch - 1, key=lambda mark: mark.epoch) - 1)]
-
-    def _at(self, mark: _Mark, *, moment: int | None = None, epoch: int | None = None) -> RunState:
-        state = mark.state
-        for page in pages_of(self._log, mark.position, FACTS, self._page):
-            for record in page.records:
-                if _beyond(record, moment, epoch):
-                    return state
-                state = step(state, record)
-            if len(page.records) == self._page and state.moment > self._marks[-1].moment:
-                self._marks.append(_Mark(state.moment, state.epoch, page.position, state))
-        return state
-
-    def _require_moment(self, moment: int) -> None:
-        last = self.end
-        if not 0 <= moment <= last:
+    def _require_reached(self, moment: int | None, epoch: int | None) -> None:
+        if moment is not None and not 0 <= moment <= (last := self.end):
             raise RuleError(f"run {self._run}: expected a moment from 0 to {last}, the last on disk, got {moment}")
-
-    def _require_epoch(self, epoch: int) -> None:
-        last = self._last_epoch()
-        if not 0 <= epoch <= last:
+        if epoch is not None and not 0 <= epoch <= (last := self._last_epoch()):
             raise RuleError(f"run {self._run}: expected an epoch from 0 to {last}, the last that is over, got {epoch}")
 
     def _last_epoch(self) -> int:
-        """The last epoch that is over, asked without understanding any: a run whose fold is blocked still has one."""
-        for page in pages_of(self._log, self._reach, _EPOCH_TOPICS, self._page):
-            self._epoch = max(self._epoch, *(record.epoch for record in page.records if record.type in _EPOCH_ENDS), 0)
-            self._reach = page.position
+        """The last epoch that is over. No record is decoded: a run whose fold is blocked still has one."""
+        for page in pages_of(self._log, self._epoch_position, _EPOCH_TOPICS, self._page):
+            self._epoch = max(self._epoch, *(record.epoch for record in page.records if record.type in EPOCH_ENDS), 0)
+            self._epoch_position = page.position
         return self._epoch
 
 
@@ -225,10 +296,31 @@ def open_run(run: str, log: str | Path = "runs") -> History:
     return History(directory.open(identity), identity)
 
 
-def _beyond(record: Record, moment: int | None, epoch: int | None) -> bool:
+def _is_beyond(record: Record, moment: int | None, epoch: int | None) -> bool:
     return (moment is not None and record.moment > moment) or (epoch is not None and record.epoch > epoch)
 
 
-def _require_topic(topic: str) -> None:
-    if topic not in TOPICS:
-        raise RuleError(f"expected a topic of the catalogue ({', '.join(TOPICS)}), got {topic!r}")
+def _rows_of(record: Record, event: Event) -> Iterator[dict[str, object]]:
+    row: dict[str, object] = {name: getattr(record, name) for name in _COORDINATES}
+    columns: dict[str, tuple[object, ...]] = {}
+    for name, value in event:
+        if isinstance(value, Columns):
+            columns |= dict(value)
+        elif isinstance(value, dict) and name == "metrics" and all(isinstance(column, tuple) for column in value.values()):
+            columns |= {f"metrics.{metric}": column for metric, column in value.items()}
+        else:
+            row |= _flat(name, value)
+    if not columns:
+        yield row
+        return
+    for entry in zip(*columns.values(), strict=True):
+        yield row | dict(zip(columns, entry, strict=True))
+
+
+def _flat(name: str, value: object) -> dict[str, object]:
+    """`value` under `name`; the fields of a part under dotted names."""
+    if isinstance(value, BaseModel):
+        return {path: inner for field_name, part in value for path, inner in _flat(f"{name}.{field_name}", part).items()}
+    if isinstance(value, dict):
+        return {f"{name}.{key}": item for key, item in value.items()}
+    return {name: value}

@@ -19,8 +19,7 @@ from esper.demo.comparison import Compared
 from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
-from esper.history.run import open_run
-from esper.history.view import Reading
+from esper.history.run import FoldedRun, open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from tests.cli.conftest import Esper, Terminal, rendered
@@ -198,7 +197,7 @@ def test_a_bar_is_in_proportion_and_an_accuracy_that_is_not_finite_has_none() ->
 def told(log: Path, width: int = 100, moment: int | None = None) -> list[str]:
     """The story of the synthetic run."""
     with open_run("latest", log) as history:
-        return rendered(*growth_summary(history.reading(moment=moment)), width=width)
+        return rendered(*growth_summary(history.folded(moment=moment)), width=width)
 
 
 def test_what_was_done_alike_after_one_epoch_is_one_line(synthetic_log: Path) -> None:
@@ -232,4 +231,4 @@ def test_a_long_story_is_its_end(synthetic_log: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_run_in_which_nothing_grew_says_so() -> None:
-    assert [line.strip() for line in rendered(*growth_summary(Reading(RunId("x"))))] == ["nothing grew", "refused by the gate: none"]
+    assert [line.strip() for line in rendered(*growth_summary(FoldedRun(RunId("x"))))] == ["nothing grew", "refused by the gate: none"]

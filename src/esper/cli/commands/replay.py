@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             for frame in replay.frames():
                 if frame.over is not None:
                     out.print(_digest_line(frame.over))
-                out.print(*transcript(frame.record, frame.reading, out.width))
+                out.print(*transcript(frame.record, frame.folded, out.width))
             out.print(_digest_line(replay.final()))
     return 0
 
@@ -71,8 +71,8 @@ def _watch(replay: Replay, out: Output, *, paced: bool) -> None:
     with screen.live:
         for frame in replay.frames():
             completed = frame.record.type == EpochCompleted.KIND
-            screen.show(frame.reading, at_once=completed)
+            screen.show(frame.folded, at_once=completed)
             if completed and paced:
                 time.sleep(_EPOCH_S)
-        screen.show(replay.reading, at_once=True)
+        screen.show(replay.folded, at_once=True)
     out.line(_digest_line(replay.final()))

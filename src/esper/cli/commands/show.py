@@ -33,7 +33,7 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, Site
 from esper.folds.run_state import BlockedError, ReportRow, digest
 from esper.folds.timeline import Life, Span
-from esper.history.view import Reading
+from esper.history.run import FoldedRun
 
 
 def add(commands: Subcommands) -> None:
@@ -49,7 +49,7 @@ def add(commands: Subcommands) -> None:
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Shows the run; one whose fold is blocked is shown up to there, and the error is raised afterwards."""
     with history_of(arguments) as history:
-        reading = history.reading(moment=arguments.at, epoch=arguments.epoch)
+        reading = history.folded(moment=arguments.at, epoch=arguments.epoch)
         now = arguments.at is None and arguments.epoch is None
         interrupted = resume_hint_of(history, arguments) if now else None
     if arguments.json:
@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _as_json(reading: Reading) -> dict[str, object]:
+def _as_json(reading: FoldedRun) -> dict[str, object]:
     """The run as one object; field names are those of the events."""
-    state, timeline, pulse = reading.state, reading.timeline, reading.pulse
+    state, timeline, pulse = reading.state, reading.timeline, reading.telemetry
     return {
         "run": reading.run,
         "status": state.status,
@@ -97,7 +97,7 @@ def _as_json(reading: Reading) -> dict[str, object]:
     }
 
 
-def report(reading: Reading, width: int, *, everything: bool = False) -> Iterator[RenderableType]:
+def report(reading: FoldedRun, width: int, *, everything: bool = False) -> Iterator[RenderableType]:
     """The report of `reading`, section by section; `everything`: housekeeping and decisions for doing nothing too."""
     yield from _heading(reading)
     yield from _section("losses", _losses(reading, width), "no epoch was completed yet")
@@ -119,8 +119,8 @@ def _indented(renderable: RenderableType, style: str = "") -> Padding:
     return Padding(renderable, (0, 0, 0, 2), style=style)
 
 
-def _heading(reading: Reading) -> Iterator[RenderableType]:
-    state, pulse, run = reading.state, reading.pulse, reading.state.started
+def _heading(reading: FoldedRun) -> Iterator[RenderableType]:
+    state, pulse, run = reading.state, reading.telemetry, reading.state.started
     yield Text(f"run {short_id(reading.run)}", style="bold").append(f"  {reading.run}", style="dim")
     if run is None:
         yield Text("  not started: the log holds no RunStarted yet")
@@ -143,7 +143,7 @@ def _heading(reading: Reading) -> Iterator[RenderableType]:
         yield separated((finished, *metrics[1:], f"model {state.end.model_digest[:12]}"), indent=2, style="green")
 
 
-def _losses(reading: Reading, width: int) -> Iterator[RenderableType]:
+def _losses(reading: FoldedRun, width: int) -> Iterator[RenderableType]:
     """Both curves, then the best loss, the learning rate and the metrics of the last epoch."""
     rows, completed = reading.state.epochs, reading.timeline.completed
     if not rows:
@@ -164,7 +164,7 @@ def _losses(reading: Reading, width: int) -> Iterator[RenderableType]:
         yield separated((since, f"lr {learning_rate(next(iter(completed.learning_rates), None))}", *metrics), indent=2)
 
 
-def _seeds(reading: Reading) -> Iterator[RenderableType]:
+def _seeds(reading: FoldedRun) -> Iterator[RenderableType]:
     sites = reading.state.sites
     if sites:
         yield _indented(lattice(sites, reading.state.seeds))
@@ -173,7 +173,7 @@ def _seeds(reading: Reading) -> Iterator[RenderableType]:
         yield _indented(words, "dim")
 
 
-def _lives(reading: Reading, width: int) -> Iterator[RenderableType]:
+def _lives(reading: FoldedRun, width: int) -> Iterator[RenderableType]:
     lives, epoch = reading.timeline.lives, reading.state.epoch
     heads = [f"{life.site} s{life.seed} {life.blueprint or '(blueprint unknown)'} @{life.life}" for life in lives]
     room = min(38, max(map(len, heads), default=0))
@@ -191,7 +191,7 @@ def _lives(reading: Reading, width: int) -> Iterator[RenderableType]:
     yield from _section(title, body, "no seed has germinated yet")
 
 
-def _decisions(reading: Reading, width: int, everything: bool) -> Iterator[RenderableType]:
+def _decisions(reading: FoldedRun, width: int, everything: bool) -> Iterator[RenderableType]:
     """Decisions with their numbers, refused ones included; housekeeping that succeeded is counted unless `everything` is asked for."""
     made, counts = list(reading.timeline.decisions), reading.state.control.counts
     shown = [one for one in made if everything or is_adaptation(one) or one.fate not in ("applied", "recorded")]
@@ -210,7 +210,7 @@ def _decisions(reading: Reading, width: int, everything: bool) -> Iterator[Rende
     yield _indented(f"{counts.issued} commands: {outcomes}", "dim")
 
 
-def _records(reading: Reading) -> Iterator[RenderableType]:
+def _records(reading: FoldedRun) -> Iterator[RenderableType]:
     """Field reports, kept checkpoints, notes, and facts that do not fit those before them."""
     state = reading.state
     yield from _section("field reports", map(_field_report, state.field_reports))

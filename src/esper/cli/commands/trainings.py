@@ -27,7 +27,7 @@ from esper.events.kinds.control import Adaptation
 from esper.events.kinds.run import RunRolledBack
 from esper.folds.control_state import DecisionRow
 from esper.history.resume import Variant, is_resumable, resume_hint
-from esper.history.view import Reading
+from esper.history.run import FoldedRun
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 
@@ -222,7 +222,7 @@ def _bar(fraction: float, color: str) -> Bar:
     return Bar(size=1, begin=0, end=fraction if 0 <= fraction <= 1 else 0, color=color)
 
 
-def growth_summary(reading: Reading) -> Iterator[RenderableType]:
+def growth_summary(reading: FoldedRun) -> Iterator[RenderableType]:
     """The last dozen changes of the network, a line for all that were alike after one epoch, then the gate's refusals."""
     alike: dict[tuple[int, Adaptation], list[DecisionRow]] = {}
     for one in filter(is_adaptation, reading.timeline.decisions):
