@@ -14,6 +14,7 @@ from esper.demo.tasks import Split, TensorBatches, perceptron
 from esper.errors import SettingsError
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import RunStarted
+from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
 from esper.processes.train import Result, RunSettings, fresh_run_id, run_settings, train
@@ -66,7 +67,7 @@ def test_the_same_net_static_is_plain_all_in_force_and_trains_as_a_whole(grown: 
 
 def test_a_host_in_which_nothing_grew_is_itself(grown: tuple[Directory, RunSettings, Result], tmp_path: Path) -> None:
     _, chosen, _ = grown
-    host = Host(TASK.model(0), seed_optimizer=torch.optim.SGD, sites=None)
+    host = Host(TASK.model(0), GrowthSettings(enabled=False), seed_optimizer=torch.optim.SGD)
     static = static_same(TASK, chosen, Directory(tmp_path), host)
     assert [type(module) for module in static.modules()] == [nn.Sequential, nn.Linear, nn.GELU, nn.Linear]
 

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from esper.events.kinds.control import Command
+from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import site_state
-from tests.kasmina.training import LR, MODELS, Loop, batch, host_of, into, linear_model
+from esper.kasmina.site_layer import site_of
+from tests.kasmina.training import LR, MODELS, Loop, batch, branch_of, host_of, into, linear_model
 
 SEED = {"linear": "mlp:24", "conv": "conv:8"}
 
@@ -54,7 +55,7 @@ def test_a_seed_without_influence_passes_no_gradient_to_the_host() -> None:
 def test_a_dormant_site_asks_nothing_but_whether_it_is_active() -> None:
     model = linear_model()
     host_of(model)
-    growth = site_state(model[0])
+    growth = site_of(model[0])
     growth.__dict__ = {"active": False}
     assert model(batch("linear", 0)[0]).shape == (16, 4)
 
@@ -79,13 +80,13 @@ def test_stabilizing_early_sets_alpha_to_1() -> None:
 def test_the_output_is_the_layers_plus_alpha_times_the_body(kind: str) -> None:
     host = grafting(kind, ramp_steps=2)
     layer = host.model.get_submodule("0")
-    branch = site_state(layer).branches[0]
+    branch = branch_of(layer, 0)
     x, _ = batch(kind, 0)
     branch.set_alpha(0.0)
     host.begin_step(epoch=1, step=1)
     y = layer(x)
     branch.set_alpha(0.0)
-    site_state(layer).rewire()
+    site_of(layer).rewire()
     delta = branch.body(x)[1]
     torch.testing.assert_close(y, layer(x) + 0.5 * delta)
 
@@ -137,7 +138,7 @@ def test_an_override_to_0_is_the_host_without_that_seed() -> None:
         ((Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE), True),
         ((Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FOSSILIZE), True),
     ],
-    ids=["grafting", "stabilization", "evaluating", "all_finite-tuning", "fossilized"],
+    ids=["grafting", "stabilization", "evaluating", "fine-tuning", "fossilized"],
 )
 def test_a_seed_in_the_task_graph_learns_but_while_it_is_frozen(commands: tuple[Command, ...], learns: bool) -> None:
     host = host_of(linear_model())
@@ -159,7 +160,7 @@ def test_a_skipped_step_skips_seeds_in_the_task_graph_too() -> None:
 
 def test_the_loss_scale_is_taken_out_before_clipping() -> None:
     def weight_after(scale: float) -> Tensor:
-        host = Host(linear_model(), seed_optimizer=torch.optim.SGD, max_parameters=50.0)
+        host = Host(linear_model(), GrowthSettings(max_parameters=50.0), seed_optimizer=torch.optim.SGD)
         into(host, "0", 0, "mlp:24", Command.GRAFT)
         torch.manual_seed(0)
         for step in range(3):

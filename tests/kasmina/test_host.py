@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from esper.errors import RuleError, SettingsError
+from esper.errors import RuleError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
+from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import CommandError, Host
 from tests.kasmina.training import LR, Loop, adam, conv_model, host_of, into, into_training, kernel_of, linear_model, table_of
 
@@ -21,7 +23,7 @@ def test_sites_say_what_they_are_and_what_may_be_tried() -> None:
 
 
 def test_a_host_without_sites_records_and_never_grows() -> None:
-    host = Host(linear_model(), seed_optimizer=adam, sites=None)
+    host = Host(linear_model(), GrowthSettings(enabled=False), seed_optimizer=adam)
     assert host.sites == ()
     assert Loop("linear", host.model, host).run(0, 3) == Loop("linear", linear_model(), None).run(0, 3)
 
@@ -161,8 +163,8 @@ def test_an_override_needs_a_body() -> None:
 
 @pytest.mark.parametrize("options", [{"slots": 0}, {"max_parameters": 0.5}, {"max_parameters": float("nan")}, {"clip": 0.0}])
 def test_impossible_settings_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(SettingsError, match="expected slots >= 1"):
-        Host(linear_model(), seed_optimizer=adam, **options)  # type: ignore[arg-type] # One option of several types.
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        GrowthSettings(**options)
 
 
 def test_a_shared_layer_stays_shared() -> None:

@@ -12,8 +12,8 @@ from esper.errors import DataError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import site_state
-from tests.kasmina.training import LR, MODELS, Loop, batch, host_of, into, into_training, table_of
+from esper.kasmina.site_layer import site_of
+from tests.kasmina.training import LR, MODELS, Loop, batch, branch_of, host_of, into, into_training, table_of
 
 NAMES = ("mlp:6:dropout=0.3", "lowrank:3", "conv:4:dropout=0.3")
 KINDS = pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -132,7 +132,7 @@ def test_a_restored_body_is_in_its_layers_mode_and_frozen_where_its_stage_says()
     saved = Saved(loop)
     loop.model.eval()
     saved.put_back(loop)
-    branch = site_state(loop.model.get_submodule("4")).branches[0]
+    branch = branch_of(loop.model.get_submodule("4"), 0)
     assert not branch.training
     assert not branch.last.weight.requires_grad
 
@@ -201,5 +201,5 @@ def test_health_measured_before_a_restore_is_forgotten() -> None:
     loop.host.begin_step(epoch=1, step=1)
     loop.host.end_step(lr=LR)
     assert loop.host.measure_health() is None
-    assert not site_state(loop.model.get_submodule("0")).active
+    assert not site_of(loop.model.get_submodule("0")).active
     assert all(not module._forward_hooks for module in loop.model.modules())

@@ -11,17 +11,17 @@ from torch.utils.checkpoint import checkpoint
 from esper.errors import RuleError
 from esper.events.kinds.control import Command
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import SiteState, site_state
-from tests.kasmina.training import MODELS, Loop, batch, conv_model, host_of, into, into_training, linear_model
+from esper.kasmina.site_layer import HostSite, site_of
+from tests.kasmina.training import MODELS, Loop, batch, branch_of, conv_model, host_of, into, into_training, linear_model
 
 GRAFTED = (Command.GRAFT, Command.STABILIZE)
 
 
-def listening(model: nn.Module, site: str) -> tuple[Host, SiteState]:
+def listening(model: nn.Module, site: str) -> tuple[Host, HostSite]:
     host = host_of(model, sites=site)
     into_training(host, site, 0, "lowrank:8")
     host.begin_step(epoch=1, step=1)
-    return host, site_state(model.get_submodule(site))
+    return host, site_of(model.get_submodule(site))
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -52,7 +52,7 @@ def test_a_deep_copy_is_independent_and_computes_the_same() -> None:
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.zero_()
-    site_state(twin[0]).branches[0].set_alpha(0.5)
+    branch_of(twin[0], 0).set_alpha(0.5)
     assert torch.equal(model(x), expected)
 
 
@@ -62,7 +62,7 @@ def test_a_copy_taken_in_training_hears_nothing() -> None:
     twin = copy.deepcopy(model)
     twin(batch("linear", 0)[0]).sum().backward()
     assert growth.captures == []
-    assert site_state(twin[0]).captures == []
+    assert site_of(twin[0]).captures == []
     host.end_step(lr=1e-3)
 
 
@@ -206,7 +206,7 @@ def test_bodies_follow_the_model_to_another_dtype_and_mode(dtype: torch.dtype) -
     into_training(host, "0", 0, "mlp:24")
     model.to(dtype)
     model.eval()
-    branch = site_state(model[0]).branches[0]
+    branch = branch_of(model[0], 0)
     assert {parameter.dtype for parameter in branch.parameters()} == {dtype}
     assert not branch.training
     assert model.train()[0].training

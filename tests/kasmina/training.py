@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.events.kinds.control import Command
-from esper.kasmina.blueprints import Blueprint
+from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import Kernel, KernelRequest, compile_kernel
+from esper.kasmina.growth import Choice, GrowthSettings
 from esper.kasmina.host import Host
-from esper.kasmina.site_selection import Choice
+from esper.kasmina.site_layer import site_of
 
 LR = 3e-3
 BATCH = 16
@@ -64,8 +65,9 @@ def host_of(
     model: nn.Module, *, sites: Choice = "auto", blueprints: tuple[str, ...] | None = None, slots: int = 3, limit: float = 50.0
 ) -> Host:
     """A host with room for anything."""
-    named = None if blueprints is None else tuple(map(Blueprint.parse, blueprints))
-    return Host(model, seed_optimizer=adam, sites=sites, blueprints=named, slots=slots, rng_seed=7, max_parameters=limit)
+    named, chosen = (sites, None) if isinstance(sites, str) else ("auto", sites)
+    growth = GrowthSettings(sites=named, blueprints=blueprints, slots=slots, max_parameters=limit)
+    return Host(model, growth, seed_optimizer=adam, sites=chosen, rng_seed=7)
 
 
 def table_of(host: Host) -> object:
@@ -78,6 +80,13 @@ def kernel_of(order: KernelRequest) -> Kernel:
     """The kernel of `order`; its file is gone. An order names its kernel bit by bit, so it is compiled once for all tests."""
     with TemporaryDirectory() as folder:
         return compile_kernel(order, Path(folder))
+
+
+def branch_of(layer: nn.Module, seed: int) -> Branch:
+    """The body of a seed at a site."""
+    branch = site_of(layer).slots[seed].branch
+    assert branch is not None
+    return branch
 
 
 def into_training(

@@ -16,8 +16,8 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, Command, DecisionMade
 from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, SystemState
 from esper.events.kinds.run import RunStarted
-from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError, KernelRequest
+from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
 from esper.kasmina.randomness import derive
 from esper.tamiyo.settings import PolicySettings
@@ -193,16 +193,15 @@ class World:
         )
 
     def _host(self, sites: str | None, slots: int, clip: float | None) -> Host:
-        return Host(
-            self.model,
-            seed_optimizer=adam,
-            sites=sites,
-            blueprints=None if sites is None else tuple(map(Blueprint.parse, ("mlp:2", "lowrank:1"))),
+        growth = GrowthSettings(
+            enabled=sites is not None,
+            sites=sites or "auto",
+            blueprints=("mlp:2", "lowrank:1"),
             slots=slots,
-            rng_seed=self.settings.rng_seed,
             max_parameters=20.0,
             clip=clip,
         )
+        return Host(self.model, growth, seed_optimizer=adam, rng_seed=self.settings.rng_seed)
 
     def run(self) -> "World":
         """Starts and trains to the end."""

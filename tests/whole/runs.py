@@ -142,7 +142,7 @@ class Watch:
                 seen.append(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("esper.kasmina.growth.Host", SeenHost)
+            patch.setattr("esper.processes.train.Host", SeenHost)
             yield
 
 

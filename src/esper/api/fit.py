@@ -10,8 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.errors import SettingsError
-from esper.kasmina.host import SeedOptimizer
-from esper.kasmina.site_selection import Choice
+from esper.kasmina.growth import Choice, SeedOptimizer
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training

@@ -19,7 +19,6 @@ from esper.folds.transitions import IN_TASK_GRAPH
 from esper.history.resume import Variant, variant_task
 from esper.history.run_list import began
 from esper.kasmina.compiler import compile_kernel
-from esper.kasmina.growth import host_of
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory, new_run_id
 from esper.processes.train import Result, RunSettings, run_settings, train
@@ -72,7 +71,7 @@ def _ids_before(run: RunId) -> Iterator[RunId]:
 def static_same(task: Task, settings: RunSettings, directory: Directory, grown: Host) -> nn.Module:
     """The architecture that `grown` ended with, untrained: a fresh host with fresh bodies in the same places from the start."""
     recipe = recipe_of(task, settings)
-    host = host_of(recipe.model, settings.growth, lambda _parameters, _lr: recipe.optimizer, rng_seed=settings.trainer.rng_seed)
+    host = Host(recipe.model, settings.growth, seed_optimizer=lambda _parameters, _lr: recipe.optimizer, rng_seed=settings.trainer.rng_seed)
     for (site, slot), seed in sorted(grown.seeds.items()):
         if seed.stage in IN_TASK_GRAPH:
             assert seed.blueprint is not None

@@ -1,21 +1,33 @@
-"""A model made ready to grow: the settings of growth, the host that they make, and the refusal of what cannot grow."""
+"""Where and with what a model may grow: the settings, the layers that become sites, and the refusal by name of what cannot grow."""
 
+import fnmatch
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import Parameter, signature
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from esper.errors import DataError, SettingsError
 from esper.events.fields import Finite, Part, Positive
-from esper.kasmina.blueprints import Blueprint
-from esper.kasmina.host import Host, SeedOptimizer
-from esper.kasmina.site_selection import Choice, Sites, find
-from esper.kasmina.slots import sizes_at
+from esper.events.kinds.run import Site
+from esper.kasmina.blueprints import Blueprint, Layer, features_of, layer_text
+from esper.kasmina.site_layer import HostSite, SiteLayer
+from esper.kasmina.slots import HostSlot
+
+Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+"""Which layers become sites: a glob over their names or "auto", a type, or a function (name, module) -> bool."""
+
+SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
+
+AUTO_SITES = 16
+_DEFAULTS = ("mlp:24", "lowrank:8", "signal:12", "conv:8")
+# These call kernels that read their layers' weights and never call the layers (TransformerEncoderLayer: in eval mode).
+_BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 class GrowthSettings(Part):
@@ -43,18 +55,111 @@ class GrowthSettings(Part):
     """Largest gradient norm of each seed, apart from the host's."""
 
 
-def host_of(model: nn.Module, growth: GrowthSettings, seed_optimizer: SeedOptimizer, *, sites: Choice | None = None, rng_seed: int) -> Host:
-    """`model` as a host; `sites` replaces what the settings name. Raises SettingsError."""
-    return Host(
-        model,
-        seed_optimizer=seed_optimizer,
-        sites=(sites or growth.sites) if growth.enabled else None,
-        blueprints=_blueprints(growth.blueprints),
-        slots=growth.slots,
-        rng_seed=rng_seed,
-        max_parameters=growth.max_parameters,
-        clip=growth.clip,
-    )
+def find_sites(model: nn.Module, growth: GrowthSettings, choice: Choice | None = None) -> list[HostSite]:
+    """The sites of `model`, not adopted yet, in the model's order, shared layers once, children of a match skipped.
+
+    `choice` replaces `growth.sites`. "auto": every trainable Linear and Conv2d that a blueprint fits, but for the last one (its outputs are
+    the answer itself); of more than `AUTO_SITES` those spread evenly. Raises SettingsError: for an explicit choice every match must be able
+    to be a site.
+    """
+    choice, blueprints = choice or growth.sites, _parsed(growth.blueprints)
+    if choice == "auto":
+        found = _automatic(model, blueprints)
+    else:
+        found = [_required(name, module, bypassed, blueprints) for name, module, bypassed in _matches(model, choice)]
+    if not found:
+        names = ", ".join(repr(name) for name, layer in model.named_modules() if isinstance(layer, Layer))
+        raise SettingsError(f"expected sites to match a layer, {choice!r} matches none; the model has {names or 'no Linear or Conv2d'}")
+    return [_site(name, layer, fitting, growth.slots) for name, layer, fitting in found]
+
+
+def _parsed(names: tuple[str, ...] | None) -> tuple[Blueprint, ...]:
+    if names is not None and not names:
+        raise SettingsError("setting growth.blueprints: expected one or more, got none; growth.enabled=false is how nothing grows")
+    try:
+        return tuple(dict.fromkeys(Blueprint.parse(name) for name in (_DEFAULTS if names is None else names)))
+    except DataError as error:
+        raise SettingsError(f"setting growth.blueprints: {error}") from error
+
+
+_Found = tuple[str, Layer, list[Blueprint]]
+
+
+def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...]) -> list[_Found]:
+    layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if isinstance(layer, Layer)]
+    for name, layer, bypassed in layers:
+        if isinstance(layer, SiteLayer):
+            _required(name, layer, bypassed, blueprints)
+    found = [
+        (name, layer, fitting)
+        for name, layer, bypassed in layers[:-1]
+        if _refusal(layer, bypassed) is None
+        and any(parameter.requires_grad for parameter in layer.parameters())
+        and (fitting := [blueprint for blueprint in blueprints if blueprint.misfit(layer) is None])
+    ]
+    if not found:
+        raise SettingsError("expected a model with a Linear or Conv2d that can grow and is not its last layer; name sites explicitly")
+    return found[:: math.ceil(len(found) / AUTO_SITES)]
+
+
+def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """(name, module, inside a module that bypasses its layers), each module once."""
+    bypassing: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        yield name, module, name.startswith(bypassing)
+        if isinstance(module, _BYPASSING):
+            bypassing += (f"{name}." if name else "",)
+
+
+def _matches(model: nn.Module, choice: Choice) -> Iterator[tuple[str, nn.Module, bool]]:
+    taken: tuple[str, ...] = ()
+    for name, module, bypassed in _walk(model):
+        if not name.startswith(taken) and _chosen(name, module, choice):
+            taken += (f"{name}." if name else "",)
+            yield name, module, bypassed
+
+
+def _chosen(name: str, module: nn.Module, choice: Choice) -> bool:
+    if isinstance(choice, str):
+        return fnmatch.fnmatchcase(name, choice) and (isinstance(module, Layer) or not set("*?[") & set(choice))
+    if isinstance(choice, type):
+        return isinstance(module, choice)
+    return choice(name, module)
+
+
+def _required(name: str, layer: nn.Module, bypassed: bool, blueprints: tuple[Blueprint, ...]) -> _Found:
+    """The site, which was chosen explicitly. Raises SettingsError where it cannot be one."""
+    if not isinstance(layer, Layer):
+        raise SettingsError(f"expected a Linear or Conv2d as a site, got {name!r}: a {type(layer).__name__} cannot be one yet")
+    refusal = _refusal(layer, bypassed)
+    if refusal is not None:
+        raise SettingsError(f"expected a layer that can be a site, got {name!r}: {refusal}")
+    misfits = {blueprint: blueprint.misfit(layer) for blueprint in blueprints}
+    if all(misfits.values()):
+        why = "; ".join(map(str, misfits.values()))
+        raise SettingsError(f"expected a blueprint that fits site {name!r} ({layer_text(layer)}), none does: {why}")
+    return name, layer, [blueprint for blueprint, misfit in misfits.items() if misfit is None]
+
+
+def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
+    if isinstance(layer, SiteLayer):
+        return "an earlier training has grown it; go on with the result.model of that fit, a plain copy (Host.export_plain)"
+    if "forward" in vars(layer):
+        return "its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
+    if len(signature(layer.forward).parameters) != 1:
+        return "its forward takes more than the input"
+    if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
+        return "its shape is not known yet: run the model once before"
+    if bypassed:
+        return "the module around it reads its weights without calling it (MultiheadAttention, TransformerEncoderLayer)"
+    return None
+
+
+def _site(name: str, layer: Layer, blueprints: list[Blueprint], slots: int) -> HostSite:
+    inputs, outputs = features_of(layer)
+    names = {blueprint.name: blueprint for blueprint in blueprints}
+    site = Site(name=name, layer=layer_text(layer), inputs=inputs, outputs=outputs, slots=slots, blueprints=tuple(names))
+    return HostSite(site, layer, names, [HostSlot(site=name, seed=seed) for seed in range(slots)])
 
 
 def seed_optimizer_like(optimizer: Optimizer, factor: float) -> SeedOptimizer:
@@ -78,7 +183,7 @@ def require_growth(
     model: nn.Module, growth: GrowthSettings, optimizer: Optimizer, seed_optimizer: SeedOptimizer, *, sites: Choice | None = None
 ) -> None:
     """Raises SettingsError where nothing that the settings ask for can grow in `model`, which is left as it is."""
-    _require_room(model, find(model, sites or growth.sites, _blueprints(growth.blueprints)), growth.max_parameters)
+    _require_room(model, find_sites(model, growth, sites), growth.max_parameters)
     try:
         seed_optimizer([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)
     except (TypeError, ValueError) as error:
@@ -88,22 +193,11 @@ def require_growth(
         ) from error
 
 
-def _blueprints(names: tuple[str, ...] | None) -> tuple[Blueprint, ...] | None:
-    if names is None:
-        return None
-    if not names:
-        raise SettingsError("setting growth.blueprints: expected one or more, got none; growth.enabled=false is how nothing grows")
-    try:
-        return tuple(Blueprint.parse(name) for name in names)
-    except DataError as error:
-        raise SettingsError(f"setting growth.blueprints: {error}") from error
-
-
-def _require_room(model: nn.Module, sites: Sites, factor: float) -> None:
+def _require_room(model: nn.Module, sites: list[HostSite], factor: float) -> None:
     """Raises SettingsError where not even the smallest seed fits within `factor` times the parameters of `model`."""
     own = sum(parameter.numel() for parameter in model.parameters())
     limit = int(factor * own)
-    sizes = sorted((size, kind, name) for name, layer, fitting in sites for kind, size in sizes_at(name, layer, fitting).items())
+    sizes = sorted((site.size(blueprint), blueprint, site.name) for site in sites for blueprint in site.blueprints)
     (least, kind, site), (most, _, _) = sizes[0], sizes[-1]
     if own + least > limit:
         needed, enough = (math.ceil(100 * (1 + size / own)) / 100 for size in (least, most))

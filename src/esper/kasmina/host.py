@@ -9,33 +9,27 @@ FINE_TUNING and FOSSILIZED step on the task with an optimizer and a clip of thei
 counts once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.errors import DataError, RuleError, SettingsError
+from esper.errors import DataError, RuleError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import Site
 from esper.folds.seeds import SeedKey
 from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
-from esper.kasmina import site_layer
-from esper.kasmina.blueprints import Blueprint
 from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, empty_branch
-from esper.kasmina.export import export_plain
+from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, find_sites
 from esper.kasmina.health.meter import EpochHealth, HealthMeter, HealthSample
-from esper.kasmina.learning import isolated_step, targets_of, task_step
+from esper.kasmina.plain_model import export_plain
 from esper.kasmina.randomness import derive, forked
-from esper.kasmina.site_layer import Capture
-from esper.kasmina.site_selection import AUTO, Choice, adopt_all, find
-from esper.kasmina.slots import HostSite, Slot, dump, parse
-
-SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
-_STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
+from esper.kasmina.site_layer import STEPPING, Capture, HostSite
+from esper.kasmina.slots import HostSlot, SeedTable
 
 
 class CommandError(DataError):
@@ -48,23 +42,22 @@ class Host:
     def __init__(
         self,
         model: nn.Module,
+        growth: GrowthSettings,
         *,
         seed_optimizer: SeedOptimizer,
-        sites: Choice | None = AUTO,
-        blueprints: tuple[Blueprint, ...] | None = None,
-        slots: int = 4,
+        sites: Choice | None = None,
         rng_seed: int = 0,
-        max_parameters: float = 2.0,
-        clip: float | None = 1.0,
     ) -> None:
-        if not (slots >= 1 and max_parameters >= 1.0 and (clip is None or clip > 0)):
-            raise SettingsError(f"expected slots >= 1, max_parameters >= 1, clip > 0 or None; got {slots}, {max_parameters}, {clip}")
+        """Adopts the sites of `model`; `sites` replaces what the settings name. Raises SettingsError."""
         self.model = model
-        self._rng_seed, self._clip, self._seed_optimizer, self._health_meter = rng_seed, clip, seed_optimizer, HealthMeter()
+        self._rng_seed, self._clip, self._seed_optimizer, self._health_meter = rng_seed, growth.clip, seed_optimizer, HealthMeter()
         self._host_parameters = list(model.parameters())
-        self._host_sites = adopt_all([] if sites is None else find(model, sites, blueprints), slots)
+        found = find_sites(model, growth, sites) if growth.enabled else []
+        self._host_sites = {host_site.name: host_site for host_site in found}
+        for host_site in found:
+            host_site.adopt()
         self._host_size = sum(parameter.numel() for parameter in self._host_parameters)
-        self.parameters_limit = int(max_parameters * self._host_size)
+        self.parameters_limit = int(growth.max_parameters * self._host_size)
         self._lr: float | None = None
         self._epoch, self._step, self._measuring = 0, 0, False
         self._wire()
@@ -77,7 +70,7 @@ class Host:
         return tuple(host_site.site for host_site in self._host_sites.values())
 
     @property
-    def seeds(self) -> Mapping[SeedKey, Slot]:
+    def seeds(self) -> Mapping[SeedKey, HostSlot]:
         """Every slot of every site, by (site, seed). A slot goes on changing, by this host alone."""
         return {(slot.site, slot.seed): slot for slot in self._all_slots()}
 
@@ -92,7 +85,7 @@ class Host:
     def affordable(self, site: str) -> tuple[str, ...]:
         """The blueprints that a life could begin with at `site` now, by the limit of parameters."""
         host_site = self._host_sites[site]
-        return tuple(name for name, size in host_site.sizes.items() if self._total_with(host_site, size) <= self.parameters_limit)
+        return tuple(name for name in host_site.blueprints if self._total_with(host_site, host_site.size(name)) <= self.parameters_limit)
 
     # ---- one step
 
@@ -105,7 +98,7 @@ class Host:
         if measure:
             self._health_meter.arm(self.model, self._host_sites.values())
         for host_site in self._host_sites.values() if measure else self._capturing:
-            host_site.growth.enable(learning=host_site.has_isolated_seeds, outputs=self._health_meter.watch.outputs if measure else None)
+            host_site.enable(learning=host_site.has_isolated_seeds, outputs=self._health_meter.watch.outputs if measure else None)
         for host_site, slot in self._grafting:
             assert slot.branch is not None
             slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
@@ -123,17 +116,17 @@ class Host:
         self._lr = lr
         where = f"epoch {self._epoch}, step {self._step}"
         capturing = self._host_sites.values() if self._measuring else self._capturing
-        captures = {host_site.site.name: host_site.growth.take_captures(where) for host_site in capturing}
+        captures = {host_site.name: host_site.take_captures(where) for host_site in capturing}
         for host_site in capturing:
-            host_site.growth.enable(learning=False, outputs=None)
+            host_site.enable(learning=False, outputs=None)
         for host_site in self._capturing:
-            self._learn_isolated(host_site, captures[host_site.site.name])
+            self._learn_isolated(host_site, captures[host_site.name])
         if self._measuring:
             self._health_meter.take(self._host_sites.values(), captures, scale=scale, sound=stepped)
             self._measuring = False
         for slot in self._stepping:
             if stepped and not slot.recovering:
-                task_step(slot, self._clip, scale)
+                slot.task_step(self._clip, scale)
         for _, slot in self._grafting:
             slot.ramp_done += 1
         self._find_faults(self._acting)
@@ -154,12 +147,13 @@ class Host:
         isolated = [slot for slot in host_site.slots if slot.stage in ISOLATED and not slot.recovering]
         if not captures or not isolated:
             return
-        targets, skipped = targets_of(captures, host_site.weight.dtype)
+        weight = host_site.layer.weight
+        examples = [example for capture in captures if (example := capture.example(weight.dtype)) is not None]
         for slot in isolated:
-            slot.skipped += skipped
-            if targets:
-                with forked(host_site.weight.device, derive(self._rng_seed, "seed", slot.site, slot.seed, slot.life or 0, self._step)):
-                    isolated_step(slot, targets, self._clip)
+            slot.skipped += len(captures) - len(examples)
+            if examples:
+                with forked(weight.device, derive(self._rng_seed, "seed", slot.site, slot.seed, slot.life or 0, self._step)):
+                    slot.isolated_step(examples, self._clip)
 
     def _find_faults(self, host_sites: Iterable[HostSite]) -> None:
         """Disables seeds that acted and made a non-finite value since they were last asked. The CPU waits for the device here."""
@@ -167,7 +161,7 @@ class Host:
             for slot in host_site.slots:
                 if slot.branch is not None and not slot.branch.take_all_finite():
                     slot.fail()
-            if host_site.disabled:
+            if any(slot.recovering for slot in host_site.slots):
                 host_site.rewire()
 
     # ---- commands
@@ -185,11 +179,11 @@ class Host:
         lr = self._lr if lr is None else lr
         if lr is None:
             raise CommandError(f"expected a learning rate for {slot.name}: no step was taken yet")
-        dtype = next((name for name, known in DTYPES.items() if known is host_site.weight.dtype), None)
+        dtype = next((name for name, known in DTYPES.items() if known is host_site.layer.weight.dtype), None)
         if dtype is None:
-            raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {host_site.weight.dtype}")
+            raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {host_site.layer.weight.dtype}")
         spec = chosen.spec(site, host_site.layer)
-        size = host_site.sizes[blueprint]
+        size = host_site.size(blueprint)
         if (total := self._total_with(host_site, size)) > self.parameters_limit:
             raise CommandError(f"expected at most {self.parameters_limit} parameters, {slot.name} with {size} would make it {total}")
         slot.clear()
@@ -209,7 +203,6 @@ class Host:
         assert slot.lr is not None
         slot.branch, slot.optimizer = branch, self._seed_optimizer(list(branch.parameters()), slot.lr)
         slot.kernel, slot.stage, slot.since_epoch = kernel.digest, stage, epoch
-        host_site.growth.branches[seed] = branch
         self._wire()
 
     def apply(
@@ -219,7 +212,7 @@ class Host:
 
         GRAFT needs `ramp_steps`, the steps in which alpha rises to 1; CULL takes `embargo_until`, an epoch, and only keeps it.
         """
-        host_site, slot = self._find(site, seed)
+        _, slot = self._find(site, seed)
         if command in (Command.GERMINATE, Command.LOAD):
             raise RuleError(f"expected Host.germinate or Host.load for {command}, got Host.apply")
         stage = _following(slot, command)
@@ -231,7 +224,7 @@ class Host:
         slot.stage, slot.since_epoch = stage, epoch
         if command in (Command.CULL, Command.CANCEL):
             slot.embargo_until = embargo_until
-            self._remove(host_site, slot)
+            slot.branch, slot.optimizer = None, None
         if command is Command.RESET:
             slot.clear()
             slot.embargo_until = None
@@ -239,9 +232,9 @@ class Host:
 
     def roll_back(self, site: str, seed: int, *, epoch: int) -> None:
         """Locks the slot of a seed that a rollback blames: ROLLED_BACK, from whatever stage it has; its body is gone."""
-        host_site, slot = self._find(site, seed)
+        _, slot = self._find(site, seed)
         slot.stage, slot.since_epoch, slot.embargo_until = Stage.ROLLED_BACK, epoch, None
-        self._remove(host_site, slot)
+        slot.branch, slot.optimizer = None, None
         self._wire()
 
     @contextmanager
@@ -284,7 +277,7 @@ class Host:
             if slot.branch is not None
             for name, tensor in slot.branch.state_dict().items()
         }
-        return tensors, dump(self._lr, self._all_slots())
+        return tensors, SeedTable(format=1, lr=self._lr, slots=tuple(self._all_slots())).to_json()
 
     def restore(self, tensors: Mapping[str, Tensor], state: JsonValue) -> None:
         """Restore what `state` returned, in place, whatever seeds exist now. Then load the host's own state_dict, then the optimizers'.
@@ -292,19 +285,18 @@ class Host:
         Optimizers are new ones; the model's state_dict has the keys that it had when the state was taken. Nothing changes where it raises
         DataError.
         """
-        lr, slots = parse(state)
+        table = SeedTable.from_json(state)
+        slots = table.slots
         if [slot.name for slot in slots] != [slot.name for slot in self._all_slots()]:
             raise DataError(f"expected the state of a host with slots {[s.name for s in self._all_slots()]}, got {[s.name for s in slots]}")
         for slot in slots:
             if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
                 self._revive(self._host_sites[slot.site], slot, tensors)
-        self._lr, self._measuring = lr, False
+        self._lr, self._measuring = table.lr, False
         self._health_meter.forget(slots)
         for host_site in self._host_sites.values():
-            host_site.slots = [slot for slot in slots if slot.site == host_site.site.name]
-            host_site.growth.branches = {slot.seed: slot.branch for slot in host_site.slots if slot.branch is not None}
-            host_site.growth.enable(learning=False, outputs=None)
-            site_layer.unregister(host_site.layer)
+            host_site.slots = [slot for slot in slots if slot.site == host_site.name]
+            host_site.enable(learning=False, outputs=None)
         self._wire()
 
     def shift_epochs(self, epochs: int) -> None:
@@ -312,7 +304,7 @@ class Host:
         for slot in self._all_slots():
             slot.since_epoch += epochs if slot.stage is not Stage.DORMANT else 0
 
-    def _revive(self, host_site: HostSite, slot: Slot, tensors: Mapping[str, Tensor]) -> None:
+    def _revive(self, host_site: HostSite, slot: HostSlot, tensors: Mapping[str, Tensor]) -> None:
         assert slot.request is not None
         assert slot.lr is not None
         branch = empty_branch(slot.request)
@@ -328,7 +320,7 @@ class Host:
         """Makes the model plain again, in place: what grew in it is gone, its own values stay. This Host is of no use afterwards."""
         self._health_meter.forget()
         for host_site in self._host_sites.values():
-            site_layer.release(host_site.layer)
+            host_site.release()
         self._host_sites = {}
 
     def export_plain(self) -> nn.Module:
@@ -338,51 +330,35 @@ class Host:
     # ---- wiring
 
     def _wire(self) -> None:
-        """Attach or detach each slot's body according to its stage: acting, capturing, stepping, frozen, or part of the host's modules."""
-        self._capturing: list[HostSite] = []
-        self._acting: list[HostSite] = []
-        self._grafting: list[tuple[HostSite, Slot]] = []
-        self._stepping: list[Slot] = []
-        for host_site in self._host_sites.values():
-            living = [slot for slot in host_site.slots if slot.branch is not None]
-            for slot in living:
-                assert slot.branch is not None
-                slot.branch.requires_grad_(slot.stage in _STEPPING or slot.stage not in IN_TASK_GRAPH)
-                if slot.stage is Stage.FOSSILIZED:
-                    site_layer.register(host_site.layer, slot.seed, slot.branch)
-            if host_site.has_isolated_seeds:
-                self._capturing.append(host_site)
-            if any(slot.stage in IN_TASK_GRAPH for slot in living):
-                self._acting.append(host_site)
-            self._grafting += [(host_site, slot) for slot in living if slot.stage is Stage.GRAFTING]
-            self._stepping += [slot for slot in living if slot.stage in _STEPPING]
-            host_site.rewire()
+        """Attach or detach each branch by its stage, and note what each step has to do."""
+        host_sites = list(self._host_sites.values())
+        for host_site in host_sites:
+            host_site.wire()
+        living = [(host_site, slot) for host_site in host_sites for slot in host_site.slots if slot.branch is not None]
+        self._capturing = [host_site for host_site in host_sites if host_site.has_isolated_seeds]
+        self._acting = list(dict.fromkeys(host_site for host_site, slot in living if slot.stage in IN_TASK_GRAPH))
+        self._grafting = [(host_site, slot) for host_site, slot in living if slot.stage is Stage.GRAFTING]
+        self._stepping = [slot for _, slot in living if slot.stage in STEPPING]
 
-    def _start_ramp(self, slot: Slot, ramp_steps: int | None) -> None:
+    def _start_ramp(self, slot: HostSlot, ramp_steps: int | None) -> None:
         if ramp_steps is None or ramp_steps < 1:
             raise CommandError(f"expected ramp_steps >= 1 to graft {slot.name}, got {ramp_steps!r}")
         if slot.recovering:
             raise CommandError(f"expected a healthy seed to graft, {slot.name} made a non-finite value: cull it")
         slot.ramp_steps, slot.ramp_done = ramp_steps, 0
 
-    def _remove(self, host_site: HostSite, slot: Slot) -> None:
-        host_site.growth.branches.pop(slot.seed, None)
-        slot.branch, slot.optimizer = None, None
-        site_layer.unregister(host_site.layer)
-
     def _total_with(self, host_site: HostSite, size: int) -> int:
         """The parameters there would be at most with one more seed of `size` at `host_site`."""
-        candidates = {name: [0] for name in self._host_sites}
-        for other in self._all_slots():
-            if other.stage in LIVE and other.stage not in IN_TASK_GRAPH:
-                candidates[other.site].append(other.size)
-        candidates[host_site.site.name].append(size)
-        return self.parameters() + sum(max(sizes) for sizes in candidates.values())
+        total = self.parameters()
+        for other in self._host_sites.values():
+            racing = [slot.size for slot in other.slots if slot.stage in LIVE and slot.stage not in IN_TASK_GRAPH]
+            total += max([*racing, size] if other is host_site else racing, default=0)
+        return total
 
-    def _all_slots(self) -> list[Slot]:
+    def _all_slots(self) -> list[HostSlot]:
         return [slot for host_site in self._host_sites.values() for slot in host_site.slots]
 
-    def _find(self, site: str, seed: int) -> tuple[HostSite, Slot]:
+    def _find(self, site: str, seed: int) -> tuple[HostSite, HostSlot]:
         host_site = self._host_sites.get(site)
         if host_site is None or not 0 <= seed < len(host_site.slots):
             known = ", ".join(f"{name!r} (0..{len(other.slots) - 1})" for name, other in self._host_sites.items())
@@ -390,7 +366,7 @@ class Host:
         return host_site, host_site.slots[seed]
 
 
-def _following(slot: Slot, command: Command) -> Stage:
+def _following(slot: HostSlot, command: Command) -> Stage:
     try:
         return next_stage(slot.stage, command)
     except RuleError as error:

@@ -3,28 +3,37 @@
 Adopting swaps a layer's class for one that mixes `SiteLayer` in, as torch's own `parametrize` and FSDP2 do: state_dict keys, `isinstance`,
 attributes and deepcopy stay as they were, and a dormant site costs one truth test a call. A wrapper module would cost more and rename keys.
 A branch stands outside `_modules` until it is fossilized: registered earlier it would join the user's `clip_grad_norm_(model.parameters())`
-and so change the host's path. `SiteState`, a plain object in the layer's `__dict__`, holds what a site knows.
+and so change the host's path. `HostSite`, a plain object in the layer's `__dict__`, holds all that a site knows.
 
 Forward: y = layer(x); then y + alpha * body(x) for every branch with alpha > 0, in the order of their slots. At alpha 0 nothing is added,
-so the output is the host's, bit for bit (0 * NaN is NaN). Where someone listens, a `Capture` keeps the detached input, the standard
-deviation of the output, and by `register_hook` the gradient at the output. (`retain_grad` is wrong before an in-host_site activation, and
+so the output is the host's, bit for bit (0 * NaN is NaN). Where captures are on, a `Capture` keeps the detached input, the standard
+deviation of the output, and by `register_hook` the gradient at the output. (`retain_grad` is wrong before an in-place activation, and
 None under activation checkpointing.) A call inside a backward pass is a recomputation: neither counted nor measured.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from esper.errors import RuleError
+from esper.events.kinds.lifecycle import Stage
+from esper.events.kinds.run import Site
+from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED
+from esper.kasmina.blueprints import Blueprint, Layer
 from esper.kasmina.branch import Branch
+from esper.kasmina.compiler import parameter_count
 from esper.kasmina.health.activation import SiteOutput
 from esper.kasmina.health.formulas import sample
+from esper.kasmina.slots import HostSlot
 
+STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
+"""Stages in which a seed learns in the task graph."""
 _NO_BACKWARD = -1
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -44,26 +53,88 @@ class Capture:
         self.gradient = gradient.detach()
         self.task = _backward_task()
 
+    def example(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """(input, target) for an isolated seed; None where the gradient is non-finite or zero, or the input was changed in place."""
+        if self.x is None or self.spread is None or self.gradient is None:
+            return None
+        gradient = self.gradient.float()
+        scale = self.spread / gradient.square().mean().sqrt()
+        # The CPU waits for the device here, once a micro-batch: whether to skip decides what the optimizer does.
+        if self.x._version != self.version or not bool(torch.isfinite(scale)):
+            return None
+        return self.x.to(dtype), (gradient * -scale).to(dtype)
+
 
 @dataclass(eq=False)
-class SiteState:
-    """State of a site: its branches by slot, those that act, and its captures. `active` is the one truth test of a dormant site.
+class HostSite:
+    """A site: its layer, the blueprints that fit, its slots, the branches that act, its captures.
 
-    While the site is measured, it puts its output into `outputs`, the very object, so that the activation behind it can be told.
+    `active` is the one truth test of a dormant site. While the site is measured, it puts its output into `outputs`, the very object, so
+    that the activation behind it can be told.
     """
 
-    name: str
-    branches: dict[int, Branch] = field(default_factory=dict)
+    site: Site
+    layer: Layer
+    blueprints: dict[str, Blueprint]
+    slots: list[HostSlot]
     acting: tuple[Branch, ...] = ()
     learning: bool = False
     outputs: dict[int, SiteOutput] | None = None
     captures: list[Capture] = field(default_factory=list)
     active: bool = False
 
-    def rewire(self, disabled: frozenset[int] = frozenset()) -> None:
-        """Select the acting branches: alpha above 0 and not `disabled`."""
-        acting = (branch for slot, branch in sorted(self.branches.items()) if branch.strength != 0.0 and slot not in disabled)
-        self.acting = tuple(acting)
+    @property
+    def name(self) -> str:
+        """The layer's name in the model."""
+        return self.site.name
+
+    @property
+    def has_isolated_seeds(self) -> bool:
+        """A seed learns here beside the host."""
+        return any(slot.stage in ISOLATED and slot.branch is not None for slot in self.slots)
+
+    def size(self, blueprint: str) -> int:
+        """Number of parameters of a seed of `blueprint` here."""
+        return parameter_count(self.blueprints[blueprint].spec(self.name, self.layer))
+
+    def adopt(self) -> None:
+        """Makes the layer a site; its class keeps its name."""
+        layer: nn.Module = self.layer
+        plain = type(layer)
+        if plain not in _classes:
+            names = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
+            _classes[plain] = type(plain.__name__, (SiteLayer, plain), names)
+        layer.__dict__["esper_site"] = self
+        layer.__class__ = _classes[plain]
+
+    def release(self) -> None:
+        """Makes the layer the plain layer that it was; its branches are gone from it."""
+        self.layer._modules.pop("seeds", None)
+        del self.layer.__dict__["esper_site"]
+        self.layer.__class__ = type(self.layer).__mro__[2]
+
+    def settle(self, branch: Branch) -> Branch:
+        """The branch where its layer is, in its layer's mode."""
+        branch.train(self.layer.training)
+        return branch.to(self.layer.weight.device)
+
+    def wire(self) -> None:
+        """Attach or detach each branch by its stage: learning or frozen, a fossilized one under `<site>.seeds.<slot>.*` of the host."""
+        self.layer._modules.pop("seeds", None)
+        fossilized: dict[str, nn.Module] = {}
+        for slot in self.slots:
+            if slot.branch is not None:
+                slot.branch.requires_grad_(slot.stage in STEPPING or slot.stage not in IN_TASK_GRAPH)
+                if slot.stage is Stage.FOSSILIZED:
+                    fossilized[str(slot.seed)] = slot.branch
+        if fossilized:
+            self.layer.add_module("seeds", nn.ModuleDict(fossilized))
+        self.rewire()
+
+    def rewire(self) -> None:
+        """Select the acting branches: alpha above 0, and not disabled."""
+        branches = (slot.branch for slot in self.slots if not slot.recovering)
+        self.acting = tuple(branch for branch in branches if branch is not None and branch.strength != 0.0)
         self.active = bool(self.acting) or self.learning or self.outputs is not None
 
     def enable(self, *, learning: bool, outputs: dict[int, SiteOutput] | None) -> None:
@@ -73,11 +144,11 @@ class SiteState:
         self.active = bool(self.acting) or learning or outputs is not None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
-    def grow(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def grow(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's output, from the layer's; captures it where captures are on."""
         for branch in self.acting:
             y = branch(x, y)
-        if (self.learning or self.outputs is not None) and layer.training and torch.is_grad_enabled():
+        if (self.learning or self.outputs is not None) and self.layer.training and torch.is_grad_enabled():
             self._capture(x, y)
         return y
 
@@ -117,26 +188,26 @@ def _backward_task() -> int:
 class SiteLayer:
     """Mixed into a layer's class. Holds no state of its own but `esper_site`."""
 
-    esper_site: SiteState
+    esper_site: HostSite
 
     # Not recursive: a wrapper around the call, which the recursive form is, would cost twice what a dormant site costs.
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name: callers pass it by keyword
         y: Tensor = super().forward(input)  # type: ignore[misc] # The layer's class comes next in the order of resolution.
-        growth = self.esper_site
-        if not growth.active:
+        site = self.esper_site
+        if not site.active:
             return y
-        return growth.grow(self, input, y)  # type: ignore[no-any-return] # `grow` is typed; its decorator is not.
+        return site.grow(input, y)  # type: ignore[no-any-return] # `grow` is typed; its decorator is not.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SiteLayer":
         super()._apply(fn, recurse)  # type: ignore[misc] # nn.Module's.
-        for branch in _hidden(self):
+        for branch in _hidden(self.esper_site):
             branch._apply(fn)  # type: ignore[no-untyped-call] # nn.Module's.
         return self
 
     def train(self, mode: bool = True) -> "SiteLayer":
         super().train(mode)  # type: ignore[misc] # nn.Module's.
-        for branch in _hidden(self):
+        for branch in _hidden(self.esper_site):
             branch.train(mode)
         return self
 
@@ -146,62 +217,25 @@ class SiteLayer:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SiteLayer":  # The memo is copy's own.
-        """An independent copy that computes the same and belongs to no Host: nothing listens to it."""
+        """An independent copy that computes the same and belongs to no Host: nothing captures in it."""
         copy = type(self).__new__(type(self))
         memo[id(self)] = copy
-        growth = SiteState(self.esper_site.name)
-        memo[id(self.esper_site)] = growth
+        site = self.esper_site
+        slots = [slot.model_copy(update={"branch": deepcopy(slot.branch, memo), "optimizer": None}) for slot in site.slots]
+        twin = replace(site, layer=copy, slots=slots, learning=False, outputs=None, captures=[])  # type: ignore[arg-type] # A Layer too.
+        twin.rewire()
+        memo[id(site)] = twin
         copy.__dict__.update({key: deepcopy(value, memo) for key, value in self.__dict__.items()})
-        growth.branches = deepcopy(self.esper_site.branches, memo)
-        growth.acting = tuple(deepcopy(branch, memo) for branch in self.esper_site.acting)
-        growth.active = bool(growth.acting)
         return copy
 
 
-def _hidden(site: SiteLayer) -> list[Branch]:
+def _hidden(site: HostSite) -> list[Branch]:
     """The branches that stand outside `_modules`."""
-    registered = {id(module) for module in getattr(site, "seeds", {}).values()}
-    return [branch for branch in site.esper_site.branches.values() if id(branch) not in registered]
+    return [slot.branch for slot in site.slots if slot.branch is not None and slot.stage is not Stage.FOSSILIZED]
 
 
-_classes: dict[type[nn.Module], type[nn.Module]] = {}
-
-
-def adopt(layer: nn.Module, name: str) -> SiteState:
-    """The growth of `layer`, which from now on is a site. Its class keeps its name."""
-    plain = type(layer)
-    if plain not in _classes:
-        _classes[plain] = type(plain.__name__, (SiteLayer, plain), {"__module__": plain.__module__, "__qualname__": plain.__qualname__})
-    growth = SiteState(name)
-    layer.__dict__["esper_site"] = growth
-    layer.__class__ = _classes[plain]
-    return growth
-
-
-def site_state(layer: nn.Module) -> SiteState:
-    """State of a site."""
-    growth = layer.__dict__["esper_site"]
-    assert isinstance(growth, SiteState)
-    return growth
-
-
-def release(layer: nn.Module) -> None:
-    """Makes `layer` the plain layer that it was; its branches are gone from it."""
-    plain = type(layer).__mro__[2]
-    layer._modules.pop("seeds", None)
-    del layer.__dict__["esper_site"]
-    layer.__class__ = plain
-
-
-def register(layer: nn.Module, slot: int, branch: Branch) -> None:
-    """Makes a branch part of the host: its tensors stand under `<site>.seeds.<slot>.*` from now on."""
-    if "seeds" not in layer._modules:
-        layer.add_module("seeds", nn.ModuleDict())
-    seeds = layer._modules["seeds"]
-    assert isinstance(seeds, nn.ModuleDict)
-    seeds[str(slot)] = branch
-
-
-def unregister(layer: nn.Module) -> None:
-    """Takes every branch out of the host's modules again; for a restore."""
-    layer._modules.pop("seeds", None)
+def site_of(layer: nn.Module) -> HostSite:
+    """The site that an adopted layer is."""
+    site = layer.__dict__["esper_site"]
+    assert isinstance(site, HostSite)
+    return site

@@ -1,28 +1,29 @@
-"""The seed table: the state of each slot and of the seed in it, and its form in a checkpoint; sites with their layers and slots."""
+"""The slots of a host: the seed in each, its row in events and checkpoints, and the steps in which it learns.
+
+**Isolation.** A seed in TRAINING learns from its site's captures, after the host's own step: `autograd.grad` on detached tensors, in
+float32, within `forked`: host parameters, buffers, optimizer state and random state go exactly where they would have gone without it.
+**Objective: local.** Regress t = -g * std(y) / rms(g), g = dL/dy, on the layer's input: the direction in which the output should move, at
+the output's own size. Not the raw gradient (its size is about 1/batch), not the straight-through estimator (alpha 1 after 12 isolated
+epochs multiplied the loss by 13.5), not self-reconstruction (no gain): measured.
+**Accumulation.** Each micro-batch has its own target; their gradients are averaged and the seed steps once per step of the host, so that
+accumulating changes neither the number of its steps nor what its learning rate means.
+"""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.errors import DataError
 from esper.events.kinds.lifecycle import SeedRow, Stage
-from esper.events.kinds.run import Site
-from esper.folds.transitions import ISOLATED
-from esper.kasmina import site_layer
-from esper.kasmina.blueprints import Blueprint, Layer
 from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import KernelRequest, parameter_count
 
-FORMAT: Literal[1] = 1
 
-
-class Slot(BaseModel):
+class HostSlot(BaseModel):
     """State of one slot, as a checkpoint holds it without the body; a reset clears `life` and the fields after it.
 
     `errors` counts non-finite values that the seed made, `skipped` micro-batches that could not teach it, by the host's fault.
@@ -50,19 +51,7 @@ class Slot(BaseModel):
     @property
     def row(self) -> SeedRow:
         """The slot as events have it, without what is measured of the seed."""
-        return SeedRow(
-            site=self.site,
-            seed=self.seed,
-            stage=self.stage,
-            since_epoch=self.since_epoch,
-            life=self.life,
-            blueprint=self.blueprint,
-            kernel=self.kernel,
-            embargo_until=self.embargo_until,
-            alpha=self.alpha,
-            recovering=self.recovering,
-            errors=self.errors,
-        )
+        return SeedRow(**self.model_dump(include=set(SeedRow.model_fields)), alpha=self.alpha)
 
     @property
     def name(self) -> str:
@@ -97,71 +86,62 @@ class Slot(BaseModel):
     def clear(self) -> None:
         """Clears the seed in this slot; stage, epoch and embargo stay."""
         kept = self.model_dump(include={"site", "seed", "stage", "since_epoch", "embargo_until"})
-        self.__dict__.update(Slot(**kept).__dict__)
+        self.__dict__.update(HostSlot(**kept).__dict__)
+
+    def isolated_step(self, examples: list[tuple[Tensor, Tensor]], clip: float | None) -> None:
+        """Step in TRAINING on pairs of input and target; a non-finite loss or gradient disables the seed instead.
+
+        To be called within `forked`: a body may draw random numbers.
+        """
+        assert self.branch is not None
+        parameters, losses = self.parameters, []
+        with torch.enable_grad(), torch.autocast(parameters[0].device.type, enabled=False):
+            for x, target in examples:
+                delta = self.branch.body(x)[1]
+                losses.append(nn.functional.mse_loss(delta, target.reshape(delta.shape)))
+            loss = torch.stack(losses).mean()
+            gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._step(parameters, clip, loss.detach())
+
+    def task_step(self, clip: float | None, scale: float) -> None:
+        """Step in the task graph on the gradients of the host's backward pass; `scale` is the factor of the loss."""
+        parameters = [parameter for parameter in self.parameters if parameter.grad is not None]
+        if not parameters:
+            return
+        if scale != 1.0:
+            torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], 1.0 / scale)
+        self._step(parameters, clip, torch.zeros((), device=parameters[0].device))
+
+    def _step(self, parameters: list[nn.Parameter], clip: float | None, loss: Tensor) -> None:
+        """Clips by the seed's own norm and steps its own optimizer, unless something is not finite. The CPU waits for the device here."""
+        assert self.optimizer is not None
+        norm = nn.utils.clip_grad_norm_(parameters, float("inf") if clip is None else clip)
+        if bool(torch.isfinite(norm + loss)):
+            self.optimizer.step()
+        else:
+            self.fail()
+        self.clear_gradients()
 
 
-class _Table(BaseModel):
+class SeedTable(BaseModel):
+    """State of a host's slots and its learning rate, as a checkpoint holds them without bodies and optimizers."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
     format: Literal[1]
     lr: float | None
-    slots: tuple[Slot, ...]
+    slots: tuple[HostSlot, ...]
 
+    def to_json(self) -> JsonValue:
+        """The table as JSON."""
+        table: JsonValue = self.model_dump(mode="json", by_alias=True)
+        return table
 
-def dump(lr: float | None, slots: list[Slot]) -> JsonValue:
-    """The seed table and the host's learning rate: everything but bodies and optimizers."""
-    table: JsonValue = _Table(format=FORMAT, lr=lr, slots=tuple(slots)).model_dump(mode="json", by_alias=True)
-    return table
-
-
-def parse(state: JsonValue) -> tuple[float | None, list[Slot]]:
-    """(learning rate, slots without bodies) of what `dump` gave. Raises DataError."""
-    try:
-        table = _Table.model_validate_json(json.dumps(state))
-    except ValidationError as error:
-        raise DataError(f"expected a seed table of format {FORMAT}: {error}") from error
-    return table.lr, list(table.slots)
-
-
-@dataclass(eq=False)
-class HostSite:
-    """A site with its layer, the layer's state, the blueprints that fit, and its slots."""
-
-    site: Site
-    layer: Layer
-    growth: site_layer.SiteState
-    blueprints: dict[str, Blueprint]
-    slots: list[Slot]
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's weight: a body has its device and dtype."""
-        return self.layer.weight
-
-    @cached_property
-    def sizes(self) -> dict[str, int]:
-        """Number of parameters of a seed of each blueprint."""
-        return sizes_at(self.site.name, self.layer, self.blueprints.values())
-
-    @property
-    def disabled(self) -> frozenset[int]:
-        """The slots whose seeds were disabled."""
-        return frozenset(slot.seed for slot in self.slots if slot.recovering)
-
-    @property
-    def has_isolated_seeds(self) -> bool:
-        """A seed learns here beside the host."""
-        return any(slot.stage in ISOLATED and slot.branch is not None for slot in self.slots)
-
-    def rewire(self) -> None:
-        """Attach or detach each branch according to its alpha, and detach disabled seeds."""
-        self.growth.rewire(self.disabled)
-
-    def settle(self, branch: Branch) -> Branch:
-        """The branch where its layer is, in its layer's mode."""
-        branch.train(self.layer.training)
-        return branch.to(self.weight.device)
-
-
-def sizes_at(site: str, layer: Layer, blueprints: Iterable[Blueprint]) -> dict[str, int]:
-    """Number of parameters of a seed of each of `blueprints` beside `layer`, by name."""
-    return {blueprint.name: parameter_count(blueprint.spec(site, layer)) for blueprint in blueprints}
+    @classmethod
+    def from_json(cls, state: JsonValue) -> "SeedTable":
+        """The table of `to_json`. Raises DataError."""
+        try:
+            return cls.model_validate_json(json.dumps(state))
+        except ValidationError as error:
+            raise DataError(f"expected a seed table of format 1: {error}") from error

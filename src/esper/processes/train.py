@@ -32,10 +32,9 @@ from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinishe
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.history.run import History, open_run
 from esper.kasmina.compiler import KernelCompiler
-from esper.kasmina.export import save_grown
-from esper.kasmina.growth import GrowthSettings, host_of, require_growth, seed_optimizer_like
-from esper.kasmina.host import Host, SeedOptimizer
-from esper.kasmina.site_selection import Choice
+from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_growth, seed_optimizer_like
+from esper.kasmina.host import Host
+from esper.kasmina.plain_model import save_grown
 from esper.nissa.custom import CustomMetrics
 from esper.oona.catch_up import DivergedError, catch_up
 from esper.oona.contract import Log, records_of
@@ -288,10 +287,10 @@ class _Training:
         policy = settings.policy
         self._compiler = KernelCompiler(directory.path / ".kernels")
         recipe.model.to(recipe.device)
-        self.host = host_of(
+        self.host = Host(
             recipe.model,
             settings.growth,
-            _seed_optimizer(recipe, settings),
+            seed_optimizer=_seed_optimizer(recipe, settings),
             sites=recipe.sites,
             rng_seed=settings.trainer.rng_seed,
         )

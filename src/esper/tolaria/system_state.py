@@ -5,7 +5,7 @@ from collections import Counter
 from esper.events.kinds.epoch import Measured, SiteRow, SystemState
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.kasmina.health.meter import Health
-from esper.kasmina.slots import Slot
+from esper.kasmina.slots import HostSlot
 from esper.tolaria.trainer_state import Place
 from esper.tolaria.training import Training
 
@@ -45,7 +45,7 @@ def ready_seeds(training: Training) -> frozenset[Place]:
     return frozenset(place for place, seed in training.host.seeds.items() if _is_ready(training, seed))
 
 
-def _is_ready(training: Training, seed: Slot) -> bool:
+def _is_ready(training: Training, seed: HostSlot) -> bool:
     epoch, schedule = training.counters.epoch, training.schedule
     if seed.stage is Stage.GERMINATED:
         return training.progress.note(seed.site, seed.seed).kernel is not None
@@ -71,7 +71,7 @@ def _site(training: Training, name: str, health: Health) -> SiteRow:
     )
 
 
-def _seed(training: Training, seed: Slot, health: Health, *, ready: bool) -> SeedRow:
+def _seed(training: Training, seed: HostSlot, health: Health, *, ready: bool) -> SeedRow:
     note = training.progress.note(seed.site, seed.seed)
     evaluation = note.evaluation
     measured = {

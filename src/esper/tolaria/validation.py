@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from esper.errors import DataError
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, Stage
-from esper.kasmina.slots import Slot
+from esper.kasmina.slots import HostSlot
 from esper.tolaria.determinism import seed_own, undisturbed
 from esper.tolaria.objective import Batches, Objective, size_of, to_device
 from esper.tolaria.trainer_state import Place
@@ -123,12 +123,12 @@ def evaluate_seeds(training: Training, evaluator: Evaluator, losses: Losses) -> 
             _record(training, "evaluation", place, paired_difference(without, losses), alpha=seed.alpha, k=1)
 
 
-def _needs_shadow(training: Training, seed: Slot) -> bool:
+def _needs_shadow(training: Training, seed: HostSlot) -> bool:
     lasted = training.counters.epoch - seed.since_epoch
     return seed.stage is Stage.TRAINING and not seed.recovering and lasted >= training.schedule.train_epochs
 
 
-def _needs_evaluation(training: Training, seed: Slot) -> bool:
+def _needs_evaluation(training: Training, seed: HostSlot) -> bool:
     epoch = training.counters.epoch
     tuned = epoch - seed.since_epoch >= training.schedule.fine_tune_epochs or training.settings.epochs - epoch <= 1
     return (seed.stage is Stage.EVALUATING or (seed.stage is Stage.FINE_TUNING and tuned)) and not seed.recovering

@@ -12,9 +12,8 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.telemetry import HealthColumns
 from esper.kasmina.health.meter import Health
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import site_state
 from tests.kasmina.health.test_formulas import as_rows, slow_correlation, slow_dead_ratio, slow_effective_rank, slow_pressure, slow_variance
-from tests.kasmina.training import LR, Loop, batch, conv_model, host_of, into, into_training, linear_model
+from tests.kasmina.training import LR, Loop, batch, branch_of, conv_model, host_of, into, into_training, linear_model
 
 HOST_MODELS = {"linear": ("0", linear_model), "conv": ("3", conv_model)}
 
@@ -174,7 +173,7 @@ def test_a_seeds_health_stands_beside_its_site(commands: tuple[Command, ...]) ->
     host.state()[0]["0/1/features.0.bias"][:6] = -100.0
     x, _ = batch("linear", 0)
     with torch.no_grad():
-        hidden, delta = site_state(host.model.get_submodule("0")).branches[1].body(x)
+        hidden, delta = branch_of(host.model.get_submodule("0"), 1).body(x)
     measured_step(host, "linear")
     sample = host.measure_health()
     assert sample is not None

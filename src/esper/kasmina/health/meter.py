@@ -19,8 +19,8 @@ from esper.folds.transitions import LIVE
 from esper.kasmina.branch import Trace
 from esper.kasmina.health import formulas
 from esper.kasmina.health.activation import ActivationHooks
-from esper.kasmina.site_layer import Capture
-from esper.kasmina.slots import HostSite, Slot
+from esper.kasmina.site_layer import Capture, HostSite
+from esper.kasmina.slots import HostSlot
 
 _STATISTICS = ("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "gradient_pressure")
 VARIANCE, CORRELATION = 0, 3
@@ -141,8 +141,8 @@ class HealthMeter:
         rows: list[_MeasuredRow] = []
         numbers: list[list[Tensor | None]] = []
         for host_site in host_sites:
-            rows.append(_MeasuredRow(host_site.site.name))
-            numbers.append(self._site(host_site, captures[host_site.site.name], scale, sound))
+            rows.append(_MeasuredRow(host_site.name))
+            numbers.append(self._site(host_site, captures[host_site.name], scale, sound))
             for slot in host_site.slots:
                 if slot.stage in LIVE:
                     rows.append(self._row(slot))
@@ -185,7 +185,7 @@ class HealthMeter:
             extra.setdefault(name, {})[statistic] = value
         return extra
 
-    def forget(self, slots: Iterable[Slot] = ()) -> None:
+    def forget(self, slots: Iterable[HostSlot] = ()) -> None:
         """Drops everything, for a restore, also in the middle of a step; errors that `slots` have already were told before."""
         self.watch.disarm()
         self.__dict__.update(HealthMeter().__dict__)
@@ -195,7 +195,7 @@ class HealthMeter:
         captures = [capture for capture in captures if capture.sample is not None and capture.gradient is not None]
         if not captures:
             return [None] * len(_STATISTICS)
-        S, gradient, name = captures[-1].sample, captures[-1].gradient, host_site.site.name
+        S, gradient, name = captures[-1].sample, captures[-1].gradient, host_site.name
         assert S is not None
         assert gradient is not None
         factor = sum(capture.samples for capture in captures) / scale
@@ -206,7 +206,7 @@ class HealthMeter:
         G = factor * formulas.sample(gradient) if sound else None
         return [*_of_units(S, G, self.watch.behind(name, S), S), pressure]
 
-    def _seed(self, slot: Slot, scale: float, sound: bool) -> list[Tensor | None]:
+    def _seed(self, slot: HostSlot, scale: float, sound: bool) -> list[Tensor | None]:
         trace = slot.branch.trace if slot.branch is not None else None
         if trace is None or trace.delta is None:
             return [None] * len(_STATISTICS)
@@ -214,7 +214,7 @@ class HealthMeter:
         G = factor * trace.gradient if trace.gradient is not None and sound else None
         return [*_of_units(trace.delta, G, trace.hidden, trace.hidden), None]
 
-    def _row(self, slot: Slot) -> _MeasuredRow:
+    def _row(self, slot: HostSlot) -> _MeasuredRow:
         new = slot.errors - self._errors.get(_life(slot), 0)
         self._errors[_life(slot)] = slot.errors
         trace = slot.branch.trace if slot.branch is not None else None
@@ -222,7 +222,7 @@ class HealthMeter:
         return _MeasuredRow(slot.site, slot.seed, slot.stage, slot.alpha, new, slot.recovering, latency_ms)
 
 
-def _life(slot: Slot) -> _Life:
+def _life(slot: HostSlot) -> _Life:
     return slot.site, slot.seed, slot.life
 
 

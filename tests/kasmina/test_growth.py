@@ -5,14 +5,11 @@ import torch
 from torch import nn
 
 from esper.errors import SettingsError
-from esper.kasmina.blueprints import Blueprint
-from esper.kasmina.site_layer import adopt
-from esper.kasmina.site_selection import AUTO_SITES, Choice, find
+from esper.kasmina.growth import AUTO_SITES, Choice, GrowthSettings, find_sites
 
 
 def names(model: nn.Module, choice: Choice, *blueprints: str) -> list[str]:
-    named = tuple(map(Blueprint.parse, blueprints)) or None
-    return [name for name, _, _ in find(model, choice, named)]
+    return [site.name for site in find_sites(model, GrowthSettings(blueprints=blueprints or None), choice)]
 
 
 def block() -> nn.Sequential:
@@ -89,7 +86,7 @@ class Scaled(nn.Linear):
 
 def adopted() -> nn.Module:
     layer = nn.Linear(16, 16)
-    adopt(layer, "elsewhere")
+    find_sites(nn.Sequential(layer), GrowthSettings(), nn.Linear)[0].adopt()
     return layer
 
 

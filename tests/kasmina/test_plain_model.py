@@ -96,7 +96,7 @@ def test_it_is_a_copy() -> None:
 def test_a_host_that_did_not_grow_is_exported_as_it_was() -> None:
     model = MODELS["linear"]()
     host_of(model)
-    plain = Host(MODELS["linear"](), seed_optimizer=torch.optim.Adam, sites="0").export_plain()
+    plain = host_of(MODELS["linear"](), sites="0").export_plain()
     assert [type(module) for module in plain.modules()] == [type(module) for module in MODELS["linear"]().modules()]
     assert list(plain.state_dict()) == list(model.state_dict())
 

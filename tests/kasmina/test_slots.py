@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.blueprints import Blueprint
+from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import site_state
-from tests.kasmina.training import LR, batch, into_training
+from tests.kasmina.training import LR, batch, branch_of, into_training
 
 
 def model_of() -> nn.Sequential:
@@ -16,8 +15,8 @@ def model_of() -> nn.Sequential:
 
 
 def host_with(blueprint: str, *, clip: float | None) -> Host:
-    named = (Blueprint.parse(blueprint),)
-    host = Host(model_of(), seed_optimizer=torch.optim.SGD, blueprints=named, sites="0", max_parameters=50.0, clip=clip)
+    growth = GrowthSettings(blueprints=(blueprint,), sites="0", max_parameters=50.0, clip=clip)
+    host = Host(model_of(), growth, seed_optimizer=torch.optim.SGD)
     into_training(host, "0", 0, blueprint)
     return host
 
@@ -34,7 +33,7 @@ def learn(host: Host, *, step: int = 1, parts: int = 1) -> Tensor:
 def reference_gradient(parts: int) -> Tensor:
     """dL/dW of the last layer, in float64: mean over micro-batches of mean((body(x) + g std(y) / rms(g))^2)."""
     host = host_with("mlp:24", clip=None)
-    branch, layer = site_state(host.model.get_submodule("0")).branches[0].double(), host.model.double()
+    branch, layer = branch_of(host.model.get_submodule("0"), 0).double(), host.model.double()
     gradients = []
     for part in range(parts):
         x, t = batch("linear", part)

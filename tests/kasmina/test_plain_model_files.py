@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from esper.errors import DataError
 from esper.events.kinds.control import Command
-from esper.kasmina.export import save_grown
 from esper.kasmina.host import Host
+from esper.kasmina.plain_model import save_grown
 from tests.kasmina.training import INPUT, MODELS, Loop, batch, host_of, into
 
 WHOLE = (Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE)

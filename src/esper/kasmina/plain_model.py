@@ -14,30 +14,27 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from esper.errors import DataError
-from esper.kasmina import site_layer
 from esper.kasmina.branch import Branch
+from esper.kasmina.site_layer import HostSite, SiteLayer
 
-TENSORS, SOURCE = "model.safetensors", "grown.py"
+_TENSORS = "model.safetensors"
 _WRITTEN = (nn.Linear, nn.GELU, nn.GroupNorm, nn.Dropout, nn.Unflatten, nn.Flatten, nn.AdaptiveAvgPool1d)
 
 
 def export_plain(model: nn.Module) -> nn.Module:
     """An independent plain copy of `model` that computes what it computes now, seeds that act included; others are left out."""
     copy = deepcopy(model)
-    if isinstance(copy, site_layer.SiteLayer):
-        return _plain(copy)
-    plain = {id(module): _plain(module) for module in list(copy.modules()) if isinstance(module, site_layer.SiteLayer)}
+    plain = {id(module): _plain(module.esper_site) for module in list(copy.modules()) if isinstance(module, SiteLayer)}
     for parent in list(copy.modules()):
         for name, child in parent._modules.items():
             parent._modules[name] = plain.get(id(child), child)
-    return copy
+    return plain.get(id(copy), copy)
 
 
-def _plain(site: nn.Module) -> nn.Module:
-    growth = site_layer.site_state(site)
-    acting = [(slot, branch) for slot, branch in sorted(growth.branches.items()) if branch in growth.acting]
-    site_layer.release(site)
-    return _grown(site, acting) if acting else site
+def _plain(site: HostSite) -> nn.Module:
+    acting = [(slot.seed, slot.branch) for slot in site.slots if slot.branch is not None and slot.branch in site.acting]
+    site.release()
+    return _grown(site.layer, acting) if acting else site.layer
 
 
 def _grown(layer: nn.Module, acting: list[tuple[int, Branch]]) -> GraphModule:
@@ -142,8 +139,8 @@ def tensors(path=TENSORS):
 def save_grown(plain: nn.Module, folder: Path) -> Path:
     """Write the result of `export_plain` into `folder`, made if missing, and return it. Raises DataError for a body without source form."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in plain.state_dict().items()}, folder / TENSORS)
-    (folder / SOURCE).write_text(_SOURCE.substitute(tensors=TENSORS, sites=_sites(plain)))
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in plain.state_dict().items()}, folder / _TENSORS)
+    (folder / "grown.py").write_text(_SOURCE.substitute(tensors=_TENSORS, sites=_sites(plain)))
     return folder
 
 
