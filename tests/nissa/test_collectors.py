@@ -83,7 +83,8 @@ def test_two_collectors_of_one_name_are_refused() -> None:
 
 def test_one_that_fails_is_counted_and_the_others_go_on() -> None:
     both = collectors(collector(broken, "broken"), Collector("fine", 1.0, OTHER, other))
-    both.run_once()
+    for user in both.users:
+        user.run_once()
     assert values(both.collect())["mine_other"] == 1.0
     assert [(one.name, one.ok, one.failed) for one in both.status()] == [("esper", 1, 0), ("broken", 0, 1), ("fine", 1, 0)]
     assert both.status()[1].error == "ZeroDivisionError: no queue"
@@ -141,7 +142,7 @@ def test_a_metric_that_it_does_not_own_or_that_cannot_be_written_is_its_failure(
 
 def test_how_collectors_do_is_a_metric_itself() -> None:
     one = collectors(collector(broken, "broken"))
-    one.run_once()
+    one.users[0].run_once()
     samples = [sample for family in one.collect() for sample in family.samples if sample.name == "esper_collector_runs_total"]
     counted = {tuple(sample.labels.values()): sample.value for sample in samples}
     assert counted == {("esper", "ok"): 1, ("esper", "failed"): 0, ("esper", "hung"): 0} | {

@@ -3,10 +3,13 @@
 Routes are plain functions: they wait for the disk, so each runs on a thread of the server's pool.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial, wraps
+from threading import Lock
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -18,14 +21,13 @@ from esper.history.run_list import RunList
 from esper.nissa.collectors import Collectors
 from esper.nissa.metrics import LogMetrics
 from esper.nissa.service_settings import NissaSettings
-from esper.nissa.tail import Tails
 
 _View = TypeVar("_View", bound="View")
 
 RUN_REF = r"^[0-9A-Za-z][0-9A-Za-z:._-]*$"
 _ABOUT_REF = "A run's id, what only one id begins or ends with, or latest."
 RunRef = Annotated[str, Path(pattern=RUN_REF, max_length=128, description=_ABOUT_REF)]
-Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
+PageSize = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 
 
 class View(BaseModel):
@@ -66,6 +68,39 @@ def send(view: BaseModel | bytes, status: int = 200) -> Response:
     """The answer `view`, good now and not to be kept."""
     body = view if isinstance(view, bytes) else view.__pydantic_serializer__.to_json(view)
     return Response(body, status, media_type="application/json")
+
+
+class Tails:
+    """Notifies the tails of a run that it grew. At most `limit` tails may listen at one time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = Lock()
+        self._listening: dict[asyncio.Event, tuple[RunId, asyncio.AbstractEventLoop]] = {}
+
+    @property
+    def full(self) -> bool:
+        """True when no more tails may listen."""
+        return len(self._listening) >= self._limit
+
+    @contextmanager
+    def listening(self, run: RunId) -> Iterator[asyncio.Event]:
+        """An event that is set when `run` grew; the tail that waits on it clears it. On the event loop alone."""
+        event = asyncio.Event()
+        with self._lock:
+            self._listening[event] = run, asyncio.get_running_loop()
+        try:
+            yield event
+        finally:
+            with self._lock:
+                del self._listening[event]
+
+    def notify(self, runs: Collection[RunId]) -> None:
+        """Notifies the tails of `runs` that these grew. From any thread; never waits for a tail."""
+        with self._lock:
+            for event, (run, loop) in self._listening.items():
+                if run in runs and not event.is_set() and not loop.is_closed():
+                    loop.call_soon_threadsafe(event.set)
 
 
 @dataclass(frozen=True, slots=True)

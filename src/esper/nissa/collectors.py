@@ -1,7 +1,7 @@
-"""Collectors of what a scrape shows beside counters and histograms. Esper's own is called by the scrape, a user's on a thread of its own.
+"""Collectors of metrics beside counters and histograms. A scrape calls Esper's own; each of a user's runs on a thread of its own.
 
-A user's collector that fails or hangs is counted and stops no other, nor the scrape. A scrape shows what it gave last; when it has given
-nothing for three intervals (at least ten seconds) its metrics are absent: an old number must not look like a new one.
+A user's collector that fails or hangs is counted, and stops neither another nor the scrape. A scrape shows what it gave last; when it has
+given nothing for three intervals (at least ten seconds) its metrics are absent: an old number must not look like a new one.
 """
 
 import math
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Annotated
 
 from prometheus_client import generate_latest
@@ -55,15 +55,14 @@ class CollectorStatus:
 
 def find_collector(path: str) -> Collector:
     """The collector that `path` names, as `module:attribute`. Raises SettingsError where there is none."""
-    module, colon, attribute = path.partition(":")
-    if not colon or not module or not attribute:
-        raise SettingsError(f"setting nissa.collectors: expected module:attribute, got {path!r}")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"setting nissa.collectors: cannot find {path!r}: {error}") from error
+        found = resolve_name(path)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise SettingsError(f"setting nissa.collectors: expected module:attribute, cannot find {path!r}: {error}") from error
     if not isinstance(found, Collector):
-        raise SettingsError(f"setting nissa.collectors: expected {path!r} to be a Collector, got a {type(found).__name__}")
+        raise SettingsError(
+            f"setting nissa.collectors: expected {path!r} to be a Collector as module:attribute, got a {type(found).__name__}"
+        )
     return found
 
 
@@ -142,13 +141,13 @@ class Collectors:
         _require_distinct(collectors)
         self._metrics = metrics
         self._own = CollectorRun(Collector("esper", 0.0, {}, lambda: families_of(read_gauges(metrics))), check=False)
-        self._users = [CollectorRun(collector) for collector in collectors]
+        self.users = [CollectorRun(collector) for collector in collectors]
         self._stopping = threading.Event()
         metrics.registry.register(self)
 
     def start(self) -> None:
         """Starts every user's collector on a daemon thread: one that hangs does not keep the process from ending."""
-        for run in self._users:
+        for run in self.users:
             name = f"esper-collector-{run.collector.name}"
             threading.Thread(target=run.run_until, args=(self._stopping,), name=name, daemon=True).start()
 
@@ -156,23 +155,14 @@ class Collectors:
         """Starts no collector again."""
         self._stopping.set()
 
-    def run_once(self) -> None:
-        """Runs every user's collector once, on the calling thread."""
-        for run in self._users:
-            run.run_once()
-
     def status(self) -> list[CollectorStatus]:
         """The counts of each collector, Esper's own first."""
-        return [run.status() for run in (self._own, *self._users)]
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: that no name is exported twice is checked when a collector is added."""
-        return ()
+        return [run.status() for run in (self._own, *self.users)]
 
     def collect(self) -> Iterator[Metric]:
         """Everything that is known now."""
         self._own.run_once()
-        for run in (self._own, *self._users):
+        for run in (self._own, *self.users):
             yield from run.families()
         yield from families_of(_of_collectors(self.status()))
         for name, custom in self._metrics.custom.read().items():
@@ -187,7 +177,7 @@ class Collectors:
     def absent(self) -> list[str]:
         """Metrics of SCRAPED and of users' collectors without a value now: never measured, or no longer."""
         given = {sample.name for family in self.collect() for sample in family.samples}
-        return [name for name in (*SCRAPED, *(name for run in self._users for name in run.collector.metrics)) if name not in given]
+        return [name for name in (*SCRAPED, *(name for run in self.users for name in run.collector.metrics)) if name not in given]
 
 
 def _of_collectors(statuses: Iterable[CollectorStatus]) -> Iterator[Value]:

@@ -5,7 +5,7 @@ a gauge's does not, so that neither replaces the other in an exposition.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from threading import Lock
@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from esper.errors import DataError
 from esper.events.kinds.telemetry import CustomMetricRecorded
 
-_PREFIX = "esper_custom_"
 MOST_LABELS = 4
 MOST_CUSTOM_METRICS = 500
 MOST_SERIES = 100  # Of one metric.
@@ -93,11 +92,6 @@ class _CustomMetric:
     series: dict[tuple[str, ...], float | None] = field(default_factory=dict)
 
 
-def _full_name(name: str) -> str:
-    """`name` with the prefix that every custom metric has."""
-    return name if _NAME.fullmatch(name) else _PREFIX + name
-
-
 class CustomMetrics:
     """The custom metrics of one log. `accept` checks samples and has them recorded, `add` takes them as they are read. For any threads."""
 
@@ -109,20 +103,20 @@ class CustomMetrics:
 
     def accept(self, samples: Sequence[CustomSample]) -> int:
         """Number of samples recorded: all of them. Raises RefusedSamplesError, and what `record` raises."""
+        events = [_event(sample) for sample in samples]
         with self._accepting:
             with self._lock:
-                grown = self._grown(samples)
-            self._record([_event(sample) for sample in samples])
+                grown = self._grown(events)
+            self._record(events)
             with self._lock:
                 for name, metric in grown.items():
                     known = self._known.setdefault(name, metric)
                     known.series = metric.series | known.series
-        return len(samples)
+        return len(events)
 
     def add(self, event: CustomMetricRecorded) -> None:
         """Takes a sample from the log. One that does not fit its metric, or is one too many, is left out."""
-        labels = tuple(sorted(event.labels))
-        values = tuple(event.labels[label] for label in labels)
+        labels, values = tuple(sorted(event.labels)), _label_values(event)
         with self._lock:
             known = self._known.get(event.name) or _CustomMetric(event.type, labels)
             full = len(self._known) >= MOST_CUSTOM_METRICS and event.name not in self._known
@@ -138,18 +132,18 @@ class CustomMetrics:
         with self._lock:
             return {name: deepcopy(self._known[name]) for name in sorted(self._known)}
 
-    def _grown(self, samples: Sequence[CustomSample]) -> dict[str, _CustomMetric]:
-        """The metrics of `samples` once these are recorded."""
+    def _grown(self, events: Iterable[CustomMetricRecorded]) -> dict[str, _CustomMetric]:
+        """The metrics of `events` once these are recorded."""
         grown: dict[str, _CustomMetric] = {}
         wrong: list[InvalidPart] = []
-        for at, sample in enumerate(samples):
-            name, labels = _full_name(sample.name), tuple(sorted(sample.labels))
-            metric = grown.get(name) or deepcopy(self._known.get(name)) or _CustomMetric(sample.type, labels)
-            if (metric.type, metric.labels) != (sample.type, labels):
+        for at, event in enumerate(events):
+            labels = tuple(sorted(event.labels))
+            metric = grown.get(event.name) or deepcopy(self._known.get(event.name)) or _CustomMetric(event.type, labels)
+            if (metric.type, metric.labels) != (event.type, labels):
                 detail = f"the metric is known as a {metric.type} with {len(metric.labels)} labels: expected the same type and label names"
                 raise RefusedSamplesError("metric-redefined", [InvalidPart(pointer=f"/samples/{at}", detail=detail)])
-            metric.series.setdefault(tuple(sample.labels[label] for label in labels), None)
-            grown[name] = metric
+            metric.series.setdefault(_label_values(event), None)
+            grown[event.name] = metric
             if len(metric.series) > MOST_SERIES:
                 wrong.append(InvalidPart(pointer=f"/samples/{at}/labels", detail=f"expected at most {MOST_SERIES} series of one metric"))
         if len(self._known.keys() | grown.keys()) > MOST_CUSTOM_METRICS:
@@ -160,6 +154,9 @@ class CustomMetrics:
 
 
 def _event(sample: CustomSample) -> CustomMetricRecorded:
-    return CustomMetricRecorded(
-        name=_full_name(sample.name), type=sample.type, labels=sample.labels, value=sample.value, about=sample.about
-    )
+    name = sample.name if _NAME.fullmatch(sample.name) else f"esper_custom_{sample.name}"
+    return CustomMetricRecorded(name=name, type=sample.type, labels=sample.labels, value=sample.value, about=sample.about)
+
+
+def _label_values(event: CustomMetricRecorded) -> tuple[str, ...]:
+    return tuple(event.labels[label] for label in sorted(event.labels))

@@ -32,10 +32,11 @@ from esper.events.kinds.observability import (
 from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.monitoring.measurements import is_series_of
-from esper.nissa.backend import RUN_REF, Backend, ByBackend, Limit, OfRun, RunRef, View, about_run, send, view_model, view_of
+from esper.nissa.backend import RUN_REF, Backend, ByBackend, OfRun, PageSize, RunRef, View, about_run, send, view_model, view_of
 from esper.nissa.problems import problem, responses
 
 _PING_S = 15
+_EVERY_S = 0.02  # What is written within this time is sent together.
 _END_S = 0.5  # Longest wait before a tail notices that the server ends.
 _PAGE = 500
 _STATES = {AlertPending.KIND: "pending", AlertFiring.KIND: "firing", AlertResolved.KIND: "resolved"}
@@ -162,7 +163,7 @@ def _is_derived(topic: str) -> bool:
 def list_events(
     asked: OfRun,
     cursor: _Cursor = None,
-    limit: Limit = 100,
+    limit: PageSize = 100,
     topics: Annotated[_Topics, _topics_query("Only these topics. Without it all that the run's own process wrote.")] = None,
 ) -> Response:
     """Records of a run as they stand in the log, in its order; derived ones come after the run's own of the same page."""
@@ -175,13 +176,13 @@ def list_events(
     return asked.answer(view, lasting=not any(map(_is_derived, topics or ())))
 
 
-def _add_page_route(path: str, about: str, row: type[View], *kinds: type[Event], tag: str = "watching", limit: int = 100) -> None:
-    """Adds a route that pages through the records of `kinds`, all of one topic, of a run, each as a `row`."""
-    name, topic, written = path.rpartition("/")[2], kinds[0].TOPIC, {kind.KIND for kind in kinds}
+def _add_page_route(name: str, about: str, row: type[View], *kinds: type[Event], tag: str = "watching", limit: int = 100) -> None:
+    """Adds the route `name` of a run, which pages through the run's records of `kinds`, all of one topic, each as a `row`."""
+    topic, written = kinds[0].TOPIC, {kind.KIND for kind in kinds}
     title = row.__name__.removesuffix("View") + "Page"
     model = view_model(title, about, run=str, cursor=str, more=bool, **{name: tuple.__class_getitem__((row, ...))})
 
-    def list_records(asked: OfRun, cursor: _Cursor = None, limit: Limit = limit) -> Response:
+    def list_records(asked: OfRun, cursor: _Cursor = None, limit: PageSize = limit) -> Response:
         def view() -> View:
             page = asked.runs.page(asked.run, cursor, limit, frozenset({topic}))
             found = tuple(_row(row, decode(record), record) for record in page.records if record.type in written)
@@ -189,30 +190,15 @@ def _add_page_route(path: str, about: str, row: type[View], *kinds: type[Event],
 
         return asked.answer(view, lasting=not _is_derived(topic))
 
-    record_routes.add_api_route(
-        path, list_records, response_model=model, responses=_OF_RUN, name=f"list_{name}", description=about, tags=[tag]
-    )
+    described: dict[str, Any] = {"response_model": model, "responses": _OF_RUN, "description": about, "tags": [tag]}
+    record_routes.add_api_route(f"/runs/{{run}}/{name}", list_records, name=f"list_{name}", **described)
 
 
-_add_page_route(
-    "/runs/{run}/transitions",
-    "Every stage that a seed entered, oldest first.",
-    _TransitionView,
-    SeedTransitioned,
-    tag="runs",
-    limit=1000,
-)
-_add_page_route(
-    "/runs/{run}/alerts", "Every change of an alert of a run, oldest first.", _AlertView, AlertPending, AlertFiring, AlertResolved
-)
-_add_page_route(
-    "/runs/{run}/anomalies",
-    "Values and trends of a run that were not expected, oldest first.",
-    _AnomalyView,
-    AnomalyDetected,
-    TrendDetected,
-)
-_add_page_route("/runs/{run}/aggregates", "Windows of a run's metrics, oldest first.", _AggregateView, WindowAggregated)
+_ABOUT_ANOMALIES = "Values and trends of a run that were not expected, oldest first."
+_add_page_route("transitions", "Every stage that a seed entered, oldest first.", _TransitionView, SeedTransitioned, tag="runs", limit=1000)
+_add_page_route("alerts", "Every change of an alert of a run, oldest first.", _AlertView, AlertPending, AlertFiring, AlertResolved)
+_add_page_route("anomalies", _ABOUT_ANOMALIES, _AnomalyView, AnomalyDetected, TrendDetected)
+_add_page_route("aggregates", "Windows of a run's metrics, oldest first.", _AggregateView, WindowAggregated)
 
 
 @record_routes.get("/runs/{run}/health", response_model=_HealthPage, responses=_OF_RUN, tags=["runs"])
@@ -305,6 +291,7 @@ async def _stream(
                 cursor, missed = await asyncio.to_thread(backend.runs.skip, run, cursor, backend.settings.tail_records)
             else:
                 await _either(grown, ending)
+                await asyncio.sleep(_EVERY_S)
 
 
 async def _either(grown: asyncio.Event, ending: anyio.Event) -> None:

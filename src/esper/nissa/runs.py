@@ -16,7 +16,7 @@ from esper.folds.run_state import CheckpointRow, EpochRow, Irregularity, ReportR
 from esper.folds.seeds import Slot
 from esper.folds.timeline import Note, Span
 from esper.history.run_list import RunStatus, RunSummary
-from esper.nissa.backend import ByBackend, Limit, OfRun, View, about_run, send, view_model, view_of
+from esper.nissa.backend import ByBackend, OfRun, PageSize, View, about_run, send, view_model, view_of
 from esper.nissa.problems import ProblemError, responses
 
 _Moment = Annotated[int, Query(ge=0, le=2**53)]
@@ -108,19 +108,20 @@ class _LifeView(View):
     undone: bool
 
 
-class _SeedsView(View):
-    """The seed table as it stands, and every life there was, oldest first."""
-
-    run: str
-    moment: Count
-    slots: tuple[Slot, ...]
-    lives: tuple[_LifeView, ...]
+_SeedsView = view_model(
+    "SeedsView",
+    "The seed table as it stands, and every life there was, oldest first.",
+    run=str,
+    moment=Count,
+    slots=tuple[Slot, ...],
+    lives=tuple[_LifeView, ...],
+)
 
 
 @run_routes.get("", response_model=_RunPage, responses=responses(503))
 def list_runs(
     backend: ByBackend,
-    limit: Limit = 100,
+    limit: PageSize = 100,
     cursor: Annotated[str | None, Query(max_length=128, description="The last run of the page before.")] = None,
     standing: Annotated[RunStatus | None, Query(description="Only runs that stand so.")] = None,
 ) -> Response:
@@ -168,9 +169,9 @@ def show_state(asked: OfRun, at: Annotated[_Moment | None, Query(description="A 
     )
 
 
-@run_routes.get("/{run}/seeds", responses=_OF_RUN)
+@run_routes.get("/{run}/seeds", response_model=_SeedsView, responses=_OF_RUN)
 @about_run
-def show_seeds(asked: OfRun) -> _SeedsView:
+def show_seeds(asked: OfRun) -> View:
     """The seed table as it stands, and every life there was with its stages."""
     with asked.runs.use(asked.run) as run:
         state, lives = run.history.known.state, run.history.known.timeline.lives
@@ -181,7 +182,7 @@ def show_seeds(asked: OfRun) -> _SeedsView:
 @run_routes.get("/{run}/decisions", response_model=_DecisionPage, responses=_OF_RUN)
 @about_run
 def list_decisions(
-    asked: OfRun, after: Annotated[_Moment, Query(description="Only decisions after this moment.")] = 0, limit: Limit = 1000
+    asked: OfRun, after: Annotated[_Moment, Query(description="Only decisions after this moment.")] = 0, limit: PageSize = 1000
 ) -> View:
     """Every decision with its numbers and what became of it, oldest first."""
     with asked.runs.use(asked.run) as run:

@@ -5,10 +5,10 @@ and a rebound request carries a name. The token is asked for before routing, so 
 """
 
 import hmac
-import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
@@ -88,19 +88,13 @@ class SecurityMiddleware:
 
     def _is_known(self, host: str) -> bool:
         found = _HOST.fullmatch(host)
-        if found is None:
+        name = found["name"].lower().rstrip(".") if found else ""
+        try:
+            return name in self._names or bool(ip_address(name.strip("[]")))
+        except ValueError:
             return False
-        name = found["name"].lower().rstrip(".")
-        return name in self._names or _address(name.strip("[]")) is not None
 
     async def _is_authorized(self, scope: Scope, token: str) -> bool:
         given = await self._bearer(HTTPConnection(scope))
         # Compared in a time that does not depend on how much of it is right.
         return given is not None and hmac.compare_digest(given.credentials.strip().encode(), token.encode())
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None

@@ -27,13 +27,12 @@ from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
 from esper.nissa.app import build_app
-from esper.nissa.backend import Backend
+from esper.nissa.backend import Backend, Tails
 from esper.nissa.collectors import Collectors, find_collector
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.problems import ProblemError
 from esper.nissa.service_settings import NissaSettings, read_token
-from esper.nissa.tail import Tails
 from esper.observer.build import observer_maker
 from esper.observer.delivery.settings import delivery_settings
 from esper.observer.leader import OBSERVE_VARIABLE, observer_of
