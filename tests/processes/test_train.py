@@ -232,9 +232,9 @@ def saved(name: str) -> CheckpointSaved:
 
 def test_a_resume_looks_at_the_checkpoints_that_are_not_pruned_the_newest_first(log: MemoryLog, tmp_path: Path) -> None:
     said(log, *map(saved, "abcd"), CheckpointPruned(checkpoint="d", reason="r"), CheckpointPruned(checkpoint="a", reason="r"))
-    point = resume_point(log, tmp_path)
-    assert point.saved is None
-    assert [problem.partition(":")[0] for problem in point.problems] == [f"checkpoint {tmp_path / name}" for name in "cb"]
+    newest, _, problems = resume_point(log, tmp_path)
+    assert newest is None
+    assert [problem.partition(":")[0] for problem in problems] == [f"checkpoint {tmp_path / name}" for name in "cb"]
 
 
 def test_a_run_without_a_checkpoint_resumes_from_its_start(log: MemoryLog, tmp_path: Path) -> None:

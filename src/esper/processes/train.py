@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from inspect import Parameter, signature
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, TypedDict, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import JsonValue, TypeAdapter, field_validator
@@ -36,7 +36,7 @@ from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_
 from esper.kasmina.host import Host
 from esper.kasmina.plain_model import save_grown
 from esper.nissa.custom import CustomMetrics
-from esper.oona.catch_up import DivergedError, catch_up
+from esper.oona.catch_up import CatchUp, DivergedError, catch_up
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
@@ -149,7 +149,7 @@ def train(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunI
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; every other error is in the log as RunFailed."""
     _require_trainable(recipe, settings)  # Before the run exists: what cannot work leaves nothing behind.
     with directory.create(run) as log:
-        return _run(recipe, settings, directory, log, _ResumePoint())
+        return _run(recipe, settings, directory, log, (None, None, ()))
 
 
 def resume(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId) -> Result:
@@ -191,16 +191,12 @@ def _seed_optimizer(recipe: Recipe, settings: RunSettings) -> SeedOptimizer:
     return recipe.seed_optimizer or seed_optimizer_like(recipe.optimizer, settings.growth.seed_lr)
 
 
-class _ResumePoint(NamedTuple):
-    """The checkpoint that a resume begins from, None where there is none; the moment of its record; the problems of newer ones."""
-
-    saved: CheckpointSaved | None = None
-    moment: Moment | None = None
-    problems: tuple[str, ...] = ()
+_ResumePoint = tuple[CheckpointSaved | None, Moment | None, tuple[str, ...]]
+"""The checkpoint that a resume begins from and the moment of its record, None where there is none; the problems of newer checkpoints."""
 
 
 def resume_point(log: Log, folder: Path) -> _ResumePoint:
-    """The newest checkpoint of `log` that was not pruned and has whole files in `folder`."""
+    """The newest checkpoint of `log` that was not pruned and has whole files in `folder`, its moment, and the problems of newer ones."""
     kept: dict[str, tuple[Moment, CheckpointSaved]] = {}
     for record, event in _events(log, CheckpointSaved, CheckpointPruned):
         if isinstance(event, CheckpointSaved):
@@ -214,8 +210,8 @@ def resume_point(log: Log, folder: Path) -> _ResumePoint:
         except DataError as error:
             problems.append(str(error))
         else:
-            return _ResumePoint(saved, moment, tuple(problems))
-    return _ResumePoint(problems=tuple(problems))
+            return saved, moment, tuple(problems)
+    return None, None, tuple(problems)
 
 
 def run_started(log: Log) -> RunStarted:
@@ -236,147 +232,130 @@ def _events(log: Log, *kinds: type[_Kind]) -> Iterator[tuple[Record, _Kind]]:
 
 
 def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLog, point: _ResumePoint) -> Result:
-    saved, moment, problems = point
+    """Trains from `point` on, between the first event and the last, and releases every part in the reverse order."""
+    saved, moment, _ = point
     ahead = catch_up(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         stop = stack.enter_context(_stopped_by_signals())
-        training = _Training(recipe, settings, directory, log.run, emitter=emitter, stop=stop)
-        stack.callback(training.close)
-        stack.enter_context(bind_metrics(log.run, training.measure))
+        training = _training(recipe, settings, emitter)
+        # The model of a training that does not finish becomes plain again, so that it can be resumed.
+        unfinished = stack.enter_context(ExitStack())
+        unfinished.callback(training.host.release)
+        compiler = KernelCompiler(directory.path / ".kernels")
+        stack.callback(compiler.close)
+        checkpoints = directory.checkpoints(log.run)
+        trainer = _trainer(training, recipe, settings.policy, compiler=compiler, checkpoints=checkpoints, stop=stop)
         try:
-            start = training.describe()
-            if ahead is not None:
-                ahead.compare_start(start)
-                ahead.environment_changes += problems
-            if saved is None:
-                training.trainer.start(start)
-            else:
-                training.trainer.resume(
-                    saved.checkpoint,
-                    saved.digest,
-                    {(event.site, event.seed, record.epoch): record.id for record, event in _events(log, SeedEvaluated)},
-                )
-            training.begun = True
-            metrics = training.finish(training.trainer.train())
+            # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
+            with bind_metrics(log.run, lambda _event: None):
+                _begin(trainer, _start(recipe, settings, training.host), log, ahead, point)
+            with bind_metrics(log.run, lambda event: training.measure(CustomMetricRecorded, lambda: event)):
+                metrics = _finish(recipe, training, emitter, trainer.train())
         except Interrupted:
-            training.stop()
+            emitter.stop(**_at(training))  # Every topic ends, so observers see that the training was stopped on purpose.
             raise
         except BaseException as error:
-            training.fail(error)
+            _fail(error, training, emitter)
             raise
         emitter.close(seal=True)
-        training.ended = True
+        unfinished.pop_all()
         return Result(log.run, directory.path, metrics, training.host)
 
 
-class _EpochAndStep(TypedDict):
-    epoch: int
-    step: int
+def _at(training: Training) -> dict[str, int]:
+    return {"epoch": training.counters.epoch, "step": training.counters.step}
 
 
-class _Training:
-    """The parts of one training, put together."""
+def _training(recipe: Recipe, settings: RunSettings, emitter: Emitter) -> Training:
+    recipe.model.to(recipe.device)
+    seed_optimizer = _seed_optimizer(recipe, settings)
+    return Training(
+        host=Host(recipe.model, settings.growth, seed_optimizer=seed_optimizer, sites=recipe.sites, rng_seed=settings.trainer.rng_seed),
+        optimizer=recipe.optimizer,
+        scheduler=recipe.scheduler,
+        sink=emitter,
+        settings=settings.trainer,
+        schedule=settings.policy,
+        gate=settings.gate,
+        device=recipe.device,
+    )
 
-    def __init__(
-        self, recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId, *, emitter: Emitter, stop: Callable[[], bool]
-    ) -> None:
-        self._recipe, self._settings, self._emitter = recipe, settings, emitter
-        self.begun = self.ended = False
-        policy = settings.policy
-        self._compiler = KernelCompiler(directory.path / ".kernels")
-        recipe.model.to(recipe.device)
-        self.host = Host(
-            recipe.model,
-            settings.growth,
-            seed_optimizer=_seed_optimizer(recipe, settings),
-            sites=recipe.sites,
-            rng_seed=settings.trainer.rng_seed,
-        )
-        self._shared = Training(
-            host=self.host,
-            optimizer=recipe.optimizer,
-            scheduler=recipe.scheduler,
-            sink=emitter,
-            settings=settings.trainer,
-            schedule=policy,
-            gate=settings.gate,
-            device=recipe.device,
-        )
-        decided = recipe.policy or (lambda state, evidence: decide(state, evidence, policy))
-        self.trainer = Trainer(
-            self._shared,
-            train=recipe.train,
-            objective=recipe.objective,
-            evaluator=Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device),
-            adaptation=AdaptationStep(self._shared, policy=decided, compiler=self._compiler),
-            checkpointer=Checkpointer(self._shared, directory.checkpoints(run)),
-            stop=stop,
-        )
 
-    @property
-    def _at(self) -> _EpochAndStep:
-        return {"epoch": self._shared.counters.epoch, "step": self._shared.counters.step}
+def _trainer(
+    training: Training, recipe: Recipe, policy: PolicySettings, *, compiler: KernelCompiler, checkpoints: Path, stop: Callable[[], bool]
+) -> Trainer:
+    return Trainer(
+        training,
+        train=recipe.train,
+        objective=recipe.objective,
+        evaluator=Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device),
+        adaptation=AdaptationStep(
+            training, policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)), compiler=compiler
+        ),
+        checkpointer=Checkpointer(training, checkpoints),
+        stop=stop,
+    )
 
-    def describe(self) -> RunStarted:
-        """The run's first event."""
-        recipe, settings = self._recipe, self._settings
-        data = (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
-        return RunStarted(
-            task=recipe.task,
-            settings=settings.dotted(),
-            code=environment.code(),
-            packages=environment.packages(),
-            data=tuple(environment.fingerprint(name, batches) for name, batches in data if batches is not None),
-            rng_seed=settings.trainer.rng_seed,
-            determinism=determinism_settings(settings.trainer.digest),
-            hardware=environment.hardware(recipe.device),
-            sites=self.host.sites,
-            parameters=self.host.parameters(),
-            epochs=settings.trainer.epochs,
-        )
 
-    def measure(self, event: CustomMetricRecorded) -> None:
-        """Records a metric of the user's own, unless it is measured while data are read for RunStarted, before the run begins."""
-        if self.begun:
-            self._emitter.measure(CustomMetricRecorded, lambda: event, **self._at)
+def _start(recipe: Recipe, settings: RunSettings, host: Host) -> RunStarted:
+    data = (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
+    return RunStarted(
+        task=recipe.task,
+        settings=settings.dotted(),
+        code=environment.code(),
+        packages=environment.packages(),
+        data=tuple(environment.fingerprint(name, batches) for name, batches in data if batches is not None),
+        rng_seed=settings.trainer.rng_seed,
+        determinism=determinism_settings(settings.trainer.digest),
+        hardware=environment.hardware(recipe.device),
+        sites=host.sites,
+        parameters=host.parameters(),
+        epochs=settings.trainer.epochs,
+    )
 
-    def finish(self, outcome: TrainingResult) -> Mapping[str, float]:
-        """Evaluates the test data, and emits RunFinished with all metrics; on disk when it returns."""
-        recipe, metrics = self._recipe, outcome.metrics
-        if recipe.test is not None:
-            losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
-            metrics = metrics | {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
-        finished = RunFinished(
-            metrics=metrics,
-            model_digest=outcome.model_digest,
-            parameters=self.host.parameters(),
-            stopped_early=outcome.stopped_early,
-            tails=self._emitter.tails(**self._at),
-        )
-        self._emitter.emit(finished, **self._at)
-        self._emitter.commit()
-        return finished.metrics
 
-    def stop(self) -> None:
-        """Ends every topic, by which observers see that the training was stopped on purpose. On disk when it returns."""
-        self._emitter.stop(**self._at)
+def _begin(trainer: Trainer, start: RunStarted, log: Log, ahead: CatchUp | None, point: _ResumePoint) -> None:
+    """Starts the run, or restores the checkpoint of `point` and what else the log has."""
+    saved, _, problems = point
+    if ahead is not None:
+        ahead.compare_start(start)
+        ahead.environment_changes += problems
+    if saved is None:
+        trainer.start(start)
+    else:
+        evaluations = {(event.site, event.seed, record.epoch): record.id for record, event in _events(log, SeedEvaluated)}
+        trainer.resume(saved.checkpoint, saved.digest, evaluations)
 
-    def fail(self, error: BaseException) -> None:
-        """Records RunFailed; the run stays unsealed and may be resumed. A run that has finished stays finished."""
-        if any(record.type == RunFinished.KIND for record in self._emitter.upcoming):
-            return
-        kinds: dict[type[BaseException], FailureKind] = {DivergedError: "diverged", UnstableError: "rollbacks", LogError: "log"}
-        kind: FailureKind = next((name for cause, name in kinds.items() if isinstance(error, cause)), "error")
-        where = error.where if isinstance(error, DivergedError) else "epoch {epoch}, step {step}".format(**self._at)
-        self._emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, **self._at)
 
-    def close(self) -> None:
-        """Ends the compiler's thread. The model of a training that did not finish becomes plain again, so that it can be resumed."""
-        self._compiler.close()
-        if not self.ended:
-            self.host.release()
+def _finish(recipe: Recipe, training: Training, emitter: Emitter, outcome: TrainingResult) -> Mapping[str, float]:
+    """Evaluates the test data, and emits RunFinished with all metrics; on disk when it returns."""
+    metrics = outcome.metrics
+    if recipe.test is not None:
+        losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
+        metrics = metrics | {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
+    finished = RunFinished(
+        metrics=metrics,
+        model_digest=outcome.model_digest,
+        parameters=training.host.parameters(),
+        stopped_early=outcome.stopped_early,
+        tails=emitter.tails(**_at(training)),
+    )
+    training.emit(finished)
+    emitter.commit()
+    return finished.metrics
+
+
+def _fail(error: BaseException, training: Training, emitter: Emitter) -> None:
+    """Records RunFailed; the run stays unsealed and may be resumed. A run that has finished stays finished."""
+    if any(record.type == RunFinished.KIND for record in emitter.upcoming):
+        return
+    kinds: dict[type[BaseException], FailureKind] = {DivergedError: "diverged", UnstableError: "rollbacks", LogError: "log"}
+    kind: FailureKind = next((name for cause, name in kinds.items() if isinstance(error, cause)), "error")
+    at = _at(training)
+    where = error.where if isinstance(error, DivergedError) else f"epoch {at['epoch']}, step {at['step']}"
+    emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, **at)
 
 
 bound_run: ContextVar[tuple[RunId, CustomMetrics] | None] = ContextVar("esper_training", default=None)
