@@ -99,7 +99,7 @@ def test_a_reader_that_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     failed = Event()
     metrics = LogMetrics(CustomMetrics(lambda _samples: None))
     reader = LogReader(directory, metrics, lambda _runs: None, lambda _run: None)
-    reader.failed = failed.set
+    reader.on_failure = failed.set
     (tmp_path / "log").rmdir()
     reader.start()
     assert failed.wait(20)

@@ -1,11 +1,11 @@
-"""`esper agent`: measures the machine that trains, and what its log lost, and says so in a run of its own. One per log.
+"""`esper agent`: measures the machine that trains, and the telemetry that its log lost, into a run of its own. One per log.
 
 What cannot be measured is absent: without a driver there are no GPUs, and the first load of the processor is known only after one interval.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +22,7 @@ from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 from esper.oona.lock import Lock
 
-LOCK = "agent.lock"
-_INTERVAL_S = 5.0
-_WRITER = "agent"
+AGENT_LOCK = "agent.lock"
 
 
 class Gpus:
@@ -78,47 +76,23 @@ def nvml() -> Any:
     return pynvml
 
 
-class _Dropped:
-    """How much telemetry the runs of a directory did not take, as far as they say so: those that had not ended when it began."""
-
-    def __init__(self, directory: Directory) -> None:
-        self._follower = Follower(directory, topics=frozenset({RUN}))
-        self.samples = 0
-
-    @property
-    def live(self) -> bool:
-        """Whether some process writes a training, as far as was last read."""
-        return any(is_training(run) for run in self._follower.live)
-
-    def read(self) -> int:
-        """The sum so far, everything on disk now included."""
-        while pages := self._follower.poll(0.0):
-            for record in (record for page in pages for record in page.records if record.type == SamplesDropped.KIND):
-                event = decode_as(record, SamplesDropped)
-                self.samples += event.count
-        return self.samples
-
-    def close(self) -> None:
-        """Lets go of every file."""
-        self._follower.close()
-
-
 class Agent:
     """Measures one machine for one directory; holds the agent's lock. Use it in a `with` statement."""
 
-    def __init__(self, directory: Directory, gpus: Gpus, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, directory: Directory, gpus: Gpus) -> None:
         """Raises LogError, with the pid, where another agent measures for this directory."""
-        self._lock = Lock.take(directory.path / LOCK, f"the machine of {directory.path}")
+        self._lock = Lock.take(directory.path / AGENT_LOCK, f"the machine of {directory.path}")
         self._path = directory.path
-        self._run = DailyRun(directory, "machine", _WRITER, clock)
+        self._run = DailyRun(directory, "machine", "agent", lambda: datetime.now(UTC))
         self._gpus = gpus
-        self._dropped = _Dropped(directory)
+        self._follower = Follower(directory, topics=frozenset({RUN}))
+        self._dropped = 0
         psutil.cpu_percent(interval=None)  # The first call measures nothing: it only begins.
 
-    def measure(self) -> ResourcesMeasured:
-        """The machine now; the processor's load since the last call."""
+    def record(self) -> None:
+        """Measures the machine, the processor's load since the last call, and makes the record durable."""
         memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(str(self._path)), psutil.net_io_counters()
-        return ResourcesMeasured(
+        measured = ResourcesMeasured(
             cpu_utilization=psutil.cpu_percent(interval=None) / 100,
             memory_used_bytes=memory.total - memory.available,
             memory_total_bytes=memory.total,
@@ -127,37 +101,38 @@ class Agent:
             network_received_bytes=network.bytes_recv,
             network_sent_bytes=network.bytes_sent,
             gpus=tuple(self._gpus.measure()),
-            log_dropped_samples=self._dropped.read(),
+            log_dropped_samples=self._count_dropped(),
         )
+        self._run.append([measured])
 
-    def record(self) -> None:
-        """Measures, and makes the record durable."""
-        self._run.append([self.measure()])
+    def _count_dropped(self) -> int:
+        """The telemetry that runs reported as dropped: those that had not ended when the agent began."""
+        while pages := self._follower.poll(0.0):
+            records = (record for page in pages for record in page.records if record.type == SamplesDropped.KIND)
+            self._dropped += sum(decode_as(record, SamplesDropped).count for record in records)
+        return self._dropped
 
     @property
     def idle(self) -> bool:
-        """True when nobody trained when it last measured."""
-        return not self._dropped.live
-
-    def close(self) -> None:
-        """Ends the stream and gives the lock back."""
-        try:
-            self._run.close()
-        finally:
-            self._dropped.close()
-            self._lock.release()
+        """True when no process wrote a training when it last measured."""
+        return not any(is_training(run) for run in self._follower.live)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        """Ends the stream and releases the lock."""
+        try:
+            self._run.close()
+        finally:
+            self._follower.close()
+            self._lock.release()
 
 
 def run_agent(directory: Directory, interval_s: float, stopped: threading.Event, leave_after_s: float | None = None) -> None:
-    """Measures every `interval_s` until `stopped`, or until nobody has trained for `leave_after_s` (None: however long).
+    """Measures every `interval_s` until `stopped`, or until no training was written for `leave_after_s` (None: without this end).
 
-    Raises LogError where another agent is there, or the log cannot be written.
+    Raises LogError where another agent measures, or the log cannot be written.
     """
     with Agent(directory, Gpus(nvml())) as agent:
         busy_at = time.monotonic()

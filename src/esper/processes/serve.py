@@ -1,6 +1,6 @@
-"""`esper nissa`: follows the log on a thread, serves what it finds, and writes the custom metrics that come by HTTP.
+"""`esper nissa`: follows the log on a thread, serves metrics and the API, and writes the custom metrics that it receives by HTTP.
 
-Beside it runs an observer, a process of its own, so that deriving takes no time from answering.
+An observer runs beside it, in a process of its own, so that deriving takes no time from answering.
 """
 
 import os
@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -48,7 +47,7 @@ _RESTART_S = 5.0
 
 
 class LogReader:
-    """Reads the log as it grows, on a thread of its own, for metrics and tails. A fault ends it, and `failed` is called."""
+    """Reads the log as it grows, on a thread of its own, for metrics and tails. A fault ends it, sets `failed` and calls `on_failure`."""
 
     def __init__(
         self, directory: Directory, metrics: LogMetrics, notify: Callable[[Sequence[RunId]], None], finished: Callable[[RunId], None]
@@ -65,7 +64,8 @@ class LogReader:
         self._sealed = 0
         self._counted_at = -_COUNT_S
         self._thread = threading.Thread(target=self._run, name="esper-follower", daemon=True)
-        self.failed: Callable[[], None] = lambda: None
+        self.failed = False
+        self.on_failure: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Begins to read."""
@@ -87,12 +87,13 @@ class LogReader:
                     for run, records in self._derived.poll(follower.live):
                         self._metrics.take_derived(records)
                         self._notify([run])
+            return
         except EsperError as error:
             sys.stderr.write(f"esper nissa: {error}\n")
-            self.failed()
         except Exception:
             traceback.print_exc(file=sys.stderr)
-            self.failed()
+        self.failed = True
+        self.on_failure()
 
     def _take(self, pages: tuple[RunPage, ...], follower: Follower) -> None:
         for page in pages:
@@ -162,7 +163,7 @@ class Service:
 
 
 class ObserverProcess:
-    """Keeps `esper observe` running for `directory` from `start` to `stop`. ESPER_OBSERVE=0 keeps it from that.
+    """Keeps `esper observe` running for `directory` from `start` to `stop`, unless ESPER_OBSERVE is 0.
 
     It waits for the observer's lock like any other, ends with its parent (also one that was killed), and is started again when it fails.
     """
@@ -171,8 +172,6 @@ class ObserverProcess:
         log, parent = os.fspath(directory.path.absolute()), str(os.getpid())
         self._command = [sys.executable, "-m", "esper.cli", "observe", "--log", log, "--parent", parent]
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name="esper-observer", daemon=True)
 
     def start(self) -> None:
@@ -182,29 +181,23 @@ class ObserverProcess:
 
     def stop(self) -> None:
         """Ends it, and returns when it has ended: the next to wait for the lock takes over."""
-        with self._lock:
-            self._stopping.set()
-            if self._process is not None:
-                self._process.terminate()
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _keep(self) -> None:
-        while (process := self._started()) is not None:
-            code = process.wait()
-            if not self._stopping.is_set():
-                sys.stderr.write(f"esper nissa: the observer ended with {code}; it is started again in {_RESTART_S:g} s\n")
-                sys.stderr.flush()
-                self._stopping.wait(_RESTART_S)
-
-    def _started(self) -> "subprocess.Popen[bytes] | None":
-        with self._lock:
-            if not self._stopping.is_set():
-                # In a session of its own, so that Ctrl-C reaches it through its parent alone.
-                quiet = subprocess.DEVNULL
-                self._process = subprocess.Popen(self._command, stdin=quiet, stdout=quiet, start_new_session=True)  # noqa: S603
-                return self._process
-        return None
+        quiet = subprocess.DEVNULL
+        while not self._stopping.is_set():
+            # In a session of its own, so that Ctrl-C reaches it through its parent alone.
+            with subprocess.Popen(self._command, stdin=quiet, stdout=quiet, start_new_session=True) as process:  # noqa: S603
+                while process.poll() is None and not self._stopping.wait(_POLL_S):
+                    pass
+                if self._stopping.is_set():
+                    process.terminate()
+                    return
+            sys.stderr.write(f"esper nissa: the observer ended with {process.returncode}; it is started again in {_RESTART_S:g} s\n")
+            sys.stderr.flush()
+            self._stopping.wait(_RESTART_S)
 
 
 def listen(settings: NissaSettings) -> socket.socket:
@@ -225,8 +218,8 @@ def listen(settings: NissaSettings) -> socket.socket:
     return listener
 
 
-def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str], None]) -> int:
-    """Serves until it is told to end. Returns 0, or 1 where the log could not be followed; `announce` is given the address."""
+def run_service(directory: Directory, settings: NissaSettings, announce: Callable[[str], None]) -> int:
+    """Serves until SIGINT or SIGTERM. Returns 0, or 1 where the log could not be followed; `announce` is given the address."""
     token = read_token(settings)
     observer_maker(directory)  # A mistake in rules or handlers is reported now, and not by an observer that ends.
     listener = listen(settings)
@@ -235,18 +228,12 @@ def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str
         service.app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, lifespan="on"
     )
     server = uvicorn.Server(config)
-    failed = threading.Event()
 
-    def fail() -> None:
-        failed.set()
+    def end(*_: object) -> None:
         server.should_exit = True
 
-    service.reader.failed = fail
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        server.should_exit = True
-
-    # uvicorn listens to signals only once it runs; before, an interrupt could be lost in whatever Python does just then.
+    service.reader.on_failure = end
+    # uvicorn listens to signals only once it runs; an interrupt before that would be lost.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     observer = ObserverProcess(directory)
@@ -260,4 +247,4 @@ def serve(directory: Directory, settings: NissaSettings, announce: Callable[[str
         observer.stop()
         service.close()
         listener.close()
-    return 1 if failed.is_set() else 0
+    return 1 if service.reader.failed else 0

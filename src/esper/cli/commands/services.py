@@ -100,7 +100,7 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
     if missing:
         raise SettingsError(f"esper nissa needs {', '.join(missing)}: pip install 'esper-training[nissa]'")
     from esper.nissa.service_settings import nissa_settings
-    from esper.processes.serve import serve
+    from esper.processes.serve import run_service
 
     typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file}
     settings = nissa_settings(arguments.config, {name: value for name, value in typed.items() if value is not None})
@@ -109,19 +109,19 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
     def announce(address: str) -> None:
         out.line(f"serving {directory.path} at {address}: metrics at /metrics, the API at /api/v1, its description at /api/v1/openapi.json")
 
-    return serve(directory, settings, announce)
+    return run_service(directory, settings, announce)
 
 
 def _run_agent(arguments: argparse.Namespace, out: Output) -> int:
     """Measures until it is interrupted."""
     if find_spec("psutil") is None:
         raise SettingsError("esper agent needs psutil: pip install 'esper-training[nissa]' (or [train])")
-    from esper.processes.agent import LOCK, Gpus, nvml, run_agent
+    from esper.processes.agent import AGENT_LOCK, Gpus, nvml, run_agent
 
     directory = directory_of(arguments, create=True)
     stopped = _stopped_by_signals()
     if arguments.background:
-        if holder_of(directory.path / LOCK) is None:  # An agent that runs already stays as long as a training does.
+        if holder_of(directory.path / AGENT_LOCK) is None:  # An agent that runs already stays as long as a training does.
             os.nice(10)
             run_agent(directory, arguments.interval, stopped, LEAVE_AFTER_S)
         return 0
