@@ -108,7 +108,7 @@ def test_a_gap_that_is_healed_by_reading_again_leaves_no_trace(records: list[Rec
 def test_an_alert_about_a_value_that_is_no_number_is_saved_as_it_is() -> None:
     rules = RULES + f'[[rule]]\nname = "nan"\ntopic = "{topics.STEPS}"\nmetric = "loss"\nnot_finite = true\nseverity = "critical"\n'
     host = Host(watching(rules)).take_all(spoken(TimedWriter(), [(0.0, losses(math.nan))]))
-    (alert,) = from_bytes(to_bytes(host.cells[topics.STEPS])).state.alerts.active["nan"].values()
+    (alert,) = from_bytes(to_bytes(host.cells[topics.STEPS])).state.alerts.active["nan"]
     assert alert.value is not None
     assert math.isnan(alert.value)
 

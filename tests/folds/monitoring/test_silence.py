@@ -3,15 +3,17 @@
 import math
 from datetime import timedelta
 from itertools import permutations
+from typing import NamedTuple
 
 import pytest
 
 from esper.events.envelope import Moment
 from esper.events.fields import Event
+from esper.events.kinds.observability import RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import STEPS
-from esper.folds.monitoring.silence import SilenceSettings, SilenceState, Verdict, judge_silence, update_silence
+from esper.folds.monitoring.silence import SilenceSettings, SilenceState, judge_silence, update_silence
 from tests.folds.histories import START, started
 from tests.folds.monitoring.streams import TimedWriter, losses
 
@@ -34,9 +36,18 @@ def after(*events: tuple[float, Event], state: SilenceState | None = None) -> Si
     return state
 
 
+class Verdict(NamedTuple):
+    """A judgement: the state after it, and the event to record with the time since which it is true."""
+
+    state: SilenceState
+    event: Event | None
+    since_s: float | None
+
+
 def verdict(state: SilenceState, second: float, lock_free: bool | None = False) -> Verdict:
     """The judgement so many seconds after the start."""
-    return judge_silence(state, NOW + second, lock_free, SETTINGS)
+    after, found = judge_silence(state, NOW + second, lock_free, SETTINGS)
+    return Verdict(after, *(found or (None, None)))
 
 
 def said(found: Verdict) -> tuple[str, str | None] | None:
@@ -49,7 +60,7 @@ def test_a_run_without_any_record_for_a_minute_is_dead_once() -> None:
     assert said(verdict(state, 64.9)) is None
     assert said(verdict(state, 65)) == ("RunWentSilent", "dead")
     dead = verdict(state, 70)
-    assert dead.event is not None
+    assert isinstance(dead.event, RunWentSilent)
     assert (dead.event.silent_s, dead.since_s) == (65.0, NOW + 65)
     assert said(verdict(dead.state, 500)) is None
 
@@ -128,4 +139,4 @@ def test_beats_alone_tell_how_long_a_run_has_not_moved() -> None:
 def test_a_clock_behind_the_records_or_without_a_number_shows_no_silence() -> None:
     state = after((1000, started()))
     assert said(verdict(state, 0)) is None
-    assert said(judge_silence(state, math.nan, False, SETTINGS)) is None
+    assert said(verdict(state, math.nan)) is None

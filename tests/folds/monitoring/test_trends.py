@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from esper.events import topics
 from esper.events.kinds.observability import TrendDetected, WindowAggregated
-from esper.folds.monitoring.trends import Point, TrendSettings, TrendState, theil_sen, update_trends
+from esper.folds.monitoring.trends import TrendSettings, TrendState, _theil_sen, update_trends
 
 SETTINGS = TrendSettings()
 BEGAN_S = 1_767_225_600.0
@@ -65,18 +65,18 @@ def test_rising_falling_and_plateau_are_told_apart() -> None:
 
 
 def test_a_third_of_wild_points_moves_no_slope() -> None:
-    points = [Point(place * 15.0, 1e9 if place % 4 == 1 else float(place)) for place in range(32)]
-    assert theil_sen(points, 2.576)[0] == pytest.approx(1 / 15, rel=0.2)
+    points = [(place * 15.0, 1e9 if place % 4 == 1 else float(place)) for place in range(32)]
+    assert _theil_sen(points, 2.576)[0] == pytest.approx(1 / 15, rel=0.2)
 
 
 @pytest.mark.whole
 def test_the_interval_is_sen_s() -> None:
     from scipy.stats import theilslopes  # Takes most of a second to import.
 
-    points = [Point(place * 15.0, place + 8 * noise(place)) for place in range(30)]
-    slopes = sorted((b.mean - a.mean) / (b.starts_s - a.starts_s) for at, a in enumerate(points) for b in points[at + 1 :])
-    middle, low, high = theil_sen(points, 2.576)
-    published = theilslopes([point.mean for point in points], [point.starts_s for point in points], alpha=0.99)
+    points = [(place * 15.0, place + 8 * noise(place)) for place in range(30)]
+    slopes = sorted((b[1] - a[1]) / (b[0] - a[0]) for at, a in enumerate(points) for b in points[at + 1 :])
+    middle, low, high = _theil_sen(points, 2.576)
+    published = theilslopes([mean for _, mean in points], [starts_s for starts_s, _ in points], alpha=0.99)
     assert middle == pytest.approx(published.slope)
     # It rounds ranks to the nearest where this rounds outwards.
     assert 0 <= slopes.index(published.low_slope) - slopes.index(low) <= 1

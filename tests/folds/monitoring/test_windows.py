@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from esper.events import topics
 from esper.events.kinds.observability import WindowAggregated
 from esper.folds.monitoring.measurements import Measurements, measurements_of
-from esper.folds.monitoring.windows import FEW, WindowSettings, WindowState, close_windows, update_windows
+from esper.folds.monitoring.windows import _FEW, WindowSettings, WindowState, update_windows
 from tests.folds.monitoring.streams import losses
 
 SETTINGS = WindowSettings(length_s=15)
@@ -31,7 +31,7 @@ def windows(*records: tuple[float, tuple[float | None, ...]], settings: WindowSe
     for second, values in records:
         state, more = update_windows(state, topics.STEPS, round(second * 1e6), read(*values), settings)
         closed += more
-    return closed + list(close_windows(state, topics.STEPS, settings)[1])
+    return closed + list(update_windows(state, topics.STEPS, 0, None, settings)[1])
 
 
 def of_loss(*records: tuple[float, tuple[float | None, ...]]) -> list[WindowAggregated]:
@@ -56,7 +56,7 @@ def test_what_was_not_measured_is_not_counted_and_gives_no_window_alone() -> Non
 
 
 @pytest.mark.parametrize("wild", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("size", [1, 4, FEW + 4])
+@pytest.mark.parametrize("size", [1, 4, _FEW + 4])
 def test_a_value_that_is_not_finite_is_not_hidden(wild: float, size: int) -> None:
     (window,) = of_loss((0, (1.0,) * 3), (1, (*(1.0,) * (size - 1), wild)), (2, (1.0,)))
     assert window.count == size + 4
@@ -71,7 +71,7 @@ def test_infinities_of_both_signs_and_sums_beyond_every_float_give_no_number() -
     assert math.isnan(of_loss((0, (1e308, 1e308)))[0].mean)
 
 
-@given(st.lists(st.lists(LIMITED, min_size=1, max_size=FEW + 8), min_size=1, max_size=5))
+@given(st.lists(st.lists(LIMITED, min_size=1, max_size=_FEW + 8), min_size=1, max_size=5))
 def test_statistics_do_not_depend_on_how_values_came_in_records(records: list[list[float]]) -> None:
     values = [value for record in records for value in record]
     (window,) = of_loss(*((0.0, tuple(record)) for record in records))

@@ -35,26 +35,19 @@ from esper.folds.monitoring.topic import RULE_VERSIONS, Derivation, MonitorSetti
 _UNTOUCHED = TopicState()
 
 
-class Block(NamedTuple):
-    """The fact that blocks a topic."""
-
-    sequence: int
-    reason: str
-
-
 @dataclass(frozen=True, slots=True)
 class Cell:
     """The state of one topic of one run.
 
-    `missing`: telemetry records that were skipped just before the next record. `blocked`: the fact that blocks the topic. `dead_letters`:
-    records that were set aside.
+    `missing`: telemetry records that were skipped just before the next record. `blocked`: names the fact that blocks the topic.
+    `dead_letters`: records that were set aside.
     """
 
     topic: str
     admission: Admission = field(default_factory=Admission)
     state: TopicState = _UNTOUCHED
     missing: int = 0
-    blocked: Block | None = None
+    blocked: FoldBlocked | None = None
     dead_letters: int = 0
 
 
@@ -113,19 +106,12 @@ def skip(cell: Cell) -> Cell:
 def block(cell: Cell, record: Record, reason: str, writer: str) -> tuple[Cell, Blocked]:
     """`cell` blocked by `record`, which cannot be applied for `reason`."""
     assert record.sequence is not None, "an observer's own records block nothing"
-    blocked = Block(record.sequence, reason)
-    if cell.blocked == blocked:
-        return cell, Blocked(reason, ())
     event = FoldBlocked(topic=cell.topic, sequence=record.sequence, reason=reason)
+    if cell.blocked == event:
+        return cell, Blocked(reason, ())
     identity = derived_id(record.id, f"blocked: {reason}", 1, "", 0)
     derived = _follows(record, writer)._replace(id=identity, topic=event.TOPIC, type=event.KIND, data=encode(event))
-    return replace(cell, blocked=blocked), Blocked(reason, (derived,))
-
-
-def remeasured(cell: Cell, measured: Cell) -> Cell:
-    """`cell` with the windows, trends and detectors of `measured`, which has applied the same records under other settings."""
-    state = measured.state
-    return replace(cell, state=replace(cell.state, windows=state.windows, trends=state.trends, detectors=state.detectors))
+    return replace(cell, blocked=event), Blocked(reason, (derived,))
 
 
 def to_bytes(cell: Cell) -> bytes:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Literal
 
-from esper.events.fields import Event
-
 Severity = Literal["info", "warning", "critical"]
 Scalar = str | int | bool
 Labels = tuple[tuple[str, str], ...]
@@ -91,9 +89,8 @@ def template_fields(template: str) -> frozenset[str]:
         if name is None:
             continue
         if spec or conversion or not name.isidentifier():
-            raise ValueError(
-                f"expected a name alone in braces, got {{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
-            )
+            more = ("!" + conversion if conversion else "") + (":" + spec if spec else "")
+            raise ValueError(f"expected a name alone in braces, got {{{name}{more}}}")
         names.add(name)
     return frozenset(names)
 
@@ -101,12 +98,6 @@ def template_fields(template: str) -> frozenset[str]:
 def rendered(template: str, values: Mapping[str, str]) -> str:
     """`template` with what `values` has for its names; "-" for a label that this alert does not have."""
     return template.format_map({name: values.get(name, "-") for name in template_fields(template)})
-
-
-def labels_of(event: Event) -> dict[str, str]:
-    """The site and seed that `event` is about, where it says so."""
-    found = {name: getattr(event, name, None) for name in ("site", "seed")}
-    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def source_labels(site: str | None, seed: int | None, metric: str, detector: str | None = None) -> Labels:

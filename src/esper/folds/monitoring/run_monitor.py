@@ -7,6 +7,7 @@ and missing telemetry is skipped and counted.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import ClassVar
 
@@ -22,18 +23,16 @@ from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, Observe
 from esper.folds.admit import Gap
 from esper.folds.monitoring.cell import (
     Applied,
-    Block,
     Blocked,
     Cell,
     DeadLetter,
     advance,
     block,
     from_bytes,
-    remeasured,
     skip,
     to_bytes,
 )
-from esper.folds.monitoring.silence import SilenceState, judge_silence, recorded, update_silence
+from esper.folds.monitoring.silence import SilenceState, judge_silence, update_silence
 from esper.folds.monitoring.topic import MonitorSettings
 
 WRITER = "observer"
@@ -104,11 +103,11 @@ class RunMonitor:
 
     def judge_silence(self, now: datetime, *, lock_free: bool) -> tuple[Record, ...]:
         """The record of a silence that began or ended by the clock, and what is derived from it; none where nothing changed."""
-        verdict = judge_silence(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
-        self.silence = verdict.state
-        if verdict.event is None or verdict.since_s is None:
+        self.silence, found = judge_silence(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
+        if found is None:
             return ()
-        return self.own_record(verdict.event, datetime.fromtimestamp(verdict.since_s, tz=now.tzinfo))
+        event, since_s = found
+        return self.own_record(event, datetime.fromtimestamp(since_s, tz=now.tzinfo))
 
     def change(self, settings: MonitorSettings, past: Iterable[Record]) -> None:
         """Puts `settings` in force from the next record on; alerts stay as they are.
@@ -126,7 +125,8 @@ class RunMonitor:
             if cell is not None and record.sequence is not None and record.sequence <= cell.admission.sequence:
                 again._advance(record)
         for topic, measured in again._cells.items():
-            self._set(remeasured(self._cells[topic], measured))
+            kept, state = self._cells[topic], measured.state
+            self._set(replace(kept, state=replace(kept.state, windows=state.windows, trends=state.trends, detectors=state.detectors)))
 
     def fold(self, records: Callable[[], Iterable[Record]], own: Iterable[Record] = ()) -> None:
         """Applies `records`, whose derived records were written before: they are not derived again.
@@ -155,8 +155,7 @@ class RunMonitor:
             if stop is None or record.sequence is None or record.sequence < stop.sequence:
                 self._advance(record)
             elif record.sequence == stop.sequence:
-                cell = self._cells.get(record.topic) or Cell(record.topic)
-                self._set(Cell(cell.topic, cell.admission, cell.state, cell.missing, Block(stop.sequence, stop.reason), cell.dead_letters))
+                self._set(replace(self._cells.get(record.topic) or Cell(record.topic), blocked=stop))
             recall(record.id)
 
     def save(self) -> dict[str, bytes]:
@@ -233,7 +232,8 @@ class RunMonitor:
         elif isinstance(event, FoldUnblocked):
             self.unreadable = False
         elif isinstance(event, RunWentSilent | RunHeardAgain):
-            self.silence = recorded(self.silence, event.state if isinstance(event, RunWentSilent) else None)
+            silent = event.state if isinstance(event, RunWentSilent) else None
+            self.silence = replace(self.silence, silent=silent, spoke=False)
         self._advance(record)
 
 

@@ -9,7 +9,7 @@ that time whether it is still news.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -54,14 +54,6 @@ class SilenceState:
         return self.ended_at > self.begun_at
 
 
-class Verdict(NamedTuple):
-    """The state after a judgement, the event to record (mostly none), and the time since which it is true."""
-
-    state: SilenceState
-    event: RunWentSilent | RunHeardAgain | None = None
-    since_s: float | None = None
-
-
 def update_silence(state: SilenceState, record: Record, event: Event) -> SilenceState:
     """`state` after a record of the run's own writer, which holds `event`. Records of several topics may come in any order."""
     time_s = (record.time - SINCE).total_seconds()
@@ -82,28 +74,26 @@ def _later(known_s: float | None, time_s: float) -> float:
     return time_s if known_s is None else max(known_s, time_s)
 
 
-def recorded(state: SilenceState, silent: Literal["dead", "idle"] | None) -> SilenceState:
-    """`state` after RunWentSilent was recorded, or (None) RunHeardAgain."""
-    return replace(state, silent=silent, spoke=False)
+def judge_silence(
+    state: SilenceState, now_s: float, lock_free: bool | None, settings: SilenceSettings
+) -> tuple[SilenceState, tuple[RunWentSilent | RunHeardAgain, float] | None]:
+    """`state` after the judgement at `now_s`, seconds since 1970; the event to record and the time since which it is true, or mostly None.
 
-
-def judge_silence(state: SilenceState, now_s: float, lock_free: bool | None, settings: SilenceSettings) -> Verdict:
-    """The verdict on the run at `now_s`, seconds since 1970. `lock_free`: None where it cannot be known, on another machine.
-
-    A clock that runs behind the records' shows no silence. At NaN nothing is silent.
+    `lock_free`: None where it cannot be known, on another machine. A clock that runs behind the records' shows no silence. At NaN nothing
+    is silent.
     """
     moved_s = state.beaten_s if state.moved_s is None else state.moved_s
     if state.last_s is None or moved_s is None:
-        return Verdict(state)
+        return state, None
     quiet_s, still_s = max(0.0, now_s - state.last_s), max(0.0, now_s - moved_s)
     dead = not state.ended and (lock_free is True or quiet_s >= settings.dead_after_s)
     idle = not state.ended and still_s >= settings.idle_after_s
     if dead and state.silent != "dead":
         since_s = now_s if quiet_s < settings.dead_after_s else state.last_s + settings.dead_after_s
-        return Verdict(recorded(state, "dead"), RunWentSilent(state="dead", silent_s=quiet_s), since_s)
+        return replace(state, silent="dead", spoke=False), (RunWentSilent(state="dead", silent_s=quiet_s), since_s)
     if idle and state.silent is None:
         since_s = moved_s + settings.idle_after_s
-        return Verdict(recorded(state, "idle"), RunWentSilent(state="idle", silent_s=still_s), since_s)
+        return replace(state, silent="idle", spoke=False), (RunWentSilent(state="idle", silent_s=still_s), since_s)
     if state.silent is not None and state.spoke and not dead and not (idle and state.silent == "idle"):
-        return Verdict(recorded(state, None), RunHeardAgain(silent_s=quiet_s), state.last_s)
-    return Verdict(state)
+        return replace(state, silent=None, spoke=False), (RunHeardAgain(silent_s=quiet_s), state.last_s)
+    return state, None

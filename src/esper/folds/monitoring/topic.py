@@ -5,7 +5,7 @@ records go through the state of their topic in the same way. A topic ends with i
 RunFailed. After its end a state is as at first, so that a resumed run begins anew.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -15,14 +15,15 @@ from esper.events.envelope import MICROSECOND, SINCE, Record
 from esper.events.fields import Event, Part
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
-from esper.folds.monitoring.alerting import AlertSettings, AlertState, RuleInput, update_alerts
-from esper.folds.monitoring.detectors.detect import MISSING, DetectorState, active, find_anomalies, missing_records
+from esper.folds.monitoring.alerting import AlertSettings, AlertState, update_alerts
+from esper.folds.monitoring.conditions import RuleInput
+from esper.folds.monitoring.detectors.detect import MISSING, DetectorState, active, find_anomalies
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
-from esper.folds.monitoring.measurements import METRICS, Measurements, measurements_of
+from esper.folds.monitoring.measurements import METRICS, measurements_of
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings, TrendState, update_trends
-from esper.folds.monitoring.windows import WindowSettings, WindowState, close_windows, update_windows
+from esper.folds.monitoring.windows import WindowSettings, WindowState, update_windows
 
 RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 1, "missing": 1, "bounds": 1, "alerts": 1}
 """The version of each rule that derives events; it is raised when the same records would give other events."""
@@ -90,56 +91,38 @@ def derive_events(
     made: list[Derivation] = []
     found: tuple[AnomalyDetected, ...] = ()
     if topic in METRICS:
-        state, found = _measured(state, record, read, settings, made)
+        windowed, closed = update_windows(state.windows, topic, time_us, read, settings.windows)
+        trended, turns = update_trends(state.trends, topic, closed, settings.trends)
+        detected, found = (state.detectors, ()) if read is None else find_anomalies(state.detectors, topic, read, settings.detectors)
+        state = replace(state, windows=windowed, trends=trended, detectors=detected)
+        made += [("windows", closed), ("trends", turns), ("detectors", found)]
         if missing and MISSING not in settings.detectors.off:
-            lost = missing_records(topic, missing)
+            lost = _anomaly(topic, MISSING, "records", float(missing), expected=0.0, score=float(missing))
             made.append(("missing", (lost,)))
             # The end of a topic resolves its alerts: one that began with its last record would never be resolved.
             found = found if ends else (*found, lost)
     rules = settings.rules_of.get(topic, ())
-    open_now = frozenset[Labels]() if ends else _open(state, rules, settings.detectors.off)
-    given = RuleInput(topic, time_us, event, read, found, open_now, ends)
-    alerted, changes = update_alerts(state.alerts, rules, given, settings.alerts)
+    asked = not ends and any(isinstance(rule.source, AnomalySource) for rule in rules)
+    open_now = active(state.detectors, settings.detectors.off) if asked else frozenset[Labels]()
+    alerted, changes = update_alerts(state.alerts, rules, RuleInput(topic, time_us, event, read, found, open_now, ends), settings.alerts)
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), topic, settings, made)
     made.append(("alerts", changes))
     return (TopicState(alerts=state.alerts) if ends else state), made
 
 
-def _measured(
-    state: TopicState, record: Record, read: Measurements | None, settings: MonitorSettings, made: list[Derivation]
-) -> tuple[TopicState, tuple[AnomalyDetected, ...]]:
-    topic, time_us = record.topic, (record.time - SINCE) // MICROSECOND
-    windowed, closed = update_windows(state.windows, topic, time_us, read, settings.windows)
-    detected, found = state.detectors, tuple[AnomalyDetected, ...]()
-    if read is not None:
-        detected, found = find_anomalies(state.detectors, topic, read, settings.detectors)
-    else:  # The topic ends.
-        windowed, last = close_windows(windowed, topic, settings.windows)
-        closed += last
-    trended, turns = update_trends(state.trends, topic, closed, settings.trends)
-    made += [("windows", closed), ("trends", turns), ("detectors", found)]
-    return replace(state, windows=windowed, trends=trended, detectors=detected), found
-
-
-def _open(state: TopicState, rules: Sequence[Rule], off: Collection[str]) -> frozenset[Labels]:
-    """The labels of the open anomalies, where a rule is about anomalies."""
-    if not any(isinstance(rule.source, AnomalySource) for rule in rules):
-        return frozenset()
-    return active(state.detectors, off)
-
-
 def _bounded(state: TopicState, topic: str, settings: MonitorSettings, made: list[Derivation]) -> TopicState:
-    kept = {
+    limits = {
         "alerts": (state.alerts.full, settings.alerts.most),
         "trends": (state.trends.full, settings.trends.metrics),
         "windows": (state.windows.full, settings.windows.metrics),
     }
-    reached = tuple(name for name, (full, _) in kept.items() if full)
-    if reached == state.bounds:
+    reached = {name: float(limit) for name, (full, limit) in limits.items() if full}
+    if tuple(reached) == state.bounds:
         return state
-    made.append(("bounds", [_bound(topic, name, float(kept[name][1])) for name in reached if name not in state.bounds]))
-    return replace(state, bounds=reached)
+    new = [_anomaly(topic, BOUND, name, limit, expected=limit, score=1.0) for name, limit in reached.items() if name not in state.bounds]
+    made.append(("bounds", new))
+    return replace(state, bounds=tuple(reached))
 
 
-def _bound(topic: str, name: str, limit: float) -> AnomalyDetected:
-    return AnomalyDetected(topic=topic, detector=BOUND, metric=name, site=None, seed=None, value=limit, expected=limit, score=1.0)
+def _anomaly(topic: str, detector: str, metric: str, value: float, *, expected: float, score: float) -> AnomalyDetected:
+    return AnomalyDetected(topic=topic, detector=detector, metric=metric, site=None, seed=None, value=value, expected=expected, score=score)

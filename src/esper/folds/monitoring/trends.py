@@ -9,10 +9,11 @@ no room for a change that matters over the points' span, `limit_ahead` where the
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, NamedTuple
+from statistics import median_high
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -61,18 +62,15 @@ class TrendSettings(Part):
         return least
 
 
-class Point(NamedTuple):
-    """One closed window: its start, and the mean of its values."""
-
-    starts_s: Float
-    mean: Float
+_Point = tuple[Float, Float]
+"""The start of a closed window in seconds, and the mean of its values."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrendState:
     """The newest windows of each metric, the stretch of time that was looked at last, what was found then. `full`: some were left out."""
 
-    series: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    series: Mapping[str, tuple[_Point, ...]] = field(default_factory=dict)
     looked: int | None = None
     findings: Mapping[str, _Finding] = field(default_factory=dict)
     full: bool = False
@@ -94,30 +92,30 @@ def update_trends(
     return TrendState(series, stretch, {trend.metric: trend.finding for trend in found}, full), new
 
 
-def _followed(state: TrendState, closed: Sequence[WindowAggregated], settings: TrendSettings) -> tuple[dict[str, tuple[Point, ...]], bool]:
+def _followed(state: TrendState, closed: Sequence[WindowAggregated], settings: TrendSettings) -> tuple[dict[str, tuple[_Point, ...]], bool]:
     oldest_s = closed[-1].starts_s - settings.points * closed[-1].length_s
-    series = {metric: row for metric, row in state.series.items() if row[-1].starts_s > oldest_s}
+    series = {metric: row for metric, row in state.series.items() if row[-1][0] > oldest_s}
     full = state.full
     for one in closed:
         if one.metric not in series and len(series) >= settings.metrics:
             full = True
         elif math.isfinite(one.mean):
-            series[one.metric] = (*series.get(one.metric, ()), Point(one.starts_s, one.mean))[-settings.points :]
+            series[one.metric] = (*series.get(one.metric, ()), (one.starts_s, one.mean))[-settings.points :]
     return series, full
 
 
-def _trend_of(topic: str, metric: str, points: Sequence[Point], half_s: float, settings: TrendSettings) -> TrendDetected | None:
+def _trend_of(topic: str, metric: str, points: Sequence[_Point], half_s: float, settings: TrendSettings) -> TrendDetected | None:
     """What the points of `metric` show, each the mean of a window of twice `half_s`; None where they show nothing."""
     if len(points) < settings.least:
         return None
-    slope, low, high = theil_sen(points, settings.deviations)
+    slope, low, high = _theil_sen(points, settings.deviations)
     limit = next((value for name, value in settings.limits if fnmatchcase(metric, name)), None)
-    last = points[-1]
+    _, last = points[-1]
     # A window's mean stands for its middle; time is told from its end.
     limit_in_s = None
     # Only a slope whose whole interval leads towards the limit forecasts anything.
-    if limit is not None and limit != last.mean and (low > 0 if limit > last.mean else high < 0):
-        limit_in_s = max((limit - last.mean) / slope - half_s, 0.0)
+    if limit is not None and limit != last and (low > 0 if limit > last else high < 0):
+        limit_in_s = max((limit - last) / slope - half_s, 0.0)
     ahead = limit_in_s is not None and limit_in_s <= settings.forecast_s
     finding = "limit_ahead" if ahead else _finding(points, low, high, settings)
     if finding is None:
@@ -134,10 +132,10 @@ def _trend_of(topic: str, metric: str, points: Sequence[Point], half_s: float, s
     )
 
 
-def theil_sen(points: Sequence[Point], deviations: float) -> tuple[float, float, float]:
+def _theil_sen(points: Sequence[_Point], deviations: float) -> tuple[float, float, float]:
     """The median of the slopes a second between all pairs of points, and the ends of Sen's interval around it."""
     count = len(points)
-    times, means = np.array([point.starts_s for point in points]), np.array([point.mean for point in points])
+    times, means = np.array(points).T
     first, second = np.triu_indices(count, 1)
     with np.errstate(over="ignore", invalid="ignore"):  # Means near the largest float: an infinite slope sorts to its end.
         slopes = np.sort((means[second] - means[first]) / (times[second] - times[first]))
@@ -149,14 +147,9 @@ def theil_sen(points: Sequence[Point], deviations: float) -> tuple[float, float,
     return middle, float(slopes[low]), float(slopes[high])
 
 
-def _finding(points: Sequence[Point], low: float, high: float, settings: TrendSettings) -> _Finding | None:
-    span_s = points[-1].starts_s - points[0].starts_s
-    size = _median(abs(point.mean) for point in points)
+def _finding(points: Sequence[_Point], low: float, high: float, settings: TrendSettings) -> _Finding | None:
+    span_s = points[-1][0] - points[0][0]
+    size = median_high(abs(mean) for _, mean in points)
     if max(abs(low), abs(high)) * span_s <= settings.plateau_share * size:
         return "plateau"
     return "rising" if low > 0 else "falling" if high < 0 else None
-
-
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]

@@ -18,7 +18,7 @@ from esper.events.fields import Float, Part
 from esper.events.kinds.observability import WindowAggregated
 from esper.folds.monitoring.measurements import FloatArray, Measurements
 
-FEW = 32
+_FEW = 32
 """Up to so many values plain Python is faster than numpy (measured: 2 against 6 microseconds for 10 values, 18 against 6 for 100)."""
 
 
@@ -54,13 +54,17 @@ class WindowState:
 def update_windows(
     state: WindowState, topic: str, time_us: int, read: Measurements | None, settings: WindowSettings
 ) -> tuple[WindowState, tuple[WindowAggregated, ...]]:
-    """`state` after a record of `topic` at `time_us` that measured `read`, and the windows that it closed."""
+    """`state` after a record of `topic` at `time_us` that measured `read`, and the windows that it closed.
+
+    `read` None: the topic ends with the record, which closes the open window.
+    """
     place = time_us // (settings.length_s * 1_000_000)
     closed: tuple[WindowAggregated, ...] = ()
-    if state.place is not None and place > state.place:
-        state, closed = close_windows(state, topic, settings)
+    if state.place is not None and (read is None or place > state.place):
+        closed = _closed(state.rows, topic, float(state.place * settings.length_s), float(settings.length_s))
+        state = WindowState(full=state.full)
     if read is None:
-        return (state, closed)
+        return state, closed
     rows, full = dict(state.rows), state.full
     for metric, column in read.columns.items():
         measured = read.measured[metric]
@@ -72,15 +76,11 @@ def update_windows(
             full = True
         else:
             rows[metric] = _moments(values) if known is None else _together(known, _moments(values))
-    return (WindowState(place if state.place is None else state.place, rows, full), closed)
+    return WindowState(place if state.place is None else state.place, rows, full), closed
 
 
-def close_windows(state: WindowState, topic: str, settings: WindowSettings) -> tuple[WindowState, tuple[WindowAggregated, ...]]:
-    """No open window, and the statistics of the one that was open."""
-    if state.place is None:
-        return (state, ())
-    starts_s, length_s = float(state.place * settings.length_s), float(settings.length_s)
-    closed = tuple(
+def _closed(rows: Mapping[str, _Moments], topic: str, starts_s: float, length_s: float) -> tuple[WindowAggregated, ...]:
+    return tuple(
         WindowAggregated(
             topic=topic,
             metric=metric,
@@ -92,9 +92,8 @@ def close_windows(state: WindowState, topic: str, settings: WindowSettings) -> t
             maximum=row.high,
             standard_deviation=math.sqrt(row.squares / row.size),
         )
-        for metric, row in state.rows.items()
+        for metric, row in rows.items()
     )
-    return (WindowState(full=state.full), closed)
 
 
 def _moments(values: FloatArray) -> _Moments:
@@ -102,7 +101,7 @@ def _moments(values: FloatArray) -> _Moments:
     if count == 1:
         value = float(values[0])
         return _Moments(1, value, 0.0 if math.isfinite(value) else math.nan, value, value)
-    if count > FEW:
+    if count > _FEW:
         return _many(values)
     numbers = values.tolist()
     try:

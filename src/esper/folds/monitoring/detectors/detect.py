@@ -55,19 +55,12 @@ def find_anomalies(
     return state, tuple(_detected(topic, read, one) for one in found if one.detector not in settings.off)
 
 
-def missing_records(topic: str, count: int) -> AnomalyDetected:
-    """The anomaly of `count` records of telemetry that were written and are not there any more."""
-    return AnomalyDetected(
-        topic=topic, detector=MISSING, metric="records", site=None, seed=None, value=float(count), expected=0.0, score=float(count)
-    )
-
-
 def active(state: DetectorState, off: Collection[str] = ()) -> frozenset[Labels]:
     """The labels of the open anomalies, without those of detectors that are `off`."""
     found = set[Labels]() if state.rows is None else open_labels(state.rows)
     found |= {source_labels(None, None, metric, _NONFINITE) for metric in state.broken}
     found |= {source_labels(None, None, metric, detector) for metric, series in state.series.items() for detector in series.open}
-    return frozenset(labels for labels in found if dict(labels)["detector"] not in off)
+    return frozenset(labels for labels in found if labels[-1][1] not in off)
 
 
 def _not_finite(broken: tuple[str, ...], read: Measurements) -> tuple[tuple[str, ...], list[Anomaly]]:
