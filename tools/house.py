@@ -1,9 +1,9 @@
 """Measures the source of Esper: its lines, modules, names, functions and docstrings, in one checkout or in two side by side.
 
-    python tools/house.py [--json] [--before REVISION] [CHECKOUT [CHECKOUT]]
+    python tools/house.py [--json | --lists] [--before REVISION] [CHECKOUT [CHECKOUT]]
 
 Without an argument it measures the checkout that it stands in. Of two checkouts the first is "before", the second "after"; `--before` takes
-a revision of the checkout's own repository as "before". The lists under the table are those of "after".
+a revision of the checkout's own repository as "before". `--lists` adds the lists behind the figures of "after".
 
 Rules of counting:
 - A line of code holds a token that is neither a comment nor a bare string, so neither docstrings nor strings under fields are code. Lines
@@ -33,6 +33,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 SOURCE = "src/esper"
 ENTRIES = frozenset({"__init__", "__main__", "main"})
@@ -42,7 +43,7 @@ LOOSE = re.compile(r"(What|How|One)\b(?!-)")
 NOT_CODE = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER})
 
 Files = Mapping[PurePosixPath, str]
-Places = dict[str, list[str]]
+Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class House:
     largest_package: int
     classes: int
     public_names: int
-    double_names: Places
-    double_modules: Places
-    double_packages: Places
+    double_names: dict[str, list[str]]
+    double_modules: dict[str, list[str]]
+    double_packages: dict[str, list[str]]
     functions: int
     functions_over_30: dict[str, int]
     functions_over_60: dict[str, int]
@@ -70,7 +71,7 @@ class House:
         """Every field as a number."""
         return {name: value if isinstance(value, int | float) else len(value) for name, value in vars(self).items()}
 
-    def lists(self) -> dict[str, dict[str, int] | Places | list[str]]:
+    def lists(self) -> dict[str, dict[str, Any] | list[str]]:  # Any: a number, or places.
         """The fields that hold more than their number."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, int | float)}
 
@@ -96,7 +97,9 @@ def measure(files: Files) -> House:
     own = [module for module in trees if _last(module) != "__init__"]
     packages = {_package(module): 0 for module in trees} | Counter(map(_package, own))
     public = {module: _public(module, tree) for module, tree in trees.items()}
-    lengths = dict(length for module, tree in trees.items() for length in _lengths(module, tree))
+    definitions = [definition for module, tree in trees.items() for definition in _definitions(module, tree)]
+    functions = [(place, node) for place, node in definitions if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {place: (node.end_lineno or node.lineno) - node.lineno + 1 for place, node in functions}
     doubled = _double((_last(dotted), dotted, dotted) for dotted in (*own, *packages))
     return House(
         lines=sum(text.count("\n") for text in texts.values()),
@@ -114,7 +117,7 @@ def measure(files: Files) -> House:
         functions_over_30={place: length for place, length in lengths.items() if length > AIM},
         functions_over_60={place: length for place, length in lengths.items() if length > STOP},
         share_at_most_30=round(sum(length <= AIM for length in lengths.values()) / max(len(lengths), 1), 4),
-        loose_docstrings=[place for module, tree in trees.items() for place in _loose(module, tree)],
+        loose_docstrings=[place for place, node in definitions if LOOSE.match(ast.get_docstring(node) or "")],
     )
 
 
@@ -151,7 +154,7 @@ def _public(module: str, tree: ast.Module) -> dict[str, str]:
     return {name: shape for name, shape in shapes.items() if not name.startswith("_")}
 
 
-def _double(defined: Iterable[tuple[str, str, str]]) -> Places:
+def _double(defined: Iterable[tuple[str, str, str]]) -> dict[str, list[str]]:
     """The names that have several shapes, with their places, from triples of name, place and shape."""
     places, shapes = defaultdict(list), defaultdict(set)
     for name, place, shape in defined:
@@ -160,36 +163,30 @@ def _double(defined: Iterable[tuple[str, str, str]]) -> Places:
     return {name: sorted(places[name]) for name in sorted(places) if len(shapes[name]) > 1 and name not in ENTRIES}
 
 
-def _lengths(module: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
-            yield f"{module}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1
-
-
-def _loose(module: str, tree: ast.Module) -> Iterator[str]:
+def _definitions(module: str, tree: ast.Module) -> Iterator[tuple[str, Definition]]:
+    """The module itself, and every class and function in it, each with its place."""
     for node in ast.walk(tree):
         match node:
-            case ast.Module() if LOOSE.match(ast.get_docstring(node) or ""):
-                yield f"{module}:1 module"
-            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() if LOOSE.match(ast.get_docstring(node) or ""):
-                yield f"{module}:{node.lineno} {node.name}"
+            case ast.Module():
+                yield f"{module}:1 module", node
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield f"{module}:{node.lineno} {node.name}", node
 
 
 def _code_lines(text: str, tree: ast.Module) -> int:
-    bare: set[int] = set()
+    bare, lines = set[int](), set[int]()
     for node in ast.walk(tree):
         match node:
             case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
                 bare.update(range(first, last + 1))
-    lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NOT_CODE and not (token.type == tokenize.STRING and token.start[0] in bare):
             lines.update(range(token.start[0], token.end[0] + 1))
     return len(lines)
 
 
-def table(houses: list[House]) -> Iterator[str]:
-    """The lines of the table: a row per figure, of two houses with their ratio, then the lists of the last."""
+def report(houses: list[House], *, lists: bool) -> Iterator[str]:
+    """The lines of the table: a row per figure, of two houses with their ratio; then the `lists` behind the figures of the last."""
     columns = [house.figures() for house in houses]
     if len(houses) > 1:
         yield f"{'':<20}{'before':>10}{'after':>10}{'ratio':>8}"
@@ -197,7 +194,7 @@ def table(houses: list[House]) -> Iterator[str]:
         values = [column[name] for column in columns]
         ratio = f"{values[1] / values[0]:>8.2f}" if len(values) > 1 and values[0] else ""
         yield f"{name.replace('_', ' '):<20}" + "".join(f"{value:>10}" for value in values) + ratio
-    for name, things in houses[-1].lists().items():
+    for name, things in houses[-1].lists().items() if lists else ():
         yield f"\n{name.replace('_', ' ')}:"
         for thing in things:
             behind = things[thing] if isinstance(things, dict) else ""
@@ -209,7 +206,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Measure the source of one checkout, or of two side by side.")
     parser.add_argument("checkouts", nargs="*", type=Path, metavar="CHECKOUT", help="the root of a checkout (default: this one)")
     parser.add_argument("--before", metavar="REVISION", help="measure this revision of the checkout's repository beside it")
-    parser.add_argument("--json", action="store_true", help="a list of one object per checkout, with its figures and lists")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a list of one object per checkout, with its figures and lists")
+    form.add_argument("--lists", action="store_true", help="the lists behind the figures, under the table")
     chosen = parser.parse_args(arguments)
     roots = chosen.checkouts or [Path(__file__).resolve().parents[1]]
     trees = ([read_revision(roots[0], chosen.before)] if chosen.before else []) + [read_checkout(root) for root in roots]
@@ -219,7 +218,7 @@ def main(arguments: list[str]) -> None:
     if chosen.json:
         print(json.dumps([{"figures": house.figures(), "lists": house.lists()} for house in houses], indent=2))
     else:
-        print("\n".join(table(houses)))
+        print(*report(houses, lists=chosen.lists), sep="\n")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,14 @@ def test_json_holds_figures_and_lists(checkout: Path, house: House, capsys: pyte
     assert json.loads(capsys.readouterr().out) == [{"figures": house.figures(), "lists": house.lists()}]
 
 
+def test_lists_stand_under_the_table_when_they_are_asked_for(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(checkout)])
+    table = capsys.readouterr().out
+    assert len(table.splitlines()) == 16
+    main(["--lists", str(checkout)])
+    assert capsys.readouterr().out.startswith(table + "\npackages:\n  esper ")
+
+
 def test_revision_stands_beside_the_work_tree(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     git = ("git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@example.org")
     subprocess.run((*git, "init", "--quiet"), check=True)
