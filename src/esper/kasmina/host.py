@@ -25,7 +25,7 @@ from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, empty_branch
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, find_sites
-from esper.kasmina.health.meter import EpochHealth, HealthMeter, HealthSample
+from esper.kasmina.health.meter import Health, HealthMeter, HealthSample
 from esper.kasmina.plain_model import export_plain
 from esper.kasmina.randomness import derive, forked
 from esper.kasmina.site_layer import STEPPING, Capture, HostSite
@@ -98,7 +98,7 @@ class Host:
         if measure:
             self._health_meter.arm(self.model, self._host_sites.values())
         for host_site in self._host_sites.values() if measure else self._capturing:
-            host_site.enable(learning=host_site.has_isolated_seeds, outputs=self._health_meter.watch.outputs if measure else None)
+            host_site.enable(learning=host_site.has_isolated_seeds, hooks=self._health_meter.hooks if measure else None)
         for host_site, slot in self._grafting:
             assert slot.branch is not None
             slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
@@ -118,7 +118,7 @@ class Host:
         capturing = self._host_sites.values() if self._measuring else self._capturing
         captures = {host_site.name: host_site.take_captures(where) for host_site in capturing}
         for host_site in capturing:
-            host_site.enable(learning=False, outputs=None)
+            host_site.enable(learning=False, hooks=None)
         for host_site in self._capturing:
             self._learn_isolated(host_site, captures[host_site.name])
         if self._measuring:
@@ -135,10 +135,10 @@ class Host:
         """Health measured in the last measured step, returned once; None where no step was measured since."""
         return self._health_meter.last()
 
-    def epoch_health(self) -> EpochHealth:
-        """The health of the epoch that ends: its last measurement, mean gradient pressure, effective ranks. Starts the next epoch's.
+    def epoch_health(self) -> dict[tuple[str, int | None], Health]:
+        """Health of the epoch, by (site, None) and (site, seed): its last measurement, mean gradient pressure, effective ranks.
 
-        Ask after validation and evaluations: a seed that made a non-finite value there is disabled by now.
+        Starts the next epoch's. To be called after validation and evaluations: they find out too that a seed made a non-finite value.
         """
         self._find_faults(self._acting)
         return self._health_meter.epoch()
@@ -293,10 +293,11 @@ class Host:
             if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
                 self._revive(self._host_sites[slot.site], slot, tensors)
         self._lr, self._measuring = table.lr, False
-        self._health_meter.forget(slots)
+        self._health_meter.hooks.disarm()
+        self._health_meter = HealthMeter(slots)
         for host_site in self._host_sites.values():
             host_site.slots = [slot for slot in slots if slot.site == host_site.name]
-            host_site.enable(learning=False, outputs=None)
+            host_site.enable(learning=False, hooks=None)
         self._wire()
 
     def shift_epochs(self, epochs: int) -> None:
@@ -318,7 +319,7 @@ class Host:
 
     def release(self) -> None:
         """Makes the model plain again, in place: what grew in it is gone, its own values stay. This Host is of no use afterwards."""
-        self._health_meter.forget()
+        self._health_meter.hooks.disarm()
         for host_site in self._host_sites.values():
             host_site.release()
         self._host_sites = {}

@@ -26,7 +26,7 @@ from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED
 from esper.kasmina.blueprints import Blueprint, Layer
 from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import parameter_count
-from esper.kasmina.health.activation import SiteOutput
+from esper.kasmina.health.activation import ActivationHooks
 from esper.kasmina.health.formulas import sample
 from esper.kasmina.slots import HostSlot
 
@@ -69,8 +69,8 @@ class Capture:
 class HostSite:
     """A site: its layer, the blueprints that fit, its slots, the branches that act, its captures.
 
-    `active` is the one truth test of a dormant site. While the site is measured, it puts its output into `outputs`, the very object, so
-    that the activation behind it can be told.
+    `active` is the one truth test of a dormant site. While the site is measured, it gives its output to `hooks`, the very object, so that
+    the activation behind it can be told.
     """
 
     site: Site
@@ -79,7 +79,7 @@ class HostSite:
     slots: list[HostSlot]
     acting: tuple[Branch, ...] = ()
     learning: bool = False
-    outputs: dict[int, SiteOutput] | None = None
+    hooks: ActivationHooks | None = None
     captures: list[Capture] = field(default_factory=list)
     active: bool = False
 
@@ -135,20 +135,20 @@ class HostSite:
         """Select the acting branches: alpha above 0, and not disabled."""
         branches = (slot.branch for slot in self.slots if not slot.recovering)
         self.acting = tuple(branch for branch in branches if branch is not None and branch.strength != 0.0)
-        self.active = bool(self.acting) or self.learning or self.outputs is not None
+        self.active = bool(self.acting) or self.learning or self.hooks is not None
 
-    def enable(self, *, learning: bool, outputs: dict[int, SiteOutput] | None) -> None:
-        """Turns captures on for learning, for measuring (`outputs`), or off; drops those of an unfinished step."""
-        self.learning, self.outputs = learning, outputs
+    def enable(self, *, learning: bool, hooks: ActivationHooks | None) -> None:
+        """Turns captures on for learning, for measuring (`hooks`), or off; drops those of an unfinished step."""
+        self.learning, self.hooks = learning, hooks
         self.captures.clear()
-        self.active = bool(self.acting) or learning or outputs is not None
+        self.active = bool(self.acting) or learning or hooks is not None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def grow(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's output, from the layer's; captures it where captures are on."""
         for branch in self.acting:
             y = branch(x, y)
-        if (self.learning or self.outputs is not None) and self.layer.training and torch.is_grad_enabled():
+        if (self.learning or self.hooks is not None) and self.layer.training and torch.is_grad_enabled():
             self._capture(x, y)
         return y
 
@@ -164,13 +164,13 @@ class HostSite:
             x=x.detach() if self.learning else None,
             version=x._version,
             spread=value.float().std() if self.learning else None,
-            sample=sample(value) if self.outputs is not None else None,
+            sample=sample(value) if self.hooks is not None else None,
             samples=y.shape[0] if y.dim() > 1 else 1,
         )
         y.register_hook(capture.on_gradient)
         self.captures.append(capture)
-        if self.outputs is not None:
-            self.outputs[id(y)] = SiteOutput(self.name, y, y.grad_fn)
+        if self.hooks is not None:
+            self.hooks.add_output(self.name, y)
 
     def take_captures(self, where: str) -> list[Capture]:
         """This step's captures with a gradient; clears all. Raises RuleError for a layer that one loss went through twice."""
@@ -222,7 +222,7 @@ class SiteLayer:
         memo[id(self)] = copy
         site = self.esper_site
         slots = [slot.model_copy(update={"branch": deepcopy(slot.branch, memo), "optimizer": None}) for slot in site.slots]
-        twin = replace(site, layer=copy, slots=slots, learning=False, outputs=None, captures=[])  # type: ignore[arg-type] # A Layer too.
+        twin = replace(site, layer=copy, slots=slots, learning=False, hooks=None, captures=[])  # type: ignore[arg-type] # A Layer too.
         twin.rewire()
         memo[id(site)] = twin
         copy.__dict__.update({key: deepcopy(value, memo) for key, value in self.__dict__.items()})

@@ -31,10 +31,8 @@ def system_state(training: Training, train: Measured, validation: Measured) -> S
         parameters_limit=host.parameters_limit,
         germinations=counters.germinations,
         stages={stage: stages[stage] for stage in Stage},
-        sites=tuple(_site(training, site.name, health.sites.get(site.name, Health())) for site in host.sites),
-        seeds=tuple(
-            _seed(training, seed, health.seeds.get(place, Health()), ready=place in ready) for place, seed in sorted(host.seeds.items())
-        ),
+        sites=tuple(_site(training, site.name, health.get((site.name, None), Health())) for site in host.sites),
+        seeds=tuple(_seed(training, seed, health.get(place, Health()), ready=place in ready) for place, seed in sorted(host.seeds.items())),
         field_reports=counters.reports,
         gate=training.gate,
     )

@@ -60,7 +60,7 @@ def test_a_sites_health_is_what_its_output_and_gradient_say(kind: str, site: str
     y, g, a = by_hand(HOST_MODELS[kind][1]().apply(no_dropout), site, kind, after)
     host = host_of(model, sites=site)
     measured_step(host, kind)
-    columns, health = columns_of(host), host.epoch_health().sites[site]
+    columns, health = columns_of(host), host.epoch_health()[site, None]
     assert columns.site == (site,)
     assert [columns.seed, columns.stage, columns.alpha, columns.ready] == [(None,)] * 4
     whole = {
@@ -91,7 +91,7 @@ def test_gradients_are_per_sample_whatever_the_loss_is_multiplied_by(options: di
         host.model.get_submodule("4").train()
     measured_step(plain, "linear")
     measured_step(other, "linear", **options)  # type: ignore[arg-type] # Options of measured_step.
-    one, two = plain.epoch_health().sites["4"], other.epoch_health().sites["4"]
+    one, two = plain.epoch_health()["4", None], other.epoch_health()["4", None]
     assert two.gradient_pressure == pytest.approx(one.gradient_pressure, rel=0.5 if "parts" in options else 1e-5)
     assert two.gradient_variance == pytest.approx(one.gradient_variance, rel=0.8 if "parts" in options else 1e-5)
 
@@ -247,8 +247,8 @@ def test_a_measurement_is_given_once() -> None:
 def test_an_epochs_health_is_its_own() -> None:
     host = host_of(linear_model(), sites="0")
     measured_step(host, "linear")
-    assert host.epoch_health().sites["0"] != Health()
-    assert host.epoch_health().sites == {}
+    assert host.epoch_health()["0", None] != Health()
+    assert host.epoch_health() == {}
 
 
 def test_gradient_pressure_is_the_mean_over_the_epochs_measurements() -> None:
@@ -256,10 +256,10 @@ def test_gradient_pressure_is_the_mean_over_the_epochs_measurements() -> None:
     each = []
     for step in range(3):
         measured_step(host, "linear", step=step)
-        each.append(host.epoch_health().sites["4"].gradient_pressure)
+        each.append(host.epoch_health()["4", None].gradient_pressure)
     for step in range(3):
         measured_step(host, "linear", step=step)
-    assert host.epoch_health().sites["4"].gradient_pressure == pytest.approx(np.mean(np.array(each, dtype=float)), rel=1e-5)
+    assert host.epoch_health()["4", None].gradient_pressure == pytest.approx(np.mean(np.array(each, dtype=float)), rel=1e-5)
 
 
 def test_a_skipped_step_has_no_gradients_to_measure() -> None:
@@ -267,7 +267,7 @@ def test_a_skipped_step_has_no_gradients_to_measure() -> None:
     host.begin_step(epoch=1, step=0, measure=True)
     (host.model(batch("linear", 0)[0]).sum() * float("inf")).backward()
     host.end_step(lr=LR, stepped=False)
-    health = host.epoch_health().sites["0"]
+    health = host.epoch_health()["0", None]
     assert health.gradient_variance is health.gradient_pressure is None
     assert health.activation_variance is not None
 
@@ -279,8 +279,8 @@ def test_a_site_that_was_not_called_has_nothing_measured() -> None:
     model["used"](batch("linear", 0)[0]).sum().backward()
     host.end_step(lr=LR)
     health = host.epoch_health()
-    assert health.sites["unused"] == Health()
-    assert health.sites["used"].activation_variance is not None
+    assert health["unused", None] == Health()
+    assert health["used", None].activation_variance is not None
 
 
 def test_measuring_does_not_change_the_hosts_path() -> None:

@@ -6,8 +6,7 @@ and the model's output, and then applied to the site's sample; behind a normalis
 or the model is compiled, nothing is measured: null, not zero.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,25 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from esper.kasmina.health.formulas import sample
 
 _Function = Callable[[Tensor], Tensor]
-_MODULES = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Softplus,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Hardtanh,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-)
+_RECTIFYING = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus)
+_SATURATING = (nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid)
 _PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity)
 _FUNCTIONS: dict[str, _Function] = {
     "ReluBackward0": torch.relu,
@@ -53,33 +35,25 @@ _RESHAPING = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SiteOutput:
-    """A site's output, or what a passing module made of it. It is held, so that its id stays its own."""
-
-    name: str
-    y: Tensor
-    node: Node | None
-    direct: bool = True
-
-
 class ActivationHooks:
     """Hooks on the activations behind one model's sites, set for a measured step only: any other forward costs nothing."""
 
     def __init__(self) -> None:
-        self.outputs: dict[int, SiteOutput] = {}
+        # By id, a site's output or what a passing module made of it, with the site's name. It is held, so that its id stays its own.
+        self._outputs: dict[int, tuple[str, Tensor]] = {}
+        self._nodes: dict[Node, str] = {}  # Of the outputs that no module has taken.
         self._after: dict[str, Tensor] = {}
         self._functions: dict[str, _Function | None] = {}
         self._handles: list[RemovableHandle] = []
 
     def arm(self, model: nn.Module) -> None:
-        """From now until `disarm` the model's activations are watched; sites put their outputs into `outputs`, by id."""
+        """From now until `disarm` the model's activations are hooked."""
         self.disarm()
         self._after.clear()
         for module in model.modules():
             if isinstance(module, _PASSING):
                 self._handles.append(module.register_forward_hook(self._passed))
-            elif isinstance(module, _MODULES):
+            elif isinstance(module, _RECTIFYING + _SATURATING):
                 self._handles.append(module.register_forward_hook(self._activated))
         self._handles.append(model.register_forward_hook(self._finished))
 
@@ -88,7 +62,14 @@ class ActivationHooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self.outputs.clear()
+        self._outputs.clear()
+        self._nodes.clear()
+
+    def add_output(self, name: str, y: Tensor) -> None:
+        """Makes `y` known as the output of site `name` in this forward pass."""
+        self._outputs[id(y)] = (name, y)
+        if y.grad_fn is not None:
+            self._nodes[y.grad_fn] = name
 
     def behind(self, name: str, S: Tensor) -> Tensor | None:
         """A sample of the activation behind site `name`, whose own sample is `S`; None where none was found."""
@@ -96,51 +77,47 @@ class ActivationHooks:
         seen = self._after.get(name)
         return seen if seen is not None or function is None else function(S)
 
-    # What the hooks below get is whatever a module was called with: they look only at the tensor that they know.
+    # The inputs of the hooks below are whatever a module was called with: only a known tensor is looked at.
 
     def _passed(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        known = self.outputs.pop(id(inputs[0]), None) if inputs else None
-        if known is not None:
-            self.outputs[id(output)] = SiteOutput(known.name, output, output.grad_fn, direct=False)
+        if (name := self._taken(inputs)) is not None:
+            self._outputs[id(output)] = (name, output)
 
     def _activated(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        known = self.outputs.pop(id(inputs[0]), None) if inputs else None
-        if known is not None:
-            self._after[known.name] = sample(output.detach())
+        if (name := self._taken(inputs)) is not None:
+            self._after[name] = sample(output.detach())
+
+    def _taken(self, inputs: tuple[Any, ...]) -> str | None:
+        """The site whose output a module took."""
+        taken = self._outputs.pop(id(inputs[0]), None) if inputs else None
+        if taken is None:
+            return None
+        self._nodes = {node: name for node, name in self._nodes.items() if name != taken[0]}
+        return taken[0]
 
     def _finished(self, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
-        unknown = [known for known in self.outputs.values() if known.direct and known.name not in self._functions]
-        self.outputs.clear()
+        unknown = {node: name for node, name in self._nodes.items() if name not in self._functions}
+        self._outputs.clear()
+        self._nodes.clear()
         if unknown:
-            takers = _takers(output)
-            self._functions.update({known.name: _function_behind(known.node, takers) for known in unknown})
+            self._functions |= dict.fromkeys(unknown.values()) | _functions_behind(unknown, output)
 
 
-def _takers(output: Any) -> dict[Node, list[Node]]:
-    """By node of the graph behind a model's output, the nodes that take what it makes."""
-    takers: dict[Node, list[Node]] = {}
-    waiting = [leaf.grad_fn for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
+def _functions_behind(sites: dict[Node, str], output: Any) -> dict[str, _Function]:
+    """By site, the function between it and the model's output that takes its output, changes of shape or precision passed over."""
+    found: dict[str, _Function] = {}
+    waiting: list[Node | None] = [leaf.grad_fn for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     seen = set(waiting)
     while waiting:
-        node = waiting.pop()
-        for source, _ in node.next_functions:
-            if source is None:
-                continue
-            takers.setdefault(source, []).append(node)
-            if source not in seen:
-                seen.add(source)
-                waiting.append(source)
-    return takers
-
-
-def _function_behind(node: Node | None, takers: dict[Node, list[Node]]) -> _Function | None:
-    return next((_FUNCTIONS[name] for name in _names_behind(node, takers) if name in _FUNCTIONS), None)
-
-
-def _names_behind(node: Node | None, takers: dict[Node, list[Node]]) -> Iterator[str]:
-    """The names of the nodes right behind `node`, changes of shape or precision passed over."""
-    for taker in [] if node is None else takers.get(node, []):
-        if taker.name() in _RESHAPING:
-            yield from _names_behind(taker, takers)
-        else:
-            yield taker.name()
+        if (node := waiting.pop()) is None:
+            continue
+        sources = [source for source, _ in node.next_functions]
+        if node.name() in _FUNCTIONS:
+            source = sources[0]
+            while source is not None and source.name() in _RESHAPING and source not in sites:
+                source = source.next_functions[0][0]
+            if source is not None and source in sites:
+                found.setdefault(sites[source], _FUNCTIONS[node.name()])
+        waiting += [source for source in sources if source not in seen]
+        seen.update(sources)
+    return found

@@ -1,14 +1,13 @@
 """Health of sites and seeds in a measured step: hooks before it, reduction of the samples after it, summaries at an epoch's end.
 
-Numbers stay on the device in one packed tensor until somebody asks. A site's dead ratio is taken behind its activation function, a seed's
+Numbers stay on the device in one packed tensor until they are read. A site's dead ratio is taken behind its activation function, a seed's
 dead ratio and correlation at the last hidden units of its body, its variances at the delta.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +22,9 @@ from esper.kasmina.site_layer import Capture, HostSite
 from esper.kasmina.slots import HostSlot
 
 _STATISTICS = ("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "gradient_pressure")
-VARIANCE, CORRELATION = 0, 3
+_VARIANCE, _CORRELATION = 0, 3
+_MINIMUM_ROWS = 8
+_Numbers = list[Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +40,7 @@ class Health:
     health_score: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EpochHealth:
-    """Health over an epoch, by site and by live seed; a site or seed that was not measured is absent."""
-
-    sites: Mapping[str, Health]
-    seeds: Mapping[tuple[str, int], Health]
-
-
-@dataclass(frozen=True, slots=True)
-class _MeasuredRow:
+class _MeasuredRow(NamedTuple):
     """Subject of a row: a site (seed None) or a live seed. `errors` are those since the last measurement."""
 
     site: str
@@ -60,76 +52,63 @@ class _MeasuredRow:
     latency_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HealthSample:
     """Measurement of one step: a row per site and live seed; `values` (rows, _STATISTICS) float32, `measured` marks those that exist."""
 
     rows: tuple[_MeasuredRow, ...]
-    values: npt.NDArray[np.float32]
-    measured: npt.NDArray[np.bool_]
+    values: Tensor
+    measured: Tensor
+
+    def read(self) -> "HealthSample":
+        """The sample on the CPU, which waits for the device here, for one transfer.
+
+        Units of which fewer than two vary have no correlation: NaN beside a finite variance is not measured.
+        """
+        values, measured = self.values.cpu(), self.measured.clone()
+        measured[:, _CORRELATION] &= ~(values[:, _CORRELATION].isnan() & values[:, _VARIANCE].isfinite())
+        return HealthSample(self.rows, values, measured)
 
     def columns(self, ready: Mapping[tuple[str, int], bool]) -> HealthColumns:
-        """The measurement as it stands in SeedHealthMeasured; may be called on another thread. `ready` is the trainer's to say."""
-        rows = self.rows
-        scores = [self.of(index).health_score for index in range(len(rows))]
-        named = {name: float32_column(self.values[:, i], self.measured[:, i]) for i, name in enumerate(_STATISTICS[:4])}
-        return HealthColumns(
-            site=tuple(row.site for row in rows),
-            seed=tuple(row.seed for row in rows),
-            stage=tuple(row.stage for row in rows),
-            activation_variance=named["activation_variance"],
-            gradient_variance=named["gradient_variance"],
-            dead_neuron_ratio=named["dead_neuron_ratio"],
-            avg_correlation=named["avg_correlation"],
-            latency_ms=tuple(row.latency_ms for row in rows),
-            errors=tuple(row.errors for row in rows),
-            recovering=tuple(row.recovering for row in rows),
-            alpha=float32_column([row.alpha or 0.0 for row in rows], [row.alpha is not None for row in rows]),
-            ready=tuple(None if row.seed is None else ready.get((row.site, row.seed)) for row in rows),
-            health_score=float32_column([score or 0.0 for score in scores], [score is not None for score in scores]),
-        )
+        """The measurement as it stands in SeedHealthMeasured; may be called on another thread. `ready`: by seed."""
+        columns = dict(zip(_MeasuredRow._fields, zip(*self.rows, strict=True), strict=True))
+        columns |= {
+            name: float32_column(self.values[:, i].numpy(), self.measured[:, i].numpy())
+            for i, name in enumerate(_STATISTICS[: _CORRELATION + 1])
+        }
+        columns["alpha"] = _float32_column([row.alpha for row in self.rows])
+        columns["health_score"] = _float32_column([self.of(index).health_score for index in range(len(self.rows))])
+        columns["ready"] = tuple(None if row.seed is None else ready.get((row.site, row.seed)) for row in self.rows)
+        return HealthColumns(**columns)
 
     def of(self, index: int) -> Health:
         """Health of one row, with its score."""
-        pairs = zip(self.values[index], self.measured[index], strict=True)
-        found = Health(*(float(value) if known else None for value, known in pairs))
+        pairs = zip(self.values[index].tolist(), self.measured[index].tolist(), strict=True)
+        found = Health(*(value if known else None for value, known in pairs))
         score = formulas.health_score(
             found.activation_variance, found.dead_neuron_ratio, found.avg_correlation, self.rows[index].recovering
         )
         return replace(found, health_score=score)
 
 
-_MINIMUM_ROWS = 8
-_Life = tuple[str, int, int | None]
+def _float32_column(values: list[float | None]) -> tuple[float | None, ...]:
+    return float32_column([value or 0.0 for value in values], [value is not None for value in values])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Packed:
-    rows: tuple[_MeasuredRow, ...]
-    values: Tensor
-    measured: npt.NDArray[np.bool_]
-
-    def read(self) -> HealthSample:
-        """The values on the CPU. Units of which fewer than two vary have no correlation: NaN beside a finite variance is not measured."""
-        values, measured = self.values.cpu().numpy(), self.measured.copy()
-        measured[:, CORRELATION] &= ~(np.isnan(values[:, CORRELATION]) & np.isfinite(values[:, VARIANCE]))
-        return HealthSample(self.rows, values, measured)
-
-
-@dataclass(eq=False)
 class HealthMeter:
-    """The measurements of one host."""
+    """The measurements of one host, from an epoch's start or a restore on; errors that `slots` have already were reported before."""
 
-    watch: ActivationHooks = field(default_factory=ActivationHooks)
-    _packed: _Packed | None = None
-    _taken: bool = True
-    _samples: dict[str, Tensor] = field(default_factory=dict)
-    _pressures: dict[str, list[Tensor]] = field(default_factory=dict)
-    _errors: dict[_Life, int] = field(default_factory=dict)
+    def __init__(self, slots: Iterable[HostSlot] = ()) -> None:
+        self.hooks = ActivationHooks()
+        self._sample: HealthSample | None = None
+        self._unread = False
+        self._samples: dict[str, Tensor] = {}
+        self._pressures: dict[str, list[Tensor]] = {}
+        self._errors = {(slot.name, slot.life): slot.errors for slot in slots}
 
     def arm(self, model: nn.Module, host_sites: Iterable[HostSite]) -> None:
-        """From now until `take`, seeds leave samples, and activation functions are watched; the sites listen already."""
-        self.watch.arm(model)
+        """From now until `take`, seeds leave samples, and activation functions are hooked; captures are on already."""
+        self.hooks.arm(model)
         for host_site in host_sites:
             for slot in host_site.slots:
                 if slot.branch is not None:
@@ -137,96 +116,70 @@ class HealthMeter:
 
     def take(self, host_sites: Iterable[HostSite], captures: Mapping[str, list[Capture]], *, scale: float, sound: bool) -> None:
         """Reduces the step's samples and disarms. `scale` is what the loss was multiplied by; an unsound step has no gradients."""
-        self.watch.disarm()
-        rows: list[_MeasuredRow] = []
-        numbers: list[list[Tensor | None]] = []
+        self.hooks.disarm()
+        found: dict[_MeasuredRow, _Numbers] = {}
         for host_site in host_sites:
-            rows.append(_MeasuredRow(host_site.name))
-            numbers.append(self._site(host_site, captures[host_site.name], scale, sound))
+            found[_MeasuredRow(host_site.name)] = self._site(host_site.name, captures[host_site.name], scale, sound)
             for slot in host_site.slots:
+                trace = Trace() if slot.branch is None or slot.branch.trace is None else slot.branch.trace
                 if slot.stage in LIVE:
-                    rows.append(self._row(slot))
-                    numbers.append(self._seed(slot, scale if slot.stage is not Stage.TRAINING else 1.0, sound))
+                    found[self._row(slot, trace)] = _seed(trace, scale if slot.stage is not Stage.TRAINING else 1.0, sound)
                 if slot.branch is not None:
                     slot.branch.trace = None
-        self._packed, self._taken = _pack(rows, numbers), False
+        self._sample, self._unread = _pack(found), True
 
     def last(self) -> HealthSample | None:
-        """The last measurement, once; None when no step was measured since. One transfer: the CPU waits for the device here."""
-        if self._taken or self._packed is None:
+        """The last measurement, once; None when no step was measured since. The CPU waits for the device here."""
+        if not self._unread or self._sample is None:
             return None
-        self._taken = True
-        return self._packed.read()
+        self._unread = False
+        return self._sample.read()
 
-    def epoch(self) -> EpochHealth:
-        """The last measurement of the epoch, mean pressures over its measurements, effective ranks; the next epoch starts empty."""
-        sites: dict[str, Health] = {}
-        seeds: dict[tuple[str, int], Health] = {}
-        if self._packed is not None:
-            reading, extra = self._packed.read(), self._extra()
-            for index, row in enumerate(reading.rows):
+    def epoch(self) -> dict[tuple[str, int | None], Health]:
+        """By (site, None) and (site, seed), the last measurement of the epoch, mean pressures over all, ranks; the next starts empty."""
+        found: dict[tuple[str, int | None], Health] = {}
+        if self._sample is not None:
+            sample = self._sample.read()
+            ranks = _floats({name: formulas.effective_rank(S) for name, S in self._samples.items()})
+            pressures = _floats({name: torch.stack(values).mean() for name, values in self._pressures.items()})
+            for index, row in enumerate(sample.rows):
+                health = sample.of(index)
                 if row.seed is None:
-                    sites[row.site] = replace(reading.of(index), **extra.get(row.site, {}))
-                else:
-                    seeds[row.site, row.seed] = reading.of(index)
-        self._packed = None
+                    health = replace(health, effective_rank=ranks.get(row.site), gradient_pressure=pressures.get(row.site))
+                found[row.site, row.seed] = health
+        self._sample = None
         self._samples.clear()
         self._pressures.clear()
-        return EpochHealth(sites, seeds)
+        return found
 
-    def _extra(self) -> dict[str, dict[str, float]]:
-        """By site what is asked for once an epoch, brought over at once."""
-        ranks = {(name, "effective_rank"): formulas.effective_rank(S) for name, S in self._samples.items()}
-        pressures = {(name, "gradient_pressure"): torch.stack(values).mean() for name, values in self._pressures.items()}
-        named = ranks | pressures
-        values = torch.stack(list(named.values())).tolist() if named else []
-        extra: dict[str, dict[str, float]] = {}
-        for (name, statistic), value in zip(named, values, strict=True):
-            extra.setdefault(name, {})[statistic] = value
-        return extra
-
-    def forget(self, slots: Iterable[HostSlot] = ()) -> None:
-        """Drops everything, for a restore, also in the middle of a step; errors that `slots` have already were told before."""
-        self.watch.disarm()
-        self.__dict__.update(HealthMeter().__dict__)
-        self._errors = {_life(slot): slot.errors for slot in slots}
-
-    def _site(self, host_site: HostSite, captures: list[Capture], scale: float, sound: bool) -> list[Tensor | None]:
-        captures = [capture for capture in captures if capture.sample is not None and capture.gradient is not None]
-        if not captures:
+    def _site(self, name: str, captures: list[Capture], scale: float, sound: bool) -> _Numbers:
+        measured = [(capture.sample, capture.gradient) for capture in captures if capture.sample is not None]
+        if not measured:
             return [None] * len(_STATISTICS)
-        S, gradient, name = captures[-1].sample, captures[-1].gradient, host_site.name
-        assert S is not None
+        S, gradient = measured[-1]
         assert gradient is not None
-        factor = sum(capture.samples for capture in captures) / scale
         self._samples[name] = S
-        pressure = factor * formulas.pressure(gradient) if sound else None
-        if pressure is not None:
+        pressure = G = None
+        if sound:
+            factor = sum(capture.samples for capture in captures) / scale
+            pressure, G = factor * formulas.pressure(gradient), factor * formulas.sample(gradient)
             self._pressures.setdefault(name, []).append(pressure)
-        G = factor * formulas.sample(gradient) if sound else None
-        return [*_of_units(S, G, self.watch.behind(name, S), S), pressure]
+        return [*_of_units(S, G, self.hooks.behind(name, S), S), pressure]
 
-    def _seed(self, slot: HostSlot, scale: float, sound: bool) -> list[Tensor | None]:
-        trace = slot.branch.trace if slot.branch is not None else None
-        if trace is None or trace.delta is None:
-            return [None] * len(_STATISTICS)
-        factor = trace.samples / scale
-        G = factor * trace.gradient if trace.gradient is not None and sound else None
-        return [*_of_units(trace.delta, G, trace.hidden, trace.hidden), None]
-
-    def _row(self, slot: HostSlot) -> _MeasuredRow:
-        new = slot.errors - self._errors.get(_life(slot), 0)
-        self._errors[_life(slot)] = slot.errors
-        trace = slot.branch.trace if slot.branch is not None else None
-        latency_ms = None if trace is None else trace.latency_ms
-        return _MeasuredRow(slot.site, slot.seed, slot.stage, slot.alpha, new, slot.recovering, latency_ms)
+    def _row(self, slot: HostSlot, trace: Trace) -> _MeasuredRow:
+        new = slot.errors - self._errors.get((slot.name, slot.life), 0)
+        self._errors[slot.name, slot.life] = slot.errors
+        return _MeasuredRow(slot.site, slot.seed, slot.stage, slot.alpha, new, slot.recovering, trace.latency_ms)
 
 
-def _life(slot: HostSlot) -> _Life:
-    return slot.site, slot.seed, slot.life
+def _seed(trace: Trace, scale: float, sound: bool) -> _Numbers:
+    if trace.delta is None:
+        return [None] * len(_STATISTICS)
+    G = trace.samples / scale * trace.gradient if trace.gradient is not None and sound else None
+    return [*_of_units(trace.delta, G, trace.hidden, trace.hidden), None]
 
 
-def _of_units(values: Tensor, G: Tensor | None, active: Tensor | None, units: Tensor | None) -> list[Tensor | None]:
+def _of_units(values: Tensor, G: Tensor | None, active: Tensor | None, units: Tensor | None) -> _Numbers:
     """(activation variance, gradient variance, dead ratio, correlation) of samples, those that exist."""
     enough = units is not None and units.shape[0] >= _MINIMUM_ROWS and units.shape[1] > 1
     return [
@@ -237,11 +190,15 @@ def _of_units(values: Tensor, G: Tensor | None, active: Tensor | None, units: Te
     ]
 
 
-def _pack(rows: list[_MeasuredRow], numbers: list[list[Tensor | None]]) -> _Packed:
-    measured = np.array([[number is not None for number in row] for row in numbers], dtype=bool)
-    flat = [number for row in numbers for number in row if number is not None]
-    values = torch.zeros(measured.shape)
+def _pack(found: dict[_MeasuredRow, _Numbers]) -> HealthSample:
+    measured = torch.tensor([[number is not None for number in row] for row in found.values()], dtype=torch.bool)
+    flat = [number.float() for row in found.values() for number in row if number is not None]
+    values = torch.zeros(measured.shape, device=flat[0].device if flat else None)
     if flat:
-        values = torch.zeros(measured.shape, device=flat[0].device)
-        values[torch.from_numpy(measured)] = torch.stack([number.float() for number in flat])
-    return _Packed(tuple(rows), values, measured)
+        values[measured] = torch.stack(flat)
+    return HealthSample(tuple(found), values, measured)
+
+
+def _floats(numbers: dict[str, Tensor]) -> dict[str, float]:
+    """The 0-dim numbers as floats, brought over at once."""
+    return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)) if numbers else {}
