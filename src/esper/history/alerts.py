@@ -1,12 +1,12 @@
-"""The alerts of a log as people ask for them: what is pending or firing, what was resolved, and whom it reached."""
+"""The alerts of a log: which are pending or firing, which are resolved, and the outcome of their delivery."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from esper.errors import LogError
 from esper.events import topics
 from esper.events.codec import decode
-from esper.events.envelope import EventId, Moment, Record, RunId
+from esper.events.envelope import EventId, Moment, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
 from esper.oona.directory import Directory
@@ -20,8 +20,8 @@ _SUPPRESSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What became of one change of an alert at one handler: delivered, failed, or why it was not sent."""
+class _Delivery:
+    """The outcome of one change of an alert at one handler: delivered, failed, or why it was not sent."""
 
     handler: str
     what: AlertStatus
@@ -31,7 +31,7 @@ class _Told:
 
 @dataclass(slots=True)
 class AlertLine:
-    """One alert from its beginning to now. `moment` is where the run was when it last changed; `fired` is False for one that never did."""
+    """An alert from its beginning to now. `moment` is where the run was when it last changed; `fired` is False for one that never did."""
 
     run: RunId
     rule: str
@@ -44,18 +44,47 @@ class AlertLine:
     value: float | None
     summary: str
     fired: bool = False
-    told: list[_Told] = field(default_factory=list)
+    told: list[_Delivery] = field(default_factory=list)
 
 
 def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
     """Every alert of `run`, in the order in which they began."""
-    return _lines(run, observed_records(directory.path / run, run, topics.ALERTS))
+    lines: dict[tuple[str, str], AlertLine] = {}
+    changes: dict[EventId, tuple[AlertLine, AlertStatus]] = {}
+    for record in observed_records(directory.path / run, run, topics.ALERTS):
+        event = decode(record)
+        if isinstance(event, AlertChange):
+            status, changed = status_of(event), record.time.isoformat(timespec="seconds")
+            line = lines.get((event.fingerprint, event.since))
+            if line is None:
+                line = lines[event.fingerprint, event.since] = AlertLine(
+                    run=run,
+                    rule=event.rule,
+                    severity=event.severity,
+                    status=status,
+                    labels=event.labels,
+                    since=event.since,
+                    changed=changed,
+                    moment=record.moment,
+                    value=event.value,
+                    summary=event.annotations.get("summary", ""),
+                )
+            line.status, line.changed, line.moment, line.value = status, changed, record.moment, event.value
+            line.fired = line.fired or status == "firing"
+            changes[record.id] = (line, status)
+        elif isinstance(event, AlertNotified | AlertSuppressed) and event.alert in changes:
+            line, status = changes[event.alert]
+            if isinstance(event, AlertNotified):
+                line.told.append(_Delivery(event.handler, status, event.outcome, event.error))
+            else:
+                line.told.append(_Delivery(event.handler, status, _SUPPRESSED[event.why]))
+    return tuple(lines.values())
 
 
 def current_alerts(directory: Directory, unreadable: Callable[[LogError], None]) -> Iterator[AlertLine]:
-    """What is pending or firing in any run, the newest run first. Runs whose observed file is sealed have none, and are not opened.
+    """The alerts that are pending or firing in any run, the newest run first.
 
-    One that cannot be read is told to `unreadable`, and hides no other.
+    A run whose observed file is sealed has none and is not opened. The error of one that cannot be read is passed to `unreadable`.
     """
     for run in directory.names(hidden=True):
         folder = directory.path / run
@@ -66,37 +95,3 @@ def current_alerts(directory: Directory, unreadable: Callable[[LogError], None])
                 unreadable(error)
                 continue
             yield from (line for line in lines if line.status != "resolved")
-
-
-def _lines(run: RunId, records: Iterable[Record]) -> tuple[AlertLine, ...]:
-    lines: dict[tuple[str, str], AlertLine] = {}
-    changes: dict[EventId, tuple[AlertLine, AlertStatus]] = {}
-    for record in records:
-        event = decode(record)
-        if isinstance(event, AlertChange):
-            line = lines.get((event.fingerprint, event.since)) or _begun(run, record, event)
-            lines[event.fingerprint, event.since] = line
-            line.status, line.moment, line.value = status_of(event), record.moment, event.value
-            line.changed = record.time.isoformat(timespec="seconds")
-            line.fired = line.fired or line.status == "firing"
-            changes[record.id] = (line, line.status)
-        elif isinstance(event, AlertNotified | AlertSuppressed) and event.alert in changes:
-            line, status = changes[event.alert]
-            outcome = event.outcome if isinstance(event, AlertNotified) else _SUPPRESSED[event.why]
-            line.told.append(_Told(event.handler, status, outcome, event.error if isinstance(event, AlertNotified) else None))
-    return tuple(lines.values())
-
-
-def _begun(run: RunId, record: Record, event: AlertChange) -> AlertLine:
-    return AlertLine(
-        run=run,
-        rule=event.rule,
-        severity=event.severity,
-        status=status_of(event),
-        labels=dict(event.labels),
-        since=event.since,
-        changed=record.time.isoformat(timespec="seconds"),
-        moment=record.moment,
-        value=event.value,
-        summary=event.annotations.get("summary", ""),
-    )

@@ -1,4 +1,4 @@
-"""What may be wrong with a machine or a log, asked one thing after another; nothing is changed, and torch is never imported.
+"""Checks of a machine and of a log, one after another; nothing is changed, and torch is never imported.
 
 A check that could not be made is unknown, never fine.
 """
@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,7 +31,7 @@ NEWEST = 20
 
 
 class Check(NamedTuple):
-    """One thing that was asked, and the answer: `bad` stops work, `warning` may."""
+    """A question and its answer: `bad` stops work, `warning` may."""
 
     name: str
     verdict: _Verdict
@@ -39,39 +40,27 @@ class Check(NamedTuple):
 
 def examine(log: Path, *, every_run: bool = False) -> Iterator[Check]:
     """Every check, one after another: the programs, then the log at `log`, then its runs (the newest 20, or every one)."""
-    yield _python()
-    yield _sqlite()
+    python, sqlite = sys.version_info[:3], apsw.sqlite_lib_version()
+    yield _version("python", python, _PYTHON, ".".join(map(str, python)))
+    found = f"{sqlite} (apsw {apsw.apsw_version()})"
+    yield _version("sqlite", tuple(map(int, sqlite.split("."))), _SQLITE, found, advice=": pip install --upgrade apsw")
     yield _torch()
     try:
         exists = log.exists()
     except OSError as error:
         yield Check("log", "bad", f"{log} cannot be looked at: {error.strerror}")
         return
-    if not exists:
-        yield _absent(log)
-        yield _free(log)
-        return
-    place = list(_place(log))
+    place = [_disk(log), _writable(log)] if exists else [_absent(log)]
     yield from place
     yield _free(log)
-    if all(check.verdict != "bad" for check in place):
+    if exists and all(check.verdict != "bad" for check in place):
         yield from _runs(log, every_run)
 
 
-def _python() -> Check:
-    found = sys.version_info[:3]
-    words = ".".join(map(str, found))
-    if found >= _PYTHON:
-        return Check("python", "ok", words)
-    return Check("python", "bad", f"expected {'.'.join(map(str, _PYTHON))} or newer, got {words}")
-
-
-def _sqlite() -> Check:
-    found = apsw.sqlite_lib_version()
-    words = f"{found} (apsw {apsw.apsw_version()})"
-    if tuple(int(part) for part in found.split(".")) >= _SQLITE:
-        return Check("sqlite", "ok", words)
-    return Check("sqlite", "bad", f"expected {'.'.join(map(str, _SQLITE))} or newer, got {words}: pip install --upgrade apsw")
+def _version(name: str, found: tuple[int, ...], least: tuple[int, ...], words: str, advice: str = "") -> Check:
+    if found >= least:
+        return Check(name, "ok", words)
+    return Check(name, "bad", f"expected {'.'.join(map(str, least))} or newer, got {words}{advice}")
 
 
 def _torch() -> Check:
@@ -88,8 +77,7 @@ def _absent(log: Path) -> Check:
     return Check("log", "bad", f"{log} does not exist, and {parent} may not be written: name another with --log")
 
 
-def _place(log: Path) -> Iterator[Check]:
-    yield _disk(log)
+def _writable(log: Path) -> Check:
     try:
         with tempfile.TemporaryFile(dir=log, prefix=".doctor-") as file:
             file.write(b"\0")
@@ -97,11 +85,9 @@ def _place(log: Path) -> Iterator[Check]:
             os.fsync(file.fileno())
     except OSError as error:
         if log.is_dir() and os.access(log, os.R_OK | os.X_OK):
-            yield Check("log", "warning", f"{log} cannot be written: {error.strerror}; its runs can be read, and no other can be added")
-        else:
-            yield Check("log", "bad", f"{log} cannot be used: {error.strerror}")
-    else:
-        yield Check("log", "ok", f"{log} can be written")
+            return Check("log", "warning", f"{log} cannot be written: {error.strerror}; its runs can be read, and no other can be added")
+        return Check("log", "bad", f"{log} cannot be used: {error.strerror}")
+    return Check("log", "ok", f"{log} can be written")
 
 
 def _disk(log: Path) -> Check:
@@ -127,15 +113,12 @@ def _free(log: Path) -> Check:
 
 def _runs(log: Path, every_run: bool) -> Iterator[Check]:
     directory = Directory(log)
-    names = directory.names()
-    checked = 0
-    for one in summaries(directory):
-        if not every_run and checked == NEWEST:
-            break
+    count, checked = len(directory.names()), 0
+    for one in islice(summaries(directory), None if every_run else NEWEST):
         yield _run(directory, one)
         checked += 1
-    if checked < len(names) and not every_run:
-        yield Check("runs", "unknown", f"{checked} of {len(names)} were checked, the newest: --all checks every one")
+    if checked < count and not every_run:
+        yield Check("runs", "unknown", f"{checked} of {count} were checked, the newest: --all checks every one")
     elif not checked:
         yield Check("runs", "ok", "none yet")
 
@@ -160,8 +143,7 @@ def _run(directory: Directory, one: RunSummary) -> Check:
         case "interrupted":
             return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
-            return Check(
-                name, "warning", f"{words}; finished but not sealed, which an observer does: esper observe{log_flag(directory.path)}"
-            )
+            advice = f"finished but not sealed, which an observer does: esper observe{log_flag(directory.path)}"
+            return Check(name, "warning", f"{words}; {advice}")
         case standing:
             return Check(name, "ok", f"{words}; {standing}")

@@ -6,7 +6,7 @@ chain in it an export can be verified as the log can.
 
 import json
 import os
-from collections.abc import Iterable
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -17,7 +17,7 @@ from esper.history.run import History
 
 
 class _Exported(NamedTuple):
-    """What was written: the folder, and records and bytes by file name."""
+    """An export: its folder, and the number of records by file name."""
 
     run: RunId
     folder: Path
@@ -49,24 +49,20 @@ def export(history: History, folder: Path) -> _Exported:
 
 
 def _write(history: History, folder: Path) -> _Exported:
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    files: dict[str, BinaryIO] = {}
     moment = 0
     with ExitStack() as stack:
-        files: dict[str, BinaryIO] = {}
         for record in history.records():
             name = f"{record.topic}.{record.time:%Y-%m-%d}.jsonl"
             if name not in files:
                 files[name] = stack.enter_context((folder / f".{name}.partial").open("wb"))
             files[name].write(line_of(record) + b"\n")
-            counts[name] = counts.get(name, 0) + 1
+            counts[name] += 1
             moment = max(moment, record.moment)
-        _make_durable(files.values())
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
     for name in files:
         (folder / f".{name}.partial").rename(folder / name)
-    return _Exported(history.run, folder, counts, sum(counts.values()), moment)
-
-
-def _make_durable(files: Iterable[BinaryIO]) -> None:
-    for file in files:
-        file.flush()
-        os.fsync(file.fileno())
+    return _Exported(history.run, folder, dict(counts), counts.total(), moment)

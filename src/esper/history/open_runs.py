@@ -1,6 +1,6 @@
 """Runs of one directory that are kept open, so that the next question about one reads only what was written since. For any threads.
 
-Every answer is from the disk when it is asked for. A run that ends must be released at once: an open file keeps its writer from sealing it.
+Every answer is read from the disk. A run that ends must be released at once: an open file keeps its writer from sealing it.
 """
 
 import hashlib
@@ -83,16 +83,14 @@ class OpenRuns:
     def page(self, run: RunId, after: str | None, limit: int, topics: frozenset[str] | None) -> _RecordPage:
         """Records of `run` after the cursor (None: from the first), of `topics` (None: all of its own); derived ones come last."""
         position = _position(after)
-        own = _OWN if topics is None else topics & _OWN
-        derived = frozenset[str]() if topics is None else topics & _DERIVED
+        own, derived = (_OWN, frozenset[str]()) if topics is None else (topics & _OWN, topics & _DERIVED)
         pages: list[Page] = []
         if own or not derived:
             with self.use(run) as opened:
-                pages.append(opened.history.log.read(_part(position, RUN_FILE), limit, None if own == _OWN else own))
-        found = sum(len(page.records) for page in pages)
-        if derived and found < limit:
-            folder = self._directory.path / run
-            pages.append(observed.read_observed(folder, run, _part(position, OBSERVED_FILE), limit - found, derived))
+                pages.append(opened.history.log.read(position, limit, None if own == _OWN else own))
+        left = limit - sum(len(page.records) for page in pages)
+        if derived and left:
+            pages.append(observed.read_observed(self._directory.path / run, run, position, left, derived))
         records = tuple(record for page in pages for record in page.records)
         return _RecordPage(records, _cursor(position, *(page.position for page in pages)), len(records) == limit)
 
@@ -100,7 +98,7 @@ class OpenRuns:
         """The later of `after` and the cursor `keep` records before the end of `run`, and how many records that skips; the end for None."""
         position = _position(after)
         with self.use(run) as opened:
-            at, missed = opened.history.log.skip(_part(position, RUN_FILE), keep)
+            at, missed = opened.history.log.skip(position, keep)
         if after is not None:
             return _cursor(position, at), missed
         return _cursor(at, observed.end_of_observed(self._directory.path / run)), 0
@@ -165,10 +163,6 @@ def _position(cursor: str | None) -> Position | None:
         return None
     own, _, derived = cursor.partition(".")
     return Position(((OBSERVED_FILE, int(derived)), (RUN_FILE, int(own))))
-
-
-def _part(position: Position | None, file: str) -> Position | None:
-    return None if position is None else Position(((file, position.row(file)),))
 
 
 def _cursor(*positions: Position | None) -> str:
