@@ -18,7 +18,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from esper.errors import EsperError
 from esper.events.codec import decode
-from esper.events.envelope import Record, RunId, written_time
+from esper.events.envelope import Record, RunId
 from esper.events.fields import Count, Event, Float
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.observability import (
@@ -32,6 +32,7 @@ from esper.events.kinds.observability import (
 from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.monitoring.measurements import is_series_of
+from esper.history.export import line_of
 from esper.nissa.backend import RUN_REF, Backend, ByBackend, OfRun, PageSize, RunRef, View, about_run, send, view_model, view_of
 from esper.nissa.problems import problem, responses
 
@@ -147,14 +148,6 @@ def _row(row: type[View], event: Event, record: Record) -> View:
     return view_of(row, event, record, kind=record.type, state=_STATES.get(record.type))
 
 
-def _event_json(record: Record) -> bytes:
-    """`record` as one JSON object: the envelope's fields by name, and in `data` the payload byte for byte."""
-    chain = None if record.chain is None else record.chain.hex()
-    envelope = record._asdict() | {"time": written_time(record.time), "chain": chain}
-    del envelope["data"]
-    return json.dumps(envelope, separators=(",", ":")).encode()[:-1] + b',"data":' + record.data + b"}"
-
-
 def _is_derived(topic: str) -> bool:
     return TOPICS[topic].kind is TopicClass.DERIVED
 
@@ -171,7 +164,7 @@ def list_events(
     def view() -> bytes:
         page = asked.runs.page(asked.run, cursor, limit, None if topics is None else frozenset(topics))
         more = b"true" if page.more else b"false"
-        return b'{"events":[%b],"cursor":"%b","more":%b}' % (b",".join(map(_event_json, page.records)), page.cursor.encode(), more)
+        return b'{"events":[%b],"cursor":"%b","more":%b}' % (b",".join(map(line_of, page.records)), page.cursor.encode(), more)
 
     return asked.answer(view, lasting=not any(map(_is_derived, topics or ())))
 
@@ -282,7 +275,7 @@ async def _stream(
             except EsperError:
                 return  # The run is gone or cannot be read: the next request is answered with the reason.
             if page.records:
-                *others, last = (_event_json(record).decode() for record in page.records)
+                *others, last = (line_of(record).decode() for record in page.records)
                 # Only the last has an id: a reader that resumes after it gets no record twice.
                 messages = [*(_message(text, event="record") for text in others), _message(last, event="record", id=page.cursor)]
                 yield b"".join(message.encode() for message in messages)
