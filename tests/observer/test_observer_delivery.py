@@ -21,7 +21,7 @@ from esper.events.kinds.run import RunRolledBack
 from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.delivery.notices import linker
-from esper.observer.delivery.outbox import Outcome
+from esper.observer.delivery.outbox import AlertOutcome
 from esper.observer.delivery.settings import parse_delivery
 from esper.observer.observer import Observer
 from esper.oona.directory import Directory
@@ -90,7 +90,7 @@ def test_a_new_observer_offers_again_what_was_derived_and_says_what_became_of_it
     with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())
-        observer.record([Outcome(told[0], notified(told[0]))])
+        observer.record([AlertOutcome(told[0], notified(told[0]))])
         observer.turn(0.0)
     after = Post()
     with growing.observer(deliverer=after):
@@ -116,7 +116,7 @@ def test_an_outcome_that_comes_at_the_very_end_is_written(growing: Growing) -> N
     with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())
-        observer.record([Outcome(told[0], notified(told[0]))])
+        observer.record([AlertOutcome(told[0], notified(told[0]))])
     (noted,) = [record for record in growing.derived() if record.type == AlertNotified.KIND]
     assert decode(noted) == notified(told[0])
     assert (noted.cause, noted.moment) == (told[0].id, told[0].moment)
@@ -127,7 +127,7 @@ def test_an_outcome_is_written_at_once(growing: Growing) -> None:
     with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())
-        observer.record([Outcome(told[0], notified(told[0]))])
+        observer.record([AlertOutcome(told[0], notified(told[0]))])
         assert [decode(record) for record in growing.derived() if record.type == AlertNotified.KIND] == [notified(told[0])]
 
 
@@ -139,7 +139,7 @@ def test_an_outcome_that_cannot_be_written_is_written_as_soon_as_it_can(growing:
         told = firing(growing.derived())
         problems.clear()
         folder.rename(folder.with_name("elsewhere"))
-        observer.record([Outcome(told[0], notified(told[0]))])
+        observer.record([AlertOutcome(told[0], notified(told[0]))])
         observer.turn(0.0)
         assert any("elsewhere" not in problem and growing.run in problem for problem in problems)
         folder.with_name("elsewhere").rename(folder)
@@ -153,7 +153,7 @@ def test_a_delivery_that_failed_is_said(growing: Growing) -> None:
     with growing.observer(deliverer=Post()) as observer:
         observer.turn(0.0)
         told = firing(growing.derived())[0]
-        observer.record([Outcome(told, notified(told).model_copy(update={"outcome": "failed", "error": "no answer"}))])
+        observer.record([AlertOutcome(told, notified(told).model_copy(update={"outcome": "failed", "error": "no answer"}))])
     fired = decode(told)
     assert isinstance(fired, AlertFiring)
     assert problems == [f"run {growing.run}: handler page did not deliver {fired.rule} (firing): no answer"]
@@ -170,7 +170,7 @@ class Late(Post):
         if run is not None and not self.told:
             self.told = True
             first = firing(tuple(self.offered))[0]
-            self.record([Outcome(first, notified(first))])
+            self.record([AlertOutcome(first, notified(first))])
         return 0
 
 

@@ -31,7 +31,7 @@ from esper.folds.monitoring.run_monitor import own_id
 from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
 from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.notices import alert_of
-from esper.observer.delivery.outbox import Outcome
+from esper.observer.delivery.outbox import AlertOutcome
 from esper.observer.observed_run import ObservedRun
 from esper.oona import seal
 from esper.oona.contract import START, Position
@@ -81,7 +81,7 @@ class Observer:
         self._unsettled: set[RunId] = set()
         self._troubled: set[RunId] = set()
         self._writing = threading.Lock()
-        self._unwritten: dict[RunId, list[Outcome]] = {}
+        self._unwritten: dict[RunId, list[AlertOutcome]] = {}
         self._introduced: set[RunId] = set()
         self._ticked_at = -settings.tick_s
         positions = self._positions()
@@ -125,7 +125,7 @@ class Observer:
                 self._park(run)
         self._follower.close()
 
-    def record(self, outcomes: Iterable[Outcome]) -> None:
+    def record(self, outcomes: Iterable[AlertOutcome]) -> None:
         """Writes outcomes beside their runs, from any thread. Those that cannot be written are kept, and tried again every turn."""
         with self._writing:
             for outcome in outcomes:
@@ -261,14 +261,14 @@ class Observer:
         self.close()
 
 
-def _record_of(outcome: Outcome, now: datetime) -> Record:
+def _record_of(outcome: AlertOutcome, now: datetime) -> Record:
     alert, event = outcome
     data = encode(event)
     identity = own_id(alert.id, event.KIND, now, data)
     return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
 
 
-def _failure(outcome: Outcome) -> str | None:
+def _failure(outcome: AlertOutcome) -> str | None:
     """The line for `observer.log` about an alert that a handler failed to deliver; None where it did not fail."""
     record, event = outcome
     if not isinstance(event, AlertNotified) or event.outcome != "failed":

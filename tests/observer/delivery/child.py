@@ -12,15 +12,15 @@ from esper.events.codec import decode_payload, encode
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.delivery.handlers import build_handlers
-from esper.observer.delivery.notices import Alert
-from esper.observer.delivery.outbox import Outcome
+from esper.observer.delivery.notices import AlertRecord
+from esper.observer.delivery.outbox import AlertOutcome
 from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, outcome_record
 
 _FILE = '[[handlers]]\nkind = "webhook"\nname = "team"\nurl = "http://127.0.0.1:{port}"\nburst = 1000\n'
 
 
-def alerts(count: int) -> list[Alert]:
+def alerts(count: int) -> list[AlertRecord]:
     """What is delivered: so many alerts, and the end of every other one right after it."""
     found = []
     for number in range(count):
@@ -48,7 +48,7 @@ def main(file: Path, port: int, count: int) -> None:
         opened.truncate(len(whole))
         opened.seek(len(whole))
 
-        def record(outcomes: Sequence[Outcome]) -> None:
+        def record(outcomes: Sequence[AlertOutcome]) -> None:
             for alert, event in outcomes:
                 assert alert.run == RUN
                 with lock:

@@ -7,7 +7,8 @@ from esper.events import topics
 from esper.events.codec import encode
 from esper.events.envelope import EventId, Moment, Record, RunId, written_time
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
-from esper.observer.delivery.notices import Alert, LinkTo, Severity, linker
+from esper.folds.monitoring.rules import Severity
+from esper.observer.delivery.notices import AlertRecord, LinkTo, linker
 from esper.observer.delivery.outbox import Answer, Now
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)
@@ -34,7 +35,7 @@ def alert(
     value: float | None = None,
     labels: dict[str, str] | None = None,
     annotations: dict[str, str] | None = None,
-) -> Alert:
+) -> AlertRecord:
     """The alert of that number, firing or resolved; both have one key."""
     kind = AlertFiring if firing else AlertResolved
     event = kind(
@@ -47,7 +48,7 @@ def alert(
         value=value,
         since=written_time(BEGIN),
     )
-    return Alert(_record(EventId(f"{number:030x}{'f1' if firing else '0f'}"), run, event, BEGIN + timedelta(seconds=at_s)), event)
+    return AlertRecord(_record(EventId(f"{number:030x}{'f1' if firing else '0f'}"), run, event, BEGIN + timedelta(seconds=at_s)), event)
 
 
 def outcome_record(run: RunId, event: AlertNotified | AlertSuppressed, number: int = 0) -> Record:
@@ -55,14 +56,14 @@ def outcome_record(run: RunId, event: AlertNotified | AlertSuppressed, number: i
     return _record(EventId(f"{number:032x}"), run, event, BEGIN)
 
 
-def notified(of: Alert, outcome: Literal["delivered", "failed"] = "delivered", handler: str = "team") -> AlertNotified:
+def notified(of: AlertRecord, outcome: Literal["delivered", "failed"] = "delivered", handler: str = "team") -> AlertNotified:
     """The outcome of an alert that was sent."""
     return AlertNotified(
         alert=of.record.id, fingerprint=of.event.fingerprint, since=of.event.since, handler=handler, outcome=outcome, attempts=1, error=None
     )
 
 
-def suppressed(of: Alert, why: Literal["rate_limit", "stale", "not_delivered"], handler: str = "team") -> AlertSuppressed:
+def suppressed(of: AlertRecord, why: Literal["rate_limit", "stale", "not_delivered"], handler: str = "team") -> AlertSuppressed:
     """The outcome of an alert that was not."""
     return AlertSuppressed(alert=of.record.id, fingerprint=of.event.fingerprint, handler=handler, why=why)
 

@@ -15,7 +15,7 @@ from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer, DeliveryError, Handler
 from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice
-from esper.observer.delivery.outbox import Answer, Outcome
+from esper.observer.delivery.outbox import AlertOutcome, Answer
 from tests.observer.delivery.made import BEGIN, DELIVERED, FAILED, LINK, RUN, alert, notified, outcome_record
 
 LIMITS = Limits(rate_per_minute=6000.0, burst=100, attempts=3, first_pause_s=0.001)
@@ -29,7 +29,7 @@ class Ledger:
     outcomes: list[tuple[RunId, AlertNotified | AlertSuppressed]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def record(self, outcomes: Sequence[Outcome]) -> None:
+    def record(self, outcomes: Sequence[AlertOutcome]) -> None:
         with self.changed:
             self.outcomes += [(alert.run, event) for alert, event in outcomes]
             self.changed.notify_all()
@@ -187,7 +187,7 @@ def test_closing_leaves_what_hangs_without_outcome() -> None:
 def test_what_cannot_be_recorded_stops_the_handler_and_is_raised_to_the_next_caller() -> None:
     receiver = Receiver()
 
-    def full(outcomes: Sequence[Outcome]) -> None:
+    def full(outcomes: Sequence[AlertOutcome]) -> None:
         [(alert, event)] = outcomes
         raise LogError(f"no space left for {alert.run}, {event.KIND}")
 

@@ -4,7 +4,8 @@ import math
 from collections import Counter
 
 from esper.events.envelope import Moment, RunId
-from esper.observer.delivery.notices import RateLimitSummary, Severity, handler_test_notice, linker, notice_of, summary_notice
+from esper.folds.monitoring.rules import Severity
+from esper.observer.delivery.notices import RateLimitSummary, handler_test_notice, linker, notice_of, summary_notice
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, now
 
 OTHER = RunId("0195a000-0000-7000-8000-000000000000")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from esper.events.envelope import EventId
 from esper.events.kinds.observability import AlertNotified
 from esper.observer.delivery.limits import Limits
-from esper.observer.delivery.notices import Alert, RateLimitSummary
-from esper.observer.delivery.outbox import Answer, Outbox, Outcome
+from esper.observer.delivery.notices import AlertRecord, RateLimitSummary
+from esper.observer.delivery.outbox import AlertOutcome, Answer, Outbox
 from tests.observer.delivery.made import DELIVERED, FAILED, REFUSED, alert, now
 
 LIMITS = Limits(rate_per_minute=12.0, burst=4, attempts=3, resend_s=45.0, deliver_within_s=120.0)
@@ -25,13 +25,13 @@ class World:
 
     box: Outbox
     at_s: float = 0.0
-    offered: list[Alert] = field(default_factory=list)
-    log: list[Outcome] = field(default_factory=list)
-    sent: list[tuple[float, Alert, bool]] = field(default_factory=list)
+    offered: list[AlertRecord] = field(default_factory=list)
+    log: list[AlertOutcome] = field(default_factory=list)
+    sent: list[tuple[float, AlertRecord, bool]] = field(default_factory=list)
     delivered_at: list[float] = field(default_factory=list)
-    again: list[Alert] = field(default_factory=list)
+    again: list[AlertRecord] = field(default_factory=list)
 
-    def offer(self, made: Alert) -> None:
+    def offer(self, made: AlertRecord) -> None:
         """Derives an alert and offers it."""
         self.offered.append(made)
         self.log += self.box.offer(made, now(self.at_s))
@@ -43,14 +43,14 @@ class World:
         match step.sending:
             case None:
                 return False
-            case Alert() as made:
+            case AlertRecord() as made:
                 self.sent.append((self.at_s, made, answer.delivered))
             case RateLimitSummary():
                 pass
             case alerts:
                 self.again += alerts
                 assert alerts
-        if answer.delivered and isinstance(step.sending, Alert | RateLimitSummary):
+        if answer.delivered and isinstance(step.sending, AlertRecord | RateLimitSummary):
             self.delivered_at.append(self.at_s)
         self.log += self.box.answered(step.sending, answer, now(self.at_s))
         return True
@@ -62,7 +62,6 @@ class World:
             self.box.settled(record.run, event)
         for made in self.offered:
             self.log += self.box.offer(made, now(self.at_s))
-        self.box.go_live()
         self.delivered_at.clear()  # A new bucket is full.
 
     def drain(self) -> None:
@@ -78,9 +77,7 @@ class World:
 
 
 def new_world() -> World:
-    box = Outbox("team", LIMITS, lambda: 0.5)
-    box.go_live()
-    return World(box)
+    return World(Outbox("team", LIMITS, lambda: 0.5))
 
 
 STEPS = st.lists(

@@ -7,7 +7,8 @@ from typing import cast, get_args
 
 import pytest
 
-from esper.observer.delivery.limits import LONGEST_PAUSE_S, QUIET_S, SUMMARY_AT_LATEST_S, Limits, pause_s
+from esper.observer.delivery.limits import _LONGEST_BACKOFF_S, Limits, pause_s
+from esper.observer.delivery.outbox import _QUIET_S, _SUMMARY_AT_LATEST_S
 from esper.observer.delivery.settings import AlertmanagerSettings, AppriseSettings, DeliverySettings, HandlerSettings, parse_delivery
 from esper.observer.delivery.signing import sign
 
@@ -53,7 +54,7 @@ def test_the_numbers_on_the_page_are_those_in_the_code() -> None:
     limits = Limits()
     total_s = sum(pause_s(attempts, limits.first_pause_s, None, lambda: 1.0) for attempts in range(1, limits.attempts))
     assert 8.5 < total_s / 60 < 9.5
-    assert f"from {limits.first_pause_s:g} s to {LONGEST_PAUSE_S:g} s" in PAGE
-    assert f"for {QUIET_S:g} s, at the latest after {SUMMARY_AT_LATEST_S:g} s" in PAGE
+    assert f"from {limits.first_pause_s:g} s to {_LONGEST_BACKOFF_S:g} s" in PAGE
+    assert f"for {_QUIET_S:g} s, at the latest after {_SUMMARY_AT_LATEST_S:g} s" in PAGE
     assert AlertmanagerSettings.model_fields["resend_s"].default == 60.0
     assert AppriseSettings.model_fields["timeout_s"].default == 30.0

@@ -11,7 +11,7 @@ from esper.events.codec import encode
 from esper.events.envelope import written_time
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
-from esper.observer.delivery.notices import Alert, linker
+from esper.observer.delivery.notices import AlertRecord, linker
 from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.conftest import RealAlertmanager
 from tests.observer.delivery.made import RUN, alert
@@ -25,10 +25,10 @@ def clock() -> datetime:
     return datetime.now(UTC)
 
 
-def of_now(made: Alert, begun: datetime) -> Alert:
+def of_now(made: AlertRecord, begun: datetime) -> AlertRecord:
     """The same alert at this machine's time: Alertmanager has a clock of its own."""
     event = made.event.model_copy(update={"since": written_time(begun)})
-    return Alert(made.record._replace(time=clock(), data=encode(event)), event)
+    return AlertRecord(made.record._replace(time=clock(), data=encode(event)), event)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from esper.errors import SettingsError
 from esper.events.codec import encode
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
-from esper.observer.delivery.outbox import Outcome
+from esper.observer.delivery.outbox import AlertOutcome
 from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, alert
 from tests.observer.delivery.servers import HOST, Inbox, http_server, raw_server
@@ -50,7 +50,7 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path, capfd: pytest.CaptureFixtur
     recorded: list[bytes] = []
     done = threading.Semaphore(0)
 
-    def record(outcomes: Sequence[Outcome]) -> None:
+    def record(outcomes: Sequence[AlertOutcome]) -> None:
         for _, event in outcomes:
             recorded.append(encode(event))
             done.release()

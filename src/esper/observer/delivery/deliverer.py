@@ -15,13 +15,13 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.limits import Limits
-from esper.observer.delivery.notices import Alert, LinkTo, Notice, RateLimitSummary, alert_of, notice_of, summary_notice
-from esper.observer.delivery.outbox import Answer, Now, Outbox, Outcome, Sending, Step
+from esper.observer.delivery.notices import AlertRecord, LinkTo, Notice, RateLimitSummary, alert_of, notice_of, summary_notice
+from esper.observer.delivery.outbox import AlertOutcome, Answer, Now, Outbox, Sending, Step
 
 Send = Callable[[Sequence[Notice], datetime], Coroutine[Any, Any, Answer]]
 """Makes one attempt to send notices, within the handler's own time limit. An exception counts as a final failure."""
 
-Recorder = Callable[[Sequence[Outcome]], None]
+Recorder = Callable[[Sequence[AlertOutcome]], None]
 """Writes outcomes; they are on disk when it returns."""
 
 _P = ParamSpec("_P")
@@ -41,29 +41,18 @@ class DeliveryError(EsperError):
     """An outcome could not be recorded. What was sent without its outcome is sent again by the next deliverer."""
 
 
-class _Environment(NamedTuple):
-    """The deliverer's surroundings; see `Deliverer`."""
-
-    record: Recorder
-    now: Callable[[], datetime]
-    link_to: LinkTo
-    lives: Callable[[RunId], bool | None]
-
-
 class _DaemonThreads(ThreadPoolExecutor):
     """One daemon thread per call. A call that hangs delays no other call, and nothing waits for it when loop or process end."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()
 
         def work() -> None:
-            future.set_running_or_notify_cancel()
             try:
-                result = fn(*args, **kwargs)
+                future.set_result(fn(*args, **kwargs))
             except BaseException as error:
                 future.set_exception(error)
-            else:
-                future.set_result(result)
 
         threading.Thread(target=work, name="esper-deliver-call", daemon=True).start()
         return future
@@ -82,109 +71,6 @@ async def attempt(handler: Handler, notices: Sequence[Notice], now: datetime) ->
         return await handler.send(notices, now)
     except Exception as error:  # The outermost line of an attempt. The error is recorded without its text, which may hold a secret.
         return Answer(delivered=False, final=True, error=f"the handler broke: {type(error).__name__}")
-
-
-class _Worker:
-    """One handler's task and outbox, and the lock between the task and the threads that offer."""
-
-    def __init__(self, handler: Handler, environment: _Environment) -> None:
-        self.handler = handler
-        self.failure: Exception | None = None
-        self._environment = environment
-        self._outbox = Outbox(handler.name, handler.limits, random.random)
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed = asyncio.Event()
-        self._ending = False
-
-    def go_live(self, early: Iterable[Alert]) -> None:
-        """Takes what was offered before the start."""
-        self.offer(early)
-        self._outbox.go_live()
-
-    def settled(self, run: RunId, event: AlertNotified | AlertSuppressed) -> None:
-        with self._lock:
-            self._outbox.settled(run, event)
-        self._wake()
-
-    def offer(self, alerts: Iterable[Alert]) -> None:
-        with self._lock:
-            self._record([outcome for alert in alerts for outcome in self._outbox.offer(alert, self._now())])
-        self._wake()
-
-    def outstanding(self, run: RunId | None) -> int:
-        with self._lock:
-            return self._outbox.outstanding(run)
-
-    def end(self) -> None:
-        """Lets the task end when nothing is outstanding."""
-        with self._lock:
-            self._outbox.hurry(self._now())
-            self._ending = True
-        self._wake()
-
-    async def run(self) -> None:
-        """Sends until the end. An outcome that cannot be recorded ends it too: `failure` is raised to the next caller."""
-        self._loop = asyncio.get_running_loop()
-        answered: tuple[Sending, Answer] | None = None
-        try:
-            while True:
-                self._changed.clear()
-                step = await asyncio.to_thread(self._next, answered)
-                if step is None:
-                    return
-                answered = None
-                if step.sending is not None:
-                    answered = step.sending, await self._attempt(step.sending)
-                elif not step.outcomes:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(None if step.until_s is None else step.until_s - time.monotonic()):
-                            await self._changed.wait()
-        except Exception as failure:
-            self.failure = failure
-
-    def _next(self, answered: tuple[Sending, Answer] | None) -> Step | None:
-        """Records the outcomes of what was `answered`, then decides what is next; None when the task is to end."""
-        with self._lock:
-            now = self._now()
-            if answered is not None:
-                self._record(self._outbox.answered(*answered, now))
-            if self._ending and not self._outbox.outstanding():
-                return None
-            step = self._outbox.next_step(now)
-            self._record(step.outcomes)
-            return step
-
-    async def _attempt(self, sending: Sending) -> Answer:
-        now = self._environment.now()
-        notices = self._notices(sending, now)
-        return await attempt(self.handler, notices, now) if notices else Answer(delivered=True)
-
-    def _notices(self, sending: Sending, now: datetime) -> Sequence[Notice]:
-        link_to = self._environment.link_to
-        match sending:
-            case Alert():
-                return (notice_of(sending, link_to),)
-            case RateLimitSummary():
-                return (summary_notice(sending, self.handler.name, link_to),)
-            case _:
-                return [notice_of(alert, link_to) for alert in sending if self._is_sent_again(alert, now)]
-
-    def _is_sent_again(self, alert: Alert, now: datetime) -> bool:
-        lives = self._environment.lives(alert.record.run)
-        return lives is not None and (lives or now - alert.record.time < timedelta(seconds=self.handler.limits.deliver_within_s))
-
-    def _now(self) -> Now:
-        return Now(self._environment.now(), time.monotonic())
-
-    def _record(self, outcomes: Sequence[Outcome]) -> None:
-        if outcomes:
-            self._environment.record(outcomes)
-
-    def _wake(self) -> None:
-        if self._loop is not None:
-            with suppress(RuntimeError):  # The loop has ended.
-                self._loop.call_soon_threadsafe(self._changed.set)
 
 
 class Deliverer:
@@ -214,9 +100,9 @@ class Deliverer:
         names = [handler.name for handler in handlers]
         if len(set(names)) < len(names):
             raise RuleError(f"expected handlers with names of their own, got {', '.join(names)}")
-        environment = _Environment(record, now, link_to, lives)
-        self._workers = {handler.name: _Worker(handler, environment) for handler in handlers}
-        self._early: list[Alert] | None = []
+        self.record, self.now, self.link_to, self.lives = record, now, link_to, lives
+        self._workers = {handler.name: _Worker(handler, self) for handler in handlers}
+        self._early: list[AlertRecord] | None = []
         self._thread = threading.Thread(target=self._run, name="esper-deliver", daemon=True)
         self._running = threading.Event()
 
@@ -226,7 +112,7 @@ class Deliverer:
             raise RuleError("expected a deliverer that has not been started")
         early, self._early = self._early, None
         for worker in self._workers.values():
-            worker.go_live(early)
+            worker.offer(early)
         self._thread.start()
         self._running.wait()
 
@@ -244,14 +130,14 @@ class Deliverer:
             worker.offer(offered)
 
     def settled(self, outcome: Record) -> None:
-        """Takes a record of AlertNotified or AlertSuppressed that was read back; the outcomes of an unknown handler are ignored."""
+        """Takes, before `start`, a record of AlertNotified or AlertSuppressed; the outcomes of an unknown handler are ignored."""
         event = decode(outcome)
         if not isinstance(event, AlertNotified | AlertSuppressed):
             raise RuleError(
                 f"expected a record of AlertNotified or AlertSuppressed, got {outcome.type} in run {outcome.run}, id {outcome.id}"
             )
         if event.handler in self._workers:
-            self._workers[event.handler].settled(outcome.run, event)
+            self._workers[event.handler].outbox.settled(outcome.run, event)
 
     def outstanding(self, run: RunId | None = None) -> int:
         """Number of outcomes (of `run`) still to come: an alert counts once for each handler."""
@@ -265,19 +151,17 @@ class Deliverer:
             worker.end()
         if self._thread.is_alive():
             with suppress(RuntimeError):  # The loop has ended.
-                self._loop.call_soon_threadsafe(lambda: self._loop.call_later(timeout_s, self._task.cancel))
+                self._loop.call_soon_threadsafe(self._deadline.reschedule, time.monotonic() + timeout_s)
             self._thread.join(timeout_s + _GRACE_S)
         self._check()
 
     def _run(self) -> None:
-        with suppress(asyncio.CancelledError):
+        with suppress(TimeoutError):
             run_in_loop(self._work())
 
     async def _work(self) -> None:
-        self._loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None, "runs as a task"
-        self._task = task
-        async with asyncio.TaskGroup() as group:
+        self._loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as self._deadline, asyncio.TaskGroup() as group:
             for worker in self._workers.values():
                 group.create_task(worker.run(), name=worker.handler.name)
             self._running.set()
@@ -286,3 +170,91 @@ class Deliverer:
         for worker in self._workers.values():
             if worker.failure is not None:
                 raise DeliveryError(f"handler {worker.handler.name} has stopped: {worker.failure}") from worker.failure
+
+
+class _Worker:
+    """One handler's task and outbox, and the lock between the task and the threads that offer."""
+
+    def __init__(self, handler: Handler, deliverer: Deliverer) -> None:
+        self.handler, self.outbox = handler, Outbox(handler.name, handler.limits, random.random)
+        self.failure: Exception | None = None
+        self._deliverer = deliverer
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._ending = False
+
+    def offer(self, alerts: Iterable[AlertRecord]) -> None:
+        with self._lock:
+            self._record([outcome for alert in alerts for outcome in self.outbox.offer(alert, self._now())])
+        self._wake()
+
+    def outstanding(self, run: RunId | None) -> int:
+        with self._lock:
+            return self.outbox.outstanding(run)
+
+    def end(self) -> None:
+        """Lets the task end when nothing is outstanding."""
+        with self._lock:
+            self.outbox.hurry(self._now())
+            self._ending = True
+        self._wake()
+
+    async def run(self) -> None:
+        """Sends until the end. An outcome that cannot be recorded ends it too: `failure` is raised to the next caller."""
+        self._loop = asyncio.get_running_loop()
+        answered: tuple[Sending, Answer] | None = None
+        try:
+            while True:
+                self._changed.clear()
+                step = await asyncio.to_thread(self._next, answered)
+                if step is None:
+                    return
+                answered = None
+                if step.sending is not None:
+                    answered = step.sending, await self._attempt(step.sending)
+                elif not step.outcomes:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(None if step.until_s is None else step.until_s - time.monotonic()):
+                            await self._changed.wait()
+        except Exception as failure:
+            self.failure = failure
+
+    def _next(self, answered: tuple[Sending, Answer] | None) -> Step | None:
+        """Records the outcomes of what was `answered`, then decides what is next; None when the task is to end."""
+        with self._lock:
+            now = self._now()
+            if answered is not None:
+                self._record(self.outbox.answered(*answered, now))
+            if self._ending and not self.outbox.outstanding():
+                return None
+            step = self.outbox.next_step(now)
+            self._record(step.outcomes)
+            return step
+
+    async def _attempt(self, sending: Sending) -> Answer:
+        now = self._deliverer.now()
+        match sending:
+            case AlertRecord():
+                notices = [notice_of(sending, self._deliverer.link_to)]
+            case RateLimitSummary():
+                notices = [summary_notice(sending, self.handler.name, self._deliverer.link_to)]
+            case _:
+                notices = [notice_of(alert, self._deliverer.link_to) for alert in sending if self._is_sent_again(alert, now)]
+        return await attempt(self.handler, notices, now) if notices else Answer(delivered=True)
+
+    def _is_sent_again(self, alert: AlertRecord, now: datetime) -> bool:
+        lives = self._deliverer.lives(alert.record.run)
+        return lives is not None and (lives or now - alert.record.time < timedelta(seconds=self.handler.limits.deliver_within_s))
+
+    def _now(self) -> Now:
+        return Now(self._deliverer.now(), time.monotonic())
+
+    def _record(self, outcomes: Sequence[AlertOutcome]) -> None:
+        if outcomes:
+            self._deliverer.record(outcomes)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # The loop has ended.
+                self._loop.call_soon_threadsafe(self._changed.set)

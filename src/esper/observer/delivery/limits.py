@@ -1,17 +1,12 @@
-"""Limits of one handler: a token bucket, the pause between attempts, and the summary of what the rate limit suppressed. Pure."""
+"""Limits of one handler: their settings, a token bucket, and the pause between attempts. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from esper.observer.delivery.notices import Alert, RateLimitSummary, Severity
+from esper.folds.monitoring.rules import Severity
 
-LONGEST_PAUSE_S = 60.0
+_LONGEST_BACKOFF_S = 60.0
 _LONGEST_RETRY_AFTER_S = 300.0
-QUIET_S = 5.0
-"""A summary is sent when no alert was suppressed for this long,"""
-
-SUMMARY_AT_LATEST_S = 60.0
-"""and at the latest this long after the first one: one message a minute during a long flood."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +30,7 @@ class Bucket:
     """
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
-        self._rate = rate_per_s
-        self._burst = burst
-        self._tokens = float(burst)
+        self._rate, self._burst, self._tokens = rate_per_s, burst, float(burst)
         self._at_s: float | None = None
 
     def refill(self, now_s: float, reserved: int) -> None:
@@ -55,7 +48,7 @@ class Bucket:
         return True
 
     def next_s(self, now_s: float) -> float:
-        """When the next token is there."""
+        """The time of the next token."""
         return now_s + max(0.0, 1.0 - self._tokens) / self._rate
 
 
@@ -64,61 +57,5 @@ def pause_s(attempts: int, first_s: float, retry_after_s: float | None, jitter: 
 
     Chance keeps handlers on many machines from trying in step.
     """
-    longest = min(first_s * 2.0 ** min(attempts - 1, 30), LONGEST_PAUSE_S)
+    longest = min(first_s * 2.0 ** min(attempts - 1, 30), _LONGEST_BACKOFF_S)
     return max(longest * (0.5 + 0.5 * jitter()), min(retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S))
-
-
-class PendingSummary:
-    """Counts suppressed alerts, and keeps their summary until it is delivered or given up. True while there is something to send."""
-
-    def __init__(self, limits: Limits, jitter: Callable[[], float]) -> None:
-        self.has_token = False
-        self._limits = limits
-        self._jitter = jitter
-        self._counting: RateLimitSummary | None = None
-        self._quiet_s = self._latest_s = 0.0
-        self._sending: RateLimitSummary | None = None
-        self._attempts = 0
-        self._attempt_s = 0.0
-
-    def __bool__(self) -> bool:
-        return self.due_s is not None
-
-    @property
-    def due_s(self) -> float | None:
-        """When to send the summary; None where nothing is counted."""
-        if self._sending is not None:
-            return self._attempt_s
-        return None if self._counting is None else min(self._quiet_s, self._latest_s)
-
-    def wants_token(self, now_s: float) -> bool:
-        """True where a summary is due and has no token yet."""
-        return not self.has_token and self.due_s is not None and self.due_s <= now_s
-
-    def add(self, alert: Alert, now_s: float) -> None:
-        """Counts one suppressed alert."""
-        if self._counting is None:
-            self._counting = RateLimitSummary(alert.record, alert.record.time, alert.record.time)
-            self._latest_s = now_s + SUMMARY_AT_LATEST_S
-        self._counting.add(alert)
-        self._quiet_s = now_s + QUIET_S
-
-    def summary(self) -> RateLimitSummary:
-        """The summary to send; alerts that are suppressed from now on go into the next one."""
-        if self._sending is None:
-            assert self._counting is not None, "no alert was suppressed"
-            self._attempt_s = min(self._quiet_s, self._latest_s)
-            self._sending, self._counting = self._counting, None
-        return self._sending
-
-    def answered(self, *, over: bool, retry_after_s: float | None, now_s: float) -> None:
-        """Forgets a summary that is `over` (delivered or refused) or failed for the last time; else it is due again after a pause."""
-        self._attempts += 1
-        if over or self._attempts >= self._limits.attempts:
-            self._sending, self._attempts, self.has_token = None, 0, False
-        else:
-            self._attempt_s = now_s + pause_s(self._attempts, self._limits.first_pause_s, retry_after_s, self._jitter)
-
-    def hurry(self, now_s: float) -> None:
-        """Makes what is counted due now."""
-        self._latest_s = now_s

@@ -5,23 +5,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from esper.errors import RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Moment, Record, RunId, written_time
 from esper.events.kinds.observability import AlertFiring, AlertResolved
+from esper.folds.monitoring.rules import Severity
 
-Severity = Literal["info", "warning", "critical"]
-SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the least to the worst."""
 
-_SUMMARY = "esper-alerts-held-back"
-_TEST = "esper-test"
 _RUNS_COUNTED = 100
 
 
-class Alert(NamedTuple):
+class AlertRecord(NamedTuple):
     """An alert's event and the record that holds it."""
 
     record: Record
@@ -39,7 +37,7 @@ class Alert(NamedTuple):
 
 
 class _Link(NamedTuple):
-    """Where to see a run as it was: a command, and a page of Nissa if its URL is known."""
+    """A command that shows a run, and a page of Nissa if its URL is known."""
 
     command: str
     url: str | None
@@ -50,7 +48,7 @@ LinkTo = Callable[[RunId, Moment | None], _Link]
 
 
 class Notice(NamedTuple):
-    """One message. Two of one `key` and `status` are the same message, sent twice."""
+    """A message. Two of one `key` and `status` are the same message, sent twice."""
 
     key: str
     fingerprint: str
@@ -73,7 +71,7 @@ class Notice(NamedTuple):
 
     @property
     def severity(self) -> str:
-        """One of SEVERITIES."""
+        """A name in SEVERITIES."""
         return self.labels["severity"]
 
     @property
@@ -92,7 +90,7 @@ class RateLimitSummary:
     severities: Counter[Severity] = field(default_factory=Counter)
     runs: Counter[RunId] = field(default_factory=Counter)
 
-    def add(self, alert: Alert) -> None:
+    def add(self, alert: AlertRecord) -> None:
         """Counts one more."""
         run, time = alert.record.run, alert.record.time
         self.severities[alert.event.severity] += 1
@@ -102,19 +100,19 @@ class RateLimitSummary:
 
 
 def alert_key(run: RunId, fingerprint: str, since: str) -> str:
-    """The key of an alert; see `Alert.key`."""
+    """The key of an alert; see `AlertRecord.key`."""
     return f"{run}/{fingerprint}/{since}"
 
 
-def alert_of(record: Record) -> Alert:
+def alert_of(record: Record) -> AlertRecord:
     """The alert in `record`. Raises RuleError for a record of another kind, DataError for damaged bytes."""
     event = decode(record)
     if not isinstance(event, AlertFiring | AlertResolved):
         raise RuleError(f"expected a record of AlertFiring or AlertResolved, got {record.type} in run {record.run}, id {record.id}")
-    return Alert(record, event)
+    return AlertRecord(record, event)
 
 
-def notice_of(alert: Alert, link_to: LinkTo) -> Notice:
+def notice_of(alert: AlertRecord, link_to: LinkTo) -> Notice:
     """The message about one alert. Its labels carry the rule as `alertname`, as Alertmanager expects, and severity, topic and run."""
     record, event = alert
     link = link_to(record.run, record.moment)
@@ -138,44 +136,36 @@ def summary_notice(summary: RateLimitSummary, handler: str, link_to: LinkTo) -> 
     by_severity = [f"{summary.severities[severity]} {severity}" for severity in reversed(SEVERITIES) if severity in summary.severities]
     where = f"{most} of run {run}" + (f", {number - most} of other runs" if number > most else "")
     since, link = written_time(summary.first_time), link_to(run, None)
-    return _notice(
-        _SUMMARY,
-        handler,
-        identity=f"\x1f{summary.first.id}",
-        severity=max(summary.severities, key=SEVERITIES.index),
-        since=since,
-        annotations={
-            "summary": f"{number} alerts were held back by the rate limit of {handler}: {', '.join(by_severity)}",
-            "description": f"{where}; between {since} and {written_time(summary.last_time)}. All of them are in the log.",
-            "command": link.command,
-        },
-        link=link,
-    )
+    annotations = {
+        "summary": f"{number} alerts were held back by the rate limit of {handler}: {', '.join(by_severity)}",
+        "description": f"{where}; between {since} and {written_time(summary.last_time)}. All of them are in the log.",
+        "command": link.command,
+    }
+    labels = {"alertname": "esper-alerts-held-back", "severity": max(summary.severities, key=SEVERITIES.index), "handler": handler}
+    return _notice(labels, annotations, since, link, f"\x1f{summary.first.id}")
 
 
 def handler_test_notice(handler: str, now: datetime) -> Notice:
     """The message that tests a handler. It names itself a test; no log has a record of it."""
-    summary, link = f"A test of the handler {handler}: alerts of this severity arrive here.", _Link("esper alerts test", None)
-    annotations = {"summary": summary, "command": link.command}
-    return _notice(_TEST, handler, severity="info", since=written_time(now.astimezone(UTC)), annotations=annotations, link=link)
+    link = _Link("esper alerts test", None)
+    annotations = {"summary": f"A test of the handler {handler}: alerts of this severity arrive here.", "command": link.command}
+    labels = {"alertname": "esper-test", "severity": "info", "handler": handler}
+    return _notice(labels, annotations, written_time(now.astimezone(UTC)), link)
 
 
-def _notice(
-    name: str, handler: str, *, severity: Severity, since: str, annotations: dict[str, str], link: _Link, identity: str = ""
-) -> Notice:
-    fingerprint = hashlib.sha256(f"{name}\x1f{handler}{identity}".encode()).hexdigest()[:32]
-    labels: dict[str, str] = {"alertname": name, "severity": severity, "handler": handler}
+def _notice(labels: dict[str, str], annotations: dict[str, str], since: str, link: _Link, identity: str = "") -> Notice:
+    name = labels["alertname"]
+    fingerprint = hashlib.sha256(f"{name}\x1f{labels['handler']}{identity}".encode()).hexdigest()[:32]
     return Notice(f"{name}/{fingerprint}/{since}", fingerprint, since, None, labels, annotations, link)
 
 
 def linker(*, options: str = "", base_url: str | None = None) -> LinkTo:
     """Links made of `esper show RUN --at MOMENT` with `options` (such as " --log DIR"), and of Nissa's API under `base_url`."""
-    base = None if base_url is None else base_url.rstrip("/")
 
     def link_to(run: RunId, moment: Moment | None) -> _Link:
-        page = None if base is None else f"{base}/api/v1/runs/{run}"
-        if moment is None:
-            return _Link(f"esper alerts list {run}{options}", None if page is None else f"{page}/alerts")
-        return _Link(f"esper show {run} --at {moment}{options}", None if page is None else f"{page}/state?at={moment}")
+        command = f"alerts list {run}" if moment is None else f"show {run} --at {moment}"
+        page = "alerts" if moment is None else f"state?at={moment}"
+        url = None if base_url is None else f"{base_url.rstrip('/')}/api/v1/runs/{run}/{page}"
+        return _Link(f"esper {command}{options}", url)
 
     return link_to

@@ -1,7 +1,5 @@
 """Outbox of one handler: decides what is sent when, and the outcome of each alert. It is given the time and the answers; pure.
 
-An alert comes by `offer`. It waits until `next_step` sends it, and leaves with one outcome:
-
     offered -> waiting -> delivered                   the receiver took it
                        -> failed                      refused, every attempt failed, or a firing became too old between attempts
             -> rate_limit                             no token; counted in a summary with the others
@@ -27,8 +25,8 @@ from typing import Any, Literal, NamedTuple
 
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
-from esper.observer.delivery.limits import Bucket, Limits, PendingSummary, pause_s
-from esper.observer.delivery.notices import SEVERITIES, Alert, RateLimitSummary, alert_key
+from esper.observer.delivery.limits import Bucket, Limits, pause_s
+from esper.observer.delivery.notices import SEVERITIES, AlertRecord, RateLimitSummary, alert_key
 
 _REMEMBERED = 16_384
 """Alerts whose outcome is remembered, so that one offered again is not sent again; the oldest are forgotten."""
@@ -36,8 +34,13 @@ _REMEMBERED = 16_384
 _OPEN_AT_MOST = 10_000
 """Delivered firings that await their resolution, and as many undelivered ones; the resolution of a forgotten one is not sent."""
 
-_Known = Literal["done", "failed_before", "limited_before", "unsent_before"]
-_READ_BACK: dict[str, _Known] = {"rate_limit": "limited_before", "not_delivered": "unsent_before"}
+_QUIET_S = 5.0
+_SUMMARY_AT_LATEST_S = 60.0
+"""A summary is sent when no alert was suppressed for five seconds, and a minute after the first one at the latest."""
+
+_Suppressed = Literal["rate_limit", "stale", "not_delivered"]
+_Known = Literal["offered", "delivered", "failed"] | _Suppressed
+"""An alert that was offered to this outbox, or an outcome that was read back and whose alert was not offered yet."""
 
 
 class Now(NamedTuple):
@@ -56,295 +59,240 @@ class Answer(NamedTuple):
     retry_after_s: float | None = None
 
 
-class Outcome(NamedTuple):
-    """What to record about an alert."""
+class AlertOutcome(NamedTuple):
+    """An alert's record, and the event to record about it."""
 
     alert: Record
     event: AlertNotified | AlertSuppressed
 
 
-Sending = Alert | RateLimitSummary | tuple[Alert, ...]
+Sending = AlertRecord | RateLimitSummary | tuple[AlertRecord, ...]
 """One message: an alert, a summary, or the firing alerts that are sent again."""
 
 
 class Step(NamedTuple):
-    """What to do now: record outcomes, send something; and when to ask again (None: when something is offered)."""
+    """Outcomes to record, a message to send, and the time of the next step (None: when an alert is offered)."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[AlertOutcome, ...]
     sending: Sending | None
     until_s: float | None
 
 
 @dataclass
 class _Waiting:
-    alert: Alert
+    message: AlertRecord | RateLimitSummary
     due_s: float
     attempts: int = 0
     error: str | None = None
 
 
 class Outbox:
-    """Messages of one handler. Not safe for threads: its owner holds a lock, and sends one message at a time.
-
-    It forgets nothing until `go_live`, so that all that was read back meets all that is offered again.
-    """
+    """Messages of one handler. Not safe for threads: its owner holds a lock, and sends one message at a time."""
 
     def __init__(self, handler: str, limits: Limits, jitter: Callable[[], float]) -> None:
-        self._handler = handler
-        self._limits = limits
-        self._jitter = jitter
+        self._handler, self._limits, self._jitter = handler, limits, jitter
         self._within = timedelta(seconds=limits.deliver_within_s)
         self._bucket = Bucket(limits.rate_per_minute / 60.0, limits.burst)
-        self._waiting: dict[EventId, _Waiting] = {}
-        self._granted: dict[EventId, None] = {}  # Waiting alerts that hold a token, in order; at most `burst`.
-        self._ungranted: deque[EventId] = deque()  # Resolutions that wait for a token; at most _OPEN_AT_MOST.
-        self._firing: dict[str, EventId] = {}  # Waiting firings; at most `burst`.
-        self._resolving: dict[str, EventId] = {}  # Waiting resolutions.
-        self._open: OrderedDict[str, Alert | None] = OrderedDict()  # Delivered firings; the alert where it is to be sent again.
-        self._missed: OrderedDict[str, None] = OrderedDict()  # Firings that were not delivered.
+        self._granted: dict[tuple[str, bool] | None, _Waiting] = {}  # With a token, by key and firing; at most `burst`. None: a summary.
+        self._ungranted: deque[AlertRecord] = deque()  # Resolutions of delivered firings that wait for a token.
+        self._after_firing: dict[str, AlertRecord] = {}  # Resolutions that wait for their firing, by key.
+        self._open: OrderedDict[str, None] = OrderedDict()  # Keys of delivered firings without a delivered resolution.
+        self._missed: OrderedDict[str, None] = OrderedDict()  # Keys of firings that were not delivered.
         self._known: OrderedDict[EventId, _Known] = OrderedDict()
-        self._summary = PendingSummary(limits, jitter)
-        self._again_s = math.inf
-        self._again_failures = 0
-        self._live = False
-
-    def go_live(self) -> None:
-        """Bounds memory from now on: every outcome of the past was read back."""
-        self._live = True
-        self._trim()
+        self._again: OrderedDict[str, AlertRecord] = OrderedDict()  # Delivered firings that are sent again.
+        self._again_s, self._again_failures = math.inf, 0
+        self._counting: RateLimitSummary | None = None
+        self._quiet_s = self._latest_s = math.inf
 
     def outstanding(self, run: RunId | None = None) -> int:
-        """Number of waiting alerts (of `run`); over all runs, a summary counts too."""
+        """Number of waiting alerts (of `run`); over all runs, summaries count too."""
+        granted = [waiting.message for waiting in self._granted.values()]
         if run is None:
-            return len(self._waiting) + bool(self._summary)
-        return sum(waiting.alert.record.run == run for waiting in self._waiting.values())
+            return len(granted) + len(self._ungranted) + len(self._after_firing) + (self._counting is not None)
+        return sum(
+            isinstance(message, AlertRecord) and message.record.run == run
+            for message in (*granted, *self._ungranted, *self._after_firing.values())
+        )
 
     def settled(self, run: RunId, event: AlertNotified | AlertSuppressed) -> None:
-        """Takes an outcome that was read back from the log, in the log's order. One that this outbox made itself changes nothing."""
-        if self._known.get(event.alert) == "done":
-            return
-        self._drop(event.alert)
-        if isinstance(event, AlertSuppressed):
-            self._remember(event.alert, _READ_BACK.get(event.why, "done"))
-        elif event.outcome == "failed":
-            self._remember(event.alert, "failed_before")
-        else:
-            self._remember(event.alert, "done")
-            self._opened(alert_key(run, event.fingerprint, event.since), None)
+        """Takes an outcome that was read back from the log, in the log's order and before its alert is offered."""
+        self._known[event.alert] = event.why if isinstance(event, AlertSuppressed) else event.outcome
+        if isinstance(event, AlertNotified) and event.outcome == "delivered":
+            self._open[alert_key(run, event.fingerprint, event.since)] = None
 
-    def offer(self, alert: Alert, now: Now) -> tuple[Outcome, ...]:
-        """Takes an alert; the outcomes that are decided at once. An alert that waits already, or is done, changes nothing."""
-        if SEVERITIES.index(alert.event.severity) < SEVERITIES.index(self._limits.severity) or alert.record.id in self._waiting:
-            return ()
+    def offer(self, alert: AlertRecord, now: Now) -> tuple[AlertOutcome, ...]:
+        """Takes an alert; the outcomes that are decided at once. An alert that was offered before changes nothing."""
         before = self._known.get(alert.record.id)
-        if before is not None and not self._is_worth_another(alert, before, now):
-            self._offered_again(alert, before, now)
+        if SEVERITIES.index(alert.event.severity) < SEVERITIES.index(self._limits.severity) or before == "offered":
             return ()
+        self._known[alert.record.id] = "offered"
+        self._known.move_to_end(alert.record.id)
         self._grant(now)
-        return self._offer_firing(alert, now) if alert.firing else self._offer_resolved(alert, now)
+        return self._offer_firing(alert, before, now) if alert.firing else self._offer_resolved(alert, before)
 
     def next_step(self, now: Now) -> Step:
-        """What to do now. A message must be answered by `answered` before the next call."""
+        """Outcomes to record and a message to send, which must be answered by `answered` before the next call."""
+        for remembered, at_most in self._bounds():
+            while len(remembered) > at_most:
+                remembered.popitem(last=False)
         outcomes = self._expire(now)
         self._grant(now)
-        first = min((self._waiting[alert_id] for alert_id in self._granted), key=lambda waiting: waiting.due_s, default=None)
-        alert_s = math.inf if first is None else first.due_s
-        summary_s = self._summary.due_s if self._summary.has_token and self._summary.due_s is not None else math.inf
-        again_s = self._again_due_s()
-        due_s = min(alert_s, summary_s, again_s)
-        if due_s > now.steady_s:
-            until_s = min(due_s, self._token_s(now), self._stale_s(now))
-            return Step(outcomes, None, None if math.isinf(until_s) else until_s)
-        if first is not None and due_s == alert_s:
-            return Step(outcomes, first.alert, None)
-        if due_s == summary_s:
-            return Step(outcomes, self._summary.summary(), None)
-        return Step(outcomes, tuple(self._still_firing()), None)
+        first = min(self._granted.values(), key=lambda waiting: waiting.due_s, default=None)
+        first_s = math.inf if first is None else first.due_s
+        again_s = self._again_s if self._again else math.inf
+        if first is not None and first_s <= min(again_s, now.steady_s):
+            if first.message is self._counting:
+                self._counting = None  # Alerts that are suppressed from now on go into the next summary.
+            return Step(outcomes, first.message, None)
+        if again_s <= now.steady_s:
+            return Step(outcomes, tuple(self._again.values()), None)
+        until_s = min(first_s, again_s, self._token_s(now), self._stale_s(now))
+        return Step(outcomes, None, None if math.isinf(until_s) else until_s)
 
-    def answered(self, sending: Sending, answer: Answer, now: Now) -> tuple[Outcome, ...]:
+    def answered(self, sending: Sending, answer: Answer, now: Now) -> tuple[AlertOutcome, ...]:
         """Takes the answer to a message; the outcomes that follow."""
-        match sending:
-            case Alert():
-                return self._alert_answered(sending, answer, now)
-            case RateLimitSummary():
-                over = answer.delivered or answer.final
-                self._summary.answered(over=over, retry_after_s=answer.retry_after_s, now_s=now.steady_s)
-            case _:
-                self._again_answered(answer, now)
-        return ()
+        if not isinstance(sending, AlertRecord | RateLimitSummary):
+            self._again_answered(answer, now)
+            return ()
+        place = _place(sending)
+        waiting = self._granted[place]
+        waiting.attempts += 1
+        waiting.error = answer.error
+        if not (answer.delivered or answer.final or waiting.attempts >= self._limits.attempts):
+            waiting.due_s = now.steady_s + self._pause_s(waiting.attempts, answer)
+            return ()
+        del self._granted[place]
+        return () if isinstance(sending, RateLimitSummary) else self._notified(sending, waiting, delivered=answer.delivered, now=now)
 
     def hurry(self, now: Now) -> None:
         """Makes the summary due now: the owner is about to end."""
-        self._summary.hurry(now.steady_s)
+        self._latest_s = now.steady_s
 
-    def _offer_firing(self, alert: Alert, now: Now) -> tuple[Outcome, ...]:
-        if self._is_stale(alert, now):
-            return (self._suppressed(alert, "stale"),)
-        if not self._bucket.take():
-            self._summary.add(alert, now.steady_s)
-            return (self._suppressed(alert, "rate_limit"),)
-        self._waiting[alert.record.id] = _Waiting(alert, now.steady_s)
-        self._firing[alert.key] = alert.record.id
-        self._granted[alert.record.id] = None
+    def _offer_firing(self, alert: AlertRecord, before: _Known | None, now: Now) -> tuple[AlertOutcome, ...]:
+        if before == "delivered":
+            self._send_again(alert, now.steady_s)
+            return ()
+        is_young = not self._is_stale(alert, now)
+        is_open = before is None or (before == "failed" and is_young)
+        if is_open and is_young and self._bucket.take():
+            self._granted[_place(alert)] = _Waiting(alert, now.steady_s)
+            return ()
+        if is_young:
+            self._count(alert, now)
+        self._missed[alert.key] = None
+        return (self._suppressed(alert, "rate_limit" if is_young else "stale"),) if is_open else ()
+
+    def _offer_resolved(self, alert: AlertRecord, before: _Known | None) -> tuple[AlertOutcome, ...]:
+        self._again.pop(alert.key, None)
+        if before != "delivered" and (alert.key, True) in self._granted:
+            self._after_firing[alert.key] = alert
+        elif before != "delivered" and alert.key in self._open:
+            self._ungranted.append(alert)
+        else:
+            self._open.pop(alert.key, None)
+            if alert.key in self._missed and before is None:
+                return (self._suppressed(alert, "not_delivered"),)
         return ()
 
-    def _offer_resolved(self, alert: Alert, now: Now) -> tuple[Outcome, ...]:
-        if alert.key not in self._firing:
-            if alert.key not in self._open:
-                return (self._suppressed(alert, "not_delivered"),) if alert.key in self._missed else ()
-            self._open[alert.key] = None
-            self._ungranted.append(alert.record.id)
-        self._waiting[alert.record.id] = _Waiting(alert, now.steady_s)
-        self._resolving[alert.key] = alert.record.id
-        return ()
+    def _count(self, alert: AlertRecord, now: Now) -> None:
+        if self._counting is None:
+            self._counting = RateLimitSummary(alert.record, alert.record.time, alert.record.time)
+            self._latest_s = now.steady_s + _SUMMARY_AT_LATEST_S
+        self._counting.add(alert)
+        self._quiet_s = now.steady_s + _QUIET_S
 
-    def _is_worth_another(self, alert: Alert, before: _Known, now: Now) -> bool:
-        if alert.firing:
-            return before == "failed_before" and not self._is_stale(alert, now)
-        # If a failed firing is tried again, the resolution that was not sent because of it follows.
-        return (before == "failed_before" and alert.key in self._open) or (before == "unsent_before" and alert.key in self._firing)
-
-    def _offered_again(self, alert: Alert, before: _Known, now: Now) -> None:
-        if before == "limited_before" and not self._is_stale(alert, now):
-            self._summary.add(alert, now.steady_s)
-        delivered = alert.key in self._open
-        self._finished(alert, delivered=delivered)
-        if alert.firing and delivered and alert.key not in self._resolving:
-            self._opened(alert.key, alert, again_s=now.steady_s)
+    def _summary_s(self) -> float:
+        return math.inf if self._counting is None or None in self._granted else min(self._quiet_s, self._latest_s)
 
     def _grant(self, now: Now) -> None:
-        self._bucket.refill(now.steady_s, len(self._granted) + self._summary.has_token)
-        while self._ungranted:
-            if self._ungranted[0] in self._waiting:
-                if not self._bucket.take():
-                    return
-                self._granted[self._ungranted[0]] = None
-            self._ungranted.popleft()
-        if self._summary.wants_token(now.steady_s):
-            self._summary.has_token = self._bucket.take()
+        self._bucket.refill(now.steady_s, len(self._granted))
+        while self._ungranted and self._bucket.take():
+            alert = self._ungranted.popleft()
+            self._granted[_place(alert)] = _Waiting(alert, now.steady_s)
+        due_s = self._summary_s()
+        if due_s <= now.steady_s and self._counting is not None and self._bucket.take():
+            self._granted[None] = _Waiting(self._counting, due_s)
 
     def _token_s(self, now: Now) -> float:
-        # When a waiting message gets its token, or the summary begins to wait for one.
-        if self._ungranted or self._summary.wants_token(now.steady_s):
-            return self._bucket.next_s(now.steady_s)
-        return math.inf if self._summary.has_token or self._summary.due_s is None else self._summary.due_s
+        # When a waiting message gets its token.
+        next_s = self._bucket.next_s(now.steady_s)
+        return next_s if self._ungranted else max(next_s, self._summary_s())
+
+    def _firings(self) -> Iterator[tuple[AlertRecord, _Waiting]]:
+        for waiting in self._granted.values():
+            if isinstance(waiting.message, AlertRecord) and waiting.message.firing:
+                yield waiting.message, waiting
 
     def _stale_s(self, now: Now) -> float:
-        oldest = min((self._waiting[alert_id].alert.record.time for alert_id in self._firing.values()), default=None)
+        oldest = min((alert.record.time for alert, _ in self._firings()), default=None)
         return math.inf if oldest is None else now.steady_s + (oldest + self._within - now.time).total_seconds()
 
-    def _expire(self, now: Now) -> tuple[Outcome, ...]:
-        outcomes: list[Outcome] = []
-        firings = [self._waiting[alert_id] for alert_id in self._firing.values()]
-        for waiting in [waiting for waiting in firings if self._is_stale(waiting.alert, now)]:
+    def _expire(self, now: Now) -> tuple[AlertOutcome, ...]:
+        outcomes: list[AlertOutcome] = []
+        for alert, waiting in [(alert, waiting) for alert, waiting in self._firings() if self._is_stale(alert, now)]:
+            del self._granted[_place(alert)]
             if waiting.attempts:
-                outcomes += self._gave_up(waiting, f"{waiting.error}; not tried again: older than {self._limits.deliver_within_s:g} s")
+                waiting.error = f"{waiting.error}; not tried again: older than {self._limits.deliver_within_s:g} s"
+                outcomes += self._notified(alert, waiting, delivered=False, now=now)
             else:
-                outcomes += (self._suppressed(waiting.alert, "stale"), *self._without_firing(waiting.alert))
+                outcomes += (self._suppressed(alert, "stale"), *self._missed_now(alert))
         return tuple(outcomes)
-
-    def _alert_answered(self, alert: Alert, answer: Answer, now: Now) -> tuple[Outcome, ...]:
-        waiting = self._waiting.get(alert.record.id)
-        if waiting is None:
-            return ()  # The outcome of another process was read back meanwhile.
-        waiting.attempts += 1
-        waiting.error = answer.error
-        if answer.delivered:
-            outcome = self._notified(waiting, "delivered", answer.error)
-            if alert.firing:
-                self._arrived(alert, now)
-            return (outcome,)
-        if answer.final or waiting.attempts >= self._limits.attempts:
-            return self._gave_up(waiting, answer.error)
-        waiting.due_s = now.steady_s + pause_s(waiting.attempts, self._limits.first_pause_s, answer.retry_after_s, self._jitter)
-        return ()
-
-    def _arrived(self, firing: Alert, now: Now) -> None:
-        resolution = self._resolving.get(firing.key)
-        if resolution is not None:
-            self._opened(firing.key, None)
-            self._ungranted.append(resolution)
-        else:
-            self._opened(firing.key, firing, again_s=now.steady_s + (self._limits.resend_s or 0.0))
 
     def _again_answered(self, answer: Answer, now: Now) -> None:
         resend_s = self._limits.resend_s
         assert resend_s is not None, "only such a handler sends again"
         self._again_failures = 0 if answer.delivered else self._again_failures + 1
-        wait_s = resend_s
-        if self._again_failures:
-            wait_s = min(resend_s, pause_s(self._again_failures, self._limits.first_pause_s, answer.retry_after_s, self._jitter))
+        wait_s = min(resend_s, self._pause_s(self._again_failures, answer)) if self._again_failures else resend_s
         self._again_s = now.steady_s + wait_s
 
-    def _again_due_s(self) -> float:
-        return math.inf if next(self._still_firing(), None) is None else self._again_s
+    def _send_again(self, firing: AlertRecord, at_s: float) -> None:
+        if self._limits.resend_s is not None:
+            self._again_s = min(at_s, self._again_s) if self._again else at_s
+            self._again[firing.key] = firing
 
-    def _still_firing(self) -> Iterator[Alert]:
-        return (firing for firing in self._open.values() if firing is not None)
-
-    def _gave_up(self, waiting: _Waiting, error: str | None) -> tuple[Outcome, ...]:
-        return (self._notified(waiting, "failed", error), *self._without_firing(waiting.alert))
-
-    def _without_firing(self, alert: Alert) -> tuple[Outcome, ...]:
-        resolution = self._resolving.get(alert.key) if alert.firing else None
-        return () if resolution is None else (self._suppressed(self._waiting[resolution].alert, "not_delivered"),)
-
-    def _notified(self, waiting: _Waiting, outcome: Literal["delivered", "failed"], error: str | None) -> Outcome:
-        alert = waiting.alert
-        self._finished(alert, delivered=outcome == "delivered")
+    def _notified(self, alert: AlertRecord, waiting: _Waiting, *, delivered: bool, now: Now) -> tuple[AlertOutcome, ...]:
+        """The outcome of an alert that was sent, and of a resolution that its failure ends."""
         event = AlertNotified(
             alert=alert.record.id,
             fingerprint=alert.event.fingerprint,
             since=alert.event.since,
             handler=self._handler,
-            outcome=outcome,
+            outcome="delivered" if delivered else "failed",
             attempts=waiting.attempts,
-            error=error,
+            error=waiting.error,
         )
-        return Outcome(alert.record, event)
-
-    def _suppressed(self, alert: Alert, why: Literal["rate_limit", "stale", "not_delivered"]) -> Outcome:
-        self._finished(alert, delivered=False)
-        return Outcome(
-            alert.record, AlertSuppressed(alert=alert.record.id, fingerprint=alert.event.fingerprint, handler=self._handler, why=why)
-        )
-
-    def _is_stale(self, alert: Alert, now: Now) -> bool:
-        return now.time - alert.record.time >= self._within
-
-    def _finished(self, alert: Alert, *, delivered: bool) -> None:
-        self._drop(alert.record.id)
-        self._remember(alert.record.id, "done")
-        self._missed.pop(alert.key, None)
-        if not alert.firing:  # Delivered or not, the alert is over, and must not be sent again as firing.
+        outcome = AlertOutcome(alert.record, event)
+        if not alert.firing:
             self._open.pop(alert.key, None)
         elif not delivered:
-            self._missed[alert.key] = None
-            self._trim()
+            return (outcome, *self._missed_now(alert))
+        else:
+            self._open[alert.key] = None
+            if (resolution := self._after_firing.pop(alert.key, None)) is not None:
+                self._ungranted.append(resolution)
+            else:
+                self._send_again(alert, now.steady_s + (self._limits.resend_s or 0.0))
+        return (outcome,)
 
-    def _drop(self, alert_id: EventId) -> None:
-        waiting = self._waiting.pop(alert_id, None)
-        self._granted.pop(alert_id, None)
-        if waiting is not None:
-            waits = self._firing if waiting.alert.firing else self._resolving
-            if waits.get(waiting.alert.key) == alert_id:
-                del waits[waiting.alert.key]
+    def _missed_now(self, firing: AlertRecord) -> tuple[AlertOutcome, ...]:
+        """Remembers that a firing was not delivered; the outcome of the resolution that waited for it."""
+        self._missed[firing.key] = None
+        resolution = self._after_firing.pop(firing.key, None)
+        return () if resolution is None else (self._suppressed(resolution, "not_delivered"),)
 
-    def _remember(self, alert_id: EventId, how: _Known) -> None:
-        self._known[alert_id] = how
-        self._known.move_to_end(alert_id)
-        self._trim()
+    def _suppressed(self, alert: AlertRecord, why: _Suppressed) -> AlertOutcome:
+        event = AlertSuppressed(alert=alert.record.id, fingerprint=alert.event.fingerprint, handler=self._handler, why=why)
+        return AlertOutcome(alert.record, event)
 
-    def _opened(self, key: str, firing: Alert | None, *, again_s: float = math.inf) -> None:
-        self._open[key] = firing
-        self._open.move_to_end(key)
-        self._trim()
-        if self._limits.resend_s is not None:
-            self._again_s = min(again_s, self._again_s)
+    def _is_stale(self, alert: AlertRecord, now: Now) -> bool:
+        return now.time - alert.record.time >= self._within
 
-    def _trim(self) -> None:
-        bounds: tuple[tuple[OrderedDict[Any, Any], int], ...]  # Any: dictionaries of three types.
-        bounds = ((self._known, _REMEMBERED), (self._open, _OPEN_AT_MOST), (self._missed, _OPEN_AT_MOST))
-        for remembered, at_most in bounds:
-            while self._live and len(remembered) > at_most:
-                remembered.popitem(last=False)
+    def _pause_s(self, attempts: int, answer: Answer) -> float:
+        return pause_s(attempts, self._limits.first_pause_s, answer.retry_after_s, self._jitter)
+
+    def _bounds(self) -> tuple[tuple[OrderedDict[Any, Any], int], ...]:  # Any: dictionaries of several types.
+        return (self._known, _REMEMBERED), (self._open, _OPEN_AT_MOST), (self._missed, _OPEN_AT_MOST), (self._again, _OPEN_AT_MOST)
+
+
+def _place(message: AlertRecord | RateLimitSummary) -> tuple[str, bool] | None:
+    return (message.key, message.firing) if isinstance(message, AlertRecord) else None

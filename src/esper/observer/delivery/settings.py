@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from esper.errors import SettingsError
-from esper.observer.delivery.notices import Severity
+from esper.folds.monitoring.rules import Severity
 from esper.settings import TomlFile, read_text
 
 _DELIVERY = "delivery.toml"
