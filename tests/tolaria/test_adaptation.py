@@ -372,7 +372,7 @@ READY: list[tuple[Script, int, bool]] = [
 @pytest.mark.parametrize(("script", "epoch", "ready"), READY)
 def test_a_seed_is_ready_when_its_stage_has_lasted_as_planned(tmp_path: Path, script: Script, epoch: int, ready: bool) -> None:
     made = lived(tmp_path, script, epoch)
-    assert (PLACE in ready_seeds(made.training)) is ready
+    assert ready_seeds(made.training)[PLACE] is ready
 
 
 # While a resumed run catches up

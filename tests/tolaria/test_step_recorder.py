@@ -26,7 +26,7 @@ def test_the_numbers_of_a_span_are_those_of_its_steps_in_order() -> None:
     read = span.read()
     assert (read.losses, read.metrics) == ([0.25, math.inf], {"accuracy": [0.5, 1.0]})
     assert read.norms == pytest.approx([0.1, 0.1])
-    assert (len(span), span.first_step, span.samples) == (2, 7, [5, 2])
+    assert (len(span), read.first_step, read.samples) == (2, 7, [5, 2])
 
 
 def test_a_loss_in_double_precision_stays_in_double_precision() -> None:

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from esper.errors import DataError
 from esper.events.kinds.control import Command
-from esper.events.kinds.lifecycle import SeedEvaluated
+from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated
 from esper.tamiyo.settings import PolicySettings
 from esper.tolaria.determinism import random_state_digest
 from esper.tolaria.objective import Batch, Supervised, WholeStep
-from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, paired_difference
+from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, paired_evaluation
 from tests.tolaria.worlds import ADVANCE, CPU, GRAFTED, SITE, TRAINING, Script, World, batches, loss_of, perceptron, samples
 
 
@@ -40,7 +40,7 @@ def expected() -> tuple[float, float]:
 def test_loss_and_metrics_are_means_over_samples_also_where_the_last_batch_is_smaller(loss: object) -> None:
     assert callable(loss)
     losses = Evaluator(perceptron(), batches(8), Supervised(loss, {"right": correct}), CPU).losses()
-    assert losses.samples == 20
+    assert losses.measured.samples == 20
     assert losses.mean == pytest.approx(expected()[0], rel=1e-6)
     assert losses.metrics["right"] == pytest.approx(expected()[1])
 
@@ -124,21 +124,25 @@ def losses(*values: float) -> Losses:
     return Losses(np.array(values), np.ones(len(values)), {})
 
 
+def evaluated(without: Losses, with_seed: Losses) -> Evaluation:
+    return paired_evaluation(without, with_seed, epoch=1, alpha=1.0, k=1)
+
+
 def test_a_comparison_is_paired() -> None:
-    pair = paired_difference(losses(1.0, 5.0, 3.0), losses(0.5, 4.0, 3.0))
+    pair = evaluated(losses(1.0, 5.0, 3.0), losses(0.5, 4.0, 3.0))
     assert pair.n == 3
     assert pair.mean == pytest.approx(0.5)
     assert pair.standard_error == pytest.approx(0.5 / math.sqrt(3))  # sd of 0.5, 1, 0 is 0.5
-    assert (pair.without.mean, pair.with_seed.mean) == (3.0, 2.5)
+    assert (pair.loss_without, pair.loss_with) == (3.0, 2.5)
 
 
 def test_one_pair_has_no_standard_error() -> None:
-    assert math.isnan(paired_difference(losses(1.0), losses(0.5)).standard_error)
+    assert math.isnan(evaluated(losses(1.0), losses(0.5)).standard_error)
 
 
 def test_one_value_that_is_not_a_number_makes_the_mean_none() -> None:
     assert math.isnan(losses(1.0, math.nan).mean)
-    assert math.isnan(paired_difference(losses(1.0, math.nan), losses(0.5, 1.0)).mean)
+    assert math.isnan(evaluated(losses(1.0, math.nan), losses(0.5, 1.0)).mean)
 
 
 # Seeds

@@ -334,7 +334,7 @@ def _finish(recipe: Recipe, training: Training, emitter: Emitter, outcome: Train
     metrics = outcome.metrics
     if recipe.test is not None:
         losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
-        metrics = metrics | {"test_loss": losses.mean, **{f"test_{name}": value for name, value in losses.metrics.items()}}
+        metrics = metrics | losses.named("test")
     finished = RunFinished(
         metrics=metrics,
         model_digest=outcome.model_digest,

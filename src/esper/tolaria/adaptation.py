@@ -68,7 +68,7 @@ class AdaptationStep:
             kernel = self._kernel_of(order)
         except DataError as error:
             training.progress = training.progress.noted(*place, kernel_failed=True)
-            training.count("failed", site)
+            training.counters = training.counters.counted("failed", site)
             training.emit(KernelCompileFailed(key=order.key, site=site, seed=slot, life=life, error=str(error)))
             return
         training.progress = training.progress.noted(*place, kernel=kernel.digest)
@@ -149,7 +149,7 @@ class AdaptationStep:
             view = after(view, decision, verdict, state.gate)
             if isinstance(verdict, Refused):
                 if decision.site is not None:
-                    training.count("refused", decision.site)
+                    training.counters = training.counters.counted("refused", decision.site)
                 refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
                 training.emit(refusal, cause=decision_id, trace=trace_of(decision_id))
             elif isinstance(verdict, Passed):
@@ -184,12 +184,12 @@ class AdaptationStep:
         except RuleError as error:  # An earlier command of this epoch failed, so this one finds its seed elsewhere.
             refusal = CommandRefused(command=command.command, site=command.site, seed=command.seed, reason=str(error))
             training.emit(refusal, cause=order.id, trace=order.trace)
-            training.count("refused", command.site)
+            training.counters = training.counters.counted("refused", command.site)
             return False
         except DataError as error:
             failure = CommandFailed(command=command.command, site=command.site, seed=command.seed, error=str(error))
             training.emit(failure, cause=order.id, trace=order.trace)
-            training.count("failed", command.site)
+            training.counters = training.counters.counted("failed", command.site)
             if command.command is Command.LOAD:
                 training.progress = training.progress.noted(*place, kernel=None, kernel_failed=True)
             return False
@@ -215,23 +215,15 @@ class AdaptationStep:
         applied = training.emit(CommandApplied(command=command.command, site=command.site, seed=command.seed), cause=order.id, trace=trace)
         moved = training.emit_transition(row, from_stage, row.stage, order.reason, cause=applied, trace=trace)
         if command.command is Command.GERMINATE:
-            self._record_submitted(command, place, moved, trace)
+            assert command.blueprint is not None
+            request, life = self._order_of(place), training.counters.epoch
+            submitted = BlueprintSubmitted(
+                blueprint=command.blueprint, key=request.key, spec=request.spec, site=command.site, seed=command.seed, life=life
+            )
+            training.emit(submitted, cause=moved, trace=trace)
         if row.stage in _ENDS:
             training.emit_report(row, row.stage, training.progress.validation_loss, cause=moved, trace=trace)
         self._remember(command.command, place, row.stage)
-
-    def _record_submitted(self, command: CommandIssued, place: Place, cause: EventId, trace: str) -> None:
-        order = self._order_of(place)
-        assert command.blueprint is not None
-        submitted = BlueprintSubmitted(
-            blueprint=command.blueprint,
-            key=order.key,
-            spec=order.spec,
-            site=command.site,
-            seed=command.seed,
-            life=self._training.counters.epoch,
-        )
-        self._training.emit(submitted, cause=cause, trace=trace)
 
     def _remember(self, command: Command, place: Place, stage: Stage) -> None:
         training = self._training

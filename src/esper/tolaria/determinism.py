@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,15 +49,13 @@ def deterministic(device: torch.device, threads: int) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def determinism_settings(digest: str) -> Determinism:
+def determinism_settings(digest: Literal["full", "parameters", "off"]) -> Determinism:
     """Determinism settings for RunStarted, read back from torch."""
-    return Determinism.model_validate(
-        {
-            "threads": torch.get_num_threads(),
-            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-            "mkl_cbwr": os.environ.get(_MKL_VARIABLE),
-            "digest": digest,
-        }
+    return Determinism(
+        threads=torch.get_num_threads(),
+        deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
+        mkl_cbwr=os.environ.get(_MKL_VARIABLE),
+        digest=digest,
     )
 
 

@@ -32,8 +32,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class StepNumbers:
-    """The same numbers as floats: one per step."""
+    """The same numbers of a span, as floats: one per step."""
 
+    first_step: int
+    samples: list[int]
     losses: list[float]
     norms: list[float]
     metrics: dict[str, list[float]]
@@ -54,16 +56,6 @@ class StepRecorder:
     def __len__(self) -> int:
         return len(self._steps)
 
-    @property
-    def first_step(self) -> int:
-        """The first step of the span."""
-        return self._steps[0].step
-
-    @property
-    def samples(self) -> list[int]:
-        """Number of samples of each step."""
-        return [step.samples for step in self._steps]
-
     def read(self) -> StepNumbers:
         """All numbers as floats. The CPU waits for the device here, once."""
         names = list(self._steps[0].metrics)
@@ -71,7 +63,8 @@ class StepRecorder:
         rows = [losses_S, torch.stack([step.norm for step in self._steps]).to(losses_S)]
         rows += [torch.stack([step.metrics[name] for step in self._steps]).to(losses_S) for name in names]
         losses, norms, *metrics = torch.stack(rows).cpu().tolist()
-        return StepNumbers(losses, norms, dict(zip(names, metrics, strict=True)))
+        samples = [step.samples for step in self._steps]
+        return StepNumbers(self._steps[0].step, samples, losses, norms, dict(zip(names, metrics, strict=True)))
 
     def record(
         self, read: StepNumbers, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None
@@ -91,6 +84,6 @@ class StepRecorder:
             learning_rates=learning_rates,
             live_seeds=live_seeds,
             last_adaptation_step=last_adaptation_step,
-            samples_per_s=sum(self.samples) / (self._ended - self._started),
+            samples_per_s=sum(read.samples) / (self._ended - self._started),
             memory_bytes=torch.cuda.memory_allocated(steps[0].loss.device) if on_cuda else _process.memory_info().rss,
         )

@@ -57,24 +57,23 @@ class _Epoch:
     """Sums over one epoch so far."""
 
     started: float = field(default_factory=time.perf_counter)
-    loss_sum: float = 0.0
-    metric_sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
     samples: int = 0
     optimizer_steps: int = 0
 
-    def add(self, read: StepNumbers, samples: list[int]) -> None:
-        """Adds a span's numbers, each weighted by its samples."""
-        self.samples += sum(samples)
-        self.loss_sum += sum(loss * count for loss, count in zip(read.losses, samples, strict=True))
-        for name, values in read.metrics.items():
-            total = sum(value * count for value, count in zip(values, samples, strict=True))
-            self.metric_sums[name] = self.metric_sums.get(name, 0.0) + total
+    def add(self, read: StepNumbers) -> None:
+        """Add a span's numbers, each weighted by its samples."""
+        self.samples += sum(read.samples)
+        self.optimizer_steps += len(read.samples)
+        for name, values in {"loss": read.losses, **read.metrics}.items():
+            total = sum(value * count for value, count in zip(values, read.samples, strict=True))
+            self.sums[name] = self.sums.get(name, 0.0) + total
 
     @property
     def measured(self) -> Measured:
         """The sample-weighted means of the epoch's own steps."""
-        metrics = {name: total / self.samples for name, total in self.metric_sums.items()}
-        return Measured(loss=self.loss_sum / self.samples, metrics=metrics, samples=self.samples)
+        means = {name: total / self.samples for name, total in self.sums.items()}
+        return Measured(loss=means.pop("loss"), metrics=means, samples=self.samples)
 
 
 class Trainer:
@@ -113,15 +112,21 @@ class Trainer:
 
         Raises Interrupted when asked to stop, UnstableError after too many rollbacks or where no epoch came to its end.
         """
+        training, settings = self._training, self._settings
+        patience = math.inf if settings.patience is None else settings.patience
         # Out of patience already: the run was killed between its last epoch and its end.
-        while self._training.counters.epoch < self._settings.epochs and not self._out_of_patience():
+        while training.counters.epoch < settings.epochs and training.progress.epochs_since_improvement < patience:
             trouble = self._run_epoch()
             if trouble is not None:
                 self._roll_back(trouble)
-        if self._training.progress.last_train_loss is None:
-            raise UnstableError(f"none of {self._training.counters.epoch} epochs came to its end: each was rolled back")
+        epoch, step = training.counters.epoch, training.counters.step
+        if training.progress.last_train_loss is None:
+            raise UnstableError(f"none of {epoch} epochs came to its end: each was rolled back")
         self._checkpointer.save("end")
-        return self._outcome()
+        losses = self._evaluator.losses()
+        if not math.isfinite(losses.mean):
+            raise UnstableError(f"epoch {epoch}, step {step}: the validation loss of the trained model is {losses.mean}")
+        return TrainingResult(losses.named("validation"), model_digest(training), stopped_early=epoch < settings.epochs)
 
     # One epoch
 
@@ -136,16 +141,16 @@ class Trainer:
         epoch = _Epoch()
         self._span = StepRecorder()
         for batches, data_wait_s in self._batches():
-            self._step(batches, data_wait_s, epoch)
+            self._step(batches, data_wait_s)
             if len(self._span) >= self._settings.measure_every and (trouble := self._end_span(epoch)):
                 return trouble
             if self._stop():
                 self._training.sink.commit()
                 raise Interrupted(f"stopped in epoch {self._training.counters.epoch} after step {self._training.counters.step}")
-        if epoch.samples == 0 and len(self._span) == 0:
-            raise DataError("the training data is empty: expected at least one batch per epoch, got none")
         if len(self._span) and (trouble := self._end_span(epoch)):
             return trouble
+        if epoch.optimizer_steps == 0:
+            raise DataError("the training data is empty: expected at least one batch per epoch, got none")
         return self._end_epoch(epoch)
 
     def _batches(self) -> Iterator[tuple[list[Batch], float]]:
@@ -171,39 +176,35 @@ class Trainer:
         passed = math.ceil(batches / self._settings.accumulate)
         return passed if steps is None else min(passed, steps)
 
-    def _step(self, batches: list[Batch], data_wait_s: float, epoch: _Epoch) -> None:
+    def _step(self, batches: list[Batch], data_wait_s: float) -> None:
         """Optimizer step of the host, then the steps of its seeds."""
         started = time.perf_counter()
-        step = self._next_step()
-        measure = bool(self._training.host.sites) and len(self._span) + 1 == self._measured_step
-        self._training.host.begin_step(epoch=self._training.counters.epoch, step=step, measure=measure)
+        training, host, optimizer = self._training, self._training.host, self._training.optimizer
+        training.counters = training.counters.after_step()
+        step = training.counters.step
+        measure = bool(host.sites) and len(self._span) + 1 == self._measured_step
+        host.begin_step(epoch=training.counters.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
-        self._training.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
         for batch in batches:
-            losses, metrics = self._objective.measure(self._training.host.model, to_device(batch, self._training.device))
+            losses, metrics = self._objective.measure(host.model, to_device(batch, training.device))
             loss = losses.mean()
             (loss / len(batches)).backward()
             parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
         # 2. clip and step: the host's own parameters, and nobody else's
-        own = self._training.host.host_parameters()
+        own = host.host_parameters()
         norm = total_norm(own) if self._settings.clip is None else torch.nn.utils.clip_grad_norm_(own, self._settings.clip)
-        self._training.optimizer.step()
+        optimizer.step()
         # 3. seeds: those beside the host learn alone, those in its graph take their own steps
-        self._training.host.end_step(lr=float(self._training.optimizer.param_groups[0]["lr"]))
+        host.end_step(lr=float(optimizer.param_groups[0]["lr"]))
         # 4. keep the numbers where they are: no transfer here
         means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]} if len(parts) > 1 else parts[0]
         samples = sum(size_of(batch) for batch in batches)
         latency_s = time.perf_counter() - started
         self._span.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
-        epoch.optimizer_steps += 1
         if measure and self._settings.telemetry:
             self._emit_health()
-
-    def _next_step(self) -> int:
-        counters = self._training.counters
-        self._training.counters = counters.model_copy(update={"step": counters.step + 1, "optimizer_steps": counters.optimizer_steps + 1})
-        return counters.step + 1
 
     def _end_span(self, epoch: _Epoch) -> str | None:
         """Looks at the losses of the span (the one place per span where the CPU waits for the device) and records them."""
@@ -211,20 +212,20 @@ class Trainer:
         read = span.read()
         if self._settings.telemetry:
             self._emit_steps(span, read)
-        epoch.add(read, span.samples)
-        return self._trouble(read.losses, span.first_step)
+        epoch.add(read)
+        return self._trouble(read)
 
-    def _trouble(self, losses: list[float], first_step: int) -> str | None:
-        for step, loss in enumerate(losses, start=first_step):
+    def _trouble(self, read: StepNumbers) -> str | None:
+        for step, loss in enumerate(read.losses, start=read.first_step):
             if not math.isfinite(loss):
                 return f"loss {loss} at step {step}"
-        mean = sum(losses) / len(losses)
+        mean = sum(read.losses) / len(read.losses)
         progress, factor = self._training.progress, self._settings.explosion_factor
         if progress.last_train_loss is None or progress.first_train_loss is None:
             return None
         limit = max(factor * progress.last_train_loss, progress.first_train_loss)
         if mean > limit:
-            return f"mean loss {mean:.4g} from step {first_step} on, above {limit:.4g} ({factor:g} times the last good epoch's)"
+            return f"mean loss {mean:.4g} from step {read.first_step} on, above {limit:.4g} ({factor:g} times the last good epoch's)"
         return None
 
     # The epoch's end
@@ -265,7 +266,7 @@ class Trainer:
 
     def _record_completed(self, epoch: _Epoch, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
         training = self._training
-        validation = Measured(loss=losses.mean, metrics=dict(losses.metrics), samples=losses.samples)
+        validation = losses.measured
         state = system_state(training, train, validation)
         duration = time.perf_counter() - epoch.started
         completed = EpochCompleted(
@@ -291,8 +292,7 @@ class Trainer:
         sample = training.host.measure_health()
         if sample is None:
             return
-        last, done = training.progress.last_adaptation_step, ready_seeds(training)
-        ready = {place: place in done for place in training.host.seeds}
+        last, ready = training.progress.last_adaptation_step, ready_seeds(training)
         training.measure(SeedHealthMeasured, lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last))
 
     def _emit_steps(self, span: StepRecorder, read: StepNumbers) -> None:
@@ -313,14 +313,3 @@ class Trainer:
             )
         self._checkpointer.roll_back(trouble)
         self._adaptation.submit_waiting()
-
-    def _out_of_patience(self) -> bool:
-        patience = self._settings.patience
-        return patience is not None and self._training.progress.epochs_since_improvement >= patience
-
-    def _outcome(self) -> TrainingResult:
-        losses, counters = self._evaluator.losses(), self._training.counters
-        if not math.isfinite(losses.mean):
-            raise UnstableError(f"epoch {counters.epoch}, step {counters.step}: the validation loss of the trained model is {losses.mean}")
-        metrics = {"validation_loss": losses.mean, **{f"validation_{name}": value for name, value in losses.metrics.items()}}
-        return TrainingResult(metrics, model_digest(self._training), stopped_early=counters.epoch < self._settings.epochs)

@@ -116,6 +116,10 @@ class Counters(Part):
     failed: dict[str, Count] = Field(default_factory=dict)
     checkpoints: tuple[KeptCheckpoint, ...] = ()
 
+    def after_step(self) -> "Counters":
+        """The same after one more optimizer step."""
+        return self.model_copy(update={"step": self.step + 1, "optimizer_steps": self.optimizer_steps + 1})
+
     def germinated(self, epoch: int) -> "Counters":
         """The same after one more germination at the end of `epoch`; candidates of one race count as one."""
         if epoch in self.germination_epochs:

@@ -170,7 +170,3 @@ class Training:
         report = FieldReported.model_validate({**life, "metric_before": before, "metric_after": loss, "outcome": outcome.value})
         self.emit(report, cause=cause, trace=trace)
         self.counters = self.counters.model_copy(update={"reports": (*self.counters.reports, report)})
-
-    def count(self, what: Literal["refused", "failed"], site: str) -> None:
-        """Count one more refusal or failure at `site`."""
-        self.counters = self.counters.counted(what, site)
