@@ -26,11 +26,11 @@ def dataset(count: int = 1000, *, change: int | None = None) -> TensorDataset:
 
 
 def digest_of(data: object) -> str | None:
-    return environment.fingerprint("train", data).digest
+    return environment.data_fingerprint("train", data).digest
 
 
 def test_data_is_named_with_its_length_and_class() -> None:
-    said = environment.fingerprint("train", DataLoader(dataset(), batch_size=10))
+    said = environment.data_fingerprint("train", DataLoader(dataset(), batch_size=10))
     assert (said.name, said.length, said.kind) == ("train", 1000, "torch.utils.data.dataset.TensorDataset")
 
 
@@ -89,7 +89,7 @@ def test_batches_in_memory_are_fingerprinted_by_sample_not_by_batch() -> None:
     inputs, targets = dataset().tensors
     one, other = (TensorBatches(inputs, targets, size, shuffle=False) for size in (10, 100))
     assert digest_of(one) == digest_of(other)
-    assert environment.fingerprint("train", one).length == 1000
+    assert environment.data_fingerprint("train", one).length == 1000
 
 
 def test_batches_in_memory_have_another_digest_when_a_target_changes() -> None:
@@ -119,7 +119,7 @@ UNINDEXED: list[tuple[object, int | None]] = [
 
 @pytest.mark.parametrize(("data", "length"), UNINDEXED)
 def test_what_cannot_be_read_by_index_has_no_digest(data: object, length: int | None) -> None:
-    said = environment.fingerprint("train", data)
+    said = environment.data_fingerprint("train", data)
     assert (said.length, said.digest) == (length, None)
     assert isinstance(said, DataFingerprint)
 

@@ -14,29 +14,30 @@ def step(number: int, loss: float, *, samples: int = 5, accuracy: float = 0.5) -
     return StepResult(number, torch.tensor(loss), torch.tensor(0.1), metrics, samples, latency_s=0.002, data_wait_s=0.001)
 
 
-def spanned(*steps: StepResult) -> StepRecorder:
-    span = StepRecorder()
+def recorded(*steps: StepResult) -> StepRecorder:
+    recorder = StepRecorder()
     for one in steps:
-        span.add(one)
-    return span
+        recorder.add(one)
+    return recorder
 
 
 def test_the_numbers_of_a_span_are_those_of_its_steps_in_order() -> None:
-    span = spanned(step(7, 0.25), step(8, math.inf, samples=2, accuracy=1.0))
-    read = span.read()
-    assert (read.losses, read.metrics) == ([0.25, math.inf], {"accuracy": [0.5, 1.0]})
-    assert read.norms == pytest.approx([0.1, 0.1])
-    assert (len(span), read.first_step, read.samples) == (2, 7, [5, 2])
+    recorder = recorded(step(7, 0.25), step(8, math.inf, samples=2, accuracy=1.0))
+    assert len(recorder) == 2
+    span = recorder.end_span()
+    assert (span.losses, span.metrics) == ([0.25, math.inf], {"accuracy": [0.5, 1.0]})
+    assert span.norms == pytest.approx([0.1, 0.1])
+    assert [(one.step, one.samples) for one in span.steps] == [(7, 5), (8, 2)]
+    assert (len(recorder), recorder.samples, recorder.optimizer_steps) == (0, 7, 2)
 
 
 def test_a_loss_in_double_precision_stays_in_double_precision() -> None:
     exact = StepResult(1, torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(0.1), {}, 5, 0.0, 0.0)
-    assert spanned(exact).read().losses == [1 / 3]
+    assert recorded(exact).end_span().losses == [1 / 3]
 
 
 def test_the_record_of_a_span_has_a_column_entry_a_step() -> None:
-    span = spanned(step(7, 0.25), step(8, 0.5))
-    record = span.record(span.read(), learning_rates=(0.1, 0.2), live_seeds=3, last_adaptation_step=4)
+    record = recorded(step(7, 0.25), step(8, 0.5)).end_span().record(learning_rates=(0.1, 0.2), live_seeds=3, last_adaptation_step=4)
     assert (record.steps.step, record.steps.loss) == ((7, 8), (0.25, 0.5))
     assert record.steps.gradient_norm == float32_column([0.1, 0.1]) == (0.1, 0.1)
     assert (record.steps.step_latency_ms, record.steps.data_wait_ms) == ((2.0, 2.0), (1.0, 1.0))
@@ -47,6 +48,6 @@ def test_the_record_of_a_span_has_a_column_entry_a_step() -> None:
 
 
 def test_throughput_is_of_all_samples_in_the_span() -> None:
-    span = spanned(step(1, 0.5, samples=1000), step(2, 0.5, samples=500))
-    span._started, span._ended = 10.0, 13.0
-    assert span.record(span.read(), learning_rates=(), live_seeds=0, last_adaptation_step=None).samples_per_s == 500.0
+    recorder = recorded(step(1, 0.5, samples=1000), step(2, 0.5, samples=500))
+    recorder._since, recorder._added = 10.0, 13.0
+    assert recorder.end_span().record(learning_rates=(), live_seeds=0, last_adaptation_step=None).samples_per_s == 500.0

@@ -306,7 +306,7 @@ def _start(recipe: Recipe, settings: RunSettings, host: Host) -> RunStarted:
         settings=settings.dotted(),
         code=environment.code(),
         packages=environment.packages(),
-        data=tuple(environment.fingerprint(name, batches) for name, batches in data if batches is not None),
+        data=tuple(environment.data_fingerprint(name, batches) for name, batches in data if batches is not None),
         rng_seed=settings.trainer.rng_seed,
         determinism=determinism_settings(settings.trainer.digest),
         hardware=environment.hardware(recipe.device),

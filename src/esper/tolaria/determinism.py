@@ -22,7 +22,7 @@ from esper.kasmina.randomness import derive
 # point and the module `esper` set it before torch is imported. AVX2,STRICT is the newest path that is bitwise reproducible.
 _MKL_VARIABLE = "MKL_CBWR"
 
-Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+_Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 # How far generators are looked for: a loader, its sampler, its data set, that one's transforms and what those are made of.
 _DEPTH, _WIDTH = 6, 64
 
@@ -92,23 +92,18 @@ def seed_own(source: object, rng_seed: int, epoch: int) -> None:
                 generator.seed(seed)
 
 
-def _generators(source: object, seen: set[int], depth: int) -> Iterator[Generator]:
+def _generators(source: object, seen: set[int], depth: int) -> Iterator[_Generator]:
     """The generators within `source`, each once: in its attributes, in theirs, and in short lists and maps of such."""
     if id(source) in seen or isinstance(source, type | ModuleType | Tensor):
         return
     seen.add(id(source))
-    if isinstance(source, Generator):
+    if isinstance(source, _Generator):
         yield source
-    elif depth > 0:
-        for part in _parts(source):
-            yield from _generators(part, seen, depth - 1)
-
-
-def _parts(source: object) -> list[object]:
+        return
     held = source if isinstance(source, list | tuple | dict) else getattr(source, "__dict__", {})
-    if len(held) > _WIDTH:
-        return []
-    return list(held.values() if isinstance(held, dict) else held)
+    if depth > 0 and len(held) <= _WIDTH:
+        for part in list(held.values() if isinstance(held, dict) else held):
+            yield from _generators(part, seen, depth - 1)
 
 
 @contextmanager

@@ -7,10 +7,11 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import psutil
 import torch
@@ -23,14 +24,6 @@ _PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "aps
 _SAMPLES = 256
 _READ_TWICE = 8
 _GIT_WAIT_S = 5.0
-
-
-class _Indexed(Protocol):
-    """A data set whose samples can be read one by one."""
-
-    def __getitem__(self, index: int) -> object:
-        """The sample at `index`."""
-        ...
 
 
 def code() -> Code:
@@ -67,38 +60,33 @@ def hardware(device: torch.device) -> Hardware:
     )
 
 
-def fingerprint(name: str, data: object) -> DataFingerprint:
+def data_fingerprint(name: str, data: object) -> DataFingerprint:
     """Length, class, and sha256 over at most 256 strided samples of a data set; no digest where it cannot be indexed.
 
     Looks at `data.dataset` of a loader, or at `inputs` and `targets` of batches held in memory. What samples draw at random comes from
     generators that begin here with the same seed each time, and whose state is put back; those that vary all the same have no digest.
     """
     source = getattr(data, "dataset", data)
-    length = len(source) if isinstance(source, Sized) else None
+    length, digest = len(source) if isinstance(source, Sized) else None, None
     inputs, targets = getattr(source, "inputs", None), getattr(source, "targets", None)
-    kind = f"{type(source).__module__}.{type(source).__qualname__}"
     if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
-        chosen = [(inputs[i], targets[i]) for i in _strided(len(inputs))]
-        return DataFingerprint(name=name, length=len(inputs), kind=kind, digest=_digest(chosen))
-    if length is None or not hasattr(source, "__getitem__"):
-        return DataFingerprint(name=name, length=length, kind=kind, digest=None)
-    try:
-        digest = _digest_of_samples(source, _strided(length))
-    except (LookupError, TypeError, NotImplementedError):  # A mapping; torch's data sets for iteration alone.
-        digest = None
-    return DataFingerprint(name=name, length=length, kind=kind, digest=digest)
+        length = len(inputs)
+        digest = _digest([(inputs[index], targets[index]) for index in _strided(length)])
+    elif length is not None and hasattr(source, "__getitem__"):
+        with suppress(LookupError, TypeError, NotImplementedError):  # A mapping; torch's data sets for iteration alone.
+            digest = _digest_of_samples(source, _strided(length))
+    return DataFingerprint(name=name, length=length, kind=f"{type(source).__module__}.{type(source).__qualname__}", digest=digest)
 
 
-def _digest_of_samples(source: _Indexed, indexes: range) -> str | None:
-    samples, again = _samples(source, indexes), _samples(source, indexes[:_READ_TWICE])
+def _digest_of_samples(source: Any, indexes: range) -> str | None:  # Any: it has __getitem__, which takes an index or raises.
+    def read(chosen: range) -> list[object]:
+        with undisturbed(torch.device("cpu")):
+            seed_epoch(0, 0)
+            seed_own(source, 0, 0)
+            return [source[index] for index in chosen]
+
+    samples, again = read(indexes), read(indexes[:_READ_TWICE])
     return _digest(samples) if _digest(samples[:_READ_TWICE]) == _digest(again) else None
-
-
-def _samples(source: _Indexed, indexes: range) -> list[object]:
-    with undisturbed(torch.device("cpu")):
-        seed_epoch(0, 0)
-        seed_own(source, 0, 0)
-        return [source[index] for index in indexes]
 
 
 def _strided(length: int) -> range:

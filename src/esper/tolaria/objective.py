@@ -22,7 +22,6 @@ class Objective(Protocol):
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """[N] losses of the batch's samples, or a scalar: their mean; and metrics by name, likewise."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,12 @@ class Supervised:
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and every metric of one output."""
-        inputs, targets = self._pair(batch)
-        output = model(inputs)
-        return self.loss(output, targets), {name: metric(output, targets) for name, metric in self.metrics.items()}
-
-    def _pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list | dict) else type(batch).__name__
             raise DataError(f"expected batches of (inputs, targets) with loss=, got a {found}: use objective= for other batches")
         inputs, targets = batch
-        return inputs, targets
+        output = model(inputs)
+        return self.loss(output, targets), {name: metric(output, targets) for name, metric in self.metrics.items()}
 
 
 @dataclass(frozen=True)

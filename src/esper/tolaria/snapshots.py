@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 from torch import Tensor
@@ -22,7 +22,7 @@ class Snapshot(NamedTuple):
     """A training state: tensors by name, and `body`: all else that numbers depend on."""
 
     tensors: dict[str, Tensor]
-    body: dict[str, JsonValue]
+    body: dict[str, Any]  # Any: JSON as `take` made it; a checkpoint's digest checks it.
 
 
 def take(training: Training) -> Snapshot:
@@ -30,7 +30,7 @@ def take(training: Training) -> Snapshot:
     _, seeds = training.host.state()
     states, optimizers = _optimizer_states(training)
     scheduler = training.scheduler
-    body: dict[str, JsonValue] = {
+    body = {
         "seeds": seeds,
         "optimizers": optimizers,
         "scheduler": None if scheduler is None else _plain_to_json(scheduler.state_dict(), "the scheduler's state"),
@@ -47,20 +47,15 @@ def put_back(snapshot: Snapshot, training: Training) -> tuple[Rewindable, Counte
     """
     training.host.restore(_named("seeds/", snapshot.tensors), snapshot.body["seeds"])
     training.host.model.load_state_dict(_named("model/", snapshot.tensors))
-    saved = snapshot.body["optimizers"]
-    assert isinstance(saved, dict)
     for name, optimizer in _optimizers(training):
-        _restore_optimizer(name, optimizer, snapshot.tensors, saved[name])
+        _restore_optimizer(name, optimizer, snapshot.tensors, snapshot.body["optimizers"][name])
     state, scheduler = _plain_from_json(snapshot.body["scheduler"]), training.scheduler
     if isinstance(state, dict) and scheduler is not None:
         scheduler.load_state_dict(state)
     elif state is not None or scheduler is not None:
         wanted, found = ("a", "none") if scheduler is None else ("no", "one")
         raise ValueError(f"expected {wanted} learning rate scheduler, as when it was saved; got {found}")
-    progress, counters = snapshot.body["rewindable"], snapshot.body["counters"]
-    assert isinstance(progress, str)
-    assert isinstance(counters, str)
-    return Rewindable.model_validate_json(progress), Counters.model_validate_json(counters)
+    return Rewindable.model_validate_json(snapshot.body["rewindable"]), Counters.model_validate_json(snapshot.body["counters"])
 
 
 def model_digest(training: Training) -> str:

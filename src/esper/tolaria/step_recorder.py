@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from esper.events.fields import float32_column
+from esper.events.kinds.epoch import Measured
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
 
 _process = psutil.Process()
@@ -31,59 +32,72 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
-class StepNumbers:
-    """The same numbers of a span, as floats: one per step."""
+class Span:
+    """Consecutive steps; their losses, norms and metrics as floats, one per step."""
 
-    first_step: int
-    samples: list[int]
+    steps: list[StepResult]
     losses: list[float]
     norms: list[float]
     metrics: dict[str, list[float]]
+    duration_s: float
 
-
-class StepRecorder:
-    """The steps since the last record."""
-
-    def __init__(self) -> None:
-        self._steps: list[StepResult] = []
-        self._started = self._ended = time.perf_counter()
-
-    def add(self, step: StepResult) -> None:
-        """Keeps one step."""
-        self._steps.append(step)
-        self._ended = time.perf_counter()
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def read(self) -> StepNumbers:
-        """All numbers as floats. The CPU waits for the device here, once."""
-        names = list(self._steps[0].metrics)
-        losses_S = torch.stack([step.loss for step in self._steps]).double()
-        rows = [losses_S, torch.stack([step.norm for step in self._steps]).to(losses_S)]
-        rows += [torch.stack([step.metrics[name] for step in self._steps]).to(losses_S) for name in names]
-        losses, norms, *metrics = torch.stack(rows).cpu().tolist()
-        samples = [step.samples for step in self._steps]
-        return StepNumbers(self._steps[0].step, samples, losses, norms, dict(zip(names, metrics, strict=True)))
-
-    def record(
-        self, read: StepNumbers, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None
-    ) -> StepsMeasured:
+    def record(self, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None) -> StepsMeasured:
         """The event for this span. Losses are float64, all else float32; memory is the process's, or the device's where it is CUDA."""
-        steps = self._steps
+        steps = self.steps
         on_cuda = steps[0].loss.is_cuda
         return StepsMeasured(
             steps=StepColumns(
                 step=tuple(step.step for step in steps),
-                loss=tuple(read.losses),
-                gradient_norm=float32_column(read.norms),
+                loss=tuple(self.losses),
+                gradient_norm=float32_column(self.norms),
                 step_latency_ms=float32_column([1e3 * step.latency_s for step in steps]),
                 data_wait_ms=float32_column([1e3 * step.data_wait_s for step in steps]),
             ),
-            metrics={name: float32_column(values) for name, values in read.metrics.items()},
+            metrics={name: float32_column(values) for name, values in self.metrics.items()},
             learning_rates=learning_rates,
             live_seeds=live_seeds,
             last_adaptation_step=last_adaptation_step,
-            samples_per_s=sum(read.samples) / (self._ended - self._started),
+            samples_per_s=sum(step.samples for step in steps) / self.duration_s,
             memory_bytes=torch.cuda.memory_allocated(steps[0].loss.device) if on_cuda else _process.memory_info().rss,
         )
+
+
+class StepRecorder:
+    """The steps of one epoch: those since the last span ended, and sums over the spans before."""
+
+    def __init__(self) -> None:
+        self.started = self._since = self._added = time.perf_counter()
+        self.samples = self.optimizer_steps = 0
+        self._steps: list[StepResult] = []
+        self._sums: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, step: StepResult) -> None:
+        """Add a step to the present span."""
+        self._steps.append(step)
+        self._added = time.perf_counter()
+
+    def end_span(self) -> Span:
+        """The steps since the last span ended. The CPU waits for the device here, once per span."""
+        steps, self._steps = self._steps, []
+        duration_s, self._since = self._added - self._since, time.perf_counter()
+        names = list(steps[0].metrics)
+        losses_S = torch.stack([step.loss for step in steps]).double()
+        rows = [losses_S, torch.stack([step.norm for step in steps]).to(losses_S)]
+        rows += [torch.stack([step.metrics[name] for step in steps]).to(losses_S) for name in names]
+        losses, norms, *others = torch.stack(rows).cpu().tolist()
+        metrics = dict(zip(names, others, strict=True))
+        self.optimizer_steps += len(steps)
+        self.samples += sum(step.samples for step in steps)
+        for name, values in {"loss": losses, **metrics}.items():
+            total = sum(value * step.samples for value, step in zip(values, steps, strict=True))
+            self._sums[name] = self._sums.get(name, 0.0) + total
+        return Span(steps, losses, norms, metrics, duration_s)
+
+    @property
+    def measured(self) -> Measured:
+        """The sample-weighted means over all spans that have ended."""
+        means = {name: total / self.samples for name, total in self._sums.items()}
+        return Measured(loss=means.pop("loss"), metrics=means, samples=self.samples)

@@ -8,8 +8,8 @@ and steps count on, so nothing stands twice in the log.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
 from itertools import islice
+from operator import length_hint
 from typing import NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ from esper.tolaria.checkpoints import Checkpointer
 from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
 from esper.tolaria.snapshots import model_digest, state_digests
-from esper.tolaria.step_recorder import StepNumbers, StepRecorder, StepResult
+from esper.tolaria.step_recorder import Span, StepRecorder, StepResult
 from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds
@@ -52,30 +52,6 @@ class TrainingResult(NamedTuple):
     stopped_early: bool
 
 
-@dataclass
-class _Epoch:
-    """Sums over one epoch so far."""
-
-    started: float = field(default_factory=time.perf_counter)
-    sums: dict[str, float] = field(default_factory=dict)
-    samples: int = 0
-    optimizer_steps: int = 0
-
-    def add(self, read: StepNumbers) -> None:
-        """Add a span's numbers, each weighted by its samples."""
-        self.samples += sum(read.samples)
-        self.optimizer_steps += len(read.samples)
-        for name, values in {"loss": read.losses, **read.metrics}.items():
-            total = sum(value * count for value, count in zip(values, read.samples, strict=True))
-            self.sums[name] = self.sums.get(name, 0.0) + total
-
-    @property
-    def measured(self) -> Measured:
-        """The sample-weighted means of the epoch's own steps."""
-        means = {name: total / self.samples for name, total in self.sums.items()}
-        return Measured(loss=means.pop("loss"), metrics=means, samples=self.samples)
-
-
 class Trainer:
     """Training of one host, on the thread that calls `train`. Every dependency is passed in."""
 
@@ -93,8 +69,10 @@ class Trainer:
         self._training, self._settings, self._train, self._stop = training, training.settings, train, stop
         self._objective, self._evaluator = objective, evaluator
         self._adaptation, self._checkpointer = adaptation, checkpointer
-        self._span = StepRecorder()
-        self._measured_step = min(self._settings.measure_every, self._known_steps() or self._settings.measure_every)
+        # A short epoch is measured at its last step, as far as its length is known before: 0 for a DataLoader over a stream.
+        batches = length_hint(train) if isinstance(train, Sized) else 0
+        lengths = (math.ceil(batches / self._settings.accumulate), self._settings.epoch_steps)
+        self._measured_step = min(filter(None, (self._settings.measure_every, *lengths)))
 
     def start(self, started: RunStarted) -> None:
         """Begins the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
@@ -138,20 +116,19 @@ class Trainer:
         seed_own(self._train, self._settings.rng_seed, counters.epoch + 1)
         self._remember_blame()
         self._training.host.model.train()
-        epoch = _Epoch()
-        self._span = StepRecorder()
+        epoch = self._epoch = StepRecorder()
         for batches, data_wait_s in self._batches():
             self._step(batches, data_wait_s)
-            if len(self._span) >= self._settings.measure_every and (trouble := self._end_span(epoch)):
+            if len(epoch) >= self._settings.measure_every and (trouble := self._end_span()):
                 return trouble
             if self._stop():
                 self._training.sink.commit()
                 raise Interrupted(f"stopped in epoch {self._training.counters.epoch} after step {self._training.counters.step}")
-        if len(self._span) and (trouble := self._end_span(epoch)):
+        if len(epoch) and (trouble := self._end_span()):
             return trouble
         if epoch.optimizer_steps == 0:
             raise DataError("the training data is empty: expected at least one batch per epoch, got none")
-        return self._end_epoch(epoch)
+        return self._end_epoch()
 
     def _batches(self) -> Iterator[tuple[list[Batch], float]]:
         """The epoch's batches, grouped by what one optimizer step takes, each with the seconds that the loader took for it."""
@@ -164,25 +141,13 @@ class Trainer:
                 return
             yield group, time.perf_counter() - started
 
-    def _known_steps(self) -> int | None:
-        """Steps of an epoch, where the data tells before; a short epoch is measured at its last step."""
-        steps = self._settings.epoch_steps
-        try:
-            batches = len(self._train) if isinstance(self._train, Sized) else None
-        except TypeError:  # A DataLoader over a stream.
-            batches = None
-        if batches is None:
-            return steps
-        passed = math.ceil(batches / self._settings.accumulate)
-        return passed if steps is None else min(passed, steps)
-
     def _step(self, batches: list[Batch], data_wait_s: float) -> None:
         """Optimizer step of the host, then the steps of its seeds."""
         started = time.perf_counter()
         training, host, optimizer = self._training, self._training.host, self._training.optimizer
         training.counters = training.counters.after_step()
         step = training.counters.step
-        measure = bool(host.sites) and len(self._span) + 1 == self._measured_step
+        measure = bool(host.sites) and len(self._epoch) + 1 == self._measured_step
         host.begin_step(epoch=training.counters.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
         optimizer.zero_grad(set_to_none=True)
@@ -202,49 +167,44 @@ class Trainer:
         means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]} if len(parts) > 1 else parts[0]
         samples = sum(size_of(batch) for batch in batches)
         latency_s = time.perf_counter() - started
-        self._span.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
+        self._epoch.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
         if measure and self._settings.telemetry:
             self._emit_health()
 
-    def _end_span(self, epoch: _Epoch) -> str | None:
-        """Looks at the losses of the span (the one place per span where the CPU waits for the device) and records them."""
-        span, self._span = self._span, StepRecorder()
-        read = span.read()
+    def _end_span(self) -> str | None:
+        """Look at the losses of the span (the one place per span where the CPU waits for the device) and record them."""
+        span, progress, factor = self._epoch.end_span(), self._training.progress, self._settings.explosion_factor
         if self._settings.telemetry:
-            self._emit_steps(span, read)
-        epoch.add(read)
-        return self._trouble(read)
-
-    def _trouble(self, read: StepNumbers) -> str | None:
-        for step, loss in enumerate(read.losses, start=read.first_step):
+            self._emit_steps(span)
+        first = span.steps[0].step
+        for step, loss in enumerate(span.losses, start=first):
             if not math.isfinite(loss):
                 return f"loss {loss} at step {step}"
-        mean = sum(read.losses) / len(read.losses)
-        progress, factor = self._training.progress, self._settings.explosion_factor
+        mean = sum(span.losses) / len(span.losses)
         if progress.last_train_loss is None or progress.first_train_loss is None:
             return None
         limit = max(factor * progress.last_train_loss, progress.first_train_loss)
         if mean > limit:
-            return f"mean loss {mean:.4g} from step {read.first_step} on, above {limit:.4g} ({factor:g} times the last good epoch's)"
+            return f"mean loss {mean:.4g} from step {first} on, above {limit:.4g} ({factor:g} times the last good epoch's)"
         return None
 
     # The epoch's end
 
-    def _end_epoch(self, epoch: _Epoch) -> str | None:
+    def _end_epoch(self) -> str | None:
         """Validate, record, adapt, checkpoint: in this order, each written ahead. Return the cause of instability, or None."""
         training = self._training
         training.sink.doing("validating")
         self._adaptation.collect_kernels()
-        losses, train = self._evaluator.losses(), epoch.measured
+        losses, train = self._evaluator.losses(), self._epoch.measured
         stable = math.isfinite(losses.mean)
         training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(train.loss)
         if stable:
             evaluate_seeds(training, self._evaluator, losses)
-        state, epoch_id = self._record_completed(epoch, train, losses)
+        state, epoch_id = self._record_completed(train, losses)
         if not stable:
             return f"validation loss {losses.mean} after epoch {training.counters.epoch}"
         training.sink.doing("adapting")
-        applied = self._adaptation.adapt(state, epoch_id, ramp_steps=training.schedule.graft_epochs * epoch.optimizer_steps)
+        applied = self._adaptation.adapt(state, epoch_id, ramp_steps=training.schedule.graft_epochs * self._epoch.optimizer_steps)
         if isinstance(training.scheduler, ReduceLROnPlateau):
             training.scheduler.step(losses.mean)
         elif training.scheduler is not None:
@@ -264,9 +224,8 @@ class Trainer:
             site, slot = max(grafting)[1]
             self._training.progress = self._training.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
 
-    def _record_completed(self, epoch: _Epoch, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
-        training = self._training
-        validation = losses.measured
+    def _record_completed(self, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
+        training, epoch, validation = self._training, self._epoch, losses.measured
         state = system_state(training, train, validation)
         duration = time.perf_counter() - epoch.started
         completed = EpochCompleted(
@@ -295,12 +254,10 @@ class Trainer:
         last, ready = training.progress.last_adaptation_step, ready_seeds(training)
         training.measure(SeedHealthMeasured, lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last))
 
-    def _emit_steps(self, span: StepRecorder, read: StepNumbers) -> None:
-        learning_rates, last = self._learning_rates(), self._training.progress.last_adaptation_step
-        live = sum(1 for seed in self._training.host.seeds.values() if seed.stage in LIVE)
-        self._training.measure(
-            StepsMeasured, lambda: span.record(read, learning_rates=learning_rates, live_seeds=live, last_adaptation_step=last)
-        )
+    def _emit_steps(self, span: Span) -> None:
+        rates, last = self._learning_rates(), self._training.progress.last_adaptation_step
+        live = sum(seed.stage in LIVE for seed in self._training.host.seeds.values())
+        self._training.measure(StepsMeasured, lambda: span.record(learning_rates=rates, live_seeds=live, last_adaptation_step=last))
 
     # Ends
 
