@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Grow", "Result", "Task", "fit", "measure", "open"]
 
-_HOMES = {
-    "Grow": ("esper.api.fit", "Grow"),
-    "Result": ("esper.processes.train", "Result"),
-    "Task": ("esper.api.task", "Task"),
-    "fit": ("esper.api.fit", "fit"),
-    "measure": ("esper.api.measure", "measure"),
-    "open": ("esper.history.run", "open_run"),
+_PLACES = {
+    "Grow": "esper.api.fit:Grow",
+    "Result": "esper.processes.train:Result",
+    "Task": "esper.api.task:Task",
+    "fit": "esper.api.fit:fit",
+    "measure": "esper.api.measure:measure",
+    "open": "esper.history.run:open_run",
 }
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module
+    from pkgutil import resolve_name
 
-    if name not in _HOMES:
+    if name not in _PLACES:
         raise AttributeError(f"module 'esper' has no attribute {name!r}; it has {', '.join(__all__)}")
-    module, attribute = _HOMES[name]
-    return getattr(import_module(module), attribute)
+    found: object = resolve_name(_PLACES[name])
+    return found

@@ -1,4 +1,4 @@
-"""The Python interface: `esper.fit` trains a model that may grow and leaves its history in a log, `esper.open` reads such a history."""
+"""`esper.fit` trains a model that may grow, and leaves its history in a log."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from esper.kasmina.growth import Choice, SeedOptimizer
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training
-from esper.processes.train import Dotted, Recipe, Result, fresh_run_id, run_settings
+from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
 from esper.tolaria.adaptation import Policy
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, WholeStep
 from esper.tolaria.training import Scheduler
@@ -36,15 +36,6 @@ class Grow:
     max_parameters: float = 2.0
     seed_optimizer: SeedOptimizer | None = None
     settings: Dotted = field(default_factory=dict)
-
-    def dotted(self, *, apart_from: Dotted) -> Dotted:
-        """The settings that this asks for, by dotted name. Raises SettingsError for one that is an argument of `fit` or a field here."""
-        blueprints: Dotted = {} if self.blueprints is None else {"growth.blueprints": list(self.blueprints)}
-        fields: Dotted = {"growth.max_parameters": self.max_parameters, **blueprints}
-        for name in self.settings:
-            if name in fields or name in apart_from:
-                raise SettingsError(f"setting {name}: expected as an argument of its own, got it in Grow(settings=...)")
-        return fields | self.settings
 
 
 def fit(
@@ -84,16 +75,16 @@ def fit(
     exception has RunFailed in its log, and `model` is plain again then: give it to the `fit` that resumes. After a `fit` that came to its
     end go on with `result.model`.
     """
+    growth = grow or Grow()  # Where growth is not enabled, no field of it has an effect.
     given: Dotted = {
         "growth.enabled": grow is not None,
-        "growth.sites": _named(None if grow is None else grow.sites),
         "trainer.epochs": epochs,
         "trainer.accumulate": accumulate,
         "trainer.clip": clip,
         "trainer.epoch_steps": epoch_steps,
         "trainer.rng_seed": rng_seed,
     }
-    settings = run_settings(given if grow is None else given | grow.dotted(apart_from=given))
+    settings = _settings(given, growth)
     where = _device(device)
     recipe = Recipe(
         task=Path(sys.argv[0]).name or "python",
@@ -104,9 +95,9 @@ def fit(
         test=test,
         objective=_objective(loss, objective, metrics or {}),
         scheduler=scheduler,
-        sites=None if grow is None else grow.sites,
-        policy=None if grow is None else grow.policy,
-        seed_optimizer=None if grow is None else grow.seed_optimizer,
+        sites=growth.sites,
+        policy=growth.policy,
+        seed_optimizer=growth.seed_optimizer,
         device=where,
     )
     directory = Directory(log, create=True)
@@ -116,19 +107,25 @@ def fit(
     return conduct(recipe, settings, directory, run)
 
 
+def _settings(given: Dotted, growth: Grow) -> RunSettings:
+    """The settings of `given` and `growth`. Raises SettingsError for one of `growth.settings` that has an argument or a field."""
+    sites = growth.sites
+    # The log has the name of a type or a function.
+    name_of_sites = sites if isinstance(sites, str) else getattr(sites, "__qualname__", type(sites).__qualname__)
+    given = given | {"growth.sites": name_of_sites, "growth.max_parameters": growth.max_parameters}
+    if growth.blueprints is not None:
+        given["growth.blueprints"] = list(growth.blueprints)
+    for name in growth.settings.keys() & given.keys():
+        raise SettingsError(f"setting {name}: expected as an argument of its own, got it in Grow(settings=...)")
+    return run_settings(given, growth.settings)
+
+
 def _objective(loss: Loss | None, objective: Callable[[nn.Module, Batch], torch.Tensor] | None, metrics: Mapping[str, Loss]) -> Objective:
     if loss is not None and objective is None:
         return Supervised(loss, metrics)
     if objective is not None and loss is None and not metrics:
         return WholeStep(objective)
     raise SettingsError("expected exactly one of loss= and objective=, and metrics= only beside loss=")
-
-
-def _named(sites: Choice | None) -> str:
-    """How the settings in the log name a choice of sites: a type or a function by its name."""
-    if sites is None or isinstance(sites, str):
-        return sites or "auto"
-    return str(getattr(sites, "__qualname__", type(sites).__qualname__))
 
 
 def _device(name: str) -> torch.device:

@@ -1,13 +1,12 @@
 """A task trained four ways with equal data and equal steps: grown, its host alone, the grown net static from the start, a wider static net.
 
-Each is a run of its own in the same log, so that every figure of the comparison can be looked up.
+Each is a run in the same log, so every figure of the comparison stands in a log.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
 
 from torch import nn
 
@@ -46,26 +45,21 @@ def require_comparable(task: Task) -> None:
 def compare(
     task: Task, settings: RunSettings, directory: Directory, grown: Result, *, say: Callable[[Variant], None]
 ) -> Iterator[Compared]:
-    """The grown run, then each of the three others, which are trained as they are asked for; `say` is called before each.
+    """The grown run, then each of the other variants, trained when it is asked for; `say` is called before each.
 
-    Their ids stand just before the grown run's: in a list they come beneath it, and the `latest` run is still the grown one.
+    Their ids precede the grown run's: a list has them below it, and the `latest` run is still the grown one.
     """
     yield _compared("grown", grown)
-    ids = _ids_before(grown.run)
     alone = run_settings(settings.dotted(), {"growth.enabled": False})
     models: list[tuple[Variant, nn.Module | None]] = [("host", None), ("static_same", static_same(task, settings, directory, grown.host))]
     if task.wider is not None:
         models.append(("static_wider", task.wider(settings.trainer.rng_seed)))
-    for variant, model in models:
+    then = began(grown.run) or datetime.now(UTC)
+    for earlier_ms, (variant, model) in enumerate(models, 1):
         say(variant)
+        run = new_run_id(then - timedelta(milliseconds=earlier_ms), os.urandom(10))
         recipe = replace(recipe_of(task, alone, model=model), task=variant_task(task.name, variant))
-        yield _compared(variant, train(recipe, alone, directory, next(ids)))
-
-
-def _ids_before(run: RunId) -> Iterator[RunId]:
-    then = began(run) or datetime.now(UTC)
-    for back in count(1):
-        yield new_run_id(then - timedelta(milliseconds=back), os.urandom(10))
+        yield _compared(variant, train(recipe, alone, directory, run))
 
 
 def static_same(task: Task, settings: RunSettings, directory: Directory, grown: Host) -> nn.Module:
