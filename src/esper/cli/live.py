@@ -36,15 +36,15 @@ _WAIT_S = 0.1
 _LONG_RUN = 30
 
 
-def transcript(record: Record, reading: FoldedRun, width: int, *, sparse: bool = False, stages: bool = True) -> Iterator[RenderableType]:
-    """The lines of `record`, the last one that `reading` took. `sparse`: every tenth epoch of a long run; `stages`: transitions too."""
-    timeline = reading.timeline
+def transcript(record: Record, folded: FoldedRun, width: int, *, sparse: bool = False, stages: bool = True) -> Iterator[RenderableType]:
+    """The lines of `record`, the last one that `folded` took. `sparse`: every tenth epoch of a long run; `stages`: transitions too."""
+    timeline = folded.timeline
     if record.type == RunStarted.KIND:
-        yield _started(reading)
+        yield _started(folded)
     elif record.type == EpochCompleted.KIND:
         planned = None if timeline.started is None else timeline.started.epochs
         if record.epoch == 1 or record.epoch % 10 == 0 or not sparse or (planned is not None and planned <= _LONG_RUN):
-            yield _epoch(reading)
+            yield _epoch(folded)
     elif record.type == SeedTransitioned.KIND and stages:
         event = decode_as(record, SeedTransitioned)
         seed = f"{event.site} s{event.seed} {event.blueprint or ''}".rstrip()
@@ -55,17 +55,17 @@ def transcript(record: Record, reading: FoldedRun, width: int, *, sparse: bool =
         yield hanging(f"{record.epoch:>4}  ", timeline.noted.text, style="yellow")
 
 
-def _started(reading: FoldedRun) -> RenderableType:
-    run = reading.timeline.started
+def _started(folded: FoldedRun) -> RenderableType:
+    run = folded.timeline.started
     assert run is not None
     epochs = "a stream of epochs" if run.epochs is None else plural(run.epochs, "epoch")
     grows = f"{plural(len(run.sites), 'site')}, {plural(sum(site.slots for site in run.sites), 'slot')}"
-    name = f"run {short_id(reading.run)} ({reading.run})"
+    name = f"run {short_id(folded.run)} ({folded.run})"
     return separated((name, run.task, f"rng {run.rng_seed}", epochs, plural(run.parameters, "parameter"), grows))
 
 
-def _epoch(reading: FoldedRun) -> Text:
-    completed = reading.timeline.completed
+def _epoch(folded: FoldedRun) -> Text:
+    completed = folded.timeline.completed
     assert completed is not None
     system = completed.system
     of = "" if system.epochs_planned is None else f"/{system.epochs_planned}"
@@ -87,10 +87,10 @@ class Screen:
         self.live = Live(console=out.console, auto_refresh=False, vertical_overflow="crop")
         self._width, self._redraw_s, self._drawn = out.width, redraw_s, 0.0
 
-    def show(self, reading: FoldedRun, *, at_once: bool = False) -> None:
-        """Draws `reading`; `at_once` also if the last panel was drawn just before."""
+    def show(self, folded: FoldedRun, *, at_once: bool = False) -> None:
+        """Draws `folded`; `at_once` also if the last panel was drawn just before."""
         if at_once or time.monotonic() - self._drawn >= self._redraw_s:
-            self.live.update(Constrain(panel(reading, self._width), self._width), refresh=True)
+            self.live.update(Constrain(panel(folded, self._width), self._width), refresh=True)
             self._drawn = time.monotonic()
 
 
@@ -114,7 +114,7 @@ class _Display:
     def __init__(self, directory: Directory, run: RunId, out: Output) -> None:
         self.stop = threading.Event()
         self._directory, self._out = directory, out
-        self._reading = FoldedRun(run)
+        self._folded = FoldedRun(run)
         self._known = directory.entry(run) is not None
 
     def show(self) -> None:
@@ -128,34 +128,34 @@ class _Display:
 
     def _show(self) -> None:
         stopping = False
-        while self._directory.entry(self._reading.run) is None:
+        while self._directory.entry(self._folded.run) is None:
             if stopping:
                 return
             stopping = self.stop.wait(_WAIT_S)
-        with self._directory.open(self._reading.run) as log:
-            while self._known and self._reading.read(log):
+        with self._directory.open(self._folded.run) as log:
+            while self._known and self._folded.read(log):
                 pass
             if self._out.interactive:
                 screen = Screen(self._out, _REDRAW_S)
                 with screen.live:
                     for _ in self._pages(log, PAGE):
-                        screen.show(self._reading)
-                    screen.show(self._reading, at_once=True)
+                        screen.show(self._folded)
+                    screen.show(self._folded, at_once=True)
                 return
             # One record at a time: a line shows the run as it stood then.
             for records in self._pages(log, 1):
                 for record in records:
-                    self._out.print(*transcript(record, self._reading, self._out.width, sparse=True, stages=False))
+                    self._out.print(*transcript(record, self._folded, self._out.width, sparse=True, stages=False))
                 self._out.flush()
 
     def _pages(self, log: Log, limit: int) -> Iterator[tuple[Record, ...]]:
         """Pages as they come, until the display is stopped and nothing is left, or the run has finished."""
         while True:
             stopping = self.stop.is_set()
-            records = self._reading.read(log, limit)
+            records = self._folded.read(log, limit)
             yield records
             # After RunFinished the writer wants the file to itself, to seal it: it is not touched again.
-            if isinstance(self._reading.state.end, RunFinished) or (stopping and not records):
+            if isinstance(self._folded.state.end, RunFinished) or (stopping and not records):
                 return
-            if not records and self._reading.position is not None:
-                log.wait(self._reading.position, _WAIT_S)
+            if not records and self._folded.position is not None:
+                log.wait(self._folded.position, _WAIT_S)

@@ -38,18 +38,14 @@ class Output:
             for line in captured.get().splitlines():
                 self.raw(line.rstrip())
 
-    def lines(self, lines: Iterable[Text | str]) -> None:
-        """Writes each line as it comes and as it is; a terminal wraps one that is too long."""
+    def line(self, *lines: Text | str) -> None:
+        """Writes each line as it is, and at once; a terminal wraps one that is too long."""
         for line in lines:
             if self.interactive:
                 self.console.print(line, soft_wrap=True)
             else:
                 # The same words; a list of 10,000 runs spends a second in rich otherwise.
                 self.raw(line.plain if isinstance(line, Text) else line)
-
-    def line(self, line: Text | str) -> None:
-        """Writes one line, and hands it over at once."""
-        self.lines((line,))
         self.flush()
 
     def item(self, mark: str, style: str, name: str, words: str) -> None:

@@ -60,18 +60,18 @@ _PLANNED = {
 }
 
 
-def panel(reading: FoldedRun, width: int) -> Group:
-    """The panel of `reading` in `width` columns."""
-    started = reading.state.started
+def panel(folded: FoldedRun, width: int) -> Group:
+    """The panel of `folded` in `width` columns."""
+    started = folded.state.started
     if started is None:
-        return Group(Text(f" esper · run {short_id(reading.run)} · nothing recorded yet", style="dim"))
+        return Group(Text(f" esper · run {short_id(folded.run)} · nothing recorded yet", style="dim"))
     return Group(
-        _header(reading, started),
-        _losses(reading),
-        _log(reading),
-        *(one_line(f"     {note.text}", style="yellow") for note in reading.timeline.notes[-2:]),
-        *_sites(reading, started, width),
-        decision_table(islice(filter(is_adaptation, reading.timeline.latest()), _DECISIONS), width),
+        _header(folded, started),
+        _losses(folded),
+        _log(folded),
+        *(one_line(f"     {note.text}", style="yellow") for note in folded.timeline.notes[-2:]),
+        *_sites(folded, started, width),
+        decision_table(islice(filter(is_adaptation, folded.timeline.latest()), _DECISIONS), width),
     )
 
 
@@ -83,9 +83,9 @@ def _ends(left: Text, *right: RenderableType) -> Table:
     return grid
 
 
-def _header(reading: FoldedRun, started: RunStarted) -> Table:
-    state, pulse = reading.state, reading.telemetry
-    left = Text(f" esper · {started.task} · run {short_id(reading.run)} · rng {started.rng_seed}", style="bold")
+def _header(folded: FoldedRun, started: RunStarted) -> Table:
+    state, pulse = folded.state, folded.telemetry
+    left = Text(f" esper · {started.task} · run {short_id(folded.run)} · rng {started.rng_seed}", style="bold")
     if state.status.value in ("finished", "failed"):
         left.append(f" · {state.status.value}", style="green" if state.status.value == "finished" else "red")
     done = state.epochs[-1].epoch if state.epochs else 0
@@ -95,8 +95,8 @@ def _header(reading: FoldedRun, started: RunStarted) -> Table:
     return _ends(left, f"epoch {done}/{started.epochs}", ProgressBar(started.epochs, done, width=18), speed)
 
 
-def _losses(reading: FoldedRun) -> Text:
-    state, pulse, completed = reading.state, reading.telemetry, reading.timeline.completed
+def _losses(folded: FoldedRun) -> Text:
+    state, pulse, completed = folded.state, folded.telemetry, folded.timeline.completed
     last = state.epochs[-1] if state.epochs else None
     validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
     best = None if completed is None else completed.system
@@ -117,8 +117,8 @@ def first_metrics(metrics: Mapping[str, float]) -> list[str]:
     return [metric(name, value).replace("accuracy", "acc") for name, value in islice(metrics.items(), 2)]
 
 
-def _log(reading: FoldedRun) -> Table:
-    state, pulse = reading.state, reading.telemetry
+def _log(folded: FoldedRun) -> Table:
+    state, pulse = folded.state, folded.telemetry
     lost = sum(state.dropped.values())
     left = Text(f" log   {plural(pulse.records, 'record')} on disk · ").append(f"{lost} lost", style="red" if lost else "")
     if pulse.doing is not None and state.end is None:
@@ -129,31 +129,31 @@ def _log(reading: FoldedRun) -> Table:
     return _ends(left, Text(f"checkpoint {kept}", style="dim"))
 
 
-def _sites(reading: FoldedRun, started: RunStarted, width: int) -> Iterator[RenderableType]:
+def _sites(folded: FoldedRun, started: RunStarted, width: int) -> Iterator[RenderableType]:
     """A box per site that has or had seeds; the others are counted."""
     latest: dict[str, dict[int, Life]] = {}
-    for life in reading.timeline.lives:
+    for life in folded.timeline.lives:
         latest.setdefault(life.site, {})[life.seed] = life
-    sites = reading.state.sites
+    sites = folded.state.sites
     grown = [site for site in sites if site.name in latest]
     # A stage's planned length, where the run's settings name it.
     planned = {stage: epochs for stage, key in _PLANNED.items() if isinstance(epochs := started.settings.get(key), int)}
     for site in grown[:_SITES]:
-        yield _box(reading, site, latest[site.name], planned, width)
+        yield _box(folded, site, latest[site.name], planned, width)
     if len(grown) > _SITES:
-        yield Text(f" {len(grown) - _SITES} more sites with seeds: esper show {reading.run[-6:]}", style="dim")
+        yield Text(f" {len(grown) - _SITES} more sites with seeds: esper show {folded.run[-6:]}", style="dim")
     dormant = [site.name for site in sites if site.name not in latest]
     if dormant:
         yield one_line(f" {len(dormant)} dormant: {', '.join(dormant)}", style="dim")
 
 
-def _box(reading: FoldedRun, site: Site, lives: Mapping[int, Life], planned: Mapping[Stage, int], width: int) -> Panel:
+def _box(folded: FoldedRun, site: Site, lives: Mapping[int, Life], planned: Mapping[Stage, int], width: int) -> Panel:
     """A lane per slot that was used, between the site's layer and its pressure to grow."""
     name = Column(width=_LANE_NAME, no_wrap=True, overflow="ellipsis")
     grid = Table.grid(name, Column(ratio=1, no_wrap=True), Column(no_wrap=True, justify="right"), padding=(0, 1, 0, 0), expand=True)
     for seed, life in sorted(lives.items()):
-        alpha = _alpha(reading.state, life)
-        stages = stages_in_words(life, reading.state.epoch, planned, width - _LANE_NAME - 7 - len(alpha))
+        alpha = _alpha(folded.state, life)
+        stages = stages_in_words(life, folded.state.epoch, planned, width - _LANE_NAME - 7 - len(alpha))
         grid.add_row(Text(f"s{seed} {life.blueprint or UNKNOWN}", style=LOOKS[life.stage].style), stages, alpha)
     return Panel(
         grid,
@@ -161,7 +161,7 @@ def _box(reading: FoldedRun, site: Site, lives: Mapping[int, Life], planned: Map
         border_style="dim",
         title=f"site {elided(f'{site.name} · {site.layer}', width // 2)}",
         title_align="left",
-        subtitle=_pressure(reading, site),
+        subtitle=_pressure(folded, site),
         subtitle_align="right",
     )
 
@@ -173,9 +173,9 @@ def _alpha(state: RunState, life: Life) -> str:
     return f"alpha {rounded(slot.row.alpha, 2)}"
 
 
-def _pressure(reading: FoldedRun, site: Site) -> str:
+def _pressure(folded: FoldedRun, site: Site) -> str:
     """Gradient pressure and effective rank of `site` at the last epoch's end."""
-    completed = reading.timeline.completed
+    completed = folded.timeline.completed
     row = None if completed is None else next((row for row in completed.system.sites if row.site == site.name), None)
     if row is None:
         return "not measured yet"

@@ -20,7 +20,7 @@ def rounded(value: float | None, decimals: int = 3) -> str:
     if value is None:
         return UNKNOWN
     if not math.isfinite(value):
-        return {True: "NaN"}.get(math.isnan(value), "Infinity" if value > 0 else "-Infinity")
+        return {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
     if value != 0 and abs(value) < 10.0**-decimals:
         return f"{value:.1e}".replace("e-0", "e-")
     return f"{value:.{decimals}f}"
@@ -118,22 +118,20 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     Where all are above 0, as losses are, the scale is logarithmic: a late improvement shows beside an early one. Where there are more
     values than blocks, a block is the mean of its share, and "!" if any of its share is not finite.
     """
-    blocks = [_mean_of_share(values, i, width) for i in range(width)] if len(values) > width else list(values)
-    if all(value > 0 for value in blocks if value is not None and math.isfinite(value)):
-        blocks = [value if value is None or not math.isfinite(value) else math.log(value) for value in blocks]
-    known = [value for value in blocks if value is not None and math.isfinite(value)]
-    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
-    return "".join(_block(value, low, span) for value in blocks)
+    size = min(width, len(values))
+    shares = (values[i * len(values) // size : (i + 1) * len(values) // size] for i in range(size))
+    known = ([value for value in share if value is not None] for share in shares)
+    means = [sum(share) / len(share) if share else None for share in known]
+    finite = [mean for mean in means if mean is not None and math.isfinite(mean)]
+    scale = math.log if all(mean > 0 for mean in finite) else float
+    low = scale(min(finite, default=1.0))
+    span = scale(max(finite, default=1.0)) - low
 
+    def block(mean: float | None) -> str:
+        if mean is None:
+            return " "
+        if not math.isfinite(mean):
+            return "!"
+        return _BLOCKS[min(len(_BLOCKS) - 1, int((scale(mean) - low) / span * len(_BLOCKS)))] if span > 0 else _BLOCKS[0]
 
-def _mean_of_share(values: Sequence[float | None], index: int, width: int) -> float | None:
-    known = [value for value in values[index * len(values) // width : (index + 1) * len(values) // width] if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _block(value: float | None, low: float, span: float) -> str:
-    if value is None:
-        return " "
-    if not math.isfinite(value):
-        return "!"
-    return _BLOCKS[min(len(_BLOCKS) - 1, int((value - low) / span * len(_BLOCKS)))] if span > 0 else _BLOCKS[0]
+    return "".join(map(block, means))

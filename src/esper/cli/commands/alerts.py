@@ -74,7 +74,7 @@ def _print_alert(line: AlertLine, log: str, out: Output) -> None:
     head = Text(f"{line.status:<8} ", style="dim" if line.status == "resolved" else "bold")
     head.append(f"{line.severity:<8} ", style=_STYLES.get(line.severity, "")).append(f"{line.rule}  {labels}".rstrip())
     since = f"since {line.since[:19].replace('T', ' ')} UTC, run {short_id(line.run)}, esper show {line.run[-6:]} --at {line.moment}{log}"
-    out.lines((head, f"    {since}"))
+    out.line(head, f"    {since}")
     if line.summary:
         out.print(hanging("    ", line.summary))
     for told in line.told:

@@ -54,15 +54,10 @@ def _run_log(arguments: argparse.Namespace, out: Output) -> int:
 
     with history_of(arguments) as history:
         if table:
-            out.lines((_headings(width),))
+            out.line(_headings(width))
         records = history.follow(topics, waiting=waiting) if arguments.follow else history.records(topics)
         for record in records:
-            if table:
-                out.lines((_line(record, width),))
-            else:
-                out.raw(line_of(record).decode())
-            if arguments.follow:
-                out.flush()
+            out.line(_line(record, width) if table else line_of(record).decode())
     return 0
 
 
@@ -73,7 +68,7 @@ def _run_export(arguments: argparse.Namespace, out: Output) -> int:
     if arguments.json:
         out.json(exported)
     else:
-        out.lines(f"{records:>8}  {exported.folder / name}" for name, records in sorted(exported.files.items()))
+        out.line(*(f"{records:>8}  {exported.folder / name}" for name, records in sorted(exported.files.items())))
         out.line(f"{count(exported.records)} records of run {exported.run}, up to moment {exported.moment}")
     return 0
 

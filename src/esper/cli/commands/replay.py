@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from collections.abc import Iterator
 
 from rich.text import Text
 
@@ -11,7 +10,6 @@ from esper.cli.live import Screen, transcript
 from esper.cli.output import Output
 from esper.events.kinds.epoch import EpochCompleted
 from esper.history.replay import EpochDigest, Replay
-from esper.history.run import History
 
 # On a terminal without --speed, so that the run can be watched: about ten seconds for a run of eighty epochs.
 _REDRAW_S = 0.05
@@ -31,42 +29,32 @@ def add(commands: Subcommands) -> None:
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
-    """Replays the run: the panel on a terminal, line by line elsewhere and with --digest."""
-    with history_of(arguments) as history:
+    """Replays the run: in the panel on a terminal, line by line elsewhere and with --digest."""
+    digests = arguments.digest or arguments.json
+
+    def write(reached: EpochDigest) -> None:
         if arguments.json:
-            for over in _digests(history, arguments):
-                out.json(over)
-        elif out.interactive and not arguments.digest:
-            _watch(_replay(history, arguments, digests=False), out, paced=arguments.speed is None)
+            out.json(reached)
         else:
-            replay = _replay(history, arguments, digests=arguments.digest)
+            so_far = "" if reached.over else f"\n      epoch {reached.epoch} was not over"
+            out.print(Text(f"{reached.epoch:>4}  @{reached.moment:<6} {reached.digest}{so_far}", style="dim"))
+
+    with history_of(arguments) as history:
+        replay = Replay(history, time.sleep, first=arguments.first, last=arguments.last, speed=arguments.speed, digests=digests)
+        if out.interactive and not digests:
+            _watch(replay, out, paced=arguments.speed is None)
+        else:
             for frame in replay.frames():
                 if frame.over is not None:
-                    out.print(_digest_line(frame.over))
-                out.print(*transcript(frame.record, frame.folded, out.width))
-            out.print(_digest_line(replay.final()))
+                    write(frame.over)
+                if not arguments.json:
+                    out.print(*transcript(frame.record, frame.folded, out.width))
+        write(replay.final())
     return 0
 
 
-def _replay(history: History, arguments: argparse.Namespace, *, digests: bool) -> Replay:
-    return Replay(history, time.sleep, first=arguments.first, last=arguments.last, speed=arguments.speed, digests=digests)
-
-
-def _digests(history: History, arguments: argparse.Namespace) -> Iterator[EpochDigest]:
-    replay = _replay(history, arguments, digests=True)
-    for frame in replay.frames():
-        if frame.over is not None:
-            yield frame.over
-    yield replay.final()
-
-
-def _digest_line(reached: EpochDigest) -> Text:
-    so_far = "" if reached.over else f"\n      epoch {reached.epoch} was not over"
-    return Text(f"{reached.epoch:>4}  @{reached.moment:<6} {reached.digest}{so_far}", style="dim")
-
-
 def _watch(replay: Replay, out: Output, *, paced: bool) -> None:
-    """Draws the panel over and over; `paced` waits a little at each epoch's end, else the replay's own speed is all."""
+    """Draws the panel again and again; `paced` waits a little at each epoch's end, else the pace is that of the replay."""
     screen = Screen(out, _REDRAW_S)
     with screen.live:
         for frame in replay.frames():
@@ -75,4 +63,3 @@ def _watch(replay: Replay, out: Output, *, paced: bool) -> None:
             if completed and paced:
                 time.sleep(_EPOCH_S)
         screen.show(replay.folded, at_once=True)
-    out.line(_digest_line(replay.final()))

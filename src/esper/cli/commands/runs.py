@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     headings = iter((_HEADINGS,))  # Written before the first run, and spent then.
     runs = out.rows(
         summaries(directory),
-        lambda one: out.lines((*headings, _line(one, out.width if out.interactive else None))),
+        lambda one: out.line(*headings, _line(one, out.width if out.interactive else None)),
         json=arguments.json,
         none=f"no runs in {directory.path} yet: esper train digits{log_flag(directory.path)}",
     )

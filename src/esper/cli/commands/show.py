@@ -49,28 +49,28 @@ def add(commands: Subcommands) -> None:
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Shows the run; one whose fold is blocked is shown up to there, and the error is raised afterwards."""
     with history_of(arguments) as history:
-        reading = history.folded(moment=arguments.at, epoch=arguments.epoch)
+        folded = history.folded(moment=arguments.at, epoch=arguments.epoch)
         now = arguments.at is None and arguments.epoch is None
         interrupted = resume_hint_of(history, arguments) if now else None
     if arguments.json:
-        out.json(_as_json(reading))
+        out.json(_as_json(folded))
     else:
-        out.print(*report(reading, out.width, everything=arguments.all))
-        tail = f"{reading.run[-6:]}{log_option(arguments)}"
+        out.print(*report(folded, out.width, everything=arguments.all))
+        tail = f"{folded.run[-6:]}{log_option(arguments)}"
         if interrupted is not None:
             out.line(f"\nno process writes this run now, and it has not ended: {interrupted}")
-        out.lines((f"\nmore: esper replay {tail}", f"      esper log {tail}"))
-    blocked: BlockedError | None = reading.blocked
+        out.line(f"\nmore: esper replay {tail}", f"      esper log {tail}")
+    blocked: BlockedError | None = folded.blocked
     if blocked is not None:
         raise blocked
     return 0
 
 
-def _as_json(reading: FoldedRun) -> dict[str, object]:
+def _as_json(folded: FoldedRun) -> dict[str, object]:
     """The run as one object; field names are those of the events."""
-    state, timeline, pulse = reading.state, reading.timeline, reading.telemetry
+    state, timeline, pulse = folded.state, folded.timeline, folded.telemetry
     return {
-        "run": reading.run,
+        "run": folded.run,
         "status": state.status,
         "moment": state.moment,
         "epoch": state.epoch,
@@ -93,18 +93,18 @@ def _as_json(reading: FoldedRun) -> dict[str, object]:
         "dropped": state.dropped,
         "notes": timeline.notes,
         "irregularities": [row._asdict() for row in state.irregularities],
-        "blocked": None if reading.blocked is None else str(reading.blocked),
+        "blocked": None if folded.blocked is None else str(folded.blocked),
     }
 
 
-def report(reading: FoldedRun, width: int, *, everything: bool = False) -> Iterator[RenderableType]:
-    """The report of `reading`, section by section; `everything`: housekeeping and decisions for doing nothing too."""
-    yield from _heading(reading)
-    yield from _section("losses", _losses(reading, width), "no epoch was completed yet")
-    yield from _section(f"lattice after epoch {reading.state.epoch}", _seeds(reading), "this run has no sites: nothing can grow in it")
-    yield from _lives(reading, width)
-    yield from _section("decisions", _decisions(reading, width, everything))
-    yield from _records(reading)
+def report(folded: FoldedRun, width: int, *, everything: bool = False) -> Iterator[RenderableType]:
+    """The report of `folded`, section by section; `everything`: housekeeping and decisions for doing nothing too."""
+    yield from _heading(folded)
+    yield from _section("losses", _losses(folded, width), "no epoch was completed yet")
+    yield from _section(f"lattice after epoch {folded.state.epoch}", _seeds(folded), "this run has no sites: nothing can grow in it")
+    yield from _lives(folded, width)
+    yield from _section("decisions", _decisions(folded, width, everything))
+    yield from _records(folded)
 
 
 def _section(title: str, body: Iterable[RenderableType], none: str = "") -> Iterator[RenderableType]:
@@ -119,9 +119,9 @@ def _indented(renderable: RenderableType, style: str = "") -> Padding:
     return Padding(renderable, (0, 0, 0, 2), style=style)
 
 
-def _heading(reading: FoldedRun) -> Iterator[RenderableType]:
-    state, pulse, run = reading.state, reading.telemetry, reading.state.started
-    yield Text(f"run {short_id(reading.run)}", style="bold").append(f"  {reading.run}", style="dim")
+def _heading(folded: FoldedRun) -> Iterator[RenderableType]:
+    state, pulse, run = folded.state, folded.telemetry, folded.state.started
+    yield Text(f"run {short_id(folded.run)}", style="bold").append(f"  {folded.run}", style="dim")
     if run is None:
         yield Text("  not started: the log holds no RunStarted yet")
         return
@@ -143,9 +143,9 @@ def _heading(reading: FoldedRun) -> Iterator[RenderableType]:
         yield separated((finished, *metrics[1:], f"model {state.end.model_digest[:12]}"), indent=2, style="green")
 
 
-def _losses(reading: FoldedRun, width: int) -> Iterator[RenderableType]:
+def _losses(folded: FoldedRun, width: int) -> Iterator[RenderableType]:
     """Both curves, then the best loss, the learning rate and the metrics of the last epoch."""
-    rows, completed = reading.state.epochs, reading.timeline.completed
+    rows, completed = folded.state.epochs, folded.timeline.completed
     if not rows:
         return
     train: list[float | None] = [row.train.loss for row in rows]
@@ -164,17 +164,17 @@ def _losses(reading: FoldedRun, width: int) -> Iterator[RenderableType]:
         yield separated((since, f"lr {learning_rate(next(iter(completed.learning_rates), None))}", *metrics), indent=2)
 
 
-def _seeds(reading: FoldedRun) -> Iterator[RenderableType]:
-    sites = reading.state.sites
+def _seeds(folded: FoldedRun) -> Iterator[RenderableType]:
+    sites = folded.state.sites
     if sites:
-        yield _indented(lattice(sites, reading.state.seeds))
+        yield _indented(lattice(sites, folded.state.seeds))
     for site in sites:
         words = f"{site.name}: {site.layer}, {site.inputs} in, {site.outputs} out; {', '.join(site.blueprints)}"
         yield _indented(words, "dim")
 
 
-def _lives(reading: FoldedRun, width: int) -> Iterator[RenderableType]:
-    lives, epoch = reading.timeline.lives, reading.state.epoch
+def _lives(folded: FoldedRun, width: int) -> Iterator[RenderableType]:
+    lives, epoch = folded.timeline.lives, folded.state.epoch
     heads = [f"{life.site} s{life.seed} {life.blueprint or '(blueprint unknown)'} @{life.life}" for life in lives]
     room = min(38, max(map(len, heads), default=0))
     axis, columns = epoch + 1, max(20, width - room - 16)
@@ -191,9 +191,9 @@ def _lives(reading: FoldedRun, width: int) -> Iterator[RenderableType]:
     yield from _section(title, body, "no seed has germinated yet")
 
 
-def _decisions(reading: FoldedRun, width: int, everything: bool) -> Iterator[RenderableType]:
+def _decisions(folded: FoldedRun, width: int, everything: bool) -> Iterator[RenderableType]:
     """Decisions with their numbers, refused ones included; housekeeping that succeeded is counted unless `everything` is asked for."""
-    made, counts = list(reading.timeline.decisions), reading.state.control.counts
+    made, counts = list(folded.timeline.decisions), folded.state.control.counts
     shown = [one for one in made if everything or is_adaptation(one) or one.fate not in ("applied", "recorded")]
     if not made:
         yield Text("  none was made yet")
@@ -205,23 +205,21 @@ def _decisions(reading: FoldedRun, width: int, everything: bool) -> Iterator[Ren
     if len(made) > len(shown):
         hidden = f"{len(made) - len(shown)} of housekeeping or for doing nothing are not shown: --all shows them"
         yield _indented(hidden, "dim")
-    yield _indented(f"{sum(counts.made.values())} made; refused by the gate: {refusals(reading.state)}", "dim")
+    yield _indented(f"{sum(counts.made.values())} made; refused by the gate: {refusals(folded.state)}", "dim")
     outcomes = f"{counts.applied} applied, {counts.commands_refused} refused, {counts.commands_failed} failed"
     yield _indented(f"{counts.issued} commands: {outcomes}", "dim")
 
 
-def _records(reading: FoldedRun) -> Iterator[RenderableType]:
+def _records(folded: FoldedRun) -> Iterator[RenderableType]:
     """Field reports, kept checkpoints, notes, and facts that do not fit those before them."""
-    state = reading.state
+    state = folded.state
     yield from _section("field reports", map(_field_report, state.field_reports))
     checkpoints = (
         Text(f"  {row.epoch:>4}  {row.name}  {row.digest[:12]}  {decimal(row.size_bytes)}  {row.reason.replace('_', ' ')}")
         for row in state.checkpoints
     )
     yield from _section("checkpoints kept", checkpoints, "none")
-    yield from _section(
-        "events of the run", (hanging(f"  {note.epoch:>4}  @{note.moment}  ", note.text) for note in reading.timeline.notes)
-    )
+    yield from _section("events of the run", (hanging(f"  {note.epoch:>4}  @{note.moment}  ", note.text) for note in folded.timeline.notes))
     yield from _section("irregular", (_indented(f"@{row.moment}  {row.what}", "red") for row in state.irregularities))
 
 

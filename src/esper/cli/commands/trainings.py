@@ -222,20 +222,20 @@ def _bar(fraction: float, color: str) -> Bar:
     return Bar(size=1, begin=0, end=fraction if 0 <= fraction <= 1 else 0, color=color)
 
 
-def growth_summary(reading: FoldedRun) -> Iterator[RenderableType]:
+def growth_summary(folded: FoldedRun) -> Iterator[RenderableType]:
     """The last dozen changes of the network, a line for all that were alike after one epoch, then the gate's refusals."""
     alike: dict[tuple[int, Adaptation], list[DecisionRow]] = {}
-    for one in filter(is_adaptation, reading.timeline.decisions):
+    for one in filter(is_adaptation, folded.timeline.decisions):
         if one.fate == "applied":
             alike.setdefault((one.epoch, one.decision.adaptation), []).append(one)
     turns = [(group[0].moment, f"{epoch:>5}  {_changes(group)}") for (epoch, _), group in alike.items()]
-    turns += [(note.moment, f"{note.epoch:>5}  {note.text}") for note in reading.timeline.notes if note.kind == RunRolledBack.KIND]
+    turns += [(note.moment, f"{note.epoch:>5}  {note.text}") for note in folded.timeline.notes if note.kind == RunRolledBack.KIND]
     if len(turns) > _TURNS:
         yield Text(f"{'':>7}{plural(len(turns) - _TURNS, 'earlier turn')} are not told here", style="dim")
     yield from (one_line(words) for _, words in sorted(turns)[-_TURNS:])
     if not turns:
         yield Text(f"{'':>7}nothing grew")
-    yield Text(f"{'':>7}refused by the gate: {refusals(reading.state)}")
+    yield Text(f"{'':>7}refused by the gate: {refusals(folded.state)}")
 
 
 def _changes(group: Sequence[DecisionRow]) -> str:
