@@ -2,7 +2,7 @@
 
 
 class EsperError(Exception):
-    """Something that Esper can explain; its message says what was expected, what came, and where."""
+    """A fault that Esper can explain: its message has what was expected, what it got, and where."""
 
 
 class RuleError(EsperError):

@@ -48,10 +48,8 @@ def read_text(what: str, named: Path | None, usual: Path | None = None) -> tuple
     Raises SettingsError, calling the file `what`, where there is none at `named`, and for one that cannot be read.
     """
     path = usual if named is None else named
-    if path is None:
-        return None
     try:
-        return path.read_text(), str(path)
+        return None if path is None else (path.read_text(), str(path))
     except FileNotFoundError:
         if named is None:
             return None
@@ -81,7 +79,7 @@ class TomlFile:
         """
         table = _at(self.content, path)
         if not isinstance(table, dict) and table is not _ABSENT:
-            self.refuse(path, f"{_expected_table(path)}, got {_shown(table)}")
+            self.refuse(path, f"{_expected_table(path)}, got {table!r:.80}")
         try:
             return model.model_validate({} if table is _ABSENT else _in_tuples(table))
         except ValidationError as error:
@@ -138,7 +136,7 @@ def _mistakes(
 ) -> Iterator[tuple[KeyPath, str]]:
     for mistake in error.errors(include_url=False, include_context=False):
         path = _existing(values, mistake["loc"])
-        got = "" if path and path[-1] in secret else f", got {_shown(mistake['input'])}"
+        got = "" if path and path[-1] in secret else f", got {_in_lists(mistake['input'])!r:.80}"
         match mistake["type"]:
             case "extra_forbidden":
                 keys = _fields(_kind_at(model, path[:-1]))
@@ -200,8 +198,5 @@ def _in_tuples(value: object) -> Any:  # Any: the model checks it.
     return tuple(map(_in_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _shown(value: object) -> str:
-    def in_lists(value: object) -> object:
-        return list(map(in_lists, value)) if isinstance(value, tuple) else value
-
-    return f"{in_lists(value)!r:.80}"
+def _in_lists(value: object) -> object:
+    return list(map(_in_lists, value)) if isinstance(value, tuple) else value

@@ -38,7 +38,7 @@ class _Ready(View):
     following: Count
     live: Count
     observed_by: int | None
-    """The process that observes and delivers; null: nobody does."""
+    """The process that observes and delivers; null: none does."""
 
 
 class _StatusView(View):
@@ -124,9 +124,7 @@ def build_app(backend: Backend, *, version: str, token: str | None) -> FastAPI:
     for routes in (_service_routes, run_routes, record_routes):
         app.include_router(routes)
     install_handlers(app)
-    settings = backend.settings
-    names = (*settings.names, settings.host)
-    app.add_middleware(SecurityMiddleware, names=names, token=token, body_limit_bytes=settings.body_limit_bytes)
+    app.add_middleware(SecurityMiddleware, settings=backend.settings, token=token)
     describe = app.openapi
 
     def described() -> dict[str, Any]:

@@ -54,7 +54,7 @@ def view_of(model: type[_View], /, *sources: object, **given: object) -> _View:
 
     Nothing is validated: sources are rows and events, which were checked when they were read.
     """
-    values: dict[str, Any] = {}  # Any: written as the model's fields say.
+    values: dict[str, Any] = {}  # Any: of the types of the model's fields.
     for name in model.model_fields:
         source = next((source for source in sources if hasattr(source, name)), None)
         if name in given:
@@ -126,33 +126,32 @@ async def _backend_of(request: Request) -> Backend:
 ByBackend = Annotated[Backend, Depends(_backend_of)]
 
 
-class RunRequest:
-    """A question about one run. It is asked of the log on the route's own thread: `run` and `answer` read the disk."""
+@dataclass(frozen=True)
+class _RunRequest:
+    """A request for the run that `ref` names. `run` and `answer` read the disk, so they are for the route's own thread."""
 
-    def __init__(self, request: Request, backend: Backend, ref: str) -> None:
-        self.runs = backend.runs
-        self.run_list = backend.run_list
-        self._request = request
-        self._ref = ref
+    request: Request
+    backend: Backend
+    ref: str
 
     @cached_property
     def run(self) -> RunId:
         """The run that is meant. Raises UnknownRunError, AmbiguousRunError."""
-        return self.run_list.resolve(self._ref)
+        return self.backend.run_list.resolve(self.ref)
 
     def answer(self, view: Callable[[], BaseModel | bytes], *, lasting: bool = True) -> Response:
         """The answer that `view` makes, once the run is sealed with an ETag; 304, without making it, for a client that has it already.
 
         `lasting`: it is of what the run itself wrote alone; what was derived may grow after the seal, and its answer has no ETag.
         """
-        sealed = self.runs.seal_digest(self.run) if lasting else None
+        sealed = self.backend.runs.seal_digest(self.run) if lasting else None
         if sealed is None:
             return send(view())
-        url, version = self._request.url, self._request.app.version
+        url, version = self.request.url, self.request.app.version
         tag = hashlib.sha256(f"{version}\x1f{sealed}\x1f{self.run}\x1f{url.path}\x1f{url.query}".encode()).hexdigest()
-        kept = "private, max-age=31536000, immutable" if self._ref == self.run else "private, no-cache"
+        kept = "private, max-age=31536000, immutable" if self.ref == self.run else "private, no-cache"
         headers = {"ETag": f'"{tag[:32]}"', "Cache-Control": kept}
-        known = self._request.headers.get("if-none-match", "").split(",")
+        known = self.request.headers.get("if-none-match", "").split(",")
         if headers["ETag"] in (one.strip().removeprefix("W/") for one in known):
             return Response(status_code=304, headers=headers)
         response = send(view())
@@ -160,18 +159,18 @@ class RunRequest:
         return response
 
 
-async def _asked(request: Request, backend: ByBackend, run: RunRef) -> RunRequest:
-    return RunRequest(request, backend, run)
+async def _asked(request: Request, backend: ByBackend, run: RunRef) -> _RunRequest:
+    return _RunRequest(request, backend, run)
 
 
-OfRun = Annotated[RunRequest, Depends(_asked)]
+OfRun = Annotated[_RunRequest, Depends(_asked)]
 
 
 def about_run(view: Callable[..., View]) -> Callable[..., Response]:
-    """The route that answers a RunRequest, its parameter `asked`, with `view`; `view`'s parameters and annotations describe it."""
+    """The route that answers a _RunRequest, its parameter `asked`, with `view`; `view`'s parameters and annotations describe it."""
 
     @wraps(view)
-    def route(asked: RunRequest, **parameters: Any) -> Response:  # Any: FastAPI checks them.
+    def route(asked: _RunRequest, **parameters: Any) -> Response:  # Any: FastAPI checks them.
         return asked.answer(partial(view, asked, **parameters))
 
     return route

@@ -81,7 +81,7 @@ class CollectorRun:
         self._running_since = math.inf
 
     def run_once(self) -> None:
-        """Collects now. Any exception is counted: the collector may be anybody's."""
+        """Collects now. Any exception is counted: the collector may be a user's."""
         began = self._running_since = self._clock()
         families, error = list[Metric](), None
         try:

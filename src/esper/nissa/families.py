@@ -65,8 +65,6 @@ COUNTERS: Mapping[str, tuple[str, Mapping[str, Sequence[str]], type[Event] | Non
 The labels of such a kind are fields of the event; without a kind (None), `metrics` counts in its own way.
 """
 
-COUNTED: Mapping[type[Event], str] = {kind: name for name, (_, _, kind) in COUNTERS.items() if kind is not None}
-
 HISTOGRAMS: Mapping[str, tuple[str, Sequence[float]]] = {
     "esper_kernel_compile_seconds": ("How long compiling took, cache hits apart.", _SECONDS),
     "esper_kernel_latency_seconds": (

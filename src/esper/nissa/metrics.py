@@ -28,15 +28,16 @@ from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured
 from esper.folds.monitoring import open_alerts
 from esper.folds.monitoring.open_alerts import OpenAlert, OpenAlerts
 from esper.nissa.custom import CustomMetrics
-from esper.nissa.families import COUNTED, COUNTERS, HISTOGRAMS
+from esper.nissa.families import COUNTERS, HISTOGRAMS
 
 _RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.
 
+_COUNTED = {kind: name for name, (_, _, kind) in COUNTERS.items() if kind is not None}
 _MATCHED: tuple[type[Event], ...] = (
     SeedTransitioned, SeedHealthMeasured, StepsMeasured, ResourcesMeasured, SamplesDropped, RunFinished, RunFailed, CustomMetricRecorded,
     AlertPending, AlertFiring, AlertResolved, KernelCharacterized, KernelCompiled, KernelCompileFailed,
 )  # fmt: skip
-_DECODED = frozenset(kind.KIND for kind in (*COUNTED, *_MATCHED))
+_DECODED = frozenset(kind.KIND for kind in (*_COUNTED, *_MATCHED))
 
 
 @dataclass(slots=True)
@@ -189,7 +190,7 @@ class LogMetrics:
                 self._count_event(event)
 
     def _count_event(self, event: Event) -> None:
-        if (name := COUNTED.get(type(event))) is not None:
+        if (name := _COUNTED.get(type(event))) is not None:
             self._count(name, *(getattr(event, label) for label in COUNTERS[name][1]))
         match event:
             case SeedTransitioned():

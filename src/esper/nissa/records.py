@@ -162,7 +162,7 @@ def list_events(
     """Records of a run as they stand in the log, in its order; derived ones come after the run's own of the same page."""
 
     def view() -> bytes:
-        page = asked.runs.page(asked.run, cursor, limit, None if topics is None else frozenset(topics))
+        page = asked.backend.runs.page(asked.run, cursor, limit, None if topics is None else frozenset(topics))
         more = b"true" if page.more else b"false"
         return b'{"events":[%b],"cursor":"%b","more":%b}' % (b",".join(map(line_of, page.records)), page.cursor.encode(), more)
 
@@ -177,7 +177,7 @@ def _add_page_route(name: str, about: str, row: type[View], *kinds: type[Event],
 
     def list_records(asked: OfRun, cursor: _Cursor = None, limit: PageSize = limit) -> Response:
         def view() -> View:
-            page = asked.runs.page(asked.run, cursor, limit, frozenset({topic}))
+            page = asked.backend.runs.page(asked.run, cursor, limit, frozenset({topic}))
             found = tuple(_row(row, decode(record), record) for record in page.records if record.type in written)
             return view_of(model, page, run=asked.run, **{name: found})
 
@@ -198,7 +198,7 @@ _add_page_route("aggregates", "Windows of a run's metrics, oldest first.", _Aggr
 @about_run
 def show_health(asked: OfRun, limit: Annotated[int, Query(ge=1, le=200, description="At most so many measurements.")] = 1) -> View:
     """The newest measurements of the health of sites and seeds, oldest first."""
-    records = asked.runs.latest(asked.run, SeedHealthMeasured, limit)
+    records = asked.backend.runs.latest(asked.run, SeedHealthMeasured, limit)
     return view_of(_HealthPage, run=asked.run, measurements=tuple(_row(_HealthView, decode(record), record) for record in records))
 
 

@@ -127,7 +127,7 @@ def list_runs(
 ) -> Response:
     """Every run, the newest first."""
     found = [run for run in backend.run_list.lines() if standing is None or run.standing == standing]
-    # Ids begin with their time, so the order is that of the names, newest first, whatever came since the page before.
+    # Ids begin with their time, so the order of the names is newest first, and runs that began since the page before change nothing.
     rest = [run for run in found if cursor is None or run.run < cursor]
     chosen = tuple(rest[:limit])
     return send(view_of(_RunPage, runs=chosen, cursor=chosen[-1].run if len(rest) > limit else None, total=len(found)))
@@ -137,10 +137,10 @@ def list_runs(
 @about_run
 def show_run(asked: OfRun) -> _RunView:
     """A run: how it began, where it stands, what happened to it."""
-    line = asked.run_list.line(asked.run)
+    line = asked.backend.run_list.line(asked.run)
     if line is None:
         raise UnknownRunError(f"expected run {asked.run} in the log")
-    with asked.runs.use(asked.run) as run:
+    with asked.backend.runs.use(asked.run) as run:
         known = run.history.known
         blocked = None if known.blocked is None else str(known.blocked)
         notes, started = tuple(known.timeline.notes), known.state.started
@@ -151,7 +151,7 @@ def show_run(asked: OfRun) -> _RunView:
 @about_run
 def show_state(asked: OfRun, at: Annotated[_Moment | None, Query(description="A moment; without it the last.")] = None) -> _StateView:
     """The state at a moment, by the fold that made it live, with its digest."""
-    with asked.runs.use(asked.run) as run:
+    with asked.backend.runs.use(asked.run) as run:
         if at is not None and at > run.history.end:
             raise ProblemError(404, "moment-not-reached", f"expected a moment from 0 to {run.history.end}, the last on disk")
         state = run.history.known.state if at is None else run.history.at(moment=at)
@@ -173,7 +173,7 @@ def show_state(asked: OfRun, at: Annotated[_Moment | None, Query(description="A 
 @about_run
 def show_seeds(asked: OfRun) -> View:
     """The seed table as it stands, and every life there was with its stages."""
-    with asked.runs.use(asked.run) as run:
+    with asked.backend.runs.use(asked.run) as run:
         state, lives = run.history.known.state, run.history.known.timeline.lives
     slots = tuple(state.slots.values())
     return view_of(_SeedsView, state, slots=slots, lives=tuple(view_of(_LifeView, life) for life in lives))
@@ -185,7 +185,7 @@ def list_decisions(
     asked: OfRun, after: Annotated[_Moment, Query(description="Only decisions after this moment.")] = 0, limit: PageSize = 1000
 ) -> View:
     """Every decision with its numbers and what became of it, oldest first."""
-    with asked.runs.use(asked.run) as run:
+    with asked.backend.runs.use(asked.run) as run:
         decisions = run.history.known.timeline.decisions
     first = bisect_right(decisions, after, key=lambda decided: decided.moment)
     chosen = tuple(view_of(_DecisionView, one, one.decision) for one in decisions[first : first + limit])

@@ -7,7 +7,6 @@ and a rebound request carries a name. The token is asked for before routing, so 
 import hmac
 import re
 import socket
-from collections.abc import Iterable
 from ipaddress import ip_address
 
 from fastapi.security import HTTPBearer
@@ -18,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from esper.nissa.problems import problem
+from esper.nissa.service_settings import NissaSettings
 
 OPEN = frozenset({"/healthz", "/readyz", "/-/healthy", "/-/ready"})
 """Paths that ask for no token."""
@@ -32,13 +32,14 @@ _HEADERS = {
 
 
 class SecurityMiddleware:
-    """Refuses a request by its headers, or hands it on. `names` are host names of this service; `token` None: none is asked for."""
+    """Refuses a request by its headers, or hands it on. `token` None: none is asked for."""
 
-    def __init__(self, app: ASGIApp, *, names: Iterable[str], token: str | None, body_limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, settings: NissaSettings, token: str | None) -> None:
         self._app = app
-        self._names = frozenset(name.lower().rstrip(".") for name in (*names, "localhost", socket.gethostname()))
+        names = (*settings.names, settings.host, "localhost", socket.gethostname())
+        self._names = frozenset(name.lower().rstrip(".") for name in names)
         self._token = token
-        self._body_limit_bytes = body_limit_bytes
+        self._body_limit_bytes = settings.body_limit_bytes
         self._bearer = HTTPBearer(auto_error=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
