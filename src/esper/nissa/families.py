@@ -13,7 +13,7 @@ from esper.events.kinds.kernels import BlueprintSubmitted
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointSaved, RunResumed, RunRolledBack, RunStarted
 from esper.events.topics import TOPICS, is_telemetry
-from esper.folds.monitoring.detectors.detect import DETECTORS
+from esper.folds.monitoring.detectors.thresholds import DETECTORS
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COMMANDS = {"command": tuple(control.Command)}

@@ -19,8 +19,7 @@ from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds import BY_NAME, kinds_of
 from esper.events.topics import FACTS, OBSERVERS, TOPICS, TopicClass
 from esper.folds.monitoring.alerting import AlertSettings
-from esper.folds.monitoring.detectors.detect import DETECTORS, MISSING
-from esper.folds.monitoring.detectors.thresholds import DetectorSettings
+from esper.folds.monitoring.detectors.thresholds import DETECTORS, MISSING, DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, is_known
 from esper.folds.monitoring.rules import (
     SOURCE_LABELS,

@@ -15,7 +15,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
 from esper.events.kinds.run import RunFinished, StreamEnded
 from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, SeedHealthMeasured, StepColumns, StepsMeasured
-from esper.folds.monitoring.cell import Applied, Blocked, Cell, DeadLetter, Outcome, advance, from_bytes, to_bytes
+from esper.folds.monitoring.cell import Applied, Blocked, Cell, Outcome, advance, from_bytes, to_bytes
 from esper.folds.monitoring.open_alerts import AlertChange
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.rule_files import parse_rules
@@ -57,8 +57,6 @@ class Host:
         match outcome:
             case Applied(_, derived) | Blocked(_, derived):
                 self.derived += derived
-            case DeadLetter(letter):
-                self.derived.append(letter)
             case _:
                 pass
         return outcome

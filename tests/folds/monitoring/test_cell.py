@@ -13,7 +13,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.observability import AnomalyDetected, FoldBlocked
 from esper.folds.admit import Drop, Gap, Reason
-from esper.folds.monitoring.cell import Applied, Blocked, Cell, DeadLetter, advance, block, from_bytes, skip, to_bytes
+from esper.folds.monitoring.cell import Applied, Blocked, Cell, advance, block, from_bytes, skip, to_bytes
 from tests.folds.histories import completed
 from tests.folds.monitoring.streams import RULES, SETTINGS, Host, TimedWriter, histories, losses, spoken, watching
 from tests.folds.readers import Repeat, interleaved, repeated
@@ -175,8 +175,10 @@ def test_telemetry_that_cannot_be_decoded_is_set_aside_with_its_bytes_and_its_to
     first, second = spoken(writer, [(0.0, losses(1.0)), (1.0, losses(1.0))])
     host = Host(SETTINGS)
     outcome = host.take(unreadable(first))
-    assert isinstance(outcome, DeadLetter)
-    assert (outcome.record.topic, outcome.record.data, outcome.record.cause) == (topics.STEPS + ".dead-letter", b"{}", first.id)
+    assert isinstance(outcome, Applied)
+    assert outcome.event is None
+    (letter,) = outcome.derived
+    assert (letter.topic, letter.data, letter.cause) == (topics.STEPS + ".dead-letter", b"{}", first.id)
     assert isinstance(host.take(second), Applied)
     assert host.cells[topics.STEPS].dead_letters == 1
 

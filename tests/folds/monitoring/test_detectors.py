@@ -14,8 +14,8 @@ from esper.events import topics
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import StreamEnded
-from esper.folds.monitoring.detectors.detect import DETECTORS, DetectorState, active, find_anomalies
-from esper.folds.monitoring.detectors.thresholds import DetectorSettings
+from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies, open_anomalies
+from esper.folds.monitoring.detectors.thresholds import DETECTORS, DetectorSettings
 from esper.folds.monitoring.measurements import FloatArray, Measurements
 from esper.folds.monitoring.rules import source_labels
 from tests.folds.monitoring.made_up import SETTINGS, detect, followed, load, names, noise, save, spans
@@ -66,8 +66,8 @@ DOUBLED = spans(changed(CALM, 400, lambda x: x * 2))
 def test_a_detector_that_is_off_says_nothing_and_others_say_the_same() -> None:
     state, found = followed(DOUBLED[:45], DetectorSettings(off=("divergence", "stuck")))
     assert [one.detector for one in found] == [name for name, _ in names(DOUBLED[:45]) if name != "divergence"]
-    assert source_labels(None, None, "loss", "divergence") in active(state)
-    assert source_labels(None, None, "loss", "divergence") not in active(state, ("divergence",))
+    assert source_labels(None, None, "loss", "divergence") in open_anomalies(state)
+    assert source_labels(None, None, "loss", "divergence") not in open_anomalies(state, ("divergence",))
 
 
 def test_a_limit_that_is_further_away_finds_less() -> None:
@@ -120,15 +120,15 @@ def test_what_is_not_finite_is_always_found_and_once_a_stretch(value: float) -> 
     state, found = followed(spans(loss))
     assert [(one.detector, one.metric) for one in found] == [("nonfinite", "loss")] * 2
     assert np.array_equal([one.value for one in found], [value, value], equal_nan=True)
-    assert active(state) == frozenset()
+    assert open_anomalies(state) == frozenset()
 
 
 def test_what_is_not_finite_lasts_until_a_finite_value_is_measured() -> None:
     unmeasured: list[float | None] = [1.0, math.nan, None, None]
     state, _ = followed(spans(unmeasured, cut=(2,)))
-    assert active(state) == {source_labels(None, None, "loss", "nonfinite")}
+    assert open_anomalies(state) == {source_labels(None, None, "loss", "nonfinite")}
     state, _ = followed(spans([1.0]), state=state)
-    assert active(state) == frozenset()
+    assert open_anomalies(state) == frozenset()
 
 
 def test_what_was_not_measured_is_no_anomaly() -> None:
@@ -150,16 +150,16 @@ def test_an_abnormal_stretch_is_announced_once_and_active_while_it_lasts() -> No
     events = spans(changed(CALM, 400, lambda x: x * 3, 500))
     during, found = followed(events[:45])
     assert [one.detector for one in found].count("divergence") == 1
-    assert source_labels(None, None, "loss", "divergence") in active(during)
+    assert source_labels(None, None, "loss", "divergence") in open_anomalies(during)
     after, more = followed(events[45:], state=during)
     assert [one.detector for one in more if one.detector == "divergence"] == []
-    assert source_labels(None, None, "loss", "divergence") not in active(after)
+    assert source_labels(None, None, "loss", "divergence") not in open_anomalies(after)
 
 
 def test_a_level_that_stays_becomes_normal() -> None:
     quick = DetectorSettings(accepted_after=100)
     state, found = followed(spans(changed(noise(1000), 400, lambda x: x * 3)), quick)
-    assert active(state) == frozenset()
+    assert open_anomalies(state) == frozenset()
     assert [one.detector for one in found].count("divergence") == 1
 
 
@@ -251,7 +251,7 @@ def test_so_many_metrics_that_are_not_finite_are_left_out() -> None:
     columns = {f"metric.{number}": np.array([math.nan]) for number in range(200)}
     read = Measurements(None, columns, {name: np.array([True]) for name in columns}, None, None, None)
     state, found = find_anomalies(DetectorState(), topics.STEPS, read, SETTINGS)
-    assert len(found) == len(active(state)) == 128
+    assert len(found) == len(open_anomalies(state)) == 128
 
 
 def test_every_detector_that_is_found_here_has_a_name_that_rules_may_use() -> None:

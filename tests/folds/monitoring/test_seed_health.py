@@ -9,7 +9,7 @@ import pytest
 
 from esper.errors import DataError
 from esper.events.kinds.telemetry import SeedHealthMeasured
-from esper.folds.monitoring.detectors.detect import DetectorState, active
+from esper.folds.monitoring.detectors.detect import DetectorState, open_anomalies
 from esper.folds.monitoring.rules import Labels, source_labels
 from tests.folds.monitoring.made_up import SETTINGS, Row, detect, followed, health, load, noise, save
 
@@ -27,7 +27,7 @@ def test_a_gradient_that_vanishes_beside_the_strongest_site_is_found_once() -> N
     weak[20:] /= 100
     events = [health(SITES, gradient_variance=(value, 1.0)) for value in weak]
     assert places(events) == [source_labels("a", None, "gradient_variance", "vanishing")]
-    assert active(followed(events)[0]) == {source_labels("a", None, "gradient_variance", "vanishing")}
+    assert open_anomalies(followed(events)[0]) == {source_labels("a", None, "gradient_variance", "vanishing")}
 
 
 def test_gradients_that_shrink_together_do_not_vanish_here() -> None:
@@ -43,13 +43,13 @@ def test_one_site_alone_has_nobody_to_be_compared_with() -> None:
 def test_a_gradient_that_comes_back_ends_it() -> None:
     values = [0.2] * 20 + [0.002] * 5 + [0.2] * 5
     state, found = followed([health(SITES, gradient_variance=(value, 1.0)) for value in values])
-    assert ([one.detector for one in found], active(state)) == (["vanishing"], frozenset())
+    assert ([one.detector for one in found], open_anomalies(state)) == (["vanishing"], frozenset())
 
 
 def test_a_gradient_that_stays_weak_is_the_new_normal() -> None:
     values = [0.2] * 20 + [0.002] * 100
     state, found = followed([health(SITES, gradient_variance=(value, 1.0)) for value in values])
-    assert ([one.detector for one in found], active(state)) == (["vanishing"], frozenset())
+    assert ([one.detector for one in found], open_anomalies(state)) == (["vanishing"], frozenset())
 
 
 def test_units_that_die_are_found_where_they_die() -> None:
@@ -57,7 +57,7 @@ def test_units_that_die_are_found_where_they_die() -> None:
     state, (found,) = followed([health(SITES, dead_neuron_ratio=(0.5, value)) for value in ratios])
     assert (found.detector, found.site, found.value) == ("dead", "b", 0.8)
     assert found.expected == pytest.approx(0.1)
-    assert active(state) == {source_labels("b", None, "dead_neuron_ratio", "dead")}
+    assert open_anomalies(state) == {source_labels("b", None, "dead_neuron_ratio", "dead")}
 
 
 def test_units_that_die_slowly_are_found_too() -> None:
@@ -73,7 +73,7 @@ def test_a_share_that_was_always_high_or_is_low_or_passes_is_no_death(ratios: li
 
 def test_units_that_come_back_to_life_end_it() -> None:
     ratios = [0.1] * 20 + [0.8] * 5 + [0.15] * 2
-    assert active(followed([health(SITES, dead_neuron_ratio=(value, 0.0)) for value in ratios])[0]) == frozenset()
+    assert open_anomalies(followed([health(SITES, dead_neuron_ratio=(value, 0.0)) for value in ratios])[0]) == frozenset()
 
 
 def test_a_variance_that_repeats_itself_is_stuck_and_zero_is_not() -> None:
@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_and_counted_ones_are_found_in_their_row() ->
         health(SEEDED, avg_correlation=(0.1, math.nan, 0.1)),
     ]
     assert places(events) == [source_labels("a", 0, "avg_correlation", "nonfinite"), source_labels("a", 0, "errors", "nonfinite")]
-    assert active(followed(events)[0]) == {source_labels("a", 0, "avg_correlation", "nonfinite")}
+    assert open_anomalies(followed(events)[0]) == {source_labels("a", 0, "avg_correlation", "nonfinite")}
 
 
 def test_limits_are_raised_after_an_adaptation() -> None:
@@ -111,7 +111,7 @@ def test_a_row_that_is_gone_is_forgotten_and_others_keep_what_is_known_of_them()
     without = health(SITES, dead_neuron_ratio=(0.1, 0.0))
     events = [health(SEEDED, dead_neuron_ratio=(0.1, value, 0.0)) for value in ratios]
     state, found = followed([*events, without])
-    assert ([one.seed for one in found], active(state)) == ([0], frozenset())
+    assert ([one.seed for one in found], open_anomalies(state)) == ([0], frozenset())
     moved = [health((("b", None), ("a", None)), dead_neuron_ratio=(0.0, 0.9))] * 2
     assert places([without] * 20 + moved) == [source_labels("a", None, "dead_neuron_ratio", "dead")]
 

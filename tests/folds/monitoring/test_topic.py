@@ -13,7 +13,7 @@ from esper.events.kinds.observability import AlertFiring, AnomalyDetected
 from esper.events.kinds.run import StreamEnded
 from esper.folds.monitoring.alerting import AlertSettings
 from esper.folds.monitoring.cell import to_bytes
-from esper.folds.monitoring.topic import BOUND, MonitorSettings, TopicState
+from esper.folds.monitoring.topic import _BOUND, MonitorSettings, TopicState
 from esper.folds.monitoring.windows import WindowSettings
 from esper.observer.rule_files import parse_rules
 from tests.folds.monitoring.streams import RULES, SETTINGS, Host, TimedWriter, health, histories, losses, resources, spoken, watching
@@ -114,7 +114,7 @@ FEW = MonitorSettings(alerts=AlertSettings(most=8), rules=SETTINGS.rules)
 
 def bounds(host: Host) -> list[AnomalyDetected]:
     """What was said about bounds."""
-    return [event for event in map(decode, host.derived) if isinstance(event, AnomalyDetected) and event.detector == BOUND]
+    return [event for event in map(decode, host.derived) if isinstance(event, AnomalyDetected) and event.detector == _BOUND]
 
 
 def test_alerts_beyond_the_bound_are_not_raised_and_that_is_recorded_once() -> None:

@@ -39,7 +39,7 @@ class AlertSettings(Part):
     most: Annotated[int, Field(ge=2, le=65_536)] = 1024
 
 
-class Alert(NamedTuple):
+class _Alert(NamedTuple):
     """A pending or firing alert. `quiet_us`: the time since which its condition does not hold; None while it holds."""
 
     labels: Labels
@@ -60,7 +60,7 @@ class Alert(NamedTuple):
 class AlertState:
     """The alerts of a topic, and the last times of counted events by labels, each by rule. `full`: a condition holds that has no room."""
 
-    active: Mapping[str, tuple[Alert, ...]] = field(default_factory=dict)
+    active: Mapping[str, tuple[_Alert, ...]] = field(default_factory=dict)
     counted: Mapping[str, tuple[tuple[Labels, tuple[int, ...]], ...]] = field(default_factory=dict)
     full: bool = False
 
@@ -146,7 +146,7 @@ class _Step:
         self.counted[name] = tuple(times.items())
         return Condition(holds)
 
-    def _moved(self, rule: Rule, condition: Condition, alert: Alert) -> Alert | None:
+    def _moved(self, rule: Rule, condition: Condition, alert: _Alert) -> _Alert | None:
         """`alert` after the record; None where it is resolved."""
         key, quiet_us = alert.labels, alert.quiet_us
         if key in condition.holds:
@@ -164,10 +164,10 @@ class _Step:
                 return None
         return alert if quiet_us == alert.quiet_us else alert._replace(quiet_us=quiet_us)
 
-    def _begun(self, rule: Rule, key: Labels, value: float | None) -> Alert:
+    def _begun(self, rule: Rule, key: Labels, value: float | None) -> _Alert:
         own = tuple((name, rendered(template, dict(key))) for name, template in rule.labels)
         about = _about(rule, self.given.event) if isinstance(rule.source, EventSource) else ()
-        alert = Alert(key, rule.for_s == 0, self.now_us, self._quiet_us(rule), rule.severity, own, value, about)
+        alert = _Alert(key, rule.for_s == 0, self.now_us, self._quiet_us(rule), rule.severity, own, value, about)
         self._change(AlertFiring if alert.firing else AlertPending, rule.name, alert, value)
         return alert
 
@@ -178,7 +178,7 @@ class _Step:
     def _alerts(self) -> int:
         return sum(map(len, self.active.values()))
 
-    def _change(self, kind: type[AlertChange], name: str, alert: Alert, value: float | None) -> None:
+    def _change(self, kind: type[AlertChange], name: str, alert: _Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(alert.labels)
         values = {"value": "unknown"} | dict(alert.about) | labels | ({} if alert.value is None else {"value": _written(alert.value)})
         self.events.append(

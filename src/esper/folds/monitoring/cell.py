@@ -7,13 +7,12 @@ that is handed in again changes nothing, so a cell is its own position in its to
 
 The outcome of `advance` is
 
-* `Applied`, with the derived records;
+* `Applied`, with the derived records. Telemetry that cannot be decoded is set aside whole, in a dead letter, and the topic goes on;
 * `Drop`: a duplicate, or a record behind a gap or behind a fact that blocks the topic;
 * `Gap`: records are missing before it. A host that can read again hands in the missing ones and goes on from there. A host whose log has
   lost them calls `skip` and hands the record in again (telemetry), or `block` (facts);
 * `Blocked`: a fact that cannot be decoded, or a conflict. The topic stops there; FoldBlocked is derived once. A version that understands
-  the fact goes on from it when it is handed in again;
-* `DeadLetter`: telemetry that cannot be decoded is set aside whole, and the topic goes on.
+  the fact goes on from it when it is handed in again.
 """
 
 from collections.abc import Sequence
@@ -52,9 +51,9 @@ class Cell:
 
 
 class Applied(NamedTuple):
-    """The record was applied. `event` is its content."""
+    """The record was applied. `event` is its content; None where it could not be decoded, and `derived` is its dead letter."""
 
-    event: Event
+    event: Event | None
     derived: tuple[Record, ...]
 
 
@@ -65,13 +64,7 @@ class Blocked(NamedTuple):
     derived: tuple[Record, ...]
 
 
-class DeadLetter(NamedTuple):
-    """The record could not be decoded. `record` is its dead letter, with the original bytes."""
-
-    record: Record
-
-
-Outcome = Applied | Drop | Gap | Blocked | DeadLetter
+Outcome = Applied | Drop | Gap | Blocked
 
 
 def advance(cell: Cell, record: Record, settings: MonitorSettings, writer: str) -> tuple[Cell, Outcome]:
@@ -142,7 +135,7 @@ def _admitted(cell: Cell, verdict: Apply, record: Record, settings: MonitorSetti
             return block(cell, record, str(error), writer)
         identity = derived_id(record.id, "dead-letter", 1, "", 0)
         letter = _follows(record, writer)._replace(id=identity, topic=record.topic + DEAD_LETTER_SUFFIX)
-        return replace(cell, admission=verdict.admission, dead_letters=cell.dead_letters + 1), DeadLetter(letter)
+        return replace(cell, admission=verdict.admission, dead_letters=cell.dead_letters + 1), Applied(None, (letter,))
     healed = cell.blocked is not None and verdict.admission.sequence == cell.blocked.sequence
     admitted = replace(cell, admission=verdict.admission, blocked=None if healed else cell.blocked)
     return _applied(admitted, record, event, settings, writer)

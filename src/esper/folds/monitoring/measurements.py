@@ -22,7 +22,7 @@ from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
+_IntArray = npt.NDArray[np.int64]
 _Values = tuple[float | None, ...] | tuple[int, ...]
 
 HEALTH = ("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "latency_s", "errors", "health_score")
@@ -82,7 +82,7 @@ class Measurements:
     of each row, seed None for a site's own; None where the measurements are the run's.
     """
 
-    steps: IntArray | None
+    steps: _IntArray | None
     columns: Mapping[str, FloatArray]
     measured: Mapping[str, BoolArray]
     sites: tuple[str, ...] | None
@@ -105,7 +105,7 @@ def measurements_of(event: Event) -> Measurements | None:
     return None
 
 
-def _run_level(values: Mapping[str, _Values], steps: IntArray | None = None, last_adaptation_step: int | None = None) -> Measurements:
+def _run_level(values: Mapping[str, _Values], steps: _IntArray | None = None, last_adaptation_step: int | None = None) -> Measurements:
     columns, measured = _columns(values)
     return Measurements(steps, columns, measured, None, None, last_adaptation_step)
 

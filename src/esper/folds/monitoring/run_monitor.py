@@ -9,23 +9,21 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from esper.errors import DataError
 from esper.events import topics
 from esper.events.codec import decode, encode
 from esper.events.digests import digest_of
 from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, written_time
-from esper.events.fields import Event
+from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
 from esper.folds.admit import Gap
 from esper.folds.monitoring.cell import (
     Applied,
     Blocked,
     Cell,
-    DeadLetter,
     advance,
     block,
     from_bytes,
@@ -35,8 +33,12 @@ from esper.folds.monitoring.cell import (
 from esper.folds.monitoring.silence import SilenceState, judge_silence, update_silence
 from esper.folds.monitoring.topic import MonitorSettings
 
-WRITER = "observer"
+_WRITER = "observer"
 _RUN, _SETTINGS = "run", "settings"  # Names of the saved parts that are no cells; a topic's name has a dot.
+
+_Latest = tuple[EventId | None, Moment, int, int, int]
+"""Id, moment, incarnation, epoch and step of the newest applied record: the cause and the coordinates of the observer's own records."""
+_SAVED_RUN = TypeAdapter(tuple[SilenceState, bool, _Latest], config=CONFIG)
 
 
 class RunMonitor:
@@ -48,7 +50,7 @@ class RunMonitor:
         self.silence = SilenceState()
         self.unreadable = False
         self._cells: dict[str, Cell] = {}
-        self._latest = _Latest()
+        self._latest: _Latest = (None, Moment(0), 1, 0, 0)
         self._changed = {_SETTINGS}
 
     @property
@@ -78,22 +80,21 @@ class RunMonitor:
 
     def own_record(self, event: Event, time: datetime) -> tuple[Record, ...]:
         """The observer's own record of `event`, caused by the run's latest record, and what is derived from it."""
-        last, data = self._latest, encode(event)
-        cause = None if last.id is None else EventId(last.id)
+        (cause, moment, incarnation, epoch, step), data = self._latest, encode(event)
         record = Record(
             id=own_id(cause, event.KIND, time, data),
             run=self.run,
             topic=event.TOPIC,
-            writer=WRITER,
+            writer=_WRITER,
             sequence=None,
             fact=None,
-            moment=Moment(last.moment),
+            moment=moment,
             generation=1,
-            incarnation=last.incarnation,
+            incarnation=incarnation,
             type=event.KIND,
             time=time,
-            epoch=last.epoch,
-            step=last.step,
+            epoch=epoch,
+            step=step,
             cause=cause,
             trace=None,
             chain=None,
@@ -117,9 +118,10 @@ class RunMonitor:
         """
         before, self.settings = self.settings, settings
         self._changed.add(_SETTINGS)
-        if self._latest.id is None or _measured_by(before) == _measured_by(settings):
+        cause, *_ = self._latest
+        if cause is None or _measuring(before) == _measuring(settings):
             return
-        again = RunMonitor(self.run, MonitorSettings(windows=settings.windows, trends=settings.trends, detectors=settings.detectors))
+        again = RunMonitor(self.run, _measuring(settings))
         for record in past:
             cell = self._cells.get(record.topic)
             if cell is not None and record.sequence is not None and record.sequence <= cell.admission.sequence:
@@ -167,7 +169,7 @@ class RunMonitor:
         if name == _SETTINGS:
             return self.settings.model_dump_json().encode()
         if name == _RUN:
-            return _Saved(silence=self.silence, unreadable=self.unreadable, latest=self._latest).model_dump_json().encode()
+            return _SAVED_RUN.dump_json((self.silence, self.unreadable, self._latest))
         return to_bytes(self._cells[name])
 
     def digest(self) -> str:
@@ -179,34 +181,32 @@ class RunMonitor:
         """The monitor whose parts were saved, with the settings that it had. Raises DataError for parts of another version."""
         try:
             monitor = cls(run, MonitorSettings.model_validate_json(parts[_SETTINGS]))
-            saved = _Saved.model_validate_json(parts[_RUN])
+            monitor.silence, monitor.unreadable, monitor._latest = _SAVED_RUN.validate_json(parts[_RUN])
         except (KeyError, ValidationError) as error:
             raise DataError(f"run {run}: expected an observer's saved state as this version writes it, got another") from error
         try:
             monitor._cells = {topic: from_bytes(part) for topic, part in parts.items() if topic not in {_RUN, _SETTINGS}}
         except DataError as error:
             raise DataError(f"run {run}: {error}") from error
-        monitor.silence, monitor.unreadable, monitor._latest = saved.silence, saved.unreadable, saved.latest
         monitor._changed = set()
         return monitor
 
     def _advance(self, record: Record) -> tuple[Record, ...]:
         if record.topic == topics.ALERTS:
             return ()
-        cell, outcome = advance(self._cells.get(record.topic) or Cell(record.topic), record, self.settings, WRITER)
+        cell, outcome = advance(self._cells.get(record.topic) or Cell(record.topic), record, self.settings, _WRITER)
         if isinstance(outcome, Gap) and record.topic in topics.FACTS:
-            cell, outcome = block(cell, record, f"sequences {outcome.from_} to {outcome.to} are missing", WRITER)
+            cell, outcome = block(cell, record, f"sequences {outcome.from_} to {outcome.to} are missing", _WRITER)
         elif isinstance(outcome, Gap):
-            cell, outcome = advance(skip(cell), record, self.settings, WRITER)
+            cell, outcome = advance(skip(cell), record, self.settings, _WRITER)
         self._set(cell)
         match outcome:
             case Applied(event, derived):
-                self._follow(record, event)
+                if event is not None:
+                    self._follow(record, event)
                 return derived
             case Blocked(_, derived):
                 return derived
-            case DeadLetter(letter):
-                return (letter,)
             case _:
                 return ()
 
@@ -218,16 +218,20 @@ class RunMonitor:
     def _follow(self, record: Record, event: Event) -> None:
         if record.sequence is None:
             return
-        if record.moment >= self._latest.moment:  # Records of a topic that was blocked come after later ones.
-            self._latest = _Latest(id=record.id, moment=record.moment, incarnation=record.incarnation, epoch=record.epoch, step=record.step)
+        if record.moment >= self._latest[1]:  # Records of a topic that was blocked come after later ones.
+            self._latest = (record.id, record.moment, record.incarnation, record.epoch, record.step)
         self.silence = update_silence(self.silence, record, event)
 
     def _recall(self, record: Record, records: Callable[[], Iterable[Record]]) -> None:
         event = decode(record)
-        settings = _settings_of(event)
-        if settings is not None:
-            self.change(settings, records())
-        if isinstance(event, FoldBlocked) and not event.sequence:
+        if isinstance(event, ObserverStarted):
+            try:
+                settings = MonitorSettings.model_validate_json(json.dumps(event.settings))
+            except ValidationError:
+                pass  # Settings of another version: those before stay in force.
+            else:
+                self.change(settings, records())
+        elif isinstance(event, FoldBlocked) and not event.sequence:
             self.unreadable = True
         elif isinstance(event, FoldUnblocked):
             self.unreadable = False
@@ -243,34 +247,6 @@ def own_id(cause: EventId | None, kind: str, time: datetime, data: bytes) -> Eve
     return EventId(hashlib.sha256(parts.encode() + b"\x1f" + data).hexdigest()[:32])
 
 
-def _settings_of(event: Event) -> MonitorSettings | None:
-    """The settings in an ObserverStarted; None for other events, and for settings of another version."""
-    if not isinstance(event, ObserverStarted):
-        return None
-    try:
-        return MonitorSettings.model_validate_json(json.dumps(event.settings))
-    except ValidationError:
-        return None
-
-
-def _measured_by(settings: MonitorSettings) -> tuple[object, ...]:
-    """The settings without which the state of windows, trends and detectors means nothing."""
-    return settings.windows, settings.trends, settings.detectors
-
-
-class _Latest(BaseModel):
-    """The newest applied record: the cause and the coordinates of the observer's own records."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-    id: str | None = None
-    moment: int = 0
-    incarnation: int = 1
-    epoch: int = 0
-    step: int = 0
-
-
-class _Saved(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
-    silence: SilenceState
-    unreadable: bool
-    latest: _Latest
+def _measuring(settings: MonitorSettings) -> MonitorSettings:
+    """The part of `settings` without which the state of windows, trends and detectors means nothing."""
+    return MonitorSettings(windows=settings.windows, trends=settings.trends, detectors=settings.detectors)

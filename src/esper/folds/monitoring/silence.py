@@ -9,12 +9,12 @@ that time whether it is still news.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from esper.events.envelope import SINCE, Record
-from esper.events.fields import CONFIG, Event, Finite, Part
+from esper.events.fields import Event, Finite, Part
 from esper.events.kinds.observability import RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
@@ -39,7 +39,6 @@ class SilenceState:
     silence does not end: a lock that was not looked at yet, or a clock that is set back, does not end it.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG
     last_s: float | None = None
     moved_s: float | None = None
     beaten_s: float | None = None

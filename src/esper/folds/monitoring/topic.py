@@ -17,8 +17,8 @@ from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
 from esper.folds.monitoring.alerting import AlertSettings, AlertState, update_alerts
 from esper.folds.monitoring.conditions import RuleInput
-from esper.folds.monitoring.detectors.detect import MISSING, DetectorState, active, find_anomalies
-from esper.folds.monitoring.detectors.thresholds import DetectorSettings
+from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies, open_anomalies
+from esper.folds.monitoring.detectors.thresholds import MISSING, DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, measurements_of
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.silence import SilenceSettings
@@ -28,7 +28,7 @@ from esper.folds.monitoring.windows import WindowSettings, WindowState, update_w
 RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 1, "missing": 1, "bounds": 1, "alerts": 1}
 """The version of each rule that derives events; it is raised when the same records would give other events."""
 
-BOUND = "bound"
+_BOUND = "bound"
 """The detector of an AnomalyDetected about a bound of this state that was reached."""
 
 
@@ -103,7 +103,7 @@ def derive_events(
             found = found if ends else (*found, lost)
     rules = settings.rules_of.get(topic, ())
     asked = not ends and any(isinstance(rule.source, AnomalySource) for rule in rules)
-    open_now = active(state.detectors, settings.detectors.off) if asked else frozenset[Labels]()
+    open_now = open_anomalies(state.detectors, settings.detectors.off) if asked else frozenset[Labels]()
     alerted, changes = update_alerts(state.alerts, rules, RuleInput(topic, time_us, event, read, found, open_now, ends), settings.alerts)
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), topic, settings, made)
     made.append(("alerts", changes))
@@ -119,7 +119,7 @@ def _bounded(state: TopicState, topic: str, settings: MonitorSettings, made: lis
     reached = {name: float(limit) for name, (full, limit) in limits.items() if full}
     if tuple(reached) == state.bounds:
         return state
-    new = [_anomaly(topic, BOUND, name, limit, expected=limit, score=1.0) for name, limit in reached.items() if name not in state.bounds]
+    new = [_anomaly(topic, _BOUND, name, limit, expected=limit, score=1.0) for name, limit in reached.items() if name not in state.bounds]
     made.append(("bounds", new))
     return replace(state, bounds=tuple(reached))
 

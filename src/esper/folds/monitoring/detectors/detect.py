@@ -11,21 +11,17 @@ and `stuck`.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import get_args
 
 import numpy as np
 
 from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.monitoring.detectors.seed_health import Rows, open_labels, step_rows
 from esper.folds.monitoring.detectors.series import Anomaly, Series, step_series
-from esper.folds.monitoring.detectors.thresholds import Detector, DetectorSettings
+from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import Measurements
 from esper.folds.monitoring.rules import Labels, source_labels
 
 _NONFINITE = "nonfinite"
-MISSING = "missing"
-DETECTORS = frozenset[str](get_args(Detector))
-"""Their names, as AnomalyDetected and rules have them."""
 _MOST_METRICS = 128
 """Metrics that may be not finite at a time: those of more are left out."""
 
@@ -55,7 +51,7 @@ def find_anomalies(
     return state, tuple(_detected(topic, read, one) for one in found if one.detector not in settings.off)
 
 
-def active(state: DetectorState, off: Collection[str] = ()) -> frozenset[Labels]:
+def open_anomalies(state: DetectorState, off: Collection[str] = ()) -> frozenset[Labels]:
     """The labels of the open anomalies, without those of detectors that are `off`."""
     found = set[Labels]() if state.rows is None else open_labels(state.rows)
     found |= {source_labels(None, None, metric, _NONFINITE) for metric in state.broken}

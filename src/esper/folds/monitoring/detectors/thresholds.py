@@ -6,14 +6,17 @@ fault was found; a limit lies between them, and where there was room nearer to c
 on rng seeds that no limit was set on stands in docs/detectors.md.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from esper.events.fields import Finite, Part, Positive
 from esper.folds.monitoring.measurements import METRICS, is_known
 
-Detector = Literal["nonfinite", "missing", "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"]
+MISSING = "missing"
+_Detector = Literal["nonfinite", "missing", "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"]
+DETECTORS = frozenset[str](get_args(_Detector))
+"""The names of the detectors, as AnomalyDetected and rules have them."""
 _Limit = Annotated[Finite, Field(ge=1)]
 """So many spreads, or so many times."""
 _Least = Annotated[Finite, Field(gt=0)]
@@ -26,7 +29,7 @@ class DetectorSettings(Part):
     A spread is a quarter range over 1.349, the standard deviation where values are normal: one outlier in four does not move it.
     """
 
-    off: tuple[Detector, ...] = ()
+    off: tuple[_Detector, ...] = ()
     """Detectors whose anomalies are not said, in any metric. What others say is the same."""
 
     losses: tuple[str, ...] = ("loss",)
