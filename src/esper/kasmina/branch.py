@@ -23,6 +23,15 @@ class Trace:
     samples: int = 0
     latency_ms: float | None = None
 
+    def record(self, hidden: Tensor, delta: Tensor) -> None:
+        """Keeps samples of a pass, of its gradient once there is one."""
+        self.hidden, self.delta, self.samples, self.gradient = sample(hidden.detach()), sample(delta.detach()), delta.shape[0], None
+        if delta.requires_grad:
+            delta.register_hook(self._on_gradient)
+
+    def _on_gradient(self, gradient: Tensor) -> None:
+        self.gradient = sample(gradient.detach())
+
 
 class Branch(nn.Module):
     """`alpha * last(features(x))`, to be added to a layer's output. `strength` mirrors the 0-dim buffer alpha without asking a device."""
@@ -34,7 +43,7 @@ class Branch(nn.Module):
         self.features, self.last = features, last
         self.register_buffer("alpha", torch.zeros(()))
         self.strength = 0.0
-        self.all_finite: Tensor | None = None
+        self._all_finite: Tensor | None = None
         self.trace: Trace | None = None
 
     def set_alpha(self, alpha: float) -> None:
@@ -45,47 +54,36 @@ class Branch(nn.Module):
     def body(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(last hidden features, delta) for the layer's input; both with a Linear's leading dimensions flattened into one."""
         entry = x.reshape(-1, x.shape[-1]) if isinstance(self.last, nn.Linear) else x
-        if self.trace is not None:
-            return self._traced(self.trace, entry)
-        hidden = self.features(entry)
-        return hidden, self.last(hidden)
-
-    def _traced(self, trace: Trace, entry: Tensor) -> tuple[Tensor, Tensor]:
         started = time.perf_counter()
         hidden = self.features(entry)
         delta: Tensor = self.last(hidden)
-        # On CUDA a clock here would time the launch of kernels, not their work: absent is better than wrong.
-        trace.latency_ms = 1e3 * (time.perf_counter() - started) if entry.device.type == "cpu" else None
-        trace.hidden, trace.delta, trace.samples, trace.gradient = sample(hidden.detach()), sample(delta.detach()), delta.shape[0], None
-
-        def on_gradient(gradient: Tensor) -> None:
-            trace.gradient = sample(gradient.detach())
-
-        if delta.requires_grad:
-            delta.register_hook(on_gradient)
+        if self.trace is not None:
+            # On CUDA a clock here would time the launch of kernels, not their work: absent is better than wrong.
+            self.trace.latency_ms = 1e3 * (time.perf_counter() - started) if entry.device.type == "cpu" else None
+            self.trace.record(hidden, delta)
         return hidden, delta
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """`y` plus this branch. A non-finite delta counts as zero, and so does a non-finite gradient that would flow back through it.
 
-        Masks, not conditions: no device is waited for here. Whether all was finite is kept in `all_finite` for `Host.end_step`.
+        Masks, not conditions: no device is waited for here. Whether all was finite is kept for `Host.end_step`.
         """
         learns = torch.is_grad_enabled() and x.requires_grad
         entry = x.view_as(x) if learns else x
         delta = self.body(entry)[1]
         all_finite = torch.isfinite(delta.detach()).all()
-        self.note(all_finite)
+        self._note(all_finite)
         if learns:
             self._guard(entry, delta, all_finite)
         return y + self.alpha * torch.where(all_finite, delta, torch.zeros_like(delta)).reshape(y.shape)
 
-    def note(self, all_finite: Tensor) -> None:
+    def _note(self, all_finite: Tensor) -> None:
         """Adds a 0-dim bool to the result of the next `take_all_finite`."""
-        self.all_finite = all_finite if self.all_finite is None else self.all_finite & all_finite
+        self._all_finite = all_finite if self._all_finite is None else self._all_finite & all_finite
 
     def take_all_finite(self) -> bool:
         """False if the branch made a non-finite value since the last call. The CPU waits for the device here."""
-        all_finite, self.all_finite = self.all_finite, None
+        all_finite, self._all_finite = self._all_finite, None
         return all_finite is None or bool(all_finite)
 
     def _guard(self, entry: Tensor, delta: Tensor, all_finite: Tensor) -> None:
@@ -94,7 +92,7 @@ class Branch(nn.Module):
 
         def keep(gradient: Tensor) -> Tensor:
             healthy = torch.isfinite(gradient).all()
-            self.note(healthy | ~incoming[0])
+            self._note(healthy | ~incoming[0])
             return torch.where(all_finite & healthy, gradient, torch.zeros_like(gradient))
 
         delta.register_hook(lambda gradient: incoming.append(torch.isfinite(gradient).all()))

@@ -13,13 +13,14 @@ import hashlib
 import json
 import os
 import time
+import timeit
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,12 +35,7 @@ from esper.kasmina.branch import Branch
 
 CHECKS = ("shapes at batch 1 and 2", "zero delta at birth", "finite forward and backward", "two equal forwards")
 _Dtype = Literal["float32", "float64", "bfloat16", "float16"]
-DTYPES: dict[_Dtype, torch.dtype] = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES: dict[_Dtype, torch.dtype] = {name: getattr(torch, name) for name in get_args(_Dtype)}
 
 
 class KernelError(DataError):
@@ -158,18 +154,14 @@ def _measure(branch: Branch, request: KernelRequest, digest: str) -> KernelChara
     x = _probe(request, 1)
     with torch.no_grad():
         flops = _flops(branch, x)
-        laps = []
-        for _ in range(5):
-            started = time.perf_counter()
-            branch.body(x)
-            laps.append(1e3 * (time.perf_counter() - started))
+        latency_s = min(timeit.repeat(lambda: branch.body(x), number=1, repeat=5))
     parameters = list(branch.parameters())
     return KernelCharacterized(
         key=request.key,
         kernel=digest,
         parameters=sum(p.numel() for p in parameters),
         flops=flops,
-        latency_ms=min(laps),
+        latency_ms=1e3 * latency_s,
         memory_bytes=sum(p.numel() * p.element_size() for p in parameters),
         checks=CHECKS,
     )

@@ -25,6 +25,7 @@ Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
 
 AUTO_SITES = 16
+_Found = tuple[str, Layer, list[Blueprint]]
 _DEFAULTS = ("mlp:24", "lowrank:8", "signal:12", "conv:8")
 # These call kernels that read their layers' weights and never call the layers (TransformerEncoderLayer: in eval mode).
 _BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -80,9 +81,6 @@ def _parsed(names: tuple[str, ...] | None) -> tuple[Blueprint, ...]:
         return tuple(dict.fromkeys(Blueprint.parse(name) for name in (_DEFAULTS if names is None else names)))
     except DataError as error:
         raise SettingsError(f"setting growth.blueprints: {error}") from error
-
-
-_Found = tuple[str, Layer, list[Blueprint]]
 
 
 def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...]) -> list[_Found]:
@@ -183,26 +181,22 @@ def require_growth(
     model: nn.Module, growth: GrowthSettings, optimizer: Optimizer, seed_optimizer: SeedOptimizer, *, sites: Choice | None = None
 ) -> None:
     """Raises SettingsError where nothing that the settings ask for can grow in `model`, which is left as it is."""
-    _require_room(model, find_sites(model, growth, sites), growth.max_parameters)
-    try:
-        seed_optimizer([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)
-    except (TypeError, ValueError) as error:
-        name = type(optimizer).__name__
-        raise SettingsError(
-            f"expected an optimizer that can be made for a seed as well, {name} cannot: {error}; give seed_optimizer="
-        ) from error
-
-
-def _require_room(model: nn.Module, sites: list[HostSite], factor: float) -> None:
-    """Raises SettingsError where not even the smallest seed fits within `factor` times the parameters of `model`."""
     own = sum(parameter.numel() for parameter in model.parameters())
-    limit = int(factor * own)
-    sizes = sorted((site.size(blueprint), blueprint, site.name) for site in sites for blueprint in site.blueprints)
-    (least, kind, site), (most, _, _) = sizes[0], sizes[-1]
+    limit = int(growth.max_parameters * own)
+    sizes = sorted(
+        (site.size(blueprint), blueprint, site.name) for site in find_sites(model, growth, sites) for blueprint in site.blueprints
+    )
+    (least, kind, name), (most, _, _) = sizes[0], sizes[-1]
     if own + least > limit:
         needed, enough = (math.ceil(100 * (1 + size / own)) / 100 for size in (least, most))
         raise SettingsError(
             f"setting growth.max_parameters: nothing can grow: the model has {own} parameters and may have {limit}, the smallest seed "
-            f"({kind} at {site!r}) adds {least}; expected at least {needed:g}, {enough:g} for every blueprint (or smaller blueprints, "
+            f"({kind} at {name!r}) adds {least}; expected at least {needed:g}, {enough:g} for every blueprint (or smaller blueprints, "
             "or no growth)"
         )
+    try:
+        seed_optimizer([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            f"expected an optimizer that can be made for a seed as well, {type(optimizer).__name__} cannot: {error}; give seed_optimizer="
+        ) from error

@@ -22,7 +22,6 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import Site
 from esper.folds.seeds import SeedKey
 from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
-from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, empty_branch
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, find_sites
 from esper.kasmina.health.meter import Health, HealthMeter, HealthSample
@@ -60,6 +59,7 @@ class Host:
         self.parameters_limit = int(growth.max_parameters * self._host_size)
         self._lr: float | None = None
         self._epoch, self._step, self._measuring = 0, 0, False
+        self._capturing: list[HostSite] = []
         self._wire()
 
     # ---- what it is
@@ -72,7 +72,7 @@ class Host:
     @property
     def seeds(self) -> Mapping[SeedKey, HostSlot]:
         """Every slot of every site, by (site, seed). A slot goes on changing, by this host alone."""
-        return {(slot.site, slot.seed): slot for slot in self._all_slots()}
+        return {(slot.site, slot.seed): slot for host_site in self._host_sites.values() for slot in host_site.slots}
 
     def host_parameters(self) -> list[nn.Parameter]:
         """The host's own parameters in the model's order, never a seed's: a fossilized one steps with its own optimizer as well."""
@@ -80,7 +80,7 @@ class Host:
 
     def parameters(self) -> int:
         """Number of parameters of the model now: the host's and those of seeds in the task graph."""
-        return self._host_size + sum(slot.size for slot in self._all_slots() if slot.stage in IN_TASK_GRAPH)
+        return self._host_size + sum(slot.size for slot in self.seeds.values() if slot.stage in IN_TASK_GRAPH)
 
     def affordable(self, site: str) -> tuple[str, ...]:
         """The blueprints that a life could begin with at `site` now, by the limit of parameters."""
@@ -97,14 +97,15 @@ class Host:
         self._epoch, self._step, self._measuring = epoch, step, measure
         if measure:
             self._health_meter.arm(self.model, self._host_sites.values())
-        for host_site in self._host_sites.values() if measure else self._capturing:
-            host_site.enable(learning=host_site.has_isolated_seeds, hooks=self._health_meter.hooks if measure else None)
-        for host_site, slot in self._grafting:
-            assert slot.branch is not None
-            slot.branch.set_alpha(min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
-            host_site.rewire()
-        for slot in self._stepping:
-            slot.clear_gradients()
+        isolated = [host_site for host_site, slot in self._living if slot.stage in ISOLATED]
+        self._capturing = list(self._host_sites.values()) if measure else list(dict.fromkeys(isolated))
+        for host_site in self._capturing:
+            host_site.enable(learning=host_site in isolated, hooks=self._health_meter.hooks if measure else None)
+        for host_site, slot in self._living:
+            if slot.stage is Stage.GRAFTING:
+                host_site.set_alpha(slot, min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
+            if slot.stage in STEPPING:
+                slot.clear_gradients()
 
     def end_step(self, *, lr: float, scale: float = 1.0, stepped: bool = True) -> None:
         """Lets the seeds learn, after the host's own optimizer step.
@@ -115,21 +116,19 @@ class Host:
         """
         self._lr = lr
         where = f"epoch {self._epoch}, step {self._step}"
-        capturing = self._host_sites.values() if self._measuring else self._capturing
-        captures = {host_site.name: host_site.take_captures(where) for host_site in capturing}
-        for host_site in capturing:
-            host_site.enable(learning=False, hooks=None)
+        captures = {host_site.name: host_site.take_captures(where) for host_site in self._capturing}
         for host_site in self._capturing:
+            host_site.enable(learning=False, hooks=None)
             self._learn_isolated(host_site, captures[host_site.name])
         if self._measuring:
             self._health_meter.take(self._host_sites.values(), captures, scale=scale, sound=stepped)
             self._measuring = False
-        for slot in self._stepping:
-            if stepped and not slot.recovering:
+        for _, slot in self._living:
+            if stepped and slot.stage in STEPPING and not slot.recovering:
                 slot.task_step(self._clip, scale)
-        for _, slot in self._grafting:
-            slot.ramp_done += 1
-        self._find_faults(self._acting)
+            if slot.stage is Stage.GRAFTING:
+                slot.ramp_done += 1
+        self._find_faults(self._living)
 
     def measure_health(self) -> HealthSample | None:
         """Health measured in the last measured step, returned once; None where no step was measured since."""
@@ -140,7 +139,7 @@ class Host:
 
         Starts the next epoch's. To be called after validation and evaluations: they find out too that a seed made a non-finite value.
         """
-        self._find_faults(self._acting)
+        self._find_faults(self._living)
         return self._health_meter.epoch()
 
     def _learn_isolated(self, host_site: HostSite, captures: list[Capture]) -> None:
@@ -155,13 +154,12 @@ class Host:
                 with forked(weight.device, derive(self._rng_seed, "seed", slot.site, slot.seed, slot.life or 0, self._step)):
                     slot.isolated_step(examples, self._clip)
 
-    def _find_faults(self, host_sites: Iterable[HostSite]) -> None:
-        """Disables seeds that acted and made a non-finite value since they were last asked. The CPU waits for the device here."""
-        for host_site in host_sites:
-            for slot in host_site.slots:
-                if slot.branch is not None and not slot.branch.take_all_finite():
-                    slot.fail()
-            if any(slot.recovering for slot in host_site.slots):
+    def _find_faults(self, slots: Iterable[tuple[HostSite, HostSlot]]) -> None:
+        """Disables seeds that acted and made a non-finite value since the last call. The CPU waits for the device here."""
+        for host_site, slot in slots:
+            if slot.branch is not None and not slot.branch.take_all_finite():
+                slot.fail()
+            if slot.recovering:
                 host_site.rewire()
 
     # ---- commands
@@ -212,15 +210,18 @@ class Host:
 
         GRAFT needs `ramp_steps`, the steps in which alpha rises to 1; CULL takes `embargo_until`, an epoch, and only keeps it.
         """
-        _, slot = self._find(site, seed)
+        host_site, slot = self._find(site, seed)
         if command in (Command.GERMINATE, Command.LOAD):
             raise RuleError(f"expected Host.germinate or Host.load for {command}, got Host.apply")
         stage = _following(slot, command)
         if command is Command.GRAFT:
-            self._start_ramp(slot, ramp_steps)
+            if ramp_steps is None or ramp_steps < 1:
+                raise CommandError(f"expected ramp_steps >= 1 to graft {slot.name}, got {ramp_steps!r}")
+            if slot.recovering:
+                raise CommandError(f"expected a healthy seed to graft, {slot.name} made a non-finite value: cull it")
+            slot.ramp_steps, slot.ramp_done = ramp_steps, 0
         if command is Command.STABILIZE:
-            assert slot.branch is not None
-            slot.branch.set_alpha(1.0)
+            host_site.set_alpha(slot, 1.0)
         slot.stage, slot.since_epoch = stage, epoch
         if command in (Command.CULL, Command.CANCEL):
             slot.embargo_until = embargo_until
@@ -243,28 +244,26 @@ class Host:
 
         For evaluation in eval mode, between steps. One that makes a non-finite value acts as if it were not there, and is disabled.
         """
-        kept: list[tuple[HostSite, Branch, float]] = []
-        for (site, seed), alpha in alphas.items():
-            host_site, slot = self._find(site, seed)
-            if slot.branch is None or not 0.0 <= alpha <= 1.0:
+        places: list[tuple[HostSite, HostSlot, float, float]] = []
+        for key, alpha in alphas.items():
+            host_site, slot = self._find(*key)
+            if slot.alpha is None or not 0.0 <= alpha <= 1.0:
                 raise RuleError(f"expected a seed with a body and an alpha in 0..1, got {slot.name} in {slot.stage} and {alpha!r}")
-            kept.append((host_site, slot.branch, slot.branch.strength))
+            places.append((host_site, slot, alpha, slot.alpha))
         try:
-            for (host_site, branch, _), alpha in zip(kept, alphas.values(), strict=True):
-                branch.set_alpha(alpha)
-                host_site.rewire()
+            for host_site, slot, alpha, _ in places:
+                host_site.set_alpha(slot, alpha)
             yield
         finally:
-            for host_site, branch, alpha in kept:
-                branch.set_alpha(alpha)
-                host_site.rewire()
-            self._find_faults(host_site for host_site, _, _ in kept)
+            for host_site, slot, _, before in places:
+                host_site.set_alpha(slot, before)
+            self._find_faults((host_site, slot) for host_site, *_ in places for slot in host_site.slots)
 
     # ---- saving and restoring
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The seeds' own optimizers by "site/seed", for a checkpoint."""
-        return {slot.name: slot.optimizer for slot in self._all_slots() if slot.optimizer is not None}
+        return {slot.name: slot.optimizer for slot in self.seeds.values() if slot.optimizer is not None}
 
     def state(self) -> tuple[dict[str, Tensor], JsonValue]:
         """(tensors of all bodies by "site/seed/name"; everything else but the optimizers, as JSON).
@@ -273,11 +272,11 @@ class Host:
         """
         tensors = {
             f"{slot.name}/{name}": tensor.detach()
-            for slot in self._all_slots()
+            for slot in self.seeds.values()
             if slot.branch is not None
             for name, tensor in slot.branch.state_dict().items()
         }
-        return tensors, SeedTable(format=1, lr=self._lr, slots=tuple(self._all_slots())).to_json()
+        return tensors, SeedTable(format=1, lr=self._lr, slots=tuple(self.seeds.values())).to_json()
 
     def restore(self, tensors: Mapping[str, Tensor], state: JsonValue) -> None:
         """Restore what `state` returned, in place, whatever seeds exist now. Then load the host's own state_dict, then the optimizers'.
@@ -287,8 +286,10 @@ class Host:
         """
         table = SeedTable.from_json(state)
         slots = table.slots
-        if [slot.name for slot in slots] != [slot.name for slot in self._all_slots()]:
-            raise DataError(f"expected the state of a host with slots {[s.name for s in self._all_slots()]}, got {[s.name for s in slots]}")
+        if [slot.name for slot in slots] != [slot.name for slot in self.seeds.values()]:
+            raise DataError(
+                f"expected the state of a host with slots {[s.name for s in self.seeds.values()]}, got {[s.name for s in slots]}"
+            )
         for slot in slots:
             if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
                 self._revive(self._host_sites[slot.site], slot, tensors)
@@ -302,7 +303,7 @@ class Host:
 
     def shift_epochs(self, epochs: int) -> None:
         """Moves the start of every stage `epochs` later: after a rollback epochs count on; a stage has lasted as long as it had then."""
-        for slot in self._all_slots():
+        for slot in self.seeds.values():
             slot.since_epoch += epochs if slot.stage is not Stage.DORMANT else 0
 
     def _revive(self, host_site: HostSite, slot: HostSlot, tensors: Mapping[str, Tensor]) -> None:
@@ -331,22 +332,10 @@ class Host:
     # ---- wiring
 
     def _wire(self) -> None:
-        """Attach or detach each branch by its stage, and note what each step has to do."""
-        host_sites = list(self._host_sites.values())
-        for host_site in host_sites:
+        """Attach or detach each branch by its stage."""
+        for host_site in self._host_sites.values():
             host_site.wire()
-        living = [(host_site, slot) for host_site in host_sites for slot in host_site.slots if slot.branch is not None]
-        self._capturing = [host_site for host_site in host_sites if host_site.has_isolated_seeds]
-        self._acting = list(dict.fromkeys(host_site for host_site, slot in living if slot.stage in IN_TASK_GRAPH))
-        self._grafting = [(host_site, slot) for host_site, slot in living if slot.stage is Stage.GRAFTING]
-        self._stepping = [slot for _, slot in living if slot.stage in STEPPING]
-
-    def _start_ramp(self, slot: HostSlot, ramp_steps: int | None) -> None:
-        if ramp_steps is None or ramp_steps < 1:
-            raise CommandError(f"expected ramp_steps >= 1 to graft {slot.name}, got {ramp_steps!r}")
-        if slot.recovering:
-            raise CommandError(f"expected a healthy seed to graft, {slot.name} made a non-finite value: cull it")
-        slot.ramp_steps, slot.ramp_done = ramp_steps, 0
+        self._living = [(self._host_sites[slot.site], slot) for slot in self.seeds.values() if slot.branch is not None]
 
     def _total_with(self, host_site: HostSite, size: int) -> int:
         """The parameters there would be at most with one more seed of `size` at `host_site`."""
@@ -355,9 +344,6 @@ class Host:
             racing = [slot.size for slot in other.slots if slot.stage in LIVE and slot.stage not in IN_TASK_GRAPH]
             total += max([*racing, size] if other is host_site else racing, default=0)
         return total
-
-    def _all_slots(self) -> list[HostSlot]:
-        return [slot for host_site in self._host_sites.values() for slot in host_site.slots]
 
     def _find(self, site: str, seed: int) -> tuple[HostSite, HostSlot]:
         host_site = self._host_sites.get(site)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from esper.errors import RuleError
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import Site
-from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED
+from esper.folds.transitions import IN_TASK_GRAPH
 from esper.kasmina.blueprints import Blueprint, Layer
 from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import parameter_count
@@ -88,11 +88,6 @@ class HostSite:
         """The layer's name in the model."""
         return self.site.name
 
-    @property
-    def has_isolated_seeds(self) -> bool:
-        """A seed learns here beside the host."""
-        return any(slot.stage in ISOLATED and slot.branch is not None for slot in self.slots)
-
     def size(self, blueprint: str) -> int:
         """Number of parameters of a seed of `blueprint` here."""
         return parameter_count(self.blueprints[blueprint].spec(self.name, self.layer))
@@ -137,11 +132,17 @@ class HostSite:
         self.acting = tuple(branch for branch in branches if branch is not None and branch.strength != 0.0)
         self.active = bool(self.acting) or self.learning or self.hooks is not None
 
+    def set_alpha(self, slot: HostSlot, alpha: float) -> None:
+        """Sets the weight of a seed with a body in the output."""
+        assert slot.branch is not None
+        slot.branch.set_alpha(alpha)
+        self.rewire()
+
     def enable(self, *, learning: bool, hooks: ActivationHooks | None) -> None:
         """Turns captures on for learning, for measuring (`hooks`), or off; drops those of an unfinished step."""
         self.learning, self.hooks = learning, hooks
         self.captures.clear()
-        self.active = bool(self.acting) or learning or hooks is not None
+        self.rewire()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def grow(self, x: Tensor, y: Tensor) -> Tensor:
