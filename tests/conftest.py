@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from esper.events.envelope import Record
-from esper.history.run import History, open_run
+from esper.history.run_history import History, open_run
 from esper.oona.directory import Directory
 from tests.observer.observed_runs import Growing
 from tests.synthetic import RUN

@@ -5,7 +5,7 @@ from pathlib import Path
 from esper.events.kinds.control import DecisionRefused
 from esper.events.kinds.lifecycle import Stage
 from esper.events.topics import OUTCOMES
-from esper.history.run import History, open_run
+from esper.history.run_history import History, open_run
 from esper.oona.directory import Directory
 from tests.synthetic import FIRST, RUN, SECOND, write_run
 

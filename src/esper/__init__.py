@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from esper.api.fit import Grow, fit
     from esper.api.measure import measure
     from esper.api.task import Task
-    from esper.history.run import open_run as open  # noqa: A004 - esper.open reads as what it does
+    from esper.history.run_history import open_run as open  # noqa: A004 - esper.open reads as what it does
     from esper.processes.train import Result
 
 __all__ = ["Grow", "Result", "Task", "fit", "measure", "open"]
@@ -25,7 +25,7 @@ _PLACES = {
     "Task": "esper.api.task:Task",
     "fit": "esper.api.fit:fit",
     "measure": "esper.api.measure:measure",
-    "open": "esper.history.run:open_run",
+    "open": "esper.history.run_history:open_run",
 }
 
 

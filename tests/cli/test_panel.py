@@ -8,7 +8,7 @@ from esper.cli.panel import panel, stages_in_words
 from esper.events.envelope import Moment, RunId
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.timeline import Life, Span
-from esper.history.run import FoldedRun, open_run
+from esper.history.run_history import FoldedRun, open_run
 from tests.cli.conftest import rendered
 
 

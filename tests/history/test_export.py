@@ -11,7 +11,7 @@ from esper.events.digests import chain
 from esper.events.envelope import Record
 from esper.events.topics import TOPICS
 from esper.history.export import export, line_of
-from esper.history.run import History
+from esper.history.run_history import History
 
 
 def read_back(line: bytes) -> Record:

@@ -3,8 +3,8 @@
 import pytest
 
 from esper.errors import RuleError
-from esper.history.replay import LONGEST_PAUSE_S, Replay
-from esper.history.run import History
+from esper.history.replay import PAUSE_LIMIT_S, Replay
+from esper.history.run_history import History
 from tests.synthetic import EPOCHS
 
 
@@ -72,7 +72,7 @@ def test_a_pause_in_the_run_is_cut_short(history: History) -> None:
     for _ in Replay(history, slept.append, speed=1e-3, first=1, last=2).frames():
         pass
     assert slept == [pytest.approx(0.025 / 1e-3)]
-    assert LONGEST_PAUSE_S > 0.025
+    assert PAUSE_LIMIT_S > 0.025
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # it brings no types; used for its verdict alone
 
 from esper.events.kinds.control import DecisionMade
-from esper.history.run import open_run
+from esper.history.run_history import open_run
 from tests.nissa.server import Client
 from tests.synthetic import RUN
 

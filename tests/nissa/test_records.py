@@ -12,7 +12,7 @@ import pytest
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.observability import AlertResolved, TrendDetected, WindowAggregated
-from esper.history.run import open_run
+from esper.history.run_history import open_run
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 from esper.oona.observed import Observed

@@ -3,7 +3,7 @@
 import pytest
 
 from esper.folds.run_state import digest
-from esper.history.run import open_run
+from esper.history.run_history import open_run
 from tests.nissa.server import Client
 from tests.synthetic import EPOCHS, RUN
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from esper.errors import EsperError
-from esper.history.doctor import examine
+from esper.history.checks import examine
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter

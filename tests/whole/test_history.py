@@ -27,7 +27,7 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, SeedHealthMeasured, StepsMeasured
 from esper.folds.run_state import RunState, fold, initial, step
-from esper.history.run import History
+from esper.history.run_history import History
 from tests.whole.conftest import Grown
 from tests.whole.runs import placed
 

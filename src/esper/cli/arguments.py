@@ -11,7 +11,7 @@ from esper.cli.output import Output
 from esper.errors import LogError, SettingsError
 from esper.events.topics import TOPICS
 from esper.history.resume import log_flag, resume_hint
-from esper.history.run import History
+from esper.history.run_history import History
 from esper.oona.directory import Directory
 
 _LOG_VARIABLE = "ESPER_LOG"

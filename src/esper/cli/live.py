@@ -26,7 +26,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import RunFinished, RunStarted
 from esper.folds.transitions import LIVE
-from esper.history.run import PAGE, FoldedRun
+from esper.history.run_history import PAGE, FoldedRun
 from esper.oona.contract import Log
 from esper.oona.directory import Directory
 

@@ -21,7 +21,7 @@ from esper.events.kinds.run import RunStarted, Site
 from esper.folds.run_state import RunState
 from esper.folds.timeline import Life, Span
 from esper.folds.transitions import IN_TASK_GRAPH
-from esper.history.run import FoldedRun
+from esper.history.run_history import FoldedRun
 
 
 class _Look(NamedTuple):

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from esper.errors import LogError
 from esper.events.envelope import Record, RunId, written_time
-from esper.history.run import History
+from esper.history.run_history import History
 
 
 class _Exported(NamedTuple):

@@ -17,7 +17,7 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import WindowAggregated
 from esper.events.topics import AGGREGATES, TOPICS, TopicClass
 from esper.folds.run_state import RunState, digest
-from esper.history.run import History
+from esper.history.run_history import History
 from esper.oona import observed, seal
 from esper.oona.contract import Page, Position
 from esper.oona.directory import Directory

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from esper.errors import RuleError
 from esper.events.envelope import Record
 from esper.folds.run_state import digest
-from esper.history.run import EPOCH_ENDS, FoldedRun, History
+from esper.history.run_history import EPOCH_ENDS, FoldedRun, History
 
 # A run that was resumed the next morning is not replayed with the night in it.
-LONGEST_PAUSE_S = 2.0
+PAUSE_LIMIT_S = 2.0
 
 
 class EpochDigest(NamedTuple):
@@ -68,7 +68,7 @@ class Replay:
             shown = self.first is None or record.moment >= self.first
             over = self._over(record) if shown else None
             if shown and self.speed is not None and before is not None:
-                pause_s = min((record.time - before).total_seconds(), LONGEST_PAUSE_S) / self.speed
+                pause_s = min((record.time - before).total_seconds(), PAUSE_LIMIT_S) / self.speed
                 if pause_s > 0:
                     self.sleep(pause_s)
             before = record.time

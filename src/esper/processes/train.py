@@ -30,7 +30,7 @@ from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.history.run import History, open_run
+from esper.history.run_history import History, open_run
 from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_growth, seed_optimizer_like
 from esper.kasmina.host import Host

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from esper.events.topics import DECISIONS
-from esper.history.run import open_run
+from esper.history.run_history import open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.run_log import RunLog

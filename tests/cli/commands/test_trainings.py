@@ -19,7 +19,7 @@ from esper.demo.comparison import Compared
 from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
-from esper.history.run import FoldedRun, open_run
+from esper.history.run_history import FoldedRun, open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from tests.cli.conftest import Esper, Terminal, rendered

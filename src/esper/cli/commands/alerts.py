@@ -14,7 +14,7 @@ from esper.cli.text import duration, hanging, short_id
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
-from esper.history.alerts import AlertLine, alerts_of, current_alerts
+from esper.history.alert_lines import AlertLine, alerts_of, current_alerts
 from esper.history.resume import log_flag
 from esper.observer.build import watching_of
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests

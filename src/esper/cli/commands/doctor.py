@@ -4,7 +4,7 @@ import argparse
 
 from esper.cli.arguments import Subcommands, log_of, new_command
 from esper.cli.output import Output
-from esper.history.doctor import examine
+from esper.history.checks import examine
 
 _STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "yellow"}
 

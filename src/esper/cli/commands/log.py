@@ -22,7 +22,7 @@ from esper.events.kinds import run as run_kinds
 from esper.events.topics import is_telemetry
 from esper.folds.timeline import note_of
 from esper.history.export import export, line_of
-from esper.history.run import mean
+from esper.history.run_history import mean
 
 
 def add(commands: Subcommands) -> None:

@@ -33,7 +33,7 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, Site
 from esper.folds.run_state import BlockedError, ReportRow, digest
 from esper.folds.timeline import Life, Span
-from esper.history.run import FoldedRun
+from esper.history.run_history import FoldedRun
 
 
 def add(commands: Subcommands) -> None:

@@ -27,7 +27,7 @@ from esper.events.kinds.control import Adaptation
 from esper.events.kinds.run import RunRolledBack
 from esper.folds.control_state import DecisionRow
 from esper.history.resume import Variant, is_resumable, resume_hint
-from esper.history.run import FoldedRun
+from esper.history.run_history import FoldedRun
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.history.doctor import Check, examine
+from esper.history.checks import Check, examine
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK
 from esper.oona.observed import Observed
@@ -156,7 +156,7 @@ def test_a_live_run_names_the_process_that_writes_it(tmp_path: Path) -> None:
 
 
 def test_runs_that_were_not_checked_are_unknown_never_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esper.history.doctor.NEWEST", 0)
+    monkeypatch.setattr("esper.history.checks.NEWEST", 0)
     write_run(Directory(tmp_path), until_epoch=1, finish=False)
     check = named(tmp_path, "runs")
     assert (check.verdict, check.answer) == ("unknown", "0 of 1 were checked, the newest: --all checks every one")

@@ -126,7 +126,7 @@ class FoldedRun:
 
 
 class History:
-    """One run of a log. Usable as a context manager; threads take turns."""
+    """A run of a log. Usable as a context manager; threads take turns."""
 
     def __init__(self, log: Log, run: RunId, *, page: int = PAGE) -> None:
         self._log = log

@@ -12,7 +12,7 @@ from esper.events.kinds.telemetry import StepsMeasured
 from esper.events.topics import DECISIONS, EPOCH, LIFECYCLE, SEED_HEALTH, STEPS, TOPICS
 from esper.events.topics import RUN as RUN_TOPIC
 from esper.folds.run_state import BlockedError, fold, initial, step
-from esper.history.run import History, open_run
+from esper.history.run_history import History, open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from tests.oona.memory import MemoryLog

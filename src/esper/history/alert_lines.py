@@ -26,7 +26,7 @@ class _Delivery:
     handler: str
     what: AlertStatus
     outcome: str
-    error: str | None = None
+    error: str | None
 
 
 @dataclass(slots=True)
@@ -55,8 +55,7 @@ def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
         event = decode(record)
         if isinstance(event, AlertChange):
             status, changed = status_of(event), record.time.isoformat(timespec="seconds")
-            line = lines.get((event.fingerprint, event.since))
-            if line is None:
+            if (line := lines.get((event.fingerprint, event.since))) is None:
                 line = lines[event.fingerprint, event.since] = AlertLine(
                     run=run,
                     rule=event.rule,
@@ -74,10 +73,8 @@ def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
             changes[record.id] = (line, status)
         elif isinstance(event, AlertNotified | AlertSuppressed) and event.alert in changes:
             line, status = changes[event.alert]
-            if isinstance(event, AlertNotified):
-                line.told.append(_Delivery(event.handler, status, event.outcome, event.error))
-            else:
-                line.told.append(_Delivery(event.handler, status, _SUPPRESSED[event.why]))
+            outcome, error = (event.outcome, event.error) if isinstance(event, AlertNotified) else (_SUPPRESSED[event.why], None)
+            line.told.append(_Delivery(event.handler, status, outcome, error))
     return tuple(lines.values())
 
 
