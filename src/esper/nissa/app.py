@@ -137,12 +137,10 @@ def build_app(backend: Backend, *, version: str, token: str | None) -> FastAPI:
 
 
 def _completed(described: dict[str, Any], *, secured: bool) -> dict[str, Any]:
-    """FastAPI's description with the problem document and the token, and none of its own error models."""
-    schemas = described.setdefault("components", {}).setdefault("schemas", {})
+    """FastAPI's description with the problem document and the token."""
+    schemas = described["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= schemas["Problem"].pop("$defs", {})
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
     if secured:
         described["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"bearer": []}]
