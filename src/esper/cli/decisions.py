@@ -1,8 +1,8 @@
-"""Decisions as rows: adaptation, reason, confidence, urgency, and what became of each."""
+"""Decisions as rows: adaptation, reason, confidence, urgency, outcome."""
 
 from collections.abc import Iterable
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from esper.cli.text import elided, reference, share
@@ -49,13 +49,10 @@ def decision_table(decisions: Iterable[DecisionRow], width: int, *, reasons: boo
     """A row per decision: with its reason, cut to the room there is (`reasons`; by default in a large `width`), or with its blueprint."""
     reasons = width >= _WITH_REASONS if reasons is None else reasons
     name_width = _LONGEST_NAME if reasons else max(8, width - 49)
-    table = Table.grid(padding=(0, 2, 0, 0), expand=reasons)
-    table.add_column(width=4, justify="right")
-    table.add_column(no_wrap=True, width=None if reasons else name_width)
-    if reasons:
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column(no_wrap=True, style="dim", min_width=20)
-    table.add_column(no_wrap=True, min_width=19)
+    columns = [Column(width=4, justify="right"), Column(no_wrap=True, width=None if reasons else name_width)]
+    columns += [Column(no_wrap=True, overflow="ellipsis", ratio=1)] if reasons else []
+    columns += [Column(no_wrap=True, style="dim", min_width=20), Column(no_wrap=True, min_width=19)]
+    table = Table.grid(*columns, padding=(0, 2, 0, 0), expand=reasons)
     for decided in decisions:
         decision = decided.decision
         blueprint = "" if reasons or decision.blueprint is None else f" {decision.blueprint}"

@@ -100,62 +100,59 @@ def live_display(directory: Directory, run: RunId, out: Output) -> Iterator[None
 
     It may be entered before the run's log exists. Records that the log held before are not in the transcript.
     """
-    display = _Display(directory, run, out)
-    thread = threading.Thread(target=display.show, name="live display", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        display.stop.set()
-        thread.join()
+    stop = threading.Event()
+    known = directory.entry(run) is not None
 
-
-class _Display:
-    def __init__(self, directory: Directory, run: RunId, out: Output) -> None:
-        self.stop = threading.Event()
-        self._directory, self._out = directory, out
-        self._folded = FoldedRun(run)
-        self._known = directory.entry(run) is not None
-
-    def show(self) -> None:
-        """Shows the run until it is stopped and everything on disk then was shown. The thread's outermost line."""
+    def show() -> None:
+        # The thread's outermost line.
         try:
-            self._show()
+            _show(directory, FoldedRun(run), out, stop, known=known)
         except BrokenPipeError:
             return
         except Exception as error:
             print(f"esper: the display has ended, training goes on: {error}", file=sys.stderr)
 
-    def _show(self) -> None:
-        stopping = False
-        while self._directory.entry(self._folded.run) is None:
-            if stopping:
-                return
-            stopping = self.stop.wait(_WAIT_S)
-        with self._directory.open(self._folded.run) as log:
-            while self._known and self._folded.read(log):
-                pass
-            if self._out.interactive:
-                screen = Screen(self._out, _REDRAW_S)
-                with screen.live:
-                    for _ in self._pages(log, PAGE):
-                        screen.show(self._folded)
-                    screen.show(self._folded, at_once=True)
-                return
-            # One record at a time: a line shows the run as it stood then.
-            for records in self._pages(log, 1):
-                for record in records:
-                    self._out.print(*transcript(record, self._folded, self._out.width, sparse=True, stages=False))
-                self._out.flush()
+    thread = threading.Thread(target=show, name="live display", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
-    def _pages(self, log: Log, limit: int) -> Iterator[tuple[Record, ...]]:
-        """Pages as they come, until the display is stopped and nothing is left, or the run has finished."""
-        while True:
-            stopping = self.stop.is_set()
-            records = self._folded.read(log, limit)
-            yield records
-            # After RunFinished the writer wants the file to itself, to seal it: it is not touched again.
-            if isinstance(self._folded.state.end, RunFinished) or (stopping and not records):
-                return
-            if not records and self._folded.position is not None:
-                log.wait(self._folded.position, _WAIT_S)
+
+def _show(directory: Directory, folded: FoldedRun, out: Output, stop: threading.Event, *, known: bool) -> None:
+    """Shows the run until `stop` is set and everything that was on disk then is shown; `known`: its log existed before."""
+    stopping = False
+    while directory.entry(folded.run) is None:
+        if stopping:
+            return
+        stopping = stop.wait(_WAIT_S)
+    with directory.open(folded.run) as log:
+        while known and folded.read(log):
+            pass
+        if out.interactive:
+            screen = Screen(out, _REDRAW_S)
+            with screen.live:
+                for _ in _pages(log, folded, stop, PAGE):
+                    screen.show(folded)
+                screen.show(folded, at_once=True)
+            return
+        # One record at a time: a line shows the run as it stood then.
+        for records in _pages(log, folded, stop, 1):
+            for record in records:
+                out.print(*transcript(record, folded, out.width, sparse=True, stages=False))
+            out.flush()
+
+
+def _pages(log: Log, folded: FoldedRun, stop: threading.Event, limit: int) -> Iterator[tuple[Record, ...]]:
+    """Pages as they are written, until `stop` is set and nothing is left, or the run has finished."""
+    while True:
+        stopping = stop.is_set()
+        records = folded.read(log, limit)
+        yield records
+        # After RunFinished the writer needs the file for itself, to seal it: it is not read again.
+        if isinstance(folded.state.end, RunFinished) or (stopping and not records):
+            return
+        if not records and folded.position is not None:
+            log.wait(folded.position, _WAIT_S)

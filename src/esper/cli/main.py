@@ -1,7 +1,7 @@
-"""The `esper` command: reads what was typed, calls the command, and turns what happens into an exit code.
+"""The `esper` command: parses the command line, calls the command, and returns an exit code.
 
-0: done. 1: Esper says what is wrong, in a line or two on standard error. 2: what was typed is not understood. 130: interrupted. A reader
-of a pipe that goes away ends the command quietly with 0. Anything else is a fault of Esper's own and keeps its traceback.
+0: done. 1: an error, written in a line or two on standard error. 2: the command line is not understood. 130: interrupted. Where the reader
+of a pipe has gone, the command ends quietly with 0. Any other exception is a fault of Esper and keeps its traceback.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what was typed (None: the process's own arguments) and returns the exit code; what is not understood exits with 2."""
+    """Runs the command line `argv` (None: that of the process) and returns the exit code; one that is not understood exits with 2."""
     arguments = build_parser().parse_args(argv)
     out = Output()
     try:

@@ -104,7 +104,7 @@ def _plain(value: object) -> object:
 
 
 def hush() -> None:
-    """Points standard output at nothing: its reader has gone, and Python's own flush at exit must not say so."""
+    """Redirects standard output to nothing: its reader has gone, and Python's flush at exit must not fail."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)

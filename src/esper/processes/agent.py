@@ -42,13 +42,13 @@ class Gpus:
     def measure(self) -> Iterator[Gpu]:
         """Each GPU as its driver reports it now; one that has fallen off the bus is left out."""
         for index, handle in enumerate(self._handles):
-            memory = self._asked("nvmlDeviceGetMemoryInfo", handle)
-            name = self._asked("nvmlDeviceGetName", handle)
+            memory = self._query("nvmlDeviceGetMemoryInfo", handle)
+            name = self._query("nvmlDeviceGetName", handle)
             if memory is None or name is None:
                 continue
-            rates = self._asked("nvmlDeviceGetUtilizationRates", handle)
-            power_mw = self._asked("nvmlDeviceGetPowerUsage", handle)
-            celsius = self._asked("nvmlDeviceGetTemperature", handle, getattr(self._library, "NVML_TEMPERATURE_GPU", 0))
+            rates = self._query("nvmlDeviceGetUtilizationRates", handle)
+            power_mw = self._query("nvmlDeviceGetPowerUsage", handle)
+            celsius = self._query("nvmlDeviceGetTemperature", handle, getattr(self._library, "NVML_TEMPERATURE_GPU", 0))
             yield Gpu(
                 index=index,
                 name=name.decode() if isinstance(name, bytes) else name,
@@ -59,10 +59,10 @@ class Gpus:
                 power_watts=None if power_mw is None else power_mw / 1000,
             )
 
-    def _asked(self, question: str, *arguments: object) -> Any:
+    def _query(self, function: str, *arguments: object) -> Any:
         """The driver's answer; None where this GPU has none (a partitioned one has no utilisation)."""
         try:
-            return getattr(self._library, question)(*arguments)
+            return getattr(self._library, function)(*arguments)
         except self._library.NVMLError:
             return None
 

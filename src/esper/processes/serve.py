@@ -52,7 +52,7 @@ class LogReader:
     def __init__(
         self, directory: Directory, metrics: LogMetrics, notify: Callable[[Sequence[RunId]], None], finished: Callable[[RunId], None]
     ) -> None:
-        """`finished` is called for a run that ended: its writer seals it once nobody else holds its file open."""
+        """`finished` is called for a run that ended: its writer seals it once no other process holds its file open."""
         self._directory = directory
         self._metrics = metrics
         self._notify = notify
@@ -113,11 +113,8 @@ class LogReader:
             self._counted_at = time.monotonic()
             self._sealed = len(_trainings(follower.done))
             self._metrics.forget_alerts(lambda run: not self._directory.has_log(run))
-        self._metrics.status = self._status(follower)
-
-    def _status(self, follower: Follower) -> FollowStatus:
         following = follower.following
-        return FollowStatus(
+        self._metrics.status = FollowStatus(
             polled_at=time.time(),
             caught_up_at=self._caught_up_at,
             following=len(following),
@@ -129,7 +126,7 @@ class LogReader:
 
 
 def _trainings(runs: frozenset[RunId]) -> frozenset[RunId]:
-    """Those of `runs` that are about a training; machines' and nissa's own are not."""
+    """The trainings in `runs`, without the runs of machines and of nissa."""
     return frozenset(run for run in runs if is_training(run))
 
 
@@ -201,7 +198,7 @@ class ObserverProcess:
 
 
 def listen(settings: NissaSettings) -> socket.socket:
-    """A socket that listens where the settings say. Raises SettingsError that says what to do where it cannot."""
+    """A socket that listens at the host and port of `settings`. Raises SettingsError, with what to do, where it cannot."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # The protocol is named, or asyncio leaves Nagle's algorithm on: an answer in two writes then takes 40 ms (measured).
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

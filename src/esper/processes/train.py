@@ -374,23 +374,23 @@ def bind_metrics(run: RunId, record: Callable[[CustomMetricRecorded], None]) -> 
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
-    """Within, SIGINT and SIGTERM ask training to stop after the step under way; a second SIGINT ends it at once.
+    """Within, SIGINT and SIGTERM request training to stop after the step under way; a second SIGINT ends it at once.
 
-    Only the main thread can set handlers; on any other thread training is never asked to stop.
+    Only the main thread can set handlers; on any other thread training never stops on request.
     """
-    asked = threading.Event()
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield requested.is_set
         return
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
+    def request(number: int, _frame: FrameType | None) -> None:
+        if requested.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""`esper replay`: the run told again from its log."""
+"""`esper replay`: a run shown again from its log."""
 
 import argparse
 import time

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 from rich.bar import Bar
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, directory_of, log_option, new_command, whole_number
@@ -125,7 +125,7 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
 
 
 def _load_torch(out: Output) -> None:
-    """Imports what training needs; that takes seconds, so a terminal says what it waits for. Raises SettingsError where it is missing."""
+    """Imports torch, behind a status line on a terminal, for that takes seconds. Raises SettingsError where torch is missing."""
     if find_spec("torch") is None:
         raise SettingsError('training needs torch, and it is not installed: pip install "esper-training[train]"')
     with out.console.status("loading torch", refresh_per_second=4) if out.interactive else nullcontext():
@@ -194,12 +194,9 @@ def _conclude(result: "Result", rows: "Sequence[Compared]", arguments: argparse.
 def comparison(rows: "Sequence[Compared]") -> Table:
     """A row per variant with a bar from 0 to 100 %, the best first."""
     alone = next((row.accuracy for row in rows if row.variant == "host"), None)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, min_width=14)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(width=_BAR)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(no_wrap=True)
+    accuracy, parameters = (Column(no_wrap=True, justify="right") for _ in range(2))
+    columns = (Column(no_wrap=True, min_width=14), accuracy, Column(width=_BAR), parameters, Column(no_wrap=True))
+    table = Table.grid(*columns, padding=(0, 2, 0, 0))
     for row in sorted(rows, key=lambda row: -row.accuracy):
         grown = row.variant == "grown"
         remark = "has to be known beforehand" if row.variant.startswith("static") else ""
@@ -209,17 +206,13 @@ def comparison(rows: "Sequence[Compared]") -> Table:
         table.add_row(
             f" {_TITLES[row.variant]}",
             f"{rounded(row.accuracy * 100, 1)} %",
-            _bar(row.accuracy, "green" if grown else "cyan"),
+            # Written so that NaN draws nothing: every comparison with it is false.
+            Bar(size=1, begin=0, end=row.accuracy if 0 <= row.accuracy <= 1 else 0, color="green" if grown else "cyan"),
             f"{count(row.parameters)} parameters",
             remark,
             style="bold" if grown else "",
         )
     return table
-
-
-def _bar(fraction: float, color: str) -> Bar:
-    # Written so that NaN draws nothing: every comparison with it is false.
-    return Bar(size=1, begin=0, end=fraction if 0 <= fraction <= 1 else 0, color=color)
 
 
 def growth_summary(folded: FoldedRun) -> Iterator[RenderableType]:
