@@ -1,23 +1,23 @@
-"""Rule files: how runs are watched, and by which alert rules, written as TOML. A file with a mistake is refused with its line and the
-reason, before anything starts.
+"""Rule files: settings of monitoring and alert rules, written as TOML. A file with a mistake is refused with its line and the reason.
 
-One table for each part of `MonitorSettings`; its keys are that part's. One `[[rule]]` table a rule; its keys are the fields of `_Written`.
-`off` names built-in rules that are not to be used; a rule of the same name may then be written anew. Checked is everything that can be:
-settings, names of topics, metrics, detectors, event kinds and their fields.
+A table for each part of `MonitorSettings`; its keys are that part's. A `[[rule]]` table a rule; its keys are the fields of `_Written`.
+`off` names built-in rules that are not used; a rule of the same name may then be written anew. Checked is everything that can be: settings,
+names of topics, metrics, detectors, event kinds and their fields.
 """
 
 import json
 import re
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds import BY_NAME, kinds_of
-from esper.events.topics import FACTS, OBSERVERS, TOPICS, TopicClass
+from esper.events.topics import FACTS, OBSERVERS, SEED_HEALTH, TOPICS, TopicClass
 from esper.folds.monitoring.alerting import AlertSettings
 from esper.folds.monitoring.detectors.thresholds import DETECTORS, MISSING, DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, is_known
@@ -42,14 +42,14 @@ _DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LABEL = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RESERVED = frozenset((*SOURCE_LABELS, "run", "rule", "topic", "severity", "value", "alertname"))
-_MOST_COUNTED = 100
 _READ = frozenset((OBSERVERS, *(name for name, topic in TOPICS.items() if topic.kind is not TopicClass.DERIVED)))
-"""The topics whose records rules are shown: those of the run's own writer, and what observers say of it."""
+"""The topics that rules read: those of the run's own writer, and the observers' own."""
+_PLAIN = frozenset({str, int, float, bool, types.NoneType})
 _ONLY_EVENTS = ("where", "field", "count", "within", "by", "until")
 
 
 class _Written(BaseModel):
-    """A rule as it stands in a file."""
+    """A [[rule]] table."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
@@ -64,7 +64,7 @@ class _Written(BaseModel):
     clear: float | None = None
     where: dict[str, Scalar] = {}
     field: str | None = None
-    count: Annotated[int, Field(ge=1, le=_MOST_COUNTED)] = 1
+    count: Annotated[int, Field(ge=1, le=100)] = 1
     within: str | None = None
     by: tuple[str, ...] | None = None
     until: tuple[str, ...] = ()
@@ -75,10 +75,10 @@ class _Written(BaseModel):
 
 
 KEYS = tuple(field.alias or name for name, field in _Written.model_fields.items())
-"""What may stand in a [[rule]] table."""
+"""The keys of a [[rule]] table."""
 
 TABLES: Mapping[str, Part] = {name: part for name, part in MonitorSettings() if isinstance(part, Part)}
-"""What may stand beside rules, with what holds where it does not."""
+"""The tables beside rules, with their defaults."""
 
 
 class _File(BaseModel):
@@ -95,19 +95,18 @@ class _File(BaseModel):
 
 
 def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> MonitorSettings:
-    """How `text` says that runs are watched; `where` names it in errors. What it does not give is as built in.
+    """The settings and rules in `text`; `where` names it in errors. A setting that it does not give has its default.
 
     The rules in force are those of `builtin` that `text` does not switch off, by name or with their detector, then its own. Raises
     SettingsError, with the line, for the first mistake.
     """
     file = TomlFile(text, where)
     written = file.table(_File)
-    parts = {name: getattr(written, name) for name in TABLES}
-    return MonitorSettings(**parts, rules=_rules(file, written, builtin))
+    return MonitorSettings(**{name: getattr(written, name) for name in TABLES}, rules=_rules(file, written, builtin))
 
 
 class _Changed(NamedTuple):
-    """A setting that is not as built in."""
+    """A setting that does not have its default."""
 
     name: str
     value: object
@@ -115,47 +114,43 @@ class _Changed(NamedTuple):
 
 
 def changed_settings(settings: MonitorSettings) -> tuple[_Changed, ...]:
-    """The settings that are not as built in, by their names in a rule file, like `windows.length_s`."""
+    """The settings that do not have their defaults, by their names in a rule file, like `windows.length_s`."""
     return tuple(
-        _Changed(f"{table}.{key}", getattr(getattr(settings, table), key), value)
-        for table, builtin in TABLES.items()
-        for key, value in builtin
-        if getattr(getattr(settings, table), key) != value
+        _Changed(f"{table}.{key}", value, default)
+        for table, part in TABLES.items()
+        for key, default in part
+        if (value := getattr(getattr(settings, table), key)) != default
     )
 
 
 def parse_rules(text: str, where: str, builtin: Sequence[Rule] = ()) -> tuple[Rule, ...]:
-    """The rules alone of what `parse_watching` makes of a text."""
+    """The rules alone, as `parse_watching` reads them."""
     return parse_watching(text, where, builtin).rules
 
 
 def _rules(file: TomlFile, written: _File, builtin: Sequence[Rule]) -> tuple[Rule, ...]:
     """The rules in force; about anomalies of detectors that are off there can be none."""
+    known = [rule.name for rule in builtin]
     for name in written.off:
-        if name not in (known := [rule.name for rule in builtin]):
+        if name not in known:
             file.refuse(("off",), f"unknown built-in rule {name!r}, expected one of {', '.join(known) or 'none'}")
-    silent = written.detectors.off
-    rules = [
-        rule
-        for rule in builtin
-        if rule.name not in written.off and not (isinstance(rule.source, AnomalySource) and rule.source.detector in silent)
-    ]
+    off, silent = written.off, written.detectors.off
+    rules = [rule for rule in builtin if rule.name not in off and getattr(rule.source, "detector", None) not in silent]
     names: dict[str, int | None] = {rule.name: None for rule in rules}
     for place, rule in enumerate(written.rule):
         reader = _RuleReader(file, ("rule", place), rule, silent)
         if rule.name in names:
             other = names[rule.name]
-            line = (
-                "a built-in rule; name it in `off` to replace it" if other is None else f"in line {file.line_of(('rule', other, 'name'))}"
-            )
-            reader.refuse("name", f"two rules of the name {rule.name!r}: the other is {line}")
+            builtin_one = "a built-in rule; name it in `off` to replace it"
+            found = builtin_one if other is None else f"in line {file.line_of(('rule', other, 'name'))}"
+            reader.refuse("name", f"two rules of the name {rule.name!r}: the other is {found}")
         names[rule.name] = place
         rules.append(reader.rule())
     return tuple(rules)
 
 
 class _RuleReader:
-    """One [[rule]] table on its way to a rule."""
+    """Makes a rule of one [[rule]] table, everything in it checked."""
 
     def __init__(self, file: TomlFile, path: KeyPath, written: _Written, silent: Collection[str]) -> None:
         self.file, self.path, self.written, self.silent = file, path, written, silent
@@ -163,8 +158,11 @@ class _RuleReader:
     def refuse(self, key: str, reason: str, cause: Exception | None = None, *inner: str) -> NoReturn:
         self.file.refuse((*self.path, key, *inner), reason, cause)
 
+    def _expect(self, key: str, what: str, name: str, known: Iterable[str], *inner: str) -> None:
+        if name not in (known := list(known)):
+            self.refuse(key, f"unknown {what}, expected one of {', '.join(known) or 'none'}", None, *inner)
+
     def rule(self) -> Rule:
-        """The rule, everything in it checked."""
         written = self.written
         if written.topic not in TOPICS:
             self.refuse("topic", f"unknown topic {written.topic!r}")
@@ -177,8 +175,7 @@ class _RuleReader:
         if written.event is None:
             self._refuse_present(_ONLY_EVENTS, "is for rules about events")
         source = self._event() if written.event is not None else self._metric() if written.anomaly is None else self._anomaly()
-        available = self._available(source)
-        self._check_texts(available, self._fields(source), has_value=not isinstance(source, EventSource) or source.field is not None)
+        self._check_templates(source)
         if written.topic == OBSERVERS and not written.until:
             self.refuse("event", "expected until: no run or stream ends what observers say, so nothing else would end the alert")
         return Rule(
@@ -215,17 +212,16 @@ class _RuleReader:
         if sides[0] == "not_finite":
             self._refuse_present(("clear",), "goes with above or below, not with not_finite")
             return Limit("not_finite")
-        above = written.above is not None
-        value = written.above if above else written.below
+        side: Literal["above", "below"] = "above" if written.below is None else "below"
+        value = written.above if written.below is None else written.below
         assert value is not None, "one of the sides is given"
         clear = value if written.clear is None else written.clear
-        if (clear > value) if above else (clear < value):
-            self.refuse("clear", f"expected clear at {f'most above ({value:g})' if above else f'least below ({value:g})'}, got {clear:g}")
-        return Limit("above" if above else "below", value, clear)
+        if (clear > value) if side == "above" else (clear < value):
+            self.refuse("clear", f"expected clear at {'most' if side == 'above' else 'least'} {side} ({value:g}), got {clear:g}")
+        return Limit(side, value, clear)
 
     def _metric(self) -> MetricSource:
-        metric = self._known_metric()
-        limit = self._limit()
+        metric, limit = self._known_metric(), self._limit()
         if limit is None:
             self.refuse("metric", f"expected a limit for metric {metric!r}: above, below or not_finite")
         return MetricSource(metric, limit)
@@ -238,12 +234,10 @@ class _RuleReader:
         return metric
 
     def _anomaly(self) -> AnomalySource:
-        self._refuse_present(
-            ("above", "below", "not_finite", "clear"), "is for rules about metrics and events: a detector has its own limits"
-        )
+        own_limits = "is for rules about metrics and events: a detector has its own limits"
+        self._refuse_present(("above", "below", "not_finite", "clear"), own_limits)
         detector, topic = self.written.anomaly or "", self.written.topic
-        if detector not in DETECTORS:
-            self.refuse("anomaly", f"unknown detector {detector!r}, expected one of {', '.join(sorted(DETECTORS))}")
+        self._expect("anomaly", f"detector {detector!r}", detector, sorted(DETECTORS))
         if detector in self.silent:
             self.refuse("anomaly", f"detector {detector!r} is off in [detectors], expected one that is not")
         if topic not in METRICS:
@@ -258,8 +252,9 @@ class _RuleReader:
         self._refuse_present(("for",), "is for rules about metrics and anomalies: an event does not last; use keep_firing_for")
         for name, value in written.where.items():
             self._check_where(kind, name, value)
-        if written.field is not None:
-            self._check_number(kind, written.field)
+        number = None if written.field is None else self._field("field", kind, written.field)
+        if number is not None and not _plain_types(number.annotation) <= {int, float, types.NoneType}:
+            self.refuse("field", f"expected a field of numbers, {written.field!r} of {kind.KIND} is none")
         limit = self._limit()
         if limit is not None and written.field is None:
             self.refuse(limit.side, f"{limit.side}: expected a field of {kind.KIND} to be compared; name it in `field`")
@@ -278,34 +273,25 @@ class _RuleReader:
         )
 
     def _kind(self, key: str, name: str) -> type[Event]:
-        kind, expected = BY_NAME.get(name), kinds_of(self.written.topic)
-        if kind not in expected or kind is None:
-            known = ", ".join(sorted(one.KIND for one in expected)) or "none"
-            self.refuse(key, f"unknown event kind {name!r} of topic {self.written.topic}, expected one of {known}")
-        return kind
+        known = sorted(kind.KIND for kind in kinds_of(self.written.topic))
+        self._expect(key, f"event kind {name!r} of topic {self.written.topic}", name, known)
+        return BY_NAME[name]
+
+    def _field(self, key: str, kind: type[Event], name: str, *inner: str) -> FieldInfo:
+        self._expect(key, f"field {name!r} of {kind.KIND}", name, kind.model_fields, *inner)
+        return kind.model_fields[name]
 
     def _check_where(self, kind: type[Event], name: str, value: Scalar) -> None:
-        field = kind.model_fields.get(name)
-        if field is None:
-            self.refuse("where", f"unknown field {name!r} of {kind.KIND}, expected one of {', '.join(kind.model_fields)}", None, name)
-        holder: Any = (
-            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-        )  # Any: a type made at run time.
+        field = self._field("where", kind, name, name)
+        holder: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation  # Any: made at run time.
         try:
-            if not isinstance(TypeAdapter(holder, config=CONFIG).validate_json(json.dumps(value)), str | int):
-                self.refuse(
-                    "where", f"where.{name}: expected a field of text, whole numbers or truth values, got one of {kind.KIND}", None, name
-                )
+            found = TypeAdapter(holder, config=CONFIG).validate_json(json.dumps(value))
         except ValidationError as error:
             reason = f"where.{name}: {kind.KIND} never has the value {value!r}: {error.errors()[0]['msg']}"
             self.refuse("where", reason, error, name)
-
-    def _check_number(self, kind: type[Event], name: str) -> None:
-        field = kind.model_fields.get(name)
-        if field is None:
-            self.refuse("field", f"unknown field {name!r} of {kind.KIND}, expected one of {', '.join(kind.model_fields)}")
-        if not _plain_types(field.annotation) <= {int, float, types.NoneType}:
-            self.refuse("field", f"expected a field of numbers, {name!r} of {kind.KIND} is none")
+        if not isinstance(found, str | int):
+            reason = f"where.{name}: expected a field of text, whole numbers or truth values, got one of {kind.KIND}"
+            self.refuse("where", reason, None, name)
 
     def _by(self, kind: type[Event]) -> tuple[str, ...]:
         has = tuple(name for name in ("site", "seed") if name in kind.model_fields)
@@ -314,42 +300,35 @@ class _RuleReader:
                 self.refuse("by", f"by: {kind.KIND} has no label {name!r}, expected some of {', '.join(has) or 'none'}")
         return has if self.written.by is None else tuple(name for name in has if name in self.written.by)
 
-    def _available(self, source: MetricSource | AnomalySource | EventSource) -> tuple[str, ...]:
+    def _check_templates(self, source: MetricSource | AnomalySource | EventSource) -> None:
+        """Labels may name other labels; annotations also the rule's labels, the value and the fields of its event with one plain value."""
+        fields: list[str] = []
         if isinstance(source, EventSource):
-            return source.by
-        seeds = ("site", "seed") if self.written.topic == "telemetry.seed.health" else ()
-        return (*seeds, "metric") if isinstance(source, MetricSource) else (*seeds, "metric", "detector")
-
-    def _fields(self, source: MetricSource | AnomalySource | EventSource) -> tuple[str, ...]:
-        """The fields of a rule's event that annotations may tell: those with one plain value."""
-        fields = BY_NAME[source.kind].model_fields if isinstance(source, EventSource) else {}
-        return tuple(name for name, field in fields.items() if all(map(_is_told, _plain_types(field.annotation))))
-
-    def _check_texts(self, available: tuple[str, ...], fields: tuple[str, ...], *, has_value: bool) -> None:
+            available, kind = source.by, BY_NAME[source.kind]
+            fields = [name for name, field in kind.model_fields.items() if all(map(_is_plain, _plain_types(field.annotation)))]
+        else:
+            seeds = ("site", "seed") if self.written.topic == SEED_HEALTH else ()
+            available = (*seeds, "metric") if isinstance(source, MetricSource) else (*seeds, "metric", "detector")
+        value = () if isinstance(source, EventSource) and source.field is None else ("value",)
         for name, template in self.written.labels.items():
             if not _LABEL.fullmatch(name) or name in _RESERVED:
                 self.refuse("labels", f"expected a label like team, none of {', '.join(sorted(_RESERVED))}; got {name!r}", None, name)
             self._check_template("labels", name, template, available)
-        told = tuple(dict.fromkeys((*available, *self.written.labels, *(("value",) if has_value else ()), *fields)))
         for name, template in self.written.annotations.items():
-            self._check_template("annotations", name, template, told)
+            self._check_template("annotations", name, template, tuple(dict.fromkeys((*available, *self.written.labels, *value, *fields))))
 
     def _check_template(self, key: str, name: str, template: str, allowed: Sequence[str]) -> None:
         try:
-            unknown = sorted(template_fields(template) - set(allowed))
+            unknown = min(template_fields(template) - set(allowed), default=None)
         except ValueError as error:
             self.refuse(key, f"{key}.{name}: {error}", error, name)
-        if unknown:
+        if unknown is not None:
             expected = ", ".join(allowed) or "none"
-            self.refuse(key, f"{key}.{name}: unknown name {{{unknown[0]}}}, expected one of {expected}", None, name)
+            self.refuse(key, f"{key}.{name}: unknown name {{{unknown}}}, expected one of {expected}", None, name)
 
 
-def _is_told(plain: object) -> bool:
-    return (
-        plain in {str, int, float, bool, types.NoneType}
-        or get_origin(plain) is Literal
-        or (isinstance(plain, type) and issubclass(plain, Enum))
-    )
+def _is_plain(kind: object) -> bool:
+    return kind in _PLAIN or get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
 
 
 def _plain_types(annotation: object) -> set[object]:

@@ -1,8 +1,8 @@
 """Everything that apprise reaches by a URL: mail, chat, push and pager services.
 
 apprise blocks, so an attempt has a thread and a deadline. A thread that hangs is left behind, one per handler at most: until it ends, the
-handler's attempts fail. apprise logs and never raises the reason of a failure: its log lines are caught, shown nowhere, and become the
-answer's error, without the URL's parts.
+handler's attempts fail. apprise logs the reason of a failure and raises none: its log lines become the answer's error, without the URL's
+parts, and are shown nowhere else.
 """
 
 import asyncio
@@ -36,31 +36,25 @@ for _name in ("apprise", "urllib3"):  # They log URLs.
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
-class _Lines(logging.Handler):
-    """Keeps what apprise logs on this thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._owner = threading.get_ident()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._owner:
-            self.records.append(record)
-
-
 @contextmanager
 def _caught() -> Iterator[list[logging.LogRecord]]:
-    lines = _Lines()
-    _logger.addHandler(lines)
+    """The lines that apprise logs on this thread meanwhile."""
+    owner, records = threading.get_ident(), list[logging.LogRecord]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread == owner:
+            records.append(record)
+        return True
+
+    _logger.addFilter(keep)
     try:
-        yield lines.records
+        yield records
     finally:
-        _logger.removeHandler(lines)
+        _logger.removeFilter(keep)
 
 
 def through_apprise(settings: AppriseSettings) -> Send:
-    """One message per notice through the service of a URL. Raises SettingsError without showing the URL."""
+    """A message per notice through the service of a URL. Raises SettingsError without showing the URL."""
     url, place = read_url(settings)
     service = _service(url.get_secret_value(), place, settings.timeout_s)
     name, hidden, busy = str(service.service_name), _hidden(url.get_secret_value()), threading.Lock()
@@ -72,7 +66,7 @@ def through_apprise(settings: AppriseSettings) -> Send:
             taken = service.notify(body=text_of(notice), title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT)
         if taken:
             return Answer(delivered=True)
-        # Of several recipients apprise tells which it reached. Trying again would send to these again.
+        # apprise logs which of several recipients it reached. Another attempt would send to these again.
         reached = any(record.levelno == logging.INFO and record.getMessage().startswith("Sent ") for record in records)
         return Answer(delivered=reached, error=readable(f"{name}: {_reason(records)}", hidden))
 
@@ -110,7 +104,7 @@ def _schemas(protocol: str | Sequence[str] | None) -> set[str]:
 
 
 def _hidden(url: str) -> list[SecretStr]:
-    """What errors must not repeat: the URL and every part of it after the schema, as written and unquoted."""
+    """Texts that errors must not repeat: the URL and every part of it after the schema, as written and unquoted."""
     parts = {url, *re.split(r"[/?&=@:#,]+", url.partition("://")[2])}
     return [SecretStr(part) for part in parts | {unquote(part) for part in parts} if part]
 

@@ -1,4 +1,4 @@
-"""Handlers made from their settings: secrets are read and URLs checked here, once. Lines of text are sent here, the rest by its module."""
+"""Handlers made from their settings: secrets are read and URLs checked once. Lines of text are sent here, the rest by its module."""
 
 import asyncio
 import sys
@@ -42,14 +42,11 @@ def build_handlers(settings: DeliverySettings) -> tuple[Handler, ...]:
 
 
 def _handler(settings: HandlerSettings, deliver_within_s: float) -> Handler:
+    given = settings.model_dump(include={"severity", "rate_per_minute", "burst", "attempts", "resend_s"})
     try:
-        send = _send(settings)
+        return Handler(settings.name, Limits(**given, deliver_within_s=deliver_within_s), _send(settings))
     except SettingsError as error:
         raise SettingsError(f"handler {settings.name}: {error}") from error
-    limits = Limits(
-        **settings.model_dump(include={"severity", "rate_per_minute", "burst", "attempts", "resend_s"}), deliver_within_s=deliver_within_s
-    )
-    return Handler(settings.name, limits, send)
 
 
 def _send(settings: HandlerSettings) -> Send:
@@ -72,7 +69,7 @@ def _send(settings: HandlerSettings) -> Send:
 
 
 def line(notice: Notice, now: datetime) -> str:
-    """One line: the time, the alert, where to look, and the key. Foreign text cannot break it or move the cursor."""
+    """A line with time, alert, link and key. Foreign text cannot break it or move the cursor."""
     text = f"{written_time(now)} {notice.severity} {notice.status} {notice.name}: {notice.summary}"
     return f"{readable(text, limit=_LONGEST_LINE)} | {readable(notice.link.url or notice.link.command)} | {notice.key}"
 

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import NamedTuple, cast
@@ -32,6 +32,13 @@ AT_ONCE = 100
 EXCERPT_BYTES = 2048
 """Read of an answer that is an error; of a success nothing but status and headers is read."""
 
+_HEADERS = {
+    "Content-Type": "application/json",
+    "User-Agent": "esper",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
 _ENDS_AHEAD = 4  # An alert's end is this many `resend_s` ahead, as Prometheus does it: three lost messages in a row resolve nothing.
 _NOT_ENDED = "0001-01-01T00:00:00Z"  # As Alertmanager writes it for a firing alert.
 _SHORTEST_KEY = 8
@@ -46,14 +53,14 @@ for _name in ("httpx", "httpcore"):  # They log URLs, which may be secrets.
 
 
 class Endpoint(NamedTuple):
-    """Where to post, and how long that may take. Path, token and signing secret are never shown."""
+    """A URL to post to, and how long that may take. Path, token and signing secret are never shown."""
 
     authority: str
     """Host and port, as the Host header and errors show them."""
     url: SecretStr
     token: SecretStr | None
     hidden: tuple[SecretStr, ...]
-    """What errors must not repeat: path, long parts of it, token and signing secret."""
+    """Texts that errors must not repeat: path, long parts of it, token and signing secret."""
     tls: ssl.SSLContext
     connect_timeout_s: float
     timeout_s: float
@@ -74,7 +81,7 @@ def endpoint_of(settings: HttpSettings, *, below: str = "", hidden: Sequence[Sec
         url=SecretStr(f"{parts.scheme}://{parts.netloc}{path}"),
         token=token,
         hidden=(*secrets, *hidden, *([] if token is None else [token])),
-        tls=_trust(settings.ca_file) if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        tls=_tls(parts.scheme, settings.ca_file),
         connect_timeout_s=settings.connect_timeout_s,
         timeout_s=settings.timeout_s,
     )
@@ -96,8 +103,10 @@ def _checked(url: str, place: str) -> SplitResult:
     return parts
 
 
-def _trust(ca_file: str | None) -> ssl.SSLContext:
+def _tls(scheme: str, ca_file: str | None) -> ssl.SSLContext:
     """Verifies certificate and name, against the machine's authorities or those of `ca_file`."""
+    if scheme != "https":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
@@ -106,23 +115,14 @@ def _trust(ca_file: str | None) -> ssl.SSLContext:
 
 async def post(endpoint: Endpoint, body: bytes, headers: Mapping[str, str], now: datetime) -> Answer:
     """Posts `body`: delivered for 2xx, final for other 4xx than those that may be repeated, redirects and untrusted certificates."""
-    fixed = {
-        "Content-Type": "application/json",
-        "User-Agent": "esper",
-        "Accept": "*/*",
-        "Accept-Encoding": "identity",
-        "Connection": "close",
-    }
     token = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token.get_secret_value()}"}
     # Connecting and the handshake of TLS end before the deadline does: a handshake that is cancelled leaks its socket (httpcore 1.0).
     connect_s = min(endpoint.connect_timeout_s, 0.45 * endpoint.timeout_s)
     try:
         async with (
             asyncio.timeout(endpoint.timeout_s),
-            httpx.AsyncClient(
-                verify=endpoint.tls, trust_env=False, timeout=httpx.Timeout(None, connect=connect_s), headers=fixed | token
-            ) as client,
-            client.stream("POST", endpoint.url.get_secret_value(), content=body, headers=dict(headers)) as response,
+            httpx.AsyncClient(verify=endpoint.tls, trust_env=False, timeout=httpx.Timeout(None, connect=connect_s)) as client,
+            client.stream("POST", endpoint.url.get_secret_value(), content=body, headers={**_HEADERS, **token, **headers}) as response,
         ):
             return await _answer(response, endpoint, now)
     except TimeoutError:
@@ -130,19 +130,12 @@ async def post(endpoint: Endpoint, body: bytes, headers: Mapping[str, str], now:
     except httpx.ConnectTimeout:
         return Answer(delivered=False, error=f"{endpoint.authority}: no connection within {connect_s:g} s")
     except httpx.HTTPError as error:
-        for cause in _causes(error):
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return Answer(delivered=False, final=True, error=readable(f"{endpoint.authority}: {cause.verify_message or cause.reason}"))
-        text = f"{endpoint.authority}: {type(cause).__name__}: {cause}"
-        return Answer(delivered=False, error=readable(text, endpoint.hidden))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, what caused it, and so on to the first cause."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+        cause: BaseException = error
+        while (deeper := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+            cause = deeper
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Answer(delivered=False, final=True, error=readable(f"{endpoint.authority}: {cause.verify_message or cause.reason}"))
+        return Answer(delivered=False, error=readable(f"{endpoint.authority}: {type(cause).__name__}: {cause}", endpoint.hidden))
 
 
 async def _answer(response: httpx.Response, endpoint: Endpoint, now: datetime) -> Answer:
@@ -174,12 +167,8 @@ def _retry_after_s(header: str | None, now: datetime) -> float | None:
         return None
 
 
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-
-
 def webhook(settings: WebhookSettings) -> Send:
-    """One POST per notice, signed where there is a secret."""
+    """A POST per notice, signed where there is a secret."""
     secret = read_secret(settings.secret_file, settings.secret_env)
     endpoint = endpoint_of(settings, hidden=[] if secret is None else [secret])
 
@@ -194,13 +183,14 @@ def webhook(settings: WebhookSettings) -> Send:
 
 def webhook_body(notice: Notice, receiver: str) -> bytes:
     """Alertmanager's webhook body, version 4, with one alert; `groupKey` is the notice's key."""
+    url = notice.link.url or ""
     alert = {
         "status": notice.status,
         "labels": notice.labels,
         "annotations": notice.annotations,
         "startsAt": notice.since,
         "endsAt": _NOT_ENDED if notice.ended is None else written_time(notice.ended),
-        "generatorURL": notice.link.url or "",
+        "generatorURL": url,
         "fingerprint": notice.fingerprint,
     }
     group = {
@@ -212,10 +202,10 @@ def webhook_body(notice: Notice, receiver: str) -> bytes:
         "groupLabels": {"alertname": notice.name},
         "commonLabels": notice.labels,
         "commonAnnotations": notice.annotations,
-        "externalURL": notice.link.url or "",
+        "externalURL": url,
         "alerts": [alert],
     }
-    return _json(group)
+    return json.dumps(group, ensure_ascii=False, allow_nan=False).encode()
 
 
 def alertmanager(settings: AlertmanagerSettings) -> Send:
@@ -237,7 +227,8 @@ def alertmanager(settings: AlertmanagerSettings) -> Send:
 
 def alerts_body(notices: Sequence[Notice], now: datetime, resend_s: float) -> bytes:
     """JSON of `POST /api/v2/alerts`. A resolved alert ends now or earlier, never before it began: Alertmanager refuses that."""
-    return _json([_alert(notice, now, resend_s) for notice in notices])
+    alerts = [_alert(notice, now, resend_s) for notice in notices]
+    return json.dumps(alerts, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _alert(notice: Notice, now: datetime, resend_s: float) -> dict[str, object]:

@@ -1,7 +1,4 @@
-"""delivery.toml: its models, its reader, and the secrets that it names. A mistake is refused with its line before anything starts.
-
-docs/delivery.md explains every key. Secrets stand in files or environment variables; no error or representation shows one.
-"""
+"""delivery.toml, whose keys docs/delivery.md explains, and the secrets that it names. No error or representation shows a secret."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -33,9 +30,9 @@ def _printable(text: str) -> str:
     return text
 
 
-def _printable_secret(text: SecretStr) -> SecretStr:
-    _printable(text.get_secret_value())
-    return text
+def _printable_secret(secret: SecretStr) -> SecretStr:
+    _printable(secret.get_secret_value())
+    return secret
 
 
 _AbsolutePath = Annotated[str, AfterValidator(_absolute)]
@@ -107,7 +104,7 @@ HandlerSettings = LogSettings | WebhookSettings | AlertmanagerSettings | Apprise
 _KINDS: Mapping[str, type[HandlerSettings]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(HandlerSettings)
 }
-_MAIL_KINDS = frozenset({"smtp", "mail", "email"})
+_MAIL = 'mail goes through apprise: write kind = "apprise", and url_file or url_env with mailtos://USER:PASSWORD@HOST?from=...&to=...;'
 # At most one key of each group may be given; of the first, exactly one where a handler has a URL.
 _ONE_OF = (("url", "url_file", "url_env"), ("token_file", "token_env"), ("secret_file", "secret_env"))
 
@@ -139,25 +136,20 @@ def parse_delivery(text: str, where: str) -> DeliverySettings:
         file.refuse(("handlers",), "expected handlers as [[handlers]] tables")
     common = file.table(DeliverySettings)
     file.content["handlers"] = tables
-    places: dict[str, int] = {}
-    handlers = [_handler(file, place, table) for place, table in enumerate(tables)]
-    for place, handler in enumerate(handlers):
-        if (other := places.setdefault(handler.name, place)) != place:
+    handlers = tuple(_handler(file, place, table) for place, table in enumerate(tables))
+    names = [handler.name for handler in handlers]
+    for place, name in enumerate(names):
+        if (other := names.index(name)) != place:
             line = file.line_of(("handlers", other, "name"))
-            file.refuse(("handlers", place, "name"), f"two handlers of the name {handler.name!r}: the other is in line {line}")
-    return common.model_copy(update={"handlers": tuple(handlers)})
+            file.refuse(("handlers", place, "name"), f"two handlers of the name {name!r}: the other is in line {line}")
+    return common.model_copy(update={"handlers": handlers})
 
 
 def _handler(file: TomlFile, place: int, table: dict[str, Any]) -> HandlerSettings:  # Any: TOML; the models check it.
     kind = table.get("kind")
-    if kind in _MAIL_KINDS:
-        reason = (
-            'mail goes through apprise: write kind = "apprise", and url_file or url_env with mailtos://USER:PASSWORD@HOST?from=...&to=...'
-        )
-        file.refuse(("handlers", place, "kind"), f"kind: {reason}; got {kind!r}")
     if not isinstance(kind, str) or kind not in _KINDS:
-        got = "nothing" if kind is None else repr(kind)
-        file.refuse(("handlers", place, "kind"), f"kind: expected one of {', '.join(_KINDS)}, got {got}")
+        reason = _MAIL if kind in {"smtp", "mail", "email"} else f"expected one of {', '.join(_KINDS)},"
+        file.refuse(("handlers", place, "kind"), f"kind: {reason} got {'nothing' if kind is None else repr(kind)}")
     handler: HandlerSettings = file.table(_KINDS[kind], ("handlers", place), secret=("url",))
     for group in _ONE_OF:
         given = [key for key in group if getattr(handler, key, None) is not None]
@@ -173,16 +165,10 @@ def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
 
     Raises SettingsError that names the place, never the content.
     """
-    if file is not None:
-        return SecretStr(_secret_in(file))
-    if variable is None:
-        return None
-    if not (text := os.environ.get(variable, "")):
-        raise SettingsError(f"expected a secret in the environment variable {variable}, found none")
-    return SecretStr(text)
-
-
-def _secret_in(file: str) -> str:
+    if file is None:
+        if variable is not None and not os.environ.get(variable):
+            raise SettingsError(f"expected a secret in the environment variable {variable}, found none")
+        return None if variable is None else SecretStr(os.environ[variable])
     try:
         with Path(file).open("rb") as opened:
             found = opened.read(LONGEST_SECRET_BYTES + 1)
@@ -193,7 +179,7 @@ def _secret_in(file: str) -> str:
         raise SettingsError(f"expected a secret in {file}, as UTF-8: found other bytes")
     if not text or len(found) > LONGEST_SECRET_BYTES:
         raise SettingsError(f"expected a secret of 1 to {LONGEST_SECRET_BYTES} bytes in {file}, found {len(found)}")
-    return text
+    return SecretStr(text)
 
 
 def read_url(settings: HttpSettings | AppriseSettings) -> tuple[SecretStr, str]:
