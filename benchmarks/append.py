@@ -38,10 +38,11 @@ from esper.events.digests import chain
 from esper.events.envelope import EventId, RunId
 from esper.events.kinds.epoch import EpochCompleted, GateSettings, Measured, StateDigests, SystemState
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, SeedTransitioned, Stage
-from esper.oona.appender import Item, append_items
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
 from esper.oona.file import to_row
+from esper.oona.heads import Draft
+from esper.oona.writer import append_drafts
 
 ROUNDS = 9
 GROUPS = 40
@@ -87,9 +88,10 @@ def new_run() -> RunId:
     return new_run_id(now(), os.urandom(10))
 
 
-def items(first: int) -> list[Item]:
+def drafts(first: int) -> list[Draft]:
     """One group of facts, ready to be appended."""
-    return [Item(event(number), SeedTransitioned.TOPIC, number, 1, now(), 0, number, CAUSE, None) for number in range(first, first + GROUP)]
+    numbers = range(first, first + GROUP)
+    return [Draft(event(number), SeedTransitioned.TOPIC, number, 1, now(), 0, number, CAUSE, None) for number in numbers]
 
 
 def into_the_log(directory: Directory) -> tuple[float, list[bytes]]:
@@ -97,7 +99,7 @@ def into_the_log(directory: Directory) -> tuple[float, list[bytes]]:
     with directory.create(new_run()) as log:
         began = time.perf_counter()
         for group in range(GROUPS):
-            append_items(log, items(group * GROUP + 1))
+            append_drafts(log, drafts(group * GROUP + 1))
         took_s = time.perf_counter() - began
         records = log.read(limit=GROUPS * GROUP).records
     written = [b"".join(map(as_bytes, to_row(record))) for record in records]
@@ -189,7 +191,7 @@ def codec_and_chain_us(directory: Directory) -> tuple[float, float]:
     """Microseconds to encode one payload, and to chain one record."""
     sample = event(1)
     with directory.create(new_run()) as log:
-        append_items(log, items(1))
+        append_drafts(log, drafts(1))
         record = log.read(limit=1).records[0]
     return each_us(lambda: encode(sample)), each_us(lambda: chain(record, b"\0" * 32))
 
@@ -251,7 +253,7 @@ def latencies_ms(directory: Directory) -> list[float]:
             reader.stdout.readline()
             written: list[int] = []
             for number in range(1, RINGS + 1):
-                append_items(log, [Item(sample, sample.TOPIC, number, 1, now(), 0, number, CAUSE, None)])
+                append_drafts(log, [Draft(sample, sample.TOPIC, number, 1, now(), 0, number, CAUSE, None)])
                 written.append(time.monotonic_ns())
                 time.sleep(0.005)
             seen: list[int] = json.loads(reader.stdout.read())

@@ -12,10 +12,10 @@ from esper.events.kinds.control import Adaptation, Command, CommandApplied
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
-from esper.oona.appender import append_items, heartbeat_item
-from esper.oona.catch_up import catch_up
+from esper.oona.catch_up import CatchUp
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter
+from esper.oona.writer import append_drafts
 from tests.folds.histories import decision, issued, steps, transition
 from tests.oona.samples import everything, saved
 from tests.synthetic import BEGAN, FIRST, ticking, write_run
@@ -46,14 +46,15 @@ def go_on(directory: Directory, run: RunId, last_epoch: int, *, resumed: bool) -
     with directory.resume(run) as log:
         before = everything(log)
         last = before[-1]
-        ahead = catch_up(log, last.moment, "epoch-000004") if resumed else None
+        ahead = CatchUp(log, last.moment, "epoch-000004") if resumed else None
         clock = ticking(last.time + timedelta(minutes=1))
         with Emitter(log, run, clock=clock, heartbeat_s=_NEVER_S, catch_up=ahead) as emitter:
             for epoch in range(last.epoch + 1, last_epoch + 1):
                 _train(emitter, epoch, _last_completed(before))
         # The writer's own beats follow the machine's clock; these two stand where they stand every time.
         for _ in range(2):
-            append_items(log, [heartbeat_item(log.heads(), clock(), Heartbeat(idle_s=0.5, doing="waiting"))])
+            heads, beat = log.heads(), Heartbeat(idle_s=0.5, doing="waiting")
+            append_drafts(log, [heads.draft(beat, beat.TOPIC, clock(), epoch=heads.epoch, step=heads.step)])
 
 
 def _train(emitter: Emitter, epoch: int, like: EpochCompleted) -> None:

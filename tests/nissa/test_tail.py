@@ -11,9 +11,10 @@ import pytest
 
 from esper.events.envelope import RunId
 from esper.nissa.service_settings import NissaSettings
-from esper.oona.appender import Item, append_items
+from esper.oona.heads import Draft
 from esper.oona.observed import Observed
 from esper.oona.run_log import RunLog
+from esper.oona.writer import append_drafts
 from tests.nissa.samples import anomaly
 from tests.nissa.server import Client, serving
 from tests.oona.samples import pruned, ticking
@@ -60,8 +61,8 @@ class Tail:
 
 def append(log: RunLog, count: int) -> None:
     first = log.heads().moment + 1
-    items = [Item(pruned(moment), pruned(moment).TOPIC, moment, 1, CLOCK(), 0, 0, None, None) for moment in range(first, first + count)]
-    append_items(log, items)
+    drafts = [Draft(pruned(moment), pruned(moment).TOPIC, moment, 1, CLOCK(), 0, 0, None, None) for moment in range(first, first + count)]
+    append_drafts(log, drafts)
 
 
 class Live(NamedTuple):

@@ -1,6 +1,8 @@
 """A run that is written a few records at a time, so that an observer can be stopped between any two of them."""
 
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,9 +12,10 @@ import pytest
 from esper.errors import DataError
 from esper.events import topics
 from esper.events.codec import decode
-from esper.events.envelope import Moment, Record, RunId
+from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertResolved
+from esper.events.kinds.run import StreamEnded
 from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.topic import MonitorSettings
@@ -20,7 +23,7 @@ from esper.observer.build import builtin_rules
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.observer import Observer, ObserverSettings
 from esper.oona.directory import Directory
-from esper.oona.heads import Draft
+from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import read_observed
 from esper.oona.run_log import RunLog
 
@@ -78,6 +81,13 @@ def read(directory: Directory, run: RunId) -> tuple[Record, ...]:
     return read_observed(directory.path / run, run, limit=1_000_000).records
 
 
+def forget_state(folder: Path) -> None:
+    """Deletes the state that an observer saved; derived records and their position stay."""
+    with closing(sqlite3.connect(folder / OBSERVED_FILE)) as connection, connection:
+        connection.execute("DELETE FROM progress WHERE name = 'state'")
+        connection.execute("DELETE FROM cells")
+
+
 def firing(records: tuple[Record, ...]) -> list[Record]:
     """Those of `records` that say that an alert fires."""
     return [record for record in records if record.type == AlertFiring.KIND]
@@ -86,10 +96,8 @@ def firing(records: tuple[Record, ...]) -> list[Record]:
 def newer_fact(growing: Growing) -> Record:
     """The run's next fact, of a kind that this version does not know."""
     heads = growing.log.heads()
-    draft = Draft(
-        "esper.seed.transitioned.v9", topics.LIFECYCLE, Moment(heads.moment + 1), 1, heads.time, 1, 10**6, heads.anchor, None, b"{}"
-    )
-    return heads.next(draft)
+    draft = heads.draft(StreamEnded(last_step=0), topics.LIFECYCLE, heads.time, epoch=1, step=10**6)
+    return heads.next(draft, "esper.seed.transitioned.v9", b"{}")
 
 
 def lacking(record: Record) -> Event:

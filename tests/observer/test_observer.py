@@ -21,12 +21,13 @@ from esper.observer.build import rebuild
 from esper.observer.observer import Observer
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
-from esper.oona.observed import Observed, is_settled
+from esper.oona.observed import is_settled
 from tests.observer.observed_runs import (
     SETTINGS,
     Growing,
     abandon,
     firing,
+    forget_state,
     problems,
     read,
 )
@@ -72,8 +73,7 @@ def test_a_state_that_was_lost_is_folded_again_without_deriving(growing: Growing
     growing.write(150)
     with growing.observer() as observer:
         observer.turn(0.0)
-    with Observed(growing.log.path, growing.run) as observed:
-        observed.forget()
+    forget_state(growing.log.path)
     growing.write()
     with growing.observer() as observer:
         observer.turn(0.0)

@@ -21,12 +21,12 @@ from esper.events.kinds.observability import (
 from esper.observer.build import rebuild
 from esper.oona.file import RUN_FILE
 from esper.oona.follower import RunPage
-from esper.oona.observed import Observed
 from tests.observer.observed_runs import (
     SETTINGS,
     Growing,
     abandon,
     changes,
+    forget_state,
     newer_fact,
     observe_by_an_older_version,
     problems,
@@ -56,8 +56,7 @@ def test_what_blocks_a_run_fires_until_an_observer_understands_it(growing: Growi
     observe_by_an_older_version(growing, monkeypatch)
     assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing"]
     if forgets:
-        with Observed(growing.log.path, growing.run) as observed:
-            observed.forget()
+        forget_state(growing.log.path)
     with growing.observer() as observer:
         observer.turn(0.0)
     assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]

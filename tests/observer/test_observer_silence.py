@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from esper.events import topics
-from esper.events.codec import decode, encode
+from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.observability import (
     AlertFiring,
@@ -18,8 +17,8 @@ from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules, rebuild
 from esper.observer.observer import Observer
-from esper.oona.heads import Draft
 from esper.oona.observed import is_settled
+from esper.oona.writer import append_drafts
 from tests.observer.observed_runs import HEARING, SETTINGS, Clock, Growing, changes, observe_by_an_older_version, problems, read
 
 SOON = replace(SETTINGS, monitor=MonitorSettings(silence=SilenceSettings(dead_after_s=60, idle_after_s=60), rules=builtin_rules()))
@@ -41,10 +40,8 @@ def test_a_run_from_which_nothing_comes_raises_an_alert_once_and_ends_it_when_it
 
 def beat(growing: Growing, at: datetime) -> None:
     """A heartbeat of the run at that time."""
-    heads, data = growing.log.heads(), encode(Heartbeat(idle_s=0.0, doing="step"))
-    growing.log.append(
-        (heads.next(Draft(Heartbeat.KIND, topics.HEARTBEAT, None, 1, at, heads.epoch, heads.step, heads.anchor, None, data)),)
-    )
+    heads, event = growing.log.heads(), Heartbeat(idle_s=0.0, doing="step")
+    append_drafts(growing.log, [heads.draft(event, event.TOPIC, at, epoch=heads.epoch, step=heads.step)])
 
 
 def test_a_run_that_was_idle_and_died_is_idle_no_more_from_when_it_was_dead(growing: Growing, records: tuple[Record, ...]) -> None:

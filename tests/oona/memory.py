@@ -1,7 +1,6 @@
 """A log in memory: the contract without a disk, for tests."""
 
 import threading
-from types import TracebackType
 from typing import Self
 
 from esper.errors import LogError
@@ -55,7 +54,7 @@ class MemoryLog:
             if topics is None or rows[row].topic in topics:
                 found.append(rows[row])
             row += 1
-        return Page(tuple(found), _at(row))
+        return Page(tuple(found), Position.at(_FILE, row))
 
     def last(self, limit: int = 1, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
         """The newest `limit` records of `topics`, oldest first."""
@@ -66,11 +65,11 @@ class MemoryLog:
         """Where a reader goes on who may be `keep` records behind, and how many it passes over."""
         row = (position or START).row(_FILE)
         to = max(row, len(self._records) - keep)
-        return _at(to), to - row
+        return Position.at(_FILE, to), to - row
 
     def end(self) -> Position:
         """The position after the last record."""
-        return _at(len(self._records))
+        return Position.at(_FILE, len(self._records))
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`; False when `timeout_s` passed without one."""
@@ -91,9 +90,5 @@ class MemoryLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _at(row: int) -> Position:
-    return Position(((_FILE, row),))

@@ -13,9 +13,10 @@ from esper.events.fields import Event
 from esper.events.kinds.control import Command, CommandIssued
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, Code, RunFinished, RunStarted, Tail
 from esper.events.kinds.telemetry import Heartbeat, StepColumns, StepsMeasured
-from esper.oona.appender import Item, append_items
 from esper.oona.contract import START, Log
 from esper.oona.emitter import Emitter
+from esper.oona.heads import Draft
+from esper.oona.writer import append_drafts
 from tests.beginnings import run_started
 from tests.oona.memory import MemoryLog
 
@@ -70,9 +71,9 @@ def saved(number: int) -> CheckpointSaved:
     return CheckpointSaved(checkpoint=f"{number:04}", digest="1" * 64, size_bytes=10, reason="due", duration_s=number / 7)
 
 
-def item(event: Event, moment: int | None, *, step: int = 0, cause: EventId | None = None) -> Item:
+def draft(event: Event, moment: int | None, *, step: int = 0, cause: EventId | None = None) -> Draft:
     """`event` as it would be emitted."""
-    return Item(event, event.TOPIC, moment, 1, BEGAN + timedelta(milliseconds=moment or 0), 0, step, cause, None)
+    return Draft(event, event.TOPIC, moment, 1, BEGAN + timedelta(milliseconds=moment or 0), 0, step, cause, None)
 
 
 def measure(emitter: Emitter, event: Event, *, epoch: int, step: int) -> None:
@@ -88,7 +89,7 @@ def mixed(count: int) -> tuple[Record, ...]:
     for number in range(count):
         beats = number % 7 == 6
         event = Heartbeat(idle_s=0.5, doing="step") if beats else makers[number % len(makers)](number)
-        append_items(log, [item(event, None if beats else next(moments), step=number)])
+        append_drafts(log, [draft(event, None if beats else next(moments), step=number)])
     return everything(log)
 
 
@@ -96,7 +97,7 @@ def ended(count: int) -> tuple[Record, ...]:
     """`count` records of RUN, the last of them its end."""
     log = MemoryLog(RUN)
     log.append(mixed(count - 1))
-    append_items(log, [item(finished(log.heads().tails()), log.heads().moment + 1, step=count)])
+    append_drafts(log, [draft(finished(log.heads().tails()), log.heads().moment + 1, step=count)])
     return everything(log)
 
 

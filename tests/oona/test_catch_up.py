@@ -13,11 +13,11 @@ from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import StepsMeasured
-from esper.oona.appender import append_items
-from esper.oona.catch_up import OUTSIDE, CatchUp, DivergedError, catch_up, first_difference
+from esper.oona.catch_up import OUTSIDE, CatchUp, DivergedError, first_difference
 from esper.oona.emitter import Emitter
+from esper.oona.writer import append_drafts
 from tests.oona.memory import MemoryLog
-from tests.oona.samples import RUN, command, everything, finished, item, kinds, measure, saved, started, steps, ticking
+from tests.oona.samples import RUN, command, draft, everything, finished, kinds, measure, saved, started, steps, ticking
 
 NEVER_S = 1e6
 EPOCHS = 4
@@ -84,7 +84,7 @@ def compared(log: MemoryLog) -> list[tuple[str, int, int, JsonValue]]:
 
 def resume(log: MemoryLog) -> Emitter:
     epoch, moment = checkpoint_in(log)
-    return emitter_on(log, catch_up(log, moment, None if moment is None else f"{epoch:04}"))
+    return emitter_on(log, CatchUp(log, moment, None if moment is None else f"{epoch:04}"))
 
 
 WHOLE = whole()
@@ -149,20 +149,26 @@ def test_telemetry_dropped_before_the_kill_stays_dropped_while_facts_are_met_aga
         start(emitter)
         train(emitter, 1, 2, dropped=True)
     dropped = SamplesDropped(topic=topics.STEPS, count=1, first_step=3, last_step=3)
-    append_items(log, [item(dropped, log.heads().moment + 1, step=4)._replace(epoch=2, time=log.heads().time)])
+    append_drafts(log, [draft(dropped, log.heads().moment + 1, step=4)._replace(epoch=2, time=log.heads().time)])
     before = everything(log)
-    with emitter_on(log, catch_up(log, Moment(1), None)) as emitter:
+    with emitter_on(log, CatchUp(log, Moment(1), None)) as emitter:
         emitter.emit(saved(0), epoch=0, step=0)
         train(emitter, 1, 2)
     assert everything(log) == before
 
 
-def test_upcoming_facts_are_those_not_met_yet_in_order() -> None:
-    with emitter_on(KILLED, catch_up(KILLED, None, None)) as emitter:
-        assert kinds(emitter.upcoming) == [RunStarted.KIND, CheckpointSaved.KIND, command(0).KIND, CheckpointSaved.KIND, command(0).KIND]
+def test_pending_facts_are_those_not_emitted_yet_in_order() -> None:
+    with emitter_on(KILLED, CatchUp(KILLED, None, None)) as emitter:
+        assert kinds(emitter.pending_facts) == [
+            RunStarted.KIND,
+            CheckpointSaved.KIND,
+            command(0).KIND,
+            CheckpointSaved.KIND,
+            command(0).KIND,
+        ]
         start(emitter)
-        assert kinds(emitter.upcoming) == [command(0).KIND, CheckpointSaved.KIND, command(0).KIND]
-    assert not emitter_on(MemoryLog(RUN)).upcoming
+        assert kinds(emitter.pending_facts) == [command(0).KIND, CheckpointSaved.KIND, command(0).KIND]
+    assert not emitter_on(MemoryLog(RUN)).pending_facts
 
 
 DIFFERENCES: list[tuple[str, Callable[[Emitter], object]]] = [
@@ -185,22 +191,22 @@ def test_saying_something_else_is_a_divergence(message: str, say: Callable[[Emit
 
 def test_volatile_fields_may_differ() -> None:
     log = cut(WHOLE, 10)
-    with emitter_on(log, catch_up(log, Moment(9), None)) as emitter:
+    with emitter_on(log, CatchUp(log, Moment(9), None)) as emitter:
         again = saved(2).model_copy(update={"duration_s": 99.0})
         assert emitter.emit(again, epoch=2, step=4) == everything(log)[9].id
 
 
 def test_a_new_environment_is_no_divergence_but_new_settings_are() -> None:
     log = cut(WHOLE, 2)
-    with emitter_on(log, catch_up(log, None, None)) as emitter:
+    with emitter_on(log, CatchUp(log, None, None)) as emitter:
         assert emitter.emit(started(revision="def"), epoch=0, step=0) == everything(log)[0].id
-    with emitter_on(log, catch_up(log, None, None)) as emitter, pytest.raises(DivergedError, match=r"data\.task 'spirals', got 'digits'"):
+    with emitter_on(log, CatchUp(log, None, None)) as emitter, pytest.raises(DivergedError, match=r"data\.task 'spirals', got 'digits'"):
         emitter.emit(started(task="digits"), epoch=0, step=0)
 
 
 def test_no_heartbeat_is_written_while_catching_up() -> None:
     log = cut(KILLED, 9)
-    with emitter_on(log, catch_up(log, Moment(6), "0001"), heartbeat_s=0.001) as emitter:
+    with emitter_on(log, CatchUp(log, Moment(6), "0001"), heartbeat_s=0.001) as emitter:
         assert not log.wait(log.end(), 0.02)
         emitter.emit(command(2), epoch=2, step=4)
         emitter.emit(saved(2), epoch=2, step=4)
@@ -211,7 +217,7 @@ def test_no_heartbeat_is_written_while_catching_up() -> None:
 
 def test_failing_while_catching_up_says_how_far_it_came() -> None:
     log = cut(WHOLE, 14)
-    emitter = emitter_on(log, catch_up(log, Moment(6), "0001"))
+    emitter = emitter_on(log, CatchUp(log, Moment(6), "0001"))
     emitter.emit(command(2), epoch=2, step=4)
     emitter.fail("diverged", "at the second", where="epoch 2", epoch=2, step=4)
     resumed, commands, measured, failed = everything(log)[14:]
@@ -222,7 +228,7 @@ def test_failing_while_catching_up_says_how_far_it_came() -> None:
 
 def test_an_execution_that_failed_far_behind_does_not_take_the_clocks_back() -> None:
     log = cut(KILLED, 9)
-    emitter = emitter_on(log, catch_up(log, None, None))
+    emitter = emitter_on(log, CatchUp(log, None, None))
     emitter.fail("error", "a damaged checkpoint", where="epoch 0", epoch=0, step=0)
     facts = [record for record in everything(log) if record.fact is not None and record.type != StreamEnded.KIND]
     assert [record.epoch for record in facts] == sorted(record.epoch for record in facts)
@@ -273,7 +279,7 @@ def test_only_the_streams_that_did_not_end_are_ended_after_a_kill() -> None:
 
 def test_changes_of_the_environment_stand_in_run_resumed() -> None:
     log = cut(WHOLE, 6)
-    ahead = catch_up(log, Moment(6), "0001")
+    ahead = CatchUp(log, Moment(6), "0001")
     ahead.compare_start(started(revision="def"))
     with emitter_on(log, ahead) as emitter:
         emitter.emit(command(2), epoch=2, step=4)
@@ -283,7 +289,7 @@ def test_changes_of_the_environment_stand_in_run_resumed() -> None:
 
 
 def test_another_start_is_a_divergence_even_where_nothing_is_to_be_met_again() -> None:
-    ahead = catch_up(cut(WHOLE, 6), Moment(6), "0001")
+    ahead = CatchUp(cut(WHOLE, 6), Moment(6), "0001")
     with pytest.raises(DivergedError, match=r"data\.task 'spirals', got 'digits'") as raised:
         ahead.compare_start(started(task="digits"))
     assert raised.value.where == "topic system.events.run, sequence 1, field data.task"

@@ -11,7 +11,7 @@ from esper.events.codec import decode
 from esper.events.envelope import RunId
 from esper.events.kinds.run import StreamEnded
 from esper.events.topics import RESOURCES
-from esper.oona.daily_run import DailyRun, machine_name
+from esper.oona.daily_run import DailyRun, _machine_name
 from esper.oona.directory import Directory
 from tests.nissa.samples import resources
 
@@ -43,7 +43,7 @@ def names(path: Path) -> list[RunId]:
 
 def test_the_run_is_named_by_machine_and_day_and_hidden(tmp_path: Path, machine: DailyRun) -> None:
     machine.append([resources(), resources()])
-    assert names(tmp_path) == [f"machine:{machine_name()}:2026-01-01"]
+    assert names(tmp_path) == [f"machine:{_machine_name()}:2026-01-01"]
     assert Directory(tmp_path).runs() == []
     with Directory(tmp_path).open(names(tmp_path)[0]) as log:
         records = log.read().records
@@ -79,7 +79,7 @@ def test_a_run_of_an_earlier_day_whose_process_was_killed_is_ended_by_the_next(t
 
 
 def test_the_run_of_another_machine_with_a_longer_name_is_left_alone(tmp_path: Path, machine: DailyRun) -> None:
-    other = RunId(f"machine:{machine_name()}-two:2025-12-31")
+    other = RunId(f"machine:{_machine_name()}-two:2025-12-31")
     Directory(tmp_path).create(other, "agent").close()
     machine.append([resources()])
     entry = Directory(tmp_path).entry(other)
@@ -105,4 +105,4 @@ def test_a_second_process_of_one_kind_is_refused_or_numbered(tmp_path: Path, mac
     second = DailyRun(Directory(tmp_path), "machine", "agent", clock, instances=2)
     second.append([resources()])
     second.close()
-    assert names(tmp_path) == [f"machine:{machine_name()}:2026-01-01", f"machine:{machine_name()}-2:2026-01-01"]
+    assert names(tmp_path) == [f"machine:{_machine_name()}:2026-01-01", f"machine:{_machine_name()}-2:2026-01-01"]

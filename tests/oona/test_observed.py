@@ -1,5 +1,6 @@
-"""What an observer keeps beside a run: written once, saved with its position, readable at any time."""
+"""What an observer keeps beside a run: written once, saved with its position, readable at any time; the contract also over memory."""
 
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 
 from esper.errors import LogError
 from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.oona.contract import Position
-from esper.oona.observed import Observed, end_of_observed, is_settled, read_observed
+from esper.oona.contract import START, Position, SavedState, Store
+from esper.oona.observed import Observed, end_of_observed, is_observed, is_settled, read_observed
 
 RUN = RunId("run")
 THERE = Position((("run.sqlite", 7),))
+LATER = Position((("run.sqlite", 9),))
 
 
 def derived(identity: str, *, topic: str = "observability.alerts", data: bytes = b"{}") -> Record:
@@ -78,3 +80,92 @@ def test_the_file_of_another_run_is_refused(tmp_path: Path) -> None:
     Observed(tmp_path, RUN).close()
     with pytest.raises(LogError, match="expected the observed file of run other, got that of run run"):
         Observed(tmp_path, RunId("other"))
+
+
+class MemoryStore:
+    """A store that lasts as long as its object."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.state = SavedState(START, START, {})
+
+    def saved(self) -> SavedState:
+        return self.state
+
+    def save(
+        self, records: Sequence[Record], derived_to: Position | None = None, parts: Mapping[str, bytes] | None = None
+    ) -> tuple[Record, ...]:
+        for record in records:
+            known = self.records.get(record.id, record)
+            if (known.topic, known.type, known.data) != (record.topic, record.type, record.data):
+                raise LogError(f"derived event {record.id} stands in memory with other bytes already")
+        new = tuple({record.id: record for record in records if record.id not in self.records}.values())
+        self.records |= {record.id: record for record in new}
+        if derived_to is not None:
+            self.state = self.state._replace(derived_to=derived_to)
+            if parts is not None:
+                self.state = SavedState(derived_to, derived_to, {**self.state.parts, **parts})
+        return new
+
+
+Reopen = Callable[[], Store]
+
+
+@pytest.fixture(params=["file", "memory"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
+    """A store of the same run, opened once more."""
+    if request.param == "file":
+        return lambda: Observed(tmp_path, RUN)
+    memory = MemoryStore()
+    return lambda: memory
+
+
+def test_nothing_is_saved_of_a_run_that_nobody_observed(reopen: Reopen) -> None:
+    assert reopen().saved() == SavedState(START, START, {})
+
+
+def test_position_and_state_are_there_for_the_next_host(reopen: Reopen) -> None:
+    reopen().save([derived("a")], THERE, {"run": b"state", "topic": b"cell"})
+    assert reopen().saved() == SavedState(THERE, THERE, {"run": b"state", "topic": b"cell"})
+
+
+def test_the_state_stays_where_it_was_saved_while_the_position_goes_on(reopen: Reopen) -> None:
+    store = reopen()
+    store.save([], THERE, {"topic": b"cell"})
+    store.save([], LATER)
+    assert store.saved() == SavedState(LATER, THERE, {"topic": b"cell"})
+
+
+def test_parts_that_did_not_change_stay_beside_those_that_did(reopen: Reopen) -> None:
+    store = reopen()
+    store.save([], THERE, {"one": b"1", "two": b"2"})
+    store.save([], LATER, {"two": b"3"})
+    assert store.saved() == SavedState(LATER, LATER, {"one": b"1", "two": b"3"})
+
+
+def test_records_without_a_position_leave_it_where_it_is(reopen: Reopen) -> None:
+    store = reopen()
+    store.save([], THERE, {"one": b"1"})
+    store.save([derived("a")])
+    assert store.saved() == SavedState(THERE, THERE, {"one": b"1"})
+
+
+def test_a_record_that_is_derived_again_is_written_once(reopen: Reopen) -> None:
+    store = reopen()
+    assert store.save([derived("a")]) == (derived("a"),)
+    assert store.save([derived("a"), derived("b")]) == (derived("b"),)
+    assert reopen().save([derived("b"), derived("b"), derived("c"), derived("c")]) == (derived("c"),)
+
+
+def test_the_same_id_with_other_bytes_is_refused_and_nothing_of_its_call_is_saved(reopen: Reopen) -> None:
+    store = reopen()
+    store.save([derived("a")])
+    with pytest.raises(LogError, match=r"derived event a stands in .* with other bytes"):
+        store.save([derived("b"), derived("a", data=b"{ }")], THERE, {"one": b"1"})
+    assert store.saved() == SavedState(START, START, {})
+    assert store.save([derived("b")]) == (derived("b"),)
+
+
+def test_a_run_that_nobody_observed_has_no_file(tmp_path: Path) -> None:
+    assert not is_observed(tmp_path)
+    assert read_observed(tmp_path, RUN).records == ()

@@ -13,13 +13,13 @@ from esper.events import topics
 from esper.events.envelope import Record
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import FACTS
-from esper.oona.appender import append_items
 from esper.oona.contract import START, records_of
 from esper.oona.directory import Directory
 from esper.oona.file import FILE_FORMAT, RUN_FILE
 from esper.oona.run_log import RunLog
+from esper.oona.writer import append_drafts
 from tests.oona.processes import NOBODY, child, line, open_to_others
-from tests.oona.samples import RUN, everything, finished, item, lose_from_index, mixed
+from tests.oona.samples import RUN, draft, everything, finished, lose_from_index, mixed
 
 RECORDS = mixed(300)
 
@@ -195,7 +195,7 @@ def test_the_end_of_a_topic_that_was_cut_off_shows_in_the_tails(directory: Direc
     assert missing.type == Heartbeat.KIND  # Without a moment: nothing else counts it.
     alter(directory.path / RUN / RUN_FILE, "DELETE FROM records WHERE row = 14")
     with directory.resume(RUN) as log:
-        append_items(log, [item(end, log.heads().moment + 1, step=20)])
+        append_drafts(log, [draft(end, log.heads().moment + 1, step=20)])
     with directory.open(RUN) as log, pytest.raises(LogError, match=rf"expected before it topic {Heartbeat.TOPIC} to end with sequence 2"):
         log.heads()
 
@@ -345,3 +345,12 @@ def test_an_unsealed_run_is_read_from_a_copy(directory: Directory, closed: Path,
     with Directory(tmp_path / "copy").open(RUN) as log:
         assert everything(log) == RECORDS
     assert directory.runs()[0].run == RUN
+
+
+def test_the_reserve_takes_room_until_it_is_freed(directory: Directory) -> None:
+    reserve = directory.path / RUN / "reserve"
+    with directory.create(RUN) as log:
+        assert reserve.stat().st_blocks * 512 >= 1 << 20
+        log.free_reserve()
+        log.free_reserve()
+        assert not reserve.exists()

@@ -15,7 +15,7 @@ from esper.events.envelope import RunId
 from esper.events.kinds.run import SamplesDropped
 from esper.events.kinds.telemetry import ResourcesMeasured
 from esper.events.topics import RESOURCES
-from esper.oona.daily_run import machine_name
+from esper.oona.daily_run import _machine_name
 from esper.oona.directory import Directory
 from esper.processes.agent import Agent, Gpus, run_agent
 from tests.synthetic import write_run
@@ -136,7 +136,7 @@ def test_it_stays_while_somebody_trains(tmp_path: Path) -> None:
     with directory.create(RunId("01f00000-0000-7000-8000-000000000001")):
         measuring = Thread(target=run_agent, args=(directory, 0.01, stopped, 0.0))
         measuring.start()
-        path = directory.path / f"machine:{machine_name()}:{datetime.now(UTC):%Y-%m-%d}"
+        path = directory.path / f"machine:{_machine_name()}:{datetime.now(UTC):%Y-%m-%d}"
         while not path.exists():
             assert measuring.is_alive()
         assert measuring.is_alive()

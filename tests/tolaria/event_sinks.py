@@ -33,7 +33,7 @@ class ListedJournal:
 
     story: list[Said | str] = field(default_factory=list)
     measured: list[Event] = field(default_factory=list)
-    upcoming: tuple[Record, ...] = ()
+    pending_facts: tuple[Record, ...] = ()
 
     def emit(self, event: Event, *, epoch: int, step: int, cause: EventId | None = None, trace: str | None = None) -> EventId:
         """Keeps the fact; ids count from 1."""

@@ -391,7 +391,7 @@ def catching_up(folder: Path, policy: tuple[DecisionMade, ...] | None, *ahead: E
 
     made = World(folder, script=decide)
     made.step()
-    made.sink.upcoming = logged(*ahead)
+    made.sink.pending_facts = logged(*ahead)
     made.end(1)
     return made.sink.of(DecisionMade)
 
@@ -430,7 +430,7 @@ def test_a_kernel_that_failed_by_the_log_has_failed_even_if_it_could_be_made_now
     made = lived(tmp_path, TRAINING, 1)
     (submitted,) = made.sink.of(BlueprintSubmitted)
     failed = KernelCompileFailed(key=submitted.key, site=SITE, seed=0, life=1, error="the disk was full")
-    made.sink.upcoming = logged(failed, epoch=2)
+    made.sink.pending_facts = logged(failed, epoch=2)
     made.at(2)
     made.adaptation.collect_kernels()
     assert made.sink.said[-1].event == failed

@@ -18,9 +18,8 @@ import apsw
 from esper.errors import EsperError, LogError
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_list import RunSummary, summaries
-from esper.oona.directory import Directory
+from esper.oona.directory import Directory, file_system_of, mounted, refuse_network
 from esper.oona.observed import check_observed
-from esper.oona.place import file_system_of, mounted, refuse_network
 
 _Verdict = Literal["ok", "warning", "bad", "unknown"]
 _PYTHON = (3, 11)

@@ -18,10 +18,10 @@ from esper.events.kinds.observability import WindowAggregated
 from esper.events.topics import AGGREGATES, TOPICS, TopicClass
 from esper.folds.run_state import RunState, digest
 from esper.history.run_history import History
-from esper.oona import observed, seal
+from esper.oona import observed
 from esper.oona.contract import Page, Position
 from esper.oona.directory import Directory
-from esper.oona.file import OBSERVED_FILE, RUN_FILE
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, read_mark
 
 MOST_OPEN = 16
 _MOST_WINDOWS = 100  # Of one metric of a run.
@@ -124,7 +124,7 @@ class OpenRuns:
 
     def seal_digest(self, run: RunId) -> str | None:
         """A digest of the seal of `run`; None while it is not sealed. What is read of a sealed run never changes."""
-        mark = seal.read_mark(self._directory.path / run)
+        mark = read_mark(self._directory.path / run)
         return None if mark is None else hashlib.sha256(mark.encode()).hexdigest()[:32]
 
     def release(self, run: RunId) -> None:

@@ -33,9 +33,9 @@ from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.notices import alert_of
 from esper.observer.delivery.outbox import AlertOutcome
 from esper.observer.observed_run import ObservedRun
-from esper.oona import seal
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
+from esper.oona.file import read_mark, sealed_ago_s
 from esper.oona.follower import Follower, RunPage
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 
@@ -86,9 +86,7 @@ class Observer:
         self._ticked_at = -settings.tick_s
         positions = self._positions()
         # Sealed and observed to their end, but not settled: the observer was killed in between.
-        self._to_settle = {
-            run for run in positions if is_observed(directory.path / run) and seal.read_mark(directory.path / run) is not None
-        }
+        self._to_settle = {run for run in positions if is_observed(directory.path / run) and read_mark(directory.path / run) is not None}
         self._follower = Follower(directory, positions, from_start=from_start)
         if self._deliverer is not None:
             self._hand_over(self._deliverer, positions)
@@ -140,10 +138,10 @@ class Observer:
         for run in self._directory.names(hidden=True):
             folder = self._directory.path / run
             if is_observed(folder):
-                if not (is_settled(folder) and seal.read_mark(folder) is not None):
+                if not (is_settled(folder) and read_mark(folder) is not None):
                     with self._guarded(run):
                         positions[run] = _derived_to(folder, run)
-            elif seal.sealed_ago_s(folder, self._now()) <= self._settings.fresh_s:
+            elif sealed_ago_s(folder, self._now()) <= self._settings.fresh_s:
                 positions[run] = START
         return positions
 

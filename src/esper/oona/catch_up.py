@@ -1,12 +1,12 @@
-"""Resume is catching up: what the log holds after a checkpoint is met again, fact by fact, and nothing of it is written twice.
+"""A resumed run catches up: each fact that the log holds after the checkpoint is compared with the one emitted again, not written again.
 
-A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must be the one that the log has at that
-place: the same topic, type, epoch and step, and the same comparison form (payload without volatile fields). Ids need no translation here,
-because `Emitter.emit` answers with the logged id. RunResumed, SamplesDropped, StreamEnded and RunFailed stand outside: they depend on
-how fast the machine was, or are what the resume gets over.
+A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must equal the next logged one in its topic,
+type, epoch, step and comparison form (payload without volatile fields). Ids need no translation: `Emitter.emit` returns the logged id.
+RunResumed, SamplesDropped, StreamEnded and RunFailed are not compared: they depend on how fast the machine was, or are the failure that the
+resume repairs.
 
-RunStarted is compared at every resume, from whichever checkpoint: where no fact is to be met again, nothing else would notice other data
-or settings. In it code, packages and hardware are not compared: their changes stand in RunResumed.
+RunStarted is compared at every resume, from whichever checkpoint: where no fact is left to compare, nothing else would notice other data or
+settings. Its code, packages and hardware are not compared: their changes are recorded in RunResumed.
 """
 
 from collections import deque
@@ -24,10 +24,12 @@ from esper.oona.contract import Log, records_of
 
 OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
+_Difference = tuple[str, object, object]
+"""A field, and its expected and its found value."""
 
 
 class DivergedError(LogError):
-    """A resumed run said something else than the log has at `where`, a topic, sequence and field: it is not the same training any more."""
+    """A resumed run emitted another fact than the log has at `where`, a topic, sequence and field: it is another training."""
 
     def __init__(self, record: Record, field: str, expected: object, got: object) -> None:
         self.where = f"topic {record.topic}, sequence {record.sequence}, field {field}"
@@ -38,95 +40,79 @@ class DivergedError(LogError):
 
 
 class CatchUp:
-    """What a resumed run must meet again, in fact order. Made by `catch_up`, consumed by one Emitter."""
+    """The logged facts that a resumed run must emit again, in fact order. One Emitter consumes them."""
 
-    def __init__(
-        self,
-        expected: tuple[Record, ...],
-        *,
-        started: Record | None,
-        after: Moment | None,
-        logged_to: Moment,
-        checkpoint: str | None,
-    ) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, log: Log, after: Moment | None, checkpoint: str | None) -> None:
+        """Reads the facts of `log`, and keeps those after moment `after`: all of them for None, when there is no `checkpoint`."""
         self.environment_changes: tuple[str, ...] = ()
-        self._started = started
-        self._expected = deque(expected)
-        self._met = Moment(after or 0)
-        self._logged_to = logged_to
+        self._checkpoint = checkpoint
+        self._matched_to = Moment(after or 0)
+        self._logged_to = Moment(0)
+        self._started: Record | None = None
+        self._pending: deque[Record] = deque()
+        for record in records_of(log, FACTS):
+            self._logged_to = record.moment
+            if record.type == RunStarted.KIND:
+                self._started = record
+            if record.moment > self._matched_to and record.type not in OUTSIDE:
+                self._pending.append(record)
 
     @property
-    def upcoming(self) -> tuple[Record, ...]:
-        """The logged facts that were not met again yet, in fact order."""
-        return tuple(self._expected)
+    def pending_facts(self) -> tuple[Record, ...]:
+        """The logged facts that were not emitted again yet, in fact order."""
+        return tuple(self._pending)
 
     @property
     def pending(self) -> bool:
-        """True while logged facts are still to be met."""
-        return bool(self._expected)
-
-    @property
-    def caught_up_to(self) -> Moment:
-        """The moment up to which the log and this execution agree: all of it once nothing is pending."""
-        return self._met if self._expected else self._logged_to
+        """True while there are pending facts."""
+        return bool(self._pending)
 
     def resumed(self, incarnation: int) -> RunResumed:
-        """What a resumed run says first."""
+        """The first new record of a resumed run. Log and execution agree up to its `caught_up_to`."""
         return RunResumed(
-            checkpoint=self.checkpoint,
-            caught_up_to=self.caught_up_to,
+            checkpoint=self._checkpoint,
+            caught_up_to=self._matched_to if self._pending else self._logged_to,
             incarnation=incarnation,
             environment_changes=self.environment_changes,
         )
 
     def compare_start(self, event: RunStarted) -> None:
-        """Holds how this execution starts against how the run began. What changed around it will stand in RunResumed.
+        """Compares the start of this execution with the run's, and notes changes of the environment for RunResumed.
 
         Raises DivergedError, naming the field, for another task, other settings, data or sites.
         """
         if self._started is None:
             return
         _require_same(self._started, event, epoch=self._started.epoch, step=self._started.step)
-        began = decode_as(self._started, RunStarted)
-        self.environment_changes = environment_changes(began, event)
+        before, after = _environment(decode_as(self._started, RunStarted)), _environment(event)
+        changed = (name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+        self.environment_changes = tuple(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in changed)
 
-    def meet(self, event: Event, *, epoch: int, step: int) -> EventId:
-        """The id of the logged fact that `event` is again. Raises DivergedError, naming place and field, when it is not that fact."""
-        record = self._expected[0]
+    def match_next(self, event: Event, *, epoch: int, step: int) -> EventId:
+        """The id of the next pending fact. Raises DivergedError, naming place and field, where `event` is not that fact."""
+        record = self._pending[0]
         _require_same(record, event, epoch=epoch, step=step)
-        self._expected.popleft()
-        self._met = record.moment
+        self._pending.popleft()
+        self._matched_to = record.moment
         return record.id
 
 
-def catch_up(log: Log, after: Moment | None, checkpoint: str | None) -> CatchUp:
-    """What `log` holds after moment `after` (None: all of it, when there is no checkpoint). Reads the log's facts; keeps those after it."""
-    expected: list[Record] = []
-    started: Record | None = None
-    last = Moment(0)
-    for record in records_of(log, FACTS):
-        last = record.moment
-        if record.type == RunStarted.KIND:
-            started = record
-        if record.moment > (after or 0) and record.type not in OUTSIDE:
-            expected.append(record)
-    return CatchUp(tuple(expected), started=started, after=after, logged_to=last, checkpoint=checkpoint)
-
-
-def environment_changes(began: RunStarted, now: RunStarted) -> tuple[str, ...]:
-    """What of code, packages and hardware is not as it was when the run began, one sentence each."""
-    before, after = _environment(began), _environment(now)
-    changed = (name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
-    return tuple(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in changed)
-
-
 def _environment(event: RunStarted) -> dict[str, JsonValue]:
-    """By dotted name; what is absent is None."""
+    """Code, packages and hardware, by dotted name."""
     form = comparison_form(event, str)
     assert isinstance(form, dict)
     parts = {name: form[name] for name in _ENVIRONMENT}
     return {f"{name}.{key}": value for name, part in parts.items() if isinstance(part, dict) for key, value in part.items()}
+
+
+def _require_same(record: Record, event: Event, *, epoch: int, step: int) -> None:
+    """Raises DivergedError at the first difference. The type implies the topic."""
+    for field, expected, got in (("type", record.type, event.KIND), ("epoch", record.epoch, epoch), ("step", record.step, step)):
+        if expected != got:
+            raise DivergedError(record, field, expected, got)
+    difference = first_difference(_form(decode(record)), _form(event))
+    if difference is not None:
+        raise DivergedError(record, *difference)
 
 
 def _form(event: Event) -> JsonValue:
@@ -136,39 +122,15 @@ def _form(event: Event) -> JsonValue:
     return form
 
 
-def _require_same(record: Record, event: Event, *, epoch: int, step: int) -> None:
-    difference = _difference(record, event, epoch=epoch, step=step)
-    if difference is not None:
-        raise DivergedError(record, *difference)
-
-
-def _difference(record: Record, event: Event, *, epoch: int, step: int) -> tuple[str, object, object] | None:
-    place: tuple[tuple[str, object, object], ...] = (
-        ("type", record.type, event.KIND),  # Which says the topic too.
-        ("epoch", record.epoch, epoch),
-        ("step", record.step, step),
-    )
-    for field, wanted, came in place:
-        if wanted != came:
-            return field, wanted, came
-    return first_difference(_form(decode(record)), _form(event))
-
-
-def first_difference(expected: JsonValue, got: JsonValue, path: str = "data") -> tuple[str, object, object] | None:
-    """Where two JSON values differ first, with what stands there in each; None when they are equal."""
+def first_difference(expected: JsonValue, got: JsonValue, path: str = "data") -> _Difference | None:
+    """The first place where two JSON values differ, with its value in each; None when they are equal."""
     if isinstance(expected, dict) and isinstance(got, dict):
-        for name in sorted(expected.keys() | got.keys()):
-            found = first_difference(expected.get(name, "(absent)"), got.get(name, "(absent)"), f"{path}.{name}")
-            if found is not None:
-                return found
-        return None
-    if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
-        return next(
-            (
-                found
-                for index, (wanted, came) in enumerate(zip(expected, got, strict=True))
-                if (found := first_difference(wanted, came, f"{path}[{index}]")) is not None
-            ),
-            None,
-        )
-    return None if expected == got and type(expected) is type(got) else (path, expected, got)
+        pairs = [
+            (f"{path}.{name}", expected.get(name, "(absent)"), got.get(name, "(absent)")) for name in sorted(expected.keys() | got.keys())
+        ]
+    elif isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+        pairs = [(f"{path}[{index}]", *values) for index, values in enumerate(zip(expected, got, strict=True))]
+    else:
+        return None if expected == got and type(expected) is type(got) else (path, expected, got)
+    differences = (first_difference(wanted, found, place) for place, wanted, found in pairs)
+    return next((difference for difference in differences if difference is not None), None)

@@ -1,12 +1,11 @@
-"""What a log promises, whatever it is made of: `Log` to readers, `RunWriter` to the one process that writes a run.
+"""The contracts of the log: `Log` for readers, `RunWriter` for the one process that writes a run, `Store` for who derives from it.
 
 Order of writing everywhere: data durable, then what readers see. Nothing here opens a file.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from esper.errors import DataError, LogError
@@ -17,16 +16,21 @@ from esper.oona.heads import Heads
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a reader goes on: an opaque cursor, the last row read of each file. Only `esper.oona` looks inside; others keep its text."""
+    """Where a reader continues: an opaque cursor, the last row read of each file. Only `esper.oona` looks inside; others keep its text."""
 
     rows: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def at(cls, file: str, row: int) -> Self:
+        """The position after row `row` of `file`."""
+        return cls(((file, row),))
 
     def row(self, file: str) -> int:
         """The last row read of `file`; 0 before the first."""
         return dict(self.rows).get(file, 0)
 
     def records_since(self, earlier: "Position") -> int:
-        """How many records stand between `earlier` and this position of the same log, of all topics; 0 where that is later."""
+        """The number of records of all topics between `earlier` and this position of the same log; 0 where that is later."""
         return sum(max(0, row - earlier.row(file)) for file, row in self.rows)
 
     def to_text(self) -> str:
@@ -50,7 +54,7 @@ _PAGE = 1000
 
 
 class Page(NamedTuple):
-    """Records in the log's order, and where to go on after them."""
+    """Records in the log's order, and the position after them."""
 
     records: tuple[Record, ...]
     position: Position
@@ -64,23 +68,18 @@ class Log(Protocol):
 
         A page with fewer than `limit` records ends at the log's end as it was then, whatever the topics. Never blocks for new records.
         """
-        ...
 
     def last(self, limit: int = 1, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
         """The newest `limit` records of `topics` (None: all), oldest first; looked for from the end, whatever stands before."""
-        ...
 
     def skip(self, position: Position | None, keep: int) -> tuple[Position, int]:
-        """Where a reader at `position` (None: at the start) goes on who may be `keep` records behind, and how many it passes over."""
-        ...
+        """The later of `position` (None: the start) and the position `keep` records before the end, and how many records that skips."""
 
     def end(self) -> Position:
         """The position after the last durable record."""
-        ...
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`; False when `timeout_s` passed without one."""
-        ...
 
 
 def pages_of(log: Log, start: Position | None, topics: frozenset[str] | None, limit: int = _PAGE) -> Iterator[Page]:
@@ -109,13 +108,11 @@ def records_of(log: Log, topics: frozenset[str] | None, limit: int = _PAGE) -> I
 
 def records_between(log: Log, start: Position, end: Position) -> Iterator[Record]:
     """The records of `log` after `start`, up to `end` and no further, oldest first, a page at a time."""
-    at = start
-    while (left := end.records_since(at)) > 0:
-        page = log.read(at, min(left, _PAGE))
-        yield from page.records
-        if not page.records:
+    while (left := end.records_since(start)) > 0:
+        records, start = log.read(start, min(left, _PAGE))
+        yield from records
+        if not records:
             return
-        at = page.position
 
 
 class RunWriter(Log, Protocol):
@@ -124,39 +121,65 @@ class RunWriter(Log, Protocol):
     @property
     def run(self) -> RunId:
         """The run that this log holds."""
-        ...
 
     @property
     def writer(self) -> str:
         """The name that every record's `writer` field must carry."""
-        ...
 
     def heads(self) -> Heads:
-        """How the log ends, as a copy: numbers and chains that the next records continue."""
-        ...
+        """The log's end, as a copy: numbers and chains that the next records continue."""
 
     def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
         """Makes `records` durable, all or none, before it returns; readers see them from then on.
 
         `reached` is the log's end after them, where `Heads.next` made them from a copy of its end; without it each of them is checked.
 
-        Raises RuleError for records that do not continue the log's numbers, LogError when they could not be written: whatever was
-        appended before stands, and `heads` still says how the log ends.
+        Raises RuleError for records that do not continue the log's numbers, LogError when they could not be written: the records appended
+        before stand, and `heads` is still the log's end.
         """
-        ...
 
     def free_reserve(self) -> None:
-        """Gives back the space that was kept for a run's last words on a full disk."""
-        ...
+        """Frees the space that was kept for the end of a run on a full disk."""
 
     def seal(self) -> bool:
         """Ends the log for good: nothing is appended after it. False when a reader held it open too long; the next holder seals it."""
-        ...
 
     def close(self) -> None:
-        """Lets go of files and locks; a second call does nothing."""
-        ...
+        """Closes files and releases locks; a second call does nothing."""
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class SavedState(NamedTuple):
+    """A host's progress with a run: records are derived up to `derived_to`; `parts` are as they were after the record at `state_to`.
+
+    Without `parts` the state is folded again from the run's first record, and `state_to` is the start.
+    """
+
+    derived_to: Position
+    state_to: Position
+    parts: Mapping[str, bytes]
+
+
+class Store(Protocol):
+    """The derived records, the position that they were derived to, and the state, of one run. One thread of one process writes.
+
+    A host of cells loads the state, applies the log from `state_to` to `derived_to` without writing what it derives, and goes on from
+    there. The order of its calls is the order of the log; a call may be lost with the process, and is then made again with the same
+    records.
+    """
+
+    def saved(self) -> SavedState:
+        """The progress as of the last `save` that returned."""
+
+    def save(
+        self, records: Sequence[Record], derived_to: Position | None = None, parts: Mapping[str, bytes] | None = None
+    ) -> tuple[Record, ...]:
+        """Those of `records` that are new. Everything of one call is durable together when it returns, or nothing is.
+
+        A record whose id is there already is not written again. `parts` (None: no state) are the parts of the state that changed since the
+        last call that had some: with the others as they were, they are the state after `derived_to`. Raises LogError where a record's id is
+        there with another topic, type or payload, and where nothing can be written; nothing has changed then.
+        """

@@ -1,7 +1,7 @@
-"""A run that is about no training: `machine:<name>:<date>` of the agent, `nissa:<name>:<date>` of custom metrics that came by HTTP.
+"""A run that is about no training: `machine:<name>:<date>` of the agent, `nissa:<name>:<date>` of custom metrics received by HTTP.
 
-It has no epoch and no step, is hidden from lists, and a new one begins every day (UTC). Yesterday's is ended and sealed by whoever opens
-today's.
+It has no epoch and no step, is hidden from lists, and a new one begins every day (UTC). The process that opens today's ends and seals those
+of earlier days.
 """
 
 import re
@@ -13,15 +13,15 @@ from threading import Lock
 from esper.errors import EsperError, LogError
 from esper.events.envelope import RunId
 from esper.events.fields import Event
-from esper.oona.appender import Item, append_items
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, WRITER_LOCK
+from esper.oona.heads import Draft
 from esper.oona.lock import holder_of
-from esper.oona.run_end import stream_ends
 from esper.oona.run_log import RunLog
+from esper.oona.writer import append_drafts
 
 
-def machine_name() -> str:
+def _machine_name() -> str:
     """This machine's name as it stands in run ids: small letters, digits and hyphens."""
     return re.sub(r"[^0-9a-z-]+", "-", socket.gethostname().lower()).strip("-")[:48] or "machine"
 
@@ -29,13 +29,13 @@ def machine_name() -> str:
 class DailyRun:
     """The run of one kind on this machine, opened by the first append. For any number of threads.
 
-    `instances` (at most 9) is how many processes may have one of their own at a time, told apart by a number. Close it, or leave it to the
+    At most `instances` (up to 9) processes have one of their own at a time, told apart by a number. Close it, or leave it to the
     process's end: the next to open one of this kind ends it.
     """
 
     def __init__(self, directory: Directory, kind: str, writer: str, clock: Callable[[], datetime], *, instances: int = 1) -> None:
         self._directory = directory
-        self._prefix = f"{kind}:{machine_name()}"
+        self._prefix = f"{kind}:{_machine_name()}"
         self._writer = writer
         self._clock = clock
         self._instances = instances
@@ -48,20 +48,19 @@ class DailyRun:
     def append(self, events: Sequence[Event]) -> None:
         """Makes `events` durable, all or none, before it returns. Raises LogError."""
         with self._lock:
-            log = self._today()
-            moment = log.heads().moment
-            append_items(log, [self._item(event, event.TOPIC, moment + number) for number, event in enumerate(events, 1)])
+            self._append(self._today(), [(event.TOPIC, event) for event in events])
 
     def close(self) -> None:
-        """Ends the stream and lets go of the file; today's run may go on later."""
+        """Ends the stream and closes the file; today's run may go on later."""
         with self._lock:
             if self._log is not None:
                 log, self._log = self._log, None
                 with log:
                     self._end(log)
 
-    def _item(self, event: Event, topic: str, moment: int) -> Item:
-        return Item(event, topic, moment, 1, self._clock(), 0, 0, None, None)
+    def _append(self, log: RunLog, events: Sequence[tuple[str, Event]]) -> None:
+        numbered = enumerate(events, log.heads().moment + 1)
+        append_drafts(log, [Draft(event, topic, moment, 1, self._clock(), 0, 0, None, None) for moment, (topic, event) in numbered])
 
     def _today(self) -> RunLog:
         day = f"{self._clock():%Y-%m-%d}"
@@ -74,19 +73,18 @@ class DailyRun:
         return self._log
 
     def _opened(self, day: str) -> RunLog:
-        refusal: LogError | None = None
         for instance in range(1, self._instances + 1):
             run = RunId(f"{self._prefix}{'' if instance == 1 else f'-{instance}'}:{day}")
             try:
                 exists = (self._directory.path / run / RUN_FILE).exists()
                 return self._directory.resume(run) if exists else self._directory.create(run, self._writer)
-            except LogError as error:
-                refusal = error
-        assert refusal is not None, "at least one instance is tried"
-        raise refusal
+            except LogError:
+                if instance == self._instances:
+                    raise
+        raise AssertionError("at least one instance is tried")
 
     def _end_earlier(self, day: str) -> None:
-        """Ends and seals the runs of earlier days that nobody writes any more. One that cannot be is left to be found."""
+        """Ends and seals the runs of earlier days that no process writes. One that cannot be sealed is left as it is."""
         for run in self._directory.names(hidden=True):
             own = self._own.fullmatch(run)
             entry = self._directory.entry(run) if own is not None and own["day"] < day else None
@@ -100,5 +98,4 @@ class DailyRun:
                 continue
 
     def _end(self, log: RunLog) -> None:
-        for name, _, event in stream_ends(log.heads()):
-            append_items(log, [self._item(event, name, log.heads().moment + 1)])
+        self._append(log, [(name, event) for name, _, event in log.heads().stream_ends()])

@@ -1,4 +1,4 @@
-"""A log: a directory with one directory per run. Lists runs, finds them by what people type, and opens them.
+"""A log: a directory on a local disk, with one directory per run. Lists runs, finds them by a part of their id, and opens them.
 
 Listing opens no database: a sealed run is described by its mark, any other by its lock.
 """
@@ -14,16 +14,23 @@ from pydantic import JsonValue
 
 from esper.errors import AmbiguousRunError, LogError, RuleError, UnknownRunError
 from esper.events.envelope import TRAINER, RunId, is_training
-from esper.oona import seal
-from esper.oona.file import RUN_FILE, WRITER_LOCK, explained
+from esper.events.kinds.run import RunFinished
+from esper.oona.file import CHECKPOINTS, RUN_FILE, WRITER_LOCK, explained, in_mark, read_mark, sync_folder
 from esper.oona.lock import holder_of
-from esper.oona.place import make_place, mounted, refuse_network
 from esper.oona.run_log import RunLog
 
 LATEST = "latest"
-_CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._-]{0,127}")
 _SHOWN = 10
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # How proc(5) writes space, tab, newline and backslash.
+
+# File systems whose files another machine may change, or that do not keep locks and shared memory as SQLite's WAL needs them; behind
+# "fuse." the name of the program counts.
+_NETWORK = frozenset((
+    "nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "smbnetfs", "ncpfs", "afs", "coda", "9p", "ceph", "glusterfs", "lustre", "beegfs",
+    "gpfs", "pvfs2", "orangefs", "acfs", "gfs2", "ocfs2", "sshfs", "s3fs", "s3ql", "goofys", "gcsfuse", "rclone", "mount-s3", "davfs",
+    "davfs2", "curlftpfs", "cvmfs2", "moosefs", "mfs", "juicefs", "seaweedfs", "hdfs", "vboxsf", "prl_fs",
+))  # fmt: skip
 
 
 def new_run_id(time: datetime, randomness: bytes) -> RunId:
@@ -39,7 +46,7 @@ def new_run_id(time: datetime, randomness: bytes) -> RunId:
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """One line of a list of runs. `holder` is the pid that writes it now; `summary` stands in a sealed run's mark, None if unreadable."""
+    """A line of a list of runs. `holder` is the pid that writes it now; `summary` stands in a sealed run's mark, None if unreadable."""
 
     run: RunId
     path: Path
@@ -59,7 +66,7 @@ class Directory:
     def __init__(self, path: Path | str, *, create: bool = False) -> None:
         self.path = Path(path)
         if create:
-            make_place(self.path)
+            _make_folder(self.path)
         with explained(self.path, "open"):
             if not self.path.is_dir():
                 raise LogError(f"expected a log at {self.path}, got {'a file' if self.path.exists() else 'nothing'}")
@@ -83,18 +90,26 @@ class Directory:
         False for a run that is being written or did not finish, or that a reader holds open now. Raises LogError for a damaged file.
         """
         folder = self._existing(run)
-        return seal.read_mark(folder) is not None or (holder_of(folder / WRITER_LOCK) is None and RunLog.seal_finished(folder))
+        if read_mark(folder) is not None:
+            return True
+        if holder_of(folder / WRITER_LOCK) is not None:
+            return False
+        with RunLog.open(folder) as log:
+            if [record.type for record in log.last()] != [RunFinished.KIND]:
+                return False
+        with RunLog.resume(folder) as log:
+            return log.seal()
 
     def checkpoints(self, run: RunId) -> Path:
-        """The folder of the checkpoints of `run`; made by whoever saves one."""
-        return self._folder(run) / _CHECKPOINTS
+        """The folder of the checkpoints of `run`; made when one is saved."""
+        return self._folder(run) / CHECKPOINTS
 
     def runs(self, *, hidden: bool = False) -> list[RunEntry]:
         """Every run, the newest first. Runs of machines and of nissa's own (`machine:...`, `nissa:...`) only when `hidden`."""
         return [entry for name in self.names(hidden=hidden) if (entry := self.entry(name)) is not None]
 
     def names(self, *, hidden: bool = False) -> list[RunId]:
-        """The ids of all that may be runs, the newest first, without a look inside."""
+        """The ids of all that may be runs, the newest first; none is opened."""
         with explained(self.path, "list"), os.scandir(self.path) as found:
             names = [entry.name for entry in found if entry.is_dir() and _NAME.fullmatch(entry.name)]
         return [RunId(name) for name in sorted(names, reverse=True) if hidden or is_training(name)]
@@ -102,22 +117,22 @@ class Directory:
     def entry(self, run: RunId) -> RunEntry | None:
         """The line of `run`; None where there is no log yet (its process was killed while it made one)."""
         folder = self.path / run
-        mark = seal.read_mark(folder)
+        mark = read_mark(folder)
         if mark is not None:
-            return RunEntry(run, folder, sealed=True, holder=None, summary=seal.summary_of(mark))
+            return RunEntry(run, folder, sealed=True, holder=None, summary=in_mark(mark, "summary", dict))
         if not self.has_log(run):
             return None
         return RunEntry(run, folder, sealed=False, holder=holder_of(folder / WRITER_LOCK), summary=None)
 
     def has_log(self, run: RunId) -> bool:
-        """True where `run` has a file, or may have one: whoever opens a folder that may not be looked into is told why."""
+        """True where `run` has a file, or may have one: opening a folder that may not be searched raises the reason."""
         try:
             return (self.path / run / RUN_FILE).exists()
         except OSError:
             return True
 
     def resolve(self, text: str) -> RunId:
-        """The run that `text` means: `latest`, an id, or what only one id begins or ends with. Reads names; an id costs one look.
+        """The run that `text` means: `latest`, an id, or its unique beginning or end. Names are read; an id costs one look.
 
         Raises UnknownRunError or AmbiguousRunError with the candidates.
         """
@@ -150,3 +165,41 @@ class Directory:
         if not exists:
             raise LogError(f"expected the log of run {run} at {folder / RUN_FILE}, got nothing")
         return folder
+
+
+def _make_folder(path: Path) -> None:
+    """Makes the folder of a log. Raises LogError where it cannot be made or written."""
+    with explained(path, "make the folder"):
+        absent = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in absent:
+            sync_folder(folder.parent)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise LogError(f"cannot write a log at {path}: the folder is not writable")
+
+
+def refuse_network(path: Path, mounts: str) -> None:
+    """Raises LogError where `path` is on a network file system: SQLite's locks and shared memory need a local disk."""
+    kind = file_system_of(path.resolve(), mounts)
+    if kind in _NETWORK or kind.partition(".")[2] in _NETWORK:
+        raise LogError(f"cannot keep a log at {path}: expected a local disk, got the network file system {kind}")
+
+
+def mounted() -> str:
+    """The table of mounts, as proc(5) describes mountinfo; empty where the system has none (it is not Linux)."""
+    try:
+        return Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return ""
+
+
+def file_system_of(path: Path, mounts: str) -> str:
+    """The type of the file system that `path` is on, by the table of mounts; empty where that does not say."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields, _, more = line.partition(" - ")
+        point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
+        # A later mount on the same point hides the earlier one.
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, more.split()[0]
+    return kind

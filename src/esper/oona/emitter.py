@@ -1,4 +1,4 @@
-"""Says what happened: numbers events in the order they are emitted, and hands them to the writer thread.
+"""Numbers the events of a run in the order in which they are emitted, and hands them to the writer thread.
 
 `emit` (facts) and `measure` (telemetry) are called from the thread that made the emitter, take a few microseconds and wait for no disk;
 `commit` waits. A fact that finds the buffer full waits for room. Telemetry that finds it full is not taken: it gets no number, is counted,
@@ -11,55 +11,52 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from types import TracebackType
-from typing import NoReturn, Self
+from dataclasses import dataclass
+from typing import Literal, Self
 
 from esper.errors import RuleError
 from esper.events import topics
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import RunResumed, RunStarted, SamplesDropped, StreamEnded, Tail
+from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded, Tail
 from esper.events.kinds.telemetry import Doing, Heartbeat
-from esper.oona.appender import Item, Telemetry
 from esper.oona.catch_up import CatchUp
 from esper.oona.contract import RunWriter
-from esper.oona.run_end import FailureKind, record_failure, stream_ends
-from esper.oona.writer import Clock, Writer
+from esper.oona.heads import Draft, Telemetry
+from esper.oona.writer import Clock, Writer, append_drafts
 
-CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
+FailureKind = Literal["error", "diverged", "rollbacks", "log"]
+
+_CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
 
 _ANCHORS = frozenset({RunStarted, RunResumed, EpochCompleted})
 _OWN = frozenset({RunResumed, SamplesDropped, StreamEnded, Heartbeat})
 _NOBODY = 0  # No thread has this identity.
 
 
+@dataclass(slots=True)
 class _Stream:
-    """What the emitting thread knows of one topic. `logged_step` is the last step of it that a resumed run finds in the log."""
+    """The emitting thread's end of one topic. `logged_step` is the last step of it that a resumed run finds in the log."""
 
-    __slots__ = ("epoch", "logged_step", "name", "step", "telemetry")
-
-    def __init__(self, name: str, epoch: int, step: int, logged_step: int) -> None:
-        self.name = name
-        self.telemetry = topics.is_telemetry(name)
-        self.epoch = epoch
-        self.step = step
-        self.logged_step = logged_step
+    name: str
+    telemetry: bool
+    epoch: int
+    step: int
+    logged_step: int
 
 
+@dataclass(slots=True)
 class _Dropped:
     """Telemetry of one topic that was not taken since the last SamplesDropped."""
 
-    __slots__ = ("count", "first_step", "last_step")
-
-    def __init__(self, step: int) -> None:
-        self.count = 0
-        self.first_step = step
-        self.last_step = step
+    count: int
+    first_step: int
+    last_step: int
 
 
 class Emitter:
-    """The one voice of a run. Not for other threads and not for forked children: they get RuleError.
+    """The one source of a run's records. Not for other threads and not for forked children: they get RuleError.
 
     `clock` gives aware UTC times and is called on both threads. `catch_up` is given when a run is resumed. Close it before its log.
     """
@@ -71,7 +68,7 @@ class Emitter:
         *,
         clock: Clock,
         heartbeat_s: float = 10.0,
-        capacity: int = CAPACITY,
+        capacity: int = _CAPACITY,
         catch_up: CatchUp | None = None,
     ) -> None:
         if log.run != run:
@@ -98,36 +95,36 @@ class Emitter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def run(self) -> RunId:
-        """The run that this emitter speaks for."""
+        """The run that this emitter writes."""
         return self._log.run
 
     @property
     def catching_up(self) -> bool:
-        """True while the log holds facts that this execution has not met again."""
+        """True while the log holds facts that this execution has not emitted again."""
         return self._catch_up is not None and self._catch_up.pending
 
     @property
-    def upcoming(self) -> tuple[Record, ...]:
-        """The logged facts that were not met again yet, in fact order; none when the run is live."""
-        return self._catch_up.upcoming if self._catch_up is not None else ()
+    def pending_facts(self) -> tuple[Record, ...]:
+        """The logged facts that were not emitted again yet, in fact order; none when the run is live."""
+        return self._catch_up.pending_facts if self._catch_up is not None else ()
 
     def emit(self, event: Event, *, epoch: int, step: int, cause: EventId | None = None, trace: str | None = None) -> EventId:
         """The id under which the fact `event` stands or will stand in the log.
 
-        Returns before it is on disk, and waits where the buffer is full. Raises RuleError on another thread, for a kind that is not the
-        caller's to say, or for clocks that go back; LogError once the log has failed; DivergedError while catching up.
+        Returns before it is on disk, and waits where the buffer is full. Raises RuleError on another thread, for a kind that the caller
+        may not emit, or for clocks that go back; LogError once the log has failed; DivergedError while catching up.
         """
         stream = self._stream_for(type(event))
         if stream.telemetry:
             raise RuleError(f"{event.KIND} is telemetry: expected it to be measured, with its builder")
         if self._catch_up is not None:
             if self._catch_up.pending:
-                return self._catch_up.meet(event, epoch=epoch, step=step)
+                return self._catch_up.match_next(event, epoch=epoch, step=step)
             self._go_live(self._catch_up, epoch, step)
         if self._dropped and len(self._queue) <= self._capacity // 2:
             self._report_dropped(epoch, step)
@@ -154,13 +151,12 @@ class Emitter:
 
     def commit(self) -> None:
         """Returns when all that was emitted so far is on disk. Raises LogError when it could not be written."""
-        if threading.get_ident() != self._owner:
-            self._refuse_caller()
+        self._require_owner()
         self._writer.wait_for(self._moment)
         self._writer.check()
 
     def doing(self, what: Doing) -> None:
-        """Tells the heartbeats what the trainer is doing."""
+        """Sets what the trainer is doing, for the heartbeats."""
         self._writer.doing = what
 
     def tails(self, *, epoch: int, step: int) -> tuple[Tail, ...]:
@@ -173,33 +169,43 @@ class Emitter:
         self._end_streams(epoch, step, stopped=True)
 
     def _end_streams(self, epoch: int, step: int, *, stopped: bool) -> None:
-        if threading.get_ident() != self._owner:
-            self._refuse_caller()
+        self._require_owner()
         self._writer.beat(False)
         if self._catch_up is not None and not self._catch_up.pending:
             self._go_live(self._catch_up, epoch, step, beating=False)
         if not self.catching_up:
             self._report_dropped(epoch, step)
             self.commit()
-            for name, clocks, event in stream_ends(self._log.heads(), stopped=stopped):
+            for name, clocks, event in self._log.heads().stream_ends(stopped=stopped):
                 self._put(event, self._stream(name), *clocks)
         self.commit()
 
     def fail(self, kind: FailureKind, error: str, *, where: str, epoch: int, step: int) -> None:
         """Ends the run with RunFailed, durably, whatever state the log is in; nothing can be emitted afterwards.
 
-        What the writer could not write is given up (it was never acknowledged). The reserve is freed first: whatever failed, the disk may
-        be full. Also ends every other topic, and writes RunResumed before, where a resumed run has not said it yet. Raises LogError when
-        even that cannot be written.
+        Records that the writer could not write are given up (they were never acknowledged). The reserve is freed first: whatever failed,
+        the disk may be full. Also ends every other topic, and writes RunResumed before, where a resumed run has not written it yet. An
+        execution that failed while it caught up stands behind the log's end: its RunFailed stands at that end. Raises LogError when even
+        that cannot be written.
         """
-        if threading.get_ident() != self._owner:
-            self._refuse_caller()
+        self._require_owner()
         self._writer.beat(False)
         if self._writer.failure is None and not self.catching_up:
             self._report_dropped(epoch, step)
         self._end("it has failed")
         self._log.free_reserve()
-        record_failure(self._log, self._clock, self._catch_up, kind, error, where=where, epoch=epoch, step=step)
+        end = self._log.heads()
+        here = {"epoch": max(epoch, end.epoch), "step": max(step, end.step)}
+        if self._catch_up is not None:
+            self._append(self._catch_up.resumed(end.incarnation + 1), topics.RUN, **here)
+        for name, _, ended in self._log.heads().stream_ends():
+            self._append(ended, name)
+        self._append(RunFailed(kind=kind, error=error, where=where, tails=self._log.heads().tails()), topics.RUN, **here)
+
+    def _append(self, event: Event, topic: str, *, epoch: int = 0, step: int = 0) -> None:
+        """Appends one record on this thread: the writer thread has ended."""
+        draft = self._log.heads().draft(event, topic, self._clock(), epoch=epoch, step=step)
+        append_drafts(self._log, [draft._replace(incarnation=event.incarnation) if isinstance(event, RunResumed) else draft])
 
     def close(self, *, seal: bool = False) -> None:
         """Writes what waits and ends the writer thread; seals the run where that is asked for. The log stays open.
@@ -209,8 +215,7 @@ class Emitter:
         """
         if self._owner == _NOBODY:
             return
-        if threading.get_ident() != self._owner:
-            self._refuse_caller()
+        self._require_owner()
         if self._writer.failure is None and not self.catching_up:
             self._report_dropped(0, 0)
         self._end("it is closed")
@@ -233,26 +238,26 @@ class Emitter:
             writer.check()
         moment = self._moment + 1
         identity = EventId(self._prefix + str(moment))
-        item = Item(event, stream.name, moment, self._incarnation, self._clock(), epoch, step, cause or self._anchor, trace)
+        draft = Draft(event, stream.name, moment, self._incarnation, self._clock(), epoch, step, cause or self._anchor, trace)
         anchor = identity if self._anchor is None or type(event) in _ANCHORS else self._anchor
         # From here to the append nothing is called: CPython handles signals between calls, so a Ctrl-C cannot take a number without its
         # record.
         stream.epoch, stream.step = epoch, step
         self._moment, self._anchor = moment, anchor
-        self._queue.append(item)
+        self._queue.append(draft)
         if writer.asleep:
             writer.wake()
         return identity
 
     def _go_live(self, catch_up: CatchUp, epoch: int, step: int, *, beating: bool = True) -> None:
-        """Says that the run was resumed, before the first record that the log does not have."""
+        """Emits RunResumed, before the first record that the log does not have."""
         self._catch_up = None
         self._incarnation += 1
         self._put(catch_up.resumed(self._incarnation), *self._clocked(topics.RUN, epoch, step))
         self._writer.beat(beating)
 
     def _drop(self, name: str, step: int) -> None:
-        dropped = self._dropped.setdefault(name, _Dropped(step))
+        dropped = self._dropped.setdefault(name, _Dropped(0, step, step))
         dropped.count += 1
         dropped.last_step = step
 
@@ -263,9 +268,9 @@ class Emitter:
         self._dropped.clear()
 
     def _stream_for(self, kind: type[Event]) -> _Stream:
-        """The stream of a kind that the caller may say, on the thread that may say it."""
+        """The stream of a kind that the caller may emit, on the thread that may emit it."""
         if threading.get_ident() != self._owner:
-            self._refuse_caller()
+            self._require_owner()
         stream = self._streams.get(kind.TOPIC) or self._open_stream(kind)
         if kind in _OWN:
             raise RuleError(f"{kind.KIND} is written by the emitter itself")
@@ -282,7 +287,7 @@ class Emitter:
         if stream is None:
             head = self._log.heads().topic(name)
             logged_step = head.step if self._catch_up is not None and head.sequence else -1
-            stream = self._streams[name] = _Stream(name, head.epoch, head.step, logged_step)
+            stream = self._streams[name] = _Stream(name, topics.is_telemetry(name), head.epoch, head.step, logged_step)
         return stream
 
     def _clocked(self, name: str, epoch: int, step: int) -> tuple[_Stream, int, int]:
@@ -301,9 +306,10 @@ class Emitter:
     def _leave_to_parent(self) -> None:
         self._owner, self._why_not = _NOBODY, "this process is a forked child; only the one that opened the run may write it"
 
-    def _refuse_caller(self) -> NoReturn:
-        why_not = self._why_not or "this is not the thread that opened it; hand what there is to say to that thread"
-        raise RuleError(f"run {self._log.run} takes nothing here: {why_not}")
+    def _require_owner(self) -> None:
+        if threading.get_ident() != self._owner:
+            why_not = self._why_not or "this is not the thread that opened it; hand what there is to say to that thread"
+            raise RuleError(f"run {self._log.run} takes nothing here: {why_not}")
 
 
 _emitters: "weakref.WeakSet[Emitter]" = weakref.WeakSet()

@@ -1,33 +1,46 @@
-"""The SQLite file of one run: its format, how it is made, how it is opened, and what is refused.
+"""The files of a run's directory: their names and formats; how they are made, opened, checked, sealed, and what is refused.
 
-One table, `records`, in the order of writing; run and writer stand once in `meta`, ids are computed (`<run>/<moment>`, heartbeats
-`<run>/heartbeat/<sequence>`). `time` is microseconds since 1970 in UTC; `data` holds the payload's bytes as they were encoded, which
-SQLite's JSON functions read as they are. Durability: WAL with synchronous FULL, so a commit has reached the disk when it returns.
+`run.sqlite` has one table, `records`, in the order of writing; run and writer stand once in `meta`, ids are computed (`<run>/<moment>`,
+heartbeats `<run>/heartbeat/<sequence>`). `time` is microseconds since 1970 in UTC; `data` holds the payload's bytes as they were encoded,
+which SQLite's JSON functions read. Durability: WAL with synchronous FULL, so a commit has reached the disk when it returns.
+
+A finished run is sealed: its file leaves WAL mode, then it gets a mark, and is only read from then on. The mark is made last: where it is,
+the file may be opened as immutable. It holds the run's summary, so that a list of runs opens no database.
 """
 
+import json
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import apsw
+from pydantic import JsonValue
 
 from esper.errors import DataError, LogError
-from esper.events.envelope import MICROSECOND, SINCE, Record, RunId, heartbeat_id, record_id
+from esper.events.codec import decode
+from esper.events.envelope import MICROSECOND, SINCE, Moment, Record, RunId, heartbeat_id, read_time, record_id, written_time
+from esper.events.kinds.run import RunFinished, RunStarted
 from esper.events.kinds.telemetry import Heartbeat
+from esper.oona.heads import Heads
 
-# The files of a run's directory, with its reserve (`run_log`) and its checkpoints.
 RUN_FILE = "run.sqlite"
 WRITER_LOCK = "lock"
+RESERVE = "reserve"
+CHECKPOINTS = "checkpoints"
 SEAL_MARK = "sealed"
 OBSERVED_FILE = "observed.sqlite"
 OBSERVED_MARK = "observed.sealed"
 
-_APPLICATION_ID = 0x45737072  # "Espr"
 FILE_FORMAT = 1
+LEAVE_WAL_S = 5.0
+_RETRY_S = 0.05
+_APPLICATION_ID = 0x45737072  # "Espr"
 _BUSY_TIMEOUT_MS = 5000
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
@@ -41,31 +54,12 @@ CREATE TABLE records (
 ) STRICT;
 CREATE INDEX facts ON records (row) WHERE fact IS NOT NULL;
 """
-
-_Row = tuple[str, int | None, int | None, int, int, str, int, int, int, str | None, str | None, bytes | None, bytes]
-Stored = tuple[Any, ...]  # Any: SQLite checks the types, the table is STRICT.
 INSERT = (
     "INSERT INTO records (topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-
-
-class Meta(NamedTuple):
-    """What a run's file says about itself."""
-
-    run: RunId
-    writer: str
-    created: str
-
-
-@contextmanager
-def explained(path: Path, doing: str) -> Iterator[None]:
-    """Inside it, every failure of SQLite or of the file system becomes a LogError that names `path` and says what to do."""
-    try:
-        yield
-    except (apsw.Error, OSError) as error:
-        raise LogError(f"cannot {doing} {path}: {_reason(error)}") from error
-
+Row = tuple[Any, ...]  # Any: SQLite checks the types, the tables are STRICT.
+_Value = TypeVar("_Value")
 
 _REASONS: tuple[tuple[type[apsw.Error], str], ...] = (
     (apsw.FullError, "the disk is full; what was acknowledged is readable, free some space and resume the run"),
@@ -77,11 +71,16 @@ _REASONS: tuple[tuple[type[apsw.Error], str], ...] = (
 )
 
 
-def _reason(error: apsw.Error | OSError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    known = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
-    return f"{known or type(error).__name__} ({error})"
+@contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Inside it, every failure of SQLite or of the file system becomes a LogError that names `path` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise LogError(f"cannot {doing} {path}: {error.strerror or error}") from error
+    except apsw.Error as error:
+        reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), type(error).__name__)
+        raise LogError(f"cannot {doing} {path}: {reason} ({error})") from error
 
 
 def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> None:
@@ -173,12 +172,12 @@ def _read_header(path: Path) -> tuple[bytes, int]:
             file.xClose()
 
 
-def read_meta(connection: apsw.Connection, path: Path) -> Meta:
-    """What the file says about itself. Raises LogError where it does not say it."""
+def read_meta(connection: apsw.Connection, path: Path) -> tuple[RunId, str]:
+    """The run and the writer of a file. Raises LogError where they are missing."""
     with explained(path, "read"):
         rows = {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
     try:
-        return Meta(RunId(rows["run"]), rows["writer"], rows["created"])
+        return RunId(rows["run"]), rows["writer"]
     except KeyError as error:
         raise LogError(f"cannot read {path}: expected {error} in its table meta; the file is damaged") from error
 
@@ -187,7 +186,7 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
     """Raises LogError unless SQLite finds the file's structure whole, its index included. Reads all of it.
 
     Not `quick_check`, which takes two thirds of the time: it does not compare the index with the table, and a reader of one topic that goes
-    by a damaged index misses records without a word.
+    by a damaged index misses records without an error.
     """
     with explained(path, "check"):
         answer = connection.pragma("integrity_check", 1)  # The first fault is enough.
@@ -195,35 +194,118 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
         raise LogError(f"cannot trust {path}: the file is damaged: {' '.join(str(answer).split())}; restore it from a copy or a mirror")
 
 
-def to_row(record: Record) -> _Row:
+def to_row(record: Record) -> Row:
     """`record` as the parameters of INSERT."""
     _, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, cause, trace, chain, data = record
     return topic, sequence, fact, moment, incarnation, kind, (time - SINCE) // MICROSECOND, epoch, step, cause, trace, chain, data
 
 
-def to_record(run: RunId, writer: str, row: Stored) -> Record:
+def to_record(run: RunId, writer: str, row: Row) -> Record:
     """The record in a row of `records`, all columns in the table's order. Raises DataError for a row that a damaged file made up."""
-    number, topic, sequence, fact, moment, incarnation, kind, time, epoch, step, cause, trace, chain, data = row
+    number, topic, sequence, fact, moment, incarnation, kind, time, *rest = row
     try:
         written = SINCE + MICROSECOND * time
     except (TypeError, OverflowError) as error:
         raise DataError(f"row {number}: expected microseconds since 1970, got {time!r}") from error
-    return Record(
-        id=heartbeat_id(run, sequence) if kind == Heartbeat.KIND else record_id(run, moment),
-        run=run,
-        topic=topic,
-        writer=writer,
-        sequence=sequence,
-        fact=fact,
-        moment=moment,
-        generation=0,
-        incarnation=incarnation,
-        type=kind,
-        time=written,
-        epoch=epoch,
-        step=step,
-        cause=cause,
-        trace=trace,
-        chain=chain,
-        data=data,
-    )
+    identity = heartbeat_id(run, sequence) if kind == Heartbeat.KIND else record_id(run, Moment(moment))
+    return Record(identity, run, topic, writer, sequence, fact, moment, 0, incarnation, kind, written, *rest)
+
+
+def leave_wal(connection: apsw.Connection, path: Path) -> bool:
+    """True once everything stands in the one file, durably; False when readers kept it open for five seconds."""
+    deadline = time.monotonic() + LEAVE_WAL_S
+    connection.set_busy_timeout(0)
+    while True:
+        try:
+            connection.pragma("wal_checkpoint(truncate)")
+            if connection.pragma("journal_mode", "delete") == "delete":
+                return True
+        except apsw.BusyError:
+            pass
+        except apsw.Error as error:
+            raise LogError(f"cannot seal {path}: {error}") from error
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_RETRY_S)
+
+
+def write_mark(path: Path, text: str) -> None:
+    """Makes the mark at `path`, durably, whole or not at all. Raises LogError."""
+    draft = path.with_name(path.name + ".new")
+    with explained(path, "write"):
+        with draft.open("w") as target:
+            target.write(text)
+            target.flush()
+            os.fsync(target.fileno())
+        draft.rename(path)
+        sync_folder(path.parent)
+
+
+def mark_of(heads: Heads, first: Record, last: Record) -> str:
+    """The text of the mark of the run that begins with `first`, ends with `last`, and has `heads`."""
+    summary: dict[str, JsonValue] = {"status": "finished"}
+    if last.type == RunFinished.KIND:  # Of a run that is no training, a list shows only that it has ended.
+        began = decode(first)
+        summary |= {"task": began.task if isinstance(began, RunStarted) else None, "epochs": last.epoch}
+        summary |= decode(last).model_dump(mode="json", include={"parameters", "metrics"})
+    return json.dumps(_end_of(heads) | {"summary": summary})
+
+
+def _end_of(heads: Heads) -> dict[str, JsonValue]:
+    records = sum(head.sequence for head in heads.topics.values())
+    return {"run": heads.run, "records": records, "moment": heads.moment, "ended": written_time(heads.time)}
+
+
+def read_mark(folder: Path) -> str | None:
+    """The text of the mark of the run in `folder`, empty where it cannot be read; None for a run that is not sealed."""
+    try:
+        return (folder / SEAL_MARK).read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return ""
+
+
+def in_mark(mark: str | None, name: str, kind: type[_Value]) -> _Value | None:
+    """The value of `name` in the text of a mark; None where there is none of that kind."""
+    value = _parsed(mark).get(name)
+    return value if isinstance(value, kind) else None
+
+
+def _parsed(mark: str | None) -> dict[str, JsonValue]:
+    try:
+        parsed = json.loads(mark or "")
+    except (ValueError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def require_end(folder: Path, heads: Heads) -> None:
+    """Raises LogError where the run in `folder` is sealed, and its mark holds another end than `heads`."""
+    mark, path = read_mark(folder), folder / SEAL_MARK
+    if mark is None:
+        return
+    marked = _parsed(mark)
+    for name, found in _end_of(heads).items():
+        if marked.get(name) != found:
+            raise LogError(
+                f"cannot trust run {folder.name}: expected {name} {found!r}, as its records have it, in its mark {path}, "
+                f"got {marked.get(name, 'nothing')!r}; restore the run from a copy or a mirror"
+            )
+
+
+def sealed_ago_s(folder: Path, now: datetime) -> float:
+    """The seconds since the run in `folder` ended, by its mark; infinity for a run that is not sealed, or whose mark has no time."""
+    try:
+        return (now - read_time(in_mark(read_mark(folder), "ended", str) or "")).total_seconds()
+    except DataError:
+        return math.inf
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Raises LogError at its end when the mark is not the same as at its start: the records read in between may be stale."""
+    before = read_mark(folder)
+    yield
+    if read_mark(folder) != before or before is None:
+        raise LogError(f"run {folder.name} was unsealed while it was read ({folder / SEAL_MARK} changed): read it again")

@@ -13,10 +13,9 @@ from typing import NamedTuple, Self
 
 from esper.errors import LogError
 from esper.events.envelope import Record, RunId
-from esper.oona import seal
 from esper.oona.contract import START, Page, Position
 from esper.oona.directory import Directory
-from esper.oona.file import OBSERVED_FILE, RUN_FILE, WRITER_LOCK
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, WRITER_LOCK, in_mark, read_mark
 from esper.oona.lock import holder_of
 from esper.oona.notifier import POLL_S, Listener
 from esper.oona.observed import end_of_observed, is_observed, is_settled, read_observed
@@ -180,16 +179,17 @@ class Follower:
             del self._runs[gone]
             self._release(gone)
         for name in names - self._runs.keys() - self._done:
-            mark = seal.read_mark(self._directory.path / name)
+            mark = read_mark(self._directory.path / name)
             position = self._positions.pop(name, None)
-            if mark is not None and (skip_sealed if position is None else 0 < seal.records_of(mark) <= position.row(RUN_FILE)):
+            records = in_mark(mark, "records", int) or math.inf
+            if mark is not None and (skip_sealed if position is None else 0 < records <= position.row(RUN_FILE)):
                 self._done.add(name)
             elif mark is not None or self._directory.has_log(name):
                 self._runs[name] = _Followed(position or START)
 
     def _ask(self, name: RunId, run: _Followed) -> RunPage | None:
         folder = self._directory.path / name
-        sealed = seal.read_mark(folder) is not None
+        sealed = read_mark(folder) is not None
         grown = run.may_have_grown(folder, RUN_FILE)
         if run.faulty or not (grown or sealed):
             self._release(name)

@@ -1,11 +1,12 @@
-"""How a run's log ends: the numbers and chains that its next records continue.
+"""The end of a run's log: the numbers and chains that its next records continue.
 
-This is the one place that says what may come next in a run: sequences dense per topic, moments dense over all topics (a heartbeat has the
-last one's), facts dense over the topics of facts and absent elsewhere, time and incarnation never back, epoch and step never back within
-a topic. `Heads.next` makes such a record, `Heads.follow` refuses any other; `Heads.verify`, through which a resume walks the whole file,
-computes the chains besides.
+The rules of numbering stand here alone: sequences are dense per topic, moments dense over all topics (a heartbeat has the last one's),
+facts dense over the topics of facts and absent elsewhere; time and incarnation never go back, epoch and step never within a topic.
+`Heads.next` makes such a record, `Heads.follow` refuses any other; `Heads.verify`, through which a resume walks the whole file, computes
+the chains too.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -15,14 +16,17 @@ from esper.errors import DataError, RuleError
 from esper.events.codec import decode
 from esper.events.digests import chain
 from esper.events.envelope import EventId, Moment, Record, RunId, heartbeat_id, record_id
+from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded, Tail
 from esper.events.kinds.telemetry import Heartbeat
-from esper.events.topics import FACTS
+from esper.events.topics import FACTS, RUN
 
 _ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
 _ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_FIELDS = ("run", "writer", "generation", "sequence", "moment", "fact", "incarnation", "time", "epoch", "step", "id")
+_LEAST = frozenset({"incarnation", "time", "epoch", "step"})  # Fields that may advance by more than one; the others have one next value.
 
 
 @dataclass(slots=True)
@@ -36,19 +40,25 @@ class _TopicHead:
     ended: bool = False
 
 
-class Draft(NamedTuple):
-    """What is to be recorded next, before it is numbered. `moment` is absent on a heartbeat."""
+class Telemetry(NamedTuple):
+    """Telemetry that is not built yet: `build` runs once, on the writer thread."""
 
-    kind: str
+    kind: type[Event]
+    build: Callable[[], Event]
+
+
+class Draft(NamedTuple):
+    """An event to be recorded, with all that only its emitter knows. `moment` is absent on a heartbeat."""
+
+    event: Event | Telemetry
     topic: str
-    moment: Moment | None
+    moment: int | None
     incarnation: int
     time: datetime
     epoch: int
     step: int
     cause: EventId | None
     trace: str | None
-    data: bytes
 
 
 class Heads:
@@ -82,53 +92,67 @@ class Heads:
         """The end of topic `name`; zeros and an empty chain where it has no record."""
         return self.topics.get(name) or _TopicHead()
 
-    def next(self, draft: Draft) -> Record:
-        """The record that comes next, numbered and chained, and the end moved to it. A time before the last record's is raised to it.
+    def draft(self, event: Event, topic: str, time: datetime, *, epoch: int = 0, step: int = 0) -> Draft:
+        """The draft of `event` as the next record, caused by the anchor; its epoch and step are at least those of its topic's end."""
+        head = self.topic(topic)
+        moment = None if isinstance(event, Heartbeat) else self.moment + 1
+        clocks = max(epoch, head.epoch), max(step, head.step)
+        return Draft(event, topic, moment, self.incarnation, time, *clocks, self.anchor, None)
+
+    def next(self, draft: Draft, kind: str, data: bytes) -> Record:
+        """The record of a draft of `kind`, encoded as `data`, and the end moved to it. A time before the last record's is raised to it.
 
         Raises DataError as `follow` does, for clocks or a moment that do not continue the log; nothing moved then.
         """
-        kind, topic, numbered, incarnation, time, epoch, step, cause, trace, data = draft
-        head = self.topics.get(topic)
-        if head is None:
-            head = _TopicHead()
+        _, topic, numbered, incarnation, time, epoch, step, cause, trace = draft
+        head = self.topics.get(topic) or _TopicHead()
         sequence = head.sequence + 1
         beats = kind == Heartbeat.KIND
-        moment = self.moment if numbered is None else numbered
+        moment = self.moment if numbered is None else Moment(numbered)
         identity = heartbeat_id(self.run, sequence) if beats else record_id(self.run, moment)
         fact = self.fact + 1 if topic in FACTS else None
         time = max(time, self.time)
         place = (identity, self.run, topic, self.writer, sequence, fact, moment, 0, incarnation, kind, time, epoch, step, cause, trace)
         unchained = Record(*place, None, data)
-        tied = chain(unchained, head.chain)
+        # Only these can be wrong here, and every record that is emitted passes by: `_require_next` takes a tenth of an append.
         dense = moment == (self.moment if beats else self.moment + 1)
         if not dense or step < head.step or epoch < head.epoch or incarnation < self.incarnation:
-            raise DataError(self._fault(unchained))
-        record = Record(*place, tied, data)
+            self._require_next(unchained, head)
+        record = Record(*place, chain(unchained, head.chain), data)
         self._move(record, head)
         return record
 
     def follow(self, record: Record) -> None:
         """Moves the end to `record`. Raises DataError, naming the field, for one that does not continue the log; nothing moved then."""
-        identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, _, _, tied, _ = record
-        head = self.topics.get(topic)
-        if head is None:
-            head = _TopicHead()
-        if (
-            sequence != head.sequence + 1
-            or moment != (self.moment if kind == Heartbeat.KIND else self.moment + 1)
-            or fact != (self.fact + 1 if topic in FACTS else None)
-            or time < self.time
-            or step < head.step
-            or epoch < head.epoch
-            or incarnation < self.incarnation
-            or identity != (heartbeat_id(run, sequence) if kind == Heartbeat.KIND else record_id(run, moment))
-            or tied is None
-            or generation != 0
-            or run != self.run
-            or writer != self.writer
-        ):
-            raise DataError(self._fault(record))
+        head = self.topics.get(record.topic) or _TopicHead()
+        self._require_next(record, head)
         self._move(record, head)
+
+    def _require_next(self, record: Record, head: _TopicHead) -> None:
+        identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, _, _, tied, _ = record
+        beats = kind == Heartbeat.KIND
+        next_moment = self.moment if beats else Moment(self.moment + 1)
+        expected = (
+            self.run,
+            self.writer,
+            0,
+            head.sequence + 1,
+            next_moment,
+            self.fact + 1 if topic in FACTS else None,
+            max(self.incarnation, incarnation),
+            max(self.time, time),
+            max(head.epoch, epoch),
+            max(head.step, step),
+            heartbeat_id(self.run, head.sequence + 1) if beats else record_id(self.run, next_moment),
+        )
+        got = (run, writer, generation, sequence, moment, fact, incarnation, time, epoch, step, identity)
+        if got == expected and tied is not None:
+            return
+        for field, wanted, found in zip(_FIELDS, expected, got, strict=True):
+            if wanted != found:
+                least = "at least " if field in _LEAST else ""
+                raise DataError(f"{_named(record)}: expected {field} {least}{_text(wanted)}, got {_text(found)}")
+        raise DataError(f"{_named(record)}: expected chain 32 bytes, got none")
 
     def _move(self, record: Record, head: _TopicHead) -> None:
         identity, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, _, _, tied, _ = record
@@ -156,53 +180,37 @@ class Heads:
         """Every topic's last sequence and chain, by topic."""
         return tuple(Tail(topic=name, sequence=head.sequence, chain=head.chain.hex()) for name, head in sorted(self.topics.items()))
 
+    def stream_ends(self, *, stopped: bool = False) -> Iterator[tuple[str, tuple[int, int], StreamEnded]]:
+        """The missing StreamEnded of each topic in use, with the epoch and step of the topic's last record.
+
+        The run's own topic ends with RunFinished or RunFailed; only where the run is `stopped` it has a StreamEnded, the last of them. The
+        epoch and step that training has reached are not used: records of earlier steps may follow when the run is resumed.
+        """
+        for name, head in sorted(self.topics.items(), key=lambda item: (item[0] == RUN, item[0])):
+            if not head.ended and (stopped or name != RUN):
+                yield name, (head.epoch, head.step), StreamEnded(last_step=head.step)
+
     def verify(self, record: Record) -> None:
-        """Like `follow`; the chain must be that of the record's fields after its predecessor's, and a run's end must tell true tails."""
+        """Like `follow`; the chain must be that of the record's fields after its predecessor's, and a run's end must hold true tails."""
         expected = chain(record, self.topic(record.topic).chain)
         if record.chain != expected:
             got = "none" if record.chain is None else record.chain.hex()
             raise DataError(f"{_named(record)}: expected chain {expected.hex()}, got {got}")
         if record.type in _ENDS:
-            self._verify_tails(record)
+            end = decode(record)
+            assert isinstance(end, RunFinished | RunFailed)
+            for written, found in zip_longest(end.tails, self.tails()):
+                if written != found:
+                    raise DataError(f"{_named(record)}: expected before it {_ended(written)}, got {_ended(found)}")
         self.follow(record)
-
-    def _verify_tails(self, record: Record) -> None:
-        end = decode(record)
-        assert isinstance(end, RunFinished | RunFailed)
-        for told, found in zip_longest(end.tails, self.tails()):
-            if told != found:
-                raise DataError(f"{_named(record)}: expected before it {_ended(told)}, got {_ended(found)}")
-
-    def advanced_to(self, name: str, *, epoch: int, step: int) -> tuple[int, int]:
-        """The clocks for a record of topic `name` that must be written now, wherever training stands: never before the topic's last."""
-        head = self.topic(name)
-        return max(epoch, head.epoch), max(step, head.step)
-
-    def _fault(self, record: Record) -> str:
-        before = self.topic(record.topic)
-        moment = self.moment if record.type == Heartbeat.KIND else Moment(self.moment + 1)
-        fact = self.fact + 1 if record.topic in FACTS else None
-        identity = heartbeat_id(self.run, before.sequence + 1) if record.type == Heartbeat.KIND else record_id(self.run, moment)
-        expected: tuple[tuple[str, bool, object, object], ...] = (
-            ("run", record.run == self.run, self.run, record.run),
-            ("writer", record.writer == self.writer, self.writer, record.writer),
-            ("generation", record.generation == 0, 0, record.generation),
-            ("sequence", record.sequence == before.sequence + 1, before.sequence + 1, record.sequence),
-            ("moment", record.moment == moment, moment, record.moment),
-            ("fact", record.fact == fact, fact, record.fact),
-            ("incarnation", record.incarnation >= self.incarnation, f"at least {self.incarnation}", record.incarnation),
-            ("time", record.time >= self.time, f"at least {self.time.isoformat()}", record.time.isoformat()),
-            ("epoch", record.epoch >= before.epoch, f"at least {before.epoch}", record.epoch),
-            ("step", record.step >= before.step, f"at least {before.step}", record.step),
-            ("id", record.id == identity, identity, record.id),
-            ("chain", record.chain is not None, "32 bytes", "none"),
-        )
-        field, _, wanted, came = next(row for row in expected if not row[1])
-        return f"{_named(record)}: expected {field} {wanted}, got {came}"
 
 
 def _named(record: Record) -> str:
     return f"run {record.run}, topic {record.topic}, sequence {record.sequence}, moment {record.moment}"
+
+
+def _text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _ended(tail: Tail | None) -> str:

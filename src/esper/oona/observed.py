@@ -8,16 +8,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import apsw
 
 from esper.errors import LogError
-from esper.events.envelope import MICROSECOND, SINCE, EventId, Moment, Record, RunId
-from esper.oona import file, seal
-from esper.oona.contract import START, Page, Position
-from esper.oona.store import SavedState
+from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
+from esper.oona import file
+from esper.oona.contract import START, Page, Position, SavedState
+from esper.oona.file import OBSERVED_FILE, OBSERVED_MARK
 
 _TABLES = """
 CREATE TABLE derived (
@@ -42,16 +41,17 @@ class Observed:
     def __init__(self, folder: Path, run: RunId) -> None:
         """Opens the file in `folder`, made if need be; a sealed one is sealed no more. Raises LogError where it cannot be written."""
         self.run = run
-        self._path = folder / file.OBSERVED_FILE
+        self._path = folder / OBSERVED_FILE
+        self._mark = folder / OBSERVED_MARK
         if not self._path.exists():
             file.create_file(self._path, run, "observer", _TABLES)
         with file.explained(self._path, "unseal"):
-            (folder / file.OBSERVED_MARK).unlink(missing_ok=True)
+            self._mark.unlink(missing_ok=True)
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
-        meta = file.read_meta(self._connection, self._path)
-        if meta.run != run:
+        found, _ = file.read_meta(self._connection, self._path)
+        if found != run:
             self.close()
-            raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {meta.run}")
+            raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {found}")
 
     def derived_to(self) -> Position:
         """The position up to which records are derived; the state is not read."""
@@ -61,8 +61,7 @@ class Observed:
         """The progress as of the last `save`, as in `Store`."""
         reached = self._reached()
         with file.explained(self._path, "read"):
-            rows = self._open().execute("SELECT name, state FROM cells")
-            parts = {str(name): bytes(state) for name, state in rows}
+            parts = {str(name): bytes(state) for name, state in self._open().execute("SELECT name, state FROM cells")}
         return SavedState(reached.get(_DERIVED, START), reached.get(_STATE, START), parts)
 
     def _reached(self) -> dict[str, Position]:
@@ -83,26 +82,6 @@ class Observed:
                     connection.executemany(_KEEP, parts.items())
         return new
 
-    def forget(self) -> None:
-        """Deletes the state, as in `Store`."""
-        connection = self._open()
-        with file.explained(self._path, "write"), connection:
-            connection.execute("DELETE FROM progress WHERE name = ?", (_STATE,))
-            connection.execute("DELETE FROM cells")
-
-    def seal(self) -> bool:
-        """Closes the file as ended, until somebody opens it for writing again; false when readers held it open for five seconds."""
-        connection = self._open()
-        sealed = seal.leave_wal(connection, self._path)
-        rows = connection.execute("SELECT count(*) FROM derived").fetchone()
-        self.close()
-        if sealed:
-            with file.explained(self._path, "seal"):
-                draft = self._path.with_name(file.OBSERVED_MARK + ".new")
-                draft.write_text(f"{rows[0] if rows else 0}\n")
-                draft.rename(self._path.with_name(file.OBSERVED_MARK))
-        return sealed
-
     def _insert(self, connection: apsw.Connection, record: Record) -> bool:
         if connection.execute(_INSERT, _to_row(record)).fetchone() is not None:
             return True
@@ -111,13 +90,23 @@ class Observed:
             raise LogError(f"run {self.run}, {record.topic}: derived event {record.id} stands in {self._path} with other bytes already")
         return False
 
+    def seal(self) -> bool:
+        """Closes the file as ended, until it is opened for writing again; false when readers held it open for five seconds."""
+        connection = self._open()
+        sealed = file.leave_wal(connection, self._path)
+        (count,) = connection.execute("SELECT count(*) FROM derived").fetchall()[0]
+        self.close()
+        if sealed:
+            file.write_mark(self._mark, f"{count}\n")
+        return sealed
+
     def _open(self) -> apsw.Connection:
         if self._connection is None:
             raise LogError(f"cannot use {self._path}: it is closed")
         return self._connection
 
     def close(self) -> None:
-        """Lets go of the file; a second call does nothing."""
+        """Closes the file; a second call does nothing."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -125,79 +114,37 @@ class Observed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def is_observed(folder: Path) -> bool:
-    """True when an observer has written something about the run in `folder`."""
-    return (folder / file.OBSERVED_FILE).exists()
+    """True when an observer has written about the run in `folder`."""
+    return (folder / OBSERVED_FILE).exists()
 
 
 def is_settled(folder: Path) -> bool:
     """True when the observed file in `folder` is sealed: nothing about the run is firing or undelivered."""
-    return (folder / file.OBSERVED_MARK).exists()
+    return (folder / OBSERVED_MARK).exists()
 
 
 def read_observed(
     folder: Path, run: RunId, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None
 ) -> Page:
-    """At most `limit` derived records of the run in `folder` after `position`, of `topics`, oldest first; none where nobody observed it.
+    """At most `limit` derived records of the run in `folder` after `position`, of `topics`, oldest first; none where it is not observed.
 
     Opens the file for this one request. Raises LogError for a damaged one.
     """
-    row = (position or START).row(file.OBSERVED_FILE)
+    row = (position or START).row(OBSERVED_FILE)
     if not is_observed(folder):
         return Page((), _at(row))
+    among = "" if topics is None else f" AND topic IN ({', '.join('?' * len(topics))})"
+    query = f"SELECT row, {_COLUMNS} FROM derived WHERE row > ?{among} ORDER BY row LIMIT ?"  # noqa: S608
     with _reading(folder) as connection:
-        rows = _select(connection, row, limit, topics)
+        rows: list[file.Row] = connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
         end = _end(connection)
     last = int(rows[-1][0]) if rows and len(rows) == limit else max(row, end)
     return Page(tuple(_to_record(run, found) for found in rows), _at(last))
-
-
-def check_observed(folder: Path) -> None:
-    """Raises LogError, saying what may be done, where the observed file in `folder` is damaged; no file is none. Reads all of it."""
-    if not is_observed(folder):
-        return
-    try:
-        with _reading(folder) as connection:
-            file.check_integrity(connection, folder / file.OBSERVED_FILE)
-    except LogError as error:
-        raise LogError(f"{error}, or remove it: the run is whole, only what people were told of it is lost then") from error
-
-
-def end_of_observed(folder: Path) -> Position:
-    """The position after the last derived record of the run in `folder`; the start where nobody observed it."""
-    if not is_observed(folder):
-        return _at(0)
-    with _reading(folder) as connection:
-        return _at(_end(connection))
-
-
-@contextmanager
-def _reading(folder: Path) -> Iterator[apsw.Connection]:
-    """A connection for one request, and one view of the file."""
-    path = folder / file.OBSERVED_FILE
-    immutable = is_settled(folder) and not os.access(folder, os.W_OK)
-    with file.explained(path, "read"):
-        connection = file.open_for_reading(path, immutable=immutable)
-        try:
-            with connection:
-                yield connection
-        finally:
-            connection.close()
-
-
-def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None) -> list[file.Stored]:
-    among = "" if topics is None else f" AND topic IN ({', '.join('?' * len(topics))})"
-    query = f"SELECT row, {_COLUMNS} FROM derived WHERE row > ?{among} ORDER BY row LIMIT ?"  # noqa: S608
-    return connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
-
-
-def _end(connection: apsw.Connection) -> int:
-    ends: list[file.Stored] = connection.execute("SELECT coalesce(max(row), 0) FROM derived").fetchall()
-    return int(ends[0][0])
 
 
 def observed_records(folder: Path, run: RunId, topic: str) -> Iterator[Record]:
@@ -208,34 +155,55 @@ def observed_records(folder: Path, run: RunId, topic: str) -> Iterator[Record]:
         position = page.position
 
 
+def end_of_observed(folder: Path) -> Position:
+    """The position after the last derived record of the run in `folder`; the start where it is not observed."""
+    if not is_observed(folder):
+        return _at(0)
+    with _reading(folder) as connection:
+        return _at(_end(connection))
+
+
+def check_observed(folder: Path) -> None:
+    """Raises LogError, saying what may be done, where the observed file in `folder` is damaged; no file is none. Reads all of it."""
+    if not is_observed(folder):
+        return
+    try:
+        with _reading(folder) as connection:
+            file.check_integrity(connection, folder / OBSERVED_FILE)
+    except LogError as error:
+        raise LogError(f"{error}, or remove it: the run is whole, only what people were told of it is lost then") from error
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[apsw.Connection]:
+    """A connection for one request, and one view of the file."""
+    path = folder / OBSERVED_FILE
+    immutable = is_settled(folder) and not os.access(folder, os.W_OK)
+    with file.explained(path, "read"):
+        connection = file.open_for_reading(path, immutable=immutable)
+        try:
+            with connection:
+                yield connection
+        finally:
+            connection.close()
+
+
+def _end(connection: apsw.Connection) -> int:
+    ends: list[file.Row] = connection.execute("SELECT coalesce(max(row), 0) FROM derived").fetchall()
+    return int(ends[0][0])
+
+
 def _at(row: int) -> Position:
-    return Position(((file.OBSERVED_FILE, row),))
+    return Position.at(OBSERVED_FILE, row)
 
 
-def _to_row(record: Record) -> tuple[str | int | bytes | None, ...]:
+def _to_row(record: Record) -> file.Row:
     identity, _, topic, writer, _, _, moment, generation, incarnation, kind, time, epoch, step, cause, trace, _, data = record
     microseconds = (time - SINCE) // MICROSECOND
     return identity, topic, writer, moment, generation, incarnation, kind, microseconds, epoch, step, cause, trace, data
 
 
-def _to_record(run: RunId, row: file.Stored) -> Record:
+def _to_record(run: RunId, row: file.Row) -> Record:
     _, identity, topic, writer, moment, generation, incarnation, kind, time, epoch, step, cause, trace, data = row
-    return Record(
-        id=EventId(identity),
-        run=run,
-        topic=topic,
-        writer=writer,
-        sequence=None,
-        fact=None,
-        moment=Moment(moment),
-        generation=generation,
-        incarnation=incarnation,
-        type=kind,
-        time=SINCE + MICROSECOND * time,
-        epoch=epoch,
-        step=step,
-        cause=cause,
-        trace=trace,
-        chain=None,
-        data=data,
-    )
+    written, clocks = SINCE + MICROSECOND * time, (epoch, step, cause, trace)
+    return Record(identity, run, topic, writer, None, None, moment, generation, incarnation, kind, written, *clocks, None, data)

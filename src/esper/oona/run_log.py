@@ -1,26 +1,40 @@
-"""The log of one run in its SQLite file: one process appends, any number read.
+"""The log of one run in its SQLite file: one process appends, any number read, whether it is being written, left by a writer, or sealed.
 
-The writing end stands here, the reading end in `reader`. A process that forks keeps the writing end to itself: in the child it refuses to
-append, and closing it there touches nothing, for the file, its locks and its reserve are the parent's.
+No transaction is held between requests. Once RunFinished has been read, the connection is closed after each request, so that the writer can
+leave WAL mode; a sealed file is opened for one request at a time, as immutable, and its mark is compared before and after.
+
+A process that forks keeps the writing end to itself: in the child it refuses to append, and closing it there touches nothing, for the file,
+its locks and its reserve are the parent's.
 """
 
 import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import apsw
 
-from esper.errors import LogError, RuleError
+from esper.errors import DataError, LogError, RuleError
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
-from esper.oona import file, seal
+from esper.events.topics import FACTS
+from esper.oona import file
 from esper.oona.contract import START, Page, Position
 from esper.oona.heads import Heads
-from esper.oona.lock import Lock
-from esper.oona.notifier import Notifier
-from esper.oona.place import Reserve
-from esper.oona.reader import Reader, position_at, walk
+from esper.oona.lock import Lock, holder_of
+from esper.oona.notifier import POLL_S, Listener, Notifier
+
+_RESERVE_BYTES = 1 << 20
+_RESTORE = "restore the file from a copy or a mirror"
+_LISTED = "SELECT count(*), coalesce(sum(fact), 0) FROM records INDEXED BY facts WHERE fact IS NOT NULL"
+_LAST_FACT = f"SELECT fact FROM records NOT INDEXED WHERE topic IN ({', '.join(map(repr, sorted(FACTS)))}) ORDER BY row DESC LIMIT 1"  # noqa: S608
+_ENDS = "SELECT * FROM records WHERE row IN ((SELECT min(row) FROM records), (SELECT max(row) FROM records))"
+# How many sealed files one process has open at once, over all threads: `ulimit -n` is 1024 on many machines, and a connection takes up to
+# three descriptors.
+_sealed_at_once = threading.BoundedSemaphore(64)
 
 
 class RunLog:
@@ -29,11 +43,17 @@ class RunLog:
     One thread at a time appends; one thread at a time reads, waits or asks for the end. Close it, or use it in a `with` statement.
     """
 
-    def __init__(self, path: Path, meta: file.Meta, reader: "Reader", writer: "_Writer | None") -> None:
+    def __init__(self, path: Path, writer: "_Writer | None" = None) -> None:
         self.path = path
-        self.meta = meta
-        self._reader = reader
+        self._file = path / file.RUN_FILE
         self._writer = writer
+        self._connection: apsw.Connection | None = None
+        self._listener: Listener | None = None
+        self._finished = False
+        self._is_counted = False
+        self._is_indexed = False
+        with self._reading() as connection:
+            self.run, self.writer = file.read_meta(connection, self._file)
 
     @classmethod
     def create(cls, path: Path, run: RunId, writer: str = TRAINER) -> Self:
@@ -41,15 +61,11 @@ class RunLog:
         with file.explained(path, "make the folder"):
             path.mkdir(exist_ok=True)
             file.sync_folder(path.parent)
-        lock = Lock.take(path / file.WRITER_LOCK, f"run {run}")
-        try:
+        with _locked(path, run) as lock:
             if (path / file.RUN_FILE).exists():
                 raise LogError(f"cannot create run {run}: expected no log yet, got {path / file.RUN_FILE}; resume it instead")
             file.create_file(path / file.RUN_FILE, run, writer)
-        except BaseException:
-            lock.release()
-            raise
-        return cls._own(path, lock)
+            return cls(path, _Writer(path, lock))
 
     @classmethod
     def resume(cls, path: Path) -> Self:
@@ -58,53 +74,27 @@ class RunLog:
         Raises LogError with the pid where another process writes it; where it is sealed; where SQLite's integrity_check, a number or a
         chain is wrong. Reads the whole file.
         """
-        lock = Lock.take(path / file.WRITER_LOCK, f"run {path.name}")
-        try:
-            mark = seal.read_mark(path)
-            if mark is not None:
+        with _locked(path, path.name) as lock:
+            if file.read_mark(path) is not None:
                 raise LogError(f"run {path.name} is finished and sealed ({path / file.SEAL_MARK}): expected a run that can go on")
-        except BaseException:
-            lock.release()
-            raise
-        return cls._own(path, lock)
-
-    @classmethod
-    def seal_finished(cls, path: Path) -> bool:
-        """True when the finished, unsealed run in folder `path` could be sealed; see `Directory.seal_finished`."""
-        with cls.open(path) as log:
-            if [record.type for record in log.last()] != [RunFinished.KIND]:
-                return False
-        with cls.resume(path) as log:
-            return log.seal()
+            return cls(path, _Writer(path, lock))
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """The log in folder `path`, to be read. Raises LogError for a file that is damaged, newer, or not a run's."""
-        reader = Reader(path)
-        return cls(path, reader.meta, reader, None)
-
-    @classmethod
-    def _own(cls, path: Path, lock: Lock) -> Self:
-        try:
-            writer = _Writer(path, lock)
-        except BaseException:
-            lock.release()
-            raise
-        return cls(path, writer.meta, Reader(path), writer)
-
-    @property
-    def run(self) -> RunId:
-        """The run that this log holds."""
-        return self.meta.run
-
-    @property
-    def writer(self) -> str:
-        """The name that every record's `writer` field carries."""
-        return self.meta.writer
+        return cls(path)
 
     def heads(self) -> Heads:
-        """How the log ends, as a copy. For a reader: by a walk over the whole file that checks all of it, the mark of a sealed run too."""
-        return self._reader.heads() if self._writer is None else self._writer.heads.copy()
+        """The log's end, as a copy.
+
+        For a reader, all of it is checked: SQLite's structure, every number and chain, the tails of an end, the mark of a sealed run.
+        """
+        if self._writer is not None:
+            return self._writer.heads.copy()
+        with self._reading() as connection:
+            heads = _checked(connection, self._file)
+        file.require_end(self.path, heads)
+        return heads
 
     def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
         """Makes `records` durable, all or none, then notifies the readers. Contract and errors: see `RunWriter.append`."""
@@ -112,115 +102,217 @@ class RunLog:
 
     def read(self, position: Position | None = None, limit: int = 1000, topics: frozenset[str] | None = None) -> Page:
         """At most `limit` records after `position`, of `topics`, oldest first, as one consistent view."""
-        return self._reader.read((position or START).row(file.RUN_FILE), limit, topics)
+        row = (position or START).row(file.RUN_FILE)
+        with self._reading() as connection, connection:
+            self._require_whole(connection, topics)
+            rows = _select(connection, row, limit, topics)
+            full = bool(rows) and len(rows) == limit
+            last = int(rows[-1][0]) if full else max(row, self._last_row(connection))
+        return Page(self._records(rows), _at(last))
 
     def last(self, limit: int = 1, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
-        """The newest `limit` records of `topics` (None: all), oldest first."""
-        return self._reader.last(limit, topics)
+        """The newest `limit` records of `topics` (None: all), oldest first, as one consistent view."""
+        with self._reading() as connection, connection:
+            self._require_whole(connection, topics)
+            rows = _select(connection, 0, limit, topics, newest=True)
+            self._last_row(connection)
+        return self._records(rows[::-1])
 
     def skip(self, position: Position | None, keep: int) -> tuple[Position, int]:
-        """Where a reader at `position` goes on who may be `keep` records behind, and how many it passes over."""
+        """The later of `position` and the position `keep` records before the end, and how many records that skips."""
         row = (position or START).row(file.RUN_FILE)
-        to = max(row, self._reader.last_row() - keep)
-        return position_at(to), to - row
+        to = max(row, self.end().row(file.RUN_FILE) - keep)
+        return _at(to), to - row
 
     def end(self) -> Position:
         """The position after the last durable record."""
-        return position_at(self._reader.last_row())
+        with self._reading() as connection:
+            return _at(self._last_row(connection))
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`, notified by the writer or within 50 ms; False when `timeout_s` passed."""
-        return self._reader.wait(position.row(file.RUN_FILE), timeout_s)
+        deadline = time.monotonic() + timeout_s
+        if self._listener is None:
+            self._listener = Listener(self.path.parent)
+        while not self.end().records_since(position):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._listener.notified(min(left, POLL_S))
+        return True
 
     def free_reserve(self) -> None:
-        """Deletes the reserve file: room for a run's last words on a full disk."""
-        self._owned("free the reserve of").reserve.free()
+        """Deletes the reserve file: room for the end of a run on a full disk."""
+        self._owned("free the reserve of").free_reserve()
 
     def seal(self) -> bool:
         """Leaves WAL mode, then marks the run as sealed; the log is only read from then on.
 
         False when readers held the file for five seconds: `Directory.seal_finished` does the rest. Raises RuleError for an empty log.
         """
-        self._reader.close()
+        self._stop_reading()
         return self._owned("seal").seal()
 
     def close(self) -> None:
-        """Lets go of connections, socket, reserve and lock; a second call does nothing."""
-        self._reader.close()
+        """Closes connections and socket, frees reserve and lock; a second call does nothing."""
+        self._stop_reading()
         if self._writer is not None:
             self._writer.close()
-
-    def _owned(self, doing: str) -> "_Writer":
-        if self._writer is None:
-            raise RuleError(f"cannot {doing} {self.path / file.RUN_FILE}: it was opened for reading; create or resume the run to write it")
-        return self._writer
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _owned(self, doing: str) -> "_Writer":
+        if self._writer is None:
+            raise RuleError(f"cannot {doing} {self._file}: it was opened for reading; create or resume the run to write it")
+        return self._writer
+
+    @contextmanager
+    def _reading(self) -> Iterator[apsw.Connection]:
+        """A connection for one request."""
+        if file.read_mark(self.path) is not None:
+            self._release()
+            with file.unchanged(self.path), self._immutable() as connection:
+                yield connection
+            return
+        if self._connection is None and _is_archived(self.path):
+            with self._immutable() as connection:
+                yield connection
+            return
+        if self._connection is None:
+            self._connection = file.open_for_reading(self._file, immutable=False)
+        try:
+            with file.explained(self._file, "read"):
+                yield self._connection
+        finally:
+            if self._finished:
+                self._release()
+
+    @contextmanager
+    def _immutable(self) -> Iterator[apsw.Connection]:
+        with _sealed_at_once, file.explained(self._file, "read"):
+            connection = file.open_for_reading(self._file, immutable=True)
+            try:
+                yield connection
+            finally:
+                connection.close()
+
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _stop_reading(self) -> None:
+        """Closes connection and socket; the next request opens them again."""
+        self._release()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _require_whole(self, connection: apsw.Connection, topics: frozenset[str] | None) -> None:
+        """Raises LogError where reading would miss records without an error: a sealed file was cut, or the index lacks facts. Asks once."""
+        if not self._is_counted:
+            marked = file.in_mark(file.read_mark(self.path), "records", int)
+            if marked and (found := self._last_row(connection)) != marked:
+                raise LogError(f"cannot trust {self._file}: expected {marked} records, as the run's mark says, got {found}; {_RESTORE}")
+            self._is_counted = True
+        if not self._is_indexed and _is_of_facts(topics):
+            listed, total = connection.execute(_LISTED).fetchall()[0]
+            last = connection.execute(_LAST_FACT).get
+            if (listed, total) != (last or 0, (last or 0) * ((last or 0) + 1) // 2):
+                what = f"expected its index to lead to every fact up to the last one's number, {last}, got {listed}"
+                raise LogError(f"cannot trust {self._file}: {what}; {_RESTORE}")
+            self._is_indexed = True
+
+    def _records(self, rows: list[file.Row]) -> tuple[Record, ...]:
+        try:
+            return tuple(file.to_record(self.run, self.writer, row) for row in rows)
+        except DataError as error:
+            raise LogError(f"cannot read {self._file}: the file is damaged: {error}") from error
+
+    def _last_row(self, connection: apsw.Connection) -> int:
+        """The last row; 0 before the first. Once that is RunFinished nothing follows, and the file is closed after each request."""
+        row, kind = connection.execute("SELECT row, type FROM records ORDER BY row DESC LIMIT 1").fetchone() or (0, "")
+        self._finished = kind == RunFinished.KIND
+        return int(row)
 
 
 class _Writer:
-    """The one writing connection of a run, with everything that goes with it: lock, reserve, notifier, and how the log ends."""
+    """The one writing connection of a run, with everything that goes with it: lock, reserve, notifier, and the log's end."""
 
-    def __init__(self, path: Path, lock: Lock) -> None:
-        self.path = path / file.RUN_FILE
+    def __init__(self, folder: Path, lock: Lock) -> None:
+        self._folder = folder
+        self._path = folder / file.RUN_FILE
+        self._reserve = folder / file.RESERVE
         self._lock = lock
         self._process = os.getpid()
-        self._connection: apsw.Connection | None = file.open_for_writing(self.path)
+        self._connection: apsw.Connection | None = file.open_for_writing(self._path)
         try:
-            file.check_integrity(self._connection, self.path)
-            self.meta = file.read_meta(self._connection, self.path)
-            self.heads = walk(self._connection, self.path, self.meta)
-            self.reserve = Reserve.make(path)
+            self.heads = _checked(self._connection, self._path)
+            self._make_reserve()
             self._file = self._found()
         except BaseException:
             self._connection.close()
             raise
-        self._notifier = Notifier(path.parent, self.meta.run)
+        self._notifier = Notifier(folder.parent, self.heads.run)
 
-    def append(self, records: tuple[Record, ...], reached: Heads | None) -> None:
+    def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
         connection = self._writing("append to")
         heads = reached or self.heads.after(records)
-        with file.explained(self.path, "append to"), connection:
+        with file.explained(self._path, "append to"), connection:
             connection.executemany(file.INSERT, map(file.to_row, records))
         # A file that was removed takes everything that is written, and keeps nothing.
         if self._found() != self._file:
-            raise LogError(f"cannot append to {self.path}: it was removed, moved or replaced while it was written")
+            raise LogError(f"cannot append to {self._path}: it was removed, moved or replaced while it was written")
         self.heads = heads
         self._notifier.notify()
 
     def _found(self) -> tuple[int, int] | None:
-        """Which file stands at the path now; None where there is none."""
+        """The identity of the file at the path now; None where there is none."""
         try:
-            status = self.path.stat()
+            status = self._path.stat()
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino
 
     def seal(self) -> bool:
         connection = self._writing("seal")
-        with file.explained(self.path, "read"):
-            ends = connection.execute("SELECT * FROM records WHERE row IN ((SELECT min(row) FROM records), (SELECT max(row) FROM records))")
-            records = [file.to_record(self.meta.run, self.meta.writer, row) for row in ends]
-        if not records:
-            raise RuleError(f"cannot seal {self.path}: expected records, got none")
-        sealed = seal.leave_wal(connection, self.path)
+        with file.explained(self._path, "read"):
+            ends = [file.to_record(self.heads.run, self.heads.writer, row) for row in connection.execute(_ENDS)]
+        if not ends:
+            raise RuleError(f"cannot seal {self._path}: expected records, got none")
+        sealed = file.leave_wal(connection, self._path)
         connection.close()
         self._connection = None
         if sealed:
-            self.reserve.free()
-            seal.write_mark(self.path.parent, self.heads, records[0], records[-1])
+            self.free_reserve()
+            file.write_mark(self._folder / file.SEAL_MARK, file.mark_of(self.heads, ends[0], ends[-1]))
             self._notifier.notify()
         return sealed
 
+    def _make_reserve(self) -> None:
+        """Makes a file that keeps room for RunFailed on a disk that fills up. Raises LogError on a disk that is full already."""
+        try:
+            with file.explained(self._reserve, "write"), self._reserve.open("wb") as reserve:
+                # Written, not truncated to its length or fallocated: a hole keeps no room, and not every system has the other.
+                reserve.write(bytes(_RESERVE_BYTES))
+                reserve.flush()
+                os.fsync(reserve.fileno())
+        except LogError:
+            self.free_reserve()  # A part of it would only make the full disk fuller.
+            raise
+
+    def free_reserve(self) -> None:
+        self._reserve.unlink(missing_ok=True)
+
     def _writing(self, doing: str) -> apsw.Connection:
         if os.getpid() != self._process:
-            raise RuleError(f"cannot {doing} {self.path} in a forked child: process {self._process} opened it and goes on writing it")
+            raise RuleError(f"cannot {doing} {self._path} in a forked child: process {self._process} opened it and goes on writing it")
         if self._connection is None:
-            raise LogError(f"cannot {doing} {self.path}: the log is closed")
+            raise LogError(f"cannot {doing} {self._path}: the log is closed")
         return self._connection
 
     def close(self) -> None:
@@ -229,6 +321,56 @@ class _Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        self.reserve.free()
+        self.free_reserve()
         self._notifier.close()
         self._lock.release()
+
+
+@contextmanager
+def _locked(folder: Path, run: str) -> Iterator[Lock]:
+    """The lock of the run in `folder`, which the block passes on; released where it fails."""
+    lock = Lock.take(folder / file.WRITER_LOCK, f"run {run}")
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _checked(connection: apsw.Connection, path: Path) -> Heads:
+    """The file's end, after a check of SQLite's structure and of every number and chain. Raises LogError at the first fault."""
+    file.check_integrity(connection, path)
+    heads = Heads(*file.read_meta(connection, path))
+    with file.explained(path, "read"):
+        for row in connection.execute("SELECT * FROM records ORDER BY row"):
+            try:
+                heads.verify(file.to_record(heads.run, heads.writer, row))
+            except DataError as error:
+                raise LogError(f"cannot trust {path}: {error}; {_RESTORE}") from error
+    return heads
+
+
+def _is_archived(folder: Path) -> bool:
+    """True for an unsealed run where this process may write nothing, and which nobody writes: SQLite could not make its shared memory."""
+    wal = folder / (file.RUN_FILE + "-wal")
+    unwritten = not wal.exists() or not wal.stat().st_size
+    return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / file.WRITER_LOCK) is None
+
+
+def _is_of_facts(topics: frozenset[str] | None) -> bool:
+    return topics is not None and topics <= FACTS
+
+
+def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None, *, newest: bool = False) -> list[file.Row]:
+    """At most `limit` rows of `topics` after row `row`: the first, or the `newest`, newest first."""
+    if topics is not None and not topics:
+        return []
+    among = "" if topics is None else f" AND topic IN ({', '.join('?' * len(topics))})"
+    # Facts along their own index: the telemetry between two facts is never touched.
+    facts = " AND fact IS NOT NULL" if _is_of_facts(topics) else ""
+    query = f"SELECT * FROM records WHERE row > ?{facts}{among} ORDER BY row {'DESC' if newest else 'ASC'} LIMIT ?"  # noqa: S608
+    return connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
+
+
+def _at(row: int) -> Position:
+    return Position.at(file.RUN_FILE, row)

@@ -36,11 +36,10 @@ from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_
 from esper.kasmina.host import Host
 from esper.kasmina.plain_model import save_grown
 from esper.nissa.custom import CustomMetrics
-from esper.oona.catch_up import CatchUp, DivergedError, catch_up
+from esper.oona.catch_up import CatchUp, DivergedError
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
-from esper.oona.emitter import Emitter
-from esper.oona.run_end import FailureKind
+from esper.oona.emitter import Emitter, FailureKind
 from esper.oona.run_log import RunLog
 from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
@@ -234,7 +233,7 @@ def _events(log: Log, *kinds: type[_Kind]) -> Iterator[tuple[Record, _Kind]]:
 def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLog, point: _ResumePoint) -> Result:
     """Trains from `point` on, between the first event and the last, and releases every part in the reverse order."""
     saved, moment, _ = point
-    ahead = catch_up(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
+    ahead = CatchUp(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
@@ -349,7 +348,7 @@ def _finish(recipe: Recipe, training: Training, emitter: Emitter, outcome: Train
 
 def _fail(error: BaseException, training: Training, emitter: Emitter) -> None:
     """Records RunFailed; the run stays unsealed and may be resumed. A run that has finished stays finished."""
-    if any(record.type == RunFinished.KIND for record in emitter.upcoming):
+    if any(record.type == RunFinished.KIND for record in emitter.pending_facts):
         return
     kinds: dict[type[BaseException], FailureKind] = {DivergedError: "diverged", UnstableError: "rollbacks", LogError: "log"}
     kind: FailureKind = next((name for cause, name in kinds.items() if isinstance(error, cause)), "error")

@@ -89,7 +89,7 @@ class AdaptationStep:
 
         A failure may have been the machine's (a full disk, a timeout): what followed from it stands, even if it would succeed today.
         """
-        for record in self._training.sink.upcoming[:1]:
+        for record in self._training.sink.pending_facts[:1]:
             failed = codec.decode(record)
             if isinstance(failed, KernelCompileFailed) and failed.key == order.key:
                 raise KernelError(failed.error)
@@ -131,7 +131,7 @@ class AdaptationStep:
     def _logged(self) -> tuple[tuple[DecisionMade, ...], bool]:
         """The logged decisions of this epoch, and whether the log holds all of them."""
         decisions: list[DecisionMade] = []
-        for record in self._training.sink.upcoming:
+        for record in self._training.sink.pending_facts:
             if record.type not in _DECIDING:
                 return tuple(decisions), True
             if record.type == DecisionMade.KIND:

@@ -104,7 +104,7 @@ class EventSink(Protocol):
         """Set the activity that heartbeats report."""
 
     @property
-    def upcoming(self) -> tuple[Record, ...]:
+    def pending_facts(self) -> tuple[Record, ...]:
         """While catching up: the logged facts that were not emitted again yet, in order; else empty."""
 
 

@@ -49,7 +49,7 @@ class _Teller:
         wrap(Emitter, "_put", self._putting)
         wrap(Emitter, "commit", self._committing)
         wrap(Emitter, "_go_live", self._catching_up(lambda _emitter: True))
-        wrap(CatchUp, "meet", self._catching_up(lambda catch_up: not catch_up.pending))
+        wrap(CatchUp, "match_next", self._catching_up(lambda catch_up: not catch_up.pending))
         wrap(Trainer, "_step", self._stepping)
 
     def _putting(self, put: Function) -> Function:

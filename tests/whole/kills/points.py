@@ -13,7 +13,7 @@ import apsw
 
 from esper.events.kinds.kernels import KernelCompiled
 from esper.events.kinds.run import RunFinished, RunRolledBack
-from esper.oona import emitter, file, run_log, seal
+from esper.oona import emitter, file, run_log
 from esper.oona.catch_up import CatchUp
 from esper.oona.emitter import Emitter
 from esper.tolaria import checkpoints, trainer
@@ -217,10 +217,10 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "RunRolledBack is durable, nothing after it": _after(
         Emitter, "emit", when=_said(RunRolledBack), then=lambda emitter, *_: emitter.commit()
     ),
-    "catching up": _before(CatchUp, "meet"),
+    "catching up": _before(CatchUp, "match_next"),
     "RunResumed is durable, nothing after it": _after(emitter.Emitter, "_go_live", then=lambda one, *_: one.commit()),
     "streams ended, before RunFinished": _before(Emitter, "emit", when=_said(RunFinished)),
     "RunFinished is durable, before sealing": _before(run_log.RunLog, "seal"),
-    "summary kept, before leaving WAL": _before(seal, "leave_wal"),
-    "out of WAL, before the mark": _before(seal, "write_mark"),
+    "summary kept, before leaving WAL": _before(file, "leave_wal"),
+    "out of WAL, before the mark": _before(file, "write_mark"),
 }

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from esper.errors import LogError
-from esper.oona import seal
+from esper.oona import file
 from esper.oona.contract import START
 from esper.oona.directory import Directory
-from esper.oona.file import RUN_FILE, SEAL_MARK
+from esper.oona.file import RUN_FILE, SEAL_MARK, sealed_ago_s, unchanged
 from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import BEGAN, RUN, ended, everything, mixed
 
@@ -83,7 +83,7 @@ def test_a_reader_that_read_the_end_does_not_keep_the_run_from_being_sealed(dire
 
 
 def test_a_reader_that_holds_on_leaves_the_sealing_to_the_next(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seal, "LEAVE_WAL_S", 0.05)
+    monkeypatch.setattr(file, "LEAVE_WAL_S", 0.05)
     with directory.create(RUN) as log:
         log.append(RECORDS)
         with child("read", directory.path) as reader:
@@ -115,7 +115,7 @@ def test_a_run_that_did_not_finish_is_not_sealed(directory: Directory) -> None:
 
 def test_what_was_read_while_the_mark_changed_is_not_trusted(directory: Directory) -> None:
     folder = sealed(directory)
-    with pytest.raises(LogError, match="was unsealed while it was read"), seal.unchanged(folder):
+    with pytest.raises(LogError, match="was unsealed while it was read"), unchanged(folder):
         (folder / SEAL_MARK).write_text("{}")
 
 
@@ -123,7 +123,7 @@ def test_what_was_read_while_the_mark_changed_is_not_trusted(directory: Director
 def test_a_mark_that_cannot_be_read_hides_no_run(directory: Directory, bytes_: bytes) -> None:
     folder = sealed(directory)
     (folder / SEAL_MARK).write_bytes(bytes_)
-    assert seal.sealed_ago_s(folder, BEGAN) == math.inf
+    assert sealed_ago_s(folder, BEGAN) == math.inf
     with directory.open(RUN) as log:
         assert everything(log) == RECORDS
         with pytest.raises(LogError, match=rf"expected .*, as its records have it, in its mark {folder / SEAL_MARK}, got "):
