@@ -8,7 +8,7 @@ from esper.events.kinds.control import Adaptation, DecisionMade, FieldReported
 from esper.events.kinds.epoch import GateSettings, SiteRow, SystemState
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.tamiyo.policy import decide
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 
 EPOCH_EVENT = EventId("run/1000")
 EVALUATION = EventId("run/900")

@@ -1,6 +1,6 @@
 """Whole lives of seeds under the real gate, epoch by epoch."""
 
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 from tests.tamiyo.world import World
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from esper.events.kinds.lifecycle import Evaluation
-from esper.tamiyo.evidence import confidence, describe, phi, usable_z, z_score
+from esper.tamiyo.evidence import _z_score, confidence, describe, phi, usable_z
 
 
 def evidence(mean: float = 0.0018, standard_error: float = 0.0004, n: int = 350, k: int = 3) -> Evaluation:
@@ -35,7 +35,7 @@ def test_phi_is_the_normal_distribution_function(z: float, expected: float) -> N
     ],
 )
 def test_z_counts_standard_errors(mean: float, standard_error: float, expected: float | None) -> None:
-    assert z_score(mean, standard_error) == (pytest.approx(3.0 * math.copysign(1, expected)) if expected in {3.0, -3.0} else expected)
+    assert _z_score(mean, standard_error) == (pytest.approx(3.0 * math.copysign(1, expected)) if expected in {3.0, -3.0} else expected)
 
 
 def test_eight_pairs_are_needed() -> None:

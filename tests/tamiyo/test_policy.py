@@ -14,9 +14,9 @@ from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.folds.gate import Passed, Refused, after, judge, view_at
 from esper.tamiyo.policy import decide
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 from tests.tamiyo.states import EPOCH_EVENT, FALLING, FLAT, Row, dormant, evaluated, only, seed, sites, state
-from tests.tamiyo.test_plateau import second_opinion
+from tests.tamiyo.test_germination import second_opinion
 
 ORDER = ["advance", "cull cancel", "fossilize", "graft", "germinate"]
 numbers = st.floats(-0.01, 0.01) | st.sampled_from([0.0, math.nan, math.inf, -math.inf])

@@ -14,7 +14,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.folds.gate import Passed, Refused, Verdict, after, judge, view_at
 from esper.folds.transitions import IN_TASK_GRAPH, next_stage
 from esper.tamiyo.policy import decide
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 from tests.tamiyo.states import Report, evaluated, seed, sites, state
 
 DUE = {Stage.TRAINING: 3, Stage.EVALUATING: 1}

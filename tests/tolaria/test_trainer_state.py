@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.events.kinds.lifecycle import Evaluation
-from esper.tamiyo.plateau import plateau
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.germination import plateau
+from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.trainer_state import Counters, Rewindable, SeedNotes
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from esper.errors import DataError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.determinism import random_state_digest
 from esper.tolaria.objective import Batch, Supervised, WholeStep
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, paired_evaluation

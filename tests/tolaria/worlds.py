@@ -20,7 +20,7 @@ from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError, KernelRe
 from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
 from esper.kasmina.randomness import derive
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.adaptation import AdaptationStep, Policy
 from esper.tolaria.checkpoints import Checkpointer
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised

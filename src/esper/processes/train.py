@@ -43,7 +43,7 @@ from esper.oona.emitter import Emitter, FailureKind
 from esper.oona.run_log import RunLog
 from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria import environment
 from esper.tolaria.adaptation import AdaptationStep, Policy
 from esper.tolaria.checkpoints import Checkpointer, verify_checkpoint

@@ -16,8 +16,8 @@ def phi(z: float) -> float:
     return 0.5 * (1.0 + math.erf(z / math.sqrt(2.0)))
 
 
-def z_score(mean: float, standard_error: float) -> float | None:
-    """`mean` in standard errors; +-inf where all pairs differ by the same amount, 0 where none differs. None: it cannot be told."""
+def _z_score(mean: float, standard_error: float) -> float | None:
+    """`mean` in standard errors; +-inf where all pairs differ by the same amount, 0 where none differs. None: it is unknown."""
     if math.isnan(standard_error) or not math.isfinite(mean):
         return None
     if standard_error == 0.0:
@@ -29,22 +29,17 @@ def usable_z(evidence: Evaluation | None, least_pairs: int) -> float | None:
     """The z of `evidence`; None where there is none, where it rests on fewer than `least_pairs` pairs or on a value that is not finite."""
     if evidence is None or evidence.n < least_pairs:
         return None
-    return z_score(evidence.mean, evidence.standard_error)
+    return _z_score(evidence.mean, evidence.standard_error)
 
 
 def confidence(z: float | None, k: int) -> float:
-    """Phi(z)^k, in 0..1, never NaN; 0 where z is not known. Pass -z for the confidence that the seed does not help."""
+    """Phi(z)^k, in 0..1, never NaN; 0 where z is unknown. Pass -z for the confidence that the seed does not help."""
     return 0.0 if z is None else phi(z) ** max(1, k)
-
-
-def is_harmful(evidence: Evaluation) -> bool:
-    """True where the loss is finite without the seed and not finite with it."""
-    return math.isfinite(evidence.loss_without) and not math.isfinite(evidence.loss_with)
 
 
 def describe(evidence: Evaluation, least_pairs: int, k: int | None = None) -> str:
     """The comparison in words, like `0.2715 against 0.2733 (-0.7 %), n 350, z 4.1, best of 3 tried`."""
-    words = f"{number(evidence.loss_with)} against {number(evidence.loss_without)} ({gain_in_words(evidence)}), n {evidence.n}"
+    words = f"{evidence.loss_with:.4g} against {evidence.loss_without:.4g} ({gain_in_words(evidence)}), n {evidence.n}"
     if evidence.n < least_pairs:
         return f"{words}: fewer than {least_pairs} pairs give no confidence"
     z = usable_z(evidence, least_pairs)
@@ -66,8 +61,3 @@ def gain_in_words(evidence: Evaluation) -> str:
 def epochs(count: int) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{count} epoch" if count == 1 else f"{count} epochs"
-
-
-def number(value: float | None) -> str:
-    """`value` to four digits, `unmeasured` for None."""
-    return "unmeasured" if value is None else f"{value:.4g}"

@@ -1,29 +1,67 @@
-"""Germination: a race of blueprints at the site with the largest gradient pressure.
+"""Germination: on a plateau of the validation loss, a race of blueprints at the site with the largest gradient pressure.
 
-A wish to germinate is recorded at most once per epoch's end, and only when nothing rules it out and the plateau is at least half likely
+A germination is decided at most once per epoch's end, and only when nothing rules it out and the plateau is at least half likely
 (`wish`). Where the gate will pass it, it is one decision per candidate, at most `race` and as many as the gate's cap allows; where the
-gate will refuse it (confidence, urgency, frequency, cooldown, cap), it is the first candidate's alone, so that the refusal can be seen.
+gate will refuse it (confidence, urgency, frequency, cooldown, cap), it is the first candidate's alone, so that the refusal is recorded.
 
 What rules it out, in this order: no validation at this epoch's end; a seed anywhere that is live and not FOSSILIZED yet (one cycle at a
 time: the plateau of a host that still takes up a seed says nothing, and measured gains were no better with a race during FINE_TUNING);
 the most races; fewer epochs left than two cycles; no site with a free slot and a blueprint within the limit of parameters; fewer free
 slots at the chosen site than the race has candidates while others there come free soon (after a race that was culled only the fourth slot
 is not under embargo, and a race of one would use up a germination).
+
+Plateau: the validation loss has stopped falling, with what confidence. With v the validation losses since the last graft cycle and W the
+window: r = 1 - min(last W) / min(all before) is how much better the window is; sigma = max(noise, residual standard deviation of log v
+over the window around its line, W - 2 degrees of freedom) is how far a single loss is from its trend, as a share. confidence =
+Phi((tolerance - r) / sigma); urgency = clip(1 - r / (2 tolerance), 0, 1). Losses that are not all finite and above 0 have no ratio: the
+confidence is 0 then, and the reason says so.
 """
 
 import math
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.events.kinds.epoch import SystemState
+from esper.events.kinds.epoch import SiteRow, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.transitions import LIVE
-from esper.tamiyo.evidence import epochs
-from esper.tamiyo.plateau import Plateau
-from esper.tamiyo.policy_input import PolicyInput, free_slots, full_name
+from esper.tamiyo.evidence import epochs, phi
+from esper.tamiyo.policy_input import PolicyInput, PolicySettings, full_name
 
 _FAILURES = frozenset({Stage.CULLED.value, Stage.ROLLED_BACK.value})
+
+
+class Plateau(NamedTuple):
+    """Plateau of the loss; both numbers are in 0..1, never NaN."""
+
+    confidence: float
+    urgency: float
+    reason: str
+
+
+def plateau(losses: tuple[float, ...], settings: PolicySettings) -> Plateau:
+    """Confidence that `losses` (oldest first) have stopped falling, and urgency of growth.
+
+    Of the losses before the window only the lowest matters, or one that has no logarithm.
+    """
+    window = settings.window
+    if len(losses) <= window:
+        return Plateau(0.0, 0.0, f"{len(losses)} of the {window + 1} validation losses that show a plateau")
+    if not all(math.isfinite(loss) and loss > 0.0 for loss in losses):
+        return Plateau(0.0, 0.0, "a plateau needs validation losses that are finite and above 0")
+    last = np.asarray(losses[-window:], dtype=np.float64)
+    improved = 1.0 - float(last.min()) / min(losses[:-window])
+    sigma = max(settings.noise, _residual_deviation(np.log(last)))
+    confidence = phi((settings.tolerance - improved) / sigma)
+    urgency = min(1.0, max(0.0, 1.0 - improved / (2.0 * settings.tolerance)))
+    if improved < 0.0:
+        return Plateau(confidence, urgency, f"best of {window} is {-100.0 * improved:.1f} % worse than before")
+    sign = "<" if improved < settings.tolerance else ">="
+    reason = f"best of {window} improved {100.0 * improved:.1f} % {sign} {100.0 * settings.tolerance:g} %"
+    return Plateau(confidence, urgency, reason)
 
 
 class _RaceSite(NamedTuple):
@@ -31,39 +69,36 @@ class _RaceSite(NamedTuple):
 
     site: str
     pressure: float | None
-    slots: tuple[int, ...]
-    blueprints: tuple[str, ...]
+    slots: list[int]
+    blueprints: list[str]
 
 
 def hindrance(view: PolicyInput) -> str:
     """Reason against a germination at this epoch's end, in words; empty: none."""
-    state, settings = view.state, view.settings
+    state, settings, left = view.state, view.settings, view.epochs_left
     if state.validation_loss is None:
         return "no validation at this epoch's end"
     live = next((seed for seed in view.seeds if seed.stage in LIVE), None)
     if live is not None:
         return f"{full_name(live)} is {live.stage}"
-    started = state.germinations
-    if settings.max_germinations is not None and started >= settings.max_germinations:
-        return f"{started} races of at most {settings.max_germinations} were started"
-    left = view.epochs_left
+    if settings.max_germinations is not None and state.germinations >= settings.max_germinations:
+        return f"{state.germinations} races of at most {settings.max_germinations} were started"
     if left is not None and left < 2 * settings.cycle:
         return f"{epochs(left)} left, two seed cycles take {2 * settings.cycle}"
-    place = _best_race_site(state)
-    return _nowhere(state) if place is None else _too_small(view, place)
+    return _no_room(view, _best_race_site(state))
 
 
 def germinate(view: PolicyInput, plateau: Plateau) -> tuple[DecisionMade, ...]:
-    """The wish to germinate; empty where it is ruled out or not likely enough.
+    """The decisions to germinate; empty where that is ruled out or the plateau is not likely enough.
 
     No live seed, no other adaptation: the gate's whole cap is left to the race.
     """
     place = _best_race_site(view.state)
     if hindrance(view) or place is None or not plateau.confidence >= view.settings.wish:
         return ()
-    room = min(view.settings.race, view.state.gate.adaptations_per_epoch)
-    candidates = max(1, room) if _gate_passes(view, plateau) else 1
-    return tuple(
+    largest = place.pressure
+    pressure = "its gradient pressure was not measured" if largest is None else f"gradient pressure {largest:.3g}, the largest"
+    decisions = tuple(
         DecisionMade(
             adaptation=Adaptation.GERMINATE,
             site=place.site,
@@ -71,11 +106,16 @@ def germinate(view: PolicyInput, plateau: Plateau) -> tuple[DecisionMade, ...]:
             blueprint=blueprint,
             confidence=plateau.confidence,
             urgency=plateau.urgency,
-            reason=f"{plateau.reason}; {_pressure(place)}",
+            reason=f"{plateau.reason}; {pressure}",
             evidence=(view.event,),
         )
-        for slot, blueprint in list(zip(place.slots, place.blueprints, strict=False))[:candidates]
+        for slot, blueprint in zip(place.slots, place.blueprints, strict=False)
     )
+    gate, epoch, reports = view.state.gate, view.state.epoch, view.state.field_reports
+    lives = [seed.life for seed in view.state.seeds if seed.life is not None] + [report.life for report in reports]
+    cooled = not lives or epoch - max(lives) >= gate.cooldown
+    passes = view.gate_passes(decisions[0]) and cooled and epoch % gate.adaptation_every == 0
+    return decisions[: max(1, min(view.settings.race, gate.adaptations_per_epoch)) if passes else 1]
 
 
 def _best_race_site(state: SystemState) -> _RaceSite | None:
@@ -83,44 +123,40 @@ def _best_race_site(state: SystemState) -> _RaceSite | None:
 
     A pressure that was not measured, or is not finite, counts less than any.
     """
-    free = free_slots(state)
-    failures = Counter((report.site, report.blueprint) for report in state.field_reports if report.outcome in _FAILURES)
-    best: _RaceSite | None = None
-    for row in state.sites:
-        site, pressure = row.site, row.gradient_pressure
-        if site in free and row.blueprints and (best is None or _rank(pressure) > _rank(best.pressure)):
-            ordered = sorted(row.blueprints, key=lambda blueprint, site=site: failures[site, blueprint])  # type: ignore[misc]
-            best = _RaceSite(site, pressure, tuple(free[site]), tuple(ordered))
-    return best
+
+    def rank(row: SiteRow) -> float:
+        pressure = row.gradient_pressure
+        return pressure if pressure is not None and math.isfinite(pressure) else -math.inf
+
+    free = [(seed.site, seed.seed) for seed in state.seeds if seed.stage is Stage.DORMANT]
+    sites = {site for site, _ in free}
+    best = max((row for row in state.sites if row.site in sites and row.blueprints), key=rank, default=None)
+    if best is None:
+        return None
+    reports = (report for report in state.field_reports if report.site == best.site)
+    failures = Counter(report.blueprint for report in reports if report.outcome in _FAILURES)
+    blueprints = sorted(best.blueprints, key=lambda blueprint: failures[blueprint])
+    return _RaceSite(best.site, best.gradient_pressure, sorted(slot for site, slot in free if site == best.site), blueprints)
 
 
-def _nowhere(state: SystemState) -> str:
-    if free_slots(state).keys() & {row.site for row in state.sites}:
-        return f"no blueprint is small enough: {state.parameters} parameters of at most {state.parameters_limit}"
-    return "no site has a free slot"
-
-
-def _too_small(view: PolicyInput, place: _RaceSite) -> str:
+def _no_room(view: PolicyInput, place: _RaceSite | None) -> str:
+    """Reason in words why the best site has no room for a race; empty where it has, or gets no more."""
+    state = view.state
+    if place is None:
+        sites = {row.site for row in state.sites}
+        if any(seed.stage is Stage.DORMANT and seed.site in sites for seed in state.seeds):
+            return f"no blueprint is small enough: {state.parameters} parameters of at most {state.parameters_limit}"
+        return "no site has a free slot"
     coming = sum(seed.site == place.site and seed.stage in (Stage.CULLED, Stage.CANCELLED) for seed in view.seeds)
     candidates = min(view.settings.race, len(place.blueprints))
-    if coming == 0 or len(place.slots) >= candidates:
-        return ""
-    return f"a race of {candidates} at {place.site} waits for {coming} slots to come free"
+    if coming and len(place.slots) < candidates:
+        return f"a race of {candidates} at {place.site} waits for {coming} slots to come free"
+    return ""
 
 
-def _gate_passes(view: PolicyInput, plateau: Plateau) -> bool:
-    """True where confidence, urgency, frequency and cooldown let a germination pass; lives are read from seed table and reports."""
-    gate, epoch = view.state.gate, view.state.epoch
-    lives = [seed.life for seed in view.state.seeds if seed.life is not None]
-    last = max((*lives, *(report.life for report in view.state.field_reports)), default=None)
-    cooled = last is None or epoch - last >= gate.cooldown
-    sure = plateau.confidence > gate.confidence_above and plateau.urgency > gate.urgency_above
-    return sure and cooled and epoch % gate.adaptation_every == 0
-
-
-def _rank(pressure: float | None) -> float:
-    return pressure if pressure is not None and math.isfinite(pressure) else -math.inf
-
-
-def _pressure(place: _RaceSite) -> str:
-    return "its gradient pressure was not measured" if place.pressure is None else f"gradient pressure {place.pressure:.3g}, the largest"
+def _residual_deviation(values: npt.NDArray[np.float64]) -> float:
+    """The standard deviation of `values` around their least-squares line over 0, 1, 2 ...; at least 3 values."""
+    time = np.arange(len(values), dtype=np.float64) - (len(values) - 1) / 2.0
+    centred = values - values.mean()
+    residual = centred - time * (time @ centred) / (time @ time)
+    return float(np.sqrt(residual @ residual / (len(values) - 2)))

@@ -1,9 +1,9 @@
-"""The plateau policy: what is known at an epoch's end in, decisions out. Pure; the same state gives the same decisions.
+"""The plateau policy: the SystemState of an epoch's end in, decisions out. Pure; the same state gives the same decisions.
 
 Order of the decisions: advance (housekeeping), cull and cancel, fossilize, graft, germinate; within each the seeds that stand alone, as
-the state lists them, before the races by site.
-When nothing is wanted, one `none` says why, with the plateau's numbers. A decision that the gate will refuse is recorded all the same,
-where it says something: a graft that is not convincing yet (once per site), a germination whose urgency is too low (once).
+the state lists them, before the races by site. Where nothing is wanted, one `none` gives the reason, with the plateau's numbers. A
+decision that the gate will refuse is recorded all the same where it carries information: a graft that is not convincing yet (once per
+site), a germination whose urgency is too low (once).
 """
 
 from itertools import groupby
@@ -11,13 +11,11 @@ from itertools import groupby
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import SystemState
-from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.events.kinds.lifecycle import Stage
 from esper.tamiyo.evidence import epochs
-from esper.tamiyo.germination import germinate, hindrance
-from esper.tamiyo.plateau import Plateau, plateau
-from esper.tamiyo.policy_input import PolicyInput, full_name, policy_input
-from esper.tamiyo.race import RACING, cancel, run_race, shadow
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.germination import Plateau, germinate, hindrance, plateau
+from esper.tamiyo.policy_input import PolicyInput, PolicySettings, full_name
+from esper.tamiyo.race import RACING, run_race, shadow
 from esper.tamiyo.stages import decide_alone
 
 _ORDER = {
@@ -36,64 +34,48 @@ def decide(state: SystemState, evidence: EventId, settings: PolicySettings) -> t
 
     `evidence` is the id of the EpochCompleted that holds `state`: every decision names it, and the SeedEvaluated that it rests on.
     """
-    view = policy_input(state, evidence, settings)
-    # One loss stands for all that are older than those: of them the plateau asks for the lowest alone.
+    view = PolicyInput(state, evidence, settings)
+    # One loss stands for all that are older than those: of them the plateau needs the lowest alone.
     earlier = () if state.earlier_loss is None else (state.earlier_loss,)
     stalled = plateau((*earlier, *state.validation_losses), settings)
     decisions = [decision for seed in view.seeds if seed.stage not in RACING for decision in decide_alone(view, seed)]
     decisions += _races(view, decisions)
     decisions += germinate(view, stalled)
-    if not decisions:
-        return (_nothing(view, stalled),)
-    return tuple(sorted(decisions, key=lambda decision: _ORDER[decision.adaptation]))
+    return tuple(sorted(decisions, key=lambda decision: _ORDER[decision.adaptation])) or (_nothing(view, stalled),)
 
 
 def _races(view: PolicyInput, before: list[DecisionMade]) -> list[DecisionMade]:
     """The decisions of all races. The losers of a site are cancelled only where its graft finds room under the gate's cap."""
     racing = sorted((seed for seed in view.seeds if seed.stage in RACING), key=lambda seed: seed.site)
-    results = [run_race(view, tuple(group)) for _, group in groupby(racing, key=lambda seed: seed.site)]
+    results = [run_race(view, list(group)) for _, group in groupby(racing, key=lambda seed: seed.site)]
     decisions = [cull for result in results for cull in result.culls]
     decisions += [decision for result in results if not result.convincing for decision in result.otherwise]
-    room = _room(view, before + decisions)
+    gate = view.state.gate
+    passing = sum(decision.adaptation in _COUNTED and view.gate_passes(decision) for decision in before + decisions)
+    # The grafts that can pass after those: by the cap, and none in an epoch that the frequency skips.
+    room = 0 if view.state.epoch % gate.adaptation_every else gate.adaptations_per_epoch - passing
     for result in results:
         if result.convincing:
-            decisions += cancel(view, result) if room > 0 else result.otherwise
+            decisions += result.cancels if room > 0 else result.otherwise
             room -= 1
         if result.graft is not None:
             decisions.append(result.graft)
     return decisions
 
 
-def _room(view: PolicyInput, before: list[DecisionMade]) -> int:
-    """Number of grafts that can pass the gate after `before`: by its cap, and none in an epoch that its frequency skips."""
-    gate = view.state.gate
-    if view.state.epoch % gate.adaptation_every:
-        return 0
-    return max(0, gate.adaptations_per_epoch - _passing(view, before))
-
-
-def _passing(view: PolicyInput, decisions: list[DecisionMade]) -> int:
-    return sum(decision.adaptation in _COUNTED and view.gate_passes(decision) for decision in decisions)
-
-
 def _nothing(view: PolicyInput, stalled: Plateau) -> DecisionMade:
-    """`none`, with the plateau's confidence and urgency, and what is waited for in words."""
+    """`none`, with the plateau's confidence and urgency, and in words what is awaited."""
     live = [seed for seed in view.seeds if seed.stage not in (Stage.CULLED, Stage.CANCELLED)]
-    words = [_waiting(view, live), hindrance(view) if not live else "", shadow(view, view.seeds), stalled.reason]
+    awaited = hindrance(view)
+    if live:
+        more = f" and {len(live) - 1} more" if len(live) > 1 else ""
+        awaited = f"waiting for {full_name(live[0])} ({live[0].stage}, {epochs(view.epochs_in(live[0]))}){more}"
     return DecisionMade(
         adaptation=Adaptation.NONE,
         site=None,
         seed=None,
         confidence=stalled.confidence,
         urgency=stalled.urgency,
-        reason="; ".join(word for word in words if word),
+        reason="; ".join(filter(None, (awaited, shadow(view), stalled.reason))),
         evidence=(view.event,),
     )
-
-
-def _waiting(view: PolicyInput, live: list[SeedRow]) -> str:
-    if not live:
-        return ""
-    first = live[0]
-    more = f" and {len(live) - 1} more" if len(live) > 1 else ""
-    return f"waiting for {full_name(first)} ({first.stage}, {epochs(view.epochs_in(first))}){more}"

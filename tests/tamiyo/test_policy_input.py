@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.policy_input import PolicySettings
 
 
 @pytest.mark.parametrize(
