@@ -7,8 +7,7 @@ from torch import Tensor
 from esper.events.kinds.control import Command
 from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import site_of
-from tests.kasmina.training import LR, MODELS, Loop, batch, branch_of, host_of, into, linear_model
+from tests.kasmina.training import LR, MODELS, Loop, batch, branch_of, host_of, into, linear_model, site_of
 
 SEED = {"linear": "mlp:24", "conv": "conv:8"}
 

@@ -21,7 +21,6 @@ from esper.kasmina.compiler import (
     KernelRequest,
     check,
     compile_kernel,
-    empty_branch,
     parameter_count,
 )
 
@@ -134,7 +133,7 @@ def test_a_kernel_says_what_it_costs(name: str, layer: Layer, parameters: int, f
 
 
 def ready_branch() -> Branch:
-    branch = empty_branch(order())
+    branch = order().empty_branch()
     for parameter in branch.parameters():
         torch.nn.init.zeros_(parameter)
     return branch

@@ -12,8 +12,7 @@ from esper.errors import DataError
 from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Stage
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import site_of
-from tests.kasmina.training import LR, MODELS, Loop, batch, branch_of, host_of, into, into_training, table_of
+from tests.kasmina.training import LR, MODELS, Loop, batch, branch_of, host_of, into, into_training, site_of, table_of
 
 NAMES = ("mlp:6:dropout=0.3", "lowrank:3", "conv:4:dropout=0.3")
 KINDS = pytest.mark.parametrize("kind", ["linear", "conv"])

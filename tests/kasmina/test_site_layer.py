@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from esper.errors import RuleError
 from esper.events.kinds.control import Command
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import HostSite, site_of
-from tests.kasmina.training import MODELS, Loop, batch, branch_of, conv_model, host_of, into, into_training, linear_model
+from esper.kasmina.site_layer import HostSite
+from tests.kasmina.training import MODELS, Loop, batch, branch_of, conv_model, host_of, into, into_training, linear_model, site_of
 
 GRAFTED = (Command.GRAFT, Command.STABILIZE)
 

@@ -16,7 +16,7 @@ from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import Kernel, KernelRequest, compile_kernel
 from esper.kasmina.growth import Choice, GrowthSettings
 from esper.kasmina.host import Host
-from esper.kasmina.site_layer import site_of
+from esper.kasmina.site_layer import HostSite
 
 LR = 3e-3
 BATCH = 16
@@ -80,6 +80,13 @@ def kernel_of(order: KernelRequest) -> Kernel:
     """The kernel of `order`; its file is gone. An order names its kernel bit by bit, so it is compiled once for all tests."""
     with TemporaryDirectory() as folder:
         return compile_kernel(order, Path(folder))
+
+
+def site_of(layer: nn.Module) -> HostSite:
+    """The site that an adopted layer is."""
+    site = layer.__dict__["esper_site"]
+    assert isinstance(site, HostSite)
+    return site
 
 
 def branch_of(layer: nn.Module, seed: int) -> Branch:

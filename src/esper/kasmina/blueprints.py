@@ -131,10 +131,9 @@ def read_spec(spec: str) -> tuple[Blueprint, Layer]:
     try:
         raw = json.loads(spec)
         blueprint = Blueprint.parse(Blueprint(raw["kind"], raw["hyper"]["width"], raw["hyper"].get("dropout", 0.0)).name)
+        sizes = (raw["inputs"], raw["outputs"])
         with torch.device("meta"):
-            layer: Layer = (
-                _conv2d(raw["inputs"], raw["outputs"], raw) if raw["layer"] == "conv2d" else nn.Linear(raw["inputs"], raw["outputs"])
-            )
+            layer: Layer = _conv2d(*sizes, raw) if raw["layer"] == "conv2d" else nn.Linear(*sizes)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(f"expected the spec of a blueprint, got {spec!r}: {error!r}") from error
     if blueprint.spec("-", layer) != spec:
@@ -145,27 +144,20 @@ def read_spec(spec: str) -> tuple[Blueprint, Layer]:
 def build(spec: str) -> tuple[nn.Sequential, Layer]:
     """(features, last layer) of `spec` on the meta device: unfilled, without memory or a draw of random numbers."""
     blueprint, layer = read_spec(spec)
+    kind, width, (inputs, outputs) = blueprint.kind, blueprint.width, features_of(layer)
     drop = (nn.Dropout(blueprint.dropout),) if blueprint.dropout else ()
     with torch.device("meta"):
-        return _beside_conv2d(blueprint, layer, drop) if isinstance(layer, nn.Conv2d) else _beside_linear(blueprint, layer, drop)
-
-
-def _beside_linear(blueprint: Blueprint, layer: nn.Linear, drop: tuple[nn.Module, ...]) -> tuple[nn.Sequential, Layer]:
-    width, (inputs, outputs) = blueprint.width, features_of(layer)
-    if blueprint.kind == "mlp":
-        return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), *drop), nn.Linear(width, outputs)
-    if blueprint.kind == "lowrank":
-        return nn.Sequential(nn.Linear(inputs, width, bias=False)), nn.Linear(width, outputs)
-    convolutions = (nn.Conv1d(1, width, 5, 1, 2), nn.GELU(), nn.Conv1d(width, width, 5, 2, 2), nn.GELU())
-    features = nn.Sequential(nn.Unflatten(-1, (1, inputs)), *convolutions, nn.AdaptiveAvgPool1d(_POOLED), nn.Flatten(-2), *drop)
-    return features, nn.Linear(_POOLED * width, outputs)
-
-
-def _beside_conv2d(blueprint: Blueprint, layer: nn.Conv2d, drop: tuple[nn.Module, ...]) -> tuple[nn.Sequential, Layer]:
-    lowrank = blueprint.kind == "lowrank"
-    first = _conv2d(layer.in_channels, blueprint.width, _geometry(layer), bias=not lowrank)
-    inner = () if lowrank else (nn.GroupNorm(1, blueprint.width), nn.GELU(), *drop)
-    return nn.Sequential(first, *inner), nn.Conv2d(blueprint.width, layer.out_channels, 1)
+        if isinstance(layer, nn.Conv2d):
+            inner = () if kind == "lowrank" else (nn.GroupNorm(1, width), nn.GELU(), *drop)
+            first = _conv2d(inputs, width, _geometry(layer), bias=kind != "lowrank")
+            return nn.Sequential(first, *inner), nn.Conv2d(width, outputs, 1)
+        if kind == "mlp":
+            return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), *drop), nn.Linear(width, outputs)
+        if kind == "lowrank":
+            return nn.Sequential(nn.Linear(inputs, width, bias=False)), nn.Linear(width, outputs)
+        convolutions = (nn.Conv1d(1, width, 5, 1, 2), nn.GELU(), nn.Conv1d(width, width, 5, 2, 2), nn.GELU())
+        features = nn.Sequential(nn.Unflatten(-1, (1, inputs)), *convolutions, nn.AdaptiveAvgPool1d(_POOLED), nn.Flatten(-2), *drop)
+        return features, nn.Linear(_POOLED * width, outputs)
 
 
 def initialise(features: nn.Sequential, last: Layer, rng_seed: int) -> None:

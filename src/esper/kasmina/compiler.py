@@ -55,6 +55,10 @@ class KernelRequest:
         """sha256 over format, spec, rng seed and dtype, as 64 hex digits."""
         return digest_of({"format": SPEC_FORMAT, "spec": self.spec, "rng_seed": str(self.rng_seed), "dtype": self.dtype})
 
+    def empty_branch(self) -> Branch:
+        """An unfilled branch of the spec and dtype, on the CPU."""
+        return Branch(*build(self.spec)).to(DTYPES[self.dtype]).to_empty(device="cpu")
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -76,15 +80,10 @@ class Kernel:
 
     def branch(self) -> Branch:
         """A fresh branch with the kernel's weights, on the CPU, at alpha 0."""
-        branch = empty_branch(self.request)
+        branch = self.request.empty_branch()
         branch.load_state_dict(dict(self.tensors))
         branch.set_alpha(0.0)
         return branch
-
-
-def empty_branch(request: KernelRequest) -> Branch:
-    """An unfilled branch of the request's spec and dtype on the CPU."""
-    return Branch(*build(request.spec)).to(DTYPES[request.dtype]).to_empty(device="cpu")
 
 
 @lru_cache(maxsize=1024)
@@ -108,7 +107,7 @@ def compile_kernel(request: KernelRequest, folder: Path) -> Kernel:
 
 
 def _make(request: KernelRequest, path: Path) -> Kernel:
-    branch = empty_branch(request)
+    branch = request.empty_branch()
     branch.set_alpha(0.0)
     initialise(branch.features, branch.last, request.rng_seed)
     check(branch, request)

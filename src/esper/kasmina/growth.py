@@ -16,6 +16,7 @@ from esper.errors import DataError, SettingsError
 from esper.events.fields import Finite, Part, Positive
 from esper.events.kinds.run import Site
 from esper.kasmina.blueprints import Blueprint, Layer, features_of, layer_text
+from esper.kasmina.compiler import parameter_count
 from esper.kasmina.site_layer import HostSite, SiteLayer
 from esper.kasmina.slots import HostSlot
 
@@ -155,9 +156,9 @@ def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
 
 def _site(name: str, layer: Layer, blueprints: list[Blueprint], slots: int) -> HostSite:
     inputs, outputs = features_of(layer)
-    names = {blueprint.name: blueprint for blueprint in blueprints}
-    site = Site(name=name, layer=layer_text(layer), inputs=inputs, outputs=outputs, slots=slots, blueprints=tuple(names))
-    return HostSite(site, layer, names, [HostSlot(site=name, seed=seed) for seed in range(slots)])
+    names = tuple(blueprint.name for blueprint in blueprints)
+    site = Site(name=name, layer=layer_text(layer), inputs=inputs, outputs=outputs, slots=slots, blueprints=names)
+    return HostSite(site, layer, [HostSlot(site=name, seed=seed) for seed in range(slots)])
 
 
 def seed_optimizer_like(optimizer: Optimizer, factor: float) -> SeedOptimizer:
@@ -183,15 +184,14 @@ def require_growth(
     """Raises SettingsError where nothing that the settings ask for can grow in `model`, which is left as it is."""
     own = sum(parameter.numel() for parameter in model.parameters())
     limit = int(growth.max_parameters * own)
-    sizes = sorted(
-        (site.size(blueprint), blueprint, site.name) for site in find_sites(model, growth, sites) for blueprint in site.blueprints
-    )
-    (least, kind, name), (most, _, _) = sizes[0], sizes[-1]
+    found = find_sites(model, growth, sites)
+    sizes = sorted((parameter_count(site.spec(name)), name, site.name) for site in found for name in site.site.blueprints)
+    (least, blueprint, name), (most, _, _) = sizes[0], sizes[-1]
     if own + least > limit:
         needed, enough = (math.ceil(100 * (1 + size / own)) / 100 for size in (least, most))
         raise SettingsError(
             f"setting growth.max_parameters: nothing can grow: the model has {own} parameters and may have {limit}, the smallest seed "
-            f"({kind} at {name!r}) adds {least}; expected at least {needed:g}, {enough:g} for every blueprint (or smaller blueprints, "
+            f"({blueprint} at {name!r}) adds {least}; expected at least {needed:g}, {enough:g} for every blueprint (or smaller blueprints, "
             "or no growth)"
         )
     try:

@@ -22,12 +22,13 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import Site
 from esper.folds.seeds import SeedKey
 from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
-from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, empty_branch
+from esper.kasmina.branch import Branch
+from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, parameter_count
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, find_sites
 from esper.kasmina.health.meter import Health, HealthMeter, HealthSample
 from esper.kasmina.plain_model import export_plain
 from esper.kasmina.randomness import derive, forked
-from esper.kasmina.site_layer import STEPPING, Capture, HostSite
+from esper.kasmina.site_layer import Capture, HostSite
 from esper.kasmina.slots import HostSlot, SeedTable
 
 
@@ -85,7 +86,8 @@ class Host:
     def affordable(self, site: str) -> tuple[str, ...]:
         """The blueprints that a life could begin with at `site` now, by the limit of parameters."""
         host_site = self._host_sites[site]
-        return tuple(name for name in host_site.blueprints if self._total_with(host_site, host_site.size(name)) <= self.parameters_limit)
+        sizes = {name: parameter_count(host_site.spec(name)) for name in host_site.site.blueprints}
+        return tuple(name for name, size in sizes.items() if self._total_with(host_site, size) <= self.parameters_limit)
 
     # ---- one step
 
@@ -104,7 +106,7 @@ class Host:
         for host_site, slot in self._living:
             if slot.stage is Stage.GRAFTING:
                 host_site.set_alpha(slot, min(1.0, (slot.ramp_done + 1) / slot.ramp_steps))
-            if slot.stage in STEPPING:
+            if slot.learns_task:
                 slot.clear_gradients()
 
     def end_step(self, *, lr: float, scale: float = 1.0, stepped: bool = True) -> None:
@@ -124,7 +126,7 @@ class Host:
             self._health_meter.take(self._host_sites.values(), captures, scale=scale, sound=stepped)
             self._measuring = False
         for _, slot in self._living:
-            if stepped and slot.stage in STEPPING and not slot.recovering:
+            if stepped and slot.learns_task and not slot.recovering:
                 slot.task_step(self._clip, scale)
             if slot.stage is Stage.GRAFTING:
                 slot.ramp_done += 1
@@ -171,17 +173,16 @@ class Host:
         """
         host_site, slot = self._find(site, seed)
         stage = _following(slot, Command.GERMINATE)
-        chosen = host_site.blueprints.get(blueprint)
-        if chosen is None:
-            raise CommandError(f"expected one of {', '.join(host_site.blueprints)} at site {site!r}, got {blueprint!r}")
+        if blueprint not in host_site.site.blueprints:
+            raise CommandError(f"expected one of {', '.join(host_site.site.blueprints)} at site {site!r}, got {blueprint!r}")
         lr = self._lr if lr is None else lr
         if lr is None:
             raise CommandError(f"expected a learning rate for {slot.name}: no step was taken yet")
         dtype = next((name for name, known in DTYPES.items() if known is host_site.layer.weight.dtype), None)
         if dtype is None:
             raise CommandError(f"expected site {site!r} in one of {', '.join(DTYPES)}, got {host_site.layer.weight.dtype}")
-        spec = chosen.spec(site, host_site.layer)
-        size = host_site.size(blueprint)
+        spec = host_site.spec(blueprint)
+        size = parameter_count(spec)
         if (total := self._total_with(host_site, size)) > self.parameters_limit:
             raise CommandError(f"expected at most {self.parameters_limit} parameters, {slot.name} with {size} would make it {total}")
         slot.clear()
@@ -197,9 +198,7 @@ class Host:
         if kernel.request != slot.request:
             expected = slot.request and slot.request.key[:12]
             raise CommandError(f"expected the kernel of {slot.name} (key {expected}), got {kernel.request.key[:12]}")
-        branch = host_site.settle(kernel.branch())
-        assert slot.lr is not None
-        slot.branch, slot.optimizer = branch, self._seed_optimizer(list(branch.parameters()), slot.lr)
+        self._fill(host_site, slot, kernel.branch())
         slot.kernel, slot.stage, slot.since_epoch = kernel.digest, stage, epoch
         self._wire()
 
@@ -276,7 +275,7 @@ class Host:
             if slot.branch is not None
             for name, tensor in slot.branch.state_dict().items()
         }
-        return tensors, SeedTable(format=1, lr=self._lr, slots=tuple(self.seeds.values())).to_json()
+        return tensors, SeedTable(format=1, lr=self._lr, slots=tuple(self.seeds.values())).model_dump(mode="json", by_alias=True)
 
     def restore(self, tensors: Mapping[str, Tensor], state: JsonValue) -> None:
         """Restore what `state` returned, in place, whatever seeds exist now. Then load the host's own state_dict, then the optimizers'.
@@ -308,14 +307,18 @@ class Host:
 
     def _revive(self, host_site: HostSite, slot: HostSlot, tensors: Mapping[str, Tensor]) -> None:
         assert slot.request is not None
-        assert slot.lr is not None
-        branch = empty_branch(slot.request)
+        branch = slot.request.empty_branch()
         try:
             branch.load_state_dict({name: tensors[f"{slot.name}/{name}"] for name in branch.state_dict()})
         except (KeyError, RuntimeError) as error:
             raise DataError(f"expected the tensors of {slot.name} ({slot.blueprint}), got {sorted(tensors)}") from error
         branch.strength = float(branch.alpha)
-        slot.branch = host_site.settle(branch)
+        self._fill(host_site, slot, branch)
+
+    def _fill(self, host_site: HostSite, slot: HostSlot, branch: Branch) -> None:
+        """Puts a body where its layer is, in its layer's mode, with an optimizer of its own."""
+        assert slot.lr is not None
+        slot.branch = branch.train(host_site.layer.training).to(host_site.layer.weight.device)
         slot.optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)
 
     def release(self) -> None:

@@ -145,20 +145,16 @@ def save_grown(plain: nn.Module, folder: Path) -> Path:
 
 
 def _sites(plain: nn.Module) -> str:
-    lines: list[str] = []
+    written = ""
     for name, site in plain.named_modules():
-        if not isinstance(site, GraphModule) or not isinstance(seeds := site._modules.get("seeds"), nn.Module):
-            continue
-        lines.append(f"    {name!r}: {{")
-        for slot, parts in seeds.named_children():
-            lines += [
-                f"        {slot!r}: (",
-                f"            {_source(parts.features)},",
-                f"            {_source(parts.last)},",
-                "        ),",
-            ]
-        lines.append("    },")
-    return "".join(f"{line}\n" for line in lines)
+        seeds = site._modules.get("seeds")
+        if isinstance(site, GraphModule) and seeds is not None:
+            rows = (
+                f"        {slot!r}: (\n            {_source(parts.features)},\n            {_source(parts.last)},\n        ),\n"
+                for slot, parts in seeds.named_children()
+            )
+            written += f"    {name!r}: {{\n{''.join(rows)}    }},\n"
+    return written
 
 
 def _source(module: object) -> str:

@@ -25,13 +25,10 @@ from esper.events.kinds.run import Site
 from esper.folds.transitions import IN_TASK_GRAPH
 from esper.kasmina.blueprints import Blueprint, Layer
 from esper.kasmina.branch import Branch
-from esper.kasmina.compiler import parameter_count
 from esper.kasmina.health.activation import ActivationHooks
 from esper.kasmina.health.formulas import sample
 from esper.kasmina.slots import HostSlot
 
-STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
-"""Stages in which a seed learns in the task graph."""
 _NO_BACKWARD = -1
 _classes: dict[type[nn.Module], type[nn.Module]] = {}
 
@@ -67,7 +64,7 @@ class Capture:
 
 @dataclass(eq=False)
 class HostSite:
-    """A site: its layer, the blueprints that fit, its slots, the branches that act, its captures.
+    """A site: its layer and slots, the branches that act, its captures.
 
     `active` is the one truth test of a dormant site. While the site is measured, it gives its output to `hooks`, the very object, so that
     the activation behind it can be told.
@@ -75,7 +72,6 @@ class HostSite:
 
     site: Site
     layer: Layer
-    blueprints: dict[str, Blueprint]
     slots: list[HostSlot]
     acting: tuple[Branch, ...] = ()
     learning: bool = False
@@ -88,9 +84,9 @@ class HostSite:
         """The layer's name in the model."""
         return self.site.name
 
-    def size(self, blueprint: str) -> int:
-        """Number of parameters of a seed of `blueprint` here."""
-        return parameter_count(self.blueprints[blueprint].spec(self.name, self.layer))
+    def spec(self, blueprint: str) -> str:
+        """The spec of a seed of `blueprint` here."""
+        return Blueprint.parse(blueprint).spec(self.name, self.layer)
 
     def adopt(self) -> None:
         """Makes the layer a site; its class keeps its name."""
@@ -108,18 +104,13 @@ class HostSite:
         del self.layer.__dict__["esper_site"]
         self.layer.__class__ = type(self.layer).__mro__[2]
 
-    def settle(self, branch: Branch) -> Branch:
-        """The branch where its layer is, in its layer's mode."""
-        branch.train(self.layer.training)
-        return branch.to(self.layer.weight.device)
-
     def wire(self) -> None:
         """Attach or detach each branch by its stage: learning or frozen, a fossilized one under `<site>.seeds.<slot>.*` of the host."""
         self.layer._modules.pop("seeds", None)
         fossilized: dict[str, nn.Module] = {}
         for slot in self.slots:
             if slot.branch is not None:
-                slot.branch.requires_grad_(slot.stage in STEPPING or slot.stage not in IN_TASK_GRAPH)
+                slot.branch.requires_grad_(slot.learns_task or slot.stage not in IN_TASK_GRAPH)
                 if slot.stage is Stage.FOSSILIZED:
                     fossilized[str(slot.seed)] = slot.branch
         if fossilized:
@@ -233,10 +224,3 @@ class SiteLayer:
 def _hidden(site: HostSite) -> list[Branch]:
     """The branches that stand outside `_modules`."""
     return [slot.branch for slot in site.slots if slot.branch is not None and slot.stage is not Stage.FOSSILIZED]
-
-
-def site_of(layer: nn.Module) -> HostSite:
-    """The site that an adopted layer is."""
-    site = layer.__dict__["esper_site"]
-    assert isinstance(site, HostSite)
-    return site

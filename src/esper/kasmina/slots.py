@@ -22,6 +22,8 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.kasmina.branch import Branch
 from esper.kasmina.compiler import KernelRequest, parameter_count
 
+_STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
+
 
 class HostSlot(BaseModel):
     """State of one slot, as a checkpoint holds it without the body; a reset clears `life` and the fields after it.
@@ -67,6 +69,11 @@ class HostSlot(BaseModel):
     def size(self) -> int:
         """Number of parameters of the seed's body, compiled or not; 0 for an empty slot."""
         return 0 if self.request is None else parameter_count(self.request.spec)
+
+    @property
+    def learns_task(self) -> bool:
+        """The seed's optimizer steps on the host's loss."""
+        return self.stage in _STEPPING
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -133,14 +140,9 @@ class SeedTable(BaseModel):
     lr: float | None
     slots: tuple[HostSlot, ...]
 
-    def to_json(self) -> JsonValue:
-        """The table as JSON."""
-        table: JsonValue = self.model_dump(mode="json", by_alias=True)
-        return table
-
     @classmethod
     def from_json(cls, state: JsonValue) -> "SeedTable":
-        """The table of `to_json`. Raises DataError."""
+        """The table that was dumped as JSON, by alias. Raises DataError."""
         try:
             return cls.model_validate_json(json.dumps(state))
         except ValidationError as error:
