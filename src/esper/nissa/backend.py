@@ -166,11 +166,11 @@ async def _asked(request: Request, backend: ByBackend, run: RunRef) -> _RunReque
 OfRun = Annotated[_RunRequest, Depends(_asked)]
 
 
-def about_run(view: Callable[..., View]) -> Callable[..., Response]:
-    """The route that answers a _RunRequest, its parameter `asked`, with `view`; `view`'s parameters and annotations describe it."""
+def about_run(view: Callable[..., View], *, lasting: bool = True) -> Callable[..., Response]:
+    """The route that answers a request for a run, its parameter `asked`, with `view`, whose parameters and annotations describe it."""
 
     @wraps(view)
     def route(asked: _RunRequest, **parameters: Any) -> Response:  # Any: FastAPI checks them.
-        return asked.answer(partial(view, asked, **parameters))
+        return asked.answer(partial(view, asked, **parameters), lasting=lasting)
 
     return route

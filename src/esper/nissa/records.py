@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 import anyio
 from fastapi import APIRouter, Header, Query, Response
@@ -21,17 +21,11 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Count, Event, Float
 from esper.events.kinds.lifecycle import SeedTransitioned
-from esper.events.kinds.observability import (
-    AlertFiring,
-    AlertPending,
-    AlertResolved,
-    AnomalyDetected,
-    TrendDetected,
-    WindowAggregated,
-)
+from esper.events.kinds.observability import AlertFiring, AnomalyDetected, TrendDetected, WindowAggregated
 from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.events.topics import TOPICS, TopicClass
 from esper.folds.monitoring.measurements import is_series_of
+from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
 from esper.history.export import line_of
 from esper.nissa.backend import RUN_REF, Backend, ByBackend, OfRun, PageSize, RunRef, View, about_run, send, view_model, view_of
 from esper.nissa.problems import problem, responses
@@ -40,7 +34,6 @@ _PING_S = 15
 _EVERY_S = 0.02  # What is written within this time is sent together.
 _END_S = 0.5  # Longest wait before a tail notices that the server ends.
 _PAGE = 500
-_STATES = {AlertPending.KIND: "pending", AlertFiring.KIND: "firing", AlertResolved.KIND: "resolved"}
 _OF_RUN = responses(404, 409, 503)
 _CURSOR = r"^[0-9]{1,18}\.[0-9]{1,18}$"
 _Cursor = Annotated[str | None, Query(pattern=_CURSOR, description="Goes on after what an answer's cursor says.")]
@@ -84,7 +77,7 @@ class _AlertView(_Stamp, AlertFiring):
     """A change of an alert."""
 
     run: str
-    state: Literal["pending", "firing", "resolved"]
+    state: AlertStatus
 
 
 class _AnomalyView(_Stamp):
@@ -145,7 +138,7 @@ _HistoryView = view_model("HistoryView", "The last 100 windows of every metric o
 
 def _row(row: type[View], event: Event, record: Record) -> View:
     """A `row` of one record: fields of its event, then of its envelope."""
-    return view_of(row, event, record, kind=record.type, state=_STATES.get(record.type))
+    return view_of(row, event, record, kind=record.type, state=status_of(event) if isinstance(event, AlertChange) else None)
 
 
 def _is_derived(topic: str) -> bool:
@@ -175,21 +168,19 @@ def _add_page_route(name: str, about: str, row: type[View], *kinds: type[Event],
     title = row.__name__.removesuffix("View") + "Page"
     model = view_model(title, about, run=str, cursor=str, more=bool, **{name: tuple.__class_getitem__((row, ...))})
 
-    def list_records(asked: OfRun, cursor: _Cursor = None, limit: PageSize = limit) -> Response:
-        def view() -> View:
-            page = asked.backend.runs.page(asked.run, cursor, limit, frozenset({topic}))
-            found = tuple(_row(row, decode(record), record) for record in page.records if record.type in written)
-            return view_of(model, page, run=asked.run, **{name: found})
+    def list_records(asked: OfRun, cursor: _Cursor = None, limit: PageSize = limit) -> View:
+        page = asked.backend.runs.page(asked.run, cursor, limit, frozenset({topic}))
+        found = tuple(_row(row, decode(record), record) for record in page.records if record.type in written)
+        return view_of(model, page, run=asked.run, **{name: found})
 
-        return asked.answer(view, lasting=not _is_derived(topic))
-
+    route = about_run(list_records, lasting=not _is_derived(topic))
     described: dict[str, Any] = {"response_model": model, "responses": _OF_RUN, "description": about, "tags": [tag]}
-    record_routes.add_api_route(f"/runs/{{run}}/{name}", list_records, name=f"list_{name}", **described)
+    record_routes.add_api_route(f"/runs/{{run}}/{name}", route, name=f"list_{name}", **described)
 
 
 _ABOUT_ANOMALIES = "Values and trends of a run that were not expected, oldest first."
 _add_page_route("transitions", "Every stage that a seed entered, oldest first.", _TransitionView, SeedTransitioned, tag="runs", limit=1000)
-_add_page_route("alerts", "Every change of an alert of a run, oldest first.", _AlertView, AlertPending, AlertFiring, AlertResolved)
+_add_page_route("alerts", "Every change of an alert of a run, oldest first.", _AlertView, *get_args(AlertChange))
 _add_page_route("anomalies", _ABOUT_ANOMALIES, _AnomalyView, AnomalyDetected, TrendDetected)
 _add_page_route("aggregates", "Windows of a run's metrics, oldest first.", _AggregateView, WindowAggregated)
 
