@@ -11,13 +11,13 @@ from esper.events.kinds.telemetry import CustomMetricRecorded, Heartbeat, Resour
 @pytest.mark.parametrize("name", [topics.RUN, topics.EPOCH, topics.LIFECYCLE, topics.DECISIONS, topics.COMMANDS, topics.OUTCOMES])
 def test_what_the_trainer_decides_and_does_is_fact_and_kept_for_ever(name: str) -> None:
     assert name in topics.FACTS
-    assert not topics.is_telemetry(name)
+    assert name not in topics.TELEMETRY
     assert topics.TOPICS[name].retention_h is None
 
 
 @pytest.mark.parametrize("name", [topics.SEED_HEALTH, topics.STEPS, topics.HEARTBEAT, topics.RESOURCES, topics.CUSTOM_METRICS])
 def test_what_is_measured_is_telemetry_and_hot_for_three_days(name: str) -> None:
-    assert topics.is_telemetry(name)
+    assert name in topics.TELEMETRY
     assert name not in topics.FACTS
     assert topics.TOPICS[name].retention_h == 72
 
@@ -25,7 +25,7 @@ def test_what_is_measured_is_telemetry_and_hot_for_three_days(name: str) -> None
 @pytest.mark.parametrize("name", [topics.AGGREGATES, topics.ANOMALIES, topics.ALERTS, topics.OBSERVERS])
 def test_what_follows_from_records_is_neither(name: str) -> None:
     assert name not in topics.FACTS
-    assert not topics.is_telemetry(name)
+    assert name not in topics.TELEMETRY
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed
-from esper.events.topics import TOPICS, TopicClass
+from esper.events.topics import FACTS
 from esper.folds.run_state import Status, fold
 from esper.kasmina.blueprints import Blueprint
 from esper.oona.directory import Directory
@@ -32,8 +32,6 @@ from tests.whole.conftest import ROOT, Grown
 from tests.whole.runs import digits, told
 
 pytestmark = pytest.mark.whole
-
-FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
 
 
 # Hosts: refused before there is a run

@@ -15,7 +15,7 @@ from esper.errors import DataError
 from esper.events.envelope import Record, read_time, written_time
 
 
-class Attribute(NamedTuple):
+class _Header(NamedTuple):
     """A header: the field of Record that it holds (None: it follows from others), the pattern of its whole text, its meaning."""
 
     field: str | None
@@ -28,26 +28,26 @@ _COUNTER = "0|[1-9][0-9]{0,18}"
 _TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"
 _TEXT = ".+"
 
-HEADERS: dict[str, Attribute] = {
-    "ce_specversion": Attribute(None, r"1\.0", True, "the version of CloudEvents"),
-    "content-type": Attribute(None, "application/json", True, "the media type of the value"),
-    "ce_id": Attribute("id", _TEXT, True, "`<run>/<moment>` or `<run>/heartbeat/<sequence>`; of a derived event a digest"),
-    "ce_source": Attribute(None, "/esper/[^/]+/[^/]+", True, "`/esper/<run>/<topic>`"),
-    "ce_type": Attribute("type", _TEXT, True, "the kind of event and its version"),
-    "ce_time": Attribute("time", _TIME, True, "UTC, six decimals; never goes back within a run's writer"),
-    "ce_run": Attribute("run", "[^/]+", True, "the run's id; also the record's key"),
-    "ce_partitionkey": Attribute(None, "[^/]+", True, "the run's id, by the name that CloudEvents gives it"),
-    "ce_writer": Attribute("writer", _TEXT, True, "the process that wrote it"),
-    "ce_sequence": Attribute("sequence", "[0-9]{20}", False, "1, 2, 3 ... per run and topic, without gaps; absent on a derived event"),
-    "ce_fact": Attribute("fact", _COUNTER, False, "1, 2, 3 ... over a run's facts; absent on telemetry and derived events"),
-    "ce_moment": Attribute("moment", _COUNTER, True, "1, 2, 3 ... per run; a heartbeat has the last one's, a derived event its cause's"),
-    "ce_generation": Attribute("generation", _COUNTER, True, "0 on the writer's own records; one more than its cause's on a derived event"),
-    "ce_incarnation": Attribute("incarnation", _COUNTER, True, "1, raised each time that the run is resumed"),
-    "ce_epoch": Attribute("epoch", _COUNTER, True, "the run's epoch; never goes back"),
-    "ce_step": Attribute("step", _COUNTER, True, "optimizer steps so far; never goes back within a topic"),
-    "ce_causationid": Attribute("cause", _TEXT, False, "the id of the record that this one follows from; absent at a run's first"),
-    "ce_traceparent": Attribute("trace", _TEXT, False, "W3C trace context: one trace per adaptation, from evidence to outcome"),
-    "ce_chain": Attribute("chain", "[0-9a-f]{64}", False, "sha256 over the record and its topic's last chain; absent on a derived event"),
+HEADERS: dict[str, _Header] = {
+    "ce_specversion": _Header(None, r"1\.0", True, "the version of CloudEvents"),
+    "content-type": _Header(None, "application/json", True, "the media type of the value"),
+    "ce_id": _Header("id", _TEXT, True, "`<run>/<moment>` or `<run>/heartbeat/<sequence>`; of a derived event a digest"),
+    "ce_source": _Header(None, "/esper/[^/]+/[^/]+", True, "`/esper/<run>/<topic>`"),
+    "ce_type": _Header("type", _TEXT, True, "the kind of event and its version"),
+    "ce_time": _Header("time", _TIME, True, "UTC, six decimals; never goes back within a run's writer"),
+    "ce_run": _Header("run", "[^/]+", True, "the run's id; also the record's key"),
+    "ce_partitionkey": _Header(None, "[^/]+", True, "the run's id, by the name that CloudEvents gives it"),
+    "ce_writer": _Header("writer", _TEXT, True, "the process that wrote it"),
+    "ce_sequence": _Header("sequence", "[0-9]{20}", False, "1, 2, 3 ... per run and topic, without gaps; absent on a derived event"),
+    "ce_fact": _Header("fact", _COUNTER, False, "1, 2, 3 ... over a run's facts; absent on telemetry and derived events"),
+    "ce_moment": _Header("moment", _COUNTER, True, "1, 2, 3 ... per run; a heartbeat has the last one's, a derived event its cause's"),
+    "ce_generation": _Header("generation", _COUNTER, True, "0 on the writer's own records; one more than its cause's on a derived event"),
+    "ce_incarnation": _Header("incarnation", _COUNTER, True, "1, raised each time that the run is resumed"),
+    "ce_epoch": _Header("epoch", _COUNTER, True, "the run's epoch; never goes back"),
+    "ce_step": _Header("step", _COUNTER, True, "optimizer steps so far; never goes back within a topic"),
+    "ce_causationid": _Header("cause", _TEXT, False, "the id of the record that this one follows from; absent at a run's first"),
+    "ce_traceparent": _Header("trace", _TEXT, False, "W3C trace context: one trace per adaptation, from evidence to outcome"),
+    "ce_chain": _Header("chain", "[0-9a-f]{64}", False, "sha256 over the record and its topic's last chain; absent on a derived event"),
 }  # fmt: skip
 
 _PATTERNS = {name: re.compile(attribute.pattern, re.ASCII) for name, attribute in HEADERS.items()}

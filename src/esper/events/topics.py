@@ -55,12 +55,6 @@ ALERTS = _topic("observability.alerts", _DERIVED, "observer nissa", None, "Alert
 OBSERVERS = _topic("observability.observers", _DERIVED, "observer", None, "Observers, what blocks them, and silent runs.")
 CUSTOM_METRICS = _topic("observability.metrics.custom", _TELEMETRY, "trainer nissa", _HOT_H, "The user's own metrics.")
 
-FACTS = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.FACT)
+FACTS, TELEMETRY, DERIVED = (frozenset(name for name, topic in TOPICS.items() if topic.kind is kind) for kind in TopicClass)
 
 DEAD_LETTER_SUFFIX = ".dead-letter"
-DEAD_LETTER_RETENTION_H = 30 * 24
-
-
-def is_telemetry(topic: str) -> bool:
-    """True for a topic whose records may be dropped before they are taken."""
-    return TOPICS[topic].kind is TopicClass.TELEMETRY

@@ -15,7 +15,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Moment, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.observability import WindowAggregated
-from esper.events.topics import AGGREGATES, TOPICS, TopicClass
+from esper.events.topics import AGGREGATES, DERIVED, TOPICS
 from esper.folds.run_state import RunState, digest
 from esper.history.run_history import History
 from esper.oona import observed
@@ -25,8 +25,7 @@ from esper.oona.file import OBSERVED_FILE, RUN_FILE, read_mark
 
 MOST_OPEN = 16
 _MOST_WINDOWS = 100  # Of one metric of a run.
-_DERIVED = frozenset(name for name, topic in TOPICS.items() if topic.kind is TopicClass.DERIVED)
-_OWN = frozenset(TOPICS) - _DERIVED
+_OWN = frozenset(TOPICS) - DERIVED
 _STREAM_ENDS = 32  # Most StreamEnded that may stand among the newest records of a topic.
 
 _Window = tuple[WindowAggregated, Moment]
@@ -83,7 +82,7 @@ class OpenRuns:
     def page(self, run: RunId, after: str | None, limit: int, topics: frozenset[str] | None) -> _RecordPage:
         """Records of `run` after the cursor (None: from the first), of `topics` (None: all of its own); derived ones come last."""
         position = _position(after)
-        own, derived = (_OWN, frozenset[str]()) if topics is None else (topics & _OWN, topics & _DERIVED)
+        own, derived = (_OWN, frozenset[str]()) if topics is None else (topics & _OWN, topics & DERIVED)
         pages: list[Page] = []
         if own or not derived:
             with self.use(run) as opened:

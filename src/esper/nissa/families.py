@@ -12,7 +12,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.kernels import BlueprintSubmitted
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointSaved, RunResumed, RunRolledBack, RunStarted
-from esper.events.topics import TOPICS, is_telemetry
+from esper.events.topics import TELEMETRY, TOPICS
 from esper.folds.monitoring.detectors.thresholds import DETECTORS
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -24,7 +24,7 @@ _ADAPTATIONS = {"adaptation": tuple(control.Adaptation)}
 _DETECTORS = {"detector": tuple(sorted(DETECTORS))}
 _NOTIFICATIONS = {"handler": (), "outcome": ("delivered", "failed")}
 _RULES = {"rule": get_args(control.GateRule)}
-_TELEMETRY = {"topic": tuple(filter(is_telemetry, TOPICS))}
+_TELEMETRY = {"topic": tuple(name for name in TOPICS if name in TELEMETRY)}
 _ALERTS = {"state": ("pending", "firing", "resolved"), "severity": ("info", "warning", "critical")}
 
 COUNTERS: Mapping[str, tuple[str, Mapping[str, Sequence[str]], type[Event] | None]] = {

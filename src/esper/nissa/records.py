@@ -23,7 +23,7 @@ from esper.events.fields import Count, Event, Float
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.observability import AlertFiring, AnomalyDetected, TrendDetected, WindowAggregated
 from esper.events.kinds.telemetry import SeedHealthMeasured
-from esper.events.topics import TOPICS, TopicClass
+from esper.events.topics import DERIVED, TOPICS
 from esper.folds.monitoring.measurements import is_series_of
 from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
 from esper.history.export import line_of
@@ -141,10 +141,6 @@ def _row(row: type[View], event: Event, record: Record) -> View:
     return view_of(row, event, record, kind=record.type, state=status_of(event) if isinstance(event, AlertChange) else None)
 
 
-def _is_derived(topic: str) -> bool:
-    return TOPICS[topic].kind is TopicClass.DERIVED
-
-
 @record_routes.get("/runs/{run}/events", response_model=_EventPage, responses=_OF_RUN, tags=["events"])
 def list_events(
     asked: OfRun,
@@ -159,7 +155,7 @@ def list_events(
         more = b"true" if page.more else b"false"
         return b'{"events":[%b],"cursor":"%b","more":%b}' % (b",".join(map(line_of, page.records)), page.cursor.encode(), more)
 
-    return asked.answer(view, lasting=not any(map(_is_derived, topics or ())))
+    return asked.answer(view, lasting=DERIVED.isdisjoint(topics or ()))
 
 
 def _add_page_route(name: str, about: str, row: type[View], *kinds: type[Event], tag: str = "watching", limit: int = 100) -> None:
@@ -173,7 +169,7 @@ def _add_page_route(name: str, about: str, row: type[View], *kinds: type[Event],
         found = tuple(_row(row, decode(record), record) for record in page.records if record.type in written)
         return view_of(model, page, run=asked.run, **{name: found})
 
-    route = about_run(list_records, lasting=not _is_derived(topic))
+    route = about_run(list_records, lasting=topic not in DERIVED)
     described: dict[str, Any] = {"response_model": model, "responses": _OF_RUN, "description": about, "tags": [tag]}
     record_routes.add_api_route(f"/runs/{{run}}/{name}", route, name=f"list_{name}", **described)
 

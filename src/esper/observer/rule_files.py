@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds import BY_NAME, kinds_of
-from esper.events.topics import FACTS, OBSERVERS, SEED_HEALTH, TOPICS, TopicClass
+from esper.events.topics import DERIVED, FACTS, OBSERVERS, SEED_HEALTH, TOPICS
 from esper.folds.monitoring.alerting import AlertSettings
 from esper.folds.monitoring.detectors.thresholds import DETECTORS, MISSING, DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, is_known
@@ -42,7 +42,7 @@ _DURATION = re.compile(r"(\d{1,6})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LABEL = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RESERVED = frozenset((*SOURCE_LABELS, "run", "rule", "topic", "severity", "value", "alertname"))
-_READ = frozenset((OBSERVERS, *(name for name, topic in TOPICS.items() if topic.kind is not TopicClass.DERIVED)))
+_READ = TOPICS.keys() - DERIVED | {OBSERVERS}
 """The topics that rules read: those of the run's own writer, and the observers' own."""
 _PLAIN = frozenset({str, int, float, bool, types.NoneType})
 _ONLY_EVENTS = ("where", "field", "count", "within", "by", "until")

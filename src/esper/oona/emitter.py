@@ -278,7 +278,7 @@ class Emitter:
 
     def _open_stream(self, kind: type[Event]) -> _Stream:
         topic = topics.TOPICS.get(kind.TOPIC)
-        if topic is None or topic.kind is topics.TopicClass.DERIVED or self._log.writer not in topic.writers:
+        if topic is None or topic.name in topics.DERIVED or self._log.writer not in topic.writers:
             raise RuleError(f"expected a kind that {self._log.writer!r} writes itself, got {kind.KIND}")
         return self._stream(kind.TOPIC)
 
@@ -287,7 +287,7 @@ class Emitter:
         if stream is None:
             head = self._log.heads().topic(name)
             logged_step = head.step if self._catch_up is not None and head.sequence else -1
-            stream = self._streams[name] = _Stream(name, topics.is_telemetry(name), head.epoch, head.step, logged_step)
+            stream = self._streams[name] = _Stream(name, name in topics.TELEMETRY, head.epoch, head.step, logged_step)
         return stream
 
     def _clocked(self, name: str, epoch: int, step: int) -> tuple[_Stream, int, int]:

@@ -19,7 +19,7 @@ from esper.events.envelope import Record
 from esper.events.fields import Event
 from esper.events.kinds import control, epoch, kernels, lifecycle, telemetry
 from esper.events.kinds import run as run_kinds
-from esper.events.topics import is_telemetry
+from esper.events.topics import TELEMETRY
 from esper.folds.timeline import note_of
 from esper.history.export import export, line_of
 from esper.history.run_history import mean
@@ -91,7 +91,7 @@ def _line(record: Record, width: int | None) -> Text:
     """`record` in one line, cut to `width` characters (None: not cut); one that does not decode is shown as such."""
     name = record.type.removeprefix("esper.").rpartition(".v")[0]
     time = f"{record.time:%H:%M:%S}.{record.time.microsecond // 1000:03}"
-    kind = Text(name, style="dim" if is_telemetry(record.topic) else "cyan")
+    kind = Text(name, style="dim" if record.topic in TELEMETRY else "cyan")
     kind.truncate(22, overflow="ellipsis", pad=True)
     text = Text(_head(record.moment, record.epoch, record.step, time, width), style="dim").append_text(kind).append(" ")
     try:

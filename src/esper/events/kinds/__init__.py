@@ -15,5 +15,4 @@ BY_NAME: dict[str, type[Event]] = {kind.KIND: kind for kind in KINDS}
 
 def kinds_of(topic: str) -> tuple[type[Event], ...]:
     """The kinds that may stand in `topic`; every topic of facts or telemetry also takes StreamEnded, its last record."""
-    ends = topics.TOPICS[topic].kind is not topics.TopicClass.DERIVED
-    return tuple(kind for kind in KINDS if topic == kind.TOPIC or (kind is run.StreamEnded and ends))
+    return tuple(kind for kind in KINDS if topic == kind.TOPIC or (kind is run.StreamEnded and topic not in topics.DERIVED))
