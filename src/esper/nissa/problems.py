@@ -84,18 +84,32 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:  # Any: OpenAP
 
 def install_handlers(app: FastAPI) -> None:
     """Makes every error of `app` a problem document."""
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(EsperError, _esper)
-    app.add_exception_handler(Exception, _unexpected)
+    for kind in (RequestValidationError, HTTPException, EsperError, Exception):
+        app.add_exception_handler(kind, _problem_of)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    errors = error.errors()
-    if any(one["type"] == "json_invalid" for one in errors):
-        return problem(400, "not-json", "expected a body of JSON")
-    return problem(422, "invalid", "the request breaks the API's description", tuple(_parts(errors)))
+async def _problem_of(_request: Request, error: Exception) -> Response:
+    match error:
+        case RequestValidationError() if any(one["type"] == "json_invalid" for one in error.errors()):
+            answer = problem(400, "not-json", "expected a body of JSON")
+        case RequestValidationError():
+            answer = problem(422, "invalid", "the request breaks the API's description", tuple(_parts(error.errors())))
+        case HTTPException():
+            kind, detail = _HTTP.get(error.status_code, ("http", None))
+            answer = problem(error.status_code, kind, detail, headers=dict(error.headers or {}))
+        case ProblemError():
+            answer = problem(error.status, error.kind, error.detail)
+        case RefusedSamplesError():
+            answer = problem(409, error.problem, _REFUSED_SAMPLES[error.problem], error.parts)
+        case UnknownRunError():
+            answer = problem(404, "unknown-run", "no run begins or ends with this; GET /api/v1/runs lists those there are")
+        case AmbiguousRunError():
+            answer = problem(409, "ambiguous-run", "several runs begin or end with this: name more of its digits")
+        case EsperError():
+            answer = problem(503, "log-unreadable", "the log could not be read; `esper doctor` says what is wrong with it")
+        case _:
+            answer = problem(500, "unexpected", "a fault of Esper's own; the service's own output has the traceback")
+    return answer
 
 
 def _parts(errors: Iterable[Any]) -> Iterable[InvalidPart]:  # Any: pydantic's error records; only type, place and message are used.
@@ -103,27 +117,3 @@ def _parts(errors: Iterable[Any]) -> Iterable[InvalidPart]:  # Any: pydantic's e
         place = [str(part) if isinstance(part, int) or part in _NAMES else "?" for part in one["loc"] if part not in _BRANCHES]
         detail = _OWN_WORDS.get(one["type"]) or (str(one["msg"]) if one["type"] in _PLAIN else "not acceptable")
         yield InvalidPart(pointer="/" + "/".join(place), detail=detail)
-
-
-async def _http(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kind, detail = _HTTP.get(error.status_code, ("http", None))
-    return problem(error.status_code, kind, detail, headers=dict(error.headers) if error.headers else None)
-
-
-async def _esper(_request: Request, error: Exception) -> Response:
-    match error:
-        case ProblemError():
-            return problem(error.status, error.kind, error.detail)
-        case RefusedSamplesError():
-            return problem(409, error.problem, _REFUSED_SAMPLES[error.problem], error.parts)
-        case UnknownRunError():
-            return problem(404, "unknown-run", "no run begins or ends with this; GET /api/v1/runs lists those there are")
-        case AmbiguousRunError():
-            return problem(409, "ambiguous-run", "several runs begin or end with this: name more of its digits")
-        case _:
-            return problem(503, "log-unreadable", "the log could not be read; `esper doctor` says what is wrong with it")
-
-
-async def _unexpected(_request: Request, _error: Exception) -> Response:
-    return problem(500, "unexpected", "a fault of Esper's own; the service's own output has the traceback")
