@@ -63,8 +63,6 @@ class Host:
         self._capturing: list[HostSite] = []
         self._wire()
 
-    # ---- what it is
-
     @property
     def sites(self) -> tuple[Site, ...]:
         """The sites, in the model's order."""
@@ -88,8 +86,6 @@ class Host:
         host_site = self._host_sites[site]
         sizes = {name: parameter_count(host_site.spec(name)) for name in host_site.site.blueprints}
         return tuple(name for name, size in sizes.items() if self._total_with(host_site, size) <= self.parameters_limit)
-
-    # ---- one step
 
     def begin_step(self, *, epoch: int, step: int, measure: bool = False) -> None:
         """Arms the captures of this step, sets alpha of seeds in GRAFTING (step i of n: i / n), clears the seeds' gradients.
@@ -163,8 +159,6 @@ class Host:
                 slot.fail()
             if slot.recovering:
                 host_site.rewire()
-
-    # ---- commands
 
     def germinate(self, site: str, seed: int, *, life: int, blueprint: str, lr: float | None = None) -> KernelRequest:
         """The request for the kernel that the new life waits for.
@@ -258,8 +252,6 @@ class Host:
                 host_site.set_alpha(slot, before)
             self._find_faults((host_site, slot) for host_site, *_ in places for slot in host_site.slots)
 
-    # ---- saving and restoring
-
     def optimizers(self) -> dict[str, Optimizer]:
         """The seeds' own optimizers by "site/seed", for a checkpoint."""
         return {slot.name: slot.optimizer for slot in self.seeds.values() if slot.optimizer is not None}
@@ -332,10 +324,7 @@ class Host:
         """An independent copy of the model as it computes now, of plain torch modules: it pickles, and needs nothing of Esper."""
         return export_plain(self.model)
 
-    # ---- wiring
-
     def _wire(self) -> None:
-        """Attach or detach each branch by its stage."""
         for host_site in self._host_sites.values():
             host_site.wire()
         self._living = [(self._host_sites[slot.site], slot) for slot in self.seeds.values() if slot.branch is not None]

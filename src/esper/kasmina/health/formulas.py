@@ -3,7 +3,6 @@
 A measurement takes at most 256 rows and 64 features of an output, strided, so that its cost does not grow with the layer (full tensors
 would cost 58 ms for a convolution of 64x32x32: measured). A row of a Linear is one position of its leading dimensions, of a
 Conv2d one pixel of one sample; the stride through the rows shares no factor with the image, or one column would be seen for all.
-Everything measured stands in one packed tensor and is brought over at once.
 
 Formulas, over a sample S of R rows and F units (tests compare each with a slow float64 reference):
   activation_variance   mean over units of mean over rows of (S - mean over rows)^2

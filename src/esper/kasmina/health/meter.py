@@ -1,9 +1,10 @@
 """Health of sites and seeds in a measured step: hooks before it, reduction of the samples after it, summaries at an epoch's end.
 
-Numbers stay on the device in one packed tensor until they are read. A site's dead ratio is taken behind its activation function, a seed's
-dead ratio and correlation at the last hidden units of its body, its variances at the delta.
+All numbers of a step are brought over at once, in a step after which the trainer waits for the device anyway. A site's dead ratio is taken
+behind its activation function, a seed's dead ratio and correlation at the last hidden units of its body, its variances at the delta.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -22,7 +23,6 @@ from esper.kasmina.site_layer import Capture, HostSite
 from esper.kasmina.slots import HostSlot
 
 _STATISTICS = ("activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "gradient_pressure")
-_VARIANCE, _CORRELATION = 0, 3
 _MINIMUM_ROWS = 8
 _Numbers = list[Tensor | None]
 
@@ -52,47 +52,24 @@ class _MeasuredRow(NamedTuple):
     latency_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class HealthSample:
-    """Measurement of one step: a row per site and live seed; `values` (rows, _STATISTICS) float32, `measured` marks those that exist."""
+    """Measurement of one step: the health of every site and live seed."""
 
-    rows: tuple[_MeasuredRow, ...]
-    values: Tensor
-    measured: Tensor
-
-    def read(self) -> "HealthSample":
-        """The sample on the CPU, which waits for the device here, for one transfer.
-
-        Units of which fewer than two vary have no correlation: NaN beside a finite variance is not measured.
-        """
-        values, measured = self.values.cpu(), self.measured.clone()
-        measured[:, _CORRELATION] &= ~(values[:, _CORRELATION].isnan() & values[:, _VARIANCE].isfinite())
-        return HealthSample(self.rows, values, measured)
+    health: Mapping[_MeasuredRow, Health]
 
     def columns(self, ready: Mapping[tuple[str, int], bool]) -> HealthColumns:
         """The measurement as it stands in SeedHealthMeasured; may be called on another thread. `ready`: by seed."""
-        columns = dict(zip(_MeasuredRow._fields, zip(*self.rows, strict=True), strict=True))
-        columns |= {
-            name: float32_column(self.values[:, i].numpy(), self.measured[:, i].numpy())
-            for i, name in enumerate(_STATISTICS[: _CORRELATION + 1])
-        }
-        columns["alpha"] = _float32_column([row.alpha for row in self.rows])
-        columns["health_score"] = _float32_column([self.of(index).health_score for index in range(len(self.rows))])
-        columns["ready"] = tuple(None if row.seed is None else ready.get((row.site, row.seed)) for row in self.rows)
+        columns = dict(zip(_MeasuredRow._fields, zip(*self.health, strict=True), strict=True))
+        columns["alpha"] = _float32_column(columns["alpha"])
+        for name in (*_STATISTICS[:4], "health_score"):
+            columns[name] = _float32_column([getattr(health, name) for health in self.health.values()])
+        columns["ready"] = tuple(None if row.seed is None else ready.get((row.site, row.seed)) for row in self.health)
         return HealthColumns(**columns)
 
-    def of(self, index: int) -> Health:
-        """Health of one row, with its score."""
-        pairs = zip(self.values[index].tolist(), self.measured[index].tolist(), strict=True)
-        found = Health(*(value if known else None for value, known in pairs))
-        score = formulas.health_score(
-            found.activation_variance, found.dead_neuron_ratio, found.avg_correlation, self.rows[index].recovering
-        )
-        return replace(found, health_score=score)
 
-
-def _float32_column(values: list[float | None]) -> tuple[float | None, ...]:
-    return float32_column([value or 0.0 for value in values], [value is not None for value in values])
+def _float32_column(values: Iterable[float | None]) -> tuple[float | None, ...]:
+    return float32_column([0.0 if value is None else value for value in values], [value is not None for value in values])
 
 
 class HealthMeter:
@@ -100,7 +77,7 @@ class HealthMeter:
 
     def __init__(self, slots: Iterable[HostSlot] = ()) -> None:
         self.hooks = ActivationHooks()
-        self._sample: HealthSample | None = None
+        self._last: HealthSample | None = None
         self._unread = False
         self._samples: dict[str, Tensor] = {}
         self._pressures: dict[str, list[Tensor]] = {}
@@ -126,28 +103,26 @@ class HealthMeter:
                     found[self._row(slot, trace)] = _seed(trace, scale if slot.stage is not Stage.TRAINING else 1.0, sound)
                 if slot.branch is not None:
                     slot.branch.trace = None
-        self._sample, self._unread = _pack(found), True
+        # The CPU waits for the device here, once.
+        numbers = iter(_floats([number for row in found.values() for number in row if number is not None]))
+        rows = ((row, [None if number is None else next(numbers) for number in values]) for row, values in found.items())
+        self._last = HealthSample({row: _health(values, row.recovering) for row, values in rows})
+        self._unread = True
 
     def last(self) -> HealthSample | None:
-        """The last measurement, once; None when no step was measured since. The CPU waits for the device here."""
-        if not self._unread or self._sample is None:
-            return None
-        self._unread = False
-        return self._sample.read()
+        """The last measurement, once; None when no step was measured since."""
+        last, self._unread = self._last if self._unread else None, False
+        return last
 
     def epoch(self) -> dict[tuple[str, int | None], Health]:
         """By (site, None) and (site, seed), the last measurement of the epoch, mean pressures over all, ranks; the next starts empty."""
+        ranks = dict(zip(self._samples, _floats([formulas.effective_rank(S) for S in self._samples.values()]), strict=True))
+        pressures = dict(zip(self._pressures, _floats([torch.stack(values).mean() for values in self._pressures.values()]), strict=True))
         found: dict[tuple[str, int | None], Health] = {}
-        if self._sample is not None:
-            sample = self._sample.read()
-            ranks = _floats({name: formulas.effective_rank(S) for name, S in self._samples.items()})
-            pressures = _floats({name: torch.stack(values).mean() for name, values in self._pressures.items()})
-            for index, row in enumerate(sample.rows):
-                health = sample.of(index)
-                if row.seed is None:
-                    health = replace(health, effective_rank=ranks.get(row.site), gradient_pressure=pressures.get(row.site))
-                found[row.site, row.seed] = health
-        self._sample = None
+        for row, health in ({} if self._last is None else self._last.health).items():
+            extra = {"effective_rank": ranks.get(row.site), "gradient_pressure": pressures.get(row.site)} if row.seed is None else {}
+            found[row.site, row.seed] = replace(health, **extra)
+        self._last = None
         self._samples.clear()
         self._pressures.clear()
         return found
@@ -190,15 +165,15 @@ def _of_units(values: Tensor, G: Tensor | None, active: Tensor | None, units: Te
     ]
 
 
-def _pack(found: dict[_MeasuredRow, _Numbers]) -> HealthSample:
-    measured = torch.tensor([[number is not None for number in row] for row in found.values()], dtype=torch.bool)
-    flat = [number.float() for row in found.values() for number in row if number is not None]
-    values = torch.zeros(measured.shape, device=flat[0].device if flat else None)
-    if flat:
-        values[measured] = torch.stack(flat)
-    return HealthSample(tuple(found), values, measured)
+def _health(numbers: list[float | None], recovering: bool) -> Health:
+    variance, gradient_variance, dead, correlated, pressure = numbers
+    # Units of which fewer than two vary have no correlation: NaN beside a finite variance is not measured.
+    if correlated is not None and math.isnan(correlated) and variance is not None and math.isfinite(variance):
+        correlated = None
+    score = formulas.health_score(variance, dead, correlated, recovering)
+    return Health(variance, gradient_variance, dead, correlated, pressure, health_score=score)
 
 
-def _floats(numbers: dict[str, Tensor]) -> dict[str, float]:
-    """The 0-dim numbers as floats, brought over at once."""
-    return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)) if numbers else {}
+def _floats(numbers: list[Tensor]) -> list[float]:
+    values: list[float] = torch.stack([number.float() for number in numbers]).tolist() if numbers else []
+    return values
