@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, new_command, resume_hint_of, topic
-from esper.cli.decisions import adaptation, confidence_and_urgency, evidence
+from esper.cli.drawing import adaptation, confidence_and_urgency, evidence
 from esper.cli.output import Output
 from esper.cli.text import count, duration, metric, plural, rounded
 from esper.errors import DataError

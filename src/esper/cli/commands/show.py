@@ -12,9 +12,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, log_option, new_command, resume_hint_of, whole_number
-from esper.cli.decisions import decision_table, evidence, is_adaptation, refusals
+from esper.cli.drawing import LOOKS, OVER, decision_table, evidence, is_adaptation, refusals
 from esper.cli.output import Output
-from esper.cli.panel import LOOKS, OVER
 from esper.cli.text import (
     UNKNOWN,
     count,
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
 def _as_json(folded: FoldedRun) -> dict[str, object]:
     """The run as one object; field names are those of the events."""
-    state, timeline, pulse = folded.state, folded.timeline, folded.telemetry
+    state, timeline, telemetry = folded.state, folded.timeline, folded.telemetry
     return {
         "run": folded.run,
         "status": state.status,
@@ -77,9 +76,9 @@ def _as_json(folded: FoldedRun) -> dict[str, object]:
         "step": state.step,
         "incarnation": state.incarnation,
         "digest": digest(state),
-        "records": pulse.records,
-        "first_time": pulse.first_time,
-        "last_time": pulse.last_time,
+        "records": telemetry.records,
+        "first_time": telemetry.first_time,
+        "last_time": telemetry.last_time,
         "started": state.started,
         "end": state.end,
         "epochs": state.epochs,
@@ -120,7 +119,7 @@ def _indented(renderable: RenderableType, style: str = "") -> Padding:
 
 
 def _heading(folded: FoldedRun) -> Iterator[RenderableType]:
-    state, pulse, run = folded.state, folded.telemetry, folded.state.started
+    state, telemetry, run = folded.state, folded.telemetry, folded.state.started
     yield Text(f"run {short_id(folded.run)}", style="bold").append(f"  {folded.run}", style="dim")
     if run is None:
         yield Text("  not started: the log holds no RunStarted yet")
@@ -128,11 +127,11 @@ def _heading(folded: FoldedRun) -> Iterator[RenderableType]:
     last = state.epochs[-1] if state.epochs else None
     epoch = f"epoch {last.epoch if last else 0} of {UNKNOWN if run.epochs is None else run.epochs}"
     code = f"code {run.code.revision[:12] if run.code.revision else UNKNOWN}{', changed' if run.code.dirty_digest else ''}"
-    times = f"{timestamp(pulse.first_time)} to {timestamp(pulse.last_time)} UTC"
+    times = f"{timestamp(telemetry.first_time)} to {timestamp(telemetry.last_time)} UTC"
     parameters = f"parameters {count(run.parameters)} at the start, {count(last.parameters if last else None)} now"
     incarnation = f"incarnation {state.incarnation}"
     yield separated((f"task {run.task}", f"rng {run.rng_seed}", state.status.value, epoch, incarnation), indent=2)
-    yield separated((times, f"step {count(pulse.step)}", f"{count(pulse.records)} records"), indent=2)
+    yield separated((times, f"step {count(telemetry.step)}", f"{count(telemetry.records)} records"), indent=2)
     yield separated((parameters, f"device {run.hardware.device}", code), indent=2)
     yield _indented(f"state at moment {state.moment}: {digest(state)}", "dim")
     if isinstance(state.end, RunFailed):
@@ -199,9 +198,8 @@ def _decisions(folded: FoldedRun, width: int, everything: bool) -> Iterator[Rend
         yield Text("  none was made yet")
     for one in shown:
         yield decision_table([one], width, reasons=False)
-        yield Padding(f"{reference(one.id)} from {evidence(one.decision)}: {one.decision.reason}", (0, 0, 0, 6), style="dim")
-        if one.detail:
-            yield Padding(one.detail, (0, 0, 0, 6), style="dim")
+        words = f"{reference(one.id)} from {evidence(one.decision)}: {one.decision.reason}"
+        yield Padding(f"{words}\n{one.detail}" if one.detail else words, (0, 0, 0, 6), style="dim")
     if len(made) > len(shown):
         hidden = f"{len(made) - len(shown)} of housekeeping or for doing nothing are not shown: --all shows them"
         yield _indented(hidden, "dim")
@@ -264,12 +262,7 @@ def _during(life: Life, first: int, last: int, now: int) -> Span | None:
 def ruler(axis: int, width: int) -> str:
     """Marks for the axis that `lane` draws on: a number where its epoch stands, at most one per ten characters."""
     scale = scale_of(axis, width)
-    line = [" "] * (-(-axis // scale) + 6)
-    for column in range(9, -(-axis // scale), 10):
-        for offset, character in enumerate(str((column + 1) * scale)):
-            line[column + offset] = character
-    line[0] = "1"
-    return "".join(line).rstrip()
+    return (f"{1:<9}" + "".join(f"{(column + 1) * scale:<10}" for column in range(9, -(-axis // scale), 10))).rstrip()
 
 
 def legend(drawn: str) -> Columns:

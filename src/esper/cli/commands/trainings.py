@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, directory_of, log_option, new_command, whole_number
-from esper.cli.decisions import is_adaptation, refusals
+from esper.cli.drawing import is_adaptation, refusals
 from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.cli.text import count, metric, one_line, plural, rounded, separated, short_id

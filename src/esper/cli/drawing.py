@@ -1,9 +1,9 @@
-"""The panel of a run: progress, losses, log, a box per site with the lanes of its seeds, the last decisions with their numbers.
+"""A run drawn: its panel, with the lanes of its seeds in words, and decisions as rows.
 
-It is drawn from a FoldedRun and nothing else, so a replay draws what the live display drew.
+The panel is drawn from a FoldedRun and nothing else, so a replay draws what the live display drew.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,10 +14,24 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from esper.cli.decisions import decision_table, is_adaptation
-from esper.cli.text import UNKNOWN, elided, learning_rate, metric, one_line, percent, plural, rounded, short_id, sparkline
+from esper.cli.text import (
+    UNKNOWN,
+    elided,
+    learning_rate,
+    metric,
+    one_line,
+    percent,
+    plural,
+    reference,
+    rounded,
+    share,
+    short_id,
+    sparkline,
+)
+from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunStarted, Site
+from esper.folds.control_state import DecisionRow
 from esper.folds.run_state import RunState
 from esper.folds.timeline import Life, Span
 from esper.folds.transitions import IN_TASK_GRAPH
@@ -58,6 +72,17 @@ _PLANNED = {
     Stage.EVALUATING: "policy.evaluate_epochs",
     Stage.FINE_TUNING: "policy.fine_tune_epochs",
 }
+_HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
+_LONGEST_NAME = 24
+_WITH_REASONS = 90
+_STYLES = {
+    "applied": "green",
+    "refused": "yellow",
+    "command refused": "yellow",
+    "failed": "red",
+    "pending": "cyan",
+    "recorded": "dim",
+}
 
 
 def panel(folded: FoldedRun, width: int) -> Group:
@@ -84,23 +109,23 @@ def _ends(left: Text, *right: RenderableType) -> Table:
 
 
 def _header(folded: FoldedRun, started: RunStarted) -> Table:
-    state, pulse = folded.state, folded.telemetry
+    state, telemetry = folded.state, folded.telemetry
     left = Text(f" esper · {started.task} · run {short_id(folded.run)} · rng {started.rng_seed}", style="bold")
     if state.status.value in ("finished", "failed"):
         left.append(f" · {state.status.value}", style="green" if state.status.value == "finished" else "red")
     done = state.epochs[-1].epoch if state.epochs else 0
-    speed = "" if pulse.step_ms is None else f"{rounded(pulse.step_ms, 1)} ms/step"
+    speed = "" if telemetry.step_ms is None else f"{rounded(telemetry.step_ms, 1)} ms/step"
     if started.epochs is None:
         return _ends(left, f"epoch {done}", speed)
     return _ends(left, f"epoch {done}/{started.epochs}", ProgressBar(started.epochs, done, width=18), speed)
 
 
 def _losses(folded: FoldedRun) -> Text:
-    state, pulse, completed = folded.state, folded.telemetry, folded.timeline.completed
+    state, telemetry, completed = folded.state, folded.telemetry, folded.timeline.completed
     last = state.epochs[-1] if state.epochs else None
     validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
     best = None if completed is None else completed.system
-    rate = pulse.learning_rate if completed is None else next(iter(completed.learning_rates), None)
+    rate = telemetry.learning_rate if completed is None else next(iter(completed.learning_rates), None)
     return one_line(
         f" loss  train {rounded(last.train.loss if last else None)}",
         f"valid {rounded(validation[-1] if validation else None)}",
@@ -108,7 +133,7 @@ def _losses(folded: FoldedRun) -> Text:
         Text(sparkline(validation[-60:], 10), style="cyan"),
         *first_metrics({} if last is None or last.validation is None else last.validation.metrics),
         *([] if rate is None else [f"lr {learning_rate(rate)}"]),
-        *([] if pulse.data_wait is None else [f"data wait {percent(pulse.data_wait, 0)}"]),
+        *([] if telemetry.data_wait is None else [f"data wait {percent(telemetry.data_wait, 0)}"]),
     )
 
 
@@ -118,11 +143,11 @@ def first_metrics(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _log(folded: FoldedRun) -> Table:
-    state, pulse = folded.state, folded.telemetry
+    state, telemetry = folded.state, folded.telemetry
     lost = sum(state.dropped.values())
-    left = Text(f" log   {plural(pulse.records, 'record')} on disk · ").append(f"{lost} lost", style="red" if lost else "")
-    if pulse.doing is not None and state.end is None:
-        left.append(f" · {pulse.doing}", style="dim")
+    left = Text(f" log   {plural(telemetry.records, 'record')} on disk · ").append(f"{lost} lost", style="red" if lost else "")
+    if telemetry.doing is not None and state.end is None:
+        left.append(f" · {telemetry.doing}", style="dim")
     if state.rollbacks:
         left.append(f" · {len(state.rollbacks)} rolled back", style="red")
     kept = f"{state.checkpoints[-1].name} · {state.checkpoints[-1].digest[:8]}" if state.checkpoints else "none yet"
@@ -219,3 +244,48 @@ def _now(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
 
 def _length(span: Span, epoch: int) -> int:
     return (span.to_epoch if span.to_epoch is not None else epoch) - span.from_epoch
+
+
+def is_adaptation(decided: DecisionRow) -> bool:
+    """True for a decision that changes the network; False for housekeeping and for doing nothing."""
+    return decided.decision.adaptation not in _HOUSEKEEPING
+
+
+def adaptation(decision: DecisionMade) -> str:
+    """The adaptation and its seed."""
+    where = "" if decision.site is None else f" {decision.site}"
+    seed = "" if decision.seed is None else f" s{decision.seed}"
+    return f"{decision.adaptation.value}{where}{seed}"
+
+
+def confidence_and_urgency(decision: DecisionMade) -> str:
+    """Confidence and urgency."""
+    return f"conf {share(decision.confidence)} urg {share(decision.urgency)}"
+
+
+def evidence(decision: DecisionMade) -> str:
+    """The records that a decision follows from."""
+    return ", ".join(reference(event) for event in decision.evidence) or "no evidence"
+
+
+def decision_table(decisions: Iterable[DecisionRow], width: int, *, reasons: bool | None = None) -> Table:
+    """A row per decision: with its reason, cut to the room there is (`reasons`; by default in a large `width`), or with its blueprint."""
+    reasons = width >= _WITH_REASONS if reasons is None else reasons
+    name_width = _LONGEST_NAME if reasons else max(8, width - 49)
+    columns = [Column(width=4, justify="right"), Column(no_wrap=True, width=None if reasons else name_width)]
+    columns += [Column(no_wrap=True, overflow="ellipsis", ratio=1)] if reasons else []
+    columns += [Column(no_wrap=True, style="dim", min_width=20), Column(no_wrap=True, min_width=19)]
+    table = Table.grid(*columns, padding=(0, 2, 0, 0), expand=reasons)
+    for decided in decisions:
+        decision = decided.decision
+        blueprint = "" if reasons or decision.blueprint is None else f" {decision.blueprint}"
+        name = elided(adaptation(decision) + blueprint, name_width)
+        outcome = {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
+        cells = (name, decision.reason) if reasons else (name,)
+        table.add_row(str(decided.epoch), *cells, confidence_and_urgency(decision), Text(outcome, style=_STYLES[decided.fate]))
+    return table
+
+
+def refusals(state: RunState) -> str:
+    """The number of decisions that each of the gate's rules refused."""
+    return ", ".join(f"{rule} {refused}" for rule, refused in sorted(state.control.counts.refused.items())) or "none"

@@ -1,12 +1,14 @@
-"""The live panel, drawn from a reading."""
+"""The live panel, drawn from a folded run, with lives in words; decisions as lines, also where names are long and room is short."""
 
 from pathlib import Path
 
 import pytest
 
-from esper.cli.panel import panel, stages_in_words
-from esper.events.envelope import Moment, RunId
+from esper.cli.drawing import decision_table, panel, stages_in_words
+from esper.events.envelope import EventId, Moment, RunId
+from esper.events.kinds.control import Adaptation, DecisionMade, GateRule
 from esper.events.kinds.lifecycle import Stage
+from esper.folds.control_state import DecisionRow, Fate
 from esper.folds.timeline import Life, Span
 from esper.history.run_history import FoldedRun, open_run
 from tests.cli.conftest import rendered
@@ -115,3 +117,39 @@ def test_where_room_is_short_the_reason_gives_way_and_then_the_oldest_stages() -
 
 def test_an_undone_life_says_so() -> None:
     assert stages_in_words(life((Stage.TRAINING, 2), undone=True), 9, {}, 80).plain == "train, undone by a rollback"
+
+
+def decided(site: str, fate: Fate = "applied", rule: GateRule | None = None) -> DecisionRow:
+    """A graft of the second slot."""
+    made = DecisionMade(
+        adaptation=Adaptation.GRAFT,
+        site=site,
+        seed=1,
+        blueprint="lowrank:8",
+        confidence=0.861,
+        urgency=1.0,
+        reason="shadow 0.2721 against 0.2989 (-9.0 %), n 350, z 4.7, best of 9 tried",
+        evidence=(EventId("x/233"),),
+    )
+    return DecisionRow(EventId("x/238"), Moment(238), 34, made, fate, rule)
+
+
+LONG = "encoder_blocks.0.projection_in"
+
+
+@pytest.mark.parametrize("reasons", [False, True])
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("site", ["0", LONG])
+def test_a_decision_keeps_to_its_width_and_its_slot_is_seen(site: str, width: int, reasons: bool) -> None:
+    (line,) = rendered(decision_table([decided(site, "refused", "confidence")], width, reasons=reasons), width=width)
+    assert len(line) <= width
+    assert "s1 " in line
+    assert line.endswith("conf 0.861 urg 1.000  refused: confidence")
+
+
+def test_where_reasons_have_no_room_names_take_their_place() -> None:
+    assert rendered(decision_table([decided(LONG)], 80), width=80) == [
+        "  34  graft encoder_b…in s1 lowrank:8  conf 0.861 urg 1.000  applied",
+    ]
+    (line,) = rendered(decision_table([decided(LONG)], 100))
+    assert line.startswith("  34  graft encode…ction_in s1  shadow 0.2721")
