@@ -1,6 +1,6 @@
 """Histories for tests: a writer that numbers and chains records as the trainer's does, and a small training run as a script over it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +21,8 @@ from esper.events.kinds.epoch import (
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import RunStarted, Site
 from esper.events.kinds.telemetry import StepColumns, StepsMeasured
-from esper.folds.transitions import EDGES
+from esper.folds.run_state import RunState, step
+from esper.folds.transitions import _EDGES
 from tests.beginnings import run_started
 
 RUN = RunId("0192f0c4-7d3a-7c11-8e21-5b1f0c9d2a77")
@@ -224,7 +225,7 @@ def training(choices: Sequence[int], slots: int = 2) -> list[Record]:
         evidence = writer.write(completed(epoch, rows), begun)
         site, seed = sorted(table)[choice % len(table)]
         stage = table[site, seed]
-        legal = [(command, end) for (start, command), end in EDGES.items() if start is stage]
+        legal = [(command, end) for (start, command), end in _EDGES.items() if start is stage]
         if not legal or choice % 7 == 6:
             refused = writer.write(decision(Adaptation.CULL, evidence, site, seed, confidence=float("nan")), evidence)
             writer.write(DecisionRefused(rule="finite", reason="expected a confidence"), refused)
@@ -237,3 +238,11 @@ def training(choices: Sequence[int], slots: int = 2) -> list[Record]:
         writer.write(transition(stage, end, site, seed, lives[site, seed]), applied)
         table[site, seed] = end
     return writer.records
+
+
+def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
+    """The state after `records` in the order of their moments, from `state` or from before the first of them."""
+    for record in records:
+        state = step(RunState(record.run) if state is None else state, record)
+    assert state is not None, "no record and no state: no run is known"
+    return state

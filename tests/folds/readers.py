@@ -10,7 +10,8 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
 from esper.folds.merge import FactOrder, merge
-from esper.folds.run_state import RunState, digest, fold, initial, step
+from esper.folds.run_state import RunState, digest, step
+from tests.folds.histories import fold
 
 Reread = Callable[[RunId, str, int, int], Iterable[Record]]
 Repeat = tuple[int, int, int]
@@ -128,7 +129,7 @@ class Reader:
         self._fold(record.run, ready)
 
     def _fold(self, run: RunId, facts: Sequence[Record]) -> None:
-        state = self.states.get(run, initial(run))
+        state = self.states.get(run, RunState(run))
         for fact in facts:
             state = step(state, fact)
             if fact.type == EpochCompleted.KIND:

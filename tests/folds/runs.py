@@ -4,8 +4,8 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import BlamedSeed, CheckpointSaved, RunRolledBack
-from esper.folds.run_state import RunState, fold
-from tests.folds.histories import Writer, completed, decision, seed_row, started, transition
+from esper.folds.run_state import RunState
+from tests.folds.histories import Writer, completed, decision, fold, seed_row, started, transition
 
 
 def begun(*slots: int) -> Writer:

@@ -11,7 +11,7 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, Command, DecisionMade
 from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.lifecycle import Stage
-from esper.folds.gate import RULES, Bypassed, GateView, Passed, Refused, after, judge, view_at
+from esper.folds.gate import GateView, Refused, _broken_rules, after, judge, view_at
 from tests.folds.histories import decision, seed_row, system
 
 EPOCH_EVENT = EventId("run/100")
@@ -56,7 +56,7 @@ TRAINING = view(Stage.TRAINING)
     ],
 )
 def test_a_decision_that_breaks_no_rule_becomes_its_command(made: DecisionMade, seen: GateView, command: Command) -> None:
-    assert judge(made, seen, SETTINGS) == Passed(command)
+    assert judge(made, seen, SETTINGS) == command
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.1, 1.5])
@@ -186,13 +186,20 @@ def test_a_seed_that_is_not_ready_is_refused_after_staleness() -> None:
 
 
 def test_rules_are_asked_in_the_order_in_which_a_refusal_may_name_them() -> None:
-    names = [name for name, _ in RULES]
-    assert names == ["finite", "legal", "embargo", "stale", "ready", "confidence", "urgency", "cap", "frequency", "cooldown"]
+    nowhere = decision(Adaptation.ADVANCE, EPOCH_EVENT, seed=9, confidence=math.nan)
+    late = decision(Adaptation.ADVANCE, EventId("run/1"))
+    wrong = decision(Adaptation.GERMINATE, EventId("run/1"), confidence=0.1, urgency=0.1)
+    seen = replace(view(Stage.DORMANT, embargo_until=20, epoch=11), applied=9, last_germination=10)
+    rules = [
+        [refused.rule for refused in _broken_rules(made, at, GateSettings(adaptation_every=2, cooldown=5))]
+        for made, at in ((nowhere, DORMANT), (late, view(Stage.GRAFTING, ready=False)), (wrong, seen))
+    ]
+    assert rules == [["finite", "legal"], ["stale", "ready"], ["embargo", "stale", "confidence", "urgency", "cap", "frequency", "cooldown"]]
 
 
 @pytest.mark.parametrize("stage", [Stage.CULLED, Stage.CANCELLED])
 def test_a_reset_has_nothing_to_be_ready_with(stage: Stage) -> None:
-    assert judge(ADVANCE, view(stage, ready=None), SETTINGS) == Passed(Command.RESET)
+    assert judge(ADVANCE, view(stage, ready=None), SETTINGS) == Command.RESET
 
 
 def test_a_refusal_gives_its_numbers() -> None:
@@ -202,7 +209,7 @@ def test_a_refusal_gives_its_numbers() -> None:
 
 def test_none_bypasses_the_gate() -> None:
     nothing = decision(Adaptation.NONE, EventId("run/1"), site=None, seed=None, confidence=math.nan)
-    assert judge(nothing, DORMANT, SETTINGS) == Bypassed()
+    assert judge(nothing, DORMANT, SETTINGS) is None
 
 
 def three_dormant() -> GateView:
@@ -228,7 +235,7 @@ def test_a_slot_germinates_once_after_an_epoch() -> None:
 def test_a_kernel_that_is_ready_is_loaded_and_trained_after_the_same_epoch() -> None:
     seen = view(Stage.GERMINATED)
     seen = after(seen, ADVANCE, judge(ADVANCE, seen, SETTINGS), SETTINGS)
-    assert judge(ADVANCE, seen, SETTINGS) == Passed(Command.TRAIN)
+    assert judge(ADVANCE, seen, SETTINGS) == Command.TRAIN
 
 
 def test_a_stage_that_was_just_entered_is_not_left_by_housekeeping_after_the_same_epoch() -> None:
@@ -266,4 +273,4 @@ def test_exactly_what_is_above_both_limits_passes(confidence: float, urgency: fl
     made = decision(Adaptation.CULL, EPOCH_EVENT, confidence=confidence, urgency=urgency)
     settings = GateSettings(confidence_above=confidence_above, urgency_above=urgency_above)
     above = 1.0 >= confidence > confidence_above and 1.0 >= urgency > urgency_above
-    assert (judge(made, TRAINING, settings) == Passed(Command.CULL)) is above
+    assert (judge(made, TRAINING, settings) == Command.CULL) is above

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from esper.events import topics
 from esper.events.digests import derived_id
 from esper.events.envelope import Record
-from esper.folds.run_state import digest, fold, initial, step
-from tests.folds.histories import RUN, training
+from esper.folds.run_state import RunState, digest, step
+from tests.folds.histories import RUN, fold, training
 from tests.folds.readers import Reader, Repeat, from_log, interleaved, repeated
 
 HISTORIES = st.lists(st.integers(0, 20), min_size=1, max_size=7).map(training)
@@ -71,7 +71,7 @@ def test_repeats_in_order_are_duplicates_and_no_faults(arrival: Arrival) -> None
 @given(HISTORIES, st.integers(0, 200))
 def test_a_prefix_and_then_the_suffix_give_the_state_of_the_whole(records: list[Record], cut: int) -> None:
     place = cut % len(records)
-    prefix = fold(records[:place], initial(RUN))
+    prefix = fold(records[:place], RunState(RUN))
     assert fold(records[place:], prefix) == fold(records)
 
 
@@ -101,7 +101,7 @@ def test_a_hole_in_facts_is_reported_once_with_its_bounds_and_healed_by_reading_
 @given(HISTORIES)
 @settings(max_examples=10)  # Each takes a digest for every record, twice.
 def test_a_state_is_never_changed_by_a_later_step(records: list[Record]) -> None:
-    states = [initial(RUN)]
+    states = [RunState(RUN)]
     digests = [digest(states[0])]
     for record in records:
         states.append(step(states[-1], record))

@@ -13,8 +13,8 @@ from esper.events.kinds.control import Command, CommandApplied, DecisionRefused,
 from esper.events.kinds.kernels import KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, SamplesDropped
-from esper.folds.run_state import BlockedError, RunState, Status, digest, fold, initial, step
-from tests.folds.histories import RUN, Writer, completed, derived, evaluation, issued, seed_row, started, steps, training, transition
+from esper.folds.run_state import BlockedError, RunState, Status, digest, step
+from tests.folds.histories import RUN, Writer, completed, derived, evaluation, fold, issued, seed_row, started, steps, training, transition
 from tests.folds.runs import asked, begun, germinated, oddities, rolled_back, saved, state_of
 
 FINISHED = RunFinished(metrics={"accuracy": 0.9}, model_digest="ab" * 32, parameters=100, stopped_early=False, tails=())
@@ -24,8 +24,8 @@ RESUMED = RunResumed(checkpoint="epoch-2", caught_up_to=9, incarnation=2, enviro
 
 
 def test_a_state_before_the_first_record_is_new() -> None:
-    assert initial(RUN).status is Status.NEW
-    assert initial(RUN).seeds == ()
+    assert RunState(RUN).status is Status.NEW
+    assert RunState(RUN).seeds == ()
 
 
 def test_a_started_run_is_running_with_its_facts() -> None:
@@ -60,7 +60,7 @@ def test_a_completed_epoch_is_kept_with_its_losses_and_digests() -> None:
     row = state.epochs[0]
     assert (row.epoch, row.step, row.moment, row.id) == (1, 10, 2, evidence)
     assert (row.train.loss, row.train.metrics, row.digests.parameters) == (0.5, {"accuracy": 0.5}, "ab" * 32)
-    assert state.epoch_event == evidence
+    assert state.epochs[-1].id == evidence
 
 
 def test_checkpoints_are_kept_until_they_are_pruned() -> None:
@@ -266,12 +266,7 @@ def test_telemetry_of_an_unknown_kind_changes_nothing() -> None:
 def test_a_record_of_another_run_is_refused() -> None:
     writer = begun()
     with pytest.raises(RuleError, match="expected records of run another"):
-        step(initial(RunId("another")), writer.records[0])
-
-
-def test_nothing_is_known_of_no_records() -> None:
-    with pytest.raises(RuleError, match="at least one record"):
-        fold([])
+        step(RunState(RunId("another")), writer.records[0])
 
 
 def test_a_state_with_losses_that_are_not_numbers_has_a_digest() -> None:

@@ -9,9 +9,18 @@ import pytest
 from esper.errors import RuleError
 from esper.events.kinds.control import Adaptation, Command
 from esper.events.kinds.lifecycle import Stage
-from esper.folds.transitions import EDGES, HOUSEKEEPING, IN_TASK_GRAPH, ISOLATED, LIVE, command_for, is_edge, mermaid, next_stage
+from esper.folds.transitions import _EDGES, _HOUSEKEEPING, IN_TASK_GRAPH, ISOLATED, LIVE, command_for, is_edge, next_stage
 
 PAGE = Path(__file__).parents[2] / "docs" / "lifecycle.md"
+
+
+def mermaid() -> str:
+    """The table as a mermaid state diagram, in the order of `_EDGES`, with the one stage that no command leads to."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Stage.DORMANT}"]
+    lines += [f"    {start} --> {end}: {command}" for (start, command), end in _EDGES.items()]
+    lines += [f"    {Stage.FOSSILIZED} --> [*]", f"    {Stage.ROLLED_BACK} --> [*]"]
+    lines += [f"    note right of {Stage.ROLLED_BACK}: entered by a rollback alone, from any stage, without a command"]
+    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -32,11 +41,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "lifecycle.md"
     ],
 )
 def test_commands_of_a_stage_lead_where_the_catalogue_says(start: str, commands: str) -> None:
-    table = " ".join(f"{command}>{end}" for (stage, command), end in EDGES.items() if stage == start)
+    table = " ".join(f"{command}>{end}" for (stage, command), end in _EDGES.items() if stage == start)
     assert table == commands
 
 
-@pytest.mark.parametrize(("stage", "command"), [pair for pair in product(Stage, Command) if pair not in EDGES])
+@pytest.mark.parametrize(("stage", "command"), [pair for pair in product(Stage, Command) if pair not in _EDGES])
 def test_an_edge_that_is_not_in_the_table_is_refused(stage: Stage, command: Command) -> None:
     with pytest.raises(RuleError, match=f"in {stage}, got {command}"):
         next_stage(stage, command)
@@ -47,7 +56,7 @@ def test_an_edge_of_the_table_leads_on() -> None:
 
 
 def test_no_command_leads_to_rolled_back() -> None:
-    assert Stage.ROLLED_BACK not in EDGES.values()
+    assert Stage.ROLLED_BACK not in _EDGES.values()
 
 
 def test_an_edge_is_known_by_its_ends() -> None:
@@ -56,11 +65,11 @@ def test_an_edge_is_known_by_its_ends() -> None:
 
 
 def test_every_stage_but_the_terminal_ones_is_left_by_some_command() -> None:
-    assert set(Stage) - {stage for stage, _ in EDGES} == {Stage.FOSSILIZED, Stage.ROLLED_BACK}
+    assert set(Stage) - {stage for stage, _ in _EDGES} == {Stage.FOSSILIZED, Stage.ROLLED_BACK}
 
 
 def test_housekeeping_is_made_of_edges() -> None:
-    assert set(HOUSEKEEPING.items()) <= set(EDGES)
+    assert set(_HOUSEKEEPING.items()) <= set(_EDGES)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.telemetry import StepsMeasured
 from esper.events.topics import DECISIONS, EPOCH, LIFECYCLE, SEED_HEALTH, STEPS, TOPICS
 from esper.events.topics import RUN as RUN_TOPIC
-from esper.folds.run_state import BlockedError, fold, initial, step
+from esper.folds.run_state import BlockedError, RunState, step
 from esper.history.run_history import History, open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
+from tests.folds.histories import fold
 from tests.oona.memory import MemoryLog
 from tests.synthetic import EPOCHS, FIRST, ROLLBACK_EPOCH, RUN, SECOND, started, ticking, write_run
 from tests.synthetic import STEPS as STEPS_PER_EPOCH
@@ -27,7 +28,7 @@ def test_the_state_at_an_epoch_is_the_fold_of_all_facts_up_to_it(history: Histor
 
 
 def test_the_state_at_a_moment_is_the_fold_of_all_records_up_to_it(history: History) -> None:
-    state = initial(RUN)
+    state = RunState(RUN)
     for record in history.records():
         state = step(state, record)
         if record.moment % 7 == 0:

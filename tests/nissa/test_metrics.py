@@ -12,12 +12,12 @@ from esper.events.envelope import Record
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertResolved
 from esper.events.kinds.telemetry import CustomMetricRecorded, Gpu, StepsMeasured
-from esper.folds.run_state import fold
 from esper.nissa.collectors import Collectors
 from esper.nissa.custom import CustomMetrics
 from esper.nissa.families import SCRAPED
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.oona.directory import Directory
+from tests.folds.histories import fold
 from tests.nissa.samples import AGENT_RUN, alert, resources, standing
 from tests.synthetic import RUN, write_run
 

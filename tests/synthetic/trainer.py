@@ -12,7 +12,7 @@ from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, 
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, SeedRow, Stage
 from esper.events.kinds.run import BlamedSeed, CheckpointPruned, CheckpointSaved, RunFinished, RunRolledBack
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
-from esper.folds.gate import Passed, Refused, after, judge, view_at
+from esper.folds.gate import Refused, after, judge, view_at
 from esper.oona.emitter import Emitter
 from tests.synthetic.columns import system
 from tests.synthetic.memory import Memory
@@ -176,8 +176,8 @@ class Trainer:
             if isinstance(verdict, Refused):
                 self._say(DecisionRefused(rule=verdict.rule, reason=verdict.reason), cause=made)
                 self.memory.tallies["refused", wish.site or ""] += 1
-            elif isinstance(verdict, Passed):
-                issued = order(self.memory, verdict.command, wish)
+            elif verdict is not None:
+                issued = order(self.memory, verdict, wish)
                 orders.append((self._say(issued, cause=made), issued, wish))
         self.emitter.commit()
         for identity, issued, wish in orders:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.events.envelope import EventId
-from esper.events.kinds.control import Adaptation, DecisionMade
+from esper.events.kinds.control import Adaptation, Command, DecisionMade
 from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
-from esper.folds.gate import Passed, Refused, after, judge, view_at
+from esper.folds.gate import Refused, after, judge, view_at
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
 from tests.tamiyo.states import EPOCH_EVENT, FALLING, FLAT, Row, dormant, evaluated, only, seed, sites, state
@@ -105,7 +105,7 @@ def test_the_gate_finds_every_decision_finite_legal_fresh_and_out_of_embargo(sys
 @given(states())
 def test_whoever_is_cancelled_for_a_better_one_sees_it_grafted(system: SystemState) -> None:
     verdicts = judged(system)
-    grafted = {decision.site for decision, verdict in verdicts if decision.adaptation is Adaptation.GRAFT and isinstance(verdict, Passed)}
+    grafted = {decision.site for decision, verdict in verdicts if decision.adaptation is Adaptation.GRAFT and isinstance(verdict, Command)}
     lost = {decision.site for decision, _ in verdicts if "helped more" in decision.reason or "is grafted" in decision.reason}
 
     assert lost <= grafted

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper.events.envelope import EventId
-from esper.events.kinds.control import DecisionMade
+from esper.events.kinds.control import Command, DecisionMade
 from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import Stage
-from esper.folds.gate import Passed, Refused, Verdict, after, judge, view_at
+from esper.folds.gate import Refused, after, judge, view_at
 from esper.folds.transitions import IN_TASK_GRAPH, next_stage
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
@@ -72,21 +72,21 @@ class World:
         event = EventId(f"run/{epoch}")
         lives = [row["life"] for row in self.rows.values() if row.get("life") is not None] + [report.life for report in self.reports]
         view = view_at(system, event, max(lives, default=None))
-        verdicts: list[tuple[DecisionMade, Verdict]] = []
+        verdicts: list[tuple[DecisionMade, Command | Refused | None]] = []
         for decision in decide(system, event, self.settings):
             verdict = judge(decision, view, self.gate)
             view = after(view, decision, verdict, self.gate)
             verdicts.append((decision, verdict))
         for decision, verdict in verdicts:
-            if isinstance(verdict, Passed):
-                self._apply(epoch, decision, verdict)
-            elif isinstance(verdict, Refused):
+            if isinstance(verdict, Refused):
                 self.refusals.append((epoch, f"{decision.adaptation} {verdict.rule}"))
+            elif verdict is not None:
+                self._apply(epoch, decision, verdict)
 
-    def _apply(self, epoch: int, decision: DecisionMade, verdict: Passed) -> None:
+    def _apply(self, epoch: int, decision: DecisionMade, command: Command) -> None:
         assert decision.seed is not None
         row = self.rows[decision.seed]
-        stage = next_stage(row["stage"], verdict.command)
+        stage = next_stage(row["stage"], command)
         self.history.append((epoch, stage.value, decision.seed, decision.blueprint or ""))
         if stage is Stage.GERMINATED:
             row.update(blueprint=decision.blueprint, life=epoch)

@@ -8,7 +8,7 @@ Prints `following` once it listens, then `<moment> <digest>` for each record, as
 import sys
 from pathlib import Path
 
-from esper.folds.run_state import RunState, digest, initial, step
+from esper.folds.run_state import RunState, digest, step
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 
@@ -23,7 +23,7 @@ def main(log: Path) -> None:
                 if page.error is not None:
                     raise page.error
                 for record in page.records:
-                    state = step(initial(record.run) if state is None else state, record)
+                    state = step(RunState(record.run) if state is None else state, record)
                     _say(f"{record.moment} {digest(state)}")
                 if page.ended:
                     return

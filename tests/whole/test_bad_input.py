@@ -23,11 +23,12 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed
 from esper.events.topics import FACTS
-from esper.folds.run_state import Status, fold
+from esper.folds.run_state import Status
 from esper.kasmina.blueprints import Blueprint
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, RunSettings, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
+from tests.folds.histories import fold
 from tests.whole.conftest import ROOT, Grown
 from tests.whole.runs import digits, told
 

@@ -1,6 +1,7 @@
 """Every decision of a run can be computed and judged again from its log, and what followed from it stands there once."""
 
 from collections import Counter
+from types import NoneType
 
 import pytest
 
@@ -21,8 +22,8 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.kernels import BlueprintSubmitted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunRolledBack, RunStarted
-from esper.folds.gate import Bypassed, GateView, Passed, Refused, Verdict, after, judge
-from esper.folds.run_state import RunState, initial, step
+from esper.folds.gate import GateView, Refused, after, judge
+from esper.folds.run_state import RunState, step
 from esper.processes.train import run_settings
 from esper.tamiyo.policy import decide
 from tests.whole.conftest import Grown
@@ -124,7 +125,7 @@ def test_gate_judges_every_decision_again_as_it_was_judged(run: Told) -> None:
     commands = command_of(run)
     refusals = {record.cause: event for record, event in run.of(DecisionRefused)}
     verdicts = Counter[type]()
-    state, view = initial(run.run), GateView(0, EventId(""), {})
+    state, view = RunState(run.run), GateView(0, EventId(""), {})
     for record in run.records:
         event = run.events[record.id]
         state = step(state, record)
@@ -136,23 +137,24 @@ def test_gate_judges_every_decision_again_as_it_was_judged(run: Told) -> None:
             view = after(view, event, verdict, gate)
             verdicts[type(verdict)] += 1
 
-    assert set(verdicts) == {Passed, Refused, Bypassed}
+    assert set(verdicts) == {Command, Refused, NoneType}
 
 
 def _view(state: RunState, completed: EpochCompleted) -> GateView:
-    assert state.epoch_event is not None
     table = {(row.site, row.seed): row for row in state.seeds}
     assert state.seeds == completed.system.seeds
-    return GateView(state.epoch, state.epoch_event, table, last_germination=state.last_germination(state.epoch))
+    return GateView(state.epoch, state.epochs[-1].id, table, last_germination=state.last_germination(state.epoch))
 
 
-def _logged(run: Told, decision: EventId, commands: dict[EventId, Record], refusals: dict[EventId | None, DecisionRefused]) -> Verdict:
+def _logged(
+    run: Told, decision: EventId, commands: dict[EventId, Record], refusals: dict[EventId | None, DecisionRefused]
+) -> Command | Refused | None:
     if decision in commands:
         command = run.events[commands[decision].id]
         assert isinstance(command, CommandIssued)
-        return Passed(command.command)
+        return command.command
     refusal = refusals.get(decision)
-    return Bypassed() if refusal is None else Refused(refusal.rule, refusal.reason)
+    return None if refusal is None else Refused(refusal.rule, refusal.reason)
 
 
 # What followed

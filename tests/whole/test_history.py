@@ -26,8 +26,9 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, SeedHealthMeasured, StepsMeasured
-from esper.folds.run_state import RunState, fold, initial, step
+from esper.folds.run_state import RunState, step
 from esper.history.run_history import History
+from tests.folds.histories import fold
 from tests.whole.conftest import Grown
 from tests.whole.runs import placed
 
@@ -39,7 +40,7 @@ LEARNING = {Stage.TRAINING, Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED}
 @pytest.fixture(scope="module")
 def states(grown: Grown) -> dict[int, RunState]:
     """The fold of the log alone, after every moment."""
-    state = initial(grown.told.run)
+    state = RunState(grown.told.run)
     found: dict[int, RunState] = {}
     for record in grown.told.records:
         state = step(state, record)

@@ -23,10 +23,11 @@ from esper.events.kinds.epoch import EpochCompleted, SystemState
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
-from esper.folds.run_state import RunState, Status, fold, initial, step
+from esper.folds.run_state import RunState, Status, step
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, train
 from esper.tolaria.trainer import UnstableError
+from tests.folds.histories import fold
 from tests.whole.conftest import Faulty, Grown
 from tests.whole.runs import (
     EpochEnd,
@@ -262,7 +263,7 @@ def test_folded_seed_table_is_the_trainers_through_rollbacks_and_culls(faulty: F
 
 
 def _states(run: Told) -> dict[int, RunState]:
-    state, found = initial(run.run), dict[int, RunState]()
+    state, found = RunState(run.run), dict[int, RunState]()
     for record in run.records:
         state = step(state, record)
         found[record.moment] = state

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from esper.errors import DataError
 from esper.events.envelope import EventId, Moment, Record, moment_of
+from esper.events.fields import Event
 from esper.events.kinds.control import (
     Adaptation,
     Command,
@@ -20,6 +21,7 @@ from esper.events.kinds.control import (
     DecisionRefused,
     GateRule,
 )
+from esper.events.kinds.epoch import EpochCompleted
 from esper.folds.table import Table
 
 _OutcomeEvent = CommandApplied | CommandRefused | CommandFailed
@@ -104,21 +106,31 @@ class Control:
     counts: Counts = field(default_factory=Counts)
 
 
-def add_decision(control: Control, record: Record, event: DecisionMade) -> Control:
-    """`control` with one more decision."""
-    counts = replace(control.counts, made=_one_more(control.counts.made, event.adaptation))
-    return replace(_with_row(control, DecisionRow.of(record, event)), counts=counts)
+def change_control(control: Control, record: Record, event: Event) -> tuple[Control, Irregular, LastCommand | None]:
+    """`control` after `event`, and the command that is now the last one of its slot; an EpochCompleted ends the decisions before it."""
+    match event:
+        case EpochCompleted():
+            return replace(control, decisions=Table()), (), None
+        case DecisionMade():
+            counts = replace(control.counts, made=_one_more(control.counts.made, event.adaptation))
+            return replace(_with_row(control, DecisionRow.of(record, event)), counts=counts), (), None
+        case DecisionRefused():
+            return *_refused(control, record, event), None
+        case CommandIssued():
+            return *_issued(control, record, event), LastCommand(record.moment, record.epoch, event.command)
+        case CommandApplied() | CommandRefused() | CommandFailed():
+            return _concluded(control, record, event)
+        case _:
+            return control, (), None
 
 
-def add_refusal(control: Control, record: Record, event: DecisionRefused) -> tuple[Control, Irregular]:
-    """`control` with the decision that is the record's cause refused."""
+def _refused(control: Control, record: Record, event: DecisionRefused) -> tuple[Control, Irregular]:
     decision, irregular = _answered(control, record, "a refusal")
     control = replace(control, counts=replace(control.counts, refused=_one_more(control.counts.refused, event.rule)))
     return (control if decision is None else _with_row(control, decision.refused(event))), irregular
 
 
-def add_command(control: Control, record: Record, event: CommandIssued) -> tuple[Control, Irregular]:
-    """`control` with one more command that waits for its outcome."""
+def _issued(control: Control, record: Record, event: CommandIssued) -> tuple[Control, Irregular]:
     decision, irregular = _answered(control, record, "a command")
     command = CommandRow(record.id, record.moment, record.epoch, None if decision is None else decision.moment, event)
     if decision is not None:
@@ -127,8 +139,7 @@ def add_command(control: Control, record: Record, event: CommandIssued) -> tuple
     return replace(control, open_commands=control.open_commands.with_item(record.moment, command), counts=counts), irregular
 
 
-def add_outcome(control: Control, record: Record, event: _OutcomeEvent) -> tuple[Control, Irregular, LastCommand]:
-    """`control` with the outcome of the command that is the record's cause, and that command as its slot's last one."""
+def _concluded(control: Control, record: Record, event: _OutcomeEvent) -> tuple[Control, Irregular, LastCommand]:
     outcome, why = _outcome_of(event)
     counter = _COUNTERS[outcome]
     control = replace(control, counts=replace(control.counts, **{counter: getattr(control.counts, counter) + 1}))
@@ -146,7 +157,6 @@ def add_outcome(control: Control, record: Record, event: _OutcomeEvent) -> tuple
 
 
 def _outcome_of(event: _OutcomeEvent) -> tuple[_Outcome, str | None]:
-    """The outcome that `event` states, and why where the command was not applied."""
     match event:
         case CommandApplied():
             return "applied", None

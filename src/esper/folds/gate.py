@@ -1,4 +1,4 @@
-"""The gate: which decisions become commands. Rules are asked in the order of `RULES`; a refusal names the first that is broken.
+"""The gate: which decisions become commands. Rules are asked in this order; a refusal names the first that is broken.
 
 1. finite: confidence and urgency are numbers in 0..1. legal: the seed exists and the lifecycle table knows the edge. embargo: the
    slot's embargo is over. stale: the evidence contains the last EpochCompleted. ready: housekeeping waits until the stage's work is done,
@@ -12,7 +12,7 @@ Decisions of one epoch are judged one after another, each against `after(...)` o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from esper.events.envelope import EventId
@@ -22,8 +22,8 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.folds.seeds import SeedKey
 from esper.folds.transitions import command_for, next_stage
 
-ADAPTATIONS = frozenset({Adaptation.GERMINATE, Adaptation.GRAFT, Adaptation.FOSSILIZE, Adaptation.CULL})
-_TIMED = ADAPTATIONS - {Adaptation.CULL}
+_ADAPTATIONS = frozenset({Adaptation.GERMINATE, Adaptation.GRAFT, Adaptation.FOSSILIZE, Adaptation.CULL})
+_TIMED = _ADAPTATIONS - {Adaptation.CULL}
 # Nothing is left to do there: a reset waits for the embargo alone.
 _DONE = frozenset({Stage.CULLED, Stage.CANCELLED})
 
@@ -44,13 +44,6 @@ class GateView:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
-    """The decision becomes `command`."""
-
-    command: Command
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """The decision broke `rule`, the first in order; `reason` gives the numbers."""
 
@@ -58,43 +51,34 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bypassed:
-    """The decision is `none`: it is recorded, and nothing follows from it."""
-
-
-Verdict = Passed | Refused | Bypassed
-
-
 def view_at(system: SystemState, epoch_event: EventId, last_germination: int | None) -> GateView:
     """The view before the first decision that follows from `system`, which stands in `epoch_event`."""
     return GateView(system.epoch, epoch_event, {(row.site, row.seed): row for row in system.seeds}, last_germination=last_germination)
 
 
-def after(view: GateView, decision: DecisionMade, verdict: Verdict, settings: GateSettings) -> GateView:
+def after(view: GateView, decision: DecisionMade, verdict: Command | Refused | None, settings: GateSettings) -> GateView:
     """The view before the next decision: as if the command that `decision` became had been applied already."""
-    if not isinstance(verdict, Passed):
+    if not isinstance(verdict, Command):
         return view
     key = _key(decision)
-    stage = next_stage(view.seeds[key].stage, verdict.command)
+    stage = next_stage(view.seeds[key].stage, verdict)
     embargo_until = view.epoch + settings.embargo if stage is Stage.CULLED else None
     # A seed that was just loaded has its kernel and may train; every other stage that is entered now has its work before it.
     seed = view.seeds[key].model_copy(update={"stage": stage, "embargo_until": embargo_until, "ready": stage is Stage.LOADING})
-    applied = view.applied + (decision.adaptation in ADAPTATIONS)
+    applied = view.applied + (decision.adaptation in _ADAPTATIONS)
     return replace(view, seeds={**view.seeds, key: seed}, applied=applied)
 
 
-def judge(decision: DecisionMade, view: GateView, settings: GateSettings) -> Verdict:
-    """The verdict on `decision`: a command, a refusal that names the first rule broken, or nothing for `none`."""
+def judge(decision: DecisionMade, view: GateView, settings: GateSettings) -> Command | Refused | None:
+    """The command that `decision` becomes, or its refusal, or None for `none`, which is recorded and has no other consequence."""
     if decision.adaptation is Adaptation.NONE:
-        return Bypassed()
-    for rule, reason_against in RULES:
-        reason = reason_against(decision, view, settings)
-        if reason is not None:
-            return Refused(rule, reason)
+        return None
+    broken = next(_broken_rules(decision, view, settings), None)
+    if broken is not None:
+        return broken
     command = command_for(decision.adaptation, view.seeds[_key(decision)].stage)
     assert command is not None, "the rule `legal` holds"
-    return Passed(command)
+    return command
 
 
 def _key(decision: DecisionMade) -> SeedKey:
@@ -103,14 +87,27 @@ def _key(decision: DecisionMade) -> SeedKey:
     return decision.site, decision.seed
 
 
-def _finite(decision: DecisionMade, _view: GateView, _settings: GateSettings) -> str | None:
+def _broken_rules(decision: DecisionMade, view: GateView, settings: GateSettings) -> Iterator[Refused]:
+    """A refusal for each rule that `decision` breaks, in order; none after `legal`, without which the others mean nothing."""
     for name, value in (("confidence", decision.confidence), ("urgency", decision.urgency)):
         if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-            return f"expected a {name} in 0..1, got {value!r}"
-    return None
+            yield Refused("finite", f"expected a {name} in 0..1, got {value!r}")
+    illegal = _illegal(decision, view)
+    if illegal is not None:
+        yield Refused("legal", illegal)
+        return
+    seed = view.seeds[_key(decision)]
+    if seed.embargo_until is not None and view.epoch < seed.embargo_until:
+        yield Refused("embargo", f"the slot is under embargo until epoch {seed.embargo_until}, and this is epoch {view.epoch}")
+    if view.epoch_event not in decision.evidence:
+        found = ", ".join(decision.evidence) or "none"
+        yield Refused("stale", f"expected evidence {view.epoch_event}, the last EpochCompleted; got {found}")
+    if decision.adaptation is Adaptation.ADVANCE and not seed.ready and seed.stage not in _DONE:
+        yield Refused("ready", f"the seed has not finished what {seed.stage} is for")
+    yield from _broken_limits(decision, view, settings)
 
 
-def _legal(decision: DecisionMade, view: GateView, _settings: GateSettings) -> str | None:
+def _illegal(decision: DecisionMade, view: GateView) -> str | None:
     if decision.site is None or decision.seed is None:
         return f"expected {decision.adaptation} to name a site and a seed, got {decision.site!r} and {decision.seed!r}"
     seed = view.seeds.get((decision.site, decision.seed))
@@ -121,69 +118,17 @@ def _legal(decision: DecisionMade, view: GateView, _settings: GateSettings) -> s
     return None
 
 
-def _embargo(decision: DecisionMade, view: GateView, _settings: GateSettings) -> str | None:
-    until = view.seeds[_key(decision)].embargo_until
-    if until is not None and view.epoch < until:
-        return f"the slot is under embargo until epoch {until}, and this is epoch {view.epoch}"
-    return None
-
-
-def _stale(decision: DecisionMade, view: GateView, _settings: GateSettings) -> str | None:
-    if view.epoch_event in decision.evidence:
-        return None
-    return f"expected evidence {view.epoch_event}, the last EpochCompleted; got {', '.join(decision.evidence) or 'none'}"
-
-
-def _ready(decision: DecisionMade, view: GateView, _settings: GateSettings) -> str | None:
-    seed = view.seeds[_key(decision)]
-    if decision.adaptation is Adaptation.ADVANCE and not seed.ready and seed.stage not in _DONE:
-        return f"the seed has not finished what {seed.stage} is for"
-    return None
-
-
-def _confidence(decision: DecisionMade, _view: GateView, settings: GateSettings) -> str | None:
-    if decision.adaptation in ADAPTATIONS and not decision.confidence > settings.confidence_above:
-        return f"expected a confidence above {settings.confidence_above!r}, got {decision.confidence!r}"
-    return None
-
-
-def _urgency(decision: DecisionMade, _view: GateView, settings: GateSettings) -> str | None:
-    if decision.adaptation in ADAPTATIONS and not decision.urgency > settings.urgency_above:
-        return f"expected an urgency above {settings.urgency_above!r}, got {decision.urgency!r}"
-    return None
-
-
-def _cap(decision: DecisionMade, view: GateView, settings: GateSettings) -> str | None:
-    if decision.adaptation in ADAPTATIONS and not view.applied < settings.adaptations_per_epoch:
-        return f"expected at most {settings.adaptations_per_epoch} adaptations after one epoch, {view.applied} have passed"
-    return None
-
-
-def _frequency(decision: DecisionMade, view: GateView, settings: GateSettings) -> str | None:
-    if decision.adaptation in _TIMED and view.epoch % settings.adaptation_every:
-        return f"expected an epoch divisible by {settings.adaptation_every}, this is epoch {view.epoch}"
-    return None
-
-
-def _cooldown(decision: DecisionMade, view: GateView, settings: GateSettings) -> str | None:
-    last = view.last_germination
-    if decision.adaptation is not Adaptation.GERMINATE or last is None or last >= view.epoch:
-        return None
-    if view.epoch - last >= settings.cooldown:
-        return None
-    return f"expected {settings.cooldown} epochs since the germination after epoch {last}, this is epoch {view.epoch}"
-
-
-_Rule = Callable[[DecisionMade, GateView, GateSettings], str | None]
-RULES: tuple[tuple[GateRule, _Rule], ...] = (
-    ("finite", _finite),
-    ("legal", _legal),
-    ("embargo", _embargo),
-    ("stale", _stale),
-    ("ready", _ready),
-    ("confidence", _confidence),
-    ("urgency", _urgency),
-    ("cap", _cap),
-    ("frequency", _frequency),
-    ("cooldown", _cooldown),
-)
+def _broken_limits(decision: DecisionMade, view: GateView, settings: GateSettings) -> Iterator[Refused]:
+    adapts, last = decision.adaptation in _ADAPTATIONS, view.last_germination
+    most, every = settings.adaptations_per_epoch, settings.adaptation_every
+    if adapts and not decision.confidence > settings.confidence_above:
+        yield Refused("confidence", f"expected a confidence above {settings.confidence_above!r}, got {decision.confidence!r}")
+    if adapts and not decision.urgency > settings.urgency_above:
+        yield Refused("urgency", f"expected an urgency above {settings.urgency_above!r}, got {decision.urgency!r}")
+    if adapts and not view.applied < most:
+        yield Refused("cap", f"expected at most {most} adaptations after one epoch, {view.applied} have passed")
+    if decision.adaptation in _TIMED and view.epoch % every:
+        yield Refused("frequency", f"expected an epoch divisible by {every}, this is epoch {view.epoch}")
+    if decision.adaptation is Adaptation.GERMINATE and last is not None and last < view.epoch < last + settings.cooldown:
+        needed = f"expected {settings.cooldown} epochs since the germination after epoch {last}"
+        yield Refused("cooldown", f"{needed}, this is epoch {view.epoch}")

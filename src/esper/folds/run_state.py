@@ -6,7 +6,6 @@ StreamEnded change nothing. Duplicates and gaps are handled by admission and `me
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -21,12 +20,10 @@ from esper.events.kinds.control import (
     CommandFailed,
     CommandIssued,
     CommandRefused,
-    DecisionMade,
-    DecisionRefused,
     FieldReported,
 )
 from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests
-from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
+from esper.events.kinds.lifecycle import SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import (
     BlamedSeed,
     CheckpointPruned,
@@ -40,10 +37,8 @@ from esper.events.kinds.run import (
     Site,
     StreamEnded,
 )
-from esper.folds import control_state as control
-from esper.folds import seeds
-from esper.folds.control_state import Control, DecisionRow, Irregular, LastCommand
-from esper.folds.seeds import Slot, Slots
+from esper.folds.control_state import Control, DecisionRow, change_control
+from esper.folds.seeds import Slot, Slots, change_slots, slots_of, with_command
 from esper.folds.table import Table
 
 
@@ -162,11 +157,6 @@ class RunState:
         """The decisions since the last EpochCompleted, in the order in which they were made, with their answers."""
         return tuple(self.control.decisions.values())
 
-    @property
-    def epoch_event(self) -> EventId | None:
-        """The id of the last EpochCompleted: the evidence of the decisions that follow from it."""
-        return self.epochs[-1].id if self.epochs else None
-
     def slot(self, site: str, seed: int) -> Slot | None:
         """The slot of the seed table; None where the run has none of that name."""
         return self.slots.get((site, seed))
@@ -174,11 +164,6 @@ class RunState:
     def last_germination(self, before: int) -> int | None:
         """The epoch of the last germination of an epoch earlier than `before`: what the gate's cooldown counts from."""
         return next((epoch for epoch in reversed(self.germination_epochs) if epoch < before), None)
-
-
-def initial(run: RunId) -> RunState:
-    """The state of `run` before its first record."""
-    return RunState(run)
 
 
 def step(state: RunState, record: Record) -> RunState:
@@ -190,21 +175,12 @@ def step(state: RunState, record: Record) -> RunState:
         raise RuleError(f"expected records of run {state.run}, got one of run {record.run} at moment {record.moment}")
     if record.fact is None or record.type == StreamEnded.KIND:
         return state
-    event = _understood(record)
+    try:
+        event = decode(record)
+    except DataError as error:
+        raise BlockedError(f"the fold of run {record.run} stops at moment {record.moment}, topic {record.topic}: {error}") from error
     here = replace(state, epoch=record.epoch, step=record.step, moment=record.moment, incarnation=record.incarnation)
-    return _applied(_in_order(here, state, event), record, event)
-
-
-def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
-    """The state after `records` in the order of their moments, from `state` or from before the first of them.
-
-    Raises RuleError for no records and no state: then no run is known.
-    """
-    for record in records:
-        state = step(initial(record.run) if state is None else state, record)
-    if state is None:
-        raise RuleError("expected at least one record or a state to begin with, got neither")
-    return state
+    return _with_tables(_applied(_in_order(here, state, event), record, event), record, event)
 
 
 def digest(state: RunState) -> str:
@@ -213,13 +189,6 @@ def digest(state: RunState) -> str:
     The rows of its epochs stand in it by `epochs_digest` alone, so a digest after every epoch costs each epoch the same.
     """
     return digest_of(to_json(replace(state, epochs=())))
-
-
-def _understood(record: Record) -> Event:
-    try:
-        return decode(record)
-    except DataError as error:
-        raise BlockedError(f"the fold of run {record.run} stops at moment {record.moment}, topic {record.topic}: {error}") from error
 
 
 def _in_order(state: RunState, before: RunState, event: Event) -> RunState:
@@ -234,30 +203,18 @@ def _in_order(state: RunState, before: RunState, event: Event) -> RunState:
 
 
 def _applied(state: RunState, record: Record, event: Event) -> RunState:
+    """`state` after `event`, without the tables of seeds and decisions."""
     match event:
         case RunStarted() | RunResumed() | RunFinished() | RunFailed():
-            state = _moved(state, event)
+            return _moved(state, event)
         case EpochCompleted():
-            state = _completed(state, record, event)
-        case SeedTransitioned():
-            state = _transitioned(state, record, event)
-        case SeedEvaluated():
-            state = _reseeded(state, *seeds.apply_evaluation(state.slots, record, event))
-        case CheckpointSaved():
-            row = CheckpointRow(event.checkpoint, event.digest, event.size_bytes, event.reason, record.epoch, record.moment)
-            state = replace(state, checkpoints=(*state.checkpoints, row))
-        case CheckpointPruned():
-            state = _pruned(state, event)
+            return _completed(state, record, event)
+        case SeedTransitioned(to_stage=Stage.GERMINATED) if record.epoch not in state.germination_epochs[-1:]:
+            return replace(state, germination_epochs=(*state.germination_epochs, record.epoch))
         case RunRolledBack():
-            state = _rolled_back(state, record, event)
-        case SamplesDropped():
-            state = replace(state, dropped=state.dropped.with_item(event.topic, state.dropped.get(event.topic, 0) + event.count))
-        case FieldReported():
-            state = replace(state, field_reports=(*state.field_reports, ReportRow(record.moment, record.epoch, event)))
+            return _rolled_back(state, record, event)
         case _:
-            # Kernels and blueprints change nothing: the seed table has their results.
-            state = _controlled(state, record, event)
-    return state
+            return _kept(state, record, event)
 
 
 def _moved(state: RunState, event: RunStarted | RunResumed | RunFinished | RunFailed) -> RunState:
@@ -265,11 +222,29 @@ def _moved(state: RunState, event: RunStarted | RunResumed | RunFinished | RunFa
         case RunStarted() if state.started is not None:
             return _noted(state, "the run started a second time")
         case RunStarted():
-            return replace(state, status=Status.RUNNING, started=event, slots=seeds.slots_of(event.sites))
+            return replace(state, status=Status.RUNNING, started=event, slots=slots_of(event.sites))
         case RunResumed():
             return replace(state, status=Status.RUNNING, end=None)
         case _:
             return replace(state, status=Status.FINISHED if isinstance(event, RunFinished) else Status.FAILED, end=event)
+
+
+def _kept(state: RunState, record: Record, event: Event) -> RunState:
+    match event:
+        case CheckpointSaved():
+            row = CheckpointRow(event.checkpoint, event.digest, event.size_bytes, event.reason, record.epoch, record.moment)
+            return replace(state, checkpoints=(*state.checkpoints, row))
+        case CheckpointPruned():
+            kept = tuple(row for row in state.checkpoints if row.name != event.checkpoint)
+            if len(kept) == len(state.checkpoints):
+                return _noted(state, f"checkpoint {event.checkpoint!r} was pruned, and is not kept")
+            return replace(state, checkpoints=kept)
+        case SamplesDropped():
+            return replace(state, dropped=state.dropped.with_item(event.topic, state.dropped.get(event.topic, 0) + event.count))
+        case FieldReported():
+            return replace(state, field_reports=(*state.field_reports, ReportRow(record.moment, record.epoch, event)))
+        case _:
+            return state  # Kernels and blueprints change nothing: the seed table has their results.
 
 
 def _completed(state: RunState, record: Record, event: EpochCompleted) -> RunState:
@@ -280,77 +255,33 @@ def _completed(state: RunState, record: Record, event: EpochCompleted) -> RunSta
     over = max((*(row.epoch for row in state.epochs[-1:]), *(row.from_epoch for row in state.rollbacks[-1:])), default=epoch - 1)
     if epoch != over + 1:
         state = _noted(state, f"epoch {epoch} was completed after epoch {over}")
-    row = EpochRow(
-        epoch=epoch,
-        step=record.step,
-        moment=record.moment,
-        id=record.id,
-        train=event.train,
-        validation=event.validation,
-        digests=event.digests,
-        parameters=event.system.parameters,
-    )
-    state = _reseeded(state, *seeds.apply_epoch(state.slots, event.system.seeds))
-    return replace(
-        state,
-        epochs=(*state.epochs, row),
-        epochs_digest=digest_of([state.epochs_digest, to_json(row)]),
-        control=replace(state.control, decisions=Table()),
-    )
-
-
-def _transitioned(state: RunState, record: Record, event: SeedTransitioned) -> RunState:
-    blamed = state.rollbacks[-1].blamed if state.rollbacks and state.rollbacks[-1].id == record.cause else None
-    rollback = blamed is not None and (blamed.site, blamed.seed) == (event.site, event.seed)
-    state = _reseeded(state, *seeds.apply_transition(state.slots, record, event, rollback))
-    if event.to_stage is Stage.GERMINATED and record.epoch not in state.germination_epochs[-1:]:
-        return replace(state, germination_epochs=(*state.germination_epochs, record.epoch))
-    return state
+    where = (epoch, record.step, record.moment, record.id)
+    row = EpochRow(*where, event.train, event.validation, event.digests, event.system.parameters)
+    return replace(state, epochs=(*state.epochs, row), epochs_digest=digest_of([state.epochs_digest, to_json(row)]))
 
 
 def _rolled_back(state: RunState, record: Record, event: RunRolledBack) -> RunState:
-    row = RollbackRow(
-        id=record.id,
-        moment=record.moment,
-        epoch=record.epoch,
-        from_epoch=event.from_epoch,
-        to_epoch=event.to_epoch,
-        checkpoint=event.checkpoint,
-        reason=event.reason,
-        blamed=event.blamed,
-    )
+    where = (record.id, record.moment, record.epoch)
+    row = RollbackRow(*where, event.from_epoch, event.to_epoch, event.checkpoint, event.reason, event.blamed)
     if not any(kept.name == event.checkpoint for kept in state.checkpoints):
         state = _noted(state, f"the run went back to checkpoint {event.checkpoint!r}, which is not kept")
-    return _reseeded(replace(state, rollbacks=(*state.rollbacks, row)), *seeds.apply_rollback(state.slots, event.seeds))
+    return replace(state, rollbacks=(*state.rollbacks, row))
 
 
-def _pruned(state: RunState, event: CheckpointPruned) -> RunState:
-    kept = tuple(row for row in state.checkpoints if row.name != event.checkpoint)
-    if len(kept) == len(state.checkpoints):
-        return _noted(state, f"checkpoint {event.checkpoint!r} was pruned, and is not kept")
-    return replace(state, checkpoints=kept)
+def _with_tables(state: RunState, record: Record, event: Event) -> RunState:
+    """`state` with the tables of decisions and seeds after `event`."""
+    control, irregular, last = change_control(state.control, record, event)
+    slots, more = change_slots(state.slots, record, event, blamed=_is_blamed(state, record, event))
+    if last is not None and isinstance(event, CommandIssued | CommandApplied | CommandRefused | CommandFailed):
+        slots, more = with_command(slots, (event.site, event.seed), last)
+    return _noted(replace(state, control=control, slots=slots), *irregular, *more)
 
 
-def _controlled(state: RunState, record: Record, event: Event) -> RunState:
-    match event:
-        case DecisionMade():
-            return replace(state, control=control.add_decision(state.control, record, event))
-        case DecisionRefused():
-            changed, irregular = control.add_refusal(state.control, record, event)
-            return replace(_noted(state, *irregular), control=changed)
-        case CommandIssued():
-            changed, irregular = control.add_command(state.control, record, event)
-            last = LastCommand(record.moment, record.epoch, event.command)
-        case CommandApplied() | CommandRefused() | CommandFailed():
-            changed, irregular, last = control.add_outcome(state.control, record, event)
-        case _:
-            return state
-    state = replace(_noted(state, *irregular), control=changed)
-    return _reseeded(state, *seeds.apply_command(state.slots, (event.site, event.seed), last))
-
-
-def _reseeded(state: RunState, slots: Slots, irregular: Irregular) -> RunState:
-    return replace(_noted(state, *irregular), slots=slots)
+def _is_blamed(state: RunState, record: Record, event: Event) -> bool:
+    if not (isinstance(event, SeedTransitioned) and state.rollbacks and state.rollbacks[-1].id == record.cause):
+        return False
+    blamed = state.rollbacks[-1].blamed
+    return blamed is not None and (blamed.site, blamed.seed) == (event.site, event.seed)
 
 
 def _noted(state: RunState, *what: str) -> RunState:

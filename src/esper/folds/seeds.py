@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from esper.events.envelope import Record
+from esper.events.fields import Event
+from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
-from esper.events.kinds.run import Site
+from esper.events.kinds.run import RunRolledBack, Site
 from esper.folds.control_state import Irregular, LastCommand
 from esper.folds.table import Table
 from esper.folds.transitions import is_edge
@@ -33,8 +35,33 @@ def slots_of(sites: Iterable[Site]) -> Slots:
     return Table(((site.name, seed), Slot(SeedRow(site=site.name, seed=seed))) for site in sites for seed in range(site.slots))
 
 
-def apply_transition(slots: Slots, record: Record, event: SeedTransitioned, rollback: bool) -> tuple[Slots, Irregular]:
-    """The table after `event`; `rollback`: its cause is a rollback that blames this very seed."""
+def change_slots(slots: Slots, record: Record, event: Event, *, blamed: bool) -> tuple[Slots, Irregular]:
+    """The table after `event`; itself where the event is not about seeds.
+
+    `blamed`: the cause of a SeedTransitioned is a rollback that blames this very seed.
+    """
+    match event:
+        case EpochCompleted():
+            return _completed(slots, event.system.seeds)
+        case SeedTransitioned():
+            return _transitioned(slots, record, event, blamed)
+        case SeedEvaluated():
+            return _evaluated(slots, record, event)
+        case RunRolledBack():
+            return _rolled_back(slots, event.seeds)
+        case _:
+            return slots, ()
+
+
+def with_command(slots: Slots, key: SeedKey, command: LastCommand) -> tuple[Slots, Irregular]:
+    """The table with `command` as the slot's last one."""
+    slot = slots.get(key)
+    if slot is None:
+        return slots, (f"a command is for {_named(key)}, which is no slot of this run",)
+    return slots.with_item(key, replace(slot, command=command)), ()
+
+
+def _transitioned(slots: Slots, record: Record, event: SeedTransitioned, blamed: bool) -> tuple[Slots, Irregular]:
     key = (event.site, event.seed)
     empty = SeedRow(site=event.site, seed=event.seed)
     slot = slots.get(key)
@@ -44,7 +71,7 @@ def apply_transition(slots: Slots, record: Record, event: SeedTransitioned, roll
         slot = Slot(empty)
     if event.from_stage is not slot.row.stage:
         irregular.append(f"{_named(key)} was in {slot.row.stage}, its transition says from {event.from_stage}")
-    if not (rollback if event.to_stage is Stage.ROLLED_BACK else is_edge(event.from_stage, event.to_stage)):
+    if not (blamed if event.to_stage is Stage.ROLLED_BACK else is_edge(event.from_stage, event.to_stage)):
         irregular.append(f"no edge leads {_named(key)} from {event.from_stage} to {event.to_stage}")
     known = slot.row if slot.row.life == event.life else empty
     moved = event.model_dump(include={"life", "blueprint", "kernel", "embargo_until"})
@@ -52,15 +79,15 @@ def apply_transition(slots: Slots, record: Record, event: SeedTransitioned, roll
     return slots.with_item(key, replace(slot, row=row)), tuple(irregular)
 
 
-def apply_rollback(slots: Slots, rows: Iterable[SeedRow]) -> tuple[Slots, Irregular]:
+def _rolled_back(slots: Slots, rows: Iterable[SeedRow]) -> tuple[Slots, Irregular]:
     """The table that a rollback put in force: `rows`, and nothing else; a life keeps its last evaluation."""
-    table: Slots = Table(((row.site, row.seed), _rolled_back(slots.get((row.site, row.seed), Slot(row)), row)) for row in rows)
+    table: Slots = Table(((row.site, row.seed), _restored(slots.get((row.site, row.seed), Slot(row)), row)) for row in rows)
     irregular = [f"the rollback's seed table misses {_named(key)}" for key in slots if key not in table]
     irregular += [f"{_named(key)} of the rollback's seed table is no slot of this run" for key in table if key not in slots]
     return table, tuple(irregular)
 
 
-def apply_evaluation(slots: Slots, record: Record, event: SeedEvaluated) -> tuple[Slots, Irregular]:
+def _evaluated(slots: Slots, record: Record, event: SeedEvaluated) -> tuple[Slots, Irregular]:
     """The table with `event` as the last evaluation of its life; one of another life than the present one is described and left out."""
     key = (event.site, event.seed)
     slot = slots.get(key)
@@ -71,15 +98,7 @@ def apply_evaluation(slots: Slots, record: Record, event: SeedEvaluated) -> tupl
     return slots.with_item(key, replace(slot, row=row)), ()
 
 
-def apply_command(slots: Slots, key: SeedKey, command: LastCommand) -> tuple[Slots, Irregular]:
-    """The table with `command` as the slot's last one."""
-    slot = slots.get(key)
-    if slot is None:
-        return slots, (f"a command is for {_named(key)}, which is no slot of this run",)
-    return slots.with_item(key, replace(slot, command=command)), ()
-
-
-def apply_epoch(slots: Slots, rows: Iterable[SeedRow]) -> tuple[Slots, Irregular]:
+def _completed(slots: Slots, rows: Iterable[SeedRow]) -> tuple[Slots, Irregular]:
     """The table with the rows of an EpochCompleted; one whose stage or life is not the table's own is described and left out."""
     table, irregular = dict(slots), []
     for row in rows:
@@ -95,7 +114,7 @@ def apply_epoch(slots: Slots, rows: Iterable[SeedRow]) -> tuple[Slots, Irregular
     return Table(table.items()), tuple(irregular)
 
 
-def _rolled_back(slot: Slot, row: SeedRow) -> Slot:
+def _restored(slot: Slot, row: SeedRow) -> Slot:
     if slot.row.life == row.life and row.evaluation is None:
         row = row.model_copy(update={"evaluation": slot.row.evaluation, "evaluated": slot.row.evaluated})
     return replace(slot, row=row)

@@ -1,7 +1,7 @@
 """The lifecycle of a seed, as data: which command leads from which stage to which.
 
-An edge that is not in `EDGES` is refused and changes nothing. One stage is entered without a command: ROLLED_BACK, by the trainer alone,
-from whatever stage the blamed seed had just before (`RunRolledBack` is the cause). The diagram in docs/lifecycle.md is drawn from here.
+An edge that is not in `_EDGES` is refused and changes nothing. One stage is entered without a command: ROLLED_BACK, by the trainer alone,
+from any stage that the blamed seed had just before (`RunRolledBack` is the cause). A test compares the diagram in docs/lifecycle.md.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from esper.errors import RuleError
 from esper.events.kinds.control import Adaptation, Command
 from esper.events.kinds.lifecycle import Stage
 
-EDGES: Mapping[tuple[Stage, Command], Stage] = MappingProxyType(
+_EDGES: Mapping[tuple[Stage, Command], Stage] = MappingProxyType(
     {
         (Stage.DORMANT, Command.GERMINATE): Stage.GERMINATED,
         (Stage.GERMINATED, Command.LOAD): Stage.LOADING,
@@ -37,7 +37,7 @@ EDGES: Mapping[tuple[Stage, Command], Stage] = MappingProxyType(
     }
 )
 
-HOUSEKEEPING: Mapping[Stage, Command] = MappingProxyType(
+_HOUSEKEEPING: Mapping[Stage, Command] = MappingProxyType(
     {
         Stage.GERMINATED: Command.LOAD,
         Stage.LOADING: Command.TRAIN,
@@ -56,30 +56,21 @@ LIVE = frozenset(Stage) - {Stage.DORMANT, Stage.CULLED, Stage.CANCELLED, Stage.R
 
 def next_stage(stage: Stage, command: Command) -> Stage:
     """The stage that `command` leads to from `stage`. Raises RuleError for an edge that is not in the table."""
-    following = EDGES.get((stage, command))
+    following = _EDGES.get((stage, command))
     if following is None:
-        legal = sorted(known for start, known in EDGES if start is stage)
+        legal = sorted(known for start, known in _EDGES if start is stage)
         raise RuleError(f"expected one of {', '.join(legal) or 'no command'} for a seed in {stage}, got {command}")
     return following
 
 
 def is_edge(start: Stage, end: Stage) -> bool:
     """True if some command leads from `start` to `end`."""
-    return any(stage is start and following is end for (stage, _), following in EDGES.items())
+    return any(stage is start and following is end for (stage, _), following in _EDGES.items())
 
 
 def command_for(adaptation: Adaptation, stage: Stage) -> Command | None:
     """The command that `adaptation` asks for from `stage`; None: not legal from there, or nothing is asked for."""
     if adaptation is Adaptation.NONE:
         return None
-    command = HOUSEKEEPING.get(stage) if adaptation is Adaptation.ADVANCE else Command(adaptation.value)
-    return command if command is not None and (stage, command) in EDGES else None
-
-
-def mermaid() -> str:
-    """The table as a mermaid state diagram, in the order of `EDGES`, with the one stage that no command leads to."""
-    lines = ["stateDiagram-v2", f"    [*] --> {Stage.DORMANT}"]
-    lines += [f"    {start} --> {end}: {command}" for (start, command), end in EDGES.items()]
-    lines += [f"    {Stage.FOSSILIZED} --> [*]", f"    {Stage.ROLLED_BACK} --> [*]"]
-    lines += [f"    note right of {Stage.ROLLED_BACK}: entered by a rollback alone, from any stage, without a command"]
-    return "\n".join(lines) + "\n"
+    command = _HOUSEKEEPING.get(stage) if adaptation is Adaptation.ADVANCE else Command(adaptation.value)
+    return command if command is not None and (stage, command) in _EDGES else None

@@ -26,7 +26,7 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolled
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
 from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
 from esper.folds.control_state import DecisionRow
-from esper.folds.run_state import BlockedError, RunState, digest, initial, step
+from esper.folds.run_state import BlockedError, RunState, digest, step
 from esper.folds.timeline import Life, Timeline
 from esper.oona.contract import START, Log, Position, pages_of, records_of
 from esper.oona.directory import Directory
@@ -93,7 +93,7 @@ class FoldedRun:
     blocked: BlockedError | None = None
 
     def __post_init__(self) -> None:
-        self.state = initial(self.run)
+        self.state = RunState(self.run)
 
     def take(self, records: Iterable[Record]) -> None:
         """Folds `records`. Raises BlockedError at a fact that this version cannot understand, and from then on.
@@ -134,7 +134,7 @@ class History:
         self._page = page
         self._facts = FoldedRun(run)
         # A state after each page that `at` has folded, and the position there: it folds from the nearest, not from the start.
-        self._marks: list[tuple[Position | None, RunState]] = [(None, initial(run))]
+        self._marks: list[tuple[Position | None, RunState]] = [(None, RunState(run))]
         self._epoch_position: Position | None = None
         self._epoch = 0
 

@@ -14,7 +14,7 @@ from esper.events.kinds.control import Command, CommandApplied, CommandFailed, C
 from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
-from esper.folds.gate import Passed, Refused, after, judge, view_at
+from esper.folds.gate import Refused, after, judge, view_at
 from esper.folds.transitions import next_stage
 from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError, KernelRequest
 from esper.tolaria.trainer_state import Place
@@ -152,8 +152,8 @@ class AdaptationStep:
                     training.counters = training.counters.counted("refused", decision.site)
                 refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
                 training.emit(refusal, cause=decision_id, trace=trace_of(decision_id))
-            elif isinstance(verdict, Passed):
-                orders.append(self._order(decision, decision_id, verdict.command))
+            elif verdict is not None:
+                orders.append(self._order(decision, decision_id, verdict))
         return orders
 
     def _order(self, decision: DecisionMade, decision_id: EventId, command: Command) -> _IssuedCommand:

@@ -20,9 +20,9 @@ from esper.events.kinds.control import Command, CommandApplied
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
-from esper.folds.run_state import fold
 from esper.oona.catch_up import OUTSIDE
 from esper.oona.directory import Directory
+from tests.folds.histories import fold
 from tests.whole.kills.scenario import RUN
 
 ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
