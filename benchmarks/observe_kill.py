@@ -34,7 +34,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertSuppressed
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
-from esper.observer.observer import Observer, ObserverSettings
+from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.observed import is_settled, read_observed
 

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from esper.cli.main import main
 from esper.cli.output import Output
-from esper.observer.observer import Observer
+from esper.observer.observing import Observer
 from esper.oona.directory import Directory
 from tests.observer.observed_runs import NOW, SETTINGS, problems
 from tests.synthetic import write_run

@@ -21,7 +21,7 @@ from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.observer.delivery.deliverer import Deliverer
-from esper.observer.observer import Observer, ObserverSettings
+from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import read_observed

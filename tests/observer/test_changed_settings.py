@@ -11,8 +11,8 @@ from esper.events.envelope import Record
 from esper.events.kinds.observability import ObserverStarted, WindowAggregated
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
-from esper.observer.build import RULES, observer_maker, rebuild, watching_of
-from esper.observer.observer import ObserverSettings
+from esper.observer.build import _RULES, observer_maker, rebuild, watching_of
+from esper.observer.observing import ObserverSettings
 from tests.observer.observed_runs import SETTINGS, Growing, read
 
 TABLES = "[windows]\nlength_s = 2\n[detectors]\nspike_spreads = 3.0\noff = ['drift']\n"
@@ -23,7 +23,7 @@ FIRST = replace(SETTINGS, monitor=SETTINGS.monitor.model_copy(update={"windows":
 @pytest.fixture
 def changed(growing: Growing) -> ObserverSettings:
     """The usual settings, but for what `alerts.toml` in the log says."""
-    (growing.directory.path / RULES).write_text(TABLES)
+    (growing.directory.path / _RULES).write_text(TABLES)
     watch: MonitorSettings = watching_of(growing.directory)
     return replace(SETTINGS, monitor=watch.model_copy(update={"silence": SETTINGS.monitor.silence}))
 
@@ -71,7 +71,7 @@ def test_a_state_that_was_made_by_several_settings_is_made_again_the_same(growin
     with growing.observer(changed) as observer:
         observer.turn(0.0)
     assert [made.same for made in rebuild(growing.directory)] == [True]
-    (growing.directory.path / RULES).unlink()
+    (growing.directory.path / _RULES).unlink()
     assert [made.same for made in rebuild(growing.directory)] == [True]
 
 

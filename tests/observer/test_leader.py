@@ -7,8 +7,8 @@ from typing import Self, cast
 
 import pytest
 
-from esper.observer import leader as duty
-from esper.observer.observer import Observer
+from esper.observer import leader
+from esper.observer.observing import Observer
 from esper.oona.directory import Directory
 
 
@@ -35,11 +35,11 @@ def test_an_observer_whose_lock_was_removed_takes_it_again_and_begins_anew(tmp_p
     made: list[Alone] = []
 
     def make() -> Observer:
-        made.append(Alone(tmp_path / duty.LOCK))
-        assert duty.observer_of(Directory(tmp_path)) == os.getpid()
+        made.append(Alone(tmp_path / leader._LOCK))
+        assert leader.observer_of(Directory(tmp_path)) == os.getpid()
         return cast("Observer", made[-1])
 
-    duty.serve(Directory(tmp_path), make, stop=lambda: len(made) == 3, leave_after_s=None, waiting=lambda _pid: None)
+    leader.lead(Directory(tmp_path), make, stop=lambda: len(made) == 3, leave_after_s=None, waiting=lambda _pid: None)
     assert len(made) == 3
 
 
@@ -47,10 +47,10 @@ def test_an_observer_whose_lock_was_removed_takes_it_again_and_begins_anew(tmp_p
 def test_a_training_whose_observer_cannot_start_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv(duty.OBSERVE_VARIABLE, raising=False)
-    monkeypatch.setattr(duty, "find_spec", lambda _name: None)  # No agent, which would stay for a minute.
+    monkeypatch.delenv(leader.OBSERVE_VARIABLE, raising=False)
+    monkeypatch.setattr(leader, "find_spec", lambda _name: None)  # No agent, which would stay for a minute.
     (tmp_path / "alerts.toml").write_text("[[rule]\n")
-    duty.start_watchers(Directory(tmp_path))
+    leader.start_watchers(Directory(tmp_path))
     (waiting,) = (thread for thread in threading.enumerate() if thread.name == "esper-observe")
     waiting.join(30)
     log = tmp_path / "observer.log"

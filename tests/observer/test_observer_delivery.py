@@ -19,11 +19,11 @@ from esper.events.kinds.observability import (
 )
 from esper.events.kinds.run import RunRolledBack
 from esper.observer.delivery.deliverer import Deliverer, Recorder
+from esper.observer.delivery.delivery_file import parse_delivery
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.delivery.notices import linker
 from esper.observer.delivery.outbox import AlertOutcome
-from esper.observer.delivery.settings import parse_delivery
-from esper.observer.observer import Observer
+from esper.observer.observing import Observer
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import is_settled

@@ -16,7 +16,7 @@ from esper.events.kinds.telemetry import Heartbeat
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules, rebuild
-from esper.observer.observer import Observer
+from esper.observer.observing import Observer
 from esper.oona.observed import is_settled
 from esper.oona.writer import append_drafts
 from tests.observer.observed_runs import HEARING, SETTINGS, Clock, Growing, changes, observe_by_an_older_version, problems, read

@@ -21,7 +21,7 @@ from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.observer.leader import observer_of
-from esper.observer.observer import Observer, ObserverSettings
+from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import is_settled, read_observed

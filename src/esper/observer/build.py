@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,18 +16,17 @@ from esper.events.topics import OBSERVERS
 from esper.folds.monitoring.rules import Rule
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
+from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
-from esper.observer.delivery.settings import delivery_settings
-from esper.observer.leader import LEAVE_AFTER_S, LOCK, serve
-from esper.observer.observer import Observer, ObserverSettings
+from esper.observer.leader import LEAVE_AFTER_S, lead, take_lock
+from esper.observer.observing import Observer, ObserverSettings
 from esper.observer.rule_files import parse_rules, parse_watching
 from esper.oona.contract import START, records_between
 from esper.oona.directory import Directory
-from esper.oona.lock import Lock
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 from esper.settings import read_text
 
-RULES = "alerts.toml"
+_RULES = "alerts.toml"
 
 
 def builtin_rules() -> tuple[Rule, ...]:
@@ -39,7 +39,7 @@ def watching_of(directory: Directory, path: Path | None = None) -> MonitorSettin
 
     Raises SettingsError, with the line, for the first mistake.
     """
-    text, name = read_text("alert rules and settings", path, directory.path / RULES) or ("", RULES)
+    text, name = read_text("alert rules and settings", path, directory.path / _RULES) or ("", _RULES)
     return parse_watching(text, name, builtin_rules())
 
 
@@ -67,9 +67,9 @@ def observe(
         return observer
 
     def waiting(holder: int) -> None:
-        _said(f"process {holder} observes {directory.path} already; waiting to take over")
+        _report(f"process {holder} observes {directory.path} already; waiting to take over")
 
-    serve(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
+    lead(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
 
 
 def observer_maker(
@@ -87,13 +87,13 @@ def observer_maker(
             now=lambda: datetime.now(UTC),
             make_deliverer=partial(make_deliverer, directory, handlers),
             from_start=from_start,
-            report=_said,
+            report=_report,
         )
 
     return make
 
 
-def _said(problem: str) -> None:
+def _report(problem: str) -> None:
     sys.stderr.write(f"esper observe: {problem}\n")
     sys.stderr.flush()
 
@@ -119,7 +119,7 @@ def rebuild(directory: Directory, runs: tuple[RunId, ...] | None = None) -> Iter
     The settings of each ObserverStarted hold from where it stands. Raises LogError where a process observes the directory now.
     """
     unnamed = watching_of(directory)
-    lock = Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
+    lock = take_lock(directory)
     try:
         for run in directory.names(hidden=True) if runs is None else runs:
             folder = directory.path / run
@@ -139,15 +139,11 @@ def _rebuilt(directory: Directory, run: RunId, unnamed: MonitorSettings) -> _Reb
         saved = store.saved()
         monitor = RunMonitor(run, unnamed)
         monitor.fold(lambda: records_between(log, START, saved.derived_to), observed_records(folder, run, OBSERVERS))
-        before = _digest(run, saved.parts) if saved.parts and saved.state_to == saved.derived_to else None
+        before = None
+        if saved.parts and saved.state_to == saved.derived_to:
+            with suppress(DataError):  # The state of another version.
+                before = RunMonitor.load(run, saved.parts).digest()
         store.save((), saved.derived_to, monitor.save())
         if settled:
             store.seal()
     return _Rebuilt(run, saved.derived_to.records_since(START), monitor.digest(), before)
-
-
-def _digest(run: RunId, parts: Mapping[str, bytes]) -> str | None:
-    try:
-        return RunMonitor.load(run, parts).digest()
-    except DataError:
-        return None

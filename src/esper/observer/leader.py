@@ -5,22 +5,22 @@ process takes the lock within a second and goes on from the files. A background 
 had to wait, and finds no training, leaves as soon as nothing is left to do.
 """
 
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from esper.errors import LogError
-from esper.observer.observer import Observer
+from esper.observer.observing import Observer
 from esper.oona.directory import Directory
 from esper.oona.lock import Lock, holder_of
 
-LOCK = "observer.lock"
+_LOCK = "observer.lock"
 LEAVE_AFTER_S = 60.0
 OBSERVE_VARIABLE = "ESPER_OBSERVE"
 _TURN_S = 0.25
@@ -30,10 +30,15 @@ _LATE_S = 3.0
 
 def observer_of(directory: Directory) -> int | None:
     """The pid of the process that observes `directory`; None where none does."""
-    return holder_of(directory.path / LOCK)
+    return holder_of(directory.path / _LOCK)
 
 
-def serve(
+def take_lock(directory: Directory) -> Lock:
+    """The lock of the observation of `directory`. Raises LogError where another process holds it, or it cannot be made."""
+    return Lock.take(directory.path / _LOCK, f"the observation of {directory.path}")
+
+
+def lead(
     directory: Directory,
     make: Callable[[], Observer],
     *,
@@ -45,27 +50,27 @@ def serve(
 
     `waiting` is called once with the pid of the present leader. Where the directory is emptied meanwhile, a new lock is taken.
     """
-    told = False
+    has_waited = False
     while not stop():
         holder = observer_of(directory)
-        if holder is None and (lock := _taken(directory)) is not None:
-            late_s = None if leave_after_s is None else min(leave_after_s, _LATE_S) if told else leave_after_s
+        lock = _free_lock(directory) if holder is None else None
+        if lock is not None:
+            late_s = None if leave_after_s is None else min(leave_after_s, _LATE_S if has_waited else math.inf)
             try:
-                kept = _observe(directory, make, stop, late_s)
+                if _observe(directory, make, stop, late_s):
+                    return
             finally:
                 lock.release()
-            if kept:
-                return
             continue
-        if not told and holder is not None:
-            told = True
+        if not has_waited and holder is not None:
+            has_waited = True
             waiting(holder)
         time.sleep(_WAIT_S)
 
 
-def _taken(directory: Directory) -> Lock | None:
+def _free_lock(directory: Directory) -> Lock | None:
     try:
-        return Lock.take(directory.path / LOCK, f"the observation of {directory.path}")
+        return take_lock(directory)
     except LogError:
         if observer_of(directory) is None:
             raise  # No process holds it: it cannot be made.
@@ -77,10 +82,10 @@ def _observe(directory: Directory, make: Callable[[], Observer], stop: Callable[
     with make() as observer:
         busy_at = time.monotonic()
         while not stop():
-            came = observer.turn(_TURN_S)
+            records = observer.turn(_TURN_S)
             if observer_of(directory) != os.getpid():
                 return False
-            if came or not observer.idle:
+            if records or not observer.idle:
                 busy_at = time.monotonic()
             elif leave_after_s is not None and time.monotonic() >= busy_at + leave_after_s:
                 break
@@ -95,22 +100,20 @@ def start_watchers(directory: Directory) -> None:
     """
     if os.environ.get(OBSERVE_VARIABLE) == "0":
         return
-    _start(directory, "observe", "observer.log")
+    _start(directory, "observe", directory.path / "observer.log")
     if find_spec("psutil") is not None:
-        _start(directory, "agent", "agent.log")
+        _start(directory, "agent", directory.path / "agent.log")
 
 
-def _start(directory: Directory, command: str, log: str) -> None:
+def _start(directory: Directory, command: str, log: Path) -> None:
     words = [sys.executable, "-m", "esper.cli", command, "--log", os.fspath(directory.path.absolute()), "--background"]
-    with (directory.path / log).open("ab") as said:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
-    # A process that is not waited for stays as a zombie as long as this process lives.
-    target = partial(_wait_for_observer, process, directory.path / log) if command == "observe" else process.wait
-    threading.Thread(target=target, name=f"esper-{command}", daemon=True).start()
+    with log.open("ab") as output:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
 
+    def wait() -> None:
+        # A process that is not waited for stays as a zombie. Without its observer the alerts of a training are not delivered.
+        if (code := process.wait()) != 0 and command == "observe":
+            sys.stderr.write(f"esper: the observer that this training started ended with {code}; the training goes on. Why: {log}\n")
+            sys.stderr.flush()
 
-def _wait_for_observer(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Reports an observer that failed: without it the training's alerts are not delivered."""
-    if (code := process.wait()) != 0:
-        sys.stderr.write(f"esper: the observer that this training started ended with {code}; the training goes on. Why: {log}\n")
-        sys.stderr.flush()
+    threading.Thread(target=wait, name=f"esper-{command}", daemon=True).start()

@@ -33,7 +33,7 @@ from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.problems import ProblemError
 from esper.nissa.service_settings import NissaSettings, read_token
 from esper.observer.build import observer_maker
-from esper.observer.delivery.settings import delivery_settings
+from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory

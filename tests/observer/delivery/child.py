@@ -11,10 +11,10 @@ from pathlib import Path
 from esper.events.codec import decode_payload, encode
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer
+from esper.observer.delivery.delivery_file import parse_delivery
 from esper.observer.delivery.handlers import build_handlers
 from esper.observer.delivery.notices import AlertRecord
 from esper.observer.delivery.outbox import AlertOutcome
-from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, outcome_record
 
 _FILE = '[[handlers]]\nkind = "webhook"\nname = "team"\nurl = "http://127.0.0.1:{port}"\nburst = 1000\n'

@@ -16,8 +16,8 @@ from aiosmtpd.handlers import Message as MessageHandler
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from pydantic import SecretStr
 
+from esper.observer.delivery.delivery_file import WebhookSettings
 from esper.observer.delivery.http_handlers import Endpoint, endpoint_of
-from esper.observer.delivery.settings import WebhookSettings
 
 HOST = "127.0.0.1"
 LONG_S = 60.0

@@ -16,10 +16,10 @@ from pydantic import SecretStr
 from esper.errors import SettingsError
 from esper.observer.delivery.apprise_handler import text_of, through_apprise
 from esper.observer.delivery.deliverer import Deliverer, run_in_loop
+from esper.observer.delivery.delivery_file import AppriseSettings, parse_delivery
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
 from esper.observer.delivery.notices import Notice, linker, notice_of
 from esper.observer.delivery.outbox import Answer
-from esper.observer.delivery.settings import AppriseSettings, parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert
 from tests.observer.delivery.servers import HOST, Inbox, MailServer, http_server, mail_server, raw_server, silent
 from tests.observer.delivery.test_deliverer import Ledger

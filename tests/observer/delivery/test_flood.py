@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from esper.observer.delivery.deliverer import Deliverer
+from esper.observer.delivery.delivery_file import parse_delivery
 from esper.observer.delivery.handlers import build_handlers
-from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, alert
 from tests.observer.delivery.servers import HOST, http_server, raw_server, silent
 from tests.observer.delivery.test_deliverer import Ledger

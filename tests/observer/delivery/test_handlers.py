@@ -11,11 +11,11 @@ import pytest
 
 from esper.errors import SettingsError
 from esper.observer.delivery.deliverer import Handler, run_in_loop
+from esper.observer.delivery.delivery_file import DEFAULT, parse_delivery
 from esper.observer.delivery.handlers import build_handlers, line, lines_to, run_handler_tests
 from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice, linker, notice_of
 from esper.observer.delivery.outbox import Answer
-from esper.observer.delivery.settings import DEFAULT, parse_delivery
 from esper.observer.delivery.signing import HEADER, verify
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, now
 from tests.observer.delivery.servers import HOST, Inbox, http_server
@@ -163,7 +163,7 @@ def test_a_handler_that_breaks_is_told_of_like_any_other() -> None:
 
 def test_lines_of_text_need_neither_httpx_nor_apprise() -> None:
     script = (
-        "import sys; from esper.observer.build import build_handlers; from esper.observer.delivery.settings import DEFAULT;"
+        "import sys; from esper.observer.build import build_handlers; from esper.observer.delivery.delivery_file import DEFAULT;"
         "build_handlers(DEFAULT); print({'httpx', 'apprise'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
@@ -172,9 +172,9 @@ def test_lines_of_text_need_neither_httpx_nor_apprise() -> None:
 
 def test_the_first_request_of_a_process_imports_nothing_more() -> None:
     script = (
-        "import sys, datetime; from esper.observer.delivery import deliverer, handlers, notices, settings;"
+        "import sys, datetime; from esper.observer.delivery import deliverer, delivery_file, handlers, notices;"
         'text = \'[[handlers]]\\nkind = "webhook"\\nname = "team"\\nurl = "http://127.0.0.1:\' + sys.argv[1] + \'"\';'
-        "[handler] = handlers.build_handlers(settings.parse_delivery(text, 'f'));"
+        "[handler] = handlers.build_handlers(delivery_file.parse_delivery(text, 'f'));"
         "now = datetime.datetime.now(datetime.UTC); notice = notices.handler_test_notice('team', now); before = set(sys.modules);"
         "print(deliverer.run_in_loop(handler.send([notice], now)).delivered, set(sys.modules) - before)"
     )

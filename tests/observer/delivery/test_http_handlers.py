@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from esper.observer.delivery.deliverer import run_in_loop
+from esper.observer.delivery.delivery_file import AlertmanagerSettings, WebhookSettings
 from esper.observer.delivery.http_handlers import AT_ONCE, EXCERPT_BYTES, Endpoint, alertmanager, alerts_body, post, webhook, webhook_body
 from esper.observer.delivery.notices import LinkTo, Notice, linker, notice_of
 from esper.observer.delivery.outbox import Answer
-from esper.observer.delivery.settings import AlertmanagerSettings, WebhookSettings
 from esper.observer.delivery.signing import HEADER, verify
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, now
 from tests.observer.delivery.servers import HOST, Inbox, endpoint, http_server, raw_server, silent

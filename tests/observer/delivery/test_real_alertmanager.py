@@ -10,9 +10,9 @@ import pytest
 from esper.events.codec import encode
 from esper.events.envelope import written_time
 from esper.observer.delivery.deliverer import Deliverer
+from esper.observer.delivery.delivery_file import parse_delivery
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
 from esper.observer.delivery.notices import AlertRecord, linker
-from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.conftest import RealAlertmanager
 from tests.observer.delivery.made import RUN, alert
 from tests.observer.delivery.servers import Inbox, http_server

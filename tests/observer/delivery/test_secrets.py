@@ -10,9 +10,9 @@ import pytest
 from esper.errors import SettingsError
 from esper.events.codec import encode
 from esper.observer.delivery.deliverer import Deliverer
+from esper.observer.delivery.delivery_file import parse_delivery
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
 from esper.observer.delivery.outbox import AlertOutcome
-from esper.observer.delivery.settings import parse_delivery
 from tests.observer.delivery.made import BEGIN, LINK, alert
 from tests.observer.delivery.servers import HOST, Inbox, http_server, raw_server
 

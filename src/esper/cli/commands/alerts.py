@@ -17,8 +17,8 @@ from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSourc
 from esper.history.alert_lines import AlertLine, alerts_of, current_alerts
 from esper.history.resume import log_flag
 from esper.observer.build import watching_of
+from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
-from esper.observer.delivery.settings import delivery_settings
 from esper.observer.rule_files import changed_settings
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed

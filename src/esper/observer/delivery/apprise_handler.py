@@ -20,9 +20,9 @@ from pydantic import SecretStr
 
 from esper.errors import SettingsError
 from esper.observer.delivery.deliverer import Send
+from esper.observer.delivery.delivery_file import AppriseSettings, read_url, readable
 from esper.observer.delivery.notices import Notice
 from esper.observer.delivery.outbox import Answer
-from esper.observer.delivery.settings import AppriseSettings, read_url, readable
 
 _LONGEST_TITLE = 150
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})

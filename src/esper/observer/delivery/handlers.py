@@ -12,10 +12,7 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId, written_time
 from esper.history.resume import log_flag
 from esper.observer.delivery.deliverer import Deliverer, Handler, Recorder, Send, attempt, run_in_loop
-from esper.observer.delivery.limits import Limits
-from esper.observer.delivery.notices import Notice, handler_test_notice, linker
-from esper.observer.delivery.outbox import Answer
-from esper.observer.delivery.settings import (
+from esper.observer.delivery.delivery_file import (
     AlertmanagerSettings,
     DeliverySettings,
     HandlerSettings,
@@ -23,6 +20,9 @@ from esper.observer.delivery.settings import (
     WebhookSettings,
     readable,
 )
+from esper.observer.delivery.limits import Limits
+from esper.observer.delivery.notices import Notice, handler_test_notice, linker
+from esper.observer.delivery.outbox import Answer
 from esper.oona.directory import Directory
 
 _LONGEST_LINE = 1000

@@ -1,8 +1,8 @@
 """The observer: follows a directory, derives from each run's records, saves the derived records beside the run, and has alerts delivered.
 
-One process at a time holds the observer's lock and does this (`leader`). Derived records are saved in one transaction with the position
-that they were derived to; the state is saved with them now and then. A killed observer's successor loads the state, folds up to that
-position without writing, and goes on: the derived records are the same, whenever it was killed. Only silence is judged by a clock.
+Derived records are saved in one transaction with the position that they were derived to; the state is saved with them at times. A killed
+observer's successor loads the state, folds up to that position without writing, and goes on: the derived records are the same, whenever it
+was killed. Only silence is judged by a clock.
 """
 
 import threading
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,13 +19,7 @@ from esper.events import topics
 from esper.events.codec import encode
 from esper.events.digests import to_json
 from esper.events.envelope import Record, RunId, is_training
-from esper.events.kinds.observability import (
-    AlertFiring,
-    AlertNotified,
-    AlertResolved,
-    AlertSuppressed,
-    ObserverStarted,
-)
+from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed, ObserverStarted
 from esper.folds.monitoring.run_monitor import own_id
 from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
 from esper.observer.delivery.deliverer import Deliverer, Recorder
@@ -80,13 +73,12 @@ class Observer:
         self._parked: set[RunId] = set()
         self._unsettled: set[RunId] = set()
         self._troubled: set[RunId] = set()
+        self._introduced: set[RunId] = set()
+        self._to_settle: set[RunId] = set()
         self._writing = threading.Lock()
         self._unwritten: dict[RunId, list[AlertOutcome]] = {}
-        self._introduced: set[RunId] = set()
         self._ticked_at = -settings.tick_s
         positions = self._positions()
-        # Sealed and observed to their end, but not settled: the observer was killed in between.
-        self._to_settle = {run for run in positions if is_observed(directory.path / run) and read_mark(directory.path / run) is not None}
         self._follower = Follower(directory, positions, from_start=from_start)
         if self._deliverer is not None:
             self._hand_over(self._deliverer, positions)
@@ -137,11 +129,13 @@ class Observer:
         positions: dict[RunId, Position] = {}
         for run in self._directory.names(hidden=True):
             folder = self._directory.path / run
-            if is_observed(folder):
-                if not (is_settled(folder) and read_mark(folder) is not None):
-                    with self._guarded(run):
-                        positions[run] = _derived_to(folder, run)
-            elif sealed_ago_s(folder, self._now()) <= self._settings.fresh_s:
+            is_sealed = read_mark(folder) is not None
+            if is_observed(folder) and not (is_sealed and is_settled(folder)):
+                with self._guarded(run), Observed(folder, run) as store:
+                    positions[run] = store.derived_to()
+                    if is_sealed:  # The observer was killed before it could settle the run.
+                        self._to_settle.add(run)
+            elif not is_observed(folder) and sealed_ago_s(folder, self._now()) <= self._settings.fresh_s:
                 positions[run] = START
         return positions
 
@@ -168,16 +162,16 @@ class Observer:
             self._deliverer.offer(*(record for record in new if record.type in _OFFERED))
 
     def _open(self, name: RunId) -> ObservedRun:
-        run = self._runs.get(name)
-        if run is None:
-            report = self._report if name not in self._troubled else _silent
-            run = self._runs[name] = ObservedRun.open(self._directory, name, self._settings.monitor, self._now, report)
-            self._offer(run.recovered)
-            self._parked.discard(name)
-            self._unsettled.discard(name)
-            if name not in self._introduced:
-                self._introduced.add(name)
-                self._offer(run.save(run.monitor.own_record(_started(self._settings.monitor), self._now()), with_state=True))
+        if name in self._runs:
+            return self._runs[name]
+        report = self._report if name not in self._troubled else lambda _: None
+        run = self._runs[name] = ObservedRun.open(self._directory, name, self._settings.monitor, self._now, report)
+        self._offer(run.recovered)
+        self._parked.discard(name)
+        self._unsettled.discard(name)
+        if name not in self._introduced:
+            self._introduced.add(name)
+            self._offer(run.save(run.monitor.own_record(_started(self._settings.monitor), self._now()), with_state=True))
         return run
 
     def _park(self, name: RunId) -> None:
@@ -216,7 +210,7 @@ class Observer:
         again, self._to_settle = self._troubled | self._to_settle, set()
         for name in again | (self._follower.following - self._runs.keys() - self._parked):
             with self._guarded(name):
-                self._begin_again(name)
+                self._follower.go_back(name, self._open(name).position)
         # Only a run that is read to its end can be silent.
         for name in self._runs.keys() - self._follower.behind:
             with self._guarded(name):
@@ -224,9 +218,6 @@ class Observer:
         for name in list(self._unsettled):
             with self._guarded(name):
                 self._settle(name)
-
-    def _begin_again(self, name: RunId) -> None:
-        self._follower.go_back(name, self._open(name).position)
 
     def _judge(self, name: RunId, *, free: bool) -> None:
         """A free lock counts once the run was read again after it: a run that ended in between is not dead."""
@@ -248,8 +239,7 @@ class Observer:
             if name not in self._troubled:
                 self._report(str(error))
             self._troubled.add(name)
-            run = self._runs.pop(name, None)
-            if run is not None:
+            if (run := self._runs.pop(name, None)) is not None:
                 run.store.close()
 
     def __enter__(self) -> Self:
@@ -276,16 +266,7 @@ def _failure(outcome: AlertOutcome) -> str | None:
     return f"run {record.run}: handler {event.handler} did not deliver {alert.event.rule} ({state}): {event.error}"
 
 
-def _derived_to(folder: Path, run: RunId) -> Position:
-    with Observed(folder, run) as observed:
-        return observed.derived_to()
-
-
 def _started(settings: MonitorSettings) -> ObserverStarted:
     written = to_json(settings)
     assert isinstance(written, dict), "settings are written as an object"
     return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)
-
-
-def _silent(_problem: str) -> None:
-    """Reports nothing."""

@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from esper.errors import SettingsError
-from esper.observer.delivery.settings import (
+from esper.observer.delivery.delivery_file import (
     DEFAULT,
     LONGEST_SECRET_BYTES,
     AlertmanagerSettings,

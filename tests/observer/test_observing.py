@@ -18,7 +18,7 @@ from esper.events.kinds.observability import (
 )
 from esper.events.kinds.telemetry import StepsMeasured
 from esper.observer.build import rebuild
-from esper.observer.observer import Observer
+from esper.observer.observing import Observer
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import is_settled
