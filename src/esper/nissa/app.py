@@ -15,8 +15,8 @@ from esper.nissa.backend import Backend, ByBackend, View, send, view_model, view
 from esper.nissa.collectors import CollectorStatus
 from esper.nissa.custom import CustomBatch
 from esper.nissa.problems import Problem, install_handlers, responses
-from esper.nissa.records import record_routes
-from esper.nissa.runs import run_routes
+from esper.nissa.record_routes import record_routes
+from esper.nissa.run_routes import run_routes
 from esper.nissa.security import OPEN, SecurityMiddleware
 
 _ABOUT = (
