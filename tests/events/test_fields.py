@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from typing import Annotated, Any
@@ -107,6 +108,13 @@ def test_rows_are_written_as_columns_and_read_back_as_rows(names: tuple[str, ...
     written = palette.model_dump_json()
     assert json.loads(written) == {"shades": {"name": list(names), "depth": [0.5] * len(names)}}
     assert Palette.model_validate_json(written) == palette
+
+
+def test_rows_that_were_read_are_models_like_any_other() -> None:
+    [first, second] = Palette.model_validate_json('{"shades":{"name":["red","blue"],"depth":[0.5,null]}}').shades
+    assert first.model_copy(update={"depth": 1.0}) == Shade(name="red", depth=1.0)
+    assert copy.deepcopy(second) == Shade(name="blue", depth=None)
+    assert (first.model_fields_set, second.model_fields_set) == ({"name", "depth"}, {"name", "depth"})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ is the id of another record. The comparison form (`esper.events.digests`) is dri
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -150,6 +151,7 @@ class ByColumn:
         )
 
 
+@cache
 def _columns_model(row: type[BaseModel]) -> type[RowColumns]:
     """The columns of rows like `row`: a tuple per field, in the order of its fields."""
     hints = get_type_hints(row, include_extras=True)

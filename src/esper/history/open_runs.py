@@ -4,7 +4,7 @@ Every answer is read from the disk. A run that ends must be released at once: an
 """
 
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -45,7 +45,7 @@ class _OpenRun:
     def __init__(self, history: History) -> None:
         self.history = history
         self.lock = Lock()
-        self.windows: dict[tuple[str, str], list[_Window]] = {}
+        self.windows: defaultdict[tuple[str, str], deque[_Window]] = defaultdict(lambda: deque(maxlen=_MOST_WINDOWS))
         self.windows_to: Position | None = None
         self._digest: tuple[RunState | None, str] = (None, "")
 
@@ -115,9 +115,7 @@ class OpenRuns:
             while (page := observed.read_observed(folder, run, opened.windows_to, topics=frozenset({AGGREGATES}))).records:
                 for record in page.records:
                     if isinstance(event := decode(record), WindowAggregated):
-                        kept = opened.windows.setdefault((event.topic, event.metric), [])
-                        kept.append((event, record.moment))
-                        del kept[:-_MOST_WINDOWS]
+                        opened.windows[event.topic, event.metric].append((event, record.moment))
                 opened.windows_to = page.position
             return {key: list(kept) for key, kept in opened.windows.items()}
 
