@@ -5,12 +5,13 @@ of a pipe has gone, the command ends quietly with 0. Any other exception is a fa
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from esper.cli.commands import alerts, doctor, log, replay, runs, services, show, trainings
-from esper.cli.output import Output, hush
+from esper.cli.output import Output
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
@@ -20,7 +21,7 @@ _COMMANDS = (trainings, runs, show, log, replay, services, alerts, doctor)
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     parser = argparse.ArgumentParser(
-        prog="esper", description="Trains networks that grow while they train, and tells what happened from their log."
+        prog="esper", description="Trains networks that grow while they train, and shows their runs from a log."
     )
     parser.add_argument("--version", action="version", version=f"esper {version('esper-training')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.command(arguments, out)
         out.flush()
     except BrokenPipeError:
-        hush()
+        # Python's own flush at exit must not fail for the reader that has gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""`esper alerts`: what is firing, which rules are in force, and whether the handlers reach anybody."""
+"""`esper alerts`: what is firing, which rules are in force, and whether the handlers deliver."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ _STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
 
 def add(commands: Subcommands) -> None:
     """Adds the commands."""
-    parser = commands.add_parser("alerts", help="what is firing, the rules in force, and whether alerts reach anybody")
+    parser = commands.add_parser("alerts", help="what is firing, the rules in force, and a test of the handlers")
     parts = parser.add_subparsers(metavar="WHAT", required=True)
     listed = new_command(
         parts, "list", _run_list, "what is pending or firing; with RUN, all alerts of that run", json="one JSON object per alert"
@@ -38,11 +38,11 @@ def add(commands: Subcommands) -> None:
         parts,
         "rules",
         _run_rules,
-        "the rules in force, and the settings of watching that are not as built in",
+        "the rules in force, and the monitoring settings that are not as built in",
         json="one JSON object per rule, and per setting that is not as built in",
     )
     rules.add_argument(
-        "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
+        "--rules", type=Path, metavar="FILE", help="alert rules and monitoring settings (default: alerts.toml in the log's directory)"
     )
     test = new_command(parts, "test", _run_test, "send one message through every handler", json="one JSON object per handler")
     test.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")

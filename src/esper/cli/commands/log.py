@@ -31,12 +31,12 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "--topic", action="append", default=[], metavar="T", help="only this topic, or the one with this in its name; repeatable"
     )
-    parser.add_argument("--follow", action="store_true", help="go on with what comes, until the run ends")
-    parser.add_argument("--format", choices=("table", "jsonl"), default="table", help="for people, or payloads as they were written")
+    parser.add_argument("--follow", action="store_true", help="continue with new records until the run ends")
+    parser.add_argument("--format", choices=("table", "jsonl"), default="table", help="a table, or JSON with payloads as they were written")
     words = "a run as JSON lines, a file per topic and date"
     parser = new_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object")
     parser.add_argument("--format", choices=("jsonl",), required=True, help="jsonl: one JSON object a line, payloads as they were written")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: export-<run> in the current directory)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default: export-<run> in the current directory)")
 
 
 def _run_log(arguments: argparse.Namespace, out: Output) -> int:

@@ -18,14 +18,14 @@ _EPOCH_S = 0.12
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
-    words = "the run told again from its log, through the folds"
+    words = "show a run again from its log, through the folds"
     parser = new_command(commands, "replay", run, words, run=True, json="one JSON object per epoch with its digest")
     parser.add_argument(
-        "--from", dest="first", type=whole_number, metavar="M", help="tell from this moment on; what came before is folded unseen"
+        "--from", dest="first", type=whole_number, metavar="M", help="show records from this moment on; earlier ones are folded only"
     )
     parser.add_argument("--to", dest="last", type=whole_number, metavar="M", help="stop after this moment")
     parser.add_argument("--speed", type=factor, metavar="X", help="X times as fast as it happened (default: as fast as it can be followed)")
-    parser.add_argument("--digest", action="store_true", help="the digest of the state when each epoch was over; line by line")
+    parser.add_argument("--digest", action="store_true", help="line by line, with the digest of the state at each epoch's end")
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:

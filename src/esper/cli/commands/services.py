@@ -17,7 +17,7 @@ from esper.observer.build import observe, rebuild
 from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.lock import holder_of
 
-_BACKGROUND = "let training go first, and leave when nothing is trained any more"
+_BACKGROUND = "let training go first, and leave when no training is left"
 _REBUILT = {True: "same as saved", False: "differs from what was saved", None: "nothing was saved at that place"}
 
 
@@ -27,15 +27,13 @@ def add(commands: Subcommands) -> None:
         commands, "observe", _run_observe, "derive aggregates, anomalies and alerts as runs go on, and have alerts delivered"
     )
     parser.add_argument(
-        "--rules", type=Path, metavar="FILE", help="alert rules and settings of watching (default: alerts.toml in the log's directory)"
+        "--rules", type=Path, metavar="FILE", help="alert rules and monitoring settings (default: alerts.toml in the log's directory)"
     )
-    parser.add_argument("--delivery", type=Path, metavar="FILE", help="whom alerts reach (default: delivery.toml in the log's directory)")
-    parser.add_argument(
-        "--from-start", action="store_true", help="begin with the first record of runs that have ended, not after their last"
-    )
+    parser.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
+    parser.add_argument("--from-start", action="store_true", help="begin with the first record of runs that have ended")
     parser.add_argument("--background", action="store_true", help=_BACKGROUND)
     parser.add_argument("--parent", type=whole_number, metavar="PID", help="leave when process PID, which started this one, has ended")
-    words = "make an observer's states again from the log; what was derived stays"
+    words = "fold an observer's states again from the log; derived records stay"
     parser = new_command(commands, "rebuild", _run_rebuild, words, json="one JSON object per run")
     parser.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
     parser = new_command(commands, "nissa", _run_nissa, "serve metrics and the JSON API over a log")

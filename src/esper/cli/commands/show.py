@@ -40,9 +40,9 @@ def add(commands: Subcommands) -> None:
     words = "a run at a moment: seeds, lives, decisions, losses, checkpoints"
     parser = new_command(commands, "show", run, words, run=True, json="one JSON object")
     when = parser.add_mutually_exclusive_group()
-    when.add_argument("--at", type=whole_number, metavar="MOMENT", help="as it stood at this moment")
-    when.add_argument("--epoch", type=whole_number, metavar="N", help="as it stood when this epoch was over")
-    parser.add_argument("--all", action="store_true", help="housekeeping and decisions for nothing too")
+    when.add_argument("--at", type=whole_number, metavar="MOMENT", help="the run at this moment")
+    when.add_argument("--epoch", type=whole_number, metavar="N", help="the run when this epoch was over")
+    parser.add_argument("--all", action="store_true", help="also decisions about housekeeping and to do nothing")
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:

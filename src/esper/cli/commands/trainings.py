@@ -58,13 +58,13 @@ def add(commands: Subcommands) -> None:
     outcome = "the outcome as one JSON object, without a display"
     train = new_command(commands, "train", _run_train, "train a task; all that happens is in the log", json=outcome)
     train.add_argument("task", metavar="TASK", help="a task's name (digits, mnist1d), module:attribute, or a TOML file")
-    train.add_argument("--epochs", type=whole_number, metavar="N", help="how many epochs (trainer.epochs)")
-    train.add_argument("--rng-seed", type=whole_number, metavar="N", help="what all randomness is derived from (trainer.rng_seed)")
+    train.add_argument("--epochs", type=whole_number, metavar="N", help="number of epochs (trainer.epochs)")
+    train.add_argument("--rng-seed", type=whole_number, metavar="N", help="the number all randomness is derived from (trainer.rng_seed)")
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
     demo = new_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
     demo.set_defaults(task="digits", epochs=None, rng_seed=None, set=[], compare=True)
-    resume = new_command(commands, "resume", _run_resume, "go on with a run that was interrupted", run=True, json=outcome)
+    resume = new_command(commands, "resume", _run_resume, "resume a run that was interrupted", run=True, json=outcome)
     for parser in (train, demo, resume):
         parser.add_argument("--no-observe", action="store_true", help="start neither an observer nor an agent in the background")
 
