@@ -123,12 +123,12 @@ def check(branch: Branch, request: KernelRequest) -> None:
     """Makes all `CHECKS` of the body, and leaves it in eval mode: dropout draws nothing. Raises KernelError naming the check."""
     branch.eval()
     spec = request.spec
+    _, outputs = features_of(read_spec(spec)[1])
     for batch in (1, 2):
         x = _probe(request, batch)
         hidden, delta = branch.body(x)
-        expected = (batch, features_of(read_spec(spec)[1])[1])
-        if delta.shape[:2] != expected:
-            raise KernelError(f"expected an output of {expected}, got {tuple(delta.shape)}: {spec}")
+        if delta.shape[:2] != (batch, outputs):
+            raise KernelError(f"expected an output of {(batch, outputs)}, got {tuple(delta.shape)}: {spec}")
         if torch.count_nonzero(delta):
             raise KernelError(f"expected a zero delta at birth, got up to {float(delta.detach().abs().max())!r}: {spec}")
         if not torch.equal(delta, branch.body(x)[1]):

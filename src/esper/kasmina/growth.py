@@ -26,7 +26,6 @@ Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
 
 AUTO_SITES = 16
-_Found = tuple[str, Layer, list[Blueprint]]
 _DEFAULTS = ("mlp:24", "lowrank:8", "signal:12", "conv:8")
 # These call kernels that read their layers' weights and never call the layers (TransformerEncoderLayer: in eval mode).
 _BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -65,14 +64,18 @@ def find_sites(model: nn.Module, growth: GrowthSettings, choice: Choice | None =
     to be a site.
     """
     choice, blueprints = choice or growth.sites, _parsed(growth.blueprints)
-    if choice == "auto":
-        found = _automatic(model, blueprints)
-    else:
-        found = [_required(name, module, bypassed, blueprints) for name, module, bypassed in _matches(model, choice)]
-    if not found:
-        names = ", ".join(repr(name) for name, layer in model.named_modules() if isinstance(layer, Layer))
-        raise SettingsError(f"expected sites to match a layer, {choice!r} matches none; the model has {names or 'no Linear or Conv2d'}")
-    return [_site(name, layer, fitting, growth.slots) for name, layer, fitting in found]
+    found = _automatic(model, blueprints) if choice == "auto" else _chosen(model, choice)
+    sites = []
+    for name, layer in found:
+        inputs, outputs = features_of(layer)
+        misfits = {blueprint.name: blueprint.misfit(layer) for blueprint in blueprints}
+        names = tuple(blueprint for blueprint, misfit in misfits.items() if misfit is None)
+        if not names:
+            why = "; ".join(map(str, misfits.values()))
+            raise SettingsError(f"expected a blueprint that fits site {name!r} ({layer_text(layer)}), none does: {why}")
+        site = Site(name=name, layer=layer_text(layer), inputs=inputs, outputs=outputs, slots=growth.slots, blueprints=names)
+        sites.append(HostSite(site, layer, [HostSlot(site=name, seed=seed) for seed in range(growth.slots)]))
+    return sites
 
 
 def _parsed(names: tuple[str, ...] | None) -> tuple[Blueprint, ...]:
@@ -84,21 +87,38 @@ def _parsed(names: tuple[str, ...] | None) -> tuple[Blueprint, ...]:
         raise SettingsError(f"setting growth.blueprints: {error}") from error
 
 
-def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...]) -> list[_Found]:
-    layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if isinstance(layer, Layer)]
-    for name, layer, bypassed in layers:
+def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...]) -> list[tuple[str, Layer]]:
+    layers = [(name, layer, _refusal(name, layer, bypassed)) for name, layer, bypassed in _walk(model) if isinstance(layer, Layer)]
+    for _, layer, refusal in layers:
         if isinstance(layer, SiteLayer):
-            _required(name, layer, bypassed, blueprints)
-    found = [
-        (name, layer, fitting)
-        for name, layer, bypassed in layers[:-1]
-        if _refusal(layer, bypassed) is None
-        and any(parameter.requires_grad for parameter in layer.parameters())
-        and (fitting := [blueprint for blueprint in blueprints if blueprint.misfit(layer) is None])
+            raise SettingsError(refusal)
+    trainable = [
+        (name, layer)
+        for name, layer, refusal in layers[:-1]
+        if refusal is None and any(parameter.requires_grad for parameter in layer.parameters())
     ]
+    found = [(name, layer) for name, layer in trainable if not all(blueprint.misfit(layer) for blueprint in blueprints)]
     if not found:
         raise SettingsError("expected a model with a Linear or Conv2d that can grow and is not its last layer; name sites explicitly")
     return found[:: math.ceil(len(found) / AUTO_SITES)]
+
+
+def _chosen(model: nn.Module, choice: Choice) -> list[tuple[str, Layer]]:
+    found: list[tuple[str, Layer]] = []
+    taken: tuple[str, ...] = ()
+    for name, module, bypassed in _walk(model):
+        if name.startswith(taken) or not _is_chosen(name, module, choice):
+            continue
+        taken += (f"{name}." if name else "",)
+        if not isinstance(module, Layer):
+            raise SettingsError(f"expected a Linear or Conv2d as a site, got {name!r}: a {type(module).__name__} cannot be one yet")
+        if (refusal := _refusal(name, module, bypassed)) is not None:
+            raise SettingsError(refusal)
+        found.append((name, module))
+    if not found:
+        names = ", ".join(repr(name) for name, layer in model.named_modules() if isinstance(layer, Layer))
+        raise SettingsError(f"expected sites to match a layer, {choice!r} matches none; the model has {names or 'no Linear or Conv2d'}")
+    return found
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
@@ -110,15 +130,7 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
             bypassing += (f"{name}." if name else "",)
 
 
-def _matches(model: nn.Module, choice: Choice) -> Iterator[tuple[str, nn.Module, bool]]:
-    taken: tuple[str, ...] = ()
-    for name, module, bypassed in _walk(model):
-        if not name.startswith(taken) and _chosen(name, module, choice):
-            taken += (f"{name}." if name else "",)
-            yield name, module, bypassed
-
-
-def _chosen(name: str, module: nn.Module, choice: Choice) -> bool:
+def _is_chosen(name: str, module: nn.Module, choice: Choice) -> bool:
     if isinstance(choice, str):
         return fnmatch.fnmatchcase(name, choice) and (isinstance(module, Layer) or not set("*?[") & set(choice))
     if isinstance(choice, type):
@@ -126,39 +138,20 @@ def _chosen(name: str, module: nn.Module, choice: Choice) -> bool:
     return choice(name, module)
 
 
-def _required(name: str, layer: nn.Module, bypassed: bool, blueprints: tuple[Blueprint, ...]) -> _Found:
-    """The site, which was chosen explicitly. Raises SettingsError where it cannot be one."""
-    if not isinstance(layer, Layer):
-        raise SettingsError(f"expected a Linear or Conv2d as a site, got {name!r}: a {type(layer).__name__} cannot be one yet")
-    refusal = _refusal(layer, bypassed)
-    if refusal is not None:
-        raise SettingsError(f"expected a layer that can be a site, got {name!r}: {refusal}")
-    misfits = {blueprint: blueprint.misfit(layer) for blueprint in blueprints}
-    if all(misfits.values()):
-        why = "; ".join(map(str, misfits.values()))
-        raise SettingsError(f"expected a blueprint that fits site {name!r} ({layer_text(layer)}), none does: {why}")
-    return name, layer, [blueprint for blueprint, misfit in misfits.items() if misfit is None]
-
-
-def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
+def _refusal(name: str, layer: Layer, bypassed: bool) -> str | None:
+    """Reason why a layer cannot be a site; None where it can."""
+    got = f"expected a layer that can be a site, got {name!r}:"
     if isinstance(layer, SiteLayer):
-        return "an earlier training has grown it; go on with the result.model of that fit, a plain copy (Host.export_plain)"
+        return f"{got} an earlier training has grown it; go on with the result.model of that fit, a plain copy (Host.export_plain)"
     if "forward" in vars(layer):
-        return "its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
+        return f"{got} its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
     if len(signature(layer.forward).parameters) != 1:
-        return "its forward takes more than the input"
+        return f"{got} its forward takes more than the input"
     if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
-        return "its shape is not known yet: run the model once before"
+        return f"{got} its shape is not known yet: run the model once before"
     if bypassed:
-        return "the module around it reads its weights without calling it (MultiheadAttention, TransformerEncoderLayer)"
+        return f"{got} the module around it reads its weights without calling it (MultiheadAttention, TransformerEncoderLayer)"
     return None
-
-
-def _site(name: str, layer: Layer, blueprints: list[Blueprint], slots: int) -> HostSite:
-    inputs, outputs = features_of(layer)
-    names = tuple(blueprint.name for blueprint in blueprints)
-    site = Site(name=name, layer=layer_text(layer), inputs=inputs, outputs=outputs, slots=slots, blueprints=names)
-    return HostSite(site, layer, [HostSlot(site=name, seed=seed) for seed in range(slots)])
 
 
 def seed_optimizer_like(optimizer: Optimizer, factor: float) -> SeedOptimizer:

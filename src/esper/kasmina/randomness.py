@@ -28,19 +28,16 @@ def forked(device: torch.device, seed: int) -> Iterator[None]:
 
     Only that one generator is touched: `torch.manual_seed` would reseed every other device as well.
     """
-    generator = _generator(device)
+    if device.type == "cpu":
+        generator = torch.default_generator
+    elif device.type == "cuda":
+        index: int | None = device.index
+        generator = torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+    else:
+        raise SettingsError(f"expected a host on cpu or cuda, got one on {device.type}: its random state cannot be kept apart")
     state = generator.get_state()
     generator.manual_seed(seed)
     try:
         yield
     finally:
         generator.set_state(state)
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    if device.type == "cpu":
-        return torch.default_generator
-    if device.type == "cuda":
-        index: int | None = device.index
-        return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
-    raise SettingsError(f"expected a host on cpu or cuda, got one on {device.type}: its random state cannot be kept apart")

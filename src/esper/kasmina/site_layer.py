@@ -67,7 +67,7 @@ class HostSite:
     """A site: its layer and slots, the branches that act, its captures.
 
     `active` is the one truth test of a dormant site. While the site is measured, it gives its output to `hooks`, the very object, so that
-    the activation behind it can be told.
+    the activation behind it can be recognized.
     """
 
     site: Site

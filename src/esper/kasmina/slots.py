@@ -28,7 +28,7 @@ _STEPPING = frozenset({Stage.GRAFTING, Stage.FINE_TUNING, Stage.FOSSILIZED})
 class HostSlot(BaseModel):
     """State of one slot, as a checkpoint holds it without the body; a reset clears `life` and the fields after it.
 
-    `errors` counts non-finite values that the seed made, `skipped` micro-batches that could not teach it, by the host's fault.
+    `errors` counts non-finite values that the seed made, `skipped` micro-batches without an input and gradient that it could learn from.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, validate_by_name=True)

@@ -1,9 +1,9 @@
 """The activation function behind a site: dead units show behind it and not before.
 
-A module is told by the identity of the tensors it gets, directly or through normalisation and dropout, in every measured forward pass anew:
-one activation module often serves many layers. A function (`F.relu(self.conv(x))`) is told once, by what autograd recorded between the site
-and the model's output, and then applied to the site's sample; behind a normalisation module that way is not open. Where neither is found,
-or the model is compiled, nothing is measured: null, not zero.
+A module is recognized by the identity of the tensor that it takes, directly or through normalisation and dropout, in every measured forward
+pass anew: one activation module often serves many layers. A function (`F.relu(self.conv(x))`) is recognized once, by what autograd recorded
+between the site and the model's output, and then applied to the site's sample; behind a normalisation module that is not possible. Where
+neither is found, or the model is compiled, nothing is measured: null, not zero.
 """
 
 from collections.abc import Callable

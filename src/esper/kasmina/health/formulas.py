@@ -1,4 +1,4 @@
-"""Health, measured: what a site and a seed look like at one step, from samples.
+"""Formulas of health: statistics of a site or a seed at one step, from samples.
 
 A measurement takes at most 256 rows and 64 features of an output, strided, so that its cost does not grow with the layer (full tensors
 would cost 58 ms for a convolution of 64x32x32: measured). A row of a Linear is one position of its leading dimensions, of a
@@ -68,7 +68,7 @@ def correlation(S: Tensor) -> Tensor:
     count = varies.sum()
     total = (unit.T @ unit).abs().sum() - count
     floor = math.sqrt(2 / (math.pi * S.shape[0]))
-    # Units that say the same come out a rounding error above 1, and no score has a root of less than nothing.
+    # Equal units come out a rounding error above 1, and the health score would be the root of a negative number.
     return ((total / (count * (count - 1)) - floor) / (1 - floor)).clamp(max=1.0)
 
 
