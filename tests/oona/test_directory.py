@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esper.errors import LogError, RuleError
 from esper.events.envelope import RunId
-from esper.oona.directory import Directory, file_system_of, mounted, new_run_id, refuse_network
+from esper.oona.directory import Directory, file_system_of, new_run_id, refuse_network
 from esper.oona.file import RUN_FILE
 from tests.oona.samples import BEGAN, RUN, mixed
 
@@ -173,4 +173,4 @@ def test_a_local_disk_is_taken(path: str) -> None:
 
 def test_a_system_that_does_not_say_what_is_mounted_is_trusted(tmp_path: Path) -> None:
     refuse_network(tmp_path, "")
-    refuse_network(tmp_path, mounted())
+    refuse_network(tmp_path)

@@ -25,7 +25,7 @@ def forked(action: object) -> int:
 
 def is_refused(path: Path) -> int:
     try:
-        Lock.take(path, "run x").release()
+        Lock(path, "run x").release()
     except LogError as error:
         return 1 if f"process {os.getppid()}" in str(error) else 2
     return 0
@@ -36,24 +36,24 @@ def test_nobody_holds_what_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_held_until_it_is_released(tmp_path: Path) -> None:
-    lock = Lock.take(tmp_path / "lock", "run x")
+    lock = Lock(tmp_path / "lock", "run x")
     assert holder_of(tmp_path / "lock") == os.getpid()
     lock.release()
     lock.release()
     assert holder_of(tmp_path / "lock") is None
-    Lock.take(tmp_path / "lock", "run x").release()
+    Lock(tmp_path / "lock", "run x").release()
 
 
 def test_the_same_process_is_refused_a_second_time(tmp_path: Path) -> None:
-    lock = Lock.take(tmp_path / "lock", "run x")
+    lock = Lock(tmp_path / "lock", "run x")
     with pytest.raises(LogError, match="run x is being written by this process"):
-        Lock.take(tmp_path / "lock", "run x")
+        Lock(tmp_path / "lock", "run x")
     lock.release()
 
 
 @FORKS
 def test_another_process_is_refused_with_the_pid_of_the_holder(tmp_path: Path) -> None:
-    lock = Lock.take(tmp_path / "lock", "run x")
+    lock = Lock(tmp_path / "lock", "run x")
     assert forked(lambda: is_refused(tmp_path / "lock")) == 1
     lock.release()
     assert forked(lambda: is_refused(tmp_path / "lock")) == 0
@@ -61,17 +61,17 @@ def test_another_process_is_refused_with_the_pid_of_the_holder(tmp_path: Path) -
 
 @FORKS
 def test_asking_about_a_lock_does_not_lose_it(tmp_path: Path) -> None:
-    lock = Lock.take(tmp_path / "lock", "run x")
+    lock = Lock(tmp_path / "lock", "run x")
     holder_of(tmp_path / "lock")
     with pytest.raises(LogError):
-        Lock.take(tmp_path / "lock", "run x")
+        Lock(tmp_path / "lock", "run x")
     assert forked(lambda: is_refused(tmp_path / "lock")) == 1
     lock.release()
 
 
 @FORKS
 def test_a_forked_child_neither_holds_nor_releases_the_lock(tmp_path: Path) -> None:
-    lock = Lock.take(tmp_path / "lock", "run x")
+    lock = Lock(tmp_path / "lock", "run x")
 
     def child() -> int:
         lock.release()
@@ -87,7 +87,7 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path: Path)
     reading, writing = os.pipe()
 
     def trainer() -> int:
-        Lock.take(tmp_path / "lock", "run x")
+        Lock(tmp_path / "lock", "run x")
         if os.fork() == 0:
             os.close(writing)
             os.read(reading, 1)  # A DataLoader worker that goes on after its trainer.
@@ -97,6 +97,6 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path: Path)
 
     assert forked(trainer) == -9
     assert holder_of(tmp_path / "lock") is None
-    Lock.take(tmp_path / "lock", "run x").release()
+    Lock(tmp_path / "lock", "run x").release()
     os.close(writing)
     os.close(reading)

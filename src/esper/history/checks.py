@@ -18,7 +18,7 @@ import apsw
 from esper.errors import EsperError, LogError
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_list import RunSummary, summaries
-from esper.oona.directory import Directory, file_system_of, mounted, refuse_network
+from esper.oona.directory import Directory, file_system_of, refuse_network
 from esper.oona.observed import check_observed
 
 _Verdict = Literal["ok", "warning", "bad", "unknown"]
@@ -90,12 +90,11 @@ def _writable(log: Path) -> Check:
 
 
 def _disk(log: Path) -> Check:
-    mounts = mounted()
-    kind = file_system_of(log.resolve(), mounts)
+    kind = file_system_of(log)
     if not kind:
         return Check("disk", "unknown", "this system does not say what it is: a log needs a local one")
     try:
-        refuse_network(log, mounts)
+        refuse_network(log)
     except EsperError as error:
         return Check("disk", "bad", str(error))
     return Check("disk", "ok", f"local, {kind}")

@@ -35,7 +35,7 @@ def observer_of(directory: Directory) -> int | None:
 
 def take_lock(directory: Directory) -> Lock:
     """The lock of the observation of `directory`. Raises LogError where another process holds it, or it cannot be made."""
-    return Lock.take(directory.path / _LOCK, f"the observation of {directory.path}")
+    return Lock(directory.path / _LOCK, f"the observation of {directory.path}")
 
 
 def lead(

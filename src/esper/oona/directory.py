@@ -70,7 +70,7 @@ class Directory:
         with explained(self.path, "open"):
             if not self.path.is_dir():
                 raise LogError(f"expected a log at {self.path}, got {'a file' if self.path.exists() else 'nothing'}")
-        refuse_network(self.path, mounted())
+        refuse_network(self.path)
 
     def create(self, run: RunId, writer: str = TRAINER) -> RunLog:
         """The new log of `run`, to be written. Raises LogError where the run exists."""
@@ -82,7 +82,7 @@ class Directory:
 
     def open(self, run: RunId) -> RunLog:
         """The log of `run`, to be read."""
-        return RunLog.open(self._existing(run))
+        return RunLog(self._existing(run))
 
     def seal_finished(self, run: RunId) -> bool:
         """True when `run` is sealed now: does what a writer could not do, because a reader held the file or because it was killed first.
@@ -94,7 +94,7 @@ class Directory:
             return True
         if holder_of(folder / WRITER_LOCK) is not None:
             return False
-        with RunLog.open(folder) as log:
+        with RunLog(folder) as log:
             if [record.type for record in log.last()] != [RunFinished.KIND]:
                 return False
         with RunLog.resume(folder) as log:
@@ -178,24 +178,24 @@ def _make_folder(path: Path) -> None:
         raise LogError(f"cannot write a log at {path}: the folder is not writable")
 
 
-def refuse_network(path: Path, mounts: str) -> None:
+def refuse_network(path: Path, mounts: str | None = None) -> None:
     """Raises LogError where `path` is on a network file system: SQLite's locks and shared memory need a local disk."""
-    kind = file_system_of(path.resolve(), mounts)
+    kind = file_system_of(path, mounts)
     if kind in _NETWORK or kind.partition(".")[2] in _NETWORK:
         raise LogError(f"cannot keep a log at {path}: expected a local disk, got the network file system {kind}")
 
 
-def mounted() -> str:
-    """The table of mounts, as proc(5) describes mountinfo; empty where the system has none (it is not Linux)."""
-    try:
-        return Path("/proc/self/mountinfo").read_text()
-    except OSError:
-        return ""
+def file_system_of(path: Path, mounts: str | None = None) -> str:
+    """The type of the file system that `path` is on, by the table of mounts; empty where there is none (the system is not Linux).
 
-
-def file_system_of(path: Path, mounts: str) -> str:
-    """The type of the file system that `path` is on, by the table of mounts; empty where that does not say."""
-    best, kind = "", ""
+    `mounts` is a table as proc(5) describes mountinfo; the system's own for None.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return ""
+    path, best, kind = path.resolve(), "", ""
     for line in mounts.splitlines():
         fields, _, more = line.partition(" - ")
         point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])

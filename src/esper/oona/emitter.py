@@ -90,7 +90,7 @@ class Emitter:
         self._writer = Writer(log, clock, heartbeat_s, beating=catch_up is None)
         self._queue = self._writer.queue
         _emitters.add(self)
-        atexit.register(self._at_exit)
+        atexit.register(self._end, "the process is ending")
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +143,9 @@ class Emitter:
         if self._catch_up is not None:
             self._go_live(self._catch_up, epoch, step)
         if len(self._queue) >= self._capacity:
-            self._drop(stream.name, step)
+            dropped = self._dropped.setdefault(stream.name, _Dropped(0, step, step))
+            dropped.count += 1
+            dropped.last_step = step
             return
         if self._dropped and len(self._queue) <= self._capacity // 2:
             self._report_dropped(epoch, step)
@@ -153,7 +155,6 @@ class Emitter:
         """Returns when all that was emitted so far is on disk. Raises LogError when it could not be written."""
         self._require_owner()
         self._writer.wait_for(self._moment)
-        self._writer.check()
 
     def doing(self, what: Doing) -> None:
         """Sets what the trainer is doing, for the heartbeats."""
@@ -204,8 +205,7 @@ class Emitter:
 
     def _append(self, event: Event, topic: str, *, epoch: int = 0, step: int = 0) -> None:
         """Appends one record on this thread: the writer thread has ended."""
-        draft = self._log.heads().draft(event, topic, self._clock(), epoch=epoch, step=step)
-        append_drafts(self._log, [draft._replace(incarnation=event.incarnation) if isinstance(event, RunResumed) else draft])
+        append_drafts(self._log, [self._log.heads().draft(event, topic, self._clock(), epoch=epoch, step=step)])
 
     def close(self, *, seal: bool = False) -> None:
         """Writes what waits and ends the writer thread; seals the run where that is asked for. The log stays open.
@@ -253,28 +253,27 @@ class Emitter:
         """Emits RunResumed, before the first record that the log does not have."""
         self._catch_up = None
         self._incarnation += 1
-        self._put(catch_up.resumed(self._incarnation), *self._clocked(topics.RUN, epoch, step))
+        self._put_own(catch_up.resumed(self._incarnation), epoch, step)
         self._writer.beat(beating)
-
-    def _drop(self, name: str, step: int) -> None:
-        dropped = self._dropped.setdefault(name, _Dropped(0, step, step))
-        dropped.count += 1
-        dropped.last_step = step
 
     def _report_dropped(self, epoch: int, step: int) -> None:
         for name, dropped in self._dropped.items():
             event = SamplesDropped(topic=name, count=dropped.count, first_step=dropped.first_step, last_step=dropped.last_step)
-            self._put(event, *self._clocked(topics.RUN, epoch, step))
+            self._put_own(event, epoch, step)
         self._dropped.clear()
+
+    def _put_own(self, event: Event, epoch: int, step: int) -> None:
+        """Puts an event of the run's own topic; its epoch and step are at least those of the topic's end."""
+        stream = self._stream(topics.RUN)
+        self._put(event, stream, max(epoch, stream.epoch), max(step, stream.step))
 
     def _stream_for(self, kind: type[Event]) -> _Stream:
         """The stream of a kind that the caller may emit, on the thread that may emit it."""
         if threading.get_ident() != self._owner:
             self._require_owner()
-        stream = self._streams.get(kind.TOPIC) or self._open_stream(kind)
         if kind in _OWN:
             raise RuleError(f"{kind.KIND} is written by the emitter itself")
-        return stream
+        return self._streams.get(kind.TOPIC) or self._open_stream(kind)
 
     def _open_stream(self, kind: type[Event]) -> _Stream:
         topic = topics.TOPICS.get(kind.TOPIC)
@@ -290,21 +289,11 @@ class Emitter:
             stream = self._streams[name] = _Stream(name, name in topics.TELEMETRY, head.epoch, head.step, logged_step)
         return stream
 
-    def _clocked(self, name: str, epoch: int, step: int) -> tuple[_Stream, int, int]:
-        stream = self._stream(name)
-        return stream, max(epoch, stream.epoch), max(step, stream.step)
-
     def _end(self, why_not: str) -> None:
-        self._owner, self._why_not = _NOBODY, why_not
-        self._writer.stop()
-        atexit.unregister(self._at_exit)
-
-    def _at_exit(self) -> None:
         if self._owner != _NOBODY:
-            self._end("the process is ending")
-
-    def _leave_to_parent(self) -> None:
-        self._owner, self._why_not = _NOBODY, "this process is a forked child; only the one that opened the run may write it"
+            self._owner, self._why_not = _NOBODY, why_not
+            self._writer.stop()
+            atexit.unregister(self._end)
 
     def _require_owner(self) -> None:
         if threading.get_ident() != self._owner:
@@ -315,9 +304,10 @@ class Emitter:
 _emitters: "weakref.WeakSet[Emitter]" = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+def _leave_to_parent() -> None:
     for emitter in _emitters:
-        emitter._leave_to_parent()
+        emitter._owner = _NOBODY
+        emitter._why_not = "this process is a forked child; only the one that opened the run may write it"
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_leave_to_parent)

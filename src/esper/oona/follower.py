@@ -181,8 +181,7 @@ class Follower:
         for name in names - self._runs.keys() - self._done:
             mark = read_mark(self._directory.path / name)
             position = self._positions.pop(name, None)
-            records = in_mark(mark, "records", int) or math.inf
-            if mark is not None and (skip_sealed if position is None else 0 < records <= position.row(RUN_FILE)):
+            if mark is not None and (skip_sealed if position is None else _is_read(mark, position)):
                 self._done.add(name)
             elif mark is not None or self._directory.has_log(name):
                 self._runs[name] = _Followed(position or START)
@@ -222,6 +221,10 @@ class Follower:
         log = self._logs.pop(name, None)
         if log is not None:
             log.close()
+
+
+def _is_read(mark: str, position: Position) -> bool:
+    return 0 < (in_mark(mark, "records", int) or 0) <= position.row(RUN_FILE)
 
 
 class DerivedFollower:

@@ -7,24 +7,24 @@ the chains too.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import zip_longest
 from typing import NamedTuple, Self
 
 from esper.errors import DataError, RuleError
 from esper.events.codec import decode
 from esper.events.digests import chain
-from esper.events.envelope import EventId, Moment, Record, RunId, heartbeat_id, record_id
+from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, heartbeat_id, record_id
 from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded, Tail
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import FACTS, RUN
 
+_BEFORE_FIRST = Moment(0)
 _ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
 _ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _FIELDS = ("run", "writer", "generation", "sequence", "moment", "fact", "incarnation", "time", "epoch", "step", "id")
 _LEAST = frozenset({"incarnation", "time", "epoch", "step"})  # Fields that may advance by more than one; the others have one next value.
 
@@ -61,32 +61,26 @@ class Draft(NamedTuple):
     trace: str | None
 
 
+@dataclass(slots=True)
 class Heads:
     """The end of one run's log. `anchor` is the last RunStarted, RunResumed or EpochCompleted (or the run's first record), the default
     cause; `epoch` and `step` are the furthest of any record.
     """
 
-    __slots__ = ("anchor", "epoch", "fact", "incarnation", "moment", "run", "step", "time", "topics", "writer")
-
-    def __init__(self, run: RunId, writer: str) -> None:
-        self.run = run
-        self.writer = writer
-        self.moment = Moment(0)
-        self.fact = 0
-        self.incarnation = 1
-        self.time = _BEGINNING
-        self.epoch = 0
-        self.step = 0
-        self.anchor: EventId | None = None
-        self.topics: dict[str, _TopicHead] = {}
+    run: RunId
+    writer: str
+    moment: Moment = _BEFORE_FIRST
+    fact: int = 0
+    incarnation: int = 1
+    time: datetime = SINCE
+    epoch: int = 0
+    step: int = 0
+    anchor: EventId | None = None
+    topics: dict[str, _TopicHead] = field(default_factory=dict)
 
     def copy(self) -> Self:
         """The same end, to be moved on without moving this one."""
-        other = type(self)(self.run, self.writer)
-        other.moment, other.fact, other.incarnation, other.time = self.moment, self.fact, self.incarnation, self.time
-        other.epoch, other.step, other.anchor = self.epoch, self.step, self.anchor
-        other.topics = {name: replace(head) for name, head in self.topics.items()}
-        return other
+        return replace(self, topics={name: replace(head) for name, head in self.topics.items()})
 
     def topic(self, name: str) -> _TopicHead:
         """The end of topic `name`; zeros and an empty chain where it has no record."""
@@ -96,8 +90,8 @@ class Heads:
         """The draft of `event` as the next record, caused by the anchor; its epoch and step are at least those of its topic's end."""
         head = self.topic(topic)
         moment = None if isinstance(event, Heartbeat) else self.moment + 1
-        clocks = max(epoch, head.epoch), max(step, head.step)
-        return Draft(event, topic, moment, self.incarnation, time, *clocks, self.anchor, None)
+        incarnation = event.incarnation if isinstance(event, RunResumed) else self.incarnation
+        return Draft(event, topic, moment, incarnation, time, max(epoch, head.epoch), max(step, head.step), self.anchor, None)
 
     def next(self, draft: Draft, kind: str, data: bytes) -> Record:
         """The record of a draft of `kind`, encoded as `data`, and the end moved to it. A time before the last record's is raised to it.
@@ -148,10 +142,10 @@ class Heads:
         got = (run, writer, generation, sequence, moment, fact, incarnation, time, epoch, step, identity)
         if got == expected and tied is not None:
             return
-        for field, wanted, found in zip(_FIELDS, expected, got, strict=True):
+        for name, wanted, found in zip(_FIELDS, expected, got, strict=True):
             if wanted != found:
-                least = "at least " if field in _LEAST else ""
-                raise DataError(f"{_named(record)}: expected {field} {least}{_text(wanted)}, got {_text(found)}")
+                least = "at least " if name in _LEAST else ""
+                raise DataError(f"{_named(record)}: expected {name} {least}{_text(wanted)}, got {_text(found)}")
         raise DataError(f"{_named(record)}: expected chain 32 bytes, got none")
 
     def _move(self, record: Record, head: _TopicHead) -> None:

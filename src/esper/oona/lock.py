@@ -25,35 +25,28 @@ _held_guard = threading.Lock()
 
 
 class Lock:
-    """An exclusive lock, held from `take` to `release` or to the process's end. It does not pass to forked children."""
+    """An exclusive lock, held until `release` or to the process's end. It does not pass to forked children."""
 
-    def __init__(self, path: Path, descriptor: int, identity: tuple[int, int]) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self._identity = identity
-
-    @classmethod
-    def take(cls, path: Path, what: str) -> "Lock":
-        """The lock at `path`, made if need be. Raises LogError, with the holder's pid, when `what` is held already."""
+    def __init__(self, path: Path, what: str) -> None:
+        """Takes the lock at `path`, made if need be. Raises LogError, with the holder's pid, when `what` is held already."""
         with _held_guard:
             holder = _holder(path)
             if holder is not None:
                 raise LogError(_refusal(path, what, holder))
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as error:
                 raise LogError(f"cannot open the lock of {what} at {path}: {error.strerror}") from error
             try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                os.close(descriptor)
+                os.close(self._descriptor)
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise LogError(f"cannot lock {path}: {error.strerror}") from error
                 raise LogError(_refusal(path, what, _holder(path) or 0)) from error
-            status = os.fstat(descriptor)
-            identity = (status.st_dev, status.st_ino)
-            _held[identity] = os.getpid()
-            return cls(path, descriptor, identity)
+            status = os.fstat(self._descriptor)
+            self._identity = status.st_dev, status.st_ino
+            _held[self._identity] = os.getpid()
 
     def release(self) -> None:
         """Gives the lock back; a second call does nothing, nor does one in a forked child, which holds no lock."""
@@ -64,7 +57,7 @@ class Lock:
 
 
 def holder_of(path: Path) -> int | None:
-    """The pid of the process that holds the lock at `path`; None when nobody does. Takes nothing, so it disturbs nobody."""
+    """The pid of the process that holds the lock at `path`; None when none does. Takes no lock."""
     with _held_guard:
         return _holder(path)
 
@@ -80,23 +73,13 @@ def _holder(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    # A read lock is asked about: that needs no right to write, and conflicts with an exclusive lock all the same.
+    asked = (fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0) if _LINUX else (0, 0, 0, fcntl.F_RDLCK, os.SEEK_SET)
     try:
-        # A read lock is asked about: that needs no right to write, and conflicts with an exclusive lock all the same.
-        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _question())
+        found = struct.unpack(_LAYOUT, fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(_LAYOUT, *asked)))
     finally:
         os.close(descriptor)
-    return _pid_in(answer)
-
-
-def _question() -> bytes:
-    if _LINUX:
-        return struct.pack(_LAYOUT, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-    return struct.pack(_LAYOUT, 0, 0, 0, fcntl.F_RDLCK, os.SEEK_SET)
-
-
-def _pid_in(answer: bytes) -> int | None:
-    fields = struct.unpack(_LAYOUT, answer)
-    kind, pid = (fields[0], fields[4]) if _LINUX else (fields[3], fields[2])
+    kind, pid = (found[0], found[4]) if _LINUX else (found[3], found[2])
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 

@@ -38,12 +38,13 @@ _sealed_at_once = threading.BoundedSemaphore(64)
 
 
 class RunLog:
-    """One run's log on disk: a `RunWriter` from `create` and `resume`, a `Log` that may only be read from `open`.
+    """One run's log on disk: a `RunWriter` from `create` and `resume`; else a `Log` that may only be read.
 
     One thread at a time appends; one thread at a time reads, waits or asks for the end. Close it, or use it in a `with` statement.
     """
 
     def __init__(self, path: Path, writer: "_Writer | None" = None) -> None:
+        """Opens the log in folder `path`, to be read. Raises LogError for a file that is damaged, newer, or not a run's."""
         self.path = path
         self._file = path / file.RUN_FILE
         self._writer = writer
@@ -78,11 +79,6 @@ class RunLog:
             if file.read_mark(path) is not None:
                 raise LogError(f"run {path.name} is finished and sealed ({path / file.SEAL_MARK}): expected a run that can go on")
             return cls(path, _Writer(path, lock))
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The log in folder `path`, to be read. Raises LogError for a file that is damaged, newer, or not a run's."""
-        return cls(path)
 
     def heads(self) -> Heads:
         """The log's end, as a copy.
@@ -329,7 +325,7 @@ class _Writer:
 @contextmanager
 def _locked(folder: Path, run: str) -> Iterator[Lock]:
     """The lock of the run in `folder`, which the block passes on; released where it fails."""
-    lock = Lock.take(folder / file.WRITER_LOCK, f"run {run}")
+    lock = Lock(folder / file.WRITER_LOCK, f"run {run}")
     try:
         yield lock
     except BaseException:

@@ -82,21 +82,19 @@ class Writer:
         self._hint.set()
 
     def wait_for(self, moment: int) -> None:
-        """Returns when the record of `moment` is durable. Raises LogError when the thread failed before that."""
+        """Returns when the record of `moment` is durable. Raises LogError when the thread failed."""
         self._target = moment
         self._wait(lambda: self.durable >= moment)
-        if self.durable < moment:
-            self.check()
 
     def wait_for_room(self, capacity: int) -> None:
         """Returns when fewer than `capacity` drafts wait. Raises LogError when the thread failed."""
         self._wait(lambda: len(self.queue) < capacity)
-        self.check()
 
     def _wait(self, reached: Callable[[], bool]) -> None:
         self._hint.set()
         with self._progress:
             self._progress.wait_for(lambda: reached() or self.failure is not None)
+        self.check()
 
     def check(self) -> None:
         """Raises LogError when the thread failed: nothing more is written."""

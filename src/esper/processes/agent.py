@@ -81,7 +81,7 @@ class Agent:
 
     def __init__(self, directory: Directory, gpus: Gpus) -> None:
         """Raises LogError, with the pid, where another agent measures for this directory."""
-        self._lock = Lock.take(directory.path / AGENT_LOCK, f"the machine of {directory.path}")
+        self._lock = Lock(directory.path / AGENT_LOCK, f"the machine of {directory.path}")
         self._path = directory.path
         self._run = DailyRun(directory, "machine", "agent", lambda: datetime.now(UTC))
         self._gpus = gpus
