@@ -295,9 +295,9 @@ class FaultyObjective:
     inner: Objective
     fault: Fault
 
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses and metrics of the batch; only while training: a validation is measured as it is."""
-        losses, metrics = self.inner.measure(model, batch)
+        losses, metrics = self.inner(model, batch)
         return (self.fault.measured(losses) if model.training else losses), metrics
 
 

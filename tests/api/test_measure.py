@@ -45,11 +45,11 @@ class Measuring:
         self._usual: Objective = recipe().objective
         self._act, self._count = act, 0
 
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if model.training:
             self._count += 1
             self._act(self._count)
-        return self._usual.measure(model, batch)
+        return self._usual(model, batch)
 
 
 def measured_by(act: Callable[[int], object]) -> Recipe:

@@ -25,7 +25,8 @@ from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, 
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved
 from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError
-from esper.tolaria.adaptation import trace_of
+from esper.tolaria.adaptation import collect_kernels, submit_waiting, trace_of
+from esper.tolaria.checkpoints import restore_checkpoint, save_checkpoint
 from esper.tolaria.system_state import ready_seeds
 from tests.tolaria.event_sinks import COMMIT, Said, logged
 from tests.tolaria.worlds import (
@@ -301,12 +302,12 @@ def test_the_next_life_in_a_slot_does_not_inherit_a_kernel_that_failed(tmp_path:
 def test_after_a_restore_the_kernels_that_are_waited_for_are_ordered_again(tmp_path: Path) -> None:
     made = lived(tmp_path / "one", {1: [GERMINATE]}, 1)
     made.training.counters = made.training.counters.model_copy(update={"epoch": 1})
-    made.checkpointer.save("due")
+    save_checkpoint(made.training, "due")
     (kept,) = made.training.counters.checkpoints
     again = World(tmp_path / "other", script=TRAINING)
     (tmp_path / "one" / "checkpoints").rename(tmp_path / "other" / "checkpoints")
-    again.checkpointer.restore(kept.name, kept.digest)
-    again.adaptation.submit_waiting()
+    restore_checkpoint(again.training, kept.name, kept.digest)
+    submit_waiting(again.training)
     again.end(2)
     assert stage(again) is Stage.TRAINING
 
@@ -432,7 +433,7 @@ def test_a_kernel_that_failed_by_the_log_has_failed_even_if_it_could_be_made_now
     failed = KernelCompileFailed(key=submitted.key, site=SITE, seed=0, life=1, error="the disk was full")
     made.sink.pending_facts = logged(failed, epoch=2)
     made.at(2)
-    made.adaptation.collect_kernels()
+    collect_kernels(made.training)
     assert made.sink.said[-1].event == failed
     assert made.state(2).seeds[0].recovering
 

@@ -19,7 +19,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
 from esper.kasmina.randomness import derive
-from esper.tolaria.checkpoints import _name_of, _prune, load_checkpoint, save_checkpoint
+from esper.tolaria.checkpoints import _name_of, _prune, _read, _write, restore_checkpoint, roll_back, save_checkpoint
 from esper.tolaria.snapshots import Snapshot
 from esper.tolaria.trainer_state import KeptCheckpoint
 from esper.tolaria.training import Scheduler, TrainerSettings
@@ -138,10 +138,10 @@ def test_a_checkpoint_is_on_disk_before_it_is_said_and_said_before_another_goes(
 
     made.sink.commit = watched  # type: ignore[method-assign] # A look at the folder at every commit.
     made.training.counters = made.training.counters.model_copy(update={"epoch": 1})
-    made.checkpointer.save("due")
+    save_checkpoint(made.training, "due")
     made.training.progress = made.training.progress.model_copy(update={"validation_loss": 0.5})
     made.training.counters = made.training.counters.model_copy(update={"epoch": 2})
-    made.checkpointer.save("due")
+    save_checkpoint(made.training, "due")
     assert made.sink.kinds() == ["CheckpointSaved", COMMIT, "CheckpointSaved", COMMIT, "CheckpointPruned", COMMIT]
     assert folders == [["epoch-000001"], ["epoch-000001", "epoch-000002"], ["epoch-000001", "epoch-000002"]]
     assert [path.name for path in made.checkpoints.iterdir()] == ["epoch-000002"]
@@ -149,8 +149,8 @@ def test_a_checkpoint_is_on_disk_before_it_is_said_and_said_before_another_goes(
 
 def test_an_epoch_is_saved_once(tmp_path: Path) -> None:
     made = world(tmp_path)
-    made.checkpointer.save("start")
-    made.checkpointer.save("end")
+    save_checkpoint(made.training, "start")
+    save_checkpoint(made.training, "end")
     assert [one.reason for one in made.sink.of(CheckpointSaved)] == ["start"]
 
 
@@ -160,7 +160,7 @@ def test_the_newest_are_kept_and_of_all_that_were_saved_the_best(tmp_path: Path)
         # The best epochs of all are not saved.
         made.training.progress = made.training.progress.after_validation(epoch, 0.1).after_validation(epoch, loss)
         made.training.counters = made.training.counters.model_copy(update={"epoch": epoch})
-        made.checkpointer.save("due")
+        save_checkpoint(made.training, "due")
     assert [(one.epoch, one.loss) for one in made.training.counters.checkpoints] == [(2, 0.5), (5, 0.8), (6, 0.7)]
     assert sorted(path.name for path in made.checkpoints.iterdir()) == ["epoch-000002", "epoch-000005", "epoch-000006"]
     assert [one.checkpoint for one in made.sink.of(CheckpointPruned)] == ["epoch-000001", "epoch-000003", "epoch-000004"]
@@ -172,11 +172,11 @@ def test_what_a_killed_process_did_not_get_to_prune_is_pruned_at_the_restore(tmp
     for epoch in (1, 2):
         made.training.progress = made.training.progress.after_validation(epoch, 1 / epoch)
         made.training.counters = made.training.counters.model_copy(update={"epoch": epoch})
-        made.checkpointer.save("due")
+        save_checkpoint(made.training, "due")
     (kept,) = made.training.counters.checkpoints
     (made.checkpoints / "epoch-000001").mkdir()
     again = world(tmp_path, settings=settings)
-    again.checkpointer.restore(kept.name, kept.digest)
+    restore_checkpoint(again.training, kept.name, kept.digest)
     assert again.sink.kinds() == ["CheckpointPruned", COMMIT]
     assert [path.name for path in made.checkpoints.iterdir()] == ["epoch-000002"]
     assert again.training.counters == made.training.counters
@@ -202,11 +202,11 @@ def test_a_rollback_names_the_checkpoint_and_epochs_count_on(tmp_path: Path) -> 
 
 def test_a_rollback_takes_the_weights_back_to_the_checkpoint(tmp_path: Path) -> None:
     made = world(tmp_path, settings=TrainerSettings(epochs=EPOCHS, checkpoint_every=100))
-    made.checkpointer.save("start")
+    save_checkpoint(made.training, "start")
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
     for step in range(1, 4):
         made.step(step=step)
-    made.checkpointer.roll_back("for a reason")
+    roll_back(made.training, "for a reason")
     assert {name: tensor.tolist() for name, tensor in made.model.state_dict().items()} == {
         name: tensor.tolist() for name, tensor in before.items()
     }
@@ -249,7 +249,7 @@ def test_a_stage_has_lasted_as_long_after_a_rollback_as_at_the_checkpoint(tmp_pa
 
 
 def saved(made: World) -> KeptCheckpoint:
-    made.checkpointer.save("start")
+    save_checkpoint(made.training, "start")
     return made.training.counters.checkpoints[-1]
 
 
@@ -273,13 +273,13 @@ OTHER_PARTS: list[tuple[Callable[[Path], World], str]] = [
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path, other: Callable[[Path], World], message: str) -> None:
     kept = saved(World(tmp_path))
     with pytest.raises(DataError, match=message):
-        other(tmp_path).checkpointer.restore(kept.name, kept.digest)
+        restore_checkpoint(other(tmp_path).training, kept.name, kept.digest)
 
 
 def test_a_scheduler_that_is_gone_is_missed(tmp_path: Path) -> None:
     kept = saved(World(tmp_path, scheduler=exponential))
     with pytest.raises(DataError, match=r"epoch-000000 does not fit this host: expected a learning rate scheduler.*got none"):
-        World(tmp_path).checkpointer.restore(kept.name, kept.digest)
+        restore_checkpoint(World(tmp_path).training, kept.name, kept.digest)
 
 
 def test_a_model_with_a_state_that_is_no_tensor_is_refused_by_name(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_damaged_checkpoint_is_named_at_a_rollback_too(tmp_path: Path) -> None
     kept = saved(made)
     (made.checkpoints / kept.name / "manifest.json").unlink()
     with pytest.raises(DataError, match=kept.name):
-        made.checkpointer.roll_back("for a reason")
+        roll_back(made.training, "for a reason")
 
 
 # Files
@@ -328,37 +328,37 @@ def test_names_sort_as_the_epochs_do() -> None:
     ],
 )
 def test_a_tensor_comes_back_bit_for_bit(tmp_path: Path, tensor: Tensor) -> None:
-    digest, _ = save_checkpoint(tmp_path, NAME, Snapshot({"it": tensor}, {}))
-    back = load_checkpoint(tmp_path, NAME, digest, CPU).tensors["it"]
+    digest, _ = _write(tmp_path, NAME, Snapshot({"it": tensor}, {}))
+    back = _read(tmp_path, NAME, digest, CPU).tensors["it"]
     assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
     assert back.contiguous().reshape(-1).view(torch.uint8).tolist() == tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
 
 
 def test_the_body_comes_back(tmp_path: Path) -> None:
-    digest, _ = save_checkpoint(tmp_path, NAME, snapshot(body={"epoch": 5}))
-    back = load_checkpoint(tmp_path, NAME, digest, CPU)
+    digest, _ = _write(tmp_path, NAME, snapshot(body={"epoch": 5}))
+    back = _read(tmp_path, NAME, digest, CPU)
     assert back.body["tally"] == {"epoch": 5}
 
 
 def test_nothing_else_is_left_in_the_folder_and_the_size_is_that_of_the_files(tmp_path: Path) -> None:
-    _, size_bytes = save_checkpoint(tmp_path, NAME, snapshot())
+    _, size_bytes = _write(tmp_path, NAME, snapshot())
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     assert size_bytes == sum(path.stat().st_size for path in (tmp_path / NAME).iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    digest, _ = save_checkpoint(tmp_path, NAME, snapshot())
+    digest, _ = _write(tmp_path, NAME, snapshot())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # No file may be longer: the tensors are.
     try:
         with pytest.raises(
             LogError, match=rf"cannot save checkpoint {tmp_path}/epoch-000006: File too large; what was saved before stands"
         ):
-            save_checkpoint(tmp_path, _name_of(6), snapshot())
+            _write(tmp_path, _name_of(6), snapshot())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
-    load_checkpoint(tmp_path, NAME, digest, CPU)
+    _read(tmp_path, NAME, digest, CPU)
 
 
 def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path) -> None:
@@ -367,21 +367,21 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_in_nobodys
     (half / TENSORS).write_bytes(b"half")
     (half / "stranger").touch()
     with pytest.raises(DataError, match=f"{NAME}: expected"):
-        load_checkpoint(tmp_path, NAME, "0" * 64, CPU)
-    digest, _ = save_checkpoint(tmp_path, NAME, snapshot())
+        _read(tmp_path, NAME, "0" * 64, CPU)
+    digest, _ = _write(tmp_path, NAME, snapshot())
     assert sorted(path.name for path in (tmp_path / NAME).iterdir()) == [MANIFEST, TENSORS]
-    assert load_checkpoint(tmp_path, NAME, digest, CPU).tensors["model/weight"][0, 0] == 1.0
+    assert _read(tmp_path, NAME, digest, CPU).tensors["model/weight"][0, 0] == 1.0
 
 
 def test_a_checkpoint_that_was_renamed_and_not_logged_is_replaced(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, NAME, snapshot(1.0))
-    digest, _ = save_checkpoint(tmp_path, NAME, snapshot(2.0))
-    assert load_checkpoint(tmp_path, NAME, digest, CPU).tensors["model/weight"][0, 0] == 2.0
+    _write(tmp_path, NAME, snapshot(1.0))
+    digest, _ = _write(tmp_path, NAME, snapshot(2.0))
+    assert _read(tmp_path, NAME, digest, CPU).tensors["model/weight"][0, 0] == 2.0
 
 
 def test_the_digest_is_of_tensors_and_body(tmp_path: Path) -> None:
     def digest(one: Snapshot) -> str:
-        return save_checkpoint(tmp_path, NAME, one)[0]
+        return _write(tmp_path, NAME, one)[0]
 
     assert len({digest(snapshot()), digest(snapshot(2.0)), digest(snapshot(body=1))}) == 3
 
@@ -434,28 +434,28 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
 def test_damage_is_refused_and_the_file_is_named(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
-    digest, _ = save_checkpoint(tmp_path, NAME, snapshot())
+    digest, _ = _write(tmp_path, NAME, snapshot())
     damage(tmp_path / NAME)
     with pytest.raises(DataError, match=message):
-        load_checkpoint(tmp_path, NAME, digest, CPU)
+        _read(tmp_path, NAME, digest, CPU)
 
 
 def test_a_checkpoint_that_is_whole_and_not_the_logged_one_is_refused(tmp_path: Path) -> None:
-    logged, _ = save_checkpoint(tmp_path / "one", NAME, snapshot(1.0))
-    save_checkpoint(tmp_path / "other", NAME, snapshot(2.0))
+    logged, _ = _write(tmp_path / "one", NAME, snapshot(1.0))
+    _write(tmp_path / "other", NAME, snapshot(2.0))
     with pytest.raises(DataError, match=f"{MANIFEST}: the log expects digest {logged[:16]}"):
-        load_checkpoint(tmp_path / "other", NAME, logged, CPU)
+        _read(tmp_path / "other", NAME, logged, CPU)
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     one = snapshot()
-    digest, _ = save_checkpoint(tmp_path, NAME, one._replace(body={**one.body, "format": 2}))
+    digest, _ = _write(tmp_path, NAME, one._replace(body={**one.body, "format": 2}))
     with pytest.raises(DataError, match="expected format 1, got 2"):
-        load_checkpoint(tmp_path, NAME, digest, CPU)
+        _read(tmp_path, NAME, digest, CPU)
 
 
 def test_pruning_removes_a_checkpoint_and_a_second_time_nothing(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, NAME, snapshot())
+    _write(tmp_path, NAME, snapshot())
     _prune(tmp_path / NAME)
     _prune(tmp_path / NAME)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import DataError
-from esper.tolaria.objective import Batch, Supervised, WholeStep, size_of, to_device
+from esper.tolaria.objective import Batch, Supervised, size_of, to_device, without_metrics
 from tests.tolaria.worlds import loss_of, perceptron, samples
 
 X = torch.zeros(5, 2)
@@ -48,7 +48,7 @@ def test_a_named_tuple_keeps_its_names_and_is_a_pair() -> None:
     moved = to_device(Pair(X, torch.zeros(5)), torch.device("meta"))
     assert isinstance(moved, Pair)
     assert moved.x.device.type == moved.y.device.type == "meta"
-    losses, _ = Supervised(loss_of).measure(perceptron(), Pair(*samples()))
+    losses, _ = Supervised(loss_of)(perceptron(), Pair(*samples()))
     assert losses.shape == (20,)
 
 
@@ -58,7 +58,7 @@ def test_supervised_measures_loss_and_metrics_of_one_output() -> None:
     model.register_forward_hook(lambda *_: passes.append(1))
     inputs, targets = samples()
     objective = Supervised(loss_of, {"right": lambda output, target: (output.argmax(1) == target).float()})
-    losses, metrics = objective.measure(model, (inputs, targets))
+    losses, metrics = objective(model, (inputs, targets))
     assert passes == [1]
     output = model(inputs)
     assert torch.equal(losses, loss_of(output, targets))
@@ -76,7 +76,7 @@ WRONG: list[tuple[Batch, str]] = [
 @pytest.mark.parametrize(("batch", "found"), WRONG)
 def test_supervised_refuses_other_batches_and_says_what_to_use(batch: Batch, found: str) -> None:
     with pytest.raises(DataError, match=rf"expected batches of \(inputs, targets\) with loss=, got a {found}: use objective="):
-        Supervised(loss_of).measure(perceptron(), batch)
+        Supervised(loss_of)(perceptron(), batch)
 
 
 def test_a_whole_step_is_what_the_function_gives() -> None:
@@ -86,7 +86,7 @@ def test_a_whole_step_is_what_the_function_gives() -> None:
         return output.square().mean(dim=1)
 
     model, batch = perceptron(), {"x": samples()[0]}
-    objective = WholeStep(step)
-    losses, metrics = objective.measure(model, batch)
+    objective = without_metrics(step)
+    losses, metrics = objective(model, batch)
     assert torch.equal(losses, step(model, batch))
     assert (losses.shape, metrics) == ((20,), {})

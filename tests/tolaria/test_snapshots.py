@@ -14,8 +14,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from esper.errors import DataError
 from esper.events.kinds.lifecycle import Stage
-from esper.tolaria.adaptation import Policy
-from esper.tolaria.checkpoints import load_checkpoint, save_checkpoint
+from esper.tolaria.checkpoints import _read, _write
 from esper.tolaria.snapshots import (
     Snapshot,
     _flatten_optimizer,
@@ -27,6 +26,7 @@ from esper.tolaria.snapshots import (
     state_digests,
     take,
 )
+from esper.tolaria.training import Policy
 from tests.tolaria.worlds import ADVANCE, CPU, GERMINATE, GRAFTED, SITE, TRAINING, Script, World, decided, perceptron
 
 SCRIPTS: dict[str, tuple[Script, int]] = {
@@ -187,9 +187,9 @@ def test_an_optimizer_goes_on_as_if_it_had_never_been_saved(tmp_path: Path, make
     optimizer = make([weight])
     descend(weight, optimizer, 3)
     tensors, rest = _flatten_optimizer("host", optimizer)
-    digest, _ = save_checkpoint(tmp_path, "epoch-000005", Snapshot({**tensors, "weight": weight.detach()}, {"optimizer": rest}))
+    digest, _ = _write(tmp_path, "epoch-000005", Snapshot({**tensors, "weight": weight.detach()}, {"optimizer": rest}))
     descend(weight, optimizer, 3)
-    back = load_checkpoint(tmp_path, "epoch-000005", digest, CPU)
+    back = _read(tmp_path, "epoch-000005", digest, CPU)
     again = nn.Parameter(back.tensors["weight"].clone())
     restored = make([again])
     _restore_optimizer("host", restored, back.tensors, back.body["optimizer"])

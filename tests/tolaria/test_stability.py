@@ -61,8 +61,8 @@ def test_a_model_whose_last_validation_is_no_number_has_not_finished(tmp_path: P
     class Worn:
         """Losses that are NaN in the validation after the last epoch's."""
 
-        def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            losses, metrics = Supervised(loss_of).measure(model, batch)
+        def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, metrics = Supervised(loss_of)(model, batch)
             return losses * (math.nan if not model.training and made.sink.of(EpochCompleted)[1:] else 1.0), metrics
 
     made = World(tmp_path, objective=Worn(), settings=TrainerSettings(epochs=2))
@@ -86,8 +86,8 @@ def test_a_loss_explodes_above_ten_times_the_last_epochs_and_above_the_firsts(
     class Told:
         """Losses by epoch: 5, then `last`, then `loss`."""
 
-        def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            losses, metrics = Supervised(loss_of).measure(model, batch)
+        def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, metrics = Supervised(loss_of)(model, batch)
             value = (5.0, last, loss)[made.training.counters.epoch - 1]
             return losses * 0 + value, metrics
 

@@ -249,9 +249,9 @@ class Worsening:
 
     world: World | None
 
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What it always is, or worse."""
-        losses, metrics = Supervised(loss_of).measure(model, batch)
+        losses, metrics = Supervised(loss_of)(model, batch)
         if model.training or self.world is None:
             return losses, metrics
         return losses * 0 + abs(self.world.training.counters.epoch - self.best) + 1.0, metrics

@@ -15,7 +15,7 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.determinism import random_state_digest
-from esper.tolaria.objective import Batch, Supervised, WholeStep
+from esper.tolaria.objective import Batch, Supervised, without_metrics
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, paired_evaluation
 from tests.tolaria.worlds import ADVANCE, CPU, GRAFTED, SITE, TRAINING, Script, World, batches, loss_of, perceptron, samples
 
@@ -87,7 +87,7 @@ def test_evaluation_is_in_eval_mode_and_without_gradients() -> None:
         assert isinstance(batch, tuple)
         return loss_of(model(batch[0]), batch[1])
 
-    Evaluator(perceptron(), batches(10), WholeStep(step), CPU).losses()
+    Evaluator(perceptron(), batches(10), without_metrics(step), CPU).losses()
     assert seen == [(False, False), (False, False)]
 
 
@@ -100,7 +100,7 @@ def test_mode_and_random_state_are_restored_when_the_loss_raises() -> None:
         raise ValueError("no loss today")
 
     with pytest.raises(ValueError, match="no loss today"):
-        Evaluator(model, batches(10), WholeStep(burst), CPU).losses()
+        Evaluator(model, batches(10), without_metrics(burst), CPU).losses()
     assert model.training
     assert random_state_digest(CPU) == before
 
@@ -159,11 +159,11 @@ class Watching:
         self.alphas: list[float | None] = []
         self.world: World | None = None
 
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What it always is."""
         if self.world is not None and not model.training:
             self.alphas.append(self.world.host.seeds[PLACE].alpha)
-        return Supervised(loss_of).measure(model, batch)
+        return Supervised(loss_of)(model, batch)
 
 
 def grown(folder: Path, script: Script, until: int, *, schedule: PolicySettings | None = None) -> tuple[World, Watching]:
@@ -288,8 +288,8 @@ def test_a_gain_that_is_not_a_number_never_wins(tmp_path: Path, bad: float) -> N
     class Rising:
         """Not a number at one alpha alone."""
 
-        def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            losses, metrics = Supervised(loss_of).measure(model, batch)
+        def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, metrics = Supervised(loss_of)(model, batch)
             return losses * (math.nan if made.host.seeds[PLACE].alpha == bad else 1.0), metrics
 
     made = World(tmp_path, script=TRAINING, objective=Rising())

@@ -21,12 +21,11 @@ from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
 from esper.kasmina.randomness import derive
 from esper.tamiyo.policy_input import PolicySettings
-from esper.tolaria.adaptation import AdaptationStep, Policy
-from esper.tolaria.checkpoints import Checkpointer
+from esper.tolaria.adaptation import adapt, collect_kernels
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised
 from esper.tolaria.system_state import system_state
 from esper.tolaria.trainer import Trainer
-from esper.tolaria.training import Scheduler, TrainerSettings, Training
+from esper.tolaria.training import Policy, Scheduler, TrainerSettings, Training
 from esper.tolaria.validation import Evaluator
 from tests.beginnings import run_started
 from tests.tolaria.event_sinks import ListedJournal
@@ -164,6 +163,9 @@ class World:
         self.optimizer = optimizer(list(self.model.parameters()))
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
         self.host = self._host(sites, slots, clip)
+        self.compiler = compiler(folder / "kernels")
+        OPEN.append(self.compiler)
+        self.checkpoints = folder / "checkpoints"
         self.training = Training(
             host=self.host,
             optimizer=self.optimizer,
@@ -173,22 +175,17 @@ class World:
             schedule=schedule or PolicySettings(),
             gate=gate or GateSettings(),
             device=CPU,
+            policy=script if callable(script) else scripted(script or {}),
+            compiler=self.compiler,
+            checkpoints=self.checkpoints,
         )
-        self.compiler = compiler(folder / "kernels")
-        OPEN.append(self.compiler)
         chosen = objective or Supervised(loss, {"accuracy": lambda output, target: (output.argmax(1) == target).float()})
         self.evaluator = Evaluator(self.model, batches(20) if valid is None else valid, chosen, CPU)
-        policy = script if callable(script) else scripted(script or {})
-        self.adaptation = AdaptationStep(self.training, policy=policy, compiler=self.compiler)
-        self.checkpoints = folder / "checkpoints"
-        self.checkpointer = Checkpointer(self.training, self.checkpoints)
         self.trainer = Trainer(
             self.training,
             train=Marked(batches() if train is None else train, self.sink),
             objective=chosen,
             evaluator=self.evaluator,
-            adaptation=self.adaptation,
-            checkpointer=self.checkpointer,
             stop=stop,
         )
 
@@ -234,8 +231,8 @@ class World:
     def end(self, epoch: int, validation_loss: float = 1.0) -> frozenset[Command]:
         """An epoch's end without training: kernels are collected, then the script is applied. Returns which commands took effect."""
         self.at(epoch, validation_loss)
-        self.adaptation.collect_kernels()
-        return self.adaptation.adapt(self.state(epoch), EventId(f"epoch/{epoch}"), ramp_steps=8)
+        collect_kernels(self.training)
+        return adapt(self.training, self.state(epoch), EventId(f"epoch/{epoch}"), ramp_steps=8)
 
 
 def started() -> RunStarted:

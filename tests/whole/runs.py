@@ -29,8 +29,8 @@ from esper.kasmina.host import Host
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, run_settings, train
 from esper.tamiyo.policy import decide
-from esper.tolaria.adaptation import Policy
 from esper.tolaria.objective import Batch, Objective
+from esper.tolaria.training import Policy
 
 E = TypeVar("E", bound=Event)
 POISONED_BATCH = 3
@@ -170,8 +170,8 @@ class _WatchedObjective:
     inner: Objective
     watch: Watch
 
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        losses, metrics = self.inner.measure(model, batch)
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, metrics = self.inner(model, batch)
         if torch.is_grad_enabled():  # Validation has none.
             self.watch.steps.append(Taken(float(losses.detach().mean()), float(metrics["accuracy"].mean()), len(losses)))
         return losses, metrics

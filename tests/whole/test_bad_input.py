@@ -139,11 +139,11 @@ class _Breaking:
     def __init__(self, inner: Objective, at: int) -> None:
         self._inner, self._at, self._taken = inner, at, 0
 
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self._taken += torch.is_grad_enabled()
         if self._taken == self._at:
             raise RuntimeError("the user's own code failed")
-        return self._inner.measure(model, batch)
+        return self._inner(model, batch)
 
 
 @pytest.fixture(scope="module")

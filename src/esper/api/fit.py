@@ -15,9 +15,8 @@ from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
-from esper.tolaria.adaptation import Policy
-from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, WholeStep
-from esper.tolaria.training import Scheduler
+from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, without_metrics
+from esper.tolaria.training import Policy, Scheduler
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _objective(loss: Loss | None, objective: Callable[[nn.Module, Batch], torch.
     if loss is not None and objective is None:
         return Supervised(loss, metrics)
     if objective is not None and loss is None and not metrics:
-        return WholeStep(objective)
+        return without_metrics(objective)
     raise SettingsError("expected exactly one of loss= and objective=, and metrics= only beside loss=")
 
 

@@ -45,12 +45,11 @@ from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria import environment
-from esper.tolaria.adaptation import AdaptationStep, Policy
-from esper.tolaria.checkpoints import Checkpointer, verify_checkpoint
+from esper.tolaria.checkpoints import verify_checkpoint
 from esper.tolaria.determinism import determinism_settings, deterministic
 from esper.tolaria.objective import Batches, Objective
 from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError
-from esper.tolaria.training import Scheduler, TrainerSettings, Training
+from esper.tolaria.training import Policy, Scheduler, TrainerSettings, Training
 from esper.tolaria.validation import Evaluator
 
 Dotted = dict[str, JsonValue]
@@ -238,14 +237,14 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         stop = stack.enter_context(_stopped_by_signals())
-        training = _training(recipe, settings, emitter)
+        compiler = KernelCompiler(directory.path / ".kernels")
+        stack.callback(compiler.close)
+        training = _training(recipe, settings, emitter, compiler, directory.checkpoints(log.run))
         # The model of a training that does not finish becomes plain again, so that it can be resumed.
         unfinished = stack.enter_context(ExitStack())
         unfinished.callback(training.host.release)
-        compiler = KernelCompiler(directory.path / ".kernels")
-        stack.callback(compiler.close)
-        checkpoints = directory.checkpoints(log.run)
-        trainer = _trainer(training, recipe, settings.policy, compiler=compiler, checkpoints=checkpoints, stop=stop)
+        evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
+        trainer = Trainer(training, train=recipe.train, objective=recipe.objective, evaluator=evaluator, stop=stop)
         try:
             # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
             with bind_metrics(log.run, lambda _event: None):
@@ -267,34 +266,21 @@ def _at(training: Training) -> dict[str, int]:
     return {"epoch": training.counters.epoch, "step": training.counters.step}
 
 
-def _training(recipe: Recipe, settings: RunSettings, emitter: Emitter) -> Training:
+def _training(recipe: Recipe, settings: RunSettings, emitter: Emitter, compiler: KernelCompiler, checkpoints: Path) -> Training:
     recipe.model.to(recipe.device)
-    seed_optimizer = _seed_optimizer(recipe, settings)
+    seed_optimizer, policy = _seed_optimizer(recipe, settings), settings.policy
     return Training(
         host=Host(recipe.model, settings.growth, seed_optimizer=seed_optimizer, sites=recipe.sites, rng_seed=settings.trainer.rng_seed),
         optimizer=recipe.optimizer,
         scheduler=recipe.scheduler,
         sink=emitter,
         settings=settings.trainer,
-        schedule=settings.policy,
+        schedule=policy,
         gate=settings.gate,
         device=recipe.device,
-    )
-
-
-def _trainer(
-    training: Training, recipe: Recipe, policy: PolicySettings, *, compiler: KernelCompiler, checkpoints: Path, stop: Callable[[], bool]
-) -> Trainer:
-    return Trainer(
-        training,
-        train=recipe.train,
-        objective=recipe.objective,
-        evaluator=Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device),
-        adaptation=AdaptationStep(
-            training, policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)), compiler=compiler
-        ),
-        checkpointer=Checkpointer(training, checkpoints),
-        stop=stop,
+        policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
+        compiler=compiler,
+        checkpoints=checkpoints,
     )
 
 

@@ -4,7 +4,6 @@ Write ahead: every command of an epoch is on disk before the first takes effect,
 """
 
 import hashlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 from esper.errors import DataError, RuleError
@@ -16,14 +15,12 @@ from esper.events.kinds.kernels import BlueprintSubmitted, KernelCompiled, Kerne
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.gate import Refused, after, judge, view_at
 from esper.folds.transitions import next_stage
-from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError, KernelRequest
+from esper.kasmina.compiler import Kernel, KernelError, KernelRequest
 from esper.tolaria.trainer_state import Place
 from esper.tolaria.training import Training
 
 # How long an epoch's end waits for a kernel, which takes milliseconds, before it counts as failed.
 _COMPILE_WAIT_S = 60.0
-
-Policy = Callable[[SystemState, EventId], tuple[DecisionMade, ...]]
 
 _ENDS = frozenset({Stage.FOSSILIZED, Stage.CULLED, Stage.CANCELLED})
 # The kinds between an EpochCompleted and the last command that follows from it; any other ends the epoch's decisions.
@@ -39,208 +36,205 @@ class _IssuedCommand(NamedTuple):
     reason: str
 
 
-class AdaptationStep:
-    """Turns an epoch's SystemState into applied commands, each of them in the sink."""
+def submit_waiting(training: Training) -> None:
+    """Submit the blueprint of every seed that waits for its kernel to the compiler; after a restore none is under way."""
+    for place, seed in training.host.seeds.items():
+        if seed.stage is Stage.GERMINATED and not training.progress.note(*place).kernel_failed:
+            training.compiler.submit(_order_of(training, place))
 
-    def __init__(self, training: Training, *, policy: Policy, compiler: KernelCompiler) -> None:
-        self._training, self._policy, self._compiler = training, policy, compiler
 
-    # Kernels
+def collect_kernels(training: Training) -> None:
+    """Wait for every kernel under way and record its outcome. The wait decides nothing: timing never enters training."""
+    for place, seed in sorted(training.host.seeds.items()):
+        note = training.progress.note(*place)
+        if seed.stage is Stage.GERMINATED and note.kernel is None and not note.kernel_failed:
+            _collect(training, place)
 
-    def submit_waiting(self) -> None:
-        """Submit the blueprint of every seed that waits for its kernel to the compiler; after a restore none is under way."""
-        for place, seed in self._training.host.seeds.items():
-            if seed.stage is Stage.GERMINATED and not self._training.progress.note(*place).kernel_failed:
-                self._compiler.submit(self._order_of(place))
 
-    def collect_kernels(self) -> None:
-        """Wait for every kernel under way and record its outcome. The wait decides nothing: timing never enters training."""
-        for place, seed in sorted(self._training.host.seeds.items()):
-            note = self._training.progress.note(*place)
-            if seed.stage is Stage.GERMINATED and note.kernel is None and not note.kernel_failed:
-                self._collect(place)
+def _collect(training: Training, place: Place) -> None:
+    site, slot = place
+    order, life = _order_of(training, place), training.host.seeds[place].life
+    assert life is not None
+    try:
+        kernel = _kernel_of(training, order)
+    except DataError as error:
+        training.progress = training.progress.noted(*place, kernel_failed=True)
+        training.counters = training.counters.counted("failed", site)
+        training.emit(KernelCompileFailed(key=order.key, site=site, seed=slot, life=life, error=str(error)))
+        return
+    training.progress = training.progress.noted(*place, kernel=kernel.digest)
+    compiled = KernelCompiled(
+        key=order.key,
+        kernel=kernel.digest,
+        site=site,
+        seed=slot,
+        life=life,
+        duration_ms=kernel.duration_ms,
+        from_cache=kernel.from_cache,
+    )
+    cause = training.emit(compiled)
+    training.emit(kernel.characterization, cause=cause)
 
-    def _collect(self, place: Place) -> None:
-        training, (site, slot) = self._training, place
-        order, life = self._order_of(place), training.host.seeds[place].life
-        assert life is not None
-        try:
-            kernel = self._kernel_of(order)
-        except DataError as error:
-            training.progress = training.progress.noted(*place, kernel_failed=True)
-            training.counters = training.counters.counted("failed", site)
-            training.emit(KernelCompileFailed(key=order.key, site=site, seed=slot, life=life, error=str(error)))
-            return
-        training.progress = training.progress.noted(*place, kernel=kernel.digest)
-        compiled = KernelCompiled(
-            key=order.key,
-            kernel=kernel.digest,
-            site=site,
-            seed=slot,
-            life=life,
-            duration_ms=kernel.duration_ms,
-            from_cache=kernel.from_cache,
-        )
-        cause = training.emit(compiled)
-        training.emit(kernel.characterization, cause=cause)
 
-    def _kernel_of(self, order: KernelRequest) -> Kernel:
-        """The kernel of `order`. Raises DataError where it could not be made, now or in the log that is caught up with.
+def _kernel_of(training: Training, order: KernelRequest) -> Kernel:
+    """The kernel of `order`. Raises DataError where it could not be made, now or in the log that is caught up with.
 
-        A failure may have been the machine's (a full disk, a timeout): what followed from it stands, even if it would succeed today.
-        """
-        for record in self._training.sink.pending_facts[:1]:
-            failed = codec.decode(record)
-            if isinstance(failed, KernelCompileFailed) and failed.key == order.key:
-                raise KernelError(failed.error)
-        return self._compiler.wait(order.key, timeout_s=_COMPILE_WAIT_S)
+    A failure may have been the machine's (a full disk, a timeout): what followed from it stands, even if it would succeed today.
+    """
+    for record in training.sink.pending_facts[:1]:
+        failed = codec.decode(record)
+        if isinstance(failed, KernelCompileFailed) and failed.key == order.key:
+            raise KernelError(failed.error)
+    return training.compiler.wait(order.key, timeout_s=_COMPILE_WAIT_S)
 
-    def _order_of(self, place: Place) -> KernelRequest:
-        order = self._training.host.seeds[place].request
-        assert order is not None, "a germinated seed waits for the kernel of its order"
-        return order
 
-    # Decisions
+def _order_of(training: Training, place: Place) -> KernelRequest:
+    order = training.host.seeds[place].request
+    assert order is not None, "a germinated seed waits for the kernel of its order"
+    return order
 
-    def adapt(self, state: SystemState, epoch_id: EventId, *, ramp_steps: int) -> frozenset[Command]:
-        """Decide, gate, issue, apply. Returns which commands took effect; everything is on disk when it returns.
 
-        `ramp_steps`: the steps in which the alpha of a seed that is grafted now rises to 1.
-        """
-        orders = self._issue(self._decisions(state, epoch_id), state, epoch_id)
-        self._training.sink.commit()
-        applied = frozenset(order.command.command for order in orders if self._apply(order, ramp_steps))
-        if orders:
-            self._training.sink.commit()
-        return applied
+def adapt(training: Training, state: SystemState, epoch_id: EventId, *, ramp_steps: int) -> frozenset[Command]:
+    """Decide, gate, issue, apply. Returns which commands took effect; everything is on disk when it returns.
 
-    def _decisions(self, state: SystemState, epoch_id: EventId) -> tuple[DecisionMade, ...]:
-        """While catching up the logged decisions, never new ones; else the policy's.
+    `ramp_steps`: the steps in which the alpha of a seed that is grafted now rises to 1.
+    """
+    orders = _issue(training, _decisions(training, state, epoch_id), state, epoch_id)
+    training.sink.commit()
+    applied = frozenset(order.command.command for order in orders if _apply(training, order, ramp_steps))
+    if orders:
+        training.sink.commit()
+    return applied
 
-        At the log's frontier an epoch's decisions may have been cut short by the interruption: the logged ones stand, and the
-        policy's further ones follow only where it agrees with all of them.
-        """
-        logged, complete = self._logged()
-        if complete:
-            return logged
-        fresh = self._policy(state, epoch_id)
-        # As bytes: a NaN is equal to itself in the log alone.
-        agreed = [codec.encode(decision) for decision in fresh[: len(logged)]] == [codec.encode(decision) for decision in logged]
-        return fresh if agreed else logged
 
-    def _logged(self) -> tuple[tuple[DecisionMade, ...], bool]:
-        """The logged decisions of this epoch, and whether the log holds all of them."""
-        decisions: list[DecisionMade] = []
-        for record in self._training.sink.pending_facts:
-            if record.type not in _DECIDING:
-                return tuple(decisions), True
-            if record.type == DecisionMade.KIND:
-                decisions.append(codec.decode_as(record, DecisionMade))
-        return tuple(decisions), False
+def _decisions(training: Training, state: SystemState, epoch_id: EventId) -> tuple[DecisionMade, ...]:
+    """While catching up the logged decisions, never new ones; else the policy's.
 
-    def _issue(self, decisions: tuple[DecisionMade, ...], state: SystemState, epoch_id: EventId) -> list[_IssuedCommand]:
-        training = self._training
-        earlier = (epoch for epoch in training.counters.germination_epochs if epoch < state.epoch)
-        view = view_at(state, epoch_id, max(earlier, default=None))
-        orders: list[_IssuedCommand] = []
-        for decision in decisions:
-            decision_id = training.emit(decision, cause=epoch_id)
-            verdict = judge(decision, view, state.gate)
-            view = after(view, decision, verdict, state.gate)
-            if isinstance(verdict, Refused):
-                if decision.site is not None:
-                    training.counters = training.counters.counted("refused", decision.site)
-                refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
-                training.emit(refusal, cause=decision_id, trace=trace_of(decision_id))
-            elif verdict is not None:
-                orders.append(self._order(decision, decision_id, verdict))
-        return orders
+    At the log's frontier an epoch's decisions may have been cut short by the interruption: the logged ones stand, and the
+    policy's further ones follow only where it agrees with all of them.
+    """
+    logged, complete = _logged(training)
+    if complete:
+        return logged
+    fresh = training.policy(state, epoch_id)
+    # As bytes: a NaN is equal to itself in the log alone.
+    agreed = [codec.encode(decision) for decision in fresh[: len(logged)]] == [codec.encode(decision) for decision in logged]
+    return fresh if agreed else logged
 
-    def _order(self, decision: DecisionMade, decision_id: EventId, command: Command) -> _IssuedCommand:
-        assert decision.site is not None
-        assert decision.seed is not None
-        training, place = self._training, (decision.site, decision.seed)
-        seed = training.host.seeds[place]
-        issued = CommandIssued(
-            command=command,
-            site=decision.site,
-            seed=decision.seed,
-            blueprint=decision.blueprint or seed.blueprint,
-            kernel=training.progress.note(*place).kernel or seed.kernel,
-            expires_epoch=training.counters.epoch,
-        )
-        trace = trace_of(decision_id)
-        return _IssuedCommand(training.emit(issued, cause=decision_id, trace=trace), trace, issued, decision.reason)
 
-    # Commands
+def _logged(training: Training) -> tuple[tuple[DecisionMade, ...], bool]:
+    """The logged decisions of this epoch, and whether the log holds all of them."""
+    decisions: list[DecisionMade] = []
+    for record in training.sink.pending_facts:
+        if record.type not in _DECIDING:
+            return tuple(decisions), True
+        if record.type == DecisionMade.KIND:
+            decisions.append(codec.decode_as(record, DecisionMade))
+    return tuple(decisions), False
 
-    def _apply(self, order: _IssuedCommand, ramp_steps: int) -> bool:
-        training, command = self._training, order.command
-        place = (command.site, command.seed)
-        from_stage = training.host.seeds[place].stage
-        try:
-            next_stage(from_stage, command.command)
-            self._take_effect(command, place, ramp_steps)
-        except RuleError as error:  # An earlier command of this epoch failed, so this one finds its seed elsewhere.
-            refusal = CommandRefused(command=command.command, site=command.site, seed=command.seed, reason=str(error))
-            training.emit(refusal, cause=order.id, trace=order.trace)
-            training.counters = training.counters.counted("refused", command.site)
-            return False
-        except DataError as error:
-            failure = CommandFailed(command=command.command, site=command.site, seed=command.seed, error=str(error))
-            training.emit(failure, cause=order.id, trace=order.trace)
-            training.counters = training.counters.counted("failed", command.site)
-            if command.command is Command.LOAD:
-                training.progress = training.progress.noted(*place, kernel=None, kernel_failed=True)
-            return False
-        self._record_applied(order, place, from_stage)
-        return True
 
-    def _take_effect(self, command: CommandIssued, place: Place, ramp_steps: int) -> None:
-        host, epoch = self._training.host, self._training.counters.epoch
-        match command.command:
-            case Command.GERMINATE:
-                assert command.blueprint is not None
-                self._compiler.submit(host.germinate(*place, life=epoch, blueprint=command.blueprint))
-            case Command.LOAD:
-                kernel = self._compiler.wait(self._order_of(place).key, timeout_s=_COMPILE_WAIT_S)
-                host.load(*place, kernel, epoch=epoch)
-            case other:
-                embargo = epoch + self._training.gate.embargo if other is Command.CULL else None
-                host.apply(other, *place, epoch=epoch, ramp_steps=ramp_steps, embargo_until=embargo)
+def _issue(training: Training, decisions: tuple[DecisionMade, ...], state: SystemState, epoch_id: EventId) -> list[_IssuedCommand]:
+    earlier = (epoch for epoch in training.counters.germination_epochs if epoch < state.epoch)
+    view = view_at(state, epoch_id, max(earlier, default=None))
+    orders: list[_IssuedCommand] = []
+    for decision in decisions:
+        decision_id = training.emit(decision, cause=epoch_id)
+        verdict = judge(decision, view, state.gate)
+        view = after(view, decision, verdict, state.gate)
+        if isinstance(verdict, Refused):
+            if decision.site is not None:
+                training.counters = training.counters.counted("refused", decision.site)
+            refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
+            training.emit(refusal, cause=decision_id, trace=trace_of(decision_id))
+        elif verdict is not None:
+            orders.append(_order(training, decision, decision_id, verdict))
+    return orders
 
-    def _record_applied(self, order: _IssuedCommand, place: Place, from_stage: Stage) -> None:
-        training, command, trace = self._training, order.command, order.trace
-        row = training.host.seeds[place].row
-        applied = training.emit(CommandApplied(command=command.command, site=command.site, seed=command.seed), cause=order.id, trace=trace)
-        moved = training.emit_transition(row, from_stage, row.stage, order.reason, cause=applied, trace=trace)
-        if command.command is Command.GERMINATE:
+
+def _order(training: Training, decision: DecisionMade, decision_id: EventId, command: Command) -> _IssuedCommand:
+    assert decision.site is not None
+    assert decision.seed is not None
+    seed = training.host.seeds[decision.site, decision.seed]
+    issued = CommandIssued(
+        command=command,
+        site=decision.site,
+        seed=decision.seed,
+        blueprint=decision.blueprint or seed.blueprint,
+        kernel=training.progress.note(decision.site, decision.seed).kernel or seed.kernel,
+        expires_epoch=training.counters.epoch,
+    )
+    trace = trace_of(decision_id)
+    return _IssuedCommand(training.emit(issued, cause=decision_id, trace=trace), trace, issued, decision.reason)
+
+
+def _apply(training: Training, order: _IssuedCommand, ramp_steps: int) -> bool:
+    command, place = order.command, (order.command.site, order.command.seed)
+    from_stage = training.host.seeds[place].stage
+    try:
+        next_stage(from_stage, command.command)
+        _take_effect(training, command, place, ramp_steps)
+    except RuleError as error:  # An earlier command of this epoch failed, so this one finds its seed elsewhere.
+        refusal = CommandRefused(command=command.command, site=command.site, seed=command.seed, reason=str(error))
+        training.emit(refusal, cause=order.id, trace=order.trace)
+        training.counters = training.counters.counted("refused", command.site)
+        return False
+    except DataError as error:
+        failure = CommandFailed(command=command.command, site=command.site, seed=command.seed, error=str(error))
+        training.emit(failure, cause=order.id, trace=order.trace)
+        training.counters = training.counters.counted("failed", command.site)
+        if command.command is Command.LOAD:
+            training.progress = training.progress.noted(*place, kernel=None, kernel_failed=True)
+        return False
+    _record_applied(training, order, place, from_stage)
+    return True
+
+
+def _take_effect(training: Training, command: CommandIssued, place: Place, ramp_steps: int) -> None:
+    host, epoch = training.host, training.counters.epoch
+    match command.command:
+        case Command.GERMINATE:
             assert command.blueprint is not None
-            request, life = self._order_of(place), training.counters.epoch
-            submitted = BlueprintSubmitted(
-                blueprint=command.blueprint, key=request.key, spec=request.spec, site=command.site, seed=command.seed, life=life
-            )
-            training.emit(submitted, cause=moved, trace=trace)
-        if row.stage in _ENDS:
-            training.emit_report(row, row.stage, training.progress.validation_loss, cause=moved, trace=trace)
-        self._remember(command.command, place, row.stage)
+            training.compiler.submit(host.germinate(*place, life=epoch, blueprint=command.blueprint))
+        case Command.LOAD:
+            kernel = training.compiler.wait(_order_of(training, place).key, timeout_s=_COMPILE_WAIT_S)
+            host.load(*place, kernel, epoch=epoch)
+        case other:
+            embargo = epoch + training.gate.embargo if other is Command.CULL else None
+            host.apply(other, *place, epoch=epoch, ramp_steps=ramp_steps, embargo_until=embargo)
 
-    def _remember(self, command: Command, place: Place, stage: Stage) -> None:
-        training = self._training
-        progress = training.progress.model_copy(update={"last_adaptation_step": training.counters.step})
-        loss = progress.validation_loss
-        match command:
-            case Command.GERMINATE:
-                training.counters = training.counters.germinated(training.counters.epoch)
-                progress = progress.without_note(*place).noted(*place, loss_at_germination=loss)
-            case Command.GRAFT:
-                progress = progress.noted(*place, loss_before_graft=loss).with_new_cycle()
-            case _ if stage in (Stage.CULLED, Stage.CANCELLED, Stage.DORMANT):
-                progress = progress.without_note(*place)
-            case _:
-                pass
-        # A plateau is found again after each cycle, be it that a seed was grafted or that none was found worth it.
-        training.progress = progress.with_new_cycle() if command is Command.CULL else progress
+
+def _record_applied(training: Training, order: _IssuedCommand, place: Place, from_stage: Stage) -> None:
+    command, trace = order.command, order.trace
+    row = training.host.seeds[place].row
+    applied = training.emit(CommandApplied(command=command.command, site=command.site, seed=command.seed), cause=order.id, trace=trace)
+    moved = training.emit_transition(row, from_stage, row.stage, order.reason, cause=applied, trace=trace)
+    if command.command is Command.GERMINATE:
+        assert command.blueprint is not None
+        request, life = _order_of(training, place), training.counters.epoch
+        submitted = BlueprintSubmitted(
+            blueprint=command.blueprint, key=request.key, spec=request.spec, site=command.site, seed=command.seed, life=life
+        )
+        training.emit(submitted, cause=moved, trace=trace)
+    if row.stage in _ENDS:
+        training.emit_report(row, row.stage, training.progress.validation_loss, cause=moved, trace=trace)
+    _remember(training, command.command, place, row.stage)
+
+
+def _remember(training: Training, command: Command, place: Place, stage: Stage) -> None:
+    progress = training.progress.model_copy(update={"last_adaptation_step": training.counters.step})
+    loss = progress.validation_loss
+    match command:
+        case Command.GERMINATE:
+            training.counters = training.counters.germinated(training.counters.epoch)
+            progress = progress.without_note(*place).noted(*place, loss_at_germination=loss)
+        case Command.GRAFT:
+            progress = progress.noted(*place, loss_before_graft=loss).with_new_cycle()
+        case _ if stage in (Stage.CULLED, Stage.CANCELLED, Stage.DORMANT):
+            progress = progress.without_note(*place)
+        case _:
+            pass
+    # A plateau is found again after each cycle, be it that a seed was grafted or that none was found worth it.
+    training.progress = progress.with_new_cycle() if command is Command.CULL else progress
 
 
 def trace_of(decision: EventId) -> str:

@@ -33,97 +33,95 @@ _FORMAT = 1
 _MANIFEST, _TENSORS = "manifest.json", "tensors.safetensors"
 
 
-class Checkpointer:
-    """Saves, prunes and restores checkpoints in one folder; a checkpoint is always the start of an epoch."""
+def save_checkpoint(training: Training, reason: Literal["start", "due", "before_grafting", "end"]) -> None:
+    """Save the state, record it, then prune older checkpoints. Durable, in the log too, when it returns."""
+    counters = training.counters
+    name = _name_of(counters.epoch)
+    if counters.checkpoints and counters.checkpoints[-1].name == name:
+        return
+    training.progress = training.progress.model_copy(update={"blamed": None})
+    started = time.perf_counter()
+    digest, size_bytes = _write(training.checkpoints, name, take(training))
+    duration_s = time.perf_counter() - started
+    training.emit(CheckpointSaved(checkpoint=name, digest=digest, size_bytes=size_bytes, reason=reason, duration_s=duration_s))
+    training.sink.commit()
+    _kept(training, name, digest)
 
-    def __init__(self, training: Training, folder: Path) -> None:
-        self._training, self._folder = training, folder
 
-    def save(self, reason: Literal["start", "due", "before_grafting", "end"]) -> None:
-        """Save the state, record it, then prune older checkpoints. Durable, in the log too, when it returns."""
-        training, counters = self._training, self._training.counters
-        name = _name_of(counters.epoch)
-        if counters.checkpoints and counters.checkpoints[-1].name == name:
-            return
-        training.progress = training.progress.model_copy(update={"blamed": None})
-        started = time.perf_counter()
-        digest, size_bytes = save_checkpoint(self._folder, name, take(training))
-        duration_s = time.perf_counter() - started
-        training.emit(CheckpointSaved(checkpoint=name, digest=digest, size_bytes=size_bytes, reason=reason, duration_s=duration_s))
+def restore_checkpoint(training: Training, name: str, digest: str) -> None:
+    """Restore everything as it was when `name` was saved, the counters too. Raises DataError where it is not whole."""
+    training.progress, training.counters = _load(training, name, digest)
+    _kept(training, name, digest)
+
+
+def roll_back(training: Training, reason: str) -> None:
+    """Restore the newest checkpoint and record it, with the blamed seed and the whole seed table now in force.
+
+    The blamed seed has in that table the stage from just before; then its slot is locked.
+    """
+    counters, host = training.counters, training.host
+    blamed = training.progress.blamed
+    before = None if blamed is None else host.seeds[blamed.site, blamed.seed].row
+    if before is not None and before.life is None:  # The seed was removed, and its slot is free again.
+        blamed = before = None
+    target = counters.checkpoints[-1]
+    progress, _ = _load(training, target.name, target.digest)
+    host.shift_epochs(counters.epoch - target.epoch)
+    training.progress = progress.model_copy(update={"last_adaptation_step": counters.step})
+    training.counters = counters.model_copy(update={"rollbacks": counters.rollbacks + 1})
+    rows = {place: slot.row for place, slot in sorted(host.seeds.items())}
+    if before is not None:
+        rows[before.site, before.seed] = before
+    event = RunRolledBack(
+        from_epoch=counters.epoch,
+        to_epoch=target.epoch,
+        checkpoint=target.name,
+        reason=reason,
+        blamed=blamed,
+        seeds=tuple(rows.values()),
+    )
+    cause = training.emit(event)
+    if before is not None:
+        _lock(training, before, reason, cause)
+    training.sink.commit()
+
+
+def _lock(training: Training, seed: SeedRow, reason: str, cause: EventId) -> None:
+    training.host.roll_back(seed.site, seed.seed, epoch=training.counters.epoch)
+    locked = seed.model_copy(update={"embargo_until": None})
+    moved = training.emit_transition(locked, seed.stage, Stage.ROLLED_BACK, reason, cause=cause)
+    training.emit_report(locked, Stage.ROLLED_BACK, None, cause=moved)
+    training.progress = training.progress.without_note(seed.site, seed.seed)
+
+
+def _load(training: Training, name: str, digest: str) -> tuple[Rewindable, Counters]:
+    snapshot = _read(training.checkpoints, name, digest, training.device)
+    try:
+        return put_back(snapshot, training)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DataError(f"checkpoint {training.checkpoints / name} does not fit this host: {error}") from error
+
+
+def _kept(training: Training, name: str, digest: str) -> None:
+    counters, keep = training.counters, training.settings.keep_checkpoints
+    mine = KeptCheckpoint(name=name, digest=digest, epoch=counters.epoch, loss=training.progress.validation_loss)
+    checkpoints = [*counters.checkpoints, mine]
+    best = min(checkpoints, key=lambda one: math.inf if one.loss is None else one.loss)
+    dropped = [one for one in checkpoints[:-keep] if one is not best]
+    training.counters = counters.model_copy(update={"checkpoints": tuple(one for one in checkpoints if one not in dropped)})
+    for one in dropped:
+        training.emit(CheckpointPruned(checkpoint=one.name, reason=f"the newest {keep} and the best of those saved are kept"))
+    if dropped:
         training.sink.commit()
-        self._kept(name, digest)
-
-    def restore(self, name: str, digest: str) -> None:
-        """Restore everything as it was when `name` was saved, the counters too. Raises DataError where it is not whole."""
-        self._training.progress, self._training.counters = self._load(name, digest)
-        self._kept(name, digest)
-
-    def roll_back(self, reason: str) -> None:
-        """Restore the newest checkpoint and record it, with the blamed seed and the whole seed table now in force.
-
-        The blamed seed has in that table the stage from just before; then its slot is locked.
-        """
-        training, counters, host = self._training, self._training.counters, self._training.host
-        blamed = training.progress.blamed
-        before = None if blamed is None else host.seeds[blamed.site, blamed.seed].row
-        if before is not None and before.life is None:  # The seed was removed, and its slot is free again.
-            blamed = before = None
-        target = counters.checkpoints[-1]
-        progress, _ = self._load(target.name, target.digest)
-        host.shift_epochs(counters.epoch - target.epoch)
-        training.progress = progress.model_copy(update={"last_adaptation_step": counters.step})
-        training.counters = counters.model_copy(update={"rollbacks": counters.rollbacks + 1})
-        rows = {place: slot.row for place, slot in sorted(host.seeds.items())}
-        if before is not None:
-            rows[before.site, before.seed] = before
-        event = RunRolledBack(
-            from_epoch=counters.epoch,
-            to_epoch=target.epoch,
-            checkpoint=target.name,
-            reason=reason,
-            blamed=blamed,
-            seeds=tuple(rows.values()),
-        )
-        cause = training.emit(event)
-        if before is not None:
-            self._lock(before, reason, cause)
-        training.sink.commit()
-
-    def _lock(self, seed: SeedRow, reason: str, cause: EventId) -> None:
-        training, place = self._training, (seed.site, seed.seed)
-        training.host.roll_back(*place, epoch=training.counters.epoch)
-        locked = seed.model_copy(update={"embargo_until": None})
-        moved = training.emit_transition(locked, seed.stage, Stage.ROLLED_BACK, reason, cause=cause)
-        training.emit_report(locked, Stage.ROLLED_BACK, None, cause=moved)
-        training.progress = training.progress.without_note(*place)
-
-    def _load(self, name: str, digest: str) -> tuple[Rewindable, Counters]:
-        snapshot = load_checkpoint(self._folder, name, digest, self._training.device)
-        try:
-            return put_back(snapshot, self._training)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise DataError(f"checkpoint {self._folder / name} does not fit this host: {error}") from error
-
-    def _kept(self, name: str, digest: str) -> None:
-        training, counters, keep = self._training, self._training.counters, self._training.settings.keep_checkpoints
-        mine = KeptCheckpoint(name=name, digest=digest, epoch=counters.epoch, loss=training.progress.validation_loss)
-        checkpoints = [*counters.checkpoints, mine]
-        best = min(checkpoints, key=lambda one: math.inf if one.loss is None else one.loss)
-        dropped = [one for one in checkpoints[:-keep] if one is not best]
-        training.counters = counters.model_copy(update={"checkpoints": tuple(one for one in checkpoints if one not in dropped)})
-        for one in dropped:
-            training.emit(CheckpointPruned(checkpoint=one.name, reason=f"the newest {keep} and the best of those saved are kept"))
-        if dropped:
-            training.sink.commit()
-        for one in dropped:
-            _prune(self._folder / one.name)
+    for one in dropped:
+        _prune(training.checkpoints / one.name)
 
 
 def _name_of(epoch: int) -> str:
     return f"epoch-{epoch:06d}"
 
 
-def save_checkpoint(folder: Path, name: str, snapshot: Snapshot) -> tuple[str, int]:
+def _write(folder: Path, name: str, snapshot: Snapshot) -> tuple[str, int]:
     """The digest and the size in bytes of `snapshot`, written under `folder`/`name`; durable and whole when it returns.
 
     An older one of that name is replaced. Raises LogError, naming it, where it cannot be written: a full disk.
@@ -156,7 +154,7 @@ def _put(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
         raise
 
 
-def load_checkpoint(folder: Path, name: str, expected_digest: str, device: torch.device) -> Snapshot:
+def _read(folder: Path, name: str, expected_digest: str, device: torch.device) -> Snapshot:
     """The snapshot saved as `name`, verified as `verify_checkpoint` does. Raises DataError, naming the file."""
     body, data = verify_checkpoint(folder, name, expected_digest)
     try:

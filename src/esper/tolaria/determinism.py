@@ -60,10 +60,7 @@ def determinism_settings(digest: Literal["full", "parameters", "off"]) -> Determ
 
 
 def seed_epoch(rng_seed: int, epoch: int) -> None:
-    """Starts the host's random streams of `epoch`: data order, dropout, augmentation all draw from them.
-
-    Python's and numpy's as well: a data set's transforms use whichever their author knew, and a resumed run must draw the same.
-    """
+    """Start the random streams of `epoch` anew, torch's, Python's and numpy's: data order, dropout, augmentation draw from them."""
     seed = derive(rng_seed, "epoch", epoch)
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
@@ -74,9 +71,9 @@ def seed_epoch(rng_seed: int, epoch: int) -> None:
 
 
 def seed_own(source: object, rng_seed: int, epoch: int) -> None:
-    """Starts every generator that stands in `source` anew for `epoch`: a loader's, its samplers', its data set's, its transforms'.
+    """Start every generator in `source` anew for `epoch`, whatever its seed was: a loader's, its samplers', data set's, transforms'.
 
-    Whatever seed they were made with: where they stand in the middle of a run cannot be known when it is resumed.
+    The state of such a generator in the middle of a run is unknown when the run is resumed.
     """
     for number, generator in enumerate(_generators(source, set(), _DEPTH)):
         seed = derive(rng_seed, "epoch", epoch, "own", number)

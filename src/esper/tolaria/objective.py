@@ -5,7 +5,6 @@ A batch is a tensor, or a tuple, list or dict of batches; its size is the first 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,8 @@ from esper.errors import DataError, SettingsError
 Batch = object
 Batches = Iterable[Batch]
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class Objective(Protocol):
-    """Losses of a model on a batch: one per sample, or one for the batch."""
-
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """[N] losses of the batch's samples, or a scalar: their mean; and metrics by name, likewise."""
+Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+"""Losses of a model on a batch, [N] of its samples or a scalar, their mean; and metrics by name, likewise."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Supervised:
         if "loss" in self.metrics:
             raise SettingsError("expected metrics of other names than 'loss', which is the loss's own")
 
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and every metric of one output."""
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list | dict) else type(batch).__name__
@@ -45,15 +39,9 @@ class Supervised:
         return self.loss(output, targets), {name: metric(output, targets) for name, metric in self.metrics.items()}
 
 
-@dataclass(frozen=True)
-class WholeStep:
-    """An objective of the user's own: `function(model, batch)` gives the loss."""
-
-    function: Callable[[nn.Module, Batch], Tensor]
-
-    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The function's loss, and no metrics."""
-        return self.function(model, batch), {}
+def without_metrics(loss: Callable[[nn.Module, Batch], Tensor]) -> Objective:
+    """The objective `loss(model, batch)` of the user's own."""
+    return lambda model, batch: (loss(model, batch), {})
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -32,7 +32,7 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class StepSpan:
     """Consecutive steps; their losses, norms and metrics as floats, one per step."""
 
     steps: list[StepResult]
@@ -43,8 +43,7 @@ class Span:
 
     def record(self, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None) -> StepsMeasured:
         """The event for this span. Losses are float64, all else float32; memory is the process's, or the device's where it is CUDA."""
-        steps = self.steps
-        on_cuda = steps[0].loss.is_cuda
+        steps, device = self.steps, self.steps[0].loss.device
         return StepsMeasured(
             steps=StepColumns(
                 step=tuple(step.step for step in steps),
@@ -58,7 +57,7 @@ class Span:
             live_seeds=live_seeds,
             last_adaptation_step=last_adaptation_step,
             samples_per_s=sum(step.samples for step in steps) / self.duration_s,
-            memory_bytes=torch.cuda.memory_allocated(steps[0].loss.device) if on_cuda else _process.memory_info().rss,
+            memory_bytes=torch.cuda.memory_allocated(device) if device.type == "cuda" else _process.memory_info().rss,
         )
 
 
@@ -79,7 +78,7 @@ class StepRecorder:
         self._steps.append(step)
         self._added = time.perf_counter()
 
-    def end_span(self) -> Span:
+    def end_span(self) -> StepSpan:
         """The steps since the last span ended. The CPU waits for the device here, once per span."""
         steps, self._steps = self._steps, []
         duration_s, self._since = self._added - self._since, time.perf_counter()
@@ -94,7 +93,7 @@ class StepRecorder:
         for name, values in {"loss": losses, **metrics}.items():
             total = sum(value * step.samples for value, step in zip(values, steps, strict=True))
             self._sums[name] = self._sums.get(name, 0.0) + total
-        return Span(steps, losses, norms, metrics, duration_s)
+        return StepSpan(steps, losses, norms, metrics, duration_s)
 
     @property
     def measured(self) -> Measured:

@@ -1,8 +1,8 @@
-"""The training loop. It reads top to bottom: data, forward, backward, clip, step, seeds, measure; and at an epoch's end: validate, say
-so, decide, apply, checkpoint. Where the CPU waits for the device, the line says so.
+"""The training loop. It reads top to bottom: data, forward, backward, clip, step, seeds, measure; at an epoch's end: validate, record,
+decide, apply, checkpoint. Where the CPU waits for the device, the line says so.
 
-Training that becomes unstable (a loss that is not finite, or explodes) goes back to the last checkpoint, and the log says why. Epochs
-and steps count on, so nothing stands twice in the log.
+Training that becomes unstable (a loss that is not finite, or explodes) goes back to the last checkpoint, with the reason in the log. Epochs
+and steps count on, so no record stands twice in the log.
 """
 
 import math
@@ -25,12 +25,12 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.folds.transitions import LIVE
-from esper.tolaria.adaptation import AdaptationStep
-from esper.tolaria.checkpoints import Checkpointer
+from esper.tolaria.adaptation import adapt, collect_kernels, submit_waiting
+from esper.tolaria.checkpoints import restore_checkpoint, roll_back, save_checkpoint
 from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
 from esper.tolaria.snapshots import model_digest, state_digests
-from esper.tolaria.step_recorder import Span, StepRecorder, StepResult
+from esper.tolaria.step_recorder import StepRecorder, StepResult, StepSpan
 from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds
@@ -40,7 +40,7 @@ class UnstableError(EsperError):
     """Training went back to a checkpoint more often than `max_rollbacks` allows, or has nothing to show for its epochs."""
 
 
-class Interrupted(EsperError):  # noqa: N818 - not an error of anybody's: someone asked training to stop.
+class Interrupted(EsperError):  # noqa: N818 - no error: training was asked to stop.
     """Training was asked to stop; the step under way has ended and the run can be resumed."""
 
 
@@ -55,38 +55,27 @@ class TrainingResult(NamedTuple):
 class Trainer:
     """Training of one host, on the thread that calls `train`. Every dependency is passed in."""
 
-    def __init__(
-        self,
-        training: Training,
-        *,
-        train: Batches,
-        objective: Objective,
-        evaluator: Evaluator,
-        adaptation: AdaptationStep,
-        checkpointer: Checkpointer,
-        stop: Callable[[], bool],
-    ) -> None:
+    def __init__(self, training: Training, *, train: Batches, objective: Objective, evaluator: Evaluator, stop: Callable[[], bool]) -> None:
         self._training, self._settings, self._train, self._stop = training, training.settings, train, stop
         self._objective, self._evaluator = objective, evaluator
-        self._adaptation, self._checkpointer = adaptation, checkpointer
         # A short epoch is measured at its last step, as far as its length is known before: 0 for a DataLoader over a stream.
         batches = length_hint(train) if isinstance(train, Sized) else 0
         lengths = (math.ceil(batches / self._settings.accumulate), self._settings.epoch_steps)
         self._measured_step = min(filter(None, (self._settings.measure_every, *lengths)))
 
     def start(self, started: RunStarted) -> None:
-        """Begins the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
+        """Begin the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
         self._training.emit(started)
-        self._checkpointer.save("start")
+        save_checkpoint(self._training, "start")
 
     def resume(self, checkpoint: str, digest: str, evaluations: Mapping[tuple[str, int, int], EventId]) -> None:
         """Restore `checkpoint`, verified; training then catches up with the logged facts. `evaluations` are the logged ones."""
-        self._checkpointer.restore(checkpoint, digest)
+        restore_checkpoint(self._training, checkpoint, digest)
         self._training.evaluations |= evaluations
-        self._adaptation.submit_waiting()
+        submit_waiting(self._training)
 
     def train(self) -> TrainingResult:
-        """Trains all epochs that are left.
+        """Train all epochs that are left.
 
         Raises Interrupted when asked to stop, UnstableError after too many rollbacks or where no epoch came to its end.
         """
@@ -100,7 +89,7 @@ class Trainer:
         epoch, step = training.counters.epoch, training.counters.step
         if training.progress.last_train_loss is None:
             raise UnstableError(f"none of {epoch} epochs came to its end: each was rolled back")
-        self._checkpointer.save("end")
+        save_checkpoint(self._training, "end")
         losses = self._evaluator.losses()
         if not math.isfinite(losses.mean):
             raise UnstableError(f"epoch {epoch}, step {step}: the validation loss of the trained model is {losses.mean}")
@@ -110,20 +99,24 @@ class Trainer:
 
     def _run_epoch(self) -> str | None:
         """Train one epoch, its end included; return the cause of instability, or None."""
-        counters = self._training.counters
-        self._training.counters = counters.model_copy(update={"epoch": counters.epoch + 1})
-        seed_epoch(self._settings.rng_seed, counters.epoch + 1)
-        seed_own(self._train, self._settings.rng_seed, counters.epoch + 1)
-        self._remember_blame()
-        self._training.host.model.train()
+        training, settings, number = self._training, self._settings, self._training.counters.epoch + 1
+        training.counters = training.counters.model_copy(update={"epoch": number})
+        seed_epoch(settings.rng_seed, number)
+        seed_own(self._train, settings.rng_seed, number)
+        # Alpha changes in GRAFTING alone; of several seeds, the one whose graft began last is blamed for what follows.
+        grafting = [(seed.since_epoch, place) for place, seed in training.host.seeds.items() if seed.stage is Stage.GRAFTING]
+        if grafting:
+            site, slot = max(grafting)[1]
+            training.progress = training.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
+        training.host.model.train()
         epoch = self._epoch = StepRecorder()
         for batches, data_wait_s in self._batches():
             self._step(batches, data_wait_s)
-            if len(epoch) >= self._settings.measure_every and (trouble := self._end_span()):
+            if len(epoch) >= settings.measure_every and (trouble := self._end_span()):
                 return trouble
             if self._stop():
-                self._training.sink.commit()
-                raise Interrupted(f"stopped in epoch {self._training.counters.epoch} after step {self._training.counters.step}")
+                training.sink.commit()
+                raise Interrupted(f"stopped in epoch {number} after step {training.counters.step}")
         if len(epoch) and (trouble := self._end_span()):
             return trouble
         if epoch.optimizer_steps == 0:
@@ -153,7 +146,7 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
         for batch in batches:
-            losses, metrics = self._objective.measure(host.model, to_device(batch, training.device))
+            losses, metrics = self._objective(host.model, to_device(batch, training.device))
             loss = losses.mean()
             (loss / len(batches)).backward()
             parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
@@ -194,7 +187,7 @@ class Trainer:
         """Validate, record, adapt, checkpoint: in this order, each written ahead. Return the cause of instability, or None."""
         training = self._training
         training.sink.doing("validating")
-        self._adaptation.collect_kernels()
+        collect_kernels(self._training)
         losses, train = self._evaluator.losses(), self._epoch.measured
         stable = math.isfinite(losses.mean)
         training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(train.loss)
@@ -204,25 +197,18 @@ class Trainer:
         if not stable:
             return f"validation loss {losses.mean} after epoch {training.counters.epoch}"
         training.sink.doing("adapting")
-        applied = self._adaptation.adapt(state, epoch_id, ramp_steps=training.schedule.graft_epochs * self._epoch.optimizer_steps)
+        applied = adapt(self._training, state, epoch_id, ramp_steps=training.schedule.graft_epochs * self._epoch.optimizer_steps)
         if isinstance(training.scheduler, ReduceLROnPlateau):
             training.scheduler.step(losses.mean)
         elif training.scheduler is not None:
             training.scheduler.step()
         training.sink.doing("saving")
         if Command.GRAFT in applied:
-            self._checkpointer.save("before_grafting")
+            save_checkpoint(self._training, "before_grafting")
         elif training.counters.epoch % self._settings.checkpoint_every == 0:
-            self._checkpointer.save("due")
+            save_checkpoint(self._training, "due")
         training.sink.doing("step")
         return None
-
-    def _remember_blame(self) -> None:
-        """Alpha changes in GRAFTING alone; of several seeds, the one whose graft began last is blamed for what follows."""
-        grafting = [(seed.since_epoch, place) for place, seed in self._training.host.seeds.items() if seed.stage is Stage.GRAFTING]
-        if grafting:
-            site, slot = max(grafting)[1]
-            self._training.progress = self._training.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
 
     def _record_completed(self, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
         training, epoch, validation = self._training, self._epoch, losses.measured
@@ -254,7 +240,7 @@ class Trainer:
         last, ready = training.progress.last_adaptation_step, ready_seeds(training)
         training.measure(SeedHealthMeasured, lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last))
 
-    def _emit_steps(self, span: Span) -> None:
+    def _emit_steps(self, span: StepSpan) -> None:
         rates, last = self._learning_rates(), self._training.progress.last_adaptation_step
         live = sum(seed.stage in LIVE for seed in self._training.host.seeds.values())
         self._training.measure(StepsMeasured, lambda: span.record(learning_rates=rates, live_seeds=live, last_adaptation_step=last))
@@ -268,5 +254,5 @@ class Trainer:
                 f"epoch {counters.epoch}, step {counters.step}: {trouble}; "
                 f"expected at most {self._settings.max_rollbacks} rollbacks in a run"
             )
-        self._checkpointer.roll_back(trouble)
-        self._adaptation.submit_waiting()
+        roll_back(self._training, trouble)
+        submit_waiting(self._training)

@@ -1,7 +1,8 @@
-"""One training as its parts share it: model and optimizers, settings and schedule, the sink of events, the state between epochs."""
+"""The training that all its parts share: model and optimizers, settings and schedule, the sink of events, the state between epochs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -11,10 +12,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.events.envelope import EventId, Record
 from esper.events.fields import Count, Event, Finite, Part, Positive
-from esper.events.kinds.control import FieldReported
-from esper.events.kinds.epoch import GateSettings
+from esper.events.kinds.control import DecisionMade, FieldReported
+from esper.events.kinds.epoch import GateSettings, SystemState
 from esper.events.kinds.lifecycle import SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.telemetry import Doing
+from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.host import Host
 from esper.tolaria.trainer_state import Counters, Rewindable
 
@@ -122,13 +124,15 @@ class _EpochScheduler(Protocol):
 
 
 Scheduler = _EpochScheduler | ReduceLROnPlateau
+Policy = Callable[[SystemState, EventId], tuple[DecisionMade, ...]]
 
 
 @dataclass
 class Training:
     """Parts and state of one training; `progress`, `counters` and `evaluations` change.
 
-    `evaluations` are the ids of SeedEvaluated by site, slot and epoch, those of the whole run: a rollback withdraws no record.
+    `checkpoints` is their folder. `evaluations` are the ids of SeedEvaluated by site, slot and epoch, of the whole run: a rollback
+    withdraws no record.
     """
 
     host: Host
@@ -139,6 +143,9 @@ class Training:
     schedule: Schedule
     gate: GateSettings
     device: torch.device
+    policy: Policy
+    compiler: KernelCompiler
+    checkpoints: Path
     progress: Rewindable = field(default_factory=Rewindable)
     counters: Counters = field(default_factory=Counters)
     evaluations: dict[tuple[str, int, int], EventId] = field(default_factory=dict)

@@ -74,7 +74,7 @@ class Evaluator:
         weights: list[Tensor] = []
         sums: dict[str, list[Tensor]] = {}
         for batch in self.batches:
-            loss, metrics = self.objective.measure(self.model, to_device(batch, self.device))
+            loss, metrics = self.objective(self.model, to_device(batch, self.device))
             count = size_of(batch)
             values.append(loss.reshape(-1).double())
             weights.append(torch.full((loss.numel(),), count / loss.numel(), dtype=torch.float64))

@@ -16,8 +16,7 @@ from esper.events.kinds.run import RunFinished, RunRolledBack
 from esper.oona import emitter, file, run_log
 from esper.oona.catch_up import CatchUp
 from esper.oona.emitter import Emitter
-from esper.tolaria import checkpoints, trainer
-from esper.tolaria.adaptation import AdaptationStep
+from esper.tolaria import adaptation, checkpoints, trainer
 
 Function = Callable[..., Any]  # Any: wrappers pass on what they get, whatever it is.
 When = Callable[..., bool]
@@ -173,8 +172,8 @@ def _said(kind: type) -> When:
     return lambda _journal, event, **_clocks: isinstance(event, kind)
 
 
-def _commit(one: Any, *_arguments: object) -> None:
-    one._training.sink.commit()
+def _commit(training: Any, *_arguments: object) -> None:
+    training.sink.commit()
 
 
 def _forget_a_file(folder: Path) -> None:
@@ -193,17 +192,17 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "the log's file is made, not renamed": _before(Path, "rename", when=_is_new_log),
     "the log is empty": _before(Emitter, "emit"),
     "RunStarted is durable, no checkpoint yet": _before(
-        checkpoints.Checkpointer, "save", when=lambda _keeper, reason: reason == "start", first=_commit
+        trainer, "save_checkpoint", when=lambda _training, reason: reason == "start", first=_commit
     ),
     "in a transaction, between two rows": _in_a_transaction,
     "in COMMIT": _at_the_commit,
     "a group is durable, the writer does not know": _after(run_log._Writer, "append"),
     "a fact is durable, the next is not said": _after(Emitter, "emit", then=lambda emitter, *_: emitter.commit()),
     "telemetry is durable, the epoch goes on": _after(Emitter, "measure", then=lambda emitter, *_: emitter.commit()),
-    "a decision is durable, its command is not": _before(AdaptationStep, "_order", first=_commit),
-    "CommandIssued is durable, not applied": _before(AdaptationStep, "_apply"),
-    "a command took effect, no outcome": _before(AdaptationStep, "_record_applied"),
-    "an outcome is said, not durable": _before(AdaptationStep, "_remember"),
+    "a decision is durable, its command is not": _before(adaptation, "_order", first=_commit),
+    "CommandIssued is durable, not applied": _before(adaptation, "_apply"),
+    "a command took effect, no outcome": _before(adaptation, "_record_applied"),
+    "an outcome is said, not durable": _before(adaptation, "_remember"),
     "a kernel is written, not renamed": _before(Path, "replace", when=_is_kernel),
     "between KernelCompiled and KernelCharacterized": _after(
         Emitter, "emit", when=_said(KernelCompiled), then=lambda emitter, *_: emitter.commit()
@@ -211,7 +210,7 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
     "a checkpoint's file is half written": _half_a_file,
     "before a checkpoint's rename": _before(Path, "rename", when=_is_checkpoint),
     "after a checkpoint's rename, before CheckpointSaved": _after(Path, "rename", when=_is_checkpoint),
-    "CheckpointSaved is durable, nothing pruned": _before(checkpoints.Checkpointer, "_kept"),
+    "CheckpointSaved is durable, nothing pruned": _before(checkpoints, "_kept"),
     "while pruning": _before(checkpoints, "_prune", when=_is_whole, first=_forget_a_file),
     "rolled back, not said": _before(Emitter, "emit", when=_said(RunRolledBack)),
     "RunRolledBack is durable, nothing after it": _after(
