@@ -25,7 +25,7 @@ from esper.events.kinds.kernels import BlueprintSubmitted, KernelCharacterized, 
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved
 from esper.kasmina.compiler import Kernel, KernelCompiler, KernelError
-from esper.tolaria.adaptation import collect_kernels, submit_waiting, trace_of
+from esper.tolaria.adaptation import _trace_of, collect_kernels, submit_waiting
 from esper.tolaria.checkpoints import restore_checkpoint, save_checkpoint
 from esper.tolaria.system_state import ready_seeds
 from tests.tolaria.event_sinks import COMMIT, Said, logged
@@ -146,13 +146,13 @@ def test_each_adaptation_is_one_chain_of_causes_under_one_trace(tmp_path: Path) 
     assert causes(first) == ["SeedTransitioned", "CommandApplied", "CommandIssued", "DecisionMade"]
     decision = next(one for one in said.values() if isinstance(one.event, DecisionMade))
     assert decision.cause == "epoch/1"
-    assert first.trace == trace_of(decision.id) != second.trace
+    assert first.trace == _trace_of(decision.id) != second.trace
     under = {type(one.event).__name__ for one in said.values() if one.trace == first.trace}
     assert under == {"CommandIssued", "CommandApplied", "SeedTransitioned", "BlueprintSubmitted"}
 
 
 def test_a_trace_is_a_w3c_trace_context() -> None:
-    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", trace_of(EventId("run/7")))
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", _trace_of(EventId("run/7")))
 
 
 # Gate
@@ -172,7 +172,7 @@ def test_a_refused_decision_changes_nothing_and_names_its_rule(tmp_path: Path) -
     made = lived(tmp_path, {1: [ADVANCE]}, 1)
     (refused,) = (one for one in made.sink.said if isinstance(one.event, DecisionRefused))
     (decision,) = (one for one in made.sink.said if isinstance(one.event, DecisionMade))
-    assert (refused.cause, refused.trace) == (decision.id, trace_of(decision.id))
+    assert (refused.cause, refused.trace) == (decision.id, _trace_of(decision.id))
     assert made.sink.kinds() == ["DecisionMade", "DecisionRefused", COMMIT]
     assert made.state(2).sites[0].refused == 1
     assert stage(made) is Stage.DORMANT

@@ -16,7 +16,7 @@ from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.determinism import random_state_digest
 from esper.tolaria.objective import Batch, Supervised, without_metrics
-from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, paired_evaluation
+from esper.tolaria.validation import Evaluator, Losses, _paired_evaluation, evaluate_seeds
 from tests.tolaria.worlds import ADVANCE, CPU, GRAFTED, SITE, TRAINING, Script, World, batches, loss_of, perceptron, samples
 
 
@@ -125,7 +125,7 @@ def losses(*values: float) -> Losses:
 
 
 def evaluated(without: Losses, with_seed: Losses) -> Evaluation:
-    return paired_evaluation(without, with_seed, epoch=1, alpha=1.0, k=1)
+    return _paired_evaluation(without, with_seed, epoch=1, alpha=1.0, k=1)
 
 
 def test_a_comparison_is_paired() -> None:

@@ -14,14 +14,15 @@ from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.kernels import BlueprintSubmitted, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.gate import Refused, after, judge, view_at
+from esper.folds.seeds import SeedKey
 from esper.folds.transitions import next_stage
 from esper.kasmina.compiler import Kernel, KernelError, KernelRequest
-from esper.tolaria.trainer_state import Place
 from esper.tolaria.training import Training
 
 # How long an epoch's end waits for a kernel, which takes milliseconds, before it counts as failed.
 _COMPILE_WAIT_S = 60.0
 
+_OF_COMMAND = {"command", "site", "seed"}
 _ENDS = frozenset({Stage.FOSSILIZED, Stage.CULLED, Stage.CANCELLED})
 # The kinds between an EpochCompleted and the last command that follows from it; any other ends the epoch's decisions.
 _DECIDING = frozenset({DecisionMade.KIND, DecisionRefused.KIND, CommandIssued.KIND})
@@ -51,7 +52,7 @@ def collect_kernels(training: Training) -> None:
             _collect(training, place)
 
 
-def _collect(training: Training, place: Place) -> None:
+def _collect(training: Training, place: SeedKey) -> None:
     site, slot = place
     order, life = _order_of(training, place), training.host.seeds[place].life
     assert life is not None
@@ -88,7 +89,7 @@ def _kernel_of(training: Training, order: KernelRequest) -> Kernel:
     return training.compiler.wait(order.key, timeout_s=_COMPILE_WAIT_S)
 
 
-def _order_of(training: Training, place: Place) -> KernelRequest:
+def _order_of(training: Training, place: SeedKey) -> KernelRequest:
     order = training.host.seeds[place].request
     assert order is not None, "a germinated seed waits for the kernel of its order"
     return order
@@ -145,7 +146,7 @@ def _issue(training: Training, decisions: tuple[DecisionMade, ...], state: Syste
             if decision.site is not None:
                 training.counters = training.counters.counted("refused", decision.site)
             refusal = DecisionRefused(rule=verdict.rule, reason=verdict.reason)
-            training.emit(refusal, cause=decision_id, trace=trace_of(decision_id))
+            training.emit(refusal, cause=decision_id, trace=_trace_of(decision_id))
         elif verdict is not None:
             orders.append(_order(training, decision, decision_id, verdict))
     return orders
@@ -163,24 +164,22 @@ def _order(training: Training, decision: DecisionMade, decision_id: EventId, com
         kernel=training.progress.note(decision.site, decision.seed).kernel or seed.kernel,
         expires_epoch=training.counters.epoch,
     )
-    trace = trace_of(decision_id)
+    trace = _trace_of(decision_id)
     return _IssuedCommand(training.emit(issued, cause=decision_id, trace=trace), trace, issued, decision.reason)
 
 
 def _apply(training: Training, order: _IssuedCommand, ramp_steps: int) -> bool:
     command, place = order.command, (order.command.site, order.command.seed)
-    from_stage = training.host.seeds[place].stage
+    same, from_stage = command.model_dump(include=_OF_COMMAND), training.host.seeds[place].stage
     try:
         next_stage(from_stage, command.command)
         _take_effect(training, command, place, ramp_steps)
-    except RuleError as error:  # An earlier command of this epoch failed, so this one finds its seed elsewhere.
-        refusal = CommandRefused(command=command.command, site=command.site, seed=command.seed, reason=str(error))
-        training.emit(refusal, cause=order.id, trace=order.trace)
+    except RuleError as error:  # An earlier command of this epoch failed, so the seed is in another stage.
+        training.emit(CommandRefused(**same, reason=str(error)), cause=order.id, trace=order.trace)
         training.counters = training.counters.counted("refused", command.site)
         return False
     except DataError as error:
-        failure = CommandFailed(command=command.command, site=command.site, seed=command.seed, error=str(error))
-        training.emit(failure, cause=order.id, trace=order.trace)
+        training.emit(CommandFailed(**same, error=str(error)), cause=order.id, trace=order.trace)
         training.counters = training.counters.counted("failed", command.site)
         if command.command is Command.LOAD:
             training.progress = training.progress.noted(*place, kernel=None, kernel_failed=True)
@@ -189,24 +188,22 @@ def _apply(training: Training, order: _IssuedCommand, ramp_steps: int) -> bool:
     return True
 
 
-def _take_effect(training: Training, command: CommandIssued, place: Place, ramp_steps: int) -> None:
-    host, epoch = training.host, training.counters.epoch
-    match command.command:
-        case Command.GERMINATE:
-            assert command.blueprint is not None
-            training.compiler.submit(host.germinate(*place, life=epoch, blueprint=command.blueprint))
-        case Command.LOAD:
-            kernel = training.compiler.wait(_order_of(training, place).key, timeout_s=_COMPILE_WAIT_S)
-            host.load(*place, kernel, epoch=epoch)
-        case other:
-            embargo = epoch + training.gate.embargo if other is Command.CULL else None
-            host.apply(other, *place, epoch=epoch, ramp_steps=ramp_steps, embargo_until=embargo)
+def _take_effect(training: Training, command: CommandIssued, place: SeedKey, ramp_steps: int) -> None:
+    host, epoch, kind = training.host, training.counters.epoch, command.command
+    if kind is Command.GERMINATE:
+        assert command.blueprint is not None
+        training.compiler.submit(host.germinate(*place, life=epoch, blueprint=command.blueprint))
+    elif kind is Command.LOAD:
+        host.load(*place, training.compiler.wait(_order_of(training, place).key, timeout_s=_COMPILE_WAIT_S), epoch=epoch)
+    else:
+        embargo = epoch + training.gate.embargo if kind is Command.CULL else None
+        host.apply(kind, *place, epoch=epoch, ramp_steps=ramp_steps, embargo_until=embargo)
 
 
-def _record_applied(training: Training, order: _IssuedCommand, place: Place, from_stage: Stage) -> None:
+def _record_applied(training: Training, order: _IssuedCommand, place: SeedKey, from_stage: Stage) -> None:
     command, trace = order.command, order.trace
     row = training.host.seeds[place].row
-    applied = training.emit(CommandApplied(command=command.command, site=command.site, seed=command.seed), cause=order.id, trace=trace)
+    applied = training.emit(CommandApplied(**command.model_dump(include=_OF_COMMAND)), cause=order.id, trace=trace)
     moved = training.emit_transition(row, from_stage, row.stage, order.reason, cause=applied, trace=trace)
     if command.command is Command.GERMINATE:
         assert command.blueprint is not None
@@ -220,24 +217,21 @@ def _record_applied(training: Training, order: _IssuedCommand, place: Place, fro
     _remember(training, command.command, place, row.stage)
 
 
-def _remember(training: Training, command: Command, place: Place, stage: Stage) -> None:
+def _remember(training: Training, command: Command, place: SeedKey, stage: Stage) -> None:
     progress = training.progress.model_copy(update={"last_adaptation_step": training.counters.step})
     loss = progress.validation_loss
-    match command:
-        case Command.GERMINATE:
-            training.counters = training.counters.germinated(training.counters.epoch)
-            progress = progress.without_note(*place).noted(*place, loss_at_germination=loss)
-        case Command.GRAFT:
-            progress = progress.noted(*place, loss_before_graft=loss).with_new_cycle()
-        case _ if stage in (Stage.CULLED, Stage.CANCELLED, Stage.DORMANT):
-            progress = progress.without_note(*place)
-        case _:
-            pass
-    # A plateau is found again after each cycle, be it that a seed was grafted or that none was found worth it.
+    if command is Command.GERMINATE:
+        training.counters = training.counters.germinated(training.counters.epoch)
+        progress = progress.without_note(*place).noted(*place, loss_at_germination=loss)
+    elif command is Command.GRAFT:
+        progress = progress.noted(*place, loss_before_graft=loss).with_new_cycle()
+    elif stage in (Stage.CULLED, Stage.CANCELLED, Stage.DORMANT):
+        progress = progress.without_note(*place)
+    # A plateau is found again after each cycle, whether a seed was grafted or none was worth it.
     training.progress = progress.with_new_cycle() if command is Command.CULL else progress
 
 
-def trace_of(decision: EventId) -> str:
+def _trace_of(decision: EventId) -> str:
     """The W3C trace context of one adaptation, made from the id of its decision."""
     digest = hashlib.sha256(decision.encode()).hexdigest()
     return f"00-{digest[:32]}-{digest[32:48]}-01"

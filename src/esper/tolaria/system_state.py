@@ -6,9 +6,9 @@ from dataclasses import asdict
 from esper.events.fields import Part
 from esper.events.kinds.epoch import Measured, SiteRow, SystemState
 from esper.events.kinds.lifecycle import SeedRow, Stage
+from esper.folds.seeds import SeedKey
 from esper.kasmina.health.meter import Health
 from esper.kasmina.slots import HostSlot
-from esper.tolaria.trainer_state import Place
 from esper.tolaria.training import Training
 
 _LOSSES = {"validation_losses", "earlier_loss", "best_loss", "best_epoch", "epochs_since_improvement"}
@@ -38,7 +38,7 @@ def system_state(training: Training, train: Measured, validation: Measured) -> S
     )
 
 
-def ready_seeds(training: Training) -> dict[Place, bool]:
+def ready_seeds(training: Training) -> dict[SeedKey, bool]:
     """True for the seeds that have finished their stage's work at the end of the present epoch."""
     return {place: _is_ready(training, seed) for place, seed in training.host.seeds.items()}
 

@@ -14,8 +14,6 @@ from esper.events.kinds.epoch import KEPT_LOSSES
 from esper.events.kinds.lifecycle import Evaluation
 from esper.events.kinds.run import BlamedSeed
 
-Place = tuple[str, int]
-
 
 class SeedNotes(Part):
     """Notes about one seed besides its stage; `kernel` is the digest of its compiled kernel."""
@@ -67,18 +65,14 @@ class Rewindable(Part):
 
     def after_validation(self, epoch: int, loss: float) -> "Rewindable":
         """The same after one more validation loss; a NaN loss improves nothing."""
-        better = loss < (math.inf if self.best_loss is None else self.best_loss)
-        losses = (*self.validation_losses, loss)
-        return self.model_copy(
-            update={
-                "validation_loss": loss,
-                "validation_losses": losses[-KEPT_LOSSES:],
-                "earlier_loss": reduce(_standing_for, losses[:-KEPT_LOSSES], self.earlier_loss),
-                "best_loss": loss if better else self.best_loss,
-                "best_epoch": epoch if better else self.best_epoch,
-                "epochs_since_improvement": 0 if better else self.epochs_since_improvement + 1,
-            }
-        )
+        losses, better = (*self.validation_losses, loss), loss < (math.inf if self.best_loss is None else self.best_loss)
+        changed: dict[str, object] = {
+            "validation_loss": loss,
+            "validation_losses": losses[-KEPT_LOSSES:],
+            "earlier_loss": reduce(_standing_for, losses[:-KEPT_LOSSES], self.earlier_loss),
+            "epochs_since_improvement": 0 if better else self.epochs_since_improvement + 1,
+        }
+        return self.model_copy(update=changed | ({"best_loss": loss, "best_epoch": epoch} if better else {}))
 
     def after_training(self, loss: float) -> "Rewindable":
         """The same after an epoch whose mean training loss is `loss`."""

@@ -67,7 +67,7 @@ class TrainerSettings(Part):
     """Origin of every random stream of the run."""
 
 
-class Schedule(Protocol):
+class _Schedule(Protocol):
     """The part of a policy's settings that the trainer needs: when a seed is evaluated and how fast it is blended in."""
 
     @property
@@ -140,7 +140,7 @@ class Training:
     scheduler: Scheduler | None
     sink: EventSink
     settings: TrainerSettings
-    schedule: Schedule
+    schedule: _Schedule
     gate: GateSettings
     device: torch.device
     policy: Policy

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from esper.errors import DataError
 from esper.events.kinds.epoch import Measured
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, Stage
+from esper.folds.seeds import SeedKey
 from esper.kasmina.slots import HostSlot
 from esper.tolaria.determinism import seed_own, undisturbed
 from esper.tolaria.objective import Batches, Objective, size_of, to_device
-from esper.tolaria.trainer_state import Place
 from esper.tolaria.training import Training
 
 _Floats = npt.NDArray[np.float64]
@@ -87,7 +87,7 @@ class Evaluator:
         return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), means)
 
 
-def paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int) -> Evaluation:
+def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int) -> Evaluation:
     """The paired difference loss(without) - loss(with) of two passes over the same data, with its standard error sd / sqrt(n), ddof 1.
 
     Fewer than two pairs have no standard error: it is NaN. `epoch`, `alpha` and `k` are those of `Evaluation`.
@@ -114,7 +114,7 @@ def evaluate_seeds(training: Training, evaluator: Evaluator, losses: Losses) -> 
     FINE_TUNING that is about to be fossilized; never with the model before the graft, for the host has adapted to the seed since.
     """
 
-    def losses_at(place: Place, alpha: float) -> Losses:
+    def losses_at(place: SeedKey, alpha: float) -> Losses:
         with training.host.override_alpha({place: alpha}):
             return evaluator.losses()
 
@@ -140,12 +140,14 @@ def _needs_evaluation(training: Training, seed: HostSlot) -> bool:
     return (seed.stage is Stage.EVALUATING or (seed.stage is Stage.FINE_TUNING and tuned)) and not seed.recovering
 
 
-def _record(training: Training, purpose: Literal["shadow", "evaluation"], place: Place, tried: list[tuple[float, Losses, Losses]]) -> None:
+def _record(
+    training: Training, purpose: Literal["shadow", "evaluation"], place: SeedKey, tried: list[tuple[float, Losses, Losses]]
+) -> None:
     """Record the best of `tried`: an alpha with the losses without and with the seed."""
     (site, seed), epoch, life = place, training.counters.epoch, training.host.seeds[place].life
     assert life is not None
     compared = [
-        (paired_evaluation(without, with_seed, epoch=epoch, alpha=alpha, k=len(tried)), without, with_seed)
+        (_paired_evaluation(without, with_seed, epoch=epoch, alpha=alpha, k=len(tried)), without, with_seed)
         for alpha, without, with_seed in tried
     ]
     # A NaN gain never wins over a number; where every gain is NaN, NaN is recorded.
