@@ -1,6 +1,6 @@
 """A seed's module: a body beside a layer, its alpha, and the guard that keeps a non-finite value of its own away from the host.
 
-Letters: B batch, I inputs, O outputs; a Linear's leading dimensions are flattened into B for the body.
+For the body, a Linear's leading dimensions are flattened into the batch.
 """
 
 import time

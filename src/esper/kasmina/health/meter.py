@@ -115,7 +115,7 @@ class HealthMeter:
         return last
 
     def epoch(self) -> dict[tuple[str, int | None], Health]:
-        """By (site, None) and (site, seed), the last measurement of the epoch, mean pressures over all, ranks; the next starts empty."""
+        """Health of the epoch, as `Host.epoch_health` returns it; the next starts empty."""
         ranks = dict(zip(self._samples, _floats([formulas.effective_rank(S) for S in self._samples.values()]), strict=True))
         pressures = dict(zip(self._pressures, _floats([torch.stack(values).mean() for values in self._pressures.values()]), strict=True))
         found: dict[tuple[str, int | None], Health] = {}
