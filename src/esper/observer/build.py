@@ -66,10 +66,10 @@ def observe(
         began()
         return observer
 
-    def waiting(holder: int) -> None:
-        _report(f"process {holder} observes {directory.path} already; waiting to take over")
+    def wait_for(leader: int) -> None:
+        _report(f"process {leader} observes {directory.path} already; waiting to take over")
 
-    lead(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=waiting)
+    lead(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=wait_for)
 
 
 def observer_maker(
@@ -78,19 +78,15 @@ def observer_maker(
     """A function that makes an observer of `directory` by its files. Raises SettingsError for a mistake in one of them, at once."""
     handlers = delivery_settings(directory.path, delivery)
     build_handlers(handlers)
-    settings = ObserverSettings(monitor=watching_of(directory, rules), fresh_s=handlers.deliver_within_s)
-
-    def make() -> Observer:
-        return Observer(
-            directory,
-            settings,
-            now=lambda: datetime.now(UTC),
-            make_deliverer=partial(make_deliverer, directory, handlers),
-            from_start=from_start,
-            report=_report,
-        )
-
-    return make
+    return partial(
+        Observer,
+        directory,
+        ObserverSettings(monitor=watching_of(directory, rules), fresh_s=handlers.deliver_within_s),
+        now=lambda: datetime.now(UTC),
+        make_deliverer=partial(make_deliverer, directory, handlers),
+        from_start=from_start,
+        report=_report,
+    )
 
 
 def _report(problem: str) -> None:

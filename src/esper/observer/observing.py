@@ -85,14 +85,9 @@ class Observer:
             self._deliverer.start()
 
     @property
-    def live(self) -> frozenset[RunId]:
-        """The trainings that are being written."""
-        return frozenset(run for run in self._follower.live if is_training(run))
-
-    @property
     def idle(self) -> bool:
-        """True when no run is being written and no alert is undelivered."""
-        return not self.live and (self._deliverer is None or not self._deliverer.outstanding())
+        """True when no training is being written and no alert is undelivered."""
+        return not any(map(is_training, self._follower.live)) and (self._deliverer is None or not self._deliverer.outstanding())
 
     def turn(self, timeout_s: float) -> int:
         """Waits at most `timeout_s` for records and observes them; the number of records."""
@@ -196,13 +191,16 @@ class Observer:
                 self._write_outcomes(name)
 
     def _write_outcomes(self, name: RunId) -> None:
-        """Writes the outcomes of one run, each caused by its alert and at the same place."""
+        """Writes the outcomes of one run, each caused by its alert and at the same place; failed deliveries are reported."""
         outcomes = self._unwritten.get(name, [])
         with Observed(self._directory.path / name, name) as store:
             store.save([_record_of(outcome, self._now()) for outcome in outcomes])
         self._unwritten.pop(name, None)
-        for text in filter(None, map(_failure, outcomes)):
-            self._report(text)
+        for record, event in outcomes:
+            if isinstance(event, AlertNotified) and event.outcome == "failed":
+                alert = alert_of(record)
+                state = "firing" if alert.firing else "resolved"
+                self._report(f"run {name}: handler {event.handler} did not deliver {alert.event.rule} ({state}): {event.error}")
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
@@ -254,16 +252,6 @@ def _record_of(outcome: AlertOutcome, now: datetime) -> Record:
     data = encode(event)
     identity = own_id(alert.id, event.KIND, now, data)
     return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
-
-
-def _failure(outcome: AlertOutcome) -> str | None:
-    """The line for `observer.log` about an alert that a handler failed to deliver; None where it did not fail."""
-    record, event = outcome
-    if not isinstance(event, AlertNotified) or event.outcome != "failed":
-        return None
-    alert = alert_of(record)
-    state = "firing" if alert.firing else "resolved"
-    return f"run {record.run}: handler {event.handler} did not deliver {alert.event.rule} ({state}): {event.error}"
 
 
 def _started(settings: MonitorSettings) -> ObserverStarted:

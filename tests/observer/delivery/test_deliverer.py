@@ -13,9 +13,8 @@ from esper.errors import LogError, RuleError
 from esper.events.envelope import RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer, DeliveryError, Handler
-from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice
-from esper.observer.delivery.outbox import AlertOutcome, Answer
+from esper.observer.delivery.outbox import AlertOutcome, Answer, Limits
 from tests.observer.delivery.made import BEGIN, DELIVERED, FAILED, LINK, RUN, alert, notified, outcome_record
 
 LIMITS = Limits(rate_per_minute=6000.0, burst=100, attempts=3, first_pause_s=0.001)
@@ -223,9 +222,3 @@ def test_records_of_other_kinds_are_refused() -> None:
         deliverer.offer(outcome_record(RUN, notified(alert(1))))
     with pytest.raises(RuleError, match="expected a record of AlertNotified or AlertSuppressed"):
         deliverer.settled(alert(1).record)
-
-
-def test_two_handlers_of_one_name_are_refused() -> None:
-    handler = Handler("team", LIMITS, Receiver().send)
-    with pytest.raises(RuleError, match="names of their own"):
-        Deliverer([handler, handler], record=Ledger().record, now=lambda: BEGIN, link_to=LINK, lives=lambda _: True)

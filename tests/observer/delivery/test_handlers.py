@@ -13,9 +13,8 @@ from esper.errors import SettingsError
 from esper.observer.delivery.deliverer import Handler, run_in_loop
 from esper.observer.delivery.delivery_file import DEFAULT, parse_delivery
 from esper.observer.delivery.handlers import build_handlers, line, lines_to, run_handler_tests
-from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice, linker, notice_of
-from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.outbox import Answer, Limits
 from esper.observer.delivery.signing import HEADER, verify
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, now
 from tests.observer.delivery.servers import HOST, Inbox, http_server

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
-from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import AlertRecord, RateLimitSummary
-from esper.observer.delivery.outbox import _OPEN_AT_MOST, _REMEMBERED, AlertOutcome, Answer, Outbox, Sending
+from esper.observer.delivery.outbox import _OPEN_AT_MOST, _REMEMBERED, AlertOutcome, Answer, Limits, Outbox, Sending
 from tests.observer.delivery.made import DELIVERED, FAILED, REFUSED, RUN, alert, notified, now, suppressed
 
 LIMITS = Limits(rate_per_minute=60.0, burst=3, attempts=4)

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from esper.events.envelope import EventId
 from esper.events.kinds.observability import AlertNotified
-from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import AlertRecord, RateLimitSummary
-from esper.observer.delivery.outbox import AlertOutcome, Answer, Outbox
+from esper.observer.delivery.outbox import AlertOutcome, Answer, Limits, Outbox
 from tests.observer.delivery.made import DELIVERED, FAILED, REFUSED, alert, now
 
 LIMITS = Limits(rate_per_minute=12.0, burst=4, attempts=3, resend_s=45.0, deliver_within_s=120.0)

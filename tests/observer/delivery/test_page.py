@@ -8,8 +8,7 @@ from typing import cast, get_args
 import pytest
 
 from esper.observer.delivery.delivery_file import AlertmanagerSettings, AppriseSettings, DeliverySettings, HandlerSettings, parse_delivery
-from esper.observer.delivery.limits import _LONGEST_BACKOFF_S, Limits, pause_s
-from esper.observer.delivery.outbox import _QUIET_S, _SUMMARY_AT_LATEST_S
+from esper.observer.delivery.outbox import _LONGEST_BACKOFF_S, _QUIET_S, _SUMMARY_AT_LATEST_S, Limits, pause_s
 from esper.observer.delivery.signing import sign
 
 PAGE = (Path(__file__).parents[3] / "docs" / "delivery.md").read_text()

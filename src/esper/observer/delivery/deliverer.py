@@ -14,9 +14,8 @@ from esper.errors import EsperError, RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
-from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import AlertRecord, LinkTo, Notice, RateLimitSummary, alert_of, notice_of, summary_notice
-from esper.observer.delivery.outbox import AlertOutcome, Answer, Now, Outbox, Sending, Step
+from esper.observer.delivery.outbox import AlertOutcome, Answer, Limits, Now, Outbox, Sending, Step
 
 Send = Callable[[Sequence[Notice], datetime], Coroutine[Any, Any, Answer]]
 """Makes one attempt to send notices, within the handler's own time limit. An exception counts as a final failure."""
@@ -97,9 +96,6 @@ class Deliverer:
         link_to: LinkTo,
         lives: Callable[[RunId], bool | None],
     ) -> None:
-        names = [handler.name for handler in handlers]
-        if len(set(names)) < len(names):
-            raise RuleError(f"expected handlers with names of their own, got {', '.join(names)}")
         self.record, self.now, self.link_to, self.lives = record, now, link_to, lives
         self._workers = {handler.name: _Worker(handler, self) for handler in handlers}
         self._early: list[AlertRecord] | None = []

@@ -20,9 +20,8 @@ from esper.observer.delivery.delivery_file import (
     WebhookSettings,
     readable,
 )
-from esper.observer.delivery.limits import Limits
 from esper.observer.delivery.notices import Notice, handler_test_notice, linker
-from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.outbox import Answer, Limits
 from esper.oona.directory import Directory
 
 _LONGEST_LINE = 1000

@@ -7,9 +7,11 @@
             -> not_delivered                          a resolution whose firing was offered and not delivered
             -> (nothing)                              below the handler's severity, or a resolution of what was only pending
 
-Order and limits. A firing needs a token at once and keeps it while it waits, so at most `burst` firings wait. A resolution waits for its
-firing, then for a token; the rate limit and its age never suppress it, or a receiver would show the alert for ever. Attempts after the
-first need no token: the failed ones reached nobody. Each alert has its own back-off, so one that its receiver refuses delays no other.
+Order and limits. A token bucket is refilled evenly up to `burst`; a token that a waiting message holds still counts, so no window of w
+seconds has more than `burst + rate * w` messages, however long a receiver hung. A firing needs a token at once, so at most `burst` firings
+wait. A resolution waits for its firing, then for a token; the rate limit and its age never suppress it, or a receiver would show the alert
+for ever. Attempts after the first need no token: the failed ones reached nobody. Each alert has its own back-off, so one that its receiver
+refuses delays no other.
 
 State ends with the process. `settled` takes an outcome that was read back from the log. Delivered and suppressed alerts are done; failed
 ones are tried again when they are offered: a firing that is young enough and its resolution after it, or the resolution of a delivered
@@ -21,11 +23,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
-from esper.observer.delivery.limits import Bucket, Limits, pause_s
+from esper.folds.monitoring.rules import Severity
 from esper.observer.delivery.notices import SEVERITIES, AlertRecord, RateLimitSummary, alert_key
 
 _REMEMBERED = 16_384
@@ -34,6 +36,8 @@ _REMEMBERED = 16_384
 _OPEN_AT_MOST = 10_000
 """Delivered firings that await their resolution, and as many undelivered ones; the resolution of a forgotten one is not sent."""
 
+_LONGEST_BACKOFF_S = 60.0
+_LONGEST_RETRY_AFTER_S = 300.0
 _QUIET_S = 5.0
 _SUMMARY_AT_LATEST_S = 60.0
 """A summary is sent when no alert was suppressed for five seconds, and a minute after the first one at the latest."""
@@ -41,6 +45,20 @@ _SUMMARY_AT_LATEST_S = 60.0
 _Suppressed = Literal["rate_limit", "stale", "not_delivered"]
 _Known = Literal["offered", "delivered", "failed"] | _Suppressed
 """An alert that was offered to this outbox, or an outcome that was read back and whose alert was not offered yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of one handler; see docs/delivery.md for each."""
+
+    severity: Severity = "info"
+    rate_per_minute: float = 30.0
+    burst: int = 30
+    attempts: int = 15
+    first_pause_s: float = 1.0
+    resend_s: float | None = None
+    """How often firing alerts are sent again; None: never."""
+    deliver_within_s: float = 600.0
 
 
 class Now(NamedTuple):
@@ -92,7 +110,7 @@ class Outbox:
     def __init__(self, handler: str, limits: Limits, jitter: Callable[[], float]) -> None:
         self._handler, self._limits, self._jitter = handler, limits, jitter
         self._within = timedelta(seconds=limits.deliver_within_s)
-        self._bucket = Bucket(limits.rate_per_minute / 60.0, limits.burst)
+        self._tokens, self._filled_at_s = float(limits.burst), -math.inf
         self._granted: dict[tuple[str, bool] | None, _Waiting] = {}  # With a token, by key and firing; at most `burst`. None: a summary.
         self._ungranted: deque[AlertRecord] = deque()  # Resolutions of delivered firings that wait for a token.
         self._after_firing: dict[str, AlertRecord] = {}  # Resolutions that wait for their firing, by key.
@@ -132,8 +150,10 @@ class Outbox:
 
     def next_step(self, now: Now) -> Step:
         """Outcomes to record and a message to send, which must be answered by `answered` before the next call."""
-        for remembered, at_most in self._bounds():
-            while len(remembered) > at_most:
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        for remembered in (self._open, self._missed, self._again):
+            while len(remembered) > _OPEN_AT_MOST:
                 remembered.popitem(last=False)
         outcomes = self._expire(now)
         self._grant(now)
@@ -159,7 +179,7 @@ class Outbox:
         waiting.attempts += 1
         waiting.error = answer.error
         if not (answer.delivered or answer.final or waiting.attempts >= self._limits.attempts):
-            waiting.due_s = now.steady_s + self._pause_s(waiting.attempts, answer)
+            waiting.due_s = now.steady_s + pause_s(waiting.attempts, self._limits.first_pause_s, answer.retry_after_s, self._jitter)
             return ()
         del self._granted[place]
         return () if isinstance(sending, RateLimitSummary) else self._notified(sending, waiting, delivered=answer.delivered, now=now)
@@ -174,7 +194,7 @@ class Outbox:
             return ()
         is_young = not self._is_stale(alert, now)
         is_open = before is None or (before == "failed" and is_young)
-        if is_open and is_young and self._bucket.take():
+        if is_open and is_young and self._take_token():
             self._granted[_place(alert)] = _Waiting(alert, now.steady_s)
             return ()
         if is_young:
@@ -205,17 +225,27 @@ class Outbox:
         return math.inf if self._counting is None or None in self._granted else min(self._quiet_s, self._latest_s)
 
     def _grant(self, now: Now) -> None:
-        self._bucket.refill(now.steady_s, len(self._granted))
-        while self._ungranted and self._bucket.take():
+        if now.steady_s > self._filled_at_s:
+            free = max(0.0, float(self._limits.burst - len(self._granted)))
+            self._tokens = min(self._tokens + (now.steady_s - self._filled_at_s) * self._limits.rate_per_minute / 60.0, free)
+            self._filled_at_s = now.steady_s
+        while self._ungranted and self._take_token():
             alert = self._ungranted.popleft()
             self._granted[_place(alert)] = _Waiting(alert, now.steady_s)
         due_s = self._summary_s()
-        if due_s <= now.steady_s and self._counting is not None and self._bucket.take():
+        if due_s <= now.steady_s and self._counting is not None and self._take_token():
             self._granted[None] = _Waiting(self._counting, due_s)
 
+    def _take_token(self) -> bool:
+        # A hair less than one is one: many small additions do not reach 1.0 exactly.
+        if self._tokens < 1.0 - 1e-9:
+            return False
+        self._tokens = max(0.0, self._tokens - 1.0)
+        return True
+
     def _token_s(self, now: Now) -> float:
-        # When a waiting message gets its token.
-        next_s = self._bucket.next_s(now.steady_s)
+        """The time when a waiting resolution or summary has a token."""
+        next_s = now.steady_s + max(0.0, 1.0 - self._tokens) * 60.0 / self._limits.rate_per_minute
         return next_s if self._ungranted else max(next_s, self._summary_s())
 
     def _firings(self) -> Iterator[tuple[AlertRecord, _Waiting]]:
@@ -242,8 +272,8 @@ class Outbox:
         resend_s = self._limits.resend_s
         assert resend_s is not None, "only such a handler sends again"
         self._again_failures = 0 if answer.delivered else self._again_failures + 1
-        wait_s = min(resend_s, self._pause_s(self._again_failures, answer)) if self._again_failures else resend_s
-        self._again_s = now.steady_s + wait_s
+        pause = pause_s(max(1, self._again_failures), self._limits.first_pause_s, answer.retry_after_s, self._jitter)
+        self._again_s = now.steady_s + (min(resend_s, pause) if self._again_failures else resend_s)
 
     def _send_again(self, firing: AlertRecord, at_s: float) -> None:
         if self._limits.resend_s is not None:
@@ -287,11 +317,14 @@ class Outbox:
     def _is_stale(self, alert: AlertRecord, now: Now) -> bool:
         return now.time - alert.record.time >= self._within
 
-    def _pause_s(self, attempts: int, answer: Answer) -> float:
-        return pause_s(attempts, self._limits.first_pause_s, answer.retry_after_s, self._jitter)
 
-    def _bounds(self) -> tuple[tuple[OrderedDict[Any, Any], int], ...]:  # Any: dictionaries of several types.
-        return (self._known, _REMEMBERED), (self._open, _OPEN_AT_MOST), (self._missed, _OPEN_AT_MOST), (self._again, _OPEN_AT_MOST)
+def pause_s(attempts: int, first_s: float, retry_after_s: float | None, jitter: Callable[[], float]) -> float:
+    """Seconds to wait after `attempts` failures: doubled each time up to a minute, half of it by chance; at least `retry_after_s`.
+
+    Chance keeps handlers on many machines from trying in step.
+    """
+    longest = min(first_s * 2.0 ** min(attempts - 1, 30), _LONGEST_BACKOFF_S)
+    return max(longest * (0.5 + 0.5 * jitter()), min(retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S))
 
 
 def _place(message: AlertRecord | RateLimitSummary) -> tuple[str, bool] | None:
