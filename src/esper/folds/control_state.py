@@ -3,7 +3,7 @@
 A refusal and a command name their decision as cause, an outcome names its command. An answer to nothing is described, and counted.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -30,8 +30,6 @@ Fate = Literal["pending", "applied", "refused", "command refused", "failed", "re
 Irregular = tuple[str, ...]
 """Descriptions of what does not fit the records before."""
 
-_FATES: Mapping[_Outcome, Fate] = {"applied": "applied", "refused": "command refused", "failed": "failed"}
-_COUNTERS: Mapping[_Outcome, str] = {"applied": "applied", "refused": "commands_refused", "failed": "commands_failed"}
 _Counted = TypeVar("_Counted")
 
 
@@ -60,7 +58,7 @@ class DecisionRow:
     def concluded(self, event: _OutcomeEvent) -> "DecisionRow":
         """The row after the outcome of its command."""
         outcome, detail = _outcome_of(event)
-        return replace(self, fate=_FATES[outcome], detail=detail)
+        return replace(self, fate="command refused" if outcome == "refused" else outcome, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,19 +139,24 @@ def _issued(control: Control, record: Record, event: CommandIssued) -> tuple[Con
 
 def _concluded(control: Control, record: Record, event: _OutcomeEvent) -> tuple[Control, Irregular, LastCommand]:
     outcome, why = _outcome_of(event)
-    counter = _COUNTERS[outcome]
+    counter = outcome if outcome == "applied" else f"commands_{outcome}"
     control = replace(control, counts=replace(control.counts, **{counter: getattr(control.counts, counter) + 1}))
     moment = _cause(record)
     command = None if moment is None else control.open_commands.get(moment)
     if command is None:
-        irregular = (f"an outcome follows from {record.cause}, which is no command without an outcome",)
-        return control, irregular, LastCommand(record.moment, record.epoch, event.command, outcome, why)
+        unknown = (f"an outcome follows from {record.cause}, which is no command without an outcome",)
+        return control, unknown, LastCommand(record.moment, record.epoch, event.command, outcome, why)
     decision = None if command.decision is None else control.decisions.get(command.decision)
     if decision is not None:
         control = _with_row(control, decision.concluded(event))
     control = replace(control, open_commands=control.open_commands.without(command.moment))
     last = LastCommand(command.moment, command.epoch, command.event.command, outcome, why)
-    return control, tuple(_misfits(command, record, event)), last
+    irregular = []
+    if (event.command, event.site, event.seed) != (command.event.command, command.event.site, command.event.seed):
+        irregular.append(f"the outcome of {command.id} is not about its command and seed")
+    if outcome == "applied" and record.epoch > (expires := command.event.expires_epoch):
+        irregular.append(f"{command.id} was valid until epoch {expires}, and was applied after epoch {record.epoch}")
+    return control, tuple(irregular), last
 
 
 def _outcome_of(event: _OutcomeEvent) -> tuple[_Outcome, str | None]:
@@ -164,14 +167,6 @@ def _outcome_of(event: _OutcomeEvent) -> tuple[_Outcome, str | None]:
             return "refused", event.reason
         case CommandFailed():
             return "failed", event.error
-
-
-def _misfits(command: CommandRow, record: Record, event: _OutcomeEvent) -> Iterator[str]:
-    issued = command.event
-    if (event.command, event.site, event.seed) != (issued.command, issued.site, issued.seed):
-        yield f"the outcome of {command.id} is not about its command and seed"
-    if isinstance(event, CommandApplied) and record.epoch > issued.expires_epoch:
-        yield f"{command.id} was valid until epoch {issued.expires_epoch}, and was applied after epoch {record.epoch}"
 
 
 def _answered(control: Control, record: Record, answer: str) -> tuple[DecisionRow | None, Irregular]:

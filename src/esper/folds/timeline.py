@@ -20,7 +20,7 @@ from esper.events.kinds.control import (
     DecisionRefused,
 )
 from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
+from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped
 from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
@@ -59,8 +59,9 @@ class Life:
 
     def closed(self, epoch: int) -> "Life":
         """This life with its last span ended at the end of `epoch`, unless it had ended already."""
-        last = self.spans[-1]
-        return self if last.to_epoch is not None else replace(self, spans=(*self.spans[:-1], replace(last, to_epoch=epoch)))
+        if not self.spans or self.spans[-1].to_epoch is not None:
+            return self
+        return replace(self, spans=(*self.spans[:-1], replace(self.spans[-1], to_epoch=epoch)))
 
     def entered(self, span: Span) -> "Life":
         """This life with its last span ended where `span` begins, and `span` after it."""
@@ -141,37 +142,29 @@ class Timeline:
             return
         span = Span(event.to_stage, record.epoch, None, record.moment, event.reason)
         life = event.life if event.life is not None else self._now.get(slot, record.epoch)
-        known = self._lives.get((*slot, life))
+        known = self._lives.get((*slot, life)) or Life(*slot, life, event.blueprint, event.kernel, ())
         self._now[slot] = life
-        if known is None:
-            self._lives[*slot, life] = Life(event.site, event.seed, life, event.blueprint, event.kernel, (span,))
-        else:
-            kernel = event.kernel or known.kernel
-            self._lives[*slot, life] = replace(known.entered(span), kernel=kernel)
+        self._lives[*slot, life] = replace(known.entered(span), kernel=event.kernel or known.kernel)
 
-    def _leave(self, slot: SeedKey, epoch: int) -> None:
+    def _leave(self, slot: SeedKey, epoch: int, *, undone: bool = False) -> None:
         life = self._now.pop(slot, None)
         if life is not None:
-            self._lives[*slot, life] = self._lives[*slot, life].closed(epoch)
+            closed = self._lives[*slot, life].closed(epoch)
+            self._lives[*slot, life] = replace(closed, undone=undone or closed.undone)
 
     def _roll_back(self, record: Record, event: RunRolledBack) -> None:
         table = {(row.site, row.seed): row for row in event.seeds}
         for slot, life in list(self._now.items()):
-            row = table.get(slot)
-            if row is None or row.life != life:
-                self._leave(slot, record.epoch)
-                self._lives[*slot, life] = replace(self._lives[*slot, life], undone=True)
+            if slot not in table or table[slot].life != life:
+                self._leave(slot, record.epoch, undone=True)
         for slot, row in table.items():
-            self._restore(slot, row, record, event)
-
-    def _restore(self, slot: SeedKey, row: SeedRow, record: Record, event: RunRolledBack) -> None:
-        known = self._lives.get((*slot, row.life)) if row.life is not None else None
-        if known is None or row.life is None or row.stage is Stage.DORMANT:
-            return
-        self._now[slot] = row.life
-        if known.stage is not row.stage or known.spans[-1].to_epoch is not None:
-            span = Span(row.stage, record.epoch, None, record.moment, f"rolled back to epoch {event.to_epoch}")
-            self._lives[*slot, row.life] = known.entered(span)
+            known = None if row.life is None else self._lives.get((*slot, row.life))
+            if known is None or row.life is None or row.stage is Stage.DORMANT:
+                continue
+            self._now[slot] = row.life
+            if known.stage is not row.stage or known.spans[-1].to_epoch is not None:
+                span = Span(row.stage, record.epoch, None, record.moment, f"rolled back to epoch {event.to_epoch}")
+                self._lives[*slot, row.life] = known.entered(span)
 
     def _control(self, record: Record, event: Event) -> None:
         match event:
@@ -183,8 +176,6 @@ class Timeline:
                 self._commands[record.id] = record.cause
             case CommandApplied() | CommandRefused() | CommandFailed() if record.cause in self._commands:
                 self._settle(self._decisions[self._commands.pop(record.cause)].concluded(event))
-            case _:
-                pass
 
     def _settle(self, row: DecisionRow) -> None:
         self.settled = self._decisions[row.id] = row
@@ -196,17 +187,16 @@ def note_of(event: Event) -> str | None:
         case RunResumed():
             source = event.checkpoint or "the first epoch"
             changed = f"; changed since: {', '.join(event.environment_changes)}" if event.environment_changes else ""
-            note = f"resumed from {source}, caught up to moment {event.caught_up_to}, incarnation {event.incarnation}{changed}"
+            return f"resumed from {source}, caught up to moment {event.caught_up_to}, incarnation {event.incarnation}{changed}"
         case SamplesDropped():
-            note = f"{event.count} samples of {event.topic} dropped, steps {event.first_step}..{event.last_step}"
+            return f"{event.count} samples of {event.topic} dropped, steps {event.first_step}..{event.last_step}"
         case RunRolledBack(blamed=blamed):
             whom = "no seed is blamed" if blamed is None else f"{blamed.site} s{blamed.seed} is blamed"
-            note = f"rolled back from epoch {event.from_epoch} to {event.to_epoch} ({event.checkpoint}): {event.reason}; {whom}"
+            return f"rolled back from epoch {event.from_epoch} to {event.to_epoch} ({event.checkpoint}): {event.reason}; {whom}"
         case RunFinished():
             early = ", stopped early" if event.stopped_early else ""
-            note = f"finished{early}: {event.parameters:,} parameters, model {event.model_digest[:8]}"
+            return f"finished{early}: {event.parameters:,} parameters, model {event.model_digest[:8]}"
         case RunFailed():
-            note = f"failed ({event.kind}) in {event.where}: {event.error}"
+            return f"failed ({event.kind}) in {event.where}: {event.error}"
         case _:
             return None
-    return note

@@ -198,8 +198,8 @@ class _Step:
 def _about(rule: Rule, event: Event) -> Labels:
     """The fields of `event` that the rule's annotations name: each on one line, cut to `_LONGEST`."""
     names = {name for _, template in rule.annotations for name in template_fields(template)} & type(event).model_fields.keys()
-    told = {name: getattr(event, name) for name in sorted(names)}
-    return tuple((name, " ".join(str(value).split())[:_LONGEST]) for name, value in told.items() if value is not None)
+    values = ((name, getattr(event, name)) for name in sorted(names))
+    return tuple((name, " ".join(str(value).split())[:_LONGEST]) for name, value in values if value is not None)
 
 
 def _written(value: float) -> str:

@@ -2,7 +2,7 @@
 
 A host keeps one cell for each (run, topic), hands it the topic's records in order, and writes the derived records. The derived records are
 the same to their ids, however the records are grouped into batches, whenever a cell is saved and loaded, in whatever order the topics of a
-run take turns, and whoever derives them: an id depends on the cause, the rule with its version and settings, and the index alone. A record
+run take turns, and on any host: an id depends on the cause, the rule with its version and settings, and the index alone. A record
 that is handed in again changes nothing, so a cell is its own position in its topic.
 
 The outcome of `advance` is

@@ -92,47 +92,43 @@ class Measurements:
 
 def measurements_of(event: Event) -> Measurements | None:
     """The measurements in `event`; None for a kind that has none."""
-    if isinstance(event, StepsMeasured):
-        return _steps(event)
-    if isinstance(event, SeedHealthMeasured):
-        return _health(event)
-    if isinstance(event, EpochCompleted):
-        return _run_level(_epoch(event))
-    if isinstance(event, ResourcesMeasured):
-        return _run_level(_resources(event))
-    if isinstance(event, CustomMetricRecorded):
-        return _run_level({_series(event.name, event.labels): (event.value,)})
-    return None
+    match event:
+        case StepsMeasured():
+            return _steps(event)
+        case SeedHealthMeasured():
+            health = event.health
+            columns, measured = _columns({name: getattr(health, "latency_ms" if name == "latency_s" else name) for name in HEALTH})
+            columns["latency_s"][:] /= 1e3
+            return Measurements(None, columns, measured, health.site, health.seed, event.last_adaptation_step)
+        case EpochCompleted():
+            return _run_level(_epoch(event))
+        case ResourcesMeasured():
+            return _run_level(_resources(event))
+        case CustomMetricRecorded():
+            return _run_level({_series(event.name, event.labels): (event.value,)})
+        case _:
+            return None
 
 
-def _run_level(values: Mapping[str, _Values], steps: _IntArray | None = None, last_adaptation_step: int | None = None) -> Measurements:
-    columns, measured = _columns(values)
-    return Measurements(steps, columns, measured, None, None, last_adaptation_step)
+def _run_level(values: Mapping[str, _Values]) -> Measurements:
+    return Measurements(None, *_columns(values), None, None, None)
 
 
 def _steps(event: StepsMeasured) -> Measurements:
-    columns = event.steps
+    steps = event.steps
     values: dict[str, _Values] = {
-        "loss": columns.loss,
-        "gradient_norm": columns.gradient_norm,
-        "step_latency_s": columns.step_latency_ms,
-        "data_wait_s": columns.data_wait_ms,
+        "loss": steps.loss,
+        "gradient_norm": steps.gradient_norm,
+        "step_latency_s": steps.step_latency_ms,
+        "data_wait_s": steps.data_wait_ms,
         "samples_per_s": (event.samples_per_s,),
         "memory_bytes": (event.memory_bytes,),
         "learning_rate": event.learning_rates[:1] or (None,),
     }
-    values |= {f"metric.{name}": column for name, column in event.metrics.items()}
-    found = _run_level(values, np.array(columns.step, dtype=np.int64), event.last_adaptation_step)
-    for name in ("step_latency_s", "data_wait_s"):
-        found.columns[name][:] /= 1e3
-    return found
-
-
-def _health(event: SeedHealthMeasured) -> Measurements:
-    health = event.health
-    columns, measured = _columns({name: getattr(health, "latency_ms" if name == "latency_s" else name) for name in HEALTH})
-    columns["latency_s"][:] /= 1e3
-    return Measurements(None, columns, measured, health.site, health.seed, event.last_adaptation_step)
+    columns, measured = _columns(values | {f"metric.{name}": column for name, column in event.metrics.items()})
+    columns["step_latency_s"][:] /= 1e3
+    columns["data_wait_s"][:] /= 1e3
+    return Measurements(np.array(steps.step, dtype=np.int64), columns, measured, None, None, event.last_adaptation_step)
 
 
 def _epoch(event: EpochCompleted) -> dict[str, _Values]:
@@ -152,8 +148,8 @@ def _resources(event: ResourcesMeasured) -> dict[str, _Values]:
         "disk_free_ratio": (_ratio(event.disk_free_bytes, event.disk_total_bytes),),
         "network_received_bytes": (event.network_received_bytes,),
         "network_sent_bytes": (event.network_sent_bytes,),
+        "log_dropped_samples": (event.log_dropped_samples,),
     }
-    values["log_dropped_samples"] = (event.log_dropped_samples,)
     for gpu in event.gpus:
         used = _ratio(gpu.memory_used_bytes, gpu.memory_total_bytes)
         measured = (gpu.utilization, used, gpu.temperature_celsius, gpu.power_watts)
@@ -163,13 +159,8 @@ def _resources(event: ResourcesMeasured) -> dict[str, _Values]:
 
 def _series(name: str, labels: Mapping[str, str]) -> str:
     """The series' name as Prometheus writes it, its labels in their order."""
-    if not labels:
-        return name
-    return name + "{" + ",".join(f"{label}={_quoted(labels[label])}" for label in sorted(labels)) + "}"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
+    quoted = ((label, text.replace("\\", r"\\").replace('"', r"\"")) for label, text in sorted(labels.items()))
+    return name + ("{" + ",".join(f'{label}="{text}"' for label, text in quoted) + "}" if labels else "")
 
 
 def _ratio(part: int, total: int) -> float | None:
@@ -181,13 +172,10 @@ def _columns(values: Mapping[str, _Values]) -> tuple[dict[str, FloatArray], dict
     measured: dict[str, BoolArray] = {}
     for name, column in values.items():
         size, missing = len(column), column.count(None)
-        if missing in {0, size}:
-            # Nearly always: of 1,000 entries these take a fifth of the time of what follows.
-            columns[name] = np.array(column, dtype=np.float64) if missing == 0 else np.full(size, np.nan)
-            measured[name] = _each(size, missing == 0)
-        else:
-            columns[name] = np.array(column, dtype=np.float64)  # None becomes NaN here.
-            measured[name] = np.array([value is not None for value in column], dtype=np.bool_)
+        # Nearly always all are measured or none: of 1,000 entries these take a fifth of the time of a mixture, whose None becomes NaN.
+        columns[name] = np.full(size, np.nan) if missing == size else np.array(column, dtype=np.float64)
+        mixed = missing not in {0, size}
+        measured[name] = np.array([value is not None for value in column], np.bool_) if mixed else _each(size, missing == 0)
     return columns, measured
 
 

@@ -65,11 +65,11 @@ class EventSource:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When an alert of this name is raised on `topic`, and what it says.
+    """The condition on `topic` under which an alert of this name is raised, and its texts.
 
-    `for_s`: the source must hold for so long in event time. `keep_s`: an alert keeps firing for so long after its source stopped holding;
-    None on an event: until `until`, or the end of the stream or run. Templates speak of labels; annotations of the value and of an event's
-    fields besides.
+    `for_s`: event time for which the source must hold. `keep_s`: event time for which an alert fires on after its source stopped holding;
+    None on an event: until `until`, or the end of the stream or run. Templates name labels; annotations also the value and fields of the
+    event.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Rule:
 
 
 def template_fields(template: str) -> frozenset[str]:
-    """The names in braces of a label's or annotation's template. Raises ValueError for one that says more than names."""
+    """The names in braces of a label's or annotation's template. Raises ValueError where the braces hold more than a name."""
     names: set[str] = set()
     for _, name, spec, conversion in Formatter().parse(template):
         if name is None:

@@ -137,28 +137,23 @@ class RunMonitor:
         that is its cause. An ObserverStarted among them changes the settings, for which `records` are read once more. What blocks a topic
         in them blocks it here, also where this version could decode it: what follows was not derived.
         """
-        told: dict[EventId | None, list[Record]] = {}
+        by_cause: dict[EventId | None, list[Record]] = {}
         blocked: dict[str, FoldBlocked] = {}
         for record in own:
-            told.setdefault(record.cause, []).append(record)
+            by_cause.setdefault(record.cause, []).append(record)
             event = decode(record)
             if isinstance(event, FoldBlocked) and event.sequence:
                 blocked[event.topic] = event
             elif isinstance(event, FoldUnblocked):
                 blocked = {topic: one for topic, one in blocked.items() if topic not in event.topics}
-
-        def recall(cause: EventId | None) -> None:
-            for record in told.pop(cause, ()):
-                self._recall(record, records)
-
-        recall(None)
+        self._apply_own(by_cause.pop(None, ()), records)
         for record in records():
             stop = blocked.get(record.topic)
             if stop is None or record.sequence is None or record.sequence < stop.sequence:
                 self._advance(record)
             elif record.sequence == stop.sequence:
                 self._set(replace(self._cells.get(record.topic) or Cell(record.topic), blocked=stop))
-            recall(record.id)
+            self._apply_own(by_cause.pop(record.id, ()), records)
 
     def save(self) -> dict[str, bytes]:
         """The parts that changed since the last call, by name: a topic's cell, the run's own state, the settings."""
@@ -202,8 +197,10 @@ class RunMonitor:
         self._set(cell)
         match outcome:
             case Applied(event, derived):
-                if event is not None:
-                    self._follow(record, event)
+                if event is not None and record.sequence is not None:
+                    if record.moment >= self._latest[1]:  # Records of a topic that was blocked come after later ones.
+                        self._latest = (record.id, record.moment, record.incarnation, record.epoch, record.step)
+                    self.silence = update_silence(self.silence, record, event)
                 return derived
             case Blocked(_, derived):
                 return derived
@@ -215,30 +212,24 @@ class RunMonitor:
             self._cells[cell.topic] = cell
             self._changed.add(cell.topic)
 
-    def _follow(self, record: Record, event: Event) -> None:
-        if record.sequence is None:
-            return
-        if record.moment >= self._latest[1]:  # Records of a topic that was blocked come after later ones.
-            self._latest = (record.id, record.moment, record.incarnation, record.epoch, record.step)
-        self.silence = update_silence(self.silence, record, event)
-
-    def _recall(self, record: Record, records: Callable[[], Iterable[Record]]) -> None:
-        event = decode(record)
-        if isinstance(event, ObserverStarted):
-            try:
-                settings = MonitorSettings.model_validate_json(json.dumps(event.settings))
-            except ValidationError:
-                pass  # Settings of another version: those before stay in force.
-            else:
-                self.change(settings, records())
-        elif isinstance(event, FoldBlocked) and not event.sequence:
-            self.unreadable = True
-        elif isinstance(event, FoldUnblocked):
-            self.unreadable = False
-        elif isinstance(event, RunWentSilent | RunHeardAgain):
-            silent = event.state if isinstance(event, RunWentSilent) else None
-            self.silence = replace(self.silence, silent=silent, spoke=False)
-        self._advance(record)
+    def _apply_own(self, own: Iterable[Record], records: Callable[[], Iterable[Record]]) -> None:
+        for record in own:
+            event = decode(record)
+            if isinstance(event, ObserverStarted):
+                try:
+                    settings = MonitorSettings.model_validate_json(json.dumps(event.settings))
+                except ValidationError:
+                    pass  # Settings of another version: those before stay in force.
+                else:
+                    self.change(settings, records())
+            elif isinstance(event, FoldBlocked) and not event.sequence:
+                self.unreadable = True
+            elif isinstance(event, FoldUnblocked):
+                self.unreadable = False
+            elif isinstance(event, RunWentSilent | RunHeardAgain):
+                silent = event.state if isinstance(event, RunWentSilent) else None
+                self.silence = replace(self.silence, silent=silent, spoke=False)
+            self._advance(record)
 
 
 def own_id(cause: EventId | None, kind: str, time: datetime, data: bytes) -> EventId:

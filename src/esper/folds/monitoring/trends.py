@@ -2,7 +2,7 @@
 
 The slope is the median of the slopes between all pairs of points (Theil 1950; Sen, "Estimates of the Regression Coefficient Based on
 Kendall's Tau", 1968): a third of the points may be wild without moving it. Its interval is Sen's, from the variance of Kendall's tau
-without ties, n(n-1)(2n+5)/18. Points of training are not independent of one another, so the interval is narrower than it says.
+without ties, n(n-1)(2n+5)/18. Points of training are not independent of one another, so the interval is too narrow.
 
 A finding is announced when it differs from the one before: rising and falling where the interval leaves zero out, plateau where it leaves
 no room for a change that matters over the points' span, `limit_ahead` where the slope meets a known limit within the forecast.
@@ -27,7 +27,7 @@ _LIMITS = (("disk_free_ratio", 0.0), ("memory_used_ratio", 1.0), ("gpu.*.memory_
 
 
 class TrendSettings(Part):
-    """How often trends are looked for, over how many windows, and what counts as one."""
+    """Interval of the search for trends, the windows that a trend is over, and its limits."""
 
     every_s: Positive = 60
     points: Annotated[int, Field(ge=3, le=256)] = 32
@@ -43,7 +43,7 @@ class TrendSettings(Part):
     limits: tuple[tuple[str, Finite], ...] = _LIMITS
     """Metrics, or families of them with a star, and the value that they must not reach."""
     metrics: Annotated[int, Field(ge=1, le=4096)] = 128
-    """So many metrics of one topic are followed: those that appear after so many are left out."""
+    """Most metrics of one topic that are followed: later ones are left out."""
 
     @field_validator("limits")
     @classmethod
@@ -68,7 +68,7 @@ _Point = tuple[Float, Float]
 
 @dataclass(frozen=True, slots=True)
 class TrendState:
-    """The newest windows of each metric, the stretch of time that was looked at last, what was found then. `full`: some were left out."""
+    """The newest windows of each metric, the last interval that was searched, its findings. `full`: some metrics were left out."""
 
     series: Mapping[str, tuple[_Point, ...]] = field(default_factory=dict)
     looked: int | None = None
@@ -105,13 +105,13 @@ def _followed(state: TrendState, closed: Sequence[WindowAggregated], settings: T
 
 
 def _trend_of(topic: str, metric: str, points: Sequence[_Point], half_s: float, settings: TrendSettings) -> TrendDetected | None:
-    """What the points of `metric` show, each the mean of a window of twice `half_s`; None where they show nothing."""
+    """The trend in the points of `metric`, each the mean of a window of twice `half_s`; None where they show none."""
     if len(points) < settings.least:
         return None
     slope, low, high = _theil_sen(points, settings.deviations)
     limit = next((value for name, value in settings.limits if fnmatchcase(metric, name)), None)
     _, last = points[-1]
-    # A window's mean stands for its middle; time is told from its end.
+    # A window's mean stands for its middle; the forecast counts from its end.
     limit_in_s = None
     # Only a slope whose whole interval leads towards the limit forecasts anything.
     if limit is not None and limit != last and (low > 0 if limit > last else high < 0):

@@ -19,11 +19,11 @@ from esper.events.kinds.observability import WindowAggregated
 from esper.folds.monitoring.measurements import FloatArray, Measurements
 
 _FEW = 32
-"""Up to so many values plain Python is faster than numpy (measured: 2 against 6 microseconds for 10 values, 18 against 6 for 100)."""
+"""The most values for which plain Python is faster than numpy (measured: 2 against 6 microseconds for 10 values, 18 against 6 for 100)."""
 
 
 class WindowSettings(Part):
-    """Length of a window, and most metrics of one topic: those that appear after so many are left out."""
+    """Length of a window, and most metrics of one topic: later ones are left out."""
 
     length_s: Annotated[int, Field(ge=1, le=86_400)] = 15
     metrics: Annotated[int, Field(ge=1, le=4096)] = 128

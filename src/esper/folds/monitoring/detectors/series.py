@@ -141,10 +141,10 @@ def step_series(
 
 
 class _Pass:
-    """One pass over the values of a record. Most values are calm: what costs something is asked only of those that could matter.
+    """A pass over the values of a record. Most values are calm: only those that could matter are put to the costly tests.
 
-    Of the value under judgement it holds the place in the record, the value itself and on the scale (`y`), the factor of its limits, the
-    past's level from below and above (`low`, `high`), and its noise.
+    Of the present value: its place in the record, itself and on the scale (`y`), the factor of its limits, the past's level from below and
+    above (`low`, `high`), and its noise.
     """
 
     def __init__(self, series: Series, metric: str, settings: DetectorSettings) -> None:

@@ -18,19 +18,19 @@ _Detector = Literal["nonfinite", "missing", "spike", "divergence", "explosion", 
 DETECTORS = frozenset[str](get_args(_Detector))
 """The names of the detectors, as AnomalyDetected and rules have them."""
 _Limit = Annotated[Finite, Field(ge=1)]
-"""So many spreads, or so many times."""
 _Least = Annotated[Finite, Field(gt=0)]
 _Share = Annotated[Finite, Field(gt=0, le=1)]
 
 
 class DetectorSettings(Part):
-    """What is watched, and how far is too far. Levels and spreads are of the logarithm of a metric that is positive, of others as they are.
+    """Metrics that are watched, and limits. Levels and spreads are of the logarithm of a metric that is positive, of others as they are.
 
-    A spread is a quarter range over 1.349, the standard deviation where values are normal: one outlier in four does not move it.
+    A spread is a quarter range over 1.349, the standard deviation where values are normal: one outlier in four does not move it. Limits
+    named `spreads` count spreads; those named `factor` are ratios of the values themselves, which must be reached as well.
     """
 
     off: tuple[_Detector, ...] = ()
-    """Detectors whose anomalies are not said, in any metric. What others say is the same."""
+    """Detectors whose anomalies are left out, in every metric. The findings of the others stay the same."""
 
     losses: tuple[str, ...] = ("loss",)
     """Metrics that should fall: watched for spikes, divergence, drift, oscillation and for being stuck."""
@@ -39,89 +39,75 @@ class DetectorSettings(Part):
     """Metrics that should keep their order of magnitude: watched for explosion, vanishing and for being stuck."""
 
     least_spread: _Least = 0.02
-    """No spread is believed to be smaller: training on all data at once has none at all, and would be judged by rounding."""
+    """The smallest spread that is believed: training on all data at once has none at all, and would be judged by rounding."""
 
     spike_spreads: _Limit = 5.5
-    """A spike: one value so many spreads above the median of the last 64. Clean: 3.9, faulty: 5.9."""
-
+    """Spike: one value above the median of the last 64. Clean: 3.9, faulty: 5.9."""
     inner_spike_spreads: Annotated[_Limit, Field(validate_default=True)] = 9.0
     """The same for a value that is not above where the run began, as a batch of a few hard samples may be. Clean: 6.3, in batches
     of nine samples."""
-
     spike_factor: _Limit = 1.5
-    """And at least so many times that median. Faulty: 3.4."""
+    """Value over that median. Faulty: 3.4."""
 
     divergence_spreads: _Limit = 4.0
-    """Divergence: the median of 7 values so many lagged spreads above the baseline. Clean: 2.3."""
-
+    """Divergence: the median of 7 values above the baseline, in lagged spreads. Clean: 2.3."""
     divergence_factor: _Limit = 1.35
-    """And at least so many times the baseline."""
-
+    """That median over the baseline."""
     climb_spreads: _Limit = 1.6
-    """Or the median of 31 values so many: what rises less, and stays. Clean: 0.9, faulty: 1.7."""
-
+    """Divergence too: the median of 31 values above the baseline, which rises less, and stays. Clean: 0.9, faulty: 1.7."""
     climb_factor: _Limit = 1.2
-    """And at least so many times the baseline."""
+    """That median over the baseline."""
 
     explosion_spreads: _Limit = 2.0
-    """Explosion: the median of 7 gradient norms so many lagged spreads above the baseline. Faulty: 2.6."""
-
+    """Explosion: the median of 7 gradient norms above the baseline, in lagged spreads. Faulty: 2.6."""
     explosion_factor: _Limit = 8.0
-    """And at least so many times the baseline. Clean: 5.0; the least fault that was tried is 30."""
+    """That median over the baseline. Clean: 5.0; the least fault that was tried is 30."""
 
     vanishing_spreads: _Limit = 2.0
-    """Vanishing: the median of 7 gradient norms so many lagged spreads below the baseline. Faulty: 2.8."""
-
+    """Vanishing: the median of 7 gradient norms below the baseline, in lagged spreads. Faulty: 2.8."""
     vanishing_factor: _Limit = 8.0
-    """And at most a share of one in so many of it, also when it is granted the loss's own fall: fitting shrinks gradients too, clean to a
-    sixteenth within 200 steps. With that granted, clean: 2.3; the least fault that was tried is 100."""
+    """The baseline over that median, also after the loss's own fall is granted: fitting shrinks gradients too, clean to a sixteenth within
+    200 steps. With that granted, clean: 2.3; the least fault that was tried is 100."""
 
     drift_slack: _Least = 1.0
-    """Drift is a CUSUM over means of 16 values against the median of earlier ones: what each mean is forgiven, in spreads of such means."""
-
+    """Drift is a CUSUM over means of 16 values against the median of earlier ones: the part of each mean that is forgiven, in spreads of
+    such means."""
     drift_sum: _Limit = 5.0
-    """And the sum from which on it is drift. Clean: 3.0. One mean adds at most 7, so that one alone can be enough."""
+    """The sum from which on it is drift. Clean: 3.0. One mean adds at most 7, so that one alone can be enough."""
 
     swing_spreads: _Limit = 2.5
-    """Oscillation counts reversals of the smoothed loss: one that goes back by so many lagged spreads."""
-
+    """Oscillation counts reversals of the smoothed loss: the distance that one goes back, in lagged spreads."""
     swing_factor: _Limit = 1.3
-    """And by at least so many times."""
-
+    """The same as a ratio."""
     swings: Positive = 4
     """Reversals within 256 values that are an oscillation. Clean: 2."""
 
     stuck_values: Annotated[int, Field(ge=2)] = 20
-    """A metric that has the very same value so often in a row is stuck, unless it is zero. Clean: never twice in a row."""
-
+    """Equal values in a row with which a metric is stuck, unless they are zero. Clean: never two."""
     stuck_records: Annotated[int, Field(ge=2)] = 6
-    """A site's activation variance that has the very same value in so many health records is stuck."""
+    """Health records in a row with an equal activation variance with which a site is stuck."""
 
     dead_rise: _Share = 0.25
-    """Units die: the share of dead ones so much above the least that it has settled at, in two records. Clean: 0.11, faulty: 0.37."""
-
+    """Units die: the rise of the share of dead ones above the least that it has settled at, in two records. Clean: 0.11, faulty: 0.37."""
     dead_ratio: _Share = 0.4
-    """And at least this share."""
+    """The least share of dead units that is an anomaly."""
 
     depth_factor: _Limit = 12.0
-    """A layer's gradient vanishes: its variance, beside that of the strongest site, a share of one in so many of its baseline, in two
-    records. Clean: 2.7, faulty: 38."""
-
+    """A layer's gradient vanishes: the baseline over its variance, both beside that of the strongest site, in two records. Clean: 2.7,
+    faulty: 38."""
     depth_spreads: _Limit = 5.0
-    """And so many of its own spreads below."""
+    """The same in its own spreads."""
 
     adaptation_steps: Positive = 100
-    """For so many steps after an adaptation (germination, graft, cull, rollback) the limits are raised, but for values that are not finite,
+    """Steps after an adaptation (germination, graft, cull, rollback) for which limits are raised, but for values that are not finite,
     explosion and stuck values."""
-
     adaptation_records: Positive = 10
     """The same in health records."""
-
     adaptation_factor: _Limit = 2.0
-    """Raised by this factor: limits in spreads times it, limits as factors to its power."""
+    """The factor by which they are raised: limits in spreads times it, limits as factors to its power."""
 
     accepted_after: Positive = 512
-    """A level that has lasted so many values is the new normal: its anomaly is over. In health records a tenth of it."""
+    """Values after which a level is the new normal, and its anomaly is over. In health records a tenth of it."""
 
     @field_validator("losses", "gradients")
     @classmethod
