@@ -13,7 +13,7 @@ from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import StepsMeasured
-from esper.oona.catch_up import OUTSIDE, CatchUp, DivergedError, first_difference
+from esper.oona.catch_up import _OUTSIDE, CatchUp, DivergedError, _first_difference
 from esper.oona.emitter import Emitter
 from esper.oona.writer import append_drafts
 from tests.oona.memory import MemoryLog
@@ -73,7 +73,7 @@ def checkpoint_in(log: MemoryLog) -> tuple[int, Moment | None]:
 
 def compared(log: MemoryLog) -> list[tuple[str, int, int, JsonValue]]:
     """Facts as two executions are compared: ids replaced by topic and ordinal."""
-    facts = [record for record in everything(log) if record.fact is not None and record.type not in OUTSIDE]
+    facts = [record for record in everything(log) if record.fact is not None and record.type not in _OUTSIDE]
     places: dict[EventId, str] = {}
     count: dict[str, int] = {}
     for record in facts:
@@ -308,7 +308,7 @@ def test_another_start_is_a_divergence_even_where_nothing_is_to_be_met_again() -
     ],
 )
 def test_the_first_difference_names_its_place(expected: JsonValue, got: JsonValue, difference: tuple[str, object, object] | None) -> None:
-    assert first_difference(expected, got) == difference
+    assert _first_difference(expected, got) == difference
 
 
 def test_a_stopped_run_ends_every_topic_the_run_s_own_last_and_goes_on_when_it_is_resumed() -> None:

@@ -83,7 +83,7 @@ def test_a_reader_that_read_the_end_does_not_keep_the_run_from_being_sealed(dire
 
 
 def test_a_reader_that_holds_on_leaves_the_sealing_to_the_next(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "LEAVE_WAL_S", 0.05)
+    monkeypatch.setattr(file, "_LEAVE_WAL_S", 0.05)
     with directory.create(RUN) as log:
         log.append(RECORDS)
         with child("read", directory.path) as reader:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.oona.notifier import Listener, Notifier, socket_folder
+from esper.oona.notifier import Listener, Notifier, _socket_folder
 from tests.oona.samples import OTHER, RUN
 
 
@@ -67,7 +67,7 @@ def test_a_full_queue_does_not_hold_the_writer(tmp_path: Path) -> None:
 
 
 def test_the_socket_of_a_killed_reader_is_swept_away(tmp_path: Path) -> None:
-    folder = socket_folder(tmp_path)
+    folder = _socket_folder(tmp_path)
     assert folder is not None
     dead = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     dead.bind(os.fspath(folder / "99999-1"))
@@ -82,23 +82,23 @@ def test_a_closed_listener_leaves_nothing_behind(tmp_path: Path) -> None:
     listener = Listener(tmp_path)
     listener.close()
     listener.close()
-    folder = socket_folder(tmp_path)
+    folder = _socket_folder(tmp_path)
     assert folder is not None
     assert list(folder.iterdir()) == []
 
 
 def test_a_folder_open_to_others_is_not_used(tmp_path: Path, runtime: Path) -> None:
-    folder = socket_folder(tmp_path)
+    folder = _socket_folder(tmp_path)
     assert folder is not None
     assert folder.is_relative_to(runtime)
     folder.chmod(0o777)
-    assert socket_folder(tmp_path) is None
+    assert _socket_folder(tmp_path) is None
     folder.chmod(0o700)
 
 
 def test_without_a_runtime_folder_a_private_one_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    folder = socket_folder(tmp_path)
+    folder = _socket_folder(tmp_path)
     assert folder is not None
     assert folder.stat().st_mode & 0o777 == 0o700
     assert folder.parent.name == f"esper-{os.getuid()}"

@@ -15,7 +15,7 @@ from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import FACTS
 from esper.oona.contract import START, records_of
 from esper.oona.directory import Directory
-from esper.oona.file import FILE_FORMAT, RUN_FILE
+from esper.oona.file import _FORMAT, RUN_FILE
 from esper.oona.run_log import RunLog
 from esper.oona.writer import append_drafts
 from tests.oona.processes import NOBODY, child, line, open_to_others
@@ -59,8 +59,8 @@ def test_a_resumed_run_goes_on(directory: Directory) -> None:
 def test_the_file_says_what_it_is(closed: Path) -> None:
     connection = apsw.Connection(os.fspath(closed), flags=apsw.SQLITE_OPEN_READONLY)
     meta = {str(key): value for key, value in connection.execute("SELECT key, value FROM meta")}
-    assert {name: meta[name] for name in ("run", "writer", "format")} == {"run": RUN, "writer": "trainer", "format": str(FILE_FORMAT)}
-    assert connection.pragma("user_version") == FILE_FORMAT
+    assert {name: meta[name] for name in ("run", "writer", "format")} == {"run": RUN, "writer": "trainer", "format": str(_FORMAT)}
+    assert connection.pragma("user_version") == _FORMAT
     assert connection.execute("SELECT data ->> '$.site' FROM records WHERE topic = ? LIMIT 1", (topics.COMMANDS,)).get == "fc"
     connection.close()
 
@@ -152,7 +152,7 @@ def test_somebody_elses_database_is_refused(directory: Directory, closed: Path) 
 
 
 def test_a_newer_format_is_refused(directory: Directory, closed: Path) -> None:
-    alter(closed, f"PRAGMA user_version = {FILE_FORMAT + 1}")
+    alter(closed, f"PRAGMA user_version = {_FORMAT + 1}")
     for opening in (directory.open, directory.resume):
         with pytest.raises(LogError, match="written by a newer Esper") as raised:
             opening(RUN)

@@ -1,1 +1,1 @@
-"""The log: durable, local, one writer per run. What is said here is on disk before it counts."""
+"""The log: durable, local, one writer per run. A record is on disk before it counts."""

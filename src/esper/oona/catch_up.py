@@ -22,7 +22,7 @@ from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDro
 from esper.events.topics import FACTS
 from esper.oona.contract import Log, records_of
 
-OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND})
+_OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
 _Difference = tuple[str, object, object]
 """A field, and its expected and its found value."""
@@ -54,7 +54,7 @@ class CatchUp:
             self._logged_to = record.moment
             if record.type == RunStarted.KIND:
                 self._started = record
-            if record.moment > self._matched_to and record.type not in OUTSIDE:
+            if record.moment > self._matched_to and record.type not in _OUTSIDE:
                 self._pending.append(record)
 
     @property
@@ -110,7 +110,7 @@ def _require_same(record: Record, event: Event, *, epoch: int, step: int) -> Non
     for field, expected, got in (("type", record.type, event.KIND), ("epoch", record.epoch, epoch), ("step", record.step, step)):
         if expected != got:
             raise DivergedError(record, field, expected, got)
-    difference = first_difference(_form(decode(record)), _form(event))
+    difference = _first_difference(_form(decode(record)), _form(event))
     if difference is not None:
         raise DivergedError(record, *difference)
 
@@ -122,7 +122,7 @@ def _form(event: Event) -> JsonValue:
     return form
 
 
-def first_difference(expected: JsonValue, got: JsonValue, path: str = "data") -> _Difference | None:
+def _first_difference(expected: JsonValue, got: JsonValue, path: str = "data") -> _Difference | None:
     """The first place where two JSON values differ, with its value in each; None when they are equal."""
     if isinstance(expected, dict) and isinstance(got, dict):
         pairs = [
@@ -132,5 +132,5 @@ def first_difference(expected: JsonValue, got: JsonValue, path: str = "data") ->
         pairs = [(f"{path}[{index}]", *values) for index, values in enumerate(zip(expected, got, strict=True))]
     else:
         return None if expected == got and type(expected) is type(got) else (path, expected, got)
-    differences = (first_difference(wanted, found, place) for place, wanted, found in pairs)
+    differences = (_first_difference(wanted, found, place) for place, wanted, found in pairs)
     return next((difference for difference in differences if difference is not None), None)

@@ -29,8 +29,8 @@ def _machine_name() -> str:
 class DailyRun:
     """The run of one kind on this machine, opened by the first append. For any number of threads.
 
-    At most `instances` (up to 9) processes have one of their own at a time, told apart by a number. Close it, or leave it to the
-    process's end: the next to open one of this kind ends it.
+    At most `instances` (up to 9) processes have one of their own at a time, numbered from 2 on. Close it, or leave it to the process's
+    end: the next process that opens one of this kind ends it.
     """
 
     def __init__(self, directory: Directory, kind: str, writer: str, clock: Callable[[], datetime], *, instances: int = 1) -> None:

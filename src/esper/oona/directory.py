@@ -19,7 +19,7 @@ from esper.oona.file import CHECKPOINTS, RUN_FILE, WRITER_LOCK, explained, in_ma
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
 
-LATEST = "latest"
+_LATEST = "latest"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._-]{0,127}")
 _SHOWN = 10
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # How proc(5) writes space, tab, newline and backslash.
@@ -34,7 +34,7 @@ _NETWORK = frozenset((
 
 
 def new_run_id(time: datetime, randomness: bytes) -> RunId:
-    """A UUIDv7 (RFC 9562, section 5.7) of `time` and ten random bytes: ids in order of time, whoever makes them."""
+    """A UUIDv7 (RFC 9562, section 5.7) of `time` and ten random bytes: ids in order of time, across processes."""
     if len(randomness) != 10:
         raise RuleError(f"expected 10 random bytes, got {len(randomness)}")
     number = int(time.timestamp() * 1000) << 80 | int.from_bytes(randomness, "big")
@@ -139,7 +139,7 @@ class Directory:
         if _NAME.fullmatch(text) and self.has_log(RunId(text)):
             return RunId(text)
         runs = (name for name in self.names() if self.has_log(name))
-        if text == LATEST:
+        if text == _LATEST:
             newest = next(runs, None)
             if newest is None:
                 raise UnknownRunError(f"expected a run in {self.path}, got an empty log")

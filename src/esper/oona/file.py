@@ -37,8 +37,8 @@ SEAL_MARK = "sealed"
 OBSERVED_FILE = "observed.sqlite"
 OBSERVED_MARK = "observed.sealed"
 
-FILE_FORMAT = 1
-LEAVE_WAL_S = 5.0
+_FORMAT = 1
+_LEAVE_WAL_S = 5.0
 _RETRY_S = 0.05
 _APPLICATION_ID = 0x45737072  # "Espr"
 _BUSY_TIMEOUT_MS = 5000
@@ -73,7 +73,7 @@ _REASONS: tuple[tuple[type[apsw.Error], str], ...] = (
 
 @contextmanager
 def explained(path: Path, doing: str) -> Iterator[None]:
-    """Inside it, every failure of SQLite or of the file system becomes a LogError that names `path` and says what to do."""
+    """Inside it, every failure of SQLite or of the file system becomes a LogError that names `path` and its remedy."""
     try:
         yield
     except OSError as error:
@@ -95,11 +95,11 @@ def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> N
         try:
             # One call each: apsw stops at the row that a pragma answers with.
             connection.pragma("application_id", _APPLICATION_ID)
-            connection.pragma("user_version", FILE_FORMAT)
+            connection.pragma("user_version", _FORMAT)
             with connection:
                 connection.execute(_META + tables)
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
-                meta = {"run": run, "writer": writer, "format": str(FILE_FORMAT), "created": created}
+                meta = {"run": run, "writer": writer, "format": str(_FORMAT), "created": created}
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         finally:
             connection.close()
@@ -149,8 +149,8 @@ def _check_header(path: Path) -> None:
     application_id, version = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
     if application_id != _APPLICATION_ID:
         raise LogError(f"cannot open {path}: expected application id {_APPLICATION_ID:#x} (Esper), got {application_id:#x}")
-    if not 1 <= version <= FILE_FORMAT:
-        raise LogError(f"cannot open {path}: expected format 1 to {FILE_FORMAT}, got format {version}, written by a newer Esper")
+    if not 1 <= version <= _FORMAT:
+        raise LogError(f"cannot open {path}: expected format 1 to {_FORMAT}, got format {version}, written by a newer Esper")
     page_bytes = int.from_bytes(header[16:18], "big")
     page_bytes = 65536 if page_bytes == 1 else page_bytes
     wal = path.with_name(path.name + "-wal")
@@ -213,7 +213,7 @@ def to_record(run: RunId, writer: str, row: Row) -> Record:
 
 def leave_wal(connection: apsw.Connection, path: Path) -> bool:
     """True once everything stands in the one file, durably; False when readers kept it open for five seconds."""
-    deadline = time.monotonic() + LEAVE_WAL_S
+    deadline = time.monotonic() + _LEAVE_WAL_S
     connection.set_busy_timeout(0)
     while True:
         try:

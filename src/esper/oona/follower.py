@@ -21,7 +21,7 @@ from esper.oona.notifier import POLL_S, Listener
 from esper.oona.observed import end_of_observed, is_observed, is_settled, read_observed
 from esper.oona.run_log import RunLog
 
-LIST_S = 1.0
+_LIST_S = 1.0
 _LIST_DERIVED_S = 10.0
 _OPEN_AT_ONCE = 64
 _PAGES = 64  # Most pages that one poll returns: they and what follows from them are in memory at once.
@@ -155,7 +155,7 @@ class Follower:
         self.close()
 
     def _turn(self, notified: frozenset[RunId]) -> tuple[RunPage, ...]:
-        everything = time.monotonic() >= self._listed_at + LIST_S
+        everything = time.monotonic() >= self._listed_at + _LIST_S
         if everything or not notified <= self._runs.keys() | self._done:
             self._list(skip_sealed=False)
         pages: list[RunPage] = []
@@ -251,7 +251,7 @@ class DerivedFollower:
             self._list(skip_settled=self._listed_at < 0)
             self._listed_at = now
         checked = live
-        if now >= self._checked_at + LIST_S:
+        if now >= self._checked_at + _LIST_S:
             self._checked_at = now
             checked = live | {run for run, file in self._files.items() if file.live}
         for run in checked:

@@ -18,7 +18,7 @@ _TICK_NS = 100_000_000
 _listeners = count(1)
 
 
-def socket_folder(log: Path) -> Path | None:
+def _socket_folder(log: Path) -> Path | None:
     """The private folder of the readers' sockets for the log at `log`; None where there cannot be one, and readers poll."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     base = Path(runtime) / "esper" if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir()) / f"esper-{os.getuid()}"
@@ -40,7 +40,7 @@ class Notifier:
     """The writer's end: sends the run's id to every reader's socket. Never waits and never fails: readers poll besides."""
 
     def __init__(self, log: Path, run: RunId) -> None:
-        self._folder = socket_folder(log)
+        self._folder = _socket_folder(log)
         self._message = run.encode()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -78,7 +78,7 @@ class Listener:
 
     def __init__(self, log: Path) -> None:
         self._receiver: socket.socket | None = None
-        folder = socket_folder(log)
+        folder = _socket_folder(log)
         if folder is None:
             return
         self._path = folder / f"{os.getpid()}-{next(_listeners)}"

@@ -20,7 +20,7 @@ from esper.events.kinds.control import Command, CommandApplied
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
-from esper.oona.catch_up import OUTSIDE
+from esper.oona.catch_up import _OUTSIDE
 from esper.oona.directory import Directory
 from tests.folds.histories import fold
 from tests.whole.kills.scenario import RUN
@@ -129,7 +129,7 @@ def comparables(records: tuple[Record, ...]) -> tuple[tuple[Comparable, ...], tu
     finished = bool(records) and records[-1].type == RunFinished.KIND
     ends = {record.topic: record.id for record in records if finished}
     for record in records:
-        outside = ends.get(record.topic) != record.id if record.type == StreamEnded.KIND else record.type in OUTSIDE
+        outside = ends.get(record.topic) != record.id if record.type == StreamEnded.KIND else record.type in _OUTSIDE
         if outside or record.type == Heartbeat.KIND:
             names[record.id] = record.type
             continue
@@ -146,7 +146,7 @@ def _comparable(record: Record, names: dict[EventId, str]) -> Comparable:
         value = {name: part for name, part in value.items() if name not in ENVIRONMENT}
     text = json.dumps(value, sort_keys=True)
     cause = "" if record.cause is None else names.get(record.cause, f"unknown id {record.cause}")
-    if cause in OUTSIDE or cause.startswith((RunStarted.TOPIC, EpochCompleted.TOPIC)):
+    if cause in _OUTSIDE or cause.startswith((RunStarted.TOPIC, EpochCompleted.TOPIC)):
         cause = "anchor"
     return Comparable(record.topic, record.type, record.epoch, record.step, cause, text)
 
