@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.folds.table import HALF, Table
+from esper.folds.table import _HALF, Table
 
-KEYS = st.integers(0, 3 * HALF)
+KEYS = st.integers(0, 3 * _HALF)
 
 
 @given(st.lists(st.tuples(KEYS, st.integers())), st.lists(st.tuples(KEYS, st.one_of(st.none(), st.integers())), max_size=300))
@@ -25,18 +25,18 @@ def test_a_table_holds_what_a_dict_would_in_the_order_of_its_keys(
 
 def test_a_table_that_grows_key_by_key_keeps_every_key() -> None:
     table: Table[int, int] = Table()
-    for key in range(10 * HALF, 0, -1):
+    for key in range(10 * _HALF, 0, -1):
         table = table.with_item(key, -key)
-    assert list(table) == list(range(1, 10 * HALF + 1))
-    assert table[7 * HALF] == -7 * HALF
+    assert list(table) == list(range(1, 10 * _HALF + 1))
+    assert table[7 * _HALF] == -7 * _HALF
 
 
 def test_every_key_of_a_large_table_can_be_set_again_and_taken_away() -> None:
-    table = Table((key, 0) for key in range(5 * HALF))
-    for key in range(5 * HALF):
+    table = Table((key, 0) for key in range(5 * _HALF))
+    for key in range(5 * _HALF):
         table = table.with_item(key, key)
-    assert list(table.items()) == [(key, key) for key in range(5 * HALF)]
-    for key in range(5 * HALF):
+    assert list(table.items()) == [(key, key) for key in range(5 * _HALF)]
+    for key in range(5 * _HALF):
         table = table.without(key)
     assert table == {}
 

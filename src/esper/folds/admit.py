@@ -1,17 +1,17 @@
 """Admission of the records of one topic of one run, by sequence: the next record is applied, an earlier one is a duplicate, a later one
-shows a gap. Pure; what a gap means is for the host to decide.
+shows a gap. Pure; the host decides what a gap means.
 
-* `Gap`: a host that can read again reads the missing sequences and what follows them; everything read again is admitted as it comes. A gap
-  is reported once: until it is closed, records behind it are dropped (`BEHIND_GAP`) and read again later. A host whose log has lost the
-  records blocks a topic of facts, and skips the gap of a topic of telemetry (`skip_gap`).
+* `Gap`: a host that can read again reads the missing sequences and what follows them. A gap is reported once: until it is closed, records
+  behind it are dropped (`BEHIND_GAP`) and read again later. A host whose log has lost the records blocks a topic of facts, and skips the
+  gap of a topic of telemetry (`skip_gap`).
 * `Apply` with `expired`: retention has cut the front of a telemetry topic that was never read.
-* `Drop` with `CONFLICT` is a fault, never a duplicate. What was applied first stays.
+* `Drop` with `CONFLICT` is a fault, never a duplicate. The record that was applied first stays.
 
 Conflicts that are found: the last record of a topic again, with other bytes; an earlier record from another incarnation than the one that
-wrote its sequence; a record of an older incarnation after one of a newer. Not found here: an earlier record again from its own incarnation
-with other bytes (that would cost a digest each: check `log.conflict`, over a store), records before a skipped gap (nobody knows who wrote
-the missing ones), a record that does not follow from its predecessor's chain (check `log.chain`), one moment or fact number in two topics
-(`merge` for facts as long as the first of them waits, else `log.conflict`).
+wrote its sequence; a record of an older incarnation after one of a newer. Not found: an earlier record again from its own incarnation with
+other bytes (that would cost a digest each: check `log.conflict`, over a store); records before a skipped gap, whose writer is not known; a
+record that does not follow from its predecessor's chain (check `log.chain`); one moment or fact number in two topics (`merge` for facts as
+long as the first of them waits, else `log.conflict`).
 """
 
 from dataclasses import dataclass, replace

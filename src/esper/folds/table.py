@@ -1,7 +1,7 @@
 """A sorted map that is never changed: setting a key gives a new map that shares nearly everything with the old one.
 
 Folds keep what grows with a run in it, so that a step over 10,000 seeds copies a few hundred pointers and not 10,000. It is a tree of two
-levels: pairs in chunks of at most `2 * HALF`, and the first key of every chunk beside them.
+levels: pairs in chunks of at most `2 * _HALF`, and the first key of every chunk beside them.
 """
 
 from bisect import bisect_left, bisect_right
@@ -19,7 +19,7 @@ class _Ordered(Protocol):
 K = TypeVar("K", bound=_Ordered)
 V = TypeVar("V")
 
-HALF = 32
+_HALF = 32
 
 
 class Table(Mapping[K, V]):
@@ -29,7 +29,7 @@ class Table(Mapping[K, V]):
 
     def __init__(self, items: Iterable[tuple[K, V]] = ()) -> None:
         pairs = sorted(dict(items).items(), key=_key)
-        self._chunks: tuple[tuple[tuple[K, V], ...], ...] = tuple(tuple(pairs[at : at + HALF]) for at in range(0, len(pairs), HALF))
+        self._chunks: tuple[tuple[tuple[K, V], ...], ...] = tuple(tuple(pairs[at : at + _HALF]) for at in range(0, len(pairs), _HALF))
         self._firsts: tuple[K, ...] = tuple(chunk[0][0] for chunk in self._chunks)
 
     def __getitem__(self, key: K) -> V:
@@ -58,7 +58,7 @@ class Table(Mapping[K, V]):
         place, chunk, at = self._place(key)
         known = at < len(chunk) and chunk[at][0] == key
         grown = (*chunk[:at], (key, value), *chunk[at + known :])
-        return self._replaced(place, (grown,) if len(grown) <= 2 * HALF else (grown[:HALF], grown[HALF:]))
+        return self._replaced(place, (grown,) if len(grown) <= 2 * _HALF else (grown[:_HALF], grown[_HALF:]))
 
     def without(self, key: K) -> "Table[K, V]":
         """This map without `key`; itself where it has none."""
