@@ -29,7 +29,7 @@ class ObservedRun:
         self.recovered: tuple[Record, ...] = ()
         """Records that were derived when the run was opened, from topics that were blocked."""
         self.was_free = False
-        self.came = True
+        self.has_new = True
         self._now = now
 
     @classmethod
@@ -77,7 +77,7 @@ class ObservedRun:
             found += self._unblocked(frozenset({topics.RUN}))
         for record in page.records:
             found += monitor.take(record)
-        self.position, self.came = page.position, True
+        self.position, self.has_new = page.position, True
         if page.ended and monitor.ended:  # A run that was silent, and went on to its end since, is silent no more.
             found += self.judge_silence(free=False)
         # An own record's effect on the state cannot be folded again from the log alone.

@@ -220,8 +220,8 @@ class Observer:
     def _judge(self, name: RunId, *, free: bool) -> None:
         """A free lock counts once the run was read again after it: a run that ended in between is not dead."""
         run = self._runs[name]
-        gone = free and run.was_free and not run.came
-        run.was_free, run.came = free, False
+        gone = free and run.was_free and not run.has_new
+        run.was_free, run.has_new = free, False
         if found := run.judge_silence(free=gone):
             self._offer(run.save(found, with_state=True))
         if gone and (run.monitor.ended or not is_training(name) or run.monitor.silence.silent == "dead"):

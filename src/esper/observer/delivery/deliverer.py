@@ -136,7 +136,7 @@ class Deliverer:
             self._workers[event.handler].outbox.settled(outcome.run, event)
 
     def outstanding(self, run: RunId | None = None) -> int:
-        """Number of outcomes (of `run`) still to come: an alert counts once for each handler."""
+        """Number of outcomes (of `run`) that are not recorded yet: an alert counts once for each handler."""
         self._check()
         early = sum(run is None or alert.record.run == run for alert in self._early or ())
         return early * len(self._workers) + sum(worker.outstanding(run) for worker in self._workers.values())

@@ -211,7 +211,7 @@ def webhook_body(notice: Notice, receiver: str) -> bytes:
 def alertmanager(settings: AlertmanagerSettings) -> Send:
     """POST to Alertmanager's API, version 2. Each firing alert has an end ahead, as its own clients do it.
 
-    So the alert of a process that died ends by itself, and one that Alertmanager forgot comes back.
+    So the alert of a process that died ends by itself, and one that Alertmanager forgot appears again.
     """
     endpoint = endpoint_of(settings, below=_ALERTMANAGER_PATH)
 

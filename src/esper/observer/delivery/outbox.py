@@ -10,7 +10,7 @@
 Order and limits. A token bucket is refilled evenly up to `burst`; a token that a waiting message holds still counts, so no window of w
 seconds has more than `burst + rate * w` messages, however long a receiver hung. A firing needs a token at once, so at most `burst` firings
 wait. A resolution waits for its firing, then for a token; the rate limit and its age never suppress it, or a receiver would show the alert
-for ever. Attempts after the first need no token: the failed ones reached nobody. Each alert has its own back-off, so one that its receiver
+for ever. Attempts after the first need no token: the failed ones did not arrive. Each alert has its own back-off, so one that its receiver
 refuses delays no other.
 
 State ends with the process. `settled` takes an outcome that was read back from the log. Delivered and suppressed alerts are done; failed
