@@ -24,8 +24,6 @@ from esper.oona.contract import Log, records_of
 
 _OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
-_Difference = tuple[str, object, object]
-"""A field, and its expected and its found value."""
 
 
 class DivergedError(LogError):
@@ -122,7 +120,7 @@ def _form(event: Event) -> JsonValue:
     return form
 
 
-def _first_difference(expected: JsonValue, got: JsonValue, path: str = "data") -> _Difference | None:
+def _first_difference(expected: JsonValue, got: JsonValue, path: str = "data") -> tuple[str, object, object] | None:
     """The first place where two JSON values differ, with its value in each; None when they are equal."""
     if isinstance(expected, dict) and isinstance(got, dict):
         pairs = [

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,8 +91,7 @@ def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> N
     draft = path.with_name(path.name + ".new")
     with explained(path, "create"):
         draft.unlink(missing_ok=True)
-        connection = apsw.Connection(os.fspath(draft))
-        try:
+        with closing(apsw.Connection(os.fspath(draft))) as connection:
             # One call each: apsw stops at the row that a pragma answers with.
             connection.pragma("application_id", _APPLICATION_ID)
             connection.pragma("user_version", _FORMAT)
@@ -101,8 +100,6 @@ def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> N
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
                 meta = {"run": run, "writer": writer, "format": str(_FORMAT), "created": created}
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        finally:
-            connection.close()
         draft.rename(path)
         sync_folder(path.parent)
 

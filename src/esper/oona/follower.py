@@ -276,10 +276,10 @@ class DerivedFollower:
 
     def _read(self, run: RunId) -> tuple[Record, ...]:
         folder = self._directory.path / run
-        if run not in self._files and not is_observed(folder):
-            return ()
-        file = self._files.setdefault(run, _Followed(START))
-        if not file.may_have_grown(folder, OBSERVED_FILE):
+        if run not in self._files and is_observed(folder):
+            self._files[run] = _Followed(START)
+        file = self._files.get(run)
+        if file is None or not file.may_have_grown(folder, OBSERVED_FILE):
             return ()
         settled = is_settled(folder)
         try:

@@ -6,7 +6,7 @@ cannot be derived again. The state can be folded again from the run. Nothing her
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -179,13 +179,8 @@ def _reading(folder: Path) -> Iterator[apsw.Connection]:
     """A connection for one request, and one view of the file."""
     path = folder / OBSERVED_FILE
     immutable = is_settled(folder) and not os.access(folder, os.W_OK)
-    with file.explained(path, "read"):
-        connection = file.open_for_reading(path, immutable=immutable)
-        try:
-            with connection:
-                yield connection
-        finally:
-            connection.close()
+    with file.explained(path, "read"), closing(file.open_for_reading(path, immutable=immutable)) as connection, connection:
+        yield connection
 
 
 def _end(connection: apsw.Connection) -> int:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -169,13 +169,15 @@ class RunLog:
     @contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
         """A connection for one request."""
-        if file.read_mark(self.path) is not None:
+        sealed = file.read_mark(self.path) is not None
+        if sealed or (self._connection is None and _is_archived(self.path)):
             self._release()
-            with file.unchanged(self.path), self._immutable() as connection:
-                yield connection
-            return
-        if self._connection is None and _is_archived(self.path):
-            with self._immutable() as connection:
+            with (
+                file.unchanged(self.path) if sealed else nullcontext(),
+                _sealed_at_once,
+                file.explained(self._file, "read"),
+                closing(file.open_for_reading(self._file, immutable=True)) as connection,
+            ):
                 yield connection
             return
         if self._connection is None:
@@ -186,15 +188,6 @@ class RunLog:
         finally:
             if self._finished:
                 self._release()
-
-    @contextmanager
-    def _immutable(self) -> Iterator[apsw.Connection]:
-        with _sealed_at_once, file.explained(self._file, "read"):
-            connection = file.open_for_reading(self._file, immutable=True)
-            try:
-                yield connection
-            finally:
-                connection.close()
 
     def _release(self) -> None:
         if self._connection is not None:
