@@ -11,7 +11,9 @@ blend it in, freeze it or replace it.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -32,32 +34,34 @@ _LEAST_SPREAD = 0.2
 _LONG_AGO = 1 << 30
 
 _Table = npt.NDArray[np.void]
-"""An array of one `_ROW` for each row of a health record."""
+"""An array without dimensions of a `_layout`: its fields are arrays with an entry for each row."""
 
-_ROW = np.dtype(
-    [
-        ("known", "<i8"),  # Records that had the row.
-        ("depth", "<f8"),  # Log of the gradient's variance beside the strongest site's, where it had settled; NaN before it was measured.
-        ("spread", "<f8"),
-        ("low", "<i8"),  # Records in a row far below.
-        ("vanishing_for", "<i8"),  # Records since `vanishing` began; 0: it is not under way.
-        ("settled", "<f8"),  # The share of dead units, smoothed; NaN before it was measured.
-        ("least", "<f8"),
-        ("dying", "<i8"),  # Records in a row far above the least.
-        ("last", "<f8"),
-        ("repeated", "<i8"),  # Records in a row that measured the very same variance.
-        ("dead", "?"),
-        ("stuck", "?"),
-        ("broken", "?", len(HEALTH)),
-        ("spare", "?", 14 - len(HEALTH)),  # Fills the row to whole words: numpy is slower where numbers are not aligned.
-    ]
-)
-_NEW = np.array((0, math.nan, _LEAST_SPREAD, 0, 0, math.nan, math.nan, 0, math.nan, 0, False, False, False, False), _ROW)
+_NEW: Mapping[str, float | bool] = {
+    "known": 0,  # Records that had the row.
+    "depth": math.nan,  # Log of the gradient's variance beside the strongest site's, where it had settled; NaN before it was measured.
+    "spread": _LEAST_SPREAD,
+    "low": 0,  # Records in a row far below.
+    "vanishing_for": 0,  # Records since `vanishing` began; 0: it is not under way.
+    "settled": math.nan,  # The share of dead units, smoothed; NaN before it was measured.
+    "least": math.nan,
+    "dying": 0,  # Records in a row far above the least.
+    "last": math.nan,
+    "repeated": 0,  # Records in a row that measured the very same variance.
+    "dead": False,
+    "stuck": False,
+    "broken": False,  # One entry for each metric and row.
+}
+"""The fields of a table, with the value of a row that is new. Flags come last, so that the numbers are aligned."""
+
+
+@lru_cache(maxsize=64)
+def _layout(rows: int) -> np.dtype[np.void]:
+    return np.dtype([(name, np.array(new).dtype, (len(HEALTH), rows) if name == "broken" else (rows,)) for name, new in _NEW.items()])
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The state of all rows, in the order of the last record. `table` are the bytes of a `_ROW` each.
+    """The state of all rows, in the order of the last record. `table` are the bytes of a table of `_layout`.
 
     `adaptation`: the step of the last adaptation that was seen; `since`: records since then.
     """
@@ -69,8 +73,13 @@ class Rows:
     table: bytes
 
     def __post_init__(self) -> None:
-        if not len(self.sites) == len(self.seeds) == len(self.table) / _ROW.itemsize:
-            raise ValueError(f"expected a site, a seed and {_ROW.itemsize} bytes of each row")
+        size = _layout(len(self.sites)).itemsize
+        if len(self.seeds) != len(self.sites) or len(self.table) != size:
+            raise ValueError(f"expected as many seeds as sites and a table of {size} bytes, got {len(self.seeds)} and {len(self.table)}")
+
+    def read(self) -> _Table:
+        """The table; it cannot be written to."""
+        return np.ndarray((), _layout(len(self.sites)), self.table)
 
 
 def step_rows(rows: Rows | None, read: Measurements, settings: DetectorSettings) -> tuple[Rows, list[Anomaly]]:
@@ -82,7 +91,8 @@ def step_rows(rows: Rows | None, read: Measurements, settings: DetectorSettings)
     since = _LONG_AGO if rows is None else rows.since  # Before a run's first record nothing that is watched changed.
     if rows is not None and read.last_adaptation_step != rows.adaptation:
         since = 0
-        table[~own] = _NEW
+        for name, new in _NEW.items():
+            table[name][..., ~own] = new
     factor = settings.adaptation_factor if since < settings.adaptation_records else 1.0
     found = _nonfinite(table, read)
     found += _vanishing(table, own, read, settings, factor)
@@ -94,8 +104,8 @@ def step_rows(rows: Rows | None, read: Measurements, settings: DetectorSettings)
 
 def open_labels(rows: Rows) -> set[Labels]:
     """The labels of every open anomaly."""
-    table = np.frombuffer(rows.table, _ROW)
-    lasting = [("nonfinite", metric, table["broken"][:, column]) for column, metric in enumerate(HEALTH)]
+    table = rows.read()
+    lasting = [("nonfinite", metric, flags) for metric, flags in zip(HEALTH, table["broken"], strict=True)]
     lasting += [("vanishing", _DEPTH, table["vanishing_for"]), ("dead", _DEAD, table["dead"]), ("stuck", _VARIANCE, table["stuck"])]
     return {
         source_labels(rows.sites[row], rows.seeds[row], metric, detector)
@@ -107,12 +117,15 @@ def open_labels(rows: Rows) -> set[Labels]:
 def _aligned(rows: Rows | None, sites: tuple[str, ...], seeds: tuple[int | None, ...]) -> _Table:
     """The rows of the record, each with its state."""
     if rows is not None and (rows.sites, rows.seeds) == (sites, seeds):
-        return np.frombuffer(rows.table, _ROW).copy()
-    table = np.full(len(sites), _NEW)
-    if rows is not None:
-        before = dict(zip(zip(rows.sites, rows.seeds, strict=True), np.frombuffer(rows.table, _ROW), strict=True))
-        for row, key in enumerate(zip(sites, seeds, strict=True)):
-            table[row] = before.get(key, _NEW)
+        return rows.read().copy()
+    table = np.empty((), _layout(len(sites)))
+    place = {} if rows is None else {key: row for row, key in enumerate(zip(rows.sites, rows.seeds, strict=True))}
+    pairs = [(row, place[key]) for row, key in enumerate(zip(sites, seeds, strict=True)) if key in place]
+    now, before = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    for name, new in _NEW.items():
+        table[name] = new
+        if rows is not None:
+            table[name][..., now] = rows.read()[name][..., before]
     return table
 
 
@@ -120,7 +133,7 @@ def _nonfinite(table: _Table, read: Measurements) -> list[Anomaly]:
     values, measured = (np.stack([part[name] for name in HEALTH]) for part in (read.columns, read.measured))
     bad = measured & ~np.isfinite(values)
     bad[_ERRORS] = values[_ERRORS] > 0
-    broken = table["broken"].T
+    broken = table["broken"]
     begins = np.argwhere(bad & ~broken).tolist()
     np.copyto(broken, bad, where=measured)
     return [Anomaly(row, "nonfinite", HEALTH[column], float(values[column, row]), None, 1.0) for column, row in begins]
