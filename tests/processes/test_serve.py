@@ -9,7 +9,7 @@ import pytest
 
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
-from esper.nissa.custom import CustomMetrics
+from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.metrics import LogMetrics
 from esper.nissa.service_settings import TOKEN_VARIABLE, NissaSettings, nissa_settings, read_token
 from esper.oona.directory import Directory

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from esper.errors import DataError, RuleError
 from esper.events.envelope import RunId
-from esper.nissa.custom import MOST_LABELS, CounterSample, CustomSample, GaugeSample, RefusedSamplesError
+from esper.nissa.custom_metrics import MOST_LABELS, CounterSample, CustomSample, GaugeSample, RefusedSamplesError
 from esper.processes.train import bound_run
 
 _EXPECTED = {

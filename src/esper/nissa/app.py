@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from esper.events.fields import Count, NonNegative
 from esper.nissa.backend import Backend, ByBackend, View, send, view_model, view_of
 from esper.nissa.collectors import CollectorStatus
-from esper.nissa.custom import CustomBatch
+from esper.nissa.custom_metrics import CustomBatch
 from esper.nissa.problems import Problem, install_handlers, responses
 from esper.nissa.record_routes import record_routes
 from esper.nissa.run_routes import run_routes

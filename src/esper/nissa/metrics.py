@@ -27,7 +27,7 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, RunSta
 from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
 from esper.folds.monitoring import open_alerts
 from esper.folds.monitoring.open_alerts import OpenAlert, OpenAlerts
-from esper.nissa.custom import CustomMetrics
+from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.families import COUNTERS, HISTOGRAMS
 
 _RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from esper.errors import AmbiguousRunError, EsperError, UnknownRunError
 from esper.nissa.backend import View
-from esper.nissa.custom import InvalidPart, RefusedSamplesError
+from esper.nissa.custom_metrics import InvalidPart, RefusedSamplesError
 
 _MEDIA_TYPE = "application/problem+json"
 # Names by which a mistake is located: they are in the API's description. Any other is the sender's, and is shown as `?`.

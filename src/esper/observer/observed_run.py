@@ -1,4 +1,4 @@
-"""One run under observation: its monitor, its store, and the position in its log up to which it is derived."""
+"""A run under observation: its monitor, its store, and the position in its log up to which it is derived."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from esper.oona.observed import Observed, observed_records
 
 
 class ObservedRun:
-    """One run that is open. Methods return the derived records that are new, and raise LogError where they cannot be saved."""
+    """A run that is open. Methods return the derived records that are new, and raise LogError where they cannot be saved."""
 
     def __init__(self, monitor: RunMonitor, store: Observed, position: Position, now: Callable[[], datetime]) -> None:
         self.monitor = monitor

@@ -1,4 +1,4 @@
-"""One process per run: an exclusive lock on a file that is opened once and kept open.
+"""The lock that keeps a run to one process: an exclusive lock on a file that is opened once and kept open.
 
 The lock is POSIX (`fcntl.lockf`), which dies with its process. `flock` does not: a forked DataLoader worker keeps it after kill -9 of
 the trainer. The price of POSIX locks is that a process never conflicts with itself and loses its lock when it closes *any* descriptor of

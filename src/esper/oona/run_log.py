@@ -38,7 +38,7 @@ _sealed_at_once = threading.BoundedSemaphore(64)
 
 
 class RunLog:
-    """One run's log on disk: a `RunWriter` from `create` and `resume`; else a `Log` that may only be read.
+    """The log of a run on disk: a `RunWriter` from `create` and `resume`; else a `Log` that may only be read.
 
     One thread at a time appends; one thread at a time reads, waits or asks for the end. Close it, or use it in a `with` statement.
     """

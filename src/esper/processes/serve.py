@@ -28,7 +28,7 @@ from esper.history.run_list import RunList
 from esper.nissa.app import build_app
 from esper.nissa.backend import Backend, Tails
 from esper.nissa.collectors import Collectors, find_collector
-from esper.nissa.custom import CustomMetrics
+from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.problems import ProblemError
 from esper.nissa.service_settings import NissaSettings, read_token

@@ -35,7 +35,7 @@ from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_growth, seed_optimizer_like
 from esper.kasmina.host import Host
 from esper.kasmina.plain_model import save_grown
-from esper.nissa.custom import CustomMetrics
+from esper.nissa.custom_metrics import CustomMetrics
 from esper.oona.catch_up import CatchUp, DivergedError
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id

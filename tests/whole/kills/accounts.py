@@ -130,7 +130,8 @@ def comparables(records: tuple[Record, ...]) -> tuple[tuple[Comparable, ...], tu
     ends = {record.topic: record.id for record in records if finished}
     for record in records:
         outside = ends.get(record.topic) != record.id if record.type == StreamEnded.KIND else record.type in _OUTSIDE
-        if outside or record.type == Heartbeat.KIND:
+        # A topic of heartbeats, its end included, is there only where an execution lasted long enough for one.
+        if outside or record.topic == Heartbeat.TOPIC:
             names[record.id] = record.type
             continue
         ordinals[record.topic] += 1

@@ -114,7 +114,7 @@ def _run_agent(arguments: argparse.Namespace, out: Output) -> int:
     """Measures until it is interrupted."""
     if find_spec("psutil") is None:
         raise SettingsError("esper agent needs psutil: pip install 'esper-training[nissa]' (or [train])")
-    from esper.processes.agent import AGENT_LOCK, Gpus, nvml, run_agent
+    from esper.processes.resource_agent import AGENT_LOCK, Gpus, nvml, run_agent
 
     directory = directory_of(arguments, create=True)
     stopped = _stopped_by_signals()

@@ -41,7 +41,7 @@ class DeliveryError(EsperError):
 
 
 class _DaemonThreads(ThreadPoolExecutor):
-    """One daemon thread per call. A call that hangs delays no other call, and nothing waits for it when loop or process end."""
+    """An executor with a daemon thread for each call: one that hangs delays no other, and neither loop nor process waits for it."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         future: Future[_T] = Future()
@@ -169,7 +169,7 @@ class Deliverer:
 
 
 class _Worker:
-    """One handler's task and outbox, and the lock between the task and the threads that offer."""
+    """The task and outbox of a handler, and the lock between the task and the threads that offer."""
 
     def __init__(self, handler: Handler, deliverer: Deliverer) -> None:
         self.handler, self.outbox = handler, Outbox(handler.name, handler.limits, random.random)

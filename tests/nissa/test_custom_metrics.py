@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from esper.errors import LogError
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.nissa.custom import MOST_CUSTOM_METRICS, MOST_SERIES, CustomBatch, CustomMetrics, RefusedSamplesError
+from esper.nissa.custom_metrics import MOST_CUSTOM_METRICS, MOST_SERIES, CustomBatch, CustomMetrics, RefusedSamplesError
 
 
 class Recorded(list[CustomMetricRecorded]):

@@ -17,7 +17,7 @@ from esper.events.kinds.telemetry import ResourcesMeasured
 from esper.events.topics import RESOURCES
 from esper.oona.daily_run import _machine_name
 from esper.oona.directory import Directory
-from esper.processes.agent import Agent, Gpus, run_agent
+from esper.processes.resource_agent import Agent, Gpus, run_agent
 from tests.synthetic import write_run
 
 
