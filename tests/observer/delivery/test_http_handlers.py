@@ -62,7 +62,15 @@ def test_a_status_that_stays_is_final(status: int) -> None:
 
 @pytest.mark.parametrize(
     ("header", "pause_s"),
-    [("7", 7.0), ("Sun, 01 Mar 2026 12:01:00 GMT", 59.99975), ("Sun, 01 Mar 2026 11:00:00 GMT", 0.0), ("soon", None), ("-5", None)],
+    [
+        ("7", 7.0),
+        ("999999", 300.0),
+        ("Mon, 02 Mar 2026 12:01:00 GMT", 300.0),
+        ("Sun, 01 Mar 2026 12:01:00 GMT", 59.99975),
+        ("Sun, 01 Mar 2026 11:00:00 GMT", 0.0),
+        ("soon", None),
+        ("-5", None),
+    ],
 )
 def test_a_receiver_may_ask_for_a_pause(header: str, pause_s: float | None) -> None:
     with http_server(inbox=Inbox(status=503, headers={"Retry-After": header})) as inbox:

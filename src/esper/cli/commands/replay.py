@@ -9,7 +9,7 @@ from esper.cli.arguments import Subcommands, factor, history_of, new_command, wh
 from esper.cli.live import Screen, transcript
 from esper.cli.output import Output
 from esper.events.kinds.epoch import EpochCompleted
-from esper.history.replay import EpochDigest, Replay
+from esper.history.playback import EpochDigest, Replay
 
 # On a terminal without --speed, so that the run can be watched: about ten seconds for a run of eighty epochs.
 _REDRAW_S = 0.05

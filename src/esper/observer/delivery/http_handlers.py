@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, cast
 from urllib.parse import SplitResult, urlsplit
 
-import anyio
-import httpcore  # noqa: F401 - see below
+import anyio._backends._asyncio  # noqa: F401 - httpx imports it, and httpcore, within its first request, which would take 80 ms more.
+import httpcore  # noqa: F401
 import httpx
 from pydantic import SecretStr
 
@@ -42,11 +42,9 @@ _HEADERS = {
 _ENDS_AHEAD = 4  # An alert's end is this many `resend_s` ahead, as Prometheus does it: three lost messages in a row resolve nothing.
 _NOT_ENDED = "0001-01-01T00:00:00Z"  # As Alertmanager writes it for a firing alert.
 _SHORTEST_KEY = 8
+_LONGEST_RETRY_AFTER_S = 300.0
 _REPEATABLE = frozenset({408, 425, 429})  # The 4xx that RFC 9110, 8470 and 6585 allow to repeat.
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
-
-# httpx imports httpcore and anyio's backend within its first request, which would then take 80 ms more. They are imported here instead.
-anyio.run(anyio.sleep, 0)
 
 for _name in ("httpx", "httpcore"):  # They log URLs, which may be secrets.
     logging.getLogger(_name).disabled = True
@@ -160,11 +158,12 @@ def _retry_after_s(header: str | None, now: datetime) -> float | None:
     if header is None:
         return None
     if header.isascii() and header.isdigit():
-        return float(header[:9])
+        return min(float(header[:9]), _LONGEST_RETRY_AFTER_S)
     try:
-        return max(0.0, (email.utils.parsedate_to_datetime(header) - now).total_seconds())
+        wait_s = (email.utils.parsedate_to_datetime(header) - now).total_seconds()
     except (TypeError, ValueError):
         return None
+    return min(max(0.0, wait_s), _LONGEST_RETRY_AFTER_S)
 
 
 def webhook(settings: WebhookSettings) -> Send:

@@ -37,7 +37,6 @@ _OPEN_AT_MOST = 10_000
 """Delivered firings that await their resolution, and as many undelivered ones; the resolution of a forgotten one is not sent."""
 
 _LONGEST_BACKOFF_S = 60.0
-_LONGEST_RETRY_AFTER_S = 300.0
 _QUIET_S = 5.0
 _SUMMARY_AT_LATEST_S = 60.0
 """A summary is sent when no alert was suppressed for five seconds, and a minute after the first one at the latest."""
@@ -324,7 +323,7 @@ def pause_s(attempts: int, first_s: float, retry_after_s: float | None, jitter: 
     Chance keeps handlers on many machines from trying in step.
     """
     longest = min(first_s * 2.0 ** min(attempts - 1, 30), _LONGEST_BACKOFF_S)
-    return max(longest * (0.5 + 0.5 * jitter()), min(retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S))
+    return max(longest * (0.5 + 0.5 * jitter()), retry_after_s or 0.0)
 
 
 def _place(message: AlertRecord | RateLimitSummary) -> tuple[str, bool] | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from esper.errors import RuleError
-from esper.history.replay import PAUSE_LIMIT_S, Replay
+from esper.history.playback import PAUSE_LIMIT_S, Replay
 from esper.history.run_history import History
 from tests.synthetic import EPOCHS
 
