@@ -1,5 +1,7 @@
 """Commands: what they do to the seed table, and what is refused and changes nothing."""
 
+from typing import NoReturn
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -86,6 +88,17 @@ def test_another_life_in_a_slot_begins_with_other_weights() -> None:
     second = host.germinate("0", 0, life=2, blueprint="mlp:24", lr=LR)
     assert first.spec == second.spec
     assert first.key != second.key
+
+
+def test_a_seed_whose_optimizer_cannot_be_made_stays_as_it_was() -> None:
+    def refusing(*_: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    host = Host(linear_model(), GrowthSettings(max_parameters=9.0), seed_optimizer=refusing)
+    kernel = kernel_of(host.germinate("0", 0, life=1, blueprint="mlp:24", lr=LR))
+    with pytest.raises(ZeroDivisionError):
+        host.load("0", 0, kernel, epoch=2)
+    assert (host.seeds["0", 0].stage, host.seeds["0", 0].branch) == (Stage.GERMINATED, None)
 
 
 def test_the_learning_rate_at_germination_is_kept() -> None:

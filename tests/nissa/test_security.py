@@ -3,6 +3,7 @@
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,12 @@ def test_a_name_that_is_not_known_is_refused_and_not_repeated(guarded: Client, h
     answer = guarded.get("/healthz", host=host)
     assert (answer.status, answer.json["type"]) == (400, "urn:esper:problem:unknown-host")
     assert b"evil" not in answer.body
+
+
+@pytest.mark.parametrize("host", ["a b", ".", ""])
+def test_a_server_on_all_addresses_knows_no_empty_name(tmp_path: Path, host: str) -> None:
+    with serving(tmp_path, NissaSettings(host=""), TOKEN) as client:
+        assert client.get("/healthz", host=host).status == 400
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/api/v1/runs", "/api/v1/openapi.json", "/api/v1/nothing", "/healthz/"])

@@ -310,8 +310,9 @@ class Host:
     def _fill(self, host_site: HostSite, slot: HostSlot, branch: Branch) -> None:
         """Puts a body where its layer is, in its layer's mode, with an optimizer of its own."""
         assert slot.lr is not None
-        slot.branch = branch.train(host_site.layer.training).to(host_site.layer.weight.device)
-        slot.optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)
+        branch = branch.train(host_site.layer.training).to(host_site.layer.weight.device)
+        optimizer = self._seed_optimizer(list(branch.parameters()), slot.lr)  # The user's: it may raise, and then nothing has changed.
+        slot.branch, slot.optimizer = branch, optimizer
 
     def release(self) -> None:
         """Makes the model plain again, in place: what grew in it is gone, its own values stay. This Host is of no use afterwards."""

@@ -91,7 +91,7 @@ class SecurityMiddleware:
         found = _HOST.fullmatch(host)
         name = found["name"].lower().rstrip(".") if found else ""
         try:
-            return name in self._names or bool(ip_address(name.strip("[]")))
+            return bool(name) and (name in self._names or bool(ip_address(name.strip("[]"))))
         except ValueError:
             return False
 

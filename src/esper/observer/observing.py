@@ -76,6 +76,7 @@ class Observer:
         self._introduced: set[RunId] = set()
         self._to_settle: set[RunId] = set()
         self._writing = threading.Lock()
+        self._closed = False
         self._unwritten: dict[RunId, list[AlertOutcome]] = {}
         self._ticked_at = -settings.tick_s
         positions = self._positions()
@@ -105,14 +106,21 @@ class Observer:
         if self._deliverer is not None:
             self._deliverer.close(_LAST_DELIVERY_S)
         self._write_again()
+        with self._writing:
+            self._closed = True
         for run in list(self._runs):
             with self._guarded(run):
                 self._park(run)
         self._follower.close()
 
     def record(self, outcomes: Iterable[AlertOutcome]) -> None:
-        """Writes outcomes beside their runs, from any thread. Those that cannot be written are kept, and tried again every turn."""
+        """Writes outcomes beside their runs, from any thread. Those that cannot be written are kept, and tried again every turn.
+
+        After `close` it writes nothing: another observer may have the files.
+        """
         with self._writing:
+            if self._closed:
+                return
             for outcome in outcomes:
                 self._unwritten.setdefault(outcome.alert.run, []).append(outcome)
             for name in list(self._unwritten):
@@ -153,8 +161,9 @@ class Observer:
             self._park(page.run)
 
     def _offer(self, new: Iterable[Record]) -> None:
-        if self._deliverer is not None:
-            self._deliverer.offer(*(record for record in new if record.type in _OFFERED))
+        offered = [record for record in new if record.type in _OFFERED]
+        if self._deliverer is not None and offered:
+            self._deliverer.offer(*offered)
 
     def _open(self, name: RunId) -> ObservedRun:
         if name in self._runs:

@@ -66,7 +66,7 @@ class RunLog:
             if (path / file.RUN_FILE).exists():
                 raise LogError(f"cannot create run {run}: expected no log yet, got {path / file.RUN_FILE}; resume it instead")
             file.create_file(path / file.RUN_FILE, run, writer)
-            return cls(path, _Writer(path, lock))
+            return cls._written_by(path, _Writer(path, lock))
 
     @classmethod
     def resume(cls, path: Path) -> Self:
@@ -78,7 +78,15 @@ class RunLog:
         with _locked(path, path.name) as lock:
             if file.read_mark(path) is not None:
                 raise LogError(f"run {path.name} is finished and sealed ({path / file.SEAL_MARK}): expected a run that can go on")
-            return cls(path, _Writer(path, lock))
+            return cls._written_by(path, _Writer(path, lock))
+
+    @classmethod
+    def _written_by(cls, path: Path, writer: "_Writer") -> Self:
+        try:
+            return cls(path, writer)
+        except BaseException:
+            writer.close()
+            raise
 
     def heads(self) -> Heads:
         """The log's end, as a copy.

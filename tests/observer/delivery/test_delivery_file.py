@@ -81,6 +81,11 @@ MISTAKES = {
         3,
         "kind: expected one of log, webhook, alertmanager, apprise, got 'pager'",
     ),
+    "kind of another type": (
+        '[[handlers]]\nname = "a"\nkind = ["log"]',
+        3,
+        r"kind: expected one of log, webhook, alertmanager, apprise, got \['log'\]",
+    ),
     "no name": ('[[handlers]]\nkind = "log"', 1, "name: expected this key, got nothing"),
     "a bad name": (webhook().replace("team", "Team A"), 3, "name: String should match pattern .*, got 'Team A'"),
     "two of a name": (f"{webhook()}\n{webhook()}", 7, "two handlers of the name 'team': the other is in line 3"),

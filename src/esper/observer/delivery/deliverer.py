@@ -21,7 +21,7 @@ Send = Callable[[Sequence[Notice], datetime], Coroutine[Any, Any, Answer]]
 """Makes one attempt to send notices, within the handler's own time limit. An exception counts as a final failure."""
 
 Recorder = Callable[[Sequence[AlertOutcome]], None]
-"""Writes outcomes; they are on disk when it returns."""
+"""Writes outcomes. They are on disk when it returns; those that cannot be written are kept, to be tried again."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -143,11 +143,13 @@ class Deliverer:
 
     def close(self, timeout_s: float) -> None:
         """Delivers what it can within `timeout_s`, and ends. The rest has no outcome: the next deliverer sends it."""
+        if self._thread.is_alive():
+            with suppress(RuntimeError):  # The loop has ended.
+                # Before the workers are told to end: a deadline that has been left cannot be moved.
+                self._loop.call_soon_threadsafe(self._deadline.reschedule, time.monotonic() + timeout_s)
         for worker in self._workers.values():
             worker.end()
         if self._thread.is_alive():
-            with suppress(RuntimeError):  # The loop has ended.
-                self._loop.call_soon_threadsafe(self._deadline.reschedule, time.monotonic() + timeout_s)
             self._thread.join(timeout_s + _GRACE_S)
         self._check()
 

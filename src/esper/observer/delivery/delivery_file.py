@@ -148,7 +148,7 @@ def parse_delivery(text: str, where: str) -> DeliverySettings:
 def _handler(file: TomlFile, place: int, table: dict[str, Any]) -> HandlerSettings:  # Any: TOML; the models check it.
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
-        reason = _MAIL if kind in {"smtp", "mail", "email"} else f"expected one of {', '.join(_KINDS)},"
+        reason = _MAIL if isinstance(kind, str) and kind in {"smtp", "mail", "email"} else f"expected one of {', '.join(_KINDS)},"
         file.refuse(("handlers", place, "kind"), f"kind: {reason} got {'nothing' if kind is None else repr(kind)}")
     handler: HandlerSettings = file.table(_KINDS[kind], ("handlers", place), secret=("url",))
     for group in _ONE_OF:

@@ -196,7 +196,7 @@ class Outbox:
         if is_open and is_young and self._take_token():
             self._granted[_place(alert)] = _Waiting(alert, now.steady_s)
             return ()
-        if is_young:
+        if is_young and (is_open or before == "rate_limit"):
             self._count(alert, now)
         self._missed[alert.key] = None
         return (self._suppressed(alert, "rate_limit" if is_young else "stale"),) if is_open else ()
