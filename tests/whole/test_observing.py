@@ -87,7 +87,7 @@ def said(log: Path, run: RunId, kind: str) -> list[Record]:
 
 
 def test_an_observer_killed_again_and_again_derives_what_one_that_was_not_derives(started: Started, tmp_path: Path) -> None:
-    training = started.esper("train", "digits", "--epochs", "40", "--set", "trainer.measure_every=1")
+    training = started.esper("train", "digits", "--epochs", "160", "--set", "trainer.measure_every=1")
     run, chance = only_run(started.log), random.Random(7)
     kills = 0
     while training.poll() is None:
