@@ -99,6 +99,8 @@ def fit(
         seed_optimizer=growth.seed_optimizer,
         device=where,
     )
+    if resume is None:
+        training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.
     directory = Directory(log, create=True)
     if observe:
         start_watchers(directory)

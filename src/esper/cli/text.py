@@ -1,10 +1,11 @@
 """Numbers, names, small curves and lists as text. A value that was not measured is shown as unknown, never as zero."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from rich.columns import Columns
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -97,10 +98,26 @@ def one_line(*parts: str | Text, style: str = "") -> Text:
     return text
 
 
+class _Separated:
+    """Parts with dots between them, as many to a line as it holds. (Rich's Columns would align them, and leave holes.)"""
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        *most, last = parts
+        self._parts = [*(f"{part} ·" for part in most), last]
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        line = ""
+        for part in self._parts:
+            if line and cell_len(f"{line} {part}") > options.max_width:
+                yield Text(line)
+                line = ""
+            line = f"{line} {part}" if line else part
+        yield Text(line)
+
+
 def separated(parts: Iterable[str], *, indent: int = 0, style: str = "") -> Padding:
     """`parts` with dots between them; where they take several lines, no part is broken."""
-    *most, last = parts
-    return Padding(Columns([*(f"{part} ·" for part in most), last], padding=(0, 1)), (0, 0, 0, indent), style=style)
+    return Padding(_Separated(parts), (0, 0, 0, indent), style=style)
 
 
 def hanging(head: str | Text, words: str, *, style: str = "") -> Table:

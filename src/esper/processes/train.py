@@ -145,7 +145,7 @@ def fresh_run_id() -> RunId:
 
 def train(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId) -> Result:
     """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; every other error is in the log as RunFailed."""
-    _require_trainable(recipe, settings)  # Before the run exists: what cannot work leaves nothing behind.
+    require_trainable(recipe, settings)  # Before the run exists: what cannot work leaves nothing behind.
     with directory.create(run) as log:
         return _run(recipe, settings, directory, log, (None, None, ()))
 
@@ -165,7 +165,8 @@ def resume(recipe: Recipe, settings: RunSettings, directory: Directory, run: Run
         return _run(recipe, settings, directory, log, resume_point(log, directory.checkpoints(run)))
 
 
-def _require_trainable(recipe: Recipe, settings: RunSettings) -> None:
+def require_trainable(recipe: Recipe, settings: RunSettings) -> None:
+    """Raises SettingsError for a recipe that cannot be trained, for a reason that can be seen without training it."""
     if settings.growth.enabled:
         require_growth(recipe.model, settings.growth, recipe.optimizer, _seed_optimizer(recipe, settings), sites=recipe.sites)
     if isinstance(recipe.train, Iterator) and settings.trainer.epoch_steps is None:

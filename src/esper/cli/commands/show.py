@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     if arguments.json:
         out.json(_as_json(folded))
     else:
-        out.print(*report(folded, out.width, everything=arguments.all))
+        status = None if interrupted is None else "interrupted"
+        out.print(*report(folded, out.width, everything=arguments.all, status=status))
         tail = f"{folded.run[-6:]}{log_option(arguments)}"
         if interrupted is not None:
             out.line(f"\nno process writes this run now, and it has not ended: {interrupted}")
@@ -96,9 +97,9 @@ def _as_json(folded: FoldedRun) -> dict[str, object]:
     }
 
 
-def report(folded: FoldedRun, width: int, *, everything: bool = False) -> Iterator[RenderableType]:
+def report(folded: FoldedRun, width: int, *, everything: bool = False, status: str | None = None) -> Iterator[RenderableType]:
     """The report of `folded`, section by section; `everything`: housekeeping and decisions for doing nothing too."""
-    yield from _heading(folded)
+    yield from _heading(folded, status or folded.state.status.value)
     yield from _section("losses", _losses(folded, width), "no epoch was completed yet")
     yield from _section(f"lattice after epoch {folded.state.epoch}", _seeds(folded), "this run has no sites: nothing can grow in it")
     yield from _lives(folded, width)
@@ -118,7 +119,7 @@ def _indented(renderable: RenderableType, style: str = "") -> Padding:
     return Padding(renderable, (0, 0, 0, 2), style=style)
 
 
-def _heading(folded: FoldedRun) -> Iterator[RenderableType]:
+def _heading(folded: FoldedRun, status: str) -> Iterator[RenderableType]:
     state, telemetry, run = folded.state, folded.telemetry, folded.state.started
     yield Text(f"run {short_id(folded.run)}", style="bold").append(f"  {folded.run}", style="dim")
     if run is None:
@@ -130,7 +131,7 @@ def _heading(folded: FoldedRun) -> Iterator[RenderableType]:
     times = f"{timestamp(telemetry.first_time)} to {timestamp(telemetry.last_time)} UTC"
     parameters = f"parameters {count(run.parameters)} at the start, {count(last.parameters if last else None)} now"
     incarnation = f"incarnation {state.incarnation}"
-    yield separated((f"task {run.task}", f"rng {run.rng_seed}", state.status.value, epoch, incarnation), indent=2)
+    yield separated((f"task {run.task}", f"rng {run.rng_seed}", status, epoch, incarnation), indent=2)
     yield separated((times, f"step {count(telemetry.step)}", f"{count(telemetry.records)} records"), indent=2)
     yield separated((parameters, f"device {run.hardware.device}", code), indent=2)
     yield _indented(f"state at moment {state.moment}: {digest(state)}", "dim")
