@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
-from local_kafka import BrokerError, LocalKafka
 
-from tests.kafka.topic_factory import TopicFactory
+from tests.kafka.broker import BrokerError, LocalKafka, TopicFactory
 
 pytestmark = pytest.mark.kafka
 
