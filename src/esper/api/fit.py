@@ -21,7 +21,7 @@ from esper.tolaria.training import Policy, Scheduler
 
 @dataclass(frozen=True)
 class Grow:
-    """Where, with what and by whose decision a model may grow.
+    """Growth of a model: the layers where it may grow, the blueprints, the limits, and the policy that decides.
 
     sites: "auto", a glob over the names of layers, a type of layer, or a function (name, module) -> bool. blueprints: what seeds may be
     made of, like ("mlp:24", "lowrank:8"); None: the first set that fits. policy: SystemState and the id of its event in, decisions out;

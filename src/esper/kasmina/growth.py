@@ -1,4 +1,4 @@
-"""Where and with what a model may grow: the settings, the layers that become sites, and the refusal by name of what cannot grow."""
+"""Growth of a model: its settings, the layers that become sites, and the refusal by name of what cannot grow."""
 
 import fnmatch
 import math
@@ -32,7 +32,7 @@ _BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 class GrowthSettings(Part):
-    """Where and with what a host may grow."""
+    """Settings of growth: sites, blueprints, slots and limits."""
 
     enabled: bool = True
     """False trains the host alone; the log is the same, and nothing grows."""

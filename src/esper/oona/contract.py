@@ -16,7 +16,7 @@ from esper.oona.heads import Heads
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a reader continues: an opaque cursor, the last row read of each file. Only `esper.oona` looks inside; others keep its text."""
+    """A reader's place in a log: an opaque cursor, the last row read of each file. Only `esper.oona` looks inside; others keep its text."""
 
     rows: tuple[tuple[str, int], ...] = ()
 

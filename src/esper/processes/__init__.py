@@ -1,1 +1,1 @@
-"""Where the parts meet: one module per operating-system process, and what a reader of the log is given."""
+"""Processes put together from the parts: one module per operating-system process. Nothing below may import this."""
