@@ -4,6 +4,7 @@ The place is a file and a line, or a setting's dotted name. Models are strict; T
 settings are made of.
 """
 
+import os
 import re
 import tomllib
 from bisect import bisect_left
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from esper.errors import SettingsError
 
@@ -22,6 +23,7 @@ KeyPath = tuple[str | int, ...]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _ABSENT = object()
+LONGEST_SECRET_BYTES = 64 * 1024
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 _WORDS = {
     "Value error, ": "",
@@ -56,6 +58,28 @@ def read_text(what: str, named: Path | None, usual: Path | None = None) -> tuple
         raise SettingsError(f"expected {what} at {named}, got nothing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read {what} at {path}: {error}") from error
+
+
+def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
+    """The secret in a file, without its line's end, or in an environment variable; None where neither is named.
+
+    Raises SettingsError that names the place, never the content.
+    """
+    if file is None:
+        if variable is not None and not os.environ.get(variable):
+            raise SettingsError(f"expected a secret in the environment variable {variable}, found none")
+        return None if variable is None else SecretStr(os.environ[variable])
+    try:
+        with Path(file).open("rb") as opened:
+            found = opened.read(LONGEST_SECRET_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"expected a secret in {file}: {error.strerror}") from error
+    text = found.decode(errors="replace").rstrip("\r\n")  # A UnicodeDecodeError would carry the bytes along.
+    if "\ufffd" in text:
+        raise SettingsError(f"expected a secret in {file}, as UTF-8: found other bytes")
+    if not text or len(found) > LONGEST_SECRET_BYTES:
+        raise SettingsError(f"expected a secret of 1 to {LONGEST_SECRET_BYTES} bytes in {file}, found {len(found)}")
+    return SecretStr(text)
 
 
 class TomlFile:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from local_kafka import LocalKafka, can_run
 
-from tests.kafka.broker import LocalKafka, TopicFactory, can_run
+from tests.kafka.made_cluster import Cluster
+from tests.kafka.topic_factory import TopicFactory
 
 _MISSING = "no Kafka: set ESPER_TEST_BROKER=host:port, or install Java 17 and Maven"
 _skipped = pytest.StashKey[bool]()
@@ -65,3 +67,9 @@ def own_kafka(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalK
 def topic(kafka: str) -> TopicFactory:
     """Makes topics on the shared broker: `name = await topic(partitions=4)`. Use the name as the consumer group's too."""
     return TopicFactory(kafka)
+
+
+@pytest.fixture
+def cluster(kafka: str) -> Cluster:
+    """Esper's topics on the shared broker, which this test alone uses."""
+    return Cluster.make(kafka)

@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from esper.events.cloudevents import headers, record_from
 from esper.events.envelope import Record
-from tests.kafka.broker import TopicFactory
+from tests.kafka.topic_factory import TopicFactory
 
 Message: TypeAlias = ConsumerRecord[bytes, bytes]
 

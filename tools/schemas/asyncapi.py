@@ -6,12 +6,11 @@ Payloads and headers are references to the JSON Schemas beside the document.
 from collections.abc import Iterable
 
 from esper.events.kinds import KINDS, kinds_of
-from esper.events.topics import DEAD_LETTER_SUFFIX, TOPICS
+from esper.events.topics import DEAD_LETTER_RETENTION_H, DEAD_LETTER_SUFFIX, TOPICS
 from tools.schemas.jsonschema import DIALECT, Json
 
 _BINDINGS = {"bindingVersion": "0.5.0"}  # The version of AsyncAPI's Kafka bindings.
 _DEAD_LETTER = "dead-letter"
-_DEAD_LETTER_RETENTION_H = 30 * 24
 _ERRORS = {
     "exception": "the class of the error",
     "message": "what was expected, what came, and where",
@@ -30,7 +29,7 @@ def document() -> Json:
         described = f"{topic.meaning} Class: {topic.kind.value}. Written by {', '.join(topic.writers)}."
         channels[name] = _channel(name, described, (kind.KIND for kind in kinds_of(name)), topic.retention_h)
         unread = f"Records of {name} that a reader could not decode, with their original key, value and headers."
-        channels[name + DEAD_LETTER_SUFFIX] = _channel(name + DEAD_LETTER_SUFFIX, unread, [_DEAD_LETTER], _DEAD_LETTER_RETENTION_H)
+        channels[name + DEAD_LETTER_SUFFIX] = _channel(name + DEAD_LETTER_SUFFIX, unread, [_DEAD_LETTER], DEAD_LETTER_RETENTION_H)
         operations[f"send.{name}"] = {"action": "send", "channel": {"$ref": f"#/channels/{name}"}, "summary": topic.meaning}
     return {
         "asyncapi": "3.0.0",

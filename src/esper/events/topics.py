@@ -58,3 +58,4 @@ CUSTOM_METRICS = _topic("observability.metrics.custom", _TELEMETRY, "trainer nis
 FACTS, TELEMETRY, DERIVED = (frozenset(name for name, topic in TOPICS.items() if topic.kind is kind) for kind in TopicClass)
 
 DEAD_LETTER_SUFFIX = ".dead-letter"
+DEAD_LETTER_RETENTION_H = 30 * 24

@@ -8,15 +8,14 @@ from pydantic import SecretStr
 from esper.errors import SettingsError
 from esper.observer.delivery.delivery_file import (
     DEFAULT,
-    LONGEST_SECRET_BYTES,
     AlertmanagerSettings,
     AppriseSettings,
     LogSettings,
     WebhookSettings,
     parse_delivery,
-    read_secret,
     readable,
 )
+from esper.settings import LONGEST_SECRET_BYTES, read_secret
 
 WHOLE = """
 deliver_within_s = 300

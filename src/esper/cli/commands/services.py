@@ -46,7 +46,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("--background", action="store_true", help=_BACKGROUND)
 
 
-def _stopped_by_signals() -> threading.Event:
+def stopped_by_signals() -> threading.Event:
     """An event that SIGINT and SIGTERM set."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -57,7 +57,7 @@ def _stopped_by_signals() -> threading.Event:
 def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
     """Observes until it is interrupted."""
     directory = directory_of(arguments, create=True)
-    stopped = _stopped_by_signals()
+    stopped = stopped_by_signals()
 
     def began() -> None:
         if not arguments.background:
@@ -117,7 +117,7 @@ def _run_agent(arguments: argparse.Namespace, out: Output) -> int:
     from esper.processes.resource_agent import AGENT_LOCK, Gpus, nvml, run_agent
 
     directory = directory_of(arguments, create=True)
-    stopped = _stopped_by_signals()
+    stopped = stopped_by_signals()
     if arguments.background:
         if holder_of(directory.path / AGENT_LOCK) is None:  # An agent that runs already stays as long as a training does.
             os.nice(10)

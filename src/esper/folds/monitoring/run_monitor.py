@@ -102,7 +102,7 @@ class RunMonitor:
         )
         return (record, *self._advance(record))
 
-    def judge_silence(self, now: datetime, *, lock_free: bool) -> tuple[Record, ...]:
+    def judge_silence(self, now: datetime, *, lock_free: bool | None) -> tuple[Record, ...]:
         """The record of a silence that began or ended by the clock, and what is derived from it; none where nothing changed."""
         self.silence, found = judge_silence(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
         if found is None:

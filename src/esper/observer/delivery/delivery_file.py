@@ -1,18 +1,15 @@
 """delivery.toml, whose keys docs/delivery.md explains, and the secrets that it names. No error or representation shows a secret."""
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from esper.errors import SettingsError
 from esper.folds.monitoring.rules import Severity
-from esper.settings import TomlFile, read_text
+from esper.settings import TomlFile, read_secret, read_text
 
 _DELIVERY = "delivery.toml"
-LONGEST_SECRET_BYTES = 64 * 1024
 _SHORTEST_HIDDEN = 4  # Shorter texts are found by chance in any text.
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -158,28 +155,6 @@ def _handler(file: TomlFile, place: int, table: dict[str, Any]) -> HandlerSettin
         if not given and "url" in group and isinstance(handler, _UrlSettings):
             file.refuse(("handlers", place), f"handler {handler.name!r}: expected one of {', '.join(group)}")
     return handler
-
-
-def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
-    """The secret in a file, without its line's end, or in an environment variable; None where neither is named.
-
-    Raises SettingsError that names the place, never the content.
-    """
-    if file is None:
-        if variable is not None and not os.environ.get(variable):
-            raise SettingsError(f"expected a secret in the environment variable {variable}, found none")
-        return None if variable is None else SecretStr(os.environ[variable])
-    try:
-        with Path(file).open("rb") as opened:
-            found = opened.read(LONGEST_SECRET_BYTES + 1)
-    except OSError as error:
-        raise SettingsError(f"expected a secret in {file}: {error.strerror}") from error
-    text = found.decode(errors="replace").rstrip("\r\n")  # A UnicodeDecodeError would carry the bytes along.
-    if "\ufffd" in text:
-        raise SettingsError(f"expected a secret in {file}, as UTF-8: found other bytes")
-    if not text or len(found) > LONGEST_SECRET_BYTES:
-        raise SettingsError(f"expected a secret of 1 to {LONGEST_SECRET_BYTES} bytes in {file}, found {len(found)}")
-    return SecretStr(text)
 
 
 def read_url(settings: HttpSettings | AppriseSettings) -> tuple[SecretStr, str]:

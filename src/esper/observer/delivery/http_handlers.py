@@ -20,10 +20,11 @@ from pydantic import SecretStr
 from esper.errors import SettingsError
 from esper.events.envelope import read_time, written_time
 from esper.observer.delivery.deliverer import Send
-from esper.observer.delivery.delivery_file import AlertmanagerSettings, HttpSettings, WebhookSettings, read_secret, read_url, readable
+from esper.observer.delivery.delivery_file import AlertmanagerSettings, HttpSettings, WebhookSettings, read_url, readable
 from esper.observer.delivery.notices import Notice
 from esper.observer.delivery.outbox import Answer
 from esper.observer.delivery.signing import HEADER, sign
+from esper.settings import read_secret
 
 _ALERTMANAGER_PATH = "/api/v2/alerts"
 AT_ONCE = 100

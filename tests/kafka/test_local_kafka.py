@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from local_kafka import BrokerError, LocalKafka
 
-from tests.kafka.broker import BrokerError, LocalKafka, TopicFactory
+from tests.kafka.topic_factory import TopicFactory
 
 pytestmark = pytest.mark.kafka
 

@@ -1,27 +1,27 @@
-"""A real Kafka broker for tests and demos: the jars that deploy/kafka/pom.xml names, one Java process, one folder.
+"""A real Kafka broker on this machine, without Docker: the jars that pom.xml beside this file names, one Java process, one folder.
 
-Nothing here is imported by Esper itself. Every wait has a deadline, and a broker that does not come up says why with the end of its log.
+    python deploy/kafka/local_kafka.py [--port N] [--directory DIR]
+
+starts one, prints its address, and stops it at Ctrl-C. It needs Java 17 or newer, and Maven the first time. Tests use `LocalKafka`. Every
+wait has a deadline, and a broker that does not start shows the end of its log.
 """
 
-import asyncio
+import argparse
 import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-
-DEPLOY = Path(__file__).parents[2] / "deploy" / "kafka"
+DEPLOY = Path(__file__).resolve().parent
 
 # Below the kernel's range for outgoing connections (32768 and up): while a broker is down, no client's socket takes its port.
 _PORTS = range(20000, 32000)
@@ -137,8 +137,9 @@ class LocalKafka:
     Whoever makes it ends it in a `finally`: the process has a session of its own and outlives a killed parent.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.port, self._controller_port = _free_ports(2)
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        free, self._controller_port = _free_ports(2)
+        self.port = free if port is None else port
         self.log = folder / "broker.log"
         self._folder = folder
         self._properties = folder / "server.properties"
@@ -224,37 +225,29 @@ class LocalKafka:
         return self._log_since(start)[-_LOG_TAIL_CHARS:]
 
 
-@dataclass(frozen=True)
-class TopicFactory:
-    """Makes topics on one broker, each with a name that no other test has; none is deleted, the broker's folder goes."""
-
-    bootstrap: str
-    defaults: Mapping[str, str] = field(default_factory=dict)
-
-    async def __call__(self, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
-        """The name of a new topic, whose partitions have leaders when this returns. `config` is Kafka's, over the defaults.
-
-        Raises BrokerError when the broker refuses it, TimeoutError when it is not there within 10 s.
-        """
-        name = f"t-{uuid.uuid4()}"
-        async with asyncio.timeout(_TOPIC_S):
-            admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=_TOPIC_S * 1000)
-            try:
-                await admin.start()
-                topic = NewTopic(name, partitions, replication_factor=1, topic_configs={**self.defaults, **(config or {})})
-                for _, code, message in (await admin.create_topics([topic])).topic_errors:
-                    if code:
-                        raise BrokerError(f"{self.bootstrap} did not make topic {name}: error {code}, {message}")
-                await _wait_for_leaders(admin, name, partitions)
-            finally:
-                await admin.close()
-        return name
+def main() -> None:
+    """Runs a broker until it is interrupted."""
+    parser = argparse.ArgumentParser(description="Run a Kafka broker on this machine until Ctrl-C.")
+    parser.add_argument("--port", type=int, default=9092, help="the port to listen at, on 127.0.0.1 (default: 9092)")
+    parser.add_argument("--directory", type=Path, help="where its data are kept (default: a folder that is removed at the end)")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="esper-kafka-") as temporary:
+        folder = chosen.directory or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        broker = LocalKafka(folder, chosen.port)
+        # SIGTERM ends it as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            broker.start()
+            print(f"Kafka answers at {broker.bootstrap}; its log is {broker.log}; Ctrl-C stops it", flush=True)
+            signal.pause()
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+        except BrokerError as error:
+            sys.exit(f"local_kafka: {error}")
+        finally:
+            broker.stop()
 
 
-async def _wait_for_leaders(admin: AIOKafkaAdminClient, topic: str, partitions: int) -> None:
-    """Waits until the topic can be written: creating is answered before every reader of the metadata sees it."""
-    while True:
-        (described,) = await admin.describe_topics([topic])
-        if sum(partition["leader"] >= 0 for partition in described["partitions"]) == partitions:
-            return
-        await asyncio.sleep(_POLL_S)
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`esper topics`, `bridge` and `worker`: the log on Kafka."""
+
+import argparse
+import asyncio
+import os
+from importlib.util import find_spec
+
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, directory_of, factor, new_command, whole_number
+from esper.cli.commands.services import stopped_by_signals
+from esper.cli.output import Output
+from esper.errors import SettingsError
+from esper.oona.directory import Directory
+
+_VARIABLE = "ESPER_KAFKA"
+
+
+def add(commands: Subcommands) -> None:
+    """Adds the commands."""
+    parser = new_command(commands, "topics", _run_topics, "make the topics of a Kafka cluster, or check them")
+    parser.add_argument("action", choices=("create", "check"), help="make those that are missing, or name what differs")
+    _add_cluster(parser)
+    parser = new_command(commands, "bridge", _run_bridge, "ship the runs of a log to Kafka as they are written")
+    parser.add_argument("--drain", action="store_true", help="end when everything is on Kafka and no process writes a run")
+    _add_cluster(parser)
+    words = "derive aggregates, anomalies and alerts from the runs on Kafka, with as many other workers as there are"
+    parser = new_command(commands, "worker", _run_worker, words)
+    _add_cluster(parser)
+    parser.add_argument("--port", type=whole_number, metavar="N", help="serve a status page at this port of 127.0.0.1")
+    parser.add_argument("--state-every", type=factor, default=30.0, metavar="S", help="the age at which a state is written (default: 30)")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    words = f"the cluster, as kafka://host:port,host:port (default: ${_VARIABLE}); kafka.toml in the log's directory says the rest"
+    parser.add_argument("--kafka", metavar="URL", help=words)
+
+
+def _address(arguments: argparse.Namespace) -> str:
+    if find_spec("aiokafka") is None:
+        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
+    address: str | None = arguments.kafka or os.environ.get(_VARIABLE)
+    if not address:
+        raise SettingsError(f"expected a cluster as --kafka kafka://host:port, or in ${_VARIABLE}, got none")
+    return address
+
+
+def _run_topics(arguments: argparse.Namespace, out: Output) -> int:
+    """Makes or checks topics. Returns 1 where a check finds something."""
+    from esper.kafka.cluster import kafka_settings
+    from esper.kafka.cluster_topics import check_topics, create_topics
+
+    settings = kafka_settings(_address(arguments), directory_of(arguments, create=True).path)
+    if arguments.action == "create":
+        made = asyncio.run(create_topics(settings))
+        for name in made:
+            out.line(f"made {name}")
+        out.line(f"{len(made)} topics were made; all are as they must be, each with {settings.partitions} partitions")
+        return 0
+    problems = asyncio.run(check_topics(settings))
+    for problem in problems:
+        out.line(problem)
+    if not problems:
+        out.line("all topics are as they must be")
+    return 1 if problems else 0
+
+
+def _run_bridge(arguments: argparse.Namespace, out: Output) -> int:
+    """Ships until it is interrupted."""
+    from esper.kafka.cluster import kafka_settings
+    from esper.processes.bridge import run_bridge
+
+    address = _address(arguments)
+    directory = directory_of(arguments, create=True)
+    settings = kafka_settings(address, directory.path)
+    out.line(Text(f"shipping {directory.path} to {address}; Ctrl-C ends it", style="dim"))
+    run_bridge(directory, settings, stopped_by_signals(), _report(out), drain=arguments.drain)
+    return 0
+
+
+def _run_worker(arguments: argparse.Namespace, out: Output) -> int:
+    """Keeps a worker alive until it is interrupted; its exit status."""
+    from esper.kafka.cluster import kafka_settings
+    from esper.kafka.cluster_topics import check_topics
+    from esper.observer.build import watching_of
+    from esper.processes.worker import run_worker
+
+    address = _address(arguments)
+    directory: Directory = directory_of(arguments, create=True)
+    watching_of(directory)
+    problems = asyncio.run(check_topics(kafka_settings(address, directory.path)))
+    if problems:
+        raise SettingsError(f"{'; '.join(problems[:3])}; make or check them: esper topics create")
+    typed = ["--settings", os.fspath(directory.path.absolute()), "--state-every", str(arguments.state_every)]
+    typed += [] if arguments.port is None else ["--port", str(arguments.port)]
+    return run_worker([address, *typed], stopped_by_signals(), _report(out))
+
+
+def _report(out: Output):  # type: ignore[no-untyped-def]
+    def report(line: str) -> None:
+        out.line(line)
+        out.flush()
+
+    return report

@@ -1,0 +1,180 @@
+"""Producers, consumers and administration of one cluster, and aiokafka's errors in words.
+
+Every reader reads `read_committed`: a bridge or a ledger that failed leaves records behind that were never committed. The largest record
+has 8 MB.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
+)
+
+from esper.errors import LogError
+from esper.events.cloudevents import headers
+from esper.events.envelope import Record
+from esper.kafka.cluster import KafkaSettings
+
+LARGEST_BYTES = 8 * 1024 * 1024
+TRANSACTION_TIMEOUT_S = 60
+_STOP_S = 3.0
+
+
+class FencedError(LogError):
+    """A newer process writes under the same transactional id: this one must not write any more."""
+
+
+@asynccontextmanager
+async def producing(settings: KafkaSettings, transactional_id: str) -> AsyncIterator[AIOKafkaProducer]:
+    """A transactional producer. When it is entered, former ones of its id are fenced and what they left open is aborted.
+
+    Raises LogError for a cluster that cannot be used, FencedError where a newer producer of the id began.
+    """
+    with explain_errors(settings):
+        producer = AIOKafkaProducer(
+            **settings.client(),
+            transactional_id=settings.topic(transactional_id),
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_S * 1000,
+            acks="all",
+            compression_type=None if settings.compression == "none" else settings.compression,
+            max_request_size=LARGEST_BYTES,
+            linger_ms=2,
+        )
+        try:
+            with _reasons(settings):
+                await producer.start()
+            yield producer
+        finally:
+            await producer.stop()
+
+
+@asynccontextmanager
+async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer that belongs to no group and commits nothing: the caller assigns partitions, and seeks in each before it reads."""
+    with explain_errors(settings):
+        consumer = AIOKafkaConsumer(
+            **settings.client(),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=fetch_wait_ms,
+            max_partition_fetch_bytes=LARGEST_BYTES,
+        )
+        try:
+            with _reasons(settings):
+                await consumer.start()
+            yield consumer
+        finally:
+            # aiokafka 0.14: the task that fetches may lose its cancellation, and `stop` then waits for it for ever.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_S):
+                    await consumer.stop()
+
+
+@asynccontextmanager
+async def administering(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client for topics and their settings."""
+    with explain_errors(settings):
+        admin = AIOKafkaAdminClient(**settings.client())
+        try:
+            with _reasons(settings):
+                await admin.start()
+            yield admin
+        finally:
+            await admin.close()
+
+
+class Outgoing(NamedTuple):
+    """A message for a topic of the cluster, by its whole name. Without a partition its key decides."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+    partition: int | None = None
+
+
+def outgoing(settings: KafkaSettings, record: Record, partition: int | None = None) -> Outgoing:
+    """The message of `record`."""
+    return Outgoing(settings.topic(record.topic), record.run.encode(), record.data, headers(record), partition)
+
+
+async def transact(producer: AIOKafkaProducer, settings: KafkaSettings, messages: Iterable[Outgoing]) -> None:
+    """Returns when all `messages` are committed in one transaction, in their order.
+
+    Raises LogError where that is not known, FencedError where a newer producer has the transactional id: the producer cannot be used then.
+    """
+    with explain_errors(settings):
+        async with producer.transaction():
+            sent: list[Awaitable[object]] = []
+            try:
+                for one in messages:
+                    sending = await producer.send(one.topic, one.value, key=one.key, partition=one.partition, headers=one.headers)
+                    sent.append(sending)
+            finally:
+                # All are waited for: asyncio complains of an error that nobody asked for.
+                outcomes = await asyncio.gather(*sent, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+
+@contextmanager
+def explain_errors(settings: KafkaSettings) -> Iterator[None]:
+    """Turns aiokafka's errors into LogError with the cluster, what was expected, and what came."""
+    where = f"Kafka at {settings.bootstrap}"
+    try:
+        yield
+    except ProducerFenced as error:
+        raise FencedError(f"{where}: a newer process writes under the same transactional id; this one may not go on") from error
+    except TopicAuthorizationFailedError as error:
+        raise LogError(f"{where}: expected rights on its topics, got a refusal: {error}") from error
+    except GroupAuthorizationFailedError as error:
+        raise LogError(f"{where}: expected rights on the group, got a refusal: {error}") from error
+    except UnknownTopicOrPartitionError as error:
+        raise LogError(f"{where}: expected its topics, got none ({error}); make them: esper topics create") from error
+    except UnsupportedVersionError as error:
+        raise LogError(f"{where}: expected a broker of version 2.5 or newer: {error}") from error
+    except KafkaConnectionError as error:
+        raise LogError(f"{where}: expected a broker that answers, got none: {error}") from error
+    except KafkaTimeoutError as error:
+        raise LogError(f"{where}: expected an answer within {settings.request_timeout_s:g} s, got none: {error}") from error
+    except KafkaError as error:
+        raise LogError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def without_repeats(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:  # Any: asyncio's.
+    """A loop's exception handler that leaves out what aiokafka never asks its own futures for: the same error has been raised already."""
+    if not (context.get("message") == "Future exception was never retrieved" and isinstance(context.get("exception"), KafkaError)):
+        asyncio.get_running_loop().default_exception_handler(dict(context))
+
+
+@contextmanager
+def _reasons(settings: KafkaSettings) -> Iterator[None]:
+    """Adds aiokafka's last logged warning to a failure to connect: why a broker refused stands nowhere else."""
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("aiokafka")
+    logger.addHandler(handler)
+    try:
+        yield
+    except KafkaConnectionError as error:
+        raise LogError(
+            f"Kafka at {settings.bootstrap}: expected a broker that lets this client in: {'; '.join(heard[-1:]) or error}"
+        ) from error
+    finally:
+        logger.removeHandler(handler)

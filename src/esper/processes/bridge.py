@@ -1,0 +1,118 @@
+"""`esper bridge`: ships the runs of a directory to Kafka. One per directory.
+
+Its state is written to `bridge.json` in the directory every second, for people and other programs: the cluster, since when it is away and
+why, the records that wait, the runs that were taken over elsewhere, and the free disk, which is what a long absence costs.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+
+from esper.errors import LogError
+from esper.events.envelope import RunId
+from esper.kafka.bridging import Bridge, bridged_to
+from esper.kafka.clients import without_repeats
+from esper.kafka.cluster import KafkaSettings
+from esper.kafka.cluster_topics import check_topics
+from esper.oona.contract import START
+from esper.oona.directory import Directory
+from esper.oona.lock import Lock
+
+BRIDGE_LOCK, STATE_FILE = "bridge.lock", "bridge.json"
+_EVERY_S = 1.0
+_LOW_DISK = 0.05
+
+
+def run_bridge(
+    directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None], *, drain: bool = False
+) -> None:
+    """Ships until `stop`, and with `drain` until nothing is left to ship. Each change of its state goes to `report`.
+
+    Raises LogError where another process ships the directory, and where a broker answers whose topics are not those that Esper needs.
+    """
+    lock = Lock(directory.path / BRIDGE_LOCK, f"the bridge of {directory.path}")
+    try:
+        asyncio.run(_run(directory, settings, stop, report, drain=drain))
+    finally:
+        lock.release()
+
+
+async def _run(directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None], *, drain: bool) -> None:
+    asyncio.get_running_loop().set_exception_handler(without_repeats)
+    problems = await _checked(settings)
+    if problems:
+        raise LogError(f"Kafka at {settings.bootstrap}: {'; '.join(problems[:3])}; make or check them: esper topics create")
+    bridge, stopped = Bridge(directory, settings), asyncio.Event()
+    shipping = asyncio.create_task(bridge.run(stopped, drain=drain))
+    reporter = _Reporter(directory, settings, bridge, report)
+    try:
+        while not (stop.is_set() or shipping.done()):
+            await asyncio.wait([shipping], timeout=_EVERY_S)
+            await asyncio.to_thread(reporter.write)
+    finally:
+        stopped.set()
+        await shipping
+        await asyncio.to_thread(reporter.write)
+
+
+async def _checked(settings: KafkaSettings) -> tuple[str, ...]:
+    """The problems of the cluster's topics; none while no broker answers, which a bridge waits for."""
+    try:
+        return await check_topics(settings)
+    except LogError:
+        return ()
+
+
+class _Reporter:
+    """Writes a bridge's state to its file, and reports what changed in it."""
+
+    def __init__(self, directory: Directory, settings: KafkaSettings, bridge: Bridge, report: Callable[[str], None]) -> None:
+        self._directory, self._settings, self._bridge, self._report = directory, settings, bridge, report
+        self._away = self._low = False
+        self._fenced: set[RunId] = set()
+
+    def write(self) -> None:
+        """Writes the state as it is now."""
+        state, disk = self._bridge.state, shutil.disk_usage(self._directory.path)
+        waiting = {run: count for run in self._directory.names(hidden=True) if (count := waiting_records(self._directory, run))}
+        written = {
+            "kafka": self._settings.bootstrap,
+            "pid": os.getpid(),
+            "time": time.time(),
+            "away_since": state.away_since,
+            "error": state.error,
+            "waiting": waiting,
+            "fenced": sorted(state.fenced),
+            "free_bytes": disk.free,
+        }
+        draft = self._directory.path / f"{STATE_FILE}.new"
+        draft.write_text(json.dumps(written) + "\n")
+        draft.rename(self._directory.path / STATE_FILE)
+        self._report_changes(sum(waiting.values()), disk.free, disk.free < _LOW_DISK * disk.total)
+
+    def _report_changes(self, waiting: int, free: int, low: bool) -> None:
+        state = self._bridge.state
+        away = state.away_since is not None
+        if away and not self._away:
+            self._report(f"{state.error}; {waiting:,} records wait on disk, {free / 1e9:.1f} GB are free; training goes on")
+        elif self._away and not away:
+            self._report(f"Kafka at {self._settings.bootstrap} answers again; {waiting:,} records wait")
+        if away and low and not self._low:
+            self._report(
+                f"the disk of {self._directory.path} has {free / 1e9:.1f} GB left while Kafka is away: free some, or training will stop"
+            )
+        for run in state.fenced - self._fenced:
+            self._report(f"run {run} was taken over by another machine: nothing more of it is shipped from here")
+        self._away, self._low, self._fenced = away, low, set(state.fenced)
+
+
+def waiting_records(directory: Directory, run: RunId) -> int:
+    """Number of records of `run` that are not known to be on Kafka."""
+    folder = directory.path / run
+    position = bridged_to(folder) or START
+    with directory.open(run) as log:
+        return log.end().records_since(position)

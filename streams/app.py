@@ -1,0 +1,67 @@
+"""The Faust application of a worker. An agent on the lead topic, which has no records, makes it a member of its group: its partitions of
+that topic are those whose ledgers it owns.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from typing import Any
+
+import faust
+
+from esper.kafka.cluster import KafkaSettings
+from esper.kafka.cluster_topics import LEAD
+from esper.kafka.ledger import LedgerSettings
+from esper.kafka.owned_ledgers import FAILED, OwnedLedgers
+
+_SESSION_S = 8.0
+_STUCK_S = 60.0
+
+
+def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | None) -> faust.App:
+    """A worker's application, with a status page at `port` on loopback where one is given."""
+    app = faust.App(
+        settings.topic("worker"),
+        broker=[f"kafka://{one}" for one in settings.bootstrap.split(",")],
+        broker_credentials=settings.client().get("ssl_context"),
+        broker_session_timeout=_SESSION_S,
+        broker_heartbeat_interval=_SESSION_S / 4,
+        store="memory://",
+        topic_allow_declare=False,  # `esper topics create` makes topics.
+        topic_disable_leader=True,
+        stream_wait_empty=False,  # The lead topic never has a record to wait for.
+        web_enabled=port is not None,
+        web_bind="127.0.0.1",
+        web_port=port or 6066,
+    )
+    lead = app.topic(settings.topic(LEAD), value_type=bytes)
+    ledgers = OwnedLedgers(settings, ledger, lambda problem: print(f"esper worker: {problem}", file=sys.stderr, flush=True))  # noqa: T201
+
+    @app.agent(lead)
+    async def member(stream: faust.StreamT[bytes]) -> None:
+        async for _ in stream:
+            pass
+
+    @app.on_partitions_assigned.connect
+    async def assigned(*arguments: Any, **_: Any) -> None:  # Any: of a signal.
+        ledgers.own([place.partition for place in arguments[-1]])
+
+    @app.on_partitions_revoked.connect
+    @app.on_before_shutdown.connect
+    async def released(*_: Any, **__: Any) -> None:
+        await ledgers.close()
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def end_with_the_ledgers() -> None:
+        began_at = time.monotonic()
+        while not (ledgers.failed or ledgers.is_stuck(_STUCK_S, began_at)):
+            await asyncio.sleep(1)
+        sys.stderr.flush()
+        os._exit(FAILED)  # The next owner aborts what is open.
+
+    @app.page("/")
+    async def status(view: faust.web.View, _: faust.web.Request) -> faust.web.Response:
+        return view.json(ledgers.status())
+
+    return app

@@ -1,0 +1,61 @@
+"""Esper's topics on the shared broker, under a prefix of the test's own; and what stands in them."""
+
+import asyncio
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+
+from esper.events.cloudevents import record_from
+from esper.events.envelope import Record
+from esper.kafka.clients import consuming
+from esper.kafka.cluster import KafkaSettings
+from esper.kafka.cluster_topics import create_topics
+from esper.kafka.ledger import Message
+
+_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Settings under which the topics were made."""
+
+    settings: KafkaSettings
+
+    @classmethod
+    def make(cls, bootstrap: str, *, partitions: int = 2) -> "Cluster":
+        settings = KafkaSettings(bootstrap=bootstrap, prefix=f"t{uuid.uuid4().hex[:12]}.", partitions=partitions, replication=1)
+        asyncio.run(create_topics(settings))
+        return cls(settings)
+
+    async def messages(self, *topics: str) -> list[Message]:
+        """What a reader of committed messages finds in `topics` now, by topic and partition, in their order."""
+        places = [TopicPartition(self.settings.topic(topic), part) for topic in topics for part in range(self.settings.partitions)]
+        found: list[Message] = []
+        async with asyncio.timeout(_WITHIN_S), consuming(self.settings, fetch_wait_ms=20) as consumer:
+            ends = await consumer.end_offsets(places)
+            begins = await consumer.beginning_offsets(places)
+            consumer.assign(places)
+            for place in places:
+                consumer.seek(place, begins[place])
+            while any([await consumer.position(place) < end for place, end in ends.items()]):
+                for messages in (await consumer.getmany(timeout_ms=20)).values():
+                    found += messages
+        return found
+
+    async def records(self, *topics: str) -> list[Record]:
+        """The records that a reader of committed messages finds in `topics` now."""
+        return [self.record(message) for message in await self.messages(*topics)]
+
+    def record(self, message: Message) -> Record:
+        """The record in `message`."""
+        return record_from(message.headers, message.key, message.value, message.topic.removeprefix(self.settings.prefix))
+
+
+def in_order(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """`records` by run and topic."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault((record.run, record.topic), []).append(record)
+    return found

@@ -1,0 +1,175 @@
+"""The bridge ships every record once and in order, whatever the broker and the bridge itself go through."""
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from local_kafka import LocalKafka
+
+from esper.events.topics import DERIVED
+from esper.folds.admit import Admission, Apply, Drop, Reason, admit
+from esper.kafka.bridging import BRIDGED_FILE, FENCED_MARK, Bridge, transactional_id
+from esper.kafka.clients import producing
+from esper.kafka.cluster import KafkaSettings
+from esper.kafka.cluster_topics import INPUTS, create_topics
+from esper.oona.directory import Directory
+from tests.kafka.made_cluster import Cluster, in_order
+from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
+from tests.synthetic import write_run
+
+pytestmark = pytest.mark.kafka
+
+FIRST, SECOND = run_of(1), run_of(2)
+SHORT_S = 1.0
+WITHIN_S = 60.0
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Directory:
+    """A finished run, and one that was resumed and goes on."""
+    directory = Directory(tmp_path / "log", create=True)
+    write_run(directory, run=FIRST)
+    write_resumed_run(directory, SECOND)
+    return directory
+
+
+def drain(bridge: Bridge) -> None:
+    """Ships what there is."""
+    asyncio.run(bridge.run(asyncio.Event(), drain=True))
+
+
+def shipped(cluster: Cluster) -> dict[tuple[str, str], list[object]]:
+    """The records on Kafka, by run and topic, without those that admission drops as duplicates."""
+    found: dict[tuple[str, str], list[object]] = {}
+    for key, records in in_order(asyncio.run(cluster.records(*INPUTS))).items():
+        admission = Admission()
+        for record in records:
+            verdict = admit(admission, record)
+            if isinstance(verdict, Apply):
+                admission = verdict.admission
+                found.setdefault(key, []).append(record)
+            else:
+                assert isinstance(verdict, Drop)
+                assert verdict.reason is Reason.DUPLICATE
+    return found
+
+
+def logged(directory: Directory) -> dict[tuple[str, str], list[object]]:
+    """The records of the directory, by run and topic."""
+    return {
+        key: list(records) for key, records in in_order(record for run in directory.names() for record in log_of(directory, run)).items()
+    }
+
+
+def test_every_record_is_on_kafka_in_its_order_with_its_bytes(cluster: Cluster, directory: Directory) -> None:
+    bridge = Bridge(directory, cluster.settings)
+    drain(bridge)
+    assert shipped(cluster) == logged(directory)
+    assert bridge.state.shipped == sum(len(log_of(directory, run)) for run in (FIRST, SECOND))
+    assert (bridge.state.waiting, bridge.state.error) == ({}, None)
+
+
+def test_a_bridge_that_is_started_again_ships_nothing_twice(cluster: Cluster, directory: Directory) -> None:
+    drain(Bridge(directory, cluster.settings))
+    again = Bridge(directory, cluster.settings)
+    drain(again)
+    assert again.state.shipped == 0
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_text(""), lambda path: path.write_bytes(b"\xff\xfe")]
+)
+def test_a_lost_position_ships_again_and_readers_drop_it(cluster: Cluster, directory: Directory, damage: object) -> None:
+    drain(Bridge(directory, cluster.settings))
+    damage(directory.path / FIRST / BRIDGED_FILE)  # type: ignore[operator]
+    again = Bridge(directory, cluster.settings)
+    drain(again)
+    assert again.state.shipped == len(log_of(directory, FIRST))
+    assert shipped(cluster) == logged(directory)
+
+
+def test_records_that_are_written_meanwhile_are_shipped(cluster: Cluster, tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "log", create=True)
+
+    async def ship() -> None:
+        stop = asyncio.Event()
+        bridge = Bridge(directory, cluster.settings)
+        shipping = asyncio.create_task(bridge.run(stop))
+        writing = threading.Thread(target=write_run, args=(directory,), kwargs={"run": FIRST})
+        writing.start()
+        await asyncio.to_thread(writing.join)
+        async with asyncio.timeout(60):
+            while bridge.state.shipped < len(log_of(directory, FIRST)):
+                await asyncio.sleep(0.05)
+        stop.set()
+        await shipping
+
+    asyncio.run(ship())
+    assert shipped(cluster) == logged(directory)
+
+
+def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster: Cluster, directory: Directory) -> None:
+    async def fence() -> Bridge:
+        stop = asyncio.Event()
+        bridge = Bridge(directory, cluster.settings)
+        shipping = asyncio.create_task(bridge.run(stop))
+        async with asyncio.timeout(60):
+            while bridge.state.shipped < len(log_of(directory, FIRST)) + len(log_of(directory, SECOND)):
+                await asyncio.sleep(0.05)
+            async with producing(cluster.settings, transactional_id(SECOND)):
+                await asyncio.to_thread(go_on, directory, SECOND, LAST_EPOCH + 1, resumed=False)
+                await asyncio.to_thread(write_run, directory, run=run_of(3))
+                while not (directory.path / SECOND / FENCED_MARK).exists():
+                    await asyncio.sleep(0.05)
+            while not (directory.path / run_of(3) / BRIDGED_FILE).exists():
+                await asyncio.sleep(0.05)
+        stop.set()
+        await shipping
+        return bridge
+
+    bridge = asyncio.run(fence())
+    assert bridge.state.fenced == {SECOND}
+    assert "a newer process writes under the same transactional id" in (directory.path / SECOND / FENCED_MARK).read_text()
+
+
+@pytest.mark.chaos
+def test_an_outage_longer_than_every_timeout_loses_nothing(own_kafka: LocalKafka, tmp_path: Path) -> None:
+    settings = KafkaSettings(bootstrap=own_kafka.bootstrap, partitions=2, replication=1, request_timeout_s=SHORT_S)
+    asyncio.run(create_topics(settings))
+    directory = Directory(tmp_path / "log", create=True)
+
+    async def ship() -> Bridge:
+        stop = asyncio.Event()
+        bridge = Bridge(directory, settings, jitter=lambda: 0.0)
+        shipping = asyncio.create_task(bridge.run(stop))
+        write_run(directory, run=FIRST)
+        async with asyncio.timeout(120):
+            while not bridge.state.shipped:
+                await asyncio.sleep(0.02)
+            own_kafka.kill()
+            write_run(directory, run=SECOND)
+            began = time.monotonic()
+            while bridge.state.away_since is None or time.monotonic() < began + 4 * SHORT_S:
+                await asyncio.sleep(0.05)
+            assert bridge.state.error is not None
+            await asyncio.to_thread(own_kafka.start)
+            while bridge.state.waiting or bridge.state.shipped < len(log_of(directory, FIRST)) + len(log_of(directory, SECOND)):
+                await asyncio.sleep(0.05)
+        stop.set()
+        await shipping
+        return bridge
+
+    bridge = asyncio.run(ship())
+    assert bridge.state.away_since is None
+    patient = Cluster(settings.model_copy(update={"request_timeout_s": 40.0}))
+    # A broker that was killed writes the markers of transactions that were committed just before only some time after it is back.
+    deadline = time.monotonic() + WITHIN_S
+    while shipped(patient) != logged(directory) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert shipped(patient) == logged(directory)
+
+
+def test_derived_records_of_the_machine_are_not_shipped() -> None:
+    assert not DERIVED & set(INPUTS)
