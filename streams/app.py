@@ -52,7 +52,7 @@ def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | No
     async def released(*_: Any, **__: Any) -> None:
         await ledgers.close()
 
-    @app.task  # type: ignore[untyped-decorator]
+    @app.task
     async def end_with_the_ledgers() -> None:
         began_at = time.monotonic()
         while not (ledgers.failed or ledgers.is_stuck(_STUCK_S, began_at)):

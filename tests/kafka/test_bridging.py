@@ -11,7 +11,7 @@ from local_kafka import LocalKafka
 from esper.events.topics import DERIVED
 from esper.folds.admit import Admission, Apply, Drop, Reason, admit
 from esper.kafka.bridging import BRIDGED_FILE, FENCED_MARK, Bridge, transactional_id
-from esper.kafka.clients import producing
+from esper.kafka.clients import producing, row_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.oona.directory import Directory
@@ -69,6 +69,14 @@ def test_every_record_is_on_kafka_in_its_order_with_its_bytes(cluster: Cluster, 
     assert shipped(cluster) == logged(directory)
     assert bridge.state.shipped == sum(len(log_of(directory, run)) for run in (FIRST, SECOND))
     assert (bridge.state.waiting, bridge.state.error) == ({}, None)
+
+
+def test_the_rows_put_a_run_together_again_in_its_writers_order(cluster: Cluster, directory: Directory) -> None:
+    drain(Bridge(directory, cluster.settings))
+    messages = asyncio.run(cluster.messages(*INPUTS))
+    for run in (FIRST, SECOND):
+        by_row = {row_of(message): cluster.record(message) for message in messages if message.key == run.encode()}
+        assert tuple(by_row[row] for row in range(1, len(by_row) + 1)) == log_of(directory, run)
 
 
 def test_a_bridge_that_is_started_again_ships_nothing_twice(cluster: Cluster, directory: Directory) -> None:

@@ -23,7 +23,7 @@ from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.kafka.clients import TRANSACTION_TIMEOUT_S, FencedError, outgoing, producing, transact
 from esper.kafka.cluster import KafkaSettings
-from esper.oona.contract import Position
+from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower, RunPage
 
@@ -107,7 +107,9 @@ class Bridge:
 
     async def _commit(self, page: RunPage) -> None:
         producer = await self._producer(page.run)
-        await transact(producer, self._settings, (outgoing(self._settings, record) for record in page.records))
+        first = page.position.records_since(START) - len(page.records) + 1
+        messages = (outgoing(self._settings, record, row=row) for row, record in enumerate(page.records, start=first))
+        await transact(producer, self._settings, messages)
 
     async def _producer(self, run: RunId) -> AIOKafkaProducer:
         self._used_at[run] = time.monotonic()

@@ -6,11 +6,12 @@ has 8 MB.
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -23,14 +24,17 @@ from aiokafka.errors import (
     UnsupportedVersionError,
 )
 
-from esper.errors import LogError
+from esper.errors import DataError, LogError
 from esper.events.cloudevents import headers
 from esper.events.envelope import Record
 from esper.kafka.cluster import KafkaSettings
 
 LARGEST_BYTES = 8 * 1024 * 1024
+ROW_HEADER = "row"
+"""Where a record stands in its run's log. It belongs to the message, as an offset does: the record is the same without it."""
 TRANSACTION_TIMEOUT_S = 60
 _STOP_S = 3.0
+_ROW = re.compile(rb"[1-9][0-9]{0,18}")
 
 
 class FencedError(LogError):
@@ -107,9 +111,24 @@ class Outgoing(NamedTuple):
     partition: int | None = None
 
 
-def outgoing(settings: KafkaSettings, record: Record, partition: int | None = None) -> Outgoing:
-    """The message of `record`."""
-    return Outgoing(settings.topic(record.topic), record.run.encode(), record.data, headers(record), partition)
+def outgoing(settings: KafkaSettings, record: Record, partition: int | None = None, row: int | None = None) -> Outgoing:
+    """The message of `record`, which is number `row` of its run's log."""
+    numbered = [] if row is None else [(ROW_HEADER, str(row).encode())]
+    return Outgoing(settings.topic(record.topic), record.run.encode(), record.data, [*headers(record), *numbered], partition)
+
+
+def row_of(message: "ConsumerRecord[bytes, bytes]") -> int | None:
+    """The number of `message`'s record in its run's log: 1, 2, 3 ... over all topics. None for what no run wrote, such as a derived record.
+
+    Raises DataError for a header that is no such number, or stands there twice.
+    """
+    found = [value or b"" for name, value in message.headers if name == ROW_HEADER]
+    if not found:
+        return None
+    if len(found) > 1 or _ROW.fullmatch(found[0]) is None:
+        place = f"topic {message.topic}, partition {message.partition}, offset {message.offset}"
+        raise DataError(f"{place}: expected header {ROW_HEADER} to be one number from 1 on, got {found!r:.80}")
+    return int(found[0])
 
 
 async def transact(producer: AIOKafkaProducer, settings: KafkaSettings, messages: Iterable[Outgoing]) -> None:
