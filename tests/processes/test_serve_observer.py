@@ -10,18 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from esper.observer.leader import OBSERVE_VARIABLE, observer_of
+from esper.observer.leader import observer_of
 from esper.oona.directory import Directory
-from esper.processes.serve import ObserverProcess
+from esper.processes.serve import observer_process
 
 pytestmark = pytest.mark.whole
-PARENT = "import sys, time; from esper.oona.directory import Directory; from esper.processes.serve import ObserverProcess; "
-STARTS = "ObserverProcess(Directory(sys.argv[1])).start(); time.sleep(60)"
-
-
-@pytest.fixture(autouse=True)
-def observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(OBSERVE_VARIABLE, "1")
+PARENT = "import sys, time; from esper.oona.directory import Directory; from esper.processes.serve import observer_process; "
+STARTS = "observer_process(Directory(sys.argv[1])).start(); time.sleep(60)"
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -34,7 +29,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def test_it_observes_until_it_is_stopped(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
-    child = ObserverProcess(directory)
+    child = observer_process(directory)
     child.start()
     until(lambda: observer_of(directory) is not None)
     assert observer_of(directory) != os.getpid()
@@ -44,7 +39,7 @@ def test_it_observes_until_it_is_stopped(tmp_path: Path) -> None:
 
 def test_it_is_started_again_when_it_was_killed(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
-    child = ObserverProcess(directory)
+    child = observer_process(directory)
     child.start()
     until(lambda: observer_of(directory) is not None)
     first = observer_of(directory)
@@ -61,11 +56,3 @@ def test_it_leaves_when_its_parent_was_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     until(lambda: observer_of(directory) is None)
-
-
-def test_the_environment_keeps_it_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(OBSERVE_VARIABLE, "0")
-    child = ObserverProcess(Directory(tmp_path))
-    child.start()
-    child.stop()
-    assert not child._thread.ident

@@ -6,7 +6,6 @@ An observer runs beside it, in a process of its own, so that deriving takes no t
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -38,12 +37,12 @@ from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.follower import DerivedFollower, Follower, RunPage
+from esper.processes.child import ChildProcess
 
 _POLL_S = 0.25
 _COUNT_S = 1.0
 _PAGE = 1000
 _GRACE_S = 3
-_RESTART_S = 5.0
 
 
 class LogReader:
@@ -89,7 +88,7 @@ class LogReader:
                         self._notify([run])
             return
         except EsperError as error:
-            sys.stderr.write(f"esper nissa: {error}\n")
+            _report(str(error))
         except Exception:
             traceback.print_exc(file=sys.stderr)
         self.failed = True
@@ -159,42 +158,14 @@ class Service:
         self.runs.close()
 
 
-class ObserverProcess:
-    """Keeps `esper observe` running for `directory` from `start` to `stop`, unless ESPER_OBSERVE is 0.
+def observer_process(directory: Directory) -> ChildProcess:
+    """`esper observe` for `directory`: it waits for the observer's lock like any other."""
+    return ChildProcess("observer", ["observe", "--log", os.fspath(directory.path.absolute())], _report)
 
-    It waits for the observer's lock like any other, ends with its parent (also one that was killed), and is started again when it fails.
-    """
 
-    def __init__(self, directory: Directory) -> None:
-        log, parent = os.fspath(directory.path.absolute()), str(os.getpid())
-        self._command = [sys.executable, "-m", "esper.cli", "observe", "--log", log, "--parent", parent]
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="esper-observer", daemon=True)
-
-    def start(self) -> None:
-        """Starts it."""
-        if os.environ.get(OBSERVE_VARIABLE) != "0":
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Ends it, and returns when it has ended: the next to wait for the lock takes over."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _keep(self) -> None:
-        quiet = subprocess.DEVNULL
-        while not self._stopping.is_set():
-            # In a session of its own, so that Ctrl-C reaches it through its parent alone.
-            with subprocess.Popen(self._command, stdin=quiet, stdout=quiet, start_new_session=True) as process:  # noqa: S603
-                while process.poll() is None and not self._stopping.wait(_POLL_S):
-                    pass
-                if self._stopping.is_set():
-                    process.terminate()
-                    return
-            sys.stderr.write(f"esper nissa: the observer ended with {process.returncode}; it is started again in {_RESTART_S:g} s\n")
-            sys.stderr.flush()
-            self._stopping.wait(_RESTART_S)
+def _report(line: str) -> None:
+    sys.stderr.write(f"esper nissa: {line}\n")
+    sys.stderr.flush()
 
 
 def listen(settings: NissaSettings) -> socket.socket:
@@ -233,9 +204,10 @@ def run_service(directory: Directory, settings: NissaSettings, announce: Callabl
     # uvicorn listens to signals only once it runs; an interrupt before that would be lost.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    observer = ObserverProcess(directory)
+    observer = observer_process(directory)
     service.reader.start()
-    observer.start()
+    if os.environ.get(OBSERVE_VARIABLE) != "0":
+        observer.start()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     announce(f"http://{host}:{settings.port}")
     try:

@@ -18,6 +18,7 @@ from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.lock import holder_of
 
 _BACKGROUND = "let training go first, and leave when no training is left"
+_POLL_S = 0.25
 _REBUILT = {True: "same as saved", False: "differs from what was saved", None: "nothing was saved at that place"}
 
 
@@ -32,7 +33,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
     parser.add_argument("--from-start", action="store_true", help="begin with the first record of runs that have ended")
     parser.add_argument("--background", action="store_true", help=_BACKGROUND)
-    parser.add_argument("--parent", type=whole_number, metavar="PID", help="leave when process PID, which started this one, has ended")
+    add_parent(parser)
     words = "fold an observer's states again from the log; derived records stay"
     parser = new_command(commands, "rebuild", _run_rebuild, words, json="one JSON object per run")
     parser.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
@@ -46,25 +47,35 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("--background", action="store_true", help=_BACKGROUND)
 
 
-def stopped_by_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set."""
+def add_parent(parser: argparse.ArgumentParser) -> None:
+    """Adds `--parent`, which `ChildProcess` gives; its value belongs to `stopped_by_signals`."""
+    parser.add_argument("--parent", type=whole_number, metavar="PID", help="leave when process PID, which started this one, has ended")
+
+
+def stopped_by_signals(parent: int | None = None) -> threading.Event:
+    """An event that SIGINT and SIGTERM set, and the end of `parent`, which started this process."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stopped.set())
+
+    def wait() -> None:
+        while not stopped.wait(_POLL_S):
+            if os.getppid() != parent:
+                stopped.set()
+
+    if parent is not None:
+        threading.Thread(target=wait, name="esper-parent", daemon=True).start()
     return stopped
 
 
 def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
     """Observes until it is interrupted."""
     directory = directory_of(arguments, create=True)
-    stopped = stopped_by_signals()
+    stopped = stopped_by_signals(arguments.parent)
 
     def began() -> None:
         if not arguments.background:
             out.line(Text(f"observing {directory.path}; Ctrl-C ends it", style="dim"))
-
-    def stop() -> bool:
-        return stopped.is_set() or (arguments.parent is not None and os.getppid() != arguments.parent)
 
     observe(
         directory,
@@ -73,7 +84,7 @@ def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
         background=arguments.background,
         from_start=arguments.from_start,
         began=began,
-        stop=stop,
+        stop=stopped.is_set,
     )
     return 0
 

@@ -1,0 +1,65 @@
+"""A command of Esper that another process keeps running beside itself, from its start to its own end."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+_POLL_S = 0.25
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 1.0, 30.0, 60.0
+
+
+class ChildProcess:
+    """Keeps `esper WORDS` running from `start` to `stop`, and starts it again whenever it ends, after a pause that grows while it fails.
+
+    The command takes `--parent PID` and leaves when that process has ended: so it ends with its parent, also one that was killed. What it
+    writes to standard error goes to that of the parent, or to `output`.
+    """
+
+    def __init__(
+        self, name: str, words: Sequence[str], report: Callable[[str], None], *, stop_s: float = 30.0, output: int | None = None
+    ) -> None:
+        """`name` stands in reports. After `stop_s` a child that was told to stop is killed. `output`: a file's descriptor."""
+        self._name, self._report, self._stop_s, self._output = name, report, stop_s, output
+        self._command = [sys.executable, "-m", "esper.cli", *words, "--parent", str(os.getpid())]
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"esper-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Starts it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it, and returns when it has ended. Nothing happens where it was never started."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _keep(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        out, err = (subprocess.DEVNULL, None) if self._output is None else (self._output, self._output)
+        while not self._stopping.is_set():
+            began_at = time.monotonic()
+            # In a session of its own, so that Ctrl-C reaches it through its parent alone.
+            process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)  # noqa: S603
+            while process.poll() is None and not self._stopping.wait(_POLL_S):
+                pass
+            if self._stopping.is_set():
+                self._end(process)
+                return
+            pause_s = _FIRST_PAUSE_S if time.monotonic() > began_at + _STEADY_S else min(2 * pause_s, _LONGEST_PAUSE_S)
+            wait_s = pause_s * (0.5 + random.random())
+            self._report(f"the {self._name} ended with {process.returncode}; it is started again in {wait_s:.0f} s")
+            self._stopping.wait(wait_s)
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        process.terminate()
+        try:
+            process.wait(self._stop_s)
+        except subprocess.TimeoutExpired:
+            self._report(f"the {self._name} did not stop within {self._stop_s:g} s and is killed")
+            process.kill()
+            process.wait()
