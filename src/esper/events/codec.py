@@ -26,7 +26,7 @@ def encode(event: Event) -> bytes:
     """
     try:
         # The concrete model's own serializer: about twice as fast as model_dump_json().encode().
-        data = type(event).__pydantic_serializer__.to_json(event)
+        data = event.__pydantic_serializer__.to_json(event)
     except PydanticSerializationError as error:
         raise DataError(f"expected an event that JSON can hold, got one {event.KIND}: {error}") from error
     if len(data) > MAX_PAYLOAD_BYTES:

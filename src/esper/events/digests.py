@@ -8,7 +8,7 @@ JSON Schema marks volatile, and with every id that it marks a reference replaced
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Literal
 
@@ -16,32 +16,29 @@ from pydantic import JsonValue
 from pydantic_core import to_json as json_bytes
 
 from esper.events.codec import encode
-from esper.events.envelope import MICROSECOND, SINCE, EventId, Record
+from esper.events.envelope import MICROSECOND, SINCE, EventId
 from esper.events.fields import Event
 
 
-def chain(record: Record, previous: bytes) -> bytes:
+def chain(record: Sequence[Any], previous: bytes) -> bytes:  # Any: a Record, or its fields in their order before they are made one.
     """The chain of `record` after `previous` (32 bytes, or none at a topic's start); the record's own `chain` field is not read.
 
     Every record passes here, so it is written for speed: what lasts for a topic is made once, the rest is one text and one digest.
     """
     _, run, topic, writer, sequence, fact, moment, _, incarnation, kind, time, epoch, step, cause, trace, _, data = record
+    lasting = _lasting(topic, run, writer, kind, trace or "", cause or "")
     number, counted = "" if sequence is None else sequence, "" if fact is None else fact
     microseconds = (time - SINCE) // MICROSECOND
-    numbers = f"{number} {counted} {moment} {incarnation} {microseconds} {epoch} {step} {len(data)} "
-    digest = hashlib.sha256(f"{_lasting(topic, run, writer, kind, trace or '')}{_counted(cause or '')}{numbers}".encode())
+    text = f"{lasting}{number} {counted} {moment} {incarnation} {microseconds} {epoch} {step} {len(data)} "
+    digest = hashlib.sha256(text.encode())
     digest.update(previous)
     digest.update(data)
     return digest.digest()
 
 
-def _counted(text: str) -> str:
-    return f"{len(text) if text.isascii() else len(text.encode())}:{text}"
-
-
 @lru_cache(maxsize=1024)
 def _lasting(*texts: str) -> str:
-    return "".join(map(_counted, texts))
+    return "".join(f"{len(text.encode())}:{text}" for text in texts)
 
 
 def derived_id(cause: EventId, rule: str, version: int, settings_digest: str, index: int) -> EventId:

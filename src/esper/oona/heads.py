@@ -25,6 +25,8 @@ from esper.events.topics import FACTS, RUN
 _BEFORE_FIRST = Moment(0)
 _ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
 _ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
+# Every record asks for these two, and to look them up in a model's class takes longer than to compare them.
+_HEARTBEAT, _STREAM_ENDED = Heartbeat.KIND, StreamEnded.KIND
 _FIELDS = ("run", "writer", "generation", "sequence", "moment", "fact", "incarnation", "time", "epoch", "step", "id")
 _LEAST = frozenset({"incarnation", "time", "epoch", "step"})  # Fields that may advance by more than one; the others have one next value.
 
@@ -64,7 +66,7 @@ class Draft(NamedTuple):
 @dataclass(slots=True)
 class Heads:
     """The end of one run's log. `anchor` is the last RunStarted, RunResumed or EpochCompleted (or the run's first record), the default
-    cause; `epoch` and `step` are the furthest of any record.
+    cause.
     """
 
     run: RunId
@@ -73,10 +75,18 @@ class Heads:
     fact: int = 0
     incarnation: int = 1
     time: datetime = SINCE
-    epoch: int = 0
-    step: int = 0
     anchor: EventId | None = None
     topics: dict[str, _TopicHead] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """The furthest epoch of any record."""
+        return max((head.epoch for head in self.topics.values()), default=0)
+
+    @property
+    def step(self) -> int:
+        """The furthest step of any record."""
+        return max((head.step for head in self.topics.values()), default=0)
 
     def copy(self) -> Self:
         """The same end, to be moved on without moving this one."""
@@ -101,18 +111,19 @@ class Heads:
         _, topic, numbered, incarnation, time, epoch, step, cause, trace = draft
         head = self.topics.get(topic) or _TopicHead()
         sequence = head.sequence + 1
-        beats = kind == Heartbeat.KIND
+        beats = kind == _HEARTBEAT
         moment = self.moment if numbered is None else Moment(numbered)
         identity = heartbeat_id(self.run, sequence) if beats else record_id(self.run, moment)
         fact = self.fact + 1 if topic in FACTS else None
         time = max(time, self.time)
         place = (identity, self.run, topic, self.writer, sequence, fact, moment, 0, incarnation, kind, time, epoch, step, cause, trace)
-        unchained = Record(*place, None, data)
+        fields = [*place, None, data]
+        fields[-2] = chain(fields, head.chain)
+        record = Record._make(fields)
         # Only these can be wrong here, and every record that is emitted passes by: `_require_next` takes a tenth of an append.
         dense = moment == (self.moment if beats else self.moment + 1)
         if not dense or step < head.step or epoch < head.epoch or incarnation < self.incarnation:
-            self._require_next(unchained, head)
-        record = Record(*place, chain(unchained, head.chain), data)
+            self._require_next(record, head)
         self._move(record, head)
         return record
 
@@ -124,7 +135,7 @@ class Heads:
 
     def _require_next(self, record: Record, head: _TopicHead) -> None:
         identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, _, _, tied, _ = record
-        beats = kind == Heartbeat.KIND
+        beats = kind == _HEARTBEAT
         next_moment = self.moment if beats else Moment(self.moment + 1)
         expected = (
             self.run,
@@ -152,12 +163,11 @@ class Heads:
         identity, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, _, _, tied, _ = record
         assert sequence is not None and tied is not None  # noqa: PT018 - both were checked together.
         self.moment, self.incarnation, self.time = moment, incarnation, time
-        self.epoch, self.step = max(self.epoch, epoch), max(self.step, step)
         if fact is not None:
             self.fact = fact
         if self.anchor is None or kind in _ANCHORS:
             self.anchor = identity
-        head.sequence, head.chain, head.epoch, head.step, head.ended = sequence, tied, epoch, step, kind == StreamEnded.KIND
+        head.sequence, head.chain, head.epoch, head.step, head.ended = sequence, tied, epoch, step, kind == _STREAM_ENDED
         self.topics[topic] = head
 
     def after(self, records: tuple[Record, ...]) -> Self:
