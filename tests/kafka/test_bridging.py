@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from local_kafka import LocalKafka
 
+from esper.errors import LogError
 from esper.events.topics import DERIVED
-from esper.folds.admit import Admission, Apply, Drop, Reason, admit
-from esper.kafka.bridging import BRIDGED_FILE, FENCED_MARK, Bridge, transactional_id
-from esper.kafka.clients import producing, row_of
+from esper.kafka.bridging import BRIDGED_FILE, Bridge
+from esper.kafka.claims import take_over
+from esper.kafka.clients import row_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.oona.directory import Directory
+from esper.oona.file import fenced_by
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.synthetic import write_run
@@ -41,19 +43,8 @@ def drain(bridge: Bridge) -> None:
 
 
 def shipped(cluster: Cluster) -> dict[tuple[str, str], list[object]]:
-    """The records on Kafka, by run and topic, without those that admission drops as duplicates."""
-    found: dict[tuple[str, str], list[object]] = {}
-    for key, records in in_order(asyncio.run(cluster.records(*INPUTS))).items():
-        admission = Admission()
-        for record in records:
-            verdict = admit(admission, record)
-            if isinstance(verdict, Apply):
-                admission = verdict.admission
-                found.setdefault(key, []).append(record)
-            else:
-                assert isinstance(verdict, Drop)
-                assert verdict.reason is Reason.DUPLICATE
-    return found
+    """The records on Kafka, by run and topic."""
+    return {key: list(records) for key, records in in_order(asyncio.run(cluster.records(*INPUTS))).items()}
 
 
 def logged(directory: Directory) -> dict[tuple[str, str], list[object]]:
@@ -89,12 +80,12 @@ def test_a_bridge_that_is_started_again_ships_nothing_twice(cluster: Cluster, di
 @pytest.mark.parametrize(
     "damage", [lambda path: path.unlink(), lambda path: path.write_text(""), lambda path: path.write_bytes(b"\xff\xfe")]
 )
-def test_a_lost_position_ships_again_and_readers_drop_it(cluster: Cluster, directory: Directory, damage: object) -> None:
+def test_a_lost_position_ships_nothing_twice(cluster: Cluster, directory: Directory, damage: object) -> None:
     drain(Bridge(directory, cluster.settings))
     damage(directory.path / FIRST / BRIDGED_FILE)  # type: ignore[operator]
     again = Bridge(directory, cluster.settings)
     drain(again)
-    assert again.state.shipped == len(log_of(directory, FIRST))
+    assert again.state.shipped == 0
     assert shipped(cluster) == logged(directory)
 
 
@@ -118,7 +109,9 @@ def test_records_that_are_written_meanwhile_are_shipped(cluster: Cluster, tmp_pa
     assert shipped(cluster) == logged(directory)
 
 
-def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster: Cluster, directory: Directory) -> None:
+def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster: Cluster, directory: Directory, tmp_path: Path) -> None:
+    elsewhere = Directory(tmp_path / "elsewhere", create=True)
+
     async def fence() -> Bridge:
         stop = asyncio.Event()
         bridge = Bridge(directory, cluster.settings)
@@ -126,20 +119,23 @@ def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster:
         async with asyncio.timeout(60):
             while bridge.state.shipped < len(log_of(directory, FIRST)) + len(log_of(directory, SECOND)):
                 await asyncio.sleep(0.05)
-            async with producing(cluster.settings, transactional_id(SECOND)):
-                await asyncio.to_thread(go_on, directory, SECOND, LAST_EPOCH + 1, resumed=False)
-                await asyncio.to_thread(write_run, directory, run=run_of(3))
-                while not (directory.path / SECOND / FENCED_MARK).exists():
-                    await asyncio.sleep(0.05)
-            while not (directory.path / run_of(3) / BRIDGED_FILE).exists():
+            await take_over(cluster.settings, elsewhere, SECOND)
+            await asyncio.to_thread(go_on, directory, SECOND, LAST_EPOCH + 1, resumed=False)
+            await asyncio.to_thread(write_run, directory, run=run_of(3))
+            while fenced_by(directory.path / SECOND) is None or not (directory.path / run_of(3) / BRIDGED_FILE).exists():
                 await asyncio.sleep(0.05)
         stop.set()
         await shipping
         return bridge
 
+    before = logged(directory)
     bridge = asyncio.run(fence())
     assert bridge.state.fenced == {SECOND}
-    assert "a newer process writes under the same transactional id" in (directory.path / SECOND / FENCED_MARK).read_text()
+    assert {key: records for key, records in shipped(cluster).items() if key[0] == SECOND} == {
+        key: records for key, records in before.items() if key[0] == SECOND
+    }
+    with pytest.raises(LogError, match=f"run {SECOND} was taken over by .*:{elsewhere.path}"):
+        directory.resume(SECOND)
 
 
 @pytest.mark.chaos

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from esper.errors import LogError, RuleError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory, file_system_of, new_run_id, refuse_network
-from esper.oona.file import RUN_FILE
+from esper.oona.file import FENCED_MARK, RUN_FILE
 from tests.oona.samples import BEGAN, RUN, mixed
 
 A = RunId("01900000-0000-7000-8000-00000000abcd")
@@ -104,6 +104,13 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
 def test_a_name_that_leaves_the_directory_is_refused(directory: Directory, run: str) -> None:
     with pytest.raises(RuleError, match="expected a run id"):
         directory.create(RunId(run))
+
+
+def test_a_training_that_goes_on_elsewhere_is_not_resumed_here(directory: Directory) -> None:
+    place(directory, A)
+    (directory.path / A / FENCED_MARK).write_text("run A was taken over by b:/runs on Monday\n")
+    with pytest.raises(LogError, match=f"^run A was taken over by b:/runs on Monday; it goes on there, and not in {directory.path}$"):
+        directory.resume(A)
 
 
 def test_checkpoints_stand_in_the_run(directory: Directory) -> None:

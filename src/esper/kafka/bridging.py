@@ -1,11 +1,11 @@
-"""The bridge ships the runs of a directory to Kafka: every record, in the order of its log, in transactions, however long a broker is away.
+"""The bridge ships the runs of a directory to Kafka: every record once, in the order of its log, however long a broker is away.
 
-A run's producer has the transactional id `bridge-<run>`. A page of records is one transaction; the position after it is written beside the
-run once the transaction is committed. After any failure the producer is closed, and a new one begins at the first record that is not known
-to be committed: aiokafka's producer cannot be used again after an outage longer than its request timeout. So a page may be on Kafka twice,
-and never a part of one; a reader's admission drops the second.
+A run's producer has the transactional id `bridge-<run>`. A transaction holds a page of records, and the claim that says how far the run is
+on Kafka with them (`claims.py`). After any failure the producer is closed, and a new one begins behind the record that the claim names:
+aiokafka's producer cannot be used again after an outage longer than its request timeout. The position that is written beside the run saves
+reading what is shipped; where it is lost, or Kafka has less than it says, the claim counts.
 
-A run that is resumed on another machine is fenced: the newer producer of its id wins. This bridge then leaves a mark beside the run, and
+A run that is shipped by another copy of its directory is fenced: this bridge leaves a mark beside the run, at which its trainer stops, and
 ships nothing more of it.
 """
 
@@ -21,16 +21,20 @@ from aiokafka import AIOKafkaProducer
 
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
-from esper.kafka.clients import TRANSACTION_TIMEOUT_S, FencedError, outgoing, producing, transact
+from esper.kafka.claims import Claim, TakenOverError, own_claim, transactional_id
+from esper.kafka.clients import FencedError, outgoing, producing, transact
 from esper.kafka.cluster import KafkaSettings
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
+from esper.oona.file import FENCED_MARK, RUN_FILE, fenced_by
 from esper.oona.follower import Follower, RunPage
 
-BRIDGED_FILE, FENCED_MARK = "bridged", "fenced"
+BRIDGED_FILE = "bridged"
 _PAGE = 500
 _POLL_S, _IDLE_S = 0.5, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
+# Long enough for a directory that takes the run over to claim it before this one begins again.
+_FENCED_PAUSE_S = 2.0
 
 
 @dataclass
@@ -44,6 +48,20 @@ class BridgeState:
     fenced: set[RunId] = field(default_factory=set)
 
 
+@dataclass
+class _Shipping:
+    """A run's producer, and the claim that its last transaction wrote."""
+
+    stack: AsyncExitStack
+    producer: AIOKafkaProducer
+    claim: Claim
+    used_at: float
+
+
+class _LessError(Exception):
+    """Kafka has less of a run than its position says."""
+
+
 class Bridge:
     """Ships every run of `directory`. `jitter` returns numbers from 0 to 1: a pause is up to twice as long as it must be."""
 
@@ -51,11 +69,10 @@ class Bridge:
         self.state = BridgeState()
         self._directory, self._settings, self._jitter = directory, settings, jitter
         self._positions: dict[RunId, Position] = {}
-        self._producers: dict[RunId, tuple[AsyncExitStack, AIOKafkaProducer]] = {}
-        self._used_at: dict[RunId, float] = {}
+        self._shippings: dict[RunId, _Shipping] = {}
 
-    async def run(self, stop: asyncio.Event, *, drain: bool = False) -> None:
-        """Ships until `stop`, and with `drain` only until nothing waits and no process writes a run. Called once.
+    async def run(self, stop: asyncio.Event, *, drain: bool = False, linger_s: float = 0.0) -> None:
+        """Ships until `stop`, and with `drain` only until nothing waits and no process writes a run, for `linger_s`. Called once.
 
         Raises LogError for a directory that cannot be read; whatever Kafka does is waited for.
         """
@@ -63,77 +80,94 @@ class Bridge:
             if (position := bridged_to(self._directory.path / run)) is not None:
                 self._positions[run] = position
         follower = await asyncio.to_thread(Follower, self._directory, self._positions, from_start=True, limit=_PAGE)
+        busy_at = time.monotonic()
         try:
             while not stop.is_set():
                 pages = await asyncio.to_thread(follower.poll, _POLL_S)
                 async with asyncio.TaskGroup() as group:
                     for page in pages:
-                        if page.records and not is_fenced(self._directory.path / page.run):
-                            group.create_task(self._ship(page, stop))
-                for run in [run for run in self._producers if run not in follower.following or self._is_idle(run)]:
+                        if page.records and fenced_by(self._directory.path / page.run) is None:
+                            group.create_task(self._ship(page, follower, stop))
+                for run in [run for run in self._shippings if run not in follower.following or self._is_idle(run)]:
                     await self._close(run)
-                if drain and not pages and not follower.behind and not follower.live:
+                if pages or follower.behind or follower.live:
+                    busy_at = time.monotonic()
+                elif drain and time.monotonic() >= busy_at + linger_s:
                     return
         finally:
             await asyncio.to_thread(follower.close)
-            for run in list(self._producers):
+            for run in list(self._shippings):
                 await self._close(run)
 
-    async def _ship(self, page: RunPage, stop: asyncio.Event) -> None:
-        """Returns when the page is committed, the run is fenced, or `stop` is set."""
-        folder, pause_s = self._directory.path / page.run, _FIRST_PAUSE_S
-        self.state.waiting[page.run] = len(page.records)
+    async def _ship(self, page: RunPage, follower: Follower, stop: asyncio.Event) -> None:
+        """Returns when the page is committed, the run is fenced or must be read again, or `stop` is set."""
+        run, pause_s = page.run, _FIRST_PAUSE_S
+        folder = self._directory.path / run
+        self.state.waiting[run] = len(page.records)
         while not stop.is_set():
-            began_at = time.time()
             try:
                 await self._commit(page)
+            except _LessError:
+                self._reached(run, START)
+                follower.go_back(run, START)
+                break
+            except TakenOverError as error:
+                self.state.fenced.add(run)
+                _replace(folder / FENCED_MARK, f"{error}\n")
+                await self._close(run)
+                break
             except LogError as error:
-                # A process that was stopped for longer than a transaction may last meets the same error; no other process need have begun.
-                if isinstance(error, FencedError) and time.time() < began_at + TRANSACTION_TIMEOUT_S:
-                    self.state.fenced.add(page.run)
-                    _replace(folder / FENCED_MARK, f"{error}\n")
-                    await self._close(page.run)
-                    break
                 self.state.away_since, self.state.error = self.state.away_since or time.time(), str(error)
-                await self._close(page.run)
+                await self._close(run)
+                if isinstance(error, FencedError):
+                    pause_s = max(pause_s, _FENCED_PAUSE_S)
                 await _pause(stop, pause_s * (1 + self._jitter()))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
                 self.state.away_since = self.state.error = None
-                self.state.shipped += len(page.records)
-                _replace(folder / BRIDGED_FILE, page.position.to_text())
+                self._reached(run, page.position)
                 break
-        del self.state.waiting[page.run]
+        del self.state.waiting[run]
+
+    def _reached(self, run: RunId, position: Position) -> None:
+        self._positions[run] = position
+        _replace(self._directory.path / run / BRIDGED_FILE, position.to_text())
 
     async def _commit(self, page: RunPage) -> None:
-        producer = await self._producer(page.run)
-        first = page.position.records_since(START) - len(page.records) + 1
-        messages = (outgoing(self._settings, record, row=row) for row, record in enumerate(page.records, start=first))
-        await transact(producer, self._settings, messages)
+        """Ships what Kafka lacks of the page; with it stands how far the run is on Kafka."""
+        shipping = await self._shipping(page.run)
+        last = page.position.row(RUN_FILE)
+        records = page.records[-(last - shipping.claim.row) :] if last > shipping.claim.row else ()
+        if records:
+            claim = shipping.claim.after(records, last)
+            first = last - len(records) + 1
+            messages = [outgoing(self._settings, record, row=row) for row, record in enumerate(records, start=first)]
+            await transact(shipping.producer, self._settings, [*messages, claim.outgoing(self._settings, page.run)])
+            shipping.claim = claim
+            self.state.shipped += len(records)
 
-    async def _producer(self, run: RunId) -> AIOKafkaProducer:
-        self._used_at[run] = time.monotonic()
-        if run not in self._producers:
+    async def _shipping(self, run: RunId) -> _Shipping:
+        if run not in self._shippings:
             async with AsyncExitStack() as stack:
                 producer = await stack.enter_async_context(producing(self._settings, transactional_id(run)))
-                self._producers[run] = stack.pop_all(), producer
-        return self._producers[run][1]
+                claim = await own_claim(producer, self._settings, self._directory, run)
+                self._shippings[run] = _Shipping(stack.pop_all(), producer, claim, time.monotonic())
+        shipping = self._shippings[run]
+        shipping.used_at = time.monotonic()
+        if shipping.claim.row < self._positions.get(run, START).row(RUN_FILE):
+            raise _LessError
+        return shipping
 
     def _is_idle(self, run: RunId) -> bool:
-        return time.monotonic() > self._used_at[run] + _IDLE_S
+        return time.monotonic() > self._shippings[run].used_at + _IDLE_S
 
     async def _close(self, run: RunId) -> None:
-        if run in self._producers:
-            stack, _ = self._producers.pop(run)
+        if run in self._shippings:
+            stack = self._shippings.pop(run).stack
             try:
                 await stack.aclose()
             except LogError as error:  # The producer was of no use any more.
                 self.state.error = str(error)
-
-
-def transactional_id(run: RunId) -> str:
-    """The transactional id of the one process that may ship `run`."""
-    return f"bridge-{run}"
 
 
 def bridged_to(folder: Path) -> Position | None:
@@ -142,11 +176,6 @@ def bridged_to(folder: Path) -> Position | None:
         return Position.from_text((folder / BRIDGED_FILE).read_text())
     except (OSError, UnicodeDecodeError, DataError):
         return None
-
-
-def is_fenced(folder: Path) -> bool:
-    """True where another machine has taken over the run in `folder`."""
-    return (folder / FENCED_MARK).exists()
 
 
 def _replace(path: Path, text: str) -> None:

@@ -66,12 +66,15 @@ async def producing(settings: KafkaSettings, transactional_id: str) -> AsyncIter
 
 
 @asynccontextmanager
-async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer that belongs to no group and commits nothing: the caller assigns partitions, and seeks in each before it reads."""
+async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500, committed: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer that belongs to no group and commits nothing: the caller assigns partitions, and seeks in each before it reads.
+
+    Without `committed` it reads what transactions have left open or aborted, too.
+    """
     with explain_errors(settings):
         consumer = AIOKafkaConsumer(
             **settings.client(),
-            isolation_level="read_committed",
+            isolation_level="read_committed" if committed else "read_uncommitted",
             enable_auto_commit=False,
             auto_offset_reset="none",
             fetch_max_wait_ms=fetch_wait_ms,

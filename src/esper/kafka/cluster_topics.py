@@ -18,9 +18,12 @@ from esper.kafka.cluster import KafkaSettings
 
 CHANGELOG = "worker.changelog"
 LEAD = "worker.lead"
+CLAIMS = "bridge.claims"
 INPUTS = tuple(name for name in TOPICS if name not in DERIVED)
 """The topics that runs write themselves, which a ledger reads."""
 
+# A claim is written with every transaction, and all are read where a bridge begins: a segment that is written is not compacted.
+_CLAIMS_SEGMENT = str(2 * 1024 * 1024)
 _READY_S = 30.0
 _POLL_S = 0.05
 _EXISTS = 36
@@ -42,6 +45,7 @@ def wanted_topics(settings: KafkaSettings) -> Iterator[WantedTopic]:
             yield WantedTopic(settings.topic(name + DEAD_LETTER_SUFFIX), _kept(DEAD_LETTER_RETENTION_H))
     yield WantedTopic(settings.topic(CHANGELOG), {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST_BYTES)})
     yield WantedTopic(settings.topic(LEAD), _kept(1))
+    yield WantedTopic(settings.topic(CLAIMS), {"cleanup.policy": "compact", "segment.bytes": _CLAIMS_SEGMENT})
 
 
 def _kept(hours: int | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from esper.errors import AmbiguousRunError, LogError, RuleError, UnknownRunError
 from esper.events.envelope import TRAINER, RunId, is_training
 from esper.events.kinds.run import RunFinished
-from esper.oona.file import CHECKPOINTS, RUN_FILE, WRITER_LOCK, explained, in_mark, read_mark, sync_folder
+from esper.oona.file import CHECKPOINTS, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark, sync_folder
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
 
@@ -77,8 +77,14 @@ class Directory:
         return RunLog.create(self._folder(run), run, writer)
 
     def resume(self, run: RunId) -> RunLog:
-        """The log of `run`, checked, to be written on. Raises LogError with the pid where another process writes it."""
-        return RunLog.resume(self._existing(run))
+        """The log of `run`, checked, to be written on.
+
+        Raises LogError with the pid where another process writes it, and with the reason for a training that goes on elsewhere.
+        """
+        folder = self._existing(run)
+        if is_training(run) and (reason := fenced_by(folder)) is not None:
+            raise LogError(f"{reason}; it goes on there, and not in {self.path}")
+        return RunLog.resume(folder)
 
     def open(self, run: RunId) -> RunLog:
         """The log of `run`, to be read."""

@@ -34,6 +34,7 @@ WRITER_LOCK = "lock"
 RESERVE = "reserve"
 CHECKPOINTS = "checkpoints"
 SEAL_MARK = "sealed"
+FENCED_MARK = "fenced"
 OBSERVED_FILE = "observed.sqlite"
 OBSERVED_MARK = "observed.sealed"
 
@@ -261,6 +262,16 @@ def read_mark(folder: Path) -> str | None:
         return None
     except OSError:
         return ""
+
+
+def fenced_by(folder: Path) -> str | None:
+    """The reason, as a sentence, why the run in `folder` may not go on there: another copy of it is shipped to Kafka. None where it may."""
+    try:
+        return (folder / FENCED_MARK).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{folder / FENCED_MARK} cannot be read: {error.strerror}"
 
 
 def in_mark(mark: str | None, name: str, kind: type[_Value]) -> _Value | None:

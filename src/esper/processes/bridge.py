@@ -20,6 +20,7 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import check_topics
 from esper.oona.contract import START
 from esper.oona.directory import Directory
+from esper.oona.file import fenced_by
 from esper.oona.lock import Lock
 
 BRIDGE_LOCK, STATE_FILE = "bridge.lock", "bridge.json"
@@ -78,7 +79,7 @@ class _Reporter:
     def write(self) -> None:
         """Writes the state as it is now."""
         state, disk = self._bridge.state, shutil.disk_usage(self._directory.path)
-        waiting = {run: count for run in self._directory.names(hidden=True) if (count := waiting_records(self._directory, run))}
+        waiting = waiting_records(self._directory)
         written = {
             "kafka": self._settings.bootstrap,
             "pid": os.getpid(),
@@ -106,13 +107,18 @@ class _Reporter:
                 f"the disk of {self._directory.path} has {free / 1e9:.1f} GB left while Kafka is away: free some, or training will stop"
             )
         for run in state.fenced - self._fenced:
-            self._report(f"run {run} was taken over by another machine: nothing more of it is shipped from here")
+            self._report(f"{fenced_by(self._directory.path / run)}: nothing more of it is shipped from here")
         self._away, self._low, self._fenced = away, low, set(state.fenced)
 
 
-def waiting_records(directory: Directory, run: RunId) -> int:
-    """Number of records of `run` that are not known to be on Kafka."""
-    folder = directory.path / run
-    position = bridged_to(folder) or START
-    with directory.open(run) as log:
-        return log.end().records_since(position)
+def waiting_records(directory: Directory) -> dict[RunId, int]:
+    """Number of records that are not known to be on Kafka, by run; runs that are shipped from elsewhere have none."""
+    waiting: dict[RunId, int] = {}
+    for run in directory.names(hidden=True):
+        folder = directory.path / run
+        if directory.has_log(run) and fenced_by(folder) is None:
+            with directory.open(run) as log:
+                count = log.end().records_since(bridged_to(folder) or START)
+            if count:
+                waiting[run] = count
+    return waiting
