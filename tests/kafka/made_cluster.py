@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
 
 from esper.events.cloudevents import record_from
 from esper.events.envelope import Record
-from esper.kafka.clients import consuming
+from esper.kafka.clients import administering, consuming
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import create_topics
 from esper.kafka.ledger import Message
@@ -43,6 +44,14 @@ class Cluster:
                 for messages in (await consumer.getmany(timeout_ms=20)).values():
                     found += messages
         return found
+
+    async def cut(self, topic: str, offset: int) -> None:
+        """Deletes what stands before `offset` in each partition of `topic`, as retention does."""
+        places = [TopicPartition(self.settings.topic(topic), part) for part in range(self.settings.partitions)]
+        async with consuming(self.settings) as consumer:
+            ends = await consumer.end_offsets(places)
+        async with administering(self.settings) as admin:
+            await admin.delete_records({place: RecordsToDelete(before_offset=min(offset, ends[place])) for place in places})
 
     async def records(self, *topics: str) -> list[Record]:
         """The records that a reader of committed messages finds in `topics` now."""

@@ -6,6 +6,7 @@ from typing import Self
 from esper.errors import LogError
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.oona.contract import START, Page, Position
+from esper.oona.gone import NOTHING_GONE, Gone
 from esper.oona.heads import Heads
 
 _FILE = "memory"
@@ -70,6 +71,10 @@ class MemoryLog:
     def end(self) -> Position:
         """The position after the last record."""
         return Position.at(_FILE, len(self._records))
+
+    def gone(self) -> Gone:
+        """Nothing is gone."""
+        return NOTHING_GONE
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`; False when `timeout_s` passed without one."""

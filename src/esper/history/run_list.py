@@ -23,8 +23,7 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarte
 from esper.events.topics import EPOCH, RUN
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory, RunEntry
-from esper.oona.file import RUN_FILE, WRITER_LOCK
-from esper.oona.lock import holder_of
+from esper.oona.file import RUN_FILE
 
 _AGAIN_S = 1.0
 _T = TypeVar("_T")
@@ -84,7 +83,8 @@ class RunList:
         if line is not None and line.sealed:
             return line
         folder = self._directory.path / run
-        now = _size(folder / RUN_FILE), _size(folder / f"{RUN_FILE}-wal"), holder_of(folder / WRITER_LOCK)
+        entry = self._directory.entry(run)
+        now = _size(folder / RUN_FILE), _size(folder / f"{RUN_FILE}-wal"), entry and (entry.holder, entry.live)
         if line is None or files != now:
             line = _summary(self._directory, run)
             if line is not None:

@@ -69,7 +69,8 @@ async def producing(settings: KafkaSettings, transactional_id: str) -> AsyncIter
 async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500, committed: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer that belongs to no group and commits nothing: the caller assigns partitions, and seeks in each before it reads.
 
-    Without `committed` it reads what transactions have left open or aborted, too.
+    Without `committed` it reads what transactions have left open or aborted, too, and its ends are the high
+    watermarks, which no open transaction holds back.
     """
     with explain_errors(settings):
         consumer = AIOKafkaConsumer(

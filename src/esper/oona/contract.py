@@ -11,7 +11,12 @@ from typing import NamedTuple, Protocol, Self
 from esper.errors import DataError, LogError
 from esper.events.envelope import Record, RunId
 from esper.events.topics import FACTS
+from esper.oona.gone import Gone
 from esper.oona.heads import Heads
+
+
+class ConflictError(LogError):
+    """Records that contradict those that were written, or do not continue them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,9 @@ class Log(Protocol):
     def end(self) -> Position:
         """The position after the last durable record."""
 
+    def gone(self) -> Gone:
+        """The telemetry that this log lacks, as a copy made from Kafka may; of any other log nothing."""
+
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`; False when `timeout_s` passed without one."""
 
@@ -92,11 +100,16 @@ def pages_of(log: Log, start: Position | None, topics: frozenset[str] | None, li
 
 
 def records_of(log: Log, topics: frozenset[str] | None, limit: int = _PAGE) -> Iterator[Record]:
-    """The records of `topics` (None: all) that stand in `log` when they are reached, oldest first. Raises LogError where one is missing."""
+    """The records of `topics` (None: all) that stand in `log` when they are reached, oldest first.
+
+    Raises LogError where one is missing that is not known to be gone.
+    """
     last: dict[str, int] = {}
     for page in pages_of(log, None, topics, limit):
         for record in page.records:
             expected = last.get(record.topic, 0) + 1
+            if record.sequence != expected:
+                expected = log.gone().next_sequence(record.topic, expected - 1)
             numbered = record.fact is not None or record.topic not in FACTS
             if record.sequence != expected or not numbered:
                 what = f"sequence {expected}, got {record.sequence}" if numbered else "a fact's number, got none"
@@ -109,10 +122,14 @@ def records_of(log: Log, topics: frozenset[str] | None, limit: int = _PAGE) -> I
 def records_between(log: Log, start: Position, end: Position) -> Iterator[Record]:
     """The records of `log` after `start`, up to `end` and no further, oldest first, a page at a time."""
     while (left := end.records_since(start)) > 0:
-        records, start = log.read(start, min(left, _PAGE))
-        yield from records
-        if not records:
+        limit = min(left, _PAGE)
+        # Where records are gone there are fewer than rows, and a page may reach beyond the end.
+        while (page := log.read(start, limit)).position.records_since(end) and limit > 1:
+            limit //= 2
+        if page.position.records_since(end) or not page.records:
             return
+        yield from page.records
+        start = page.position
 
 
 class RunWriter(Log, Protocol):

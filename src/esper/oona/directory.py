@@ -1,10 +1,12 @@
 """A log: a directory on a local disk, with one directory per run. Lists runs, finds them by a part of their id, and opens them.
 
-Listing opens no database: a sealed run is described by its mark, any other by its lock.
+Listing opens no database: a sealed run is described by its mark, any other by its lock. In a mirror no process of this machine writes a
+run: it is live while its newest record is younger than a minute, six heartbeats, and it was not stopped.
 """
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,13 +17,14 @@ from pydantic import JsonValue
 from esper.errors import AmbiguousRunError, LogError, RuleError, UnknownRunError
 from esper.events.envelope import TRAINER, RunId, is_training
 from esper.events.kinds.run import RunFinished
-from esper.oona.file import CHECKPOINTS, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark, sync_folder
+from esper.oona.file import CHECKPOINTS, MIRRORED_MARK, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark, sync_folder
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
 
 _LATEST = "latest"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._-]{0,127}")
 _SHOWN = 10
+_LIVE_S = 60.0
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # How proc(5) writes space, tab, newline and backslash.
 
 # File systems whose files another machine may change, or that do not keep locks and shared memory as SQLite's WAL needs them; behind
@@ -46,18 +49,18 @@ def new_run_id(time: datetime, randomness: bytes) -> RunId:
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """A line of a list of runs. `holder` is the pid that writes it now; `summary` stands in a sealed run's mark, None if unreadable."""
+    """A line of a list of runs. `live`: a process writes it now, `holder` if that is on this machine; `mirrored`: it is a copy from Kafka.
+
+    `summary` stands in a sealed run's mark, None if unreadable.
+    """
 
     run: RunId
     path: Path
     sealed: bool
     holder: int | None
     summary: Mapping[str, JsonValue] | None
-
-    @property
-    def live(self) -> bool:
-        """True while a process writes the run."""
-        return self.holder is not None
+    live: bool
+    mirrored: bool = False
 
 
 class Directory:
@@ -125,10 +128,17 @@ class Directory:
         folder = self.path / run
         mark = read_mark(folder)
         if mark is not None:
-            return RunEntry(run, folder, sealed=True, holder=None, summary=in_mark(mark, "summary", dict))
+            return RunEntry(run, folder, sealed=True, holder=None, summary=in_mark(mark, "summary", dict), live=False)
         if not self.has_log(run):
             return None
-        return RunEntry(run, folder, sealed=False, holder=holder_of(folder / WRITER_LOCK), summary=None)
+        newest_at, holder = _newest_at(folder), holder_of(folder / WRITER_LOCK)
+        live = holder is not None if newest_at is None else time.time() < newest_at + _LIVE_S
+        return RunEntry(run, folder, sealed=False, holder=holder, summary=None, live=live, mirrored=newest_at is not None)
+
+    def is_live(self, run: RunId) -> bool:
+        """True while a process writes `run`, which is not sealed."""
+        entry = self.entry(run)
+        return entry is not None and entry.live
 
     def has_log(self, run: RunId) -> bool:
         """True where `run` has a file, or may have one: opening a folder that may not be searched raises the reason."""
@@ -171,6 +181,14 @@ class Directory:
         if not exists:
             raise LogError(f"expected the log of run {run} at {folder / RUN_FILE}, got nothing")
         return folder
+
+
+def _newest_at(folder: Path) -> float | None:
+    """The time of the newest record of the run that a mirror copies into `folder`; None for a run that is no copy."""
+    try:
+        return (folder / MIRRORED_MARK).stat().st_mtime
+    except OSError:
+        return None
 
 
 def _make_folder(path: Path) -> None:

@@ -27,6 +27,7 @@ from esper.events.codec import decode
 from esper.events.envelope import MICROSECOND, SINCE, Moment, Record, RunId, heartbeat_id, read_time, record_id, written_time
 from esper.events.kinds.run import RunFinished, RunStarted
 from esper.events.kinds.telemetry import Heartbeat
+from esper.oona.gone import NOTHING_GONE, Gone
 from esper.oona.heads import Heads
 
 RUN_FILE = "run.sqlite"
@@ -37,6 +38,10 @@ SEAL_MARK = "sealed"
 FENCED_MARK = "fenced"
 OBSERVED_FILE = "observed.sqlite"
 OBSERVED_MARK = "observed.sealed"
+MIRRORED_MARK = "mirrored"
+"""Beside a run that a mirror copies from Kafka. Its time is that of the newest record; 0 once the run was stopped or has failed."""
+REFUSED_MARK = "refused"
+"""Beside a run that a mirror stopped copying; it holds the reason."""
 
 _FORMAT = 1
 _LEAVE_WAL_S = 5.0
@@ -180,6 +185,16 @@ def read_meta(connection: apsw.Connection, path: Path) -> tuple[RunId, str]:
         raise LogError(f"cannot read {path}: expected {error} in its table meta; the file is damaged") from error
 
 
+def read_gone(connection: apsw.Connection, path: Path) -> Gone:
+    """The records that a copied run lacks. Raises LogError where that cannot be read."""
+    with explained(path, "read"):
+        text = connection.execute("SELECT value FROM meta WHERE key = 'gone'").get
+    try:
+        return NOTHING_GONE if text is None else Gone.from_text(str(text))
+    except DataError as error:
+        raise LogError(f"cannot read {path}: {error}; the file is damaged") from error
+
+
 def check_integrity(connection: apsw.Connection, path: Path) -> None:
     """Raises LogError unless SQLite finds the file's structure whole, its index included. Reads all of it.
 
@@ -250,8 +265,7 @@ def mark_of(heads: Heads, first: Record, last: Record) -> str:
 
 
 def _end_of(heads: Heads) -> dict[str, JsonValue]:
-    records = sum(head.sequence for head in heads.topics.values())
-    return {"run": heads.run, "records": records, "moment": heads.moment, "ended": written_time(heads.time)}
+    return {"run": heads.run, "records": heads.row, "moment": heads.moment, "ended": written_time(heads.time)}
 
 
 def read_mark(folder: Path) -> str | None:

@@ -15,8 +15,7 @@ from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.oona.contract import START, Page, Position
 from esper.oona.directory import Directory
-from esper.oona.file import OBSERVED_FILE, RUN_FILE, WRITER_LOCK, in_mark, read_mark
-from esper.oona.lock import holder_of
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, in_mark, read_mark
 from esper.oona.notifier import POLL_S, Listener
 from esper.oona.observed import end_of_observed, is_observed, is_settled, read_observed
 from esper.oona.run_log import RunLog
@@ -163,7 +162,7 @@ class Follower:
         for asked, name in enumerate(names, start=1):
             run = self._runs[name]
             if everything and run.live:
-                run.live = holder_of(self._directory.path / name / WRITER_LOCK) is not None
+                run.live = self._directory.is_live(name)
             if (everything or run.live or run.behind or name in notified) and (page := self._ask(name, run)):
                 pages.append(page)
             if len(pages) >= _PAGES:

@@ -4,6 +4,9 @@ The rules of numbering stand here alone: sequences are dense per topic, moments 
 facts dense over the topics of facts and absent elsewhere; time and incarnation never go back, epoch and step never within a topic.
 `Heads.next` makes such a record, `Heads.follow` refuses any other; `Heads.verify`, through which a resume walks the whole file, computes
 the chains too.
+
+A copy of a run may lack telemetry that Kafka had deleted (`gone`). There, and nowhere else, rows may be passed over: a topic goes on behind
+its missing sequences, with a chain that is taken as it is, and moments advance by no more than the rows that are missing just there.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +23,8 @@ from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded, Tail
 from esper.events.kinds.telemetry import Heartbeat
-from esper.events.topics import FACTS, RUN
+from esper.events.topics import FACTS, RUN, TELEMETRY
+from esper.oona.gone import NOTHING_GONE, Gone
 
 _BEFORE_FIRST = Moment(0)
 _ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
@@ -67,6 +71,8 @@ class Draft(NamedTuple):
 class Heads:
     """The end of one run's log. `anchor` is the last RunStarted, RunResumed or EpochCompleted (or the run's first record), the default
     cause.
+
+    `passed`: rows missing just before the next record; `unknown`: missing rows whose topic is not known so far.
     """
 
     run: RunId
@@ -77,6 +83,14 @@ class Heads:
     time: datetime = SINCE
     anchor: EventId | None = None
     topics: dict[str, _TopicHead] = field(default_factory=dict)
+    gone: Gone = NOTHING_GONE
+    passed: int = 0
+    unknown: int = 0
+
+    @property
+    def row(self) -> int:
+        """The number of the last record in its log, those that are gone included."""
+        return sum(head.sequence for head in self.topics.values()) + self.unknown
 
     @property
     def epoch(self) -> int:
@@ -137,21 +151,27 @@ class Heads:
         identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, _, _, tied, _ = record
         beats = kind == _HEARTBEAT
         next_moment = self.moment if beats else Moment(self.moment + 1)
+        next_sequence = head.sequence + 1
+        if self.gone:
+            next_moment = Moment(min(max(next_moment, moment), next_moment + self.passed))
+            next_sequence = self.gone.next_sequence(topic, head.sequence)
         expected = (
             self.run,
             self.writer,
             0,
-            head.sequence + 1,
+            next_sequence,
             next_moment,
             self.fact + 1 if topic in FACTS else None,
             max(self.incarnation, incarnation),
             max(self.time, time),
             max(head.epoch, epoch),
             max(head.step, step),
-            heartbeat_id(self.run, head.sequence + 1) if beats else record_id(self.run, next_moment),
+            heartbeat_id(self.run, next_sequence) if beats else record_id(self.run, next_moment),
         )
         got = (run, writer, generation, sequence, moment, fact, incarnation, time, epoch, step, identity)
         if got == expected and tied is not None:
+            if next_sequence - head.sequence - 1 > self.unknown + self.passed:
+                raise DataError(f"{_named(record)}: expected the rows of the records that are gone before it, got too few")
             return
         for name, wanted, found in zip(_FIELDS, expected, got, strict=True):
             if wanted != found:
@@ -165,10 +185,17 @@ class Heads:
         self.moment, self.incarnation, self.time = moment, incarnation, time
         if fact is not None:
             self.fact = fact
+        if self.gone:
+            self.unknown += self.passed - (sequence - head.sequence - 1)
+            self.passed = 0
         if self.anchor is None or kind in _ANCHORS:
             self.anchor = identity
         head.sequence, head.chain, head.epoch, head.step, head.ended = sequence, tied, epoch, step, kind == _STREAM_ENDED
         self.topics[topic] = head
+
+    def take_up(self, record: Record) -> None:
+        """Moves the end to `record`, the last of its topic, after those of the topics that ended before it. Nothing is checked."""
+        self._move(record, self.topic(record.topic))
 
     def after(self, records: tuple[Record, ...]) -> Self:
         """The end after `records`; this one stays. Raises RuleError for records that do not continue the log."""
@@ -194,19 +221,50 @@ class Heads:
             if not head.ended and (stopped or name != RUN):
                 yield name, (head.epoch, head.step), StreamEnded(last_step=head.step)
 
+    def pass_over(self, row: int) -> None:
+        """Readies the end for a record at `row`. Raises DataError where rows before it are missing and nothing is gone."""
+        self.passed = row - self.row - 1
+        if self.passed < 0 or (self.passed and not self.gone):
+            raise DataError(f"run {self.run}: expected row {self.row + 1}, got row {row}")
+
+    def learn(self, record: Record) -> None:
+        """Accounts for rows that are missing before `record`, by what it shows: a sequence that is not the next, tails of its topics."""
+        left = self.unknown + self.passed
+        tails = _tails_of(record) if record.type in _ENDS else ()
+        for topic, last in ((record.topic, (record.sequence or 0) - 1), *((tail.topic, tail.sequence) for tail in tails)):
+            first = self.gone.next_sequence(topic, self.topic(topic).sequence)
+            if topic in TELEMETRY and 0 <= last - first < left:
+                self.gone, left = self.gone.including(topic, first, last), left - (last - first + 1)
+
     def verify(self, record: Record) -> None:
         """Like `follow`; the chain must be that of the record's fields after its predecessor's, and a run's end must hold true tails."""
-        expected = chain(record, self.topic(record.topic).chain)
-        if record.chain != expected:
+        head = self.topic(record.topic)
+        expected = chain(record, head.chain)
+        if record.chain != expected and not (self.gone and self.gone.next_sequence(record.topic, head.sequence) > head.sequence + 1):
             got = "none" if record.chain is None else record.chain.hex()
             raise DataError(f"{_named(record)}: expected chain {expected.hex()}, got {got}")
         if record.type in _ENDS:
-            end = decode(record)
-            assert isinstance(end, RunFinished | RunFailed)
-            for written, found in zip_longest(end.tails, self.tails()):
+            tails = _tails_of(record)
+            self._reach(tails)
+            for written, found in zip_longest(tails, self.tails()):
                 if written != found:
                     raise DataError(f"{_named(record)}: expected before it {_ended(written)}, got {_ended(found)}")
         self.follow(record)
+
+    def _reach(self, tails: tuple[Tail, ...]) -> None:
+        """Moves the ends of topics whose last records are gone to those that a run's end names."""
+        for tail in tails if self.gone else ():
+            head = self.topic(tail.topic)
+            if head.sequence < tail.sequence < self.gone.next_sequence(tail.topic, head.sequence):
+                self.unknown -= tail.sequence - head.sequence
+                head.sequence, head.chain = tail.sequence, bytes.fromhex(tail.chain)
+                self.topics[tail.topic] = head
+
+
+def _tails_of(record: Record) -> tuple[Tail, ...]:
+    end = decode(record)
+    assert isinstance(end, RunFinished | RunFailed)
+    return end.tails
 
 
 def _named(record: Record) -> str:

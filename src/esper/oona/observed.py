@@ -15,7 +15,7 @@ import apsw
 from esper.errors import LogError
 from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
 from esper.oona import file
-from esper.oona.contract import START, Page, Position, SavedState
+from esper.oona.contract import START, ConflictError, Page, Position, SavedState
 from esper.oona.file import OBSERVED_FILE, OBSERVED_MARK
 
 _TABLES = """
@@ -87,7 +87,9 @@ class Observed:
             return True
         stored = connection.execute("SELECT topic, type, data FROM derived WHERE id = ?", (record.id,)).fetchone()
         if stored != (record.topic, record.type, record.data):
-            raise LogError(f"run {self.run}, {record.topic}: derived event {record.id} stands in {self._path} with other bytes already")
+            raise ConflictError(
+                f"run {self.run}, {record.topic}: derived event {record.id} stands in {self._path} with other bytes already"
+            )
         return False
 
     def seal(self) -> bool:

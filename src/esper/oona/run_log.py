@@ -23,6 +23,7 @@ from esper.events.kinds.run import RunFinished
 from esper.events.topics import FACTS
 from esper.oona import file
 from esper.oona.contract import START, Page, Position
+from esper.oona.gone import Gone
 from esper.oona.heads import Heads
 from esper.oona.lock import Lock, holder_of
 from esper.oona.notifier import POLL_S, Listener, Notifier
@@ -78,7 +79,9 @@ class RunLog:
         with _locked(path, path.name) as lock:
             if file.read_mark(path) is not None:
                 raise LogError(f"run {path.name} is finished and sealed ({path / file.SEAL_MARK}): expected a run that can go on")
-            return cls._written_by(path, _Writer(path, lock))
+            log = cls._written_by(path, _Writer(path, lock))
+            (path / file.MIRRORED_MARK).unlink(missing_ok=True)  # From now on it is no copy.
+            return log
 
     @classmethod
     def _written_by(cls, path: Path, writer: "_Writer") -> Self:
@@ -96,7 +99,7 @@ class RunLog:
         if self._writer is not None:
             return self._writer.heads.copy()
         with self._reading() as connection:
-            heads = _checked(connection, self._file)
+            heads = checked(connection, self._file)
         file.require_end(self.path, heads)
         return heads
 
@@ -132,6 +135,11 @@ class RunLog:
         """The position after the last durable record."""
         with self._reading() as connection:
             return _at(self._last_row(connection))
+
+    def gone(self) -> Gone:
+        """The records that this log lacks, as a copy made from Kafka may."""
+        with self._reading() as connection:
+            return file.read_gone(connection, self._file)
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """True as soon as records stand after `position`, notified by the writer or within 50 ms; False when `timeout_s` passed."""
@@ -248,7 +256,7 @@ class _Writer:
         self._process = os.getpid()
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
         try:
-            self.heads = _checked(self._connection, self._path)
+            self.heads = checked(self._connection, self._path)
             self._make_reserve()
             self._file = self._found()
         except BaseException:
@@ -334,16 +342,21 @@ def _locked(folder: Path, run: str) -> Iterator[Lock]:
         raise
 
 
-def _checked(connection: apsw.Connection, path: Path) -> Heads:
+def checked(connection: apsw.Connection, path: Path) -> Heads:
     """The file's end, after a check of SQLite's structure and of every number and chain. Raises LogError at the first fault."""
     file.check_integrity(connection, path)
-    heads = Heads(*file.read_meta(connection, path))
+    heads = Heads(*file.read_meta(connection, path), gone=file.read_gone(connection, path))
     with file.explained(path, "read"):
-        for row in connection.execute("SELECT * FROM records ORDER BY row"):
+        for following, row in enumerate(connection.execute("SELECT * FROM records ORDER BY row"), start=1):
             try:
+                if heads.gone or row[0] != following:
+                    heads.pass_over(row[0])
                 heads.verify(file.to_record(heads.run, heads.writer, row))
             except DataError as error:
                 raise LogError(f"cannot trust {path}: {error}; {_RESTORE}") from error
+    if heads.unknown != heads.gone.rows:
+        what = f"expected {heads.gone.count} records to be gone, got {heads.gone.count - heads.gone.rows + heads.unknown}"
+        raise LogError(f"cannot trust {path}: {what}; {_RESTORE}")
     return heads
 
 
