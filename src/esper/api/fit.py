@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,6 +19,9 @@ from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, without_metrics
 from esper.tolaria.training import Policy, Scheduler
+
+if TYPE_CHECKING:
+    from esper.kafka.cluster import KafkaSettings
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ def fit(
     rng_seed: int = 0,
     resume: str | None = None,
     observe: bool = True,
+    kafka: str | None = None,
 ) -> Result:
     """The model trained for `epochs`, grown where `grow` (None: nowhere) found it worth it, and its run in `log`.
 
@@ -65,7 +71,8 @@ def fit(
     and `valid` are iterated once an epoch; `valid` must give the same order each time. The default optimizer is Adam at 3e-3. An epoch is
     one pass over `train`, or `epoch_steps` optimizer steps. `resume` goes on with a run of this log ("latest", or its id): give the same
     model, data and settings again. `observe` starts a process that derives aggregates, anomalies and alerts beside the training, unless one
-    does already; it never influences it. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
+    does already; it never influences it. `kafka` ("kafka://host:port") ships the runs of `log` to a cluster whose workers derive all that
+    instead; training never waits for it. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
 
     While it trains, torch runs on `trainer.threads` (1) threads with deterministic algorithms, and every random generator begins anew with
     each epoch; afterwards all of that is as it was.
@@ -101,11 +108,26 @@ def fit(
     )
     if resume is None:
         training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.
+    cluster = None if kafka is None else _cluster(kafka, Path(log))
     directory = Directory(log, create=True)
-    if observe:
-        start_watchers(directory)
     conduct, run = (training.train, fresh_run_id()) if resume is None else (training.resume, directory.resolve(resume))
-    return conduct(recipe, settings, directory, run)
+    if observe:
+        start_watchers(directory, observer=cluster is None)
+    if cluster is None:
+        return conduct(recipe, settings, directory, run)
+    from esper.processes.shipping import shipping
+
+    with shipping(directory, cluster, run):
+        return conduct(recipe, settings, directory, run)
+
+
+def _cluster(address: str, log: Path) -> "KafkaSettings":
+    """The cluster at `address`, checked. Raises SettingsError for one that cannot be used, and where its client is not installed."""
+    if find_spec("aiokafka") is None:
+        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
+    from esper.processes.shipping import checked_cluster
+
+    return checked_cluster(address, log)
 
 
 def _settings(given: Dotted, growth: Grow) -> RunSettings:

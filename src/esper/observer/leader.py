@@ -92,15 +92,16 @@ def _observe(directory: Directory, make: Callable[[], Observer], stop: Callable[
     return True
 
 
-def start_watchers(directory: Directory) -> None:
-    """Starts a process that observes `directory`, and one that measures the machine; both leave on their own.
+def start_watchers(directory: Directory, *, observer: bool = True) -> None:
+    """Starts a process that observes `directory`, where an `observer` is wanted, and one that measures the machine.
 
-    ESPER_OBSERVE=0 starts none. Their output goes to `observer.log` and `agent.log` in the directory; an observer that could not start, or
-    failed, is reported on standard error too.
+    Both leave on their own. ESPER_OBSERVE=0 starts none. Their output goes to `observer.log` and `agent.log` in the directory; an observer
+    that could not start, or failed, is reported on standard error too.
     """
     if os.environ.get(OBSERVE_VARIABLE) == "0":
         return
-    _start(directory, "observe", directory.path / "observer.log")
+    if observer:
+        _start(directory, "observe", directory.path / "observer.log")
     if find_spec("psutil") is not None:
         _start(directory, "agent", directory.path / "agent.log")
 

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from esper.errors import LogError
 from esper.events.envelope import RunId
@@ -18,42 +19,61 @@ from esper.kafka.bridging import Bridge, bridged_to
 from esper.kafka.clients import without_repeats
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import check_topics
+from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
-from esper.oona.lock import Lock
+from esper.oona.lock import Lock, holder_of
 
-BRIDGE_LOCK, STATE_FILE = "bridge.lock", "bridge.json"
+BRIDGE_LOCK, STATE_FILE, BRIDGE_LOG = "bridge.lock", "bridge.json", "bridge.log"
 _EVERY_S = 1.0
 _LOW_DISK = 0.05
 
 
+def bridge_of(path: Path) -> int | None:
+    """The pid of the process that ships the directory at `path`; None where none does."""
+    return holder_of(path / BRIDGE_LOCK)
+
+
 def run_bridge(
-    directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None], *, drain: bool = False
+    directory: Directory,
+    settings: KafkaSettings,
+    stop: threading.Event,
+    report: Callable[[str], None],
+    *,
+    drain: bool = False,
+    background: bool = False,
 ) -> None:
     """Ships until `stop`, and with `drain` until nothing is left to ship. Each change of its state goes to `report`.
 
+    In the background it lets training go first, and leaves when nothing was left to ship for a minute, or where another bridge runs.
     Raises LogError where another process ships the directory, and where a broker answers whose topics are not those that Esper needs.
     """
+    if background:
+        os.nice(10)
+        if bridge_of(directory.path) is not None:
+            return
     lock = Lock(directory.path / BRIDGE_LOCK, f"the bridge of {directory.path}")
     try:
-        asyncio.run(_run(directory, settings, stop, report, drain=drain))
+        asyncio.run(_run(directory, settings, stop, report, linger_s=LEAVE_AFTER_S if background else 0.0 if drain else None))
     finally:
         lock.release()
 
 
-async def _run(directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None], *, drain: bool) -> None:
+async def _run(
+    directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None], *, linger_s: float | None
+) -> None:
     asyncio.get_running_loop().set_exception_handler(without_repeats)
     problems = await _checked(settings)
     if problems:
         raise LogError(f"Kafka at {settings.bootstrap}: {'; '.join(problems[:3])}; make or check them: esper topics create")
     bridge, stopped = Bridge(directory, settings), asyncio.Event()
-    shipping = asyncio.create_task(bridge.run(stopped, drain=drain))
+    shipping = asyncio.create_task(bridge.run(stopped, drain=linger_s is not None, linger_s=linger_s or 0.0))
     reporter = _Reporter(directory, settings, bridge, report)
     try:
         while not (stop.is_set() or shipping.done()):
-            await asyncio.wait([shipping], timeout=_EVERY_S)
             await asyncio.to_thread(reporter.write)
+            await asyncio.wait([shipping], timeout=_EVERY_S)
     finally:
         stopped.set()
         await shipping
@@ -79,7 +99,7 @@ class _Reporter:
     def write(self) -> None:
         """Writes the state as it is now."""
         state, disk = self._bridge.state, shutil.disk_usage(self._directory.path)
-        waiting = waiting_records(self._directory)
+        waiting = {run: count for run in self._directory.names(hidden=True) if (count := waiting_records(self._directory, run))}
         written = {
             "kafka": self._settings.bootstrap,
             "pid": os.getpid(),
@@ -111,14 +131,10 @@ class _Reporter:
         self._away, self._low, self._fenced = away, low, set(state.fenced)
 
 
-def waiting_records(directory: Directory) -> dict[RunId, int]:
-    """Number of records that are not known to be on Kafka, by run; runs that are shipped from elsewhere have none."""
-    waiting: dict[RunId, int] = {}
-    for run in directory.names(hidden=True):
-        folder = directory.path / run
-        if directory.has_log(run) and fenced_by(folder) is None:
-            with directory.open(run) as log:
-                count = log.end().records_since(bridged_to(folder) or START)
-            if count:
-                waiting[run] = count
-    return waiting
+def waiting_records(directory: Directory, run: RunId) -> int:
+    """Number of records of `run` that are not known to be on Kafka; 0 for one that is shipped from elsewhere."""
+    folder = directory.path / run
+    if not directory.has_log(run) or fenced_by(folder) is not None:
+        return 0
+    with directory.open(run) as log:
+        return log.end().records_since(bridged_to(folder) or START)

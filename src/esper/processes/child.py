@@ -15,16 +15,29 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 1.0, 30.0, 60.0
 class ChildProcess:
     """Keeps `esper WORDS` running from `start` to `stop`, and starts it again whenever it ends, after a pause that grows while it fails.
 
-    The command takes `--parent PID` and leaves when that process has ended: so it ends with its parent, also one that was killed. What it
-    writes to standard error goes to that of the parent, or to `output`.
+    The command takes `--parent PID` and leaves when that process has ended: so it ends with its parent, also one that was killed. One that
+    `outlives` its parent takes no such option, ends by itself, and goes on after `stop`. What the command writes to standard error goes to
+    that of the parent, or to `output`.
     """
 
     def __init__(
-        self, name: str, words: Sequence[str], report: Callable[[str], None], *, stop_s: float = 30.0, output: int | None = None
+        self,
+        name: str,
+        words: Sequence[str],
+        report: Callable[[str], None],
+        *,
+        stop_s: float = 30.0,
+        output: int | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+        outlives: bool = False,
     ) -> None:
-        """`name` stands in reports. After `stop_s` a child that was told to stop is killed. `output`: a file's descriptor."""
+        """`name` stands in reports. After `stop_s` a child that was told to stop is killed. `output`: a file's descriptor.
+
+        It is started only while it is `wanted`.
+        """
         self._name, self._report, self._stop_s, self._output = name, report, stop_s, output
-        self._command = [sys.executable, "-m", "esper.cli", *words, "--parent", str(os.getpid())]
+        self._wanted, self._outlives = wanted, outlives
+        self._command = [sys.executable, "-m", "esper.cli", *words, *([] if outlives else ["--parent", str(os.getpid())])]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"esper-{name}", daemon=True)
 
@@ -33,15 +46,21 @@ class ChildProcess:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it, and returns when it has ended. Nothing happens where it was never started."""
+        """Ends it, and returns when it has ended; one that `outlives` its parent is only not started again.
+
+        Nothing happens where it was never started.
+        """
         self._stopping.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not self._outlives:
             self._thread.join()
 
     def _keep(self) -> None:
         pause_s = _FIRST_PAUSE_S
         out, err = (subprocess.DEVNULL, None) if self._output is None else (self._output, self._output)
         while not self._stopping.is_set():
+            if not self._wanted():
+                self._stopping.wait(_POLL_S)
+                continue
             began_at = time.monotonic()
             # In a session of its own, so that Ctrl-C reaches it through its parent alone.
             process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)  # noqa: S603
@@ -50,12 +69,17 @@ class ChildProcess:
             if self._stopping.is_set():
                 self._end(process)
                 return
+            if self._outlives and process.returncode == 0:
+                continue
             pause_s = _FIRST_PAUSE_S if time.monotonic() > began_at + _STEADY_S else min(2 * pause_s, _LONGEST_PAUSE_S)
             wait_s = pause_s * (0.5 + random.random())
             self._report(f"the {self._name} ended with {process.returncode}; it is started again in {wait_s:.0f} s")
             self._stopping.wait(wait_s)
 
     def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        if self._outlives:
+            process.wait()  # One that is not waited for stays as a zombie.
+            return
         process.terminate()
         try:
             process.wait(self._stop_s)

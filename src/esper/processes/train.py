@@ -3,9 +3,11 @@
 The log states how the process ended: RunFinished, RunFailed, or nothing where the run was interrupted and can be resumed.
 """
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -40,6 +42,7 @@ from esper.oona.catch_up import CatchUp, DivergedError
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter, FailureKind
+from esper.oona.file import fenced_by
 from esper.oona.run_log import RunLog
 from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
@@ -52,6 +55,7 @@ from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, Unstable
 from esper.tolaria.training import Policy, Scheduler, TrainerSettings, Training
 from esper.tolaria.validation import Evaluator
 
+_LOOK_S = 1.0
 Dotted = dict[str, JsonValue]
 """Settings by their dotted names, like `trainer.epochs`."""
 _LIMITS = TypeAdapter(dict[str, Finite])
@@ -237,7 +241,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
     with ExitStack() as stack:
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
-        stop = stack.enter_context(_stopped_by_signals())
+        requested = stack.enter_context(_stopped_by_signals())
         compiler = KernelCompiler(directory.path / ".kernels")
         stack.callback(compiler.close)
         training = _training(recipe, settings, emitter, compiler, directory.checkpoints(log.run))
@@ -245,6 +249,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         unfinished = stack.enter_context(ExitStack())
         unfinished.callback(training.host.release)
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
+        stop = _stop_unless_taken_over(requested, log.path)
         trainer = Trainer(training, train=recipe.train, objective=recipe.objective, evaluator=evaluator, stop=stop)
         try:
             # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
@@ -356,6 +361,21 @@ def bind_metrics(run: RunId, record: Callable[[CustomMetricRecorded], None]) -> 
         yield
     finally:
         bound_run.reset(token)
+
+
+def _stop_unless_taken_over(requested: Callable[[], bool], folder: Path) -> Callable[[], bool]:
+    """A function that returns `requested()`, and raises LogError within a second after a bridge has marked the run as taken over."""
+    looked_at = -math.inf
+
+    def stop() -> bool:
+        nonlocal looked_at
+        if time.monotonic() >= looked_at + _LOOK_S:
+            looked_at = time.monotonic()
+            if (reason := fenced_by(folder)) is not None:
+                raise LogError(f"{reason}; this training ends here, and none of its further records is on Kafka")
+        return requested()
+
+    return stop
 
 
 @contextmanager

@@ -23,6 +23,8 @@ def add(commands: Subcommands) -> None:
     _add_cluster(parser)
     parser = new_command(commands, "bridge", _run_bridge, "ship the runs of a log to Kafka as they are written")
     parser.add_argument("--drain", action="store_true", help="end when everything is on Kafka and no process writes a run")
+    words = "let training go first, and leave when nothing was left to ship for a minute; every training with --kafka starts one so"
+    parser.add_argument("--background", action="store_true", help=words)
     _add_cluster(parser)
     words = "derive aggregates, anomalies and alerts from the runs on Kafka, with as many other workers as there are"
     parser = new_command(commands, "worker", _run_worker, words)
@@ -32,15 +34,26 @@ def add(commands: Subcommands) -> None:
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    words = f"the cluster, as kafka://host:port,host:port (default: ${_VARIABLE}); kafka.toml in the log's directory says the rest"
-    parser.add_argument("--kafka", metavar="URL", help=words)
+    add_kafka(parser, "the cluster")
+
+
+def add_kafka(parser: argparse.ArgumentParser, words: str) -> None:
+    """Adds `--kafka`, described in `words`, for `kafka_of`."""
+    more = f", as kafka://host:port,host:port (default: ${_VARIABLE}); kafka.toml in the log's directory says the rest"
+    parser.add_argument("--kafka", metavar="URL", help=words + more)
+
+
+def kafka_of(arguments: argparse.Namespace) -> str | None:
+    """The address of the cluster, as it was typed or stands in the environment. Raises SettingsError where its client is not installed."""
+    address: str | None = arguments.kafka or os.environ.get(_VARIABLE)
+    if address and find_spec("aiokafka") is None:
+        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
+    return address or None
 
 
 def _address(arguments: argparse.Namespace) -> str:
-    if find_spec("aiokafka") is None:
-        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
-    address: str | None = arguments.kafka or os.environ.get(_VARIABLE)
-    if not address:
+    address = kafka_of(arguments)
+    if address is None:
         raise SettingsError(f"expected a cluster as --kafka kafka://host:port, or in ${_VARIABLE}, got none")
     return address
 
@@ -73,8 +86,9 @@ def _run_bridge(arguments: argparse.Namespace, out: Output) -> int:
     address = _address(arguments)
     directory = directory_of(arguments, create=True)
     settings = kafka_settings(address, directory.path)
-    out.line(Text(f"shipping {directory.path} to {address}; Ctrl-C ends it", style="dim"))
-    run_bridge(directory, settings, stopped_by_signals(), _report(out), drain=arguments.drain)
+    if not arguments.background:
+        out.line(Text(f"shipping {directory.path} to {address}; Ctrl-C ends it", style="dim"))
+    run_bridge(directory, settings, stopped_by_signals(), _report(out), drain=arguments.drain, background=arguments.background)
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,8 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, directory_of, log_option, new_command, whole_number
+from esper.cli.arguments import Subcommands, directory_of, log_of, log_option, new_command, whole_number
+from esper.cli.commands.distributed import add_kafka, kafka_of
 from esper.cli.drawing import is_adaptation, refusals
 from esper.cli.live import live_display
 from esper.cli.output import Output
@@ -34,6 +35,7 @@ from esper.oona.directory import Directory
 if TYPE_CHECKING:
     from esper.api.task import Task
     from esper.demo.comparison import Compared
+    from esper.kafka.cluster import KafkaSettings
     from esper.processes.train import Result, RunSettings
 
 _TITLES: Mapping[Variant, str] = {
@@ -67,10 +69,12 @@ def add(commands: Subcommands) -> None:
     resume = new_command(commands, "resume", _run_resume, "resume a run that was interrupted", run=True, json=outcome)
     for parser in (train, demo, resume):
         parser.add_argument("--no-observe", action="store_true", help="start neither an observer nor an agent in the background")
+        add_kafka(parser, "ship the runs of the log to a cluster beside the training, whose workers watch it instead of an observer")
 
 
 def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Where it is stopped, the last line is the command that resumes it."""
+    cluster = _cluster(arguments)
     _load_torch(out)
     from esper.api.task import recipe_of
     from esper.demo.comparison import compare, require_comparable
@@ -83,28 +87,30 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     directory = directory_of(arguments, create=True)
     run = fresh_run_id()
     recipe = recipe_of(task, settings)
-    trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
 
     def say(variant: Variant) -> None:
         if not arguments.json:
             out.line(Text(f" now {_TITLES[variant]}, with the same data and steps", style="dim"))
 
     rows: list[Compared] = []
-    try:
-        if arguments.compare:
-            # `extend` keeps each variant as it is trained, so those before an interruption stay.
-            rows.extend(compare(task, settings, directory, trained, say=say))
-    except (Interrupted, KeyboardInterrupt):
-        print("esper: interrupted while comparing; the grown run is whole, and nothing has to go on", file=sys.stderr)
-        raise KeyboardInterrupt from None
-    finally:
-        # The run that was asked for is whole, also where the comparison failed.
-        _conclude(trained, rows, arguments, out)
+    with _watched(directory, run, cluster, arguments):
+        trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
+        try:
+            if arguments.compare:
+                # `extend` keeps each variant as it is trained, so those before an interruption stay.
+                rows.extend(compare(task, settings, directory, trained, say=say))
+        except (Interrupted, KeyboardInterrupt):
+            print("esper: interrupted while comparing; the grown run is whole, and nothing has to go on", file=sys.stderr)
+            raise KeyboardInterrupt from None
+        finally:
+            # The run that was asked for is whole, also where the comparison failed.
+            _conclude(trained, rows, arguments, out)
     return 0
 
 
 def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     """Goes on with a run from its last checkpoint."""
+    cluster = _cluster(arguments)
     _load_torch(out)
     from esper.api.task import recipe_of
     from esper.demo.tasks import find_task
@@ -120,8 +126,34 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     task = find_task(begun.task)
     settings = run_settings(begun.settings)
     recipe = recipe_of(task, settings)
-    _conclude(_conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run), [], arguments, out)
+    with _watched(directory, run, cluster, arguments):
+        trained = _conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run)
+        _conclude(trained, [], arguments, out)
     return 0
+
+
+def _cluster(arguments: argparse.Namespace) -> "KafkaSettings | None":
+    """The cluster that the training is shipped to, checked before anything else is done; None where none is named."""
+    address = kafka_of(arguments)
+    if address is None:
+        return None
+    from esper.processes.shipping import checked_cluster
+
+    return checked_cluster(address, log_of(arguments))
+
+
+@contextmanager
+def _watched(directory: Directory, run: RunId, cluster: "KafkaSettings | None", arguments: argparse.Namespace) -> Iterator[None]:
+    """Within, the directory is shipped to `cluster`, whose workers watch it; without one an observer does, which leaves on its own."""
+    if not arguments.no_observe:
+        start_watchers(directory, observer=cluster is None)
+    if cluster is None:
+        yield
+        return
+    from esper.processes.shipping import shipping
+
+    with shipping(directory, cluster, run):
+        yield
 
 
 def _load_torch(out: Output) -> None:
@@ -161,8 +193,6 @@ def _conduct(training: "Callable[[], Result]", arguments: argparse.Namespace, ou
     """Trains with the display on. Raises KeyboardInterrupt where training was stopped, after printing the command that resumes it."""
     from esper.tolaria.trainer import Interrupted
 
-    if not arguments.no_observe:
-        start_watchers(directory)
     display = nullcontext() if arguments.json else live_display(directory, run, out)
     try:
         with display:

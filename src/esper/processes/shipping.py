@@ -1,0 +1,111 @@
+"""The bridge that a training starts: `esper bridge` for its directory, in the background, unless one runs there already.
+
+Training never waits for Kafka. The bridge is started again while the training goes on, and outlives it: it leaves a minute after everything
+is shipped. Whoever starts a bridge later ships what a bridge that died has left.
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from esper.errors import LogError, SettingsError
+from esper.events.envelope import RunId
+from esper.kafka.cluster import SCHEME, KafkaSettings, kafka_settings
+from esper.kafka.cluster_topics import check_topics
+from esper.oona.directory import Directory
+from esper.processes.bridge import BRIDGE_LOG, STATE_FILE, bridge_of, waiting_records
+from esper.processes.child import ChildProcess
+
+_CHECK_S = 5.0
+_GRACE_S, _POLL_S = 2.0, 0.05
+
+
+def checked_cluster(address: str, path: Path) -> KafkaSettings:
+    """The cluster to which a training in the directory at `path` is shipped, for `shipping`.
+
+    Raises SettingsError for a mistake in the address or in kafka.toml, for a cluster without Esper's topics, and for a directory whose
+    bridge ships to another cluster. One that does not answer is no mistake: the records wait for it.
+    """
+    settings = kafka_settings(address, path)
+    settings.client()  # Secrets and certificates are read now.
+    if problems := _problems(settings):
+        raise SettingsError(f"Kafka at {settings.bootstrap}: {'; '.join(problems[:3])}; make or check them: esper topics create")
+    process = bridge_of(path)
+    if process is not None and (other := _shipped_to(path)) != settings.bootstrap:
+        raise SettingsError(f"expected {path} to be shipped to {settings.bootstrap}, got a bridge to {other}: end process {process} first")
+    return settings
+
+
+def _problems(settings: KafkaSettings) -> tuple[str, ...]:
+    """The problems of the cluster's topics; none where no broker answers in time."""
+
+    async def check() -> tuple[str, ...]:
+        async with asyncio.timeout(_CHECK_S):
+            return await check_topics(settings)
+
+    drawn = random.getstate()  # aiokafka draws from it: a training must draw the same numbers with Kafka as without.
+    try:
+        # On a thread of its own: a notebook's thread has a loop that runs already.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(check())).result()
+    except (LogError, TimeoutError):
+        return ()
+    finally:
+        random.setstate(drawn)
+
+
+def _shipped_to(path: Path) -> object:
+    try:
+        return json.loads((path / STATE_FILE).read_text())["kafka"]
+    except (OSError, ValueError, KeyError):
+        return "a cluster that it has not named yet"
+
+
+@contextmanager
+def shipping(directory: Directory, settings: KafkaSettings, run: RunId) -> Iterator[None]:
+    """Within, a bridge ships `directory`; it goes on until all is shipped. How much of `run` waits at the end is on standard error."""
+    words = ["bridge", "--kafka", SCHEME + settings.bootstrap, "--log", os.fspath(directory.path.absolute()), "--background"]
+    with (directory.path / BRIDGE_LOG).open("ab") as output:
+        bridge = ChildProcess(
+            "bridge", words, _report, output=output.fileno(), wanted=lambda: bridge_of(directory.path) is None, outlives=True
+        )
+        bridge.start()
+        try:
+            yield
+        finally:
+            bridge.stop()
+            if waiting := _waiting(directory, run):
+                process = bridge_of(directory.path)
+                bridge_line = (
+                    "esper bridge ships them" if process is None else f"the bridge, process {process}, goes on until they are there"
+                )
+                _report(f"{waiting:,} records of the run wait for Kafka at {settings.bootstrap}; {bridge_line}")
+
+
+def _report(line: str) -> None:
+    sys.stderr.write(f"esper: {line}\n")
+    sys.stderr.flush()
+
+
+def _waiting(directory: Directory, run: RunId) -> int:
+    """The number of records of `run` that are not on Kafka; those of its last second are given some time."""
+    deadline = time.monotonic() + _GRACE_S
+    while waiting := waiting_records(directory, run):
+        if time.monotonic() > deadline or _is_away(directory.path):
+            break
+        time.sleep(_POLL_S)
+    return waiting
+
+
+def _is_away(path: Path) -> bool:
+    try:
+        return json.loads((path / STATE_FILE).read_text())["away_since"] is not None
+    except (OSError, ValueError, KeyError):
+        return False
