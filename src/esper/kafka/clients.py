@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -90,6 +90,36 @@ async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500, commit
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_S):
                     await consumer.stop()
+
+
+@asynccontextmanager
+async def joining(
+    settings: KafkaSettings, group: str, topic: str, listener: ConsumerRebalanceListener, *, session_s: float, rebalance_s: float
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """A member of the consumer group `group`, whose members share the partitions of `topic`; `listener` learns which are this one's.
+
+    The caller pauses them and reads with a consumer of its own: a member's own reading stops while its listener is called. Ends of topics
+    that it is asked for are those of a reader of all messages, open transactions included.
+    """
+    with explain_errors(settings):
+        member = AIOKafkaConsumer(
+            **settings.client(),
+            group_id=settings.topic(group),
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            session_timeout_ms=int(session_s * 1000),
+            heartbeat_interval_ms=int(session_s * 250),
+            rebalance_timeout_ms=int(rebalance_s * 1000),
+        )
+        member.subscribe([settings.topic(topic)], listener=listener)
+        try:
+            with _reasons(settings):
+                await member.start()
+            yield member
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_S):
+                    await member.stop()
 
 
 @asynccontextmanager

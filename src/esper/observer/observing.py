@@ -16,15 +16,12 @@ from typing import Self
 
 from esper.errors import EsperError
 from esper.events import topics
-from esper.events.codec import encode
 from esper.events.digests import to_json
 from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed, ObserverStarted
-from esper.folds.monitoring.run_monitor import own_id
 from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
 from esper.observer.delivery.deliverer import Deliverer, Recorder
-from esper.observer.delivery.notices import alert_of
-from esper.observer.delivery.outbox import AlertOutcome
+from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_record
 from esper.observer.observed_run import ObservedRun
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
@@ -203,13 +200,10 @@ class Observer:
         """Writes the outcomes of one run, each caused by its alert and at the same place; failed deliveries are reported."""
         outcomes = self._unwritten.get(name, [])
         with Observed(self._directory.path / name, name) as store:
-            store.save([_record_of(outcome, self._now()) for outcome in outcomes])
+            store.save([outcome_record(outcome, self._now()) for outcome in outcomes])
         self._unwritten.pop(name, None)
-        for record, event in outcomes:
-            if isinstance(event, AlertNotified) and event.outcome == "failed":
-                alert = alert_of(record)
-                state = "firing" if alert.firing else "resolved"
-                self._report(f"run {name}: handler {event.handler} did not deliver {alert.event.rule} ({state}): {event.error}")
+        for failure in filter(None, map(failure_of, outcomes)):
+            self._report(failure)
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
@@ -254,13 +248,6 @@ class Observer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _record_of(outcome: AlertOutcome, now: datetime) -> Record:
-    alert, event = outcome
-    data = encode(event)
-    identity = own_id(alert.id, event.KIND, now, data)
-    return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
 
 
 def _started(settings: MonitorSettings) -> ObserverStarted:

@@ -6,6 +6,7 @@ from typing import Literal
 from esper.events import topics
 from esper.events.codec import encode
 from esper.events.envelope import EventId, Moment, Record, RunId, written_time
+from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
 from esper.folds.monitoring.rules import Severity
 from esper.observer.delivery.notices import AlertRecord, LinkTo, linker
@@ -48,12 +49,12 @@ def alert(
         value=value,
         since=written_time(BEGIN),
     )
-    return AlertRecord(_record(EventId(f"{number:030x}{'f1' if firing else '0f'}"), run, event, BEGIN + timedelta(seconds=at_s)), event)
+    return AlertRecord(derived(EventId(f"{number:030x}{'f1' if firing else '0f'}"), run, event, BEGIN + timedelta(seconds=at_s)), event)
 
 
 def outcome_record(run: RunId, event: AlertNotified | AlertSuppressed, number: int = 0) -> Record:
     """The record in which an outcome stands."""
-    return _record(EventId(f"{number:032x}"), run, event, BEGIN)
+    return derived(EventId(f"{number:032x}"), run, event, BEGIN)
 
 
 def notified(of: AlertRecord, outcome: Literal["delivered", "failed"] = "delivered", handler: str = "team") -> AlertNotified:
@@ -68,7 +69,8 @@ def suppressed(of: AlertRecord, why: Literal["rate_limit", "stale", "not_deliver
     return AlertSuppressed(alert=of.record.id, fingerprint=of.event.fingerprint, handler=handler, why=why)
 
 
-def _record(record_id: EventId, run: RunId, event: AlertFiring | AlertResolved | AlertNotified | AlertSuppressed, time: datetime) -> Record:
+def derived(record_id: EventId, run: RunId, event: Event, time: datetime = BEGIN) -> Record:
+    """The record of an event that an observer derived."""
     return Record(
         id=record_id,
         run=run,

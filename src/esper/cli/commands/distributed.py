@@ -1,14 +1,15 @@
-"""`esper topics`, `bridge` and `worker`: the log on Kafka."""
+"""`esper topics`, `bridge`, `worker` and `deliver`: the log on Kafka."""
 
 import argparse
 import asyncio
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, directory_of, factor, new_command, whole_number
-from esper.cli.commands.services import stopped_by_signals
+from esper.cli.commands.services import add_parent, stopped_by_signals
 from esper.cli.output import Output
 from esper.errors import SettingsError
 from esper.oona.directory import Directory
@@ -31,6 +32,11 @@ def add(commands: Subcommands) -> None:
     _add_cluster(parser)
     parser.add_argument("--port", type=whole_number, metavar="N", help="serve a status page at this port of 127.0.0.1")
     parser.add_argument("--state-every", type=factor, default=30.0, metavar="S", help="the age at which a state is written (default: 30)")
+    words = "deliver the alerts on Kafka to the handlers of delivery.toml, sharing them with as many other deliverers as there are"
+    parser = new_command(commands, "deliver", _run_deliver, words)
+    parser.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
+    _add_cluster(parser)
+    add_parent(parser)
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +114,23 @@ def _run_worker(arguments: argparse.Namespace, out: Output) -> int:
     typed = ["--settings", os.fspath(directory.path.absolute()), "--state-every", str(arguments.state_every)]
     typed += [] if arguments.port is None else ["--port", str(arguments.port)]
     return run_worker([address, *typed], stopped_by_signals(), _report(out))
+
+
+def _run_deliver(arguments: argparse.Namespace, out: Output) -> int:
+    """Delivers until it is interrupted."""
+    from esper.kafka.cluster import kafka_settings
+    from esper.observer.delivery.delivery_file import delivery_settings
+    from esper.processes.deliver import run_delivery
+
+    address = _address(arguments)
+    directory = directory_of(arguments, create=True)
+    settings = kafka_settings(address, directory.path)
+    handlers = delivery_settings(directory.path, arguments.delivery)
+    names = ", ".join(handler.name for handler in handlers.handlers) or "no handler"
+    out.line(Text(f"delivering the alerts on {address} to {names}; Ctrl-C ends it", style="dim"))
+    out.flush()
+    run_delivery(directory, settings, handlers, stopped_by_signals(arguments.parent), _report(out))
+    return 0
 
 
 def _report(out: Output):  # type: ignore[no-untyped-def]

@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from esper.events.codec import encode
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.folds.monitoring.rules import Severity
-from esper.observer.delivery.notices import SEVERITIES, AlertRecord, RateLimitSummary, alert_key
+from esper.folds.monitoring.run_monitor import own_id
+from esper.observer.delivery.notices import SEVERITIES, AlertRecord, RateLimitSummary, alert_key, alert_of
 
 _REMEMBERED = 16_384
 """Alerts whose outcome is remembered, so that one offered again is not sent again; the oldest are forgotten."""
@@ -81,6 +83,24 @@ class AlertOutcome(NamedTuple):
 
     alert: Record
     event: AlertNotified | AlertSuppressed
+
+
+def outcome_record(outcome: AlertOutcome, now: datetime) -> Record:
+    """The record of an outcome: caused by its alert, and at the same place."""
+    alert, event = outcome
+    data = encode(event)
+    identity = own_id(alert.id, event.KIND, now, data)
+    return alert._replace(id=identity, type=event.KIND, time=now, cause=alert.id, generation=alert.generation + 1, data=data)
+
+
+def failure_of(outcome: AlertOutcome) -> str | None:
+    """A sentence about a delivery that failed; None for any other outcome."""
+    record, event = outcome
+    if not isinstance(event, AlertNotified) or event.outcome != "failed":
+        return None
+    alert = alert_of(record)
+    state = "firing" if alert.firing else "resolved"
+    return f"run {record.run}: handler {event.handler} did not deliver {alert.event.rule} ({state}): {event.error}"
 
 
 Sending = AlertRecord | RateLimitSummary | tuple[AlertRecord, ...]
