@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -99,7 +100,7 @@ class Shade(Part):
 
 
 class Palette(Part):
-    shades: Annotated[tuple[Shade, ...], ByColumn()]
+    shades: Annotated[Sequence[Shade], ByColumn()]
 
 
 @pytest.mark.parametrize("names", [(), ("red",), ("red", "blue")])

@@ -9,8 +9,8 @@ is the id of another record. The comparison form (`esper.events.digests`) is dri
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, cached_property
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -133,8 +133,35 @@ class RowColumns(Part):
     ROW: ClassVar[type[BaseModel]]
 
 
+class Rows(Sequence[M]):
+    """Rows that were read by column. They are made when the first is asked for: most readers of a record ask for none."""
+
+    def __init__(self, row: type[M], columns: dict[str, tuple[object, ...]]) -> None:
+        _require_equal_lengths(columns)
+        self._row, self._columns = row, columns
+
+    @cached_property
+    def _made(self) -> tuple[M, ...]:
+        columns, names = self._columns, set(self._columns)  # The set is of all rows: a copy of a model copies its set.
+        return tuple(
+            [_trusted(self._row, dict(zip(columns, values, strict=True)), names) for values in zip(*columns.values(), strict=True)]
+        )
+
+    def __getitem__(self, index: Any) -> Any:  # Any: a row or a tuple of rows, as of a tuple.
+        return self._made[index]
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def __eq__(self, other: object) -> bool:
+        return self._made == (other._made if isinstance(other, Rows) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._made)
+
+
 class ByColumn:
-    """Mark of a field `tuple[Row, ...]` that is written as one object of columns, which takes a third of the bytes of objects per row.
+    """Mark of a field `Sequence[Row]` that is written as one object of columns, which takes a third of the bytes of objects per row.
 
     Columns are validated by pydantic's compiled code. Rows are made of them as they are: to validate each again takes four times as long.
     """
@@ -145,8 +172,8 @@ class ByColumn:
         columns = handler.generate_schema(model)
         read: Any = handler.resolve_ref_schema(columns)  # Any: pydantic's own. Its inner schema gives a dict of columns, without a model.
         return core_schema.json_or_python_schema(
-            json_schema=core_schema.no_info_after_validator_function(lambda found: _rows_of(row, found[0]), read["schema"]),
-            python_schema=handler(source),
+            json_schema=core_schema.no_info_after_validator_function(lambda found: Rows(row, found[0]), read["schema"]),
+            python_schema=handler.generate_schema(tuple.__class_getitem__((row, ...))),
             serialization=core_schema.plain_serializer_function_ser_schema(lambda rows: _columns_of(model, rows), return_schema=columns),
         )
 
@@ -165,12 +192,6 @@ def _columns_of(model: type[RowColumns], rows: Iterable[BaseModel]) -> RowColumn
     names = tuple(model.model_fields)
     columns = tuple(zip(*map(attrgetter(*names), rows), strict=True)) or ((),) * len(names)
     return _trusted(model, dict(zip(names, columns, strict=True)), set(names))
-
-
-def _rows_of(row: type[BaseModel], columns: Mapping[str, tuple[object, ...]]) -> tuple[BaseModel, ...]:
-    _require_equal_lengths(columns)
-    names = set(columns)  # Of all rows: a copy of a model copies its set.
-    return tuple([_trusted(row, dict(zip(columns, values, strict=True)), names) for values in zip(*columns.values(), strict=True)])
 
 
 def _trusted(model: type[M], values: dict[str, object], names: set[str]) -> M:

@@ -1,5 +1,6 @@
 """The end of an epoch: losses, the digests of the training state, and everything that a policy may know."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -79,9 +80,9 @@ class SystemState(Part):
     """So far in this run."""
     stages: dict[Stage, Count]
     """Slots in each stage."""
-    sites: Annotated[tuple[SiteRow, ...], ByColumn()]
+    sites: Annotated[Sequence[SiteRow], ByColumn()]
     seeds: SeedRows
-    field_reports: Annotated[tuple[FieldReported, ...], ByColumn()]
+    field_reports: Annotated[Sequence[FieldReported], ByColumn()]
     """This run's so far, oldest first."""
     gate: GateSettings
 

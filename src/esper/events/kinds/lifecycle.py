@@ -1,5 +1,6 @@
 """Stages of seeds, the seed table, and evaluations of a seed's effect."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -79,7 +80,7 @@ class SeedRow(Part):
     """The id of the SeedEvaluated that holds it."""
 
 
-SeedRows = Annotated[tuple[SeedRow, ...], ByColumn()]
+SeedRows = Annotated[Sequence[SeedRow], ByColumn()]
 
 
 class SeedTransitioned(Event, kind="esper.seed.transitioned.v1", topic=topics.LIFECYCLE):
