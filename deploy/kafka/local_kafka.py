@@ -1,9 +1,9 @@
-"""A real Kafka broker on this machine, without Docker: the jars that pom.xml beside this file names, one Java process, one folder.
+"""A real Kafka on this machine, without Docker: the jars that pom.xml beside this file names, one Java process and folder a broker.
 
-    python deploy/kafka/local_kafka.py [--port N] [--directory DIR]
+    python deploy/kafka/local_kafka.py [--port N] [--directory DIR] [--brokers 3]
 
-starts one, prints its address, and stops it at Ctrl-C. It needs Java 17 or newer, and Maven the first time. Tests use `LocalKafka`. Every
-wait has a deadline, and a broker that does not start shows the end of its log.
+starts it, prints its address, and stops it at Ctrl-C. It needs Java 17 or newer, and Maven the first time. Tests use `LocalKafka`, and
+`LocalCluster` for several brokers. Every wait has a deadline, and a broker that does not start shows the end of its log.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from string import Template
 
@@ -137,13 +138,17 @@ class LocalKafka:
     Whoever makes it ends it in a `finally`: the process has a session of its own and outlives a killed parent.
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
-        free, self._controller_port = _free_ports(2)
+    def __init__(self, folder: Path, port: int | None = None, node: int = 1, controllers: Mapping[int, int] | None = None) -> None:
+        """Of several, each knows the `controllers` of all, a port by node."""
+        free, controller = _free_ports(2)
         self.port = free if port is None else port
+        self._node, self._controllers = node, controllers or {node: controller}
         self.log = folder / "broker.log"
         self._folder = folder
         self._properties = folder / "server.properties"
+        self._controller_properties = folder / "controller.properties"
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def bootstrap(self) -> str:
@@ -151,28 +156,56 @@ class LocalKafka:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """The broker answers clients when this returns: after 1 s, after a kill 2 s (the old session must end first).
+        """The broker answers clients when this returns: after 1 s, after a kill 2.5 s.
 
         Raises BrokerError, with no process left behind, when it is not ready within a minute or ends before.
         """
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Starts the process; of several brokers none is ready before most are launched."""
         if self._process is not None:
             raise BrokerError(f"the broker on {self.bootstrap} runs already, as process {self._process.pid}")
-        libraries = f"{jars()}/*"
-        self._format(libraries)
+        self._format()
+        if len(self._controllers) == 1 and self._was_killed():
+            # Kafka 4.3.1 loses the commit markers of transactions whose end it answered just before it was killed (KAFKA-20734), and
+            # readers of committed records wait for ever. The new process takes itself for the leader until its controller ends the old
+            # one's session; then, for a moment, partitions have no leader, and it takes them for deleted. So a controller ends the session
+            # before a broker starts.
+            self._run(self._controller_properties)
+            self.wait_until_ready()
+            self.stop()
+        self._run(self._properties)
+
+    def _was_killed(self) -> bool:
+        data = self._folder / "data"
+        return (data / "__cluster_metadata-0").exists() and not (data / ".kafka_cleanshutdown").exists()
+
+    def _run(self, properties: Path) -> None:
         with self.log.open("ab") as log:
-            log_start = log.tell()
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
-                ("java", *_JVM, "-cp", libraries, "kafka.Kafka", str(self._properties)),
+                ("java", *_JVM, "-cp", f"{jars()}/*", "kafka.Kafka", str(properties)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches the test run, which then ends the broker in its own order
             )
+
+    def wait_until_ready(self) -> None:
+        """Returns when the process answers. Raises BrokerError, with no process left behind, when it does not within a minute."""
+        assert self._process is not None, "launched"
         try:
-            self._wait_until_ready(self._process, log_start)
+            self._wait_for_ready_line(self._process, self._log_start)
         except BaseException:
             self.kill()
             raise
+
+    def ask_to_stop(self) -> None:
+        """The broker begins to stop; `stop` waits for it."""
+        if self._process is not None:
+            self._process.terminate()
 
     def stop(self) -> None:
         """The broker has ended cleanly: its leases given back, its files closed. Nothing happens when it does not run.
@@ -181,7 +214,7 @@ class LocalKafka:
         """
         if self._process is None:
             return
-        self._process.terminate()
+        self.ask_to_stop()
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired as error:
@@ -197,16 +230,30 @@ class LocalKafka:
         self._process.wait(_KILL_S)
         self._process = None
 
-    def _format(self, libraries: str) -> None:
+    def _format(self) -> None:
         """A data folder that Kafka accepts; one that is formatted already stays as it is."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in (self._properties, self._controller_properties):
+            template = Template((DEPLOY / path.name).read_text())
+            path.write_text(template.substitute(self._values()))
         if (self._folder / "data" / "meta.properties").exists():
             return
-        template = Template((DEPLOY / "server.properties").read_text())
-        self._properties.write_text(template.substitute(PORT=self.port, CONTROLLER_PORT=self._controller_port, DIR=self._folder))
         arguments = ("format", "--ignore-formatted", "-t", _CLUSTER_ID, "-c", str(self._properties))
-        _run_to_end(("java", *_JVM, "-cp", libraries, "kafka.tools.StorageTool", *arguments), _FORMAT_S)
+        _run_to_end(("java", *_JVM, "-cp", f"{jars()}/*", "kafka.tools.StorageTool", *arguments), _FORMAT_S)
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
+    def _values(self) -> dict[str, object]:
+        copies = min(len(self._controllers), 3)
+        return {
+            "NODE": self._node,
+            "PORT": self.port,
+            "CONTROLLER_PORT": self._controllers[self._node],
+            "VOTERS": ",".join(f"{node}@127.0.0.1:{port}" for node, port in self._controllers.items()),
+            "COPIES": copies,
+            "IN_SYNC": max(1, copies - 1),
+            "DIR": self._folder,
+        }
+
+    def _wait_for_ready_line(self, process: subprocess.Popen[bytes], log_start: int) -> None:
         """Waits for the line that a start ends with, looking only at what was logged since this start."""
         deadline = time.monotonic() + _START_S
         while _READY not in self._log_since(log_start):
@@ -225,28 +272,66 @@ class LocalKafka:
         return self._log_since(start)[-_LOG_TAIL_CHARS:]
 
 
+class LocalCluster:
+    """Several brokers on this machine, each its own controller too, in folders of `folder`. Of three one may be killed at any time."""
+
+    def __init__(self, folder: Path, brokers: int = 3, port: int | None = None) -> None:
+        controllers = dict(enumerate(_free_ports(brokers), start=1))
+        self.nodes = [LocalKafka(folder / str(node), None if port is None else port + node - 1, node, controllers) for node in controllers]
+
+    @property
+    def bootstrap(self) -> str:
+        """The addresses of all brokers."""
+        return ",".join(node.bootstrap for node in self.nodes)
+
+    def start(self) -> None:
+        """All brokers answer clients when this returns. Raises BrokerError, with no process left behind, when one does not."""
+        try:
+            for node in self.nodes:
+                node.launch()
+            for node in self.nodes:
+                node.wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """All brokers have ended. The last ones have no controller left to leave cleanly, and may be killed after 30 s."""
+        for node in self.nodes:
+            node.ask_to_stop()
+        for node in self.nodes:
+            with suppress(BrokerError):
+                node.stop()
+
+    def kill(self) -> None:
+        """All brokers are gone as by `kill -9`."""
+        for node in self.nodes:
+            node.kill()
+
+
 def main() -> None:
     """Runs a broker until it is interrupted."""
     parser = argparse.ArgumentParser(description="Run a Kafka broker on this machine until Ctrl-C.")
     parser.add_argument("--port", type=int, default=9092, help="the port to listen at, on 127.0.0.1 (default: 9092)")
+    parser.add_argument("--brokers", type=int, default=1, metavar="N", help="brokers, at this port and the next ones (default: 1)")
     parser.add_argument("--directory", type=Path, help="where its data are kept (default: a folder that is removed at the end)")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="esper-kafka-") as temporary:
         folder = chosen.directory or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        broker = LocalKafka(folder, chosen.port)
+        kafka = LocalKafka(folder, chosen.port) if chosen.brokers == 1 else LocalCluster(folder, chosen.brokers, chosen.port)
         # SIGTERM ends it as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            broker.start()
-            print(f"Kafka answers at {broker.bootstrap}; its log is {broker.log}; Ctrl-C stops it", flush=True)
+            kafka.start()
+            print(f"Kafka answers at {kafka.bootstrap}; its data and logs are in {folder}; Ctrl-C stops it", flush=True)
             signal.pause()
         except KeyboardInterrupt:
             print("stopping", flush=True)
         except BrokerError as error:
             sys.exit(f"local_kafka: {error}")
         finally:
-            broker.stop()
+            kafka.stop()
 
 
 if __name__ == "__main__":
