@@ -29,7 +29,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.abc import ConsumerRebalanceListener
 
 from esper.errors import LogError
-from esper.kafka import bridging, clients
+from esper.kafka import bridging, transactions
 from esper.kafka import ledger as ledgers
 from esper.kafka.clients import Outgoing, without_repeats
 from esper.kafka.cluster import KafkaSettings, kafka_settings
@@ -42,7 +42,7 @@ from esper.processes.bridge import run_bridge
 
 STEPS = ("begin", "queued", "sent-1", "sent-2", "sent-3", "flushed", "committing", "committed")
 _SESSION_MS = 8000
-_transact = clients.transact
+_transact = transactions.transact
 
 
 def die() -> None:

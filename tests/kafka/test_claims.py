@@ -12,8 +12,9 @@ from esper.events.envelope import Record
 from esper.kafka import bridging
 from esper.kafka.bridging import Bridge
 from esper.kafka.claims import TOKEN_FILE, own_claim, take_over, transactional_id
-from esper.kafka.clients import FencedError, explain_errors, outgoing, producing, transact
+from esper.kafka.clients import FencedError, explain_errors, outgoing, producing
 from esper.kafka.cluster_topics import CLAIMS, INPUTS
+from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from tests.kafka.made_cluster import Cluster, in_order

@@ -20,8 +20,9 @@ from esper.events.codec import decode
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed, RunHeardAgain, RunWentSilent
 from esper.events.topics import ALERTS
-from esper.kafka.clients import outgoing, producing, transact
+from esper.kafka.clients import outgoing, producing
 from esper.kafka.delivering import AlertDelivery
+from esper.kafka.transactions import transact
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import run_of
 from tests.observer.delivery.made import BEGIN, alert, derived, notified, outcome_record

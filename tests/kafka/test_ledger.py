@@ -25,9 +25,10 @@ from esper.folds.monitoring.topic import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.kafka import ledger as ledgers
 from esper.kafka.bridging import Bridge
-from esper.kafka.clients import FencedError, Outgoing, administering, producing, transact
+from esper.kafka.clients import FencedError, Outgoing, administering, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.ledger import FoldError, Ledger, LedgerSettings
+from esper.kafka.transactions import transact
 from esper.observer.build import builtin_rules
 from esper.oona.directory import Directory
 from tests.kafka.made_cluster import Cluster

@@ -22,8 +22,9 @@ from aiokafka import AIOKafkaProducer
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.kafka.claims import Claim, TakenOverError, own_claim, transactional_id
-from esper.kafka.clients import FencedError, outgoing, producing, transact
+from esper.kafka.clients import FencedError, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.transactions import transact
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
 from esper.oona.file import FENCED_MARK, RUN_FILE, fenced_by

@@ -33,9 +33,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.events.topics import TELEMETRY
-from esper.kafka.clients import FencedError, Outgoing, consuming, explain_errors, producing, transact
+from esper.kafka.clients import FencedError, Outgoing, consuming, explain_errors, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CLAIMS
+from esper.kafka.transactions import transact
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE

@@ -7,7 +7,7 @@ has 8 MB.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -163,26 +163,6 @@ def row_of(message: "ConsumerRecord[bytes, bytes]") -> int | None:
         place = f"topic {message.topic}, partition {message.partition}, offset {message.offset}"
         raise DataError(f"{place}: expected header {ROW_HEADER} to be one number from 1 on, got {found!r:.80}")
     return int(found[0])
-
-
-async def transact(producer: AIOKafkaProducer, settings: KafkaSettings, messages: Iterable[Outgoing]) -> None:
-    """Returns when all `messages` are committed in one transaction, in their order.
-
-    Raises LogError where that is not known, FencedError where a newer producer has the transactional id: the producer cannot be used then.
-    """
-    with explain_errors(settings):
-        async with producer.transaction():
-            sent: list[Awaitable[object]] = []
-            try:
-                for one in messages:
-                    sending = await producer.send(one.topic, one.value, key=one.key, partition=one.partition, headers=one.headers)
-                    sent.append(sending)
-            finally:
-                # All are waited for: asyncio complains of an error that nobody asked for.
-                outcomes = await asyncio.gather(*sent, return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
 
 
 @contextmanager

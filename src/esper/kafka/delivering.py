@@ -39,8 +39,9 @@ from esper.events.kinds.observability import (
     RunWentSilent,
 )
 from esper.events.topics import ALERTS, OBSERVERS
-from esper.kafka.clients import consuming, explain_errors, joining, outgoing, producing, transact
+from esper.kafka.clients import consuming, explain_errors, joining, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.transactions import transact
 
 GROUP = "esper-delivery"
 

@@ -35,12 +35,13 @@ from esper.events.codec import decode
 from esper.events.digests import to_json
 from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted
-from esper.events.topics import DEAD_LETTER_SUFFIX, FACTS
+from esper.events.topics import DEAD_LETTER_SUFFIX, DERIVED, FACTS
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
-from esper.kafka.clients import Outgoing, consuming, explain_errors, outgoing, producing, transact
+from esper.kafka.clients import Outgoing, consuming, explain_errors, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, INPUTS
+from esper.kafka.transactions import ended, transact
 
 Message: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
@@ -136,6 +137,7 @@ class Ledger:
         try:
             with explain_errors(settings):
                 self._producer = await self._stack.enter_async_context(producing(settings, f"ledger-{partition}"))
+                await ended(self._producer, settings, {TopicPartition(settings.topic(name), partition) for name in (CHANGELOG, *DERIVED)})
                 self._consumer = await self._stack.enter_async_context(consuming(settings, fetch_wait_ms=_WAIT_MS))
                 await self._recover()
         except BaseException:

@@ -68,6 +68,7 @@ def _run_topics(arguments: argparse.Namespace, out: Output) -> int:
     """Makes or checks topics. Returns 1 where a check finds something."""
     from esper.kafka.cluster import kafka_settings
     from esper.kafka.cluster_topics import check_topics, create_topics
+    from esper.kafka.transactions import open_transactions
 
     settings = kafka_settings(_address(arguments), directory_of(arguments, create=True).path)
     if arguments.action == "create":
@@ -76,7 +77,7 @@ def _run_topics(arguments: argparse.Namespace, out: Output) -> int:
             out.line(f"made {name}")
         out.line(f"{len(made)} topics were made; all are as they must be, each with {settings.partitions} partitions")
         return 0
-    problems = asyncio.run(check_topics(settings))
+    problems = asyncio.run(check_topics(settings)) or asyncio.run(open_transactions(settings))
     for problem in problems:
         out.line(problem)
     if not problems:
