@@ -14,8 +14,9 @@ from esper.kafka.mirrored_runs import Arrived, MirroredRuns
 from esper.oona.contract import START, records_between, records_of
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, SEAL_MARK
+from esper.oona.gone import TopicEnd
 from esper.oona.mirrored import MirroredRun
-from tests.kafka.recorded import log_of, run_of, write_resumed_run
+from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.synthetic import write_run
 
 FINISHED, RESUMED = run_of(1), run_of(2)
@@ -113,6 +114,30 @@ def test_a_topic_that_is_gone_to_its_end_is_known_by_the_run_s_end(directory: Di
         last = next(tail.sequence for tail in original.heads().tails() if tail.topic == STEPS)
         assert (log.gone().ranges, log.gone().rows) == ((), last)
         assert log.heads().moment == original.heads().moment
+
+
+def test_a_run_whose_last_telemetry_is_gone_goes_on_once_its_ends_are_known(
+    directory: Directory, mirrored: Directory, tmp_path: Path
+) -> None:
+    fill(mirrored, without(directory, (STEPS, 3, 10**6), (HEARTBEAT, 1, 10**6)))
+    with pytest.raises(LogError, match="records are gone at its end, and the numbers of the next ones are not known"):
+        mirrored.resume(RESUMED)
+    original = log_of(directory, RESUMED)
+    last = {record.topic: record for record in original}
+    ends = [TopicEnd(one.topic, one.sequence or 0, (one.chain or b"").hex(), one.epoch, one.step) for one in last.values()]
+    with MirroredRun(mirrored.path / RESUMED, RESUMED, "trainer") as copy:
+        copy.learn_ends(ends, len(original), original[-1].moment)
+    with mirrored.open(RESUMED) as log, directory.open(RESUMED) as whole:
+        assert log.gone().rows == 0
+        assert log.heads().tails() == whole.heads().tails()
+    shutil.copytree(directory.path / RESUMED, tmp_path / RESUMED)
+    both = (Directory(tmp_path), mirrored)
+    for one in both:
+        go_on(one, RESUMED, LAST_EPOCH + 1, resumed=False)
+    places = [[(one.topic, one.sequence, one.fact, one.moment) for one in log_of(each, RESUMED) if one.epoch > LAST_EPOCH] for each in both]
+    assert places[0] == places[1]
+    with mirrored.open(RESUMED) as log, both[0].open(RESUMED) as whole:
+        assert (log.heads().row, log.end()) == (whole.heads().row, whole.end())
 
 
 def test_more_may_be_gone_when_a_mirror_goes_on_after_a_long_while(directory: Directory, mirrored: Directory) -> None:

@@ -64,6 +64,7 @@ INSERT = (
     "INSERT INTO records (topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+INSERT_AT = INSERT.replace("(topic", "(row, topic").replace("VALUES (", "VALUES (?, ")
 Row = tuple[Any, ...]  # Any: SQLite checks the types, the tables are STRICT.
 _Value = TypeVar("_Value")
 

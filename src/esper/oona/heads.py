@@ -9,7 +9,7 @@ A copy of a run may lack telemetry that Kafka had deleted (`gone`). There, and n
 its missing sequences, with a chain that is taken as it is, and moments advance by no more than the rows that are missing just there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import zip_longest
@@ -24,7 +24,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded, Tail
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import FACTS, RUN, TELEMETRY
-from esper.oona.gone import NOTHING_GONE, Gone
+from esper.oona.gone import NOTHING_GONE, Gone, TopicEnd
 
 _BEFORE_FIRST = Moment(0)
 _ANCHORS = frozenset({RunStarted.KIND, RunResumed.KIND, EpochCompleted.KIND})
@@ -236,6 +236,30 @@ class Heads:
             if topic in TELEMETRY and 0 <= last - first < left:
                 self.gone, left = self.gone.including(topic, first, last), left - (last - first + 1)
 
+    def learn_ends(self, ends: Iterable[TopicEnd], row: int, moment: int) -> None:
+        """Accounts for missing rows by ends that are known from elsewhere, and moves there.
+
+        `ends` are those of topics of telemetry; `row` and `moment` are those of the run's last record, which may be gone too.
+        """
+        self.gone = replace(self.gone, row=row, moment=moment).having(self.unknown + max(0, row - self.row))
+        self.reach_ends()
+        for end in ends:
+            first = self.gone.next_sequence(end.topic, self.topic(end.topic).sequence)
+            if end.topic in TELEMETRY and 0 <= end.sequence - first < self.unknown:
+                self.gone = replace(self.gone.including(end.topic, first, end.sequence), ends=(*self.gone.ends, end))
+                self.reach_ends()
+        self.gone = self.gone.having(self.unknown)
+
+    def reach_ends(self) -> None:
+        """Moves to the ends that are known of topics whose last records are gone."""
+        self.unknown += max(0, self.gone.row - self.row)
+        self.moment = Moment(max(self.moment, self.gone.moment))
+        for end in self.gone.ends:
+            self._reach((Tail(topic=end.topic, sequence=end.sequence, chain=end.chain),))
+            head = self.topic(end.topic)
+            if head.sequence == end.sequence:
+                head.epoch, head.step = max(head.epoch, end.epoch), max(head.step, end.step)
+
     def verify(self, record: Record) -> None:
         """Like `follow`; the chain must be that of the record's fields after its predecessor's, and a run's end must hold true tails."""
         head = self.topic(record.topic)
@@ -257,7 +281,7 @@ class Heads:
             head = self.topic(tail.topic)
             if head.sequence < tail.sequence < self.gone.next_sequence(tail.topic, head.sequence):
                 self.unknown -= tail.sequence - head.sequence
-                head.sequence, head.chain = tail.sequence, bytes.fromhex(tail.chain)
+                head.sequence, head.chain, head.ended = tail.sequence, bytes.fromhex(tail.chain), False
                 self.topics[tail.topic] = head
 
 

@@ -18,15 +18,12 @@ from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
 from esper.events.topics import RUN
 from esper.oona import file
 from esper.oona.contract import ConflictError
+from esper.oona.gone import TopicEnd
 from esper.oona.heads import Heads
 from esper.oona.lock import holder_of
 from esper.oona.notifier import Notifier
 from esper.oona.run_log import checked
 
-_INSERT = (
-    "INSERT INTO records (row, topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 _GONE = "INSERT INTO meta VALUES ('gone', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 _LAST_OF_TOPICS = "SELECT * FROM records WHERE row IN (SELECT max(row) FROM records GROUP BY topic) ORDER BY row"
 _ENDS = "SELECT * FROM records WHERE row IN ((SELECT min(row) FROM records), (SELECT max(row) FROM records)) ORDER BY row"
@@ -80,12 +77,26 @@ class MirroredRun:
         heads.gone = heads.gone.having(heads.unknown)
         connection = self._open()
         with file.explained(self._path, "append to"), connection:
-            connection.executemany(_INSERT, ((row, *file.to_row(record)) for row, record in rows))
+            connection.executemany(file.INSERT_AT, ((row, *file.to_row(record)) for row, record in rows))
             if heads.gone != self.heads.gone:
                 connection.execute(_GONE, (heads.gone.to_text(),))
         self.heads = heads
         self._beat(rows[-1][1])
         self._notifier.notify()
+
+    def learn_ends(self, ends: Iterable[TopicEnd], row: int, moment: int) -> None:
+        """Accounts for telemetry that is gone at the end of the copy: the run can go on from there then.
+
+        `ends` are those of its topics, `row` and `moment` those of the run's last record. Everything that Kafka has is copied.
+        """
+        heads = self.heads.copy()
+        if row <= heads.row and not heads.unknown:
+            return
+        heads.learn_ends(ends, row, moment)
+        if heads.gone != self.heads.gone:
+            with file.explained(self._path, "append to"), self._open() as connection:
+                connection.execute(_GONE, (heads.gone.to_text(),))
+        self.heads = heads
 
     def seal(self) -> bool:
         """Seals the copy of a finished run, as its writer sealed it. False when readers held the file open for five seconds."""

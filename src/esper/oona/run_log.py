@@ -257,6 +257,11 @@ class _Writer:
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
         try:
             self.heads = checked(self._connection, self._path)
+            if self.heads.unknown:
+                what = f"{self.heads.unknown} telemetry records are gone at its end, and the numbers of the next ones are not known"
+                raise LogError(
+                    f"run {self.heads.run} cannot go on in {folder}: {what}; go on from Kafka: esper resume RUN --log kafka://..."
+                )
             self._make_reserve()
             self._file = self._found()
         except BaseException:
@@ -268,7 +273,12 @@ class _Writer:
         connection = self._writing("append to")
         heads = reached or self.heads.after(records)
         with file.explained(self._path, "append to"), connection:
-            connection.executemany(file.INSERT, map(file.to_row, records))
+            if self.heads.gone:  # Where the last records are gone, SQLite's next row is not the log's.
+                connection.executemany(
+                    file.INSERT_AT, ((row, *file.to_row(record)) for row, record in enumerate(records, start=self.heads.row + 1))
+                )
+            else:
+                connection.executemany(file.INSERT, map(file.to_row, records))
         # A file that was removed takes everything that is written, and keeps nothing.
         if self._found() != self._file:
             raise LogError(f"cannot append to {self._path}: it was removed, moved or replaced while it was written")
@@ -354,6 +364,7 @@ def checked(connection: apsw.Connection, path: Path) -> Heads:
                 heads.verify(file.to_record(heads.run, heads.writer, row))
             except DataError as error:
                 raise LogError(f"cannot trust {path}: {error}; {_RESTORE}") from error
+    heads.reach_ends()
     if heads.unknown != heads.gone.rows:
         what = f"expected {heads.gone.count} records to be gone, got {heads.gone.count - heads.gone.rows + heads.unknown}"
         raise LogError(f"cannot trust {path}: {what}; {_RESTORE}")
