@@ -3,15 +3,19 @@
 import argparse
 import math
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from esper.cli import kafka_log
 from esper.cli.output import Output
 from esper.errors import LogError, SettingsError
+from esper.events.envelope import RunId
 from esper.events.topics import TOPICS
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History
+from esper.kafka.cluster import SCHEME, KafkaSettings, is_kafka
 from esper.oona.directory import Directory
 
 _LOG_VARIABLE = "ESPER_LOG"
@@ -22,48 +26,97 @@ Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def new_command(
-    commands: Subcommands, name: str, command: Callable[[argparse.Namespace, Output], int], words: str, *, run: bool = False, json: str = ""
+    commands: Subcommands,
+    name: str,
+    command: Callable[[argparse.Namespace, Output], int],
+    words: str,
+    *,
+    run: bool = False,
+    json: str = "",
+    kafka: bool = False,
 ) -> argparse.ArgumentParser:
-    """Adds `name`, described in `words`: `command` returns its exit code. It takes RUN if `run`, `--log`, and `--json` to write `json`."""
+    """Adds `name`, described in `words`: `command` returns its exit code. It takes RUN if `run`, `--log`, and `--json` to write `json`.
+
+    With `kafka` the log may also be one on Kafka, which is read through a mirror.
+    """
     parser = commands.add_parser(name, help=words)
     if run:
         parser.add_argument("run", metavar="RUN", help=RUN_HELP)
-    parser.add_argument("--log", type=Path, metavar="DIR", help=f"the log's directory (default: ${_LOG_VARIABLE}, else {_DEFAULT_LOG})")
+    where = "the log's directory, or kafka://host:port,host:port" if kafka else "the log's directory"
+    parser.add_argument("--log", metavar="LOG" if kafka else "DIR", help=f"{where} (default: ${_LOG_VARIABLE}, else {_DEFAULT_LOG})")
+    if kafka:
+        words = "where what is read from Kafka is kept (default: in the user's cache, by the cluster)"
+        parser.add_argument("--mirror", type=Path, metavar="DIR", help=words)
     if json:
         parser.add_argument("--json", action="store_true", help=f"write {json}")
     parser.set_defaults(command=command)
     return parser
 
 
+def log_name(arguments: argparse.Namespace) -> str:
+    """The log: the option's, else the environment's, else the default."""
+    typed: str | None = arguments.log
+    return typed if typed is not None else os.environ.get(_LOG_VARIABLE) or _DEFAULT_LOG
+
+
 def log_of(arguments: argparse.Namespace) -> Path:
-    """The log's directory: the option's, else the environment's, else the default."""
-    typed: Path | None = arguments.log
-    return typed if typed is not None else Path(os.environ.get(_LOG_VARIABLE) or _DEFAULT_LOG)
+    """The log's directory, of a command that writes. Raises SettingsError for a log on Kafka."""
+    name = log_name(arguments)
+    if is_kafka(name):
+        raise SettingsError(f"expected a directory as the log, got {name}: this command writes; a bridge ships what it writes to Kafka")
+    return Path(name)
 
 
 def log_option(arguments: argparse.Namespace) -> str:
-    """The `--log` option for a next command: empty where this one has none, else ` --log DIR`."""
-    return "" if arguments.log is None else log_flag(arguments.log)
+    """The options for a next command on the same log: empty where this one has none, else ` --log DIR`."""
+    mirror: Path | None = getattr(arguments, "mirror", None)
+    told = "" if arguments.log is None else log_flag(arguments.log)
+    return told if mirror is None else f"{told} --mirror {shlex.quote(os.fspath(mirror))}"
+
+
+def mirror_of(arguments: argparse.Namespace) -> tuple[Directory, KafkaSettings] | None:
+    """The mirror of a log on Kafka and the cluster's settings; None for a directory."""
+    name = log_name(arguments)
+    if not is_kafka(name):
+        if getattr(arguments, "mirror", None) is not None:
+            raise SettingsError(f"--mirror: expected a log on Kafka, {SCHEME}host:port, got {name}")
+        return None
+    return kafka_log.mirror_of(arguments.mirror, name, Path(_DEFAULT_LOG))
 
 
 def directory_of(arguments: argparse.Namespace, *, create: bool = False) -> Directory:
-    """The log of `log_of`. Where there is none, it is made if `create`; else raises LogError, saying how to name another."""
+    """The log's directory. Where there is none, it is made if `create`; else raises LogError, saying how to name another.
+
+    That of a log on Kafka is its mirror, with everything that is on Kafka now.
+    """
+    mirror = mirror_of(arguments) if hasattr(arguments, "mirror") else None
+    if mirror is not None:
+        kafka_log.caught_up(*mirror)
+        return mirror[0]
     path = log_of(arguments)
     if not create and not path.exists():
         raise LogError(f"expected a log at {path}, got nothing: name it with --log or ${_LOG_VARIABLE}, or make one: esper train digits")
     return Directory(path, create=create)
 
 
-def history_of(arguments: argparse.Namespace) -> History:
-    """The history of the run RUN. Raises LogError or RuleError where there is none, or more than one."""
+def run_of(arguments: argparse.Namespace) -> tuple[Directory, RunId]:
+    """The log's directory and the run RUN; of a log on Kafka that run alone is read. Raises LogError, or RuleError for no one run."""
+    mirror = mirror_of(arguments)
+    if mirror is not None:
+        return mirror[0], kafka_log.caught_up_run(*mirror, arguments.run)
     directory = directory_of(arguments)
-    run = directory.resolve(arguments.run)
-    return History(directory.open(run), run)
+    return directory, directory.resolve(arguments.run)
 
 
-def resume_hint_of(history: History, arguments: argparse.Namespace) -> str | None:
+def history_of(arguments: argparse.Namespace) -> tuple[Directory, History]:
+    """The log's directory and the history of the run RUN. Raises LogError or RuleError where there is none, or more than one."""
+    directory, run = run_of(arguments)
+    return directory, History(directory.open(run), run)
+
+
+def resume_hint_of(directory: Directory, history: History, arguments: argparse.Namespace) -> str | None:
     """The hint at how the interrupted run goes on; None where a process writes it, or it has ended."""
-    entry = directory_of(arguments).entry(history.run)
+    entry = directory.entry(history.run)
     if entry is None or entry.live or entry.sealed:
         return None
     # Read after the look at the lock: a run that ended in between has its end on disk.

@@ -19,6 +19,7 @@ from esper.errors import EsperError, LogError
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_list import RunSummary, summaries
 from esper.oona.directory import Directory, file_system_of, refuse_network
+from esper.oona.file import read_refused
 from esper.oona.observed import check_observed
 
 _Verdict = Literal["ok", "warning", "bad", "unknown"]
@@ -37,8 +38,11 @@ class Check(NamedTuple):
     answer: str
 
 
-def examine(log: Path, *, every_run: bool = False) -> Iterator[Check]:
-    """Every check, one after another: the programs, then the log at `log`, then its runs (the newest 20, or every one)."""
+def examine(log: Path, *, every_run: bool = False, option: str | None = None) -> Iterator[Check]:
+    """Every check, one after another: the programs, then the log at `log`, then its runs (the newest 20, or every one).
+
+    `option` is the `--log` option for next commands, with a space before it, where that is not `log`.
+    """
     python, sqlite = sys.version_info[:3], apsw.sqlite_lib_version()
     yield _version("python", python, _PYTHON, ".".join(map(str, python)))
     found = f"{sqlite} (apsw {apsw.apsw_version()})"
@@ -53,7 +57,7 @@ def examine(log: Path, *, every_run: bool = False) -> Iterator[Check]:
     yield from place
     yield _free(log)
     if exists and all(check.verdict != "bad" for check in place):
-        yield from _runs(log, every_run)
+        yield from _runs(log, every_run, log_flag(log) if option is None else option)
 
 
 def _version(name: str, found: tuple[int, ...], least: tuple[int, ...], words: str, advice: str = "") -> Check:
@@ -109,11 +113,11 @@ def _free(log: Path) -> Check:
     return Check("free space", "warning", f"{words}: a full disk stops training; what was acknowledged stays readable")
 
 
-def _runs(log: Path, every_run: bool) -> Iterator[Check]:
+def _runs(log: Path, every_run: bool, option: str) -> Iterator[Check]:
     directory = Directory(log)
     count, checked = len(directory.names()), 0
     for one in islice(summaries(directory), None if every_run else NEWEST):
-        yield _run(directory, one)
+        yield _run(directory, one, option)
         checked += 1
     if checked < count and not every_run:
         yield Check("runs", "unknown", f"{checked} of {count} were checked, the newest: --all checks every one")
@@ -121,10 +125,11 @@ def _runs(log: Path, every_run: bool) -> Iterator[Check]:
         yield Check("runs", "ok", "none yet")
 
 
-def _run(directory: Directory, one: RunSummary) -> Check:
+def _run(directory: Directory, one: RunSummary, option: str) -> Check:
     name = f"run {one.run[-6:]}"
-    if one.problem is not None:
-        return Check(name, "bad", one.problem)
+    refused = read_refused(directory.path / one.run)
+    if problem := one.problem or refused:
+        return Check(name, "bad", problem)
     try:
         with directory.open(one.run) as log:
             if log.run != one.run:
@@ -133,15 +138,17 @@ def _run(directory: Directory, one: RunSummary) -> Check:
         check_observed(directory.path / one.run)
     except EsperError as error:
         return Check(name, "bad", str(error))
-    onward = resume_hint(one.run, one.task, log_flag(directory.path))
-    words = f"{sum(head.sequence for head in heads.topics.values())} records, every number and chain is right"
+    onward = resume_hint(one.run, one.task, option)
+    words = f"{heads.row - heads.gone.count} records, every number and chain is right"
+    if heads.gone:
+        words = f"{words}; {heads.gone.words()}"
     match one.standing:
         case "live":
-            return Check(name, "ok", f"{words}; process {one.holder} writes it")
+            return Check(name, "ok", f"{words}; {'another machine' if one.holder is None else f'process {one.holder}'} writes it")
         case "interrupted":
             return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
-            advice = f"finished but not sealed, which an observer does: esper observe{log_flag(directory.path)}"
+            advice = f"finished but not sealed, which an observer does: esper observe{option}"
             return Check(name, "warning", f"{words}; {advice}")
         case standing:
-            return Check(name, "ok", f"{words}; {standing}")
+            return Check(name, "warning" if heads.gone else "ok", f"{words}; {standing}")

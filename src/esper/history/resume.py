@@ -26,7 +26,7 @@ def _is_variant(task: str) -> bool:
     return task.endswith(tuple(variant_task("", variant) for variant in get_args(Variant)))
 
 
-def log_flag(path: Path) -> str:
+def log_flag(path: Path | str) -> str:
     """` --log PATH`, quoted for a shell."""
     return f" --log {shlex.quote(os.fspath(path))}"
 

@@ -30,6 +30,7 @@ from esper.folds.run_state import BlockedError, RunState, digest, step
 from esper.folds.timeline import Life, Timeline
 from esper.oona.contract import START, Log, Position, pages_of, records_of
 from esper.oona.directory import Directory
+from esper.oona.gone import Gone
 
 PAGE = 1000
 _MEASURED = frozenset({Heartbeat.KIND, StepsMeasured.KIND})
@@ -172,6 +173,11 @@ class History:
     def decisions(self) -> tuple[DecisionRow, ...]:
         """Every decision with its numbers and its outcome, oldest first."""
         return self._caught_up().timeline.decisions
+
+    @property
+    def gone(self) -> Gone:
+        """The telemetry that this copy of the run lacks, because Kafka had deleted it; of any other run nothing."""
+        return self._log.gone()
 
     @property
     def end(self) -> int:

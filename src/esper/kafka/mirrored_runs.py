@@ -19,7 +19,7 @@ from esper.history.alert_lines import alerts_of
 from esper.kafka.merging import RowMerge
 from esper.oona.contract import ConflictError
 from esper.oona.directory import Directory
-from esper.oona.file import REFUSED_MARK, RUN_FILE, in_mark, read_mark, write_mark
+from esper.oona.file import REFUSED_MARK, RUN_FILE, in_mark, read_mark, read_refused, write_mark
 from esper.oona.mirrored import MirroredRun, differing
 from esper.oona.observed import Observed, is_observed, is_settled
 
@@ -176,8 +176,8 @@ class MirroredRuns:
         """The state of a run; that of its files where it is new here."""
         if name not in self._runs:
             folder = self._directory.path / name
-            if (folder / REFUSED_MARK).exists():
-                self.refused[name] = (folder / REFUSED_MARK).read_text(errors="replace").strip()
+            if (reason := read_refused(folder)) is not None:
+                self.refused[name] = reason
             mark, last = read_mark(folder), 0
             if mark is not None:
                 last = in_mark(mark, "records", int) or 0

@@ -156,6 +156,11 @@ class _Copying:
         self._cluster = cluster
         numbers = range(partitions) if self.only is None else sorted({partition_of(run, partitions) for run in self.only})
         places = [TopicPartition(self.settings.topic(topic), number) for number in numbers for topic in TOPICS]
+        # An offset of a topic that is not assigned makes aiokafka ask for the topics one after another, 0.1 s each.
+        self.looker.assign(places)
+        for place in places:
+            self.looker.seek(place, 0)
+        self.looker.pause(*places)
         begins, ends = await self.looker.beginning_offsets(places), await self.looker.end_offsets(places)
         positions, self._cut = await asyncio.to_thread(self._saved, places)
         for place in places:

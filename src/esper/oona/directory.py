@@ -7,7 +7,7 @@ run: it is live while its newest record is younger than a minute, six heartbeats
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -154,20 +154,7 @@ class Directory:
         """
         if _NAME.fullmatch(text) and self.has_log(RunId(text)):
             return RunId(text)
-        runs = (name for name in self.names() if self.has_log(name))
-        if text == _LATEST:
-            newest = next(runs, None)
-            if newest is None:
-                raise UnknownRunError(f"expected a run in {self.path}, got an empty log")
-            return newest
-        meant = [name for name in self.names() if text and (name.startswith(text) or name.endswith(text)) and self.has_log(name)]
-        if len(meant) == 1:
-            return meant[0]
-        candidates = meant or list(runs)
-        listed = ", ".join(candidates[:_SHOWN]) + (f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else "")
-        problem = f"{len(meant)} runs begin or end with {text!r}" if meant else f"no run begins or ends with {text!r}"
-        error = AmbiguousRunError if meant else UnknownRunError
-        raise error(f"{problem} in {self.path}; there are: {listed or 'none'}")
+        return resolve_among(text, self.names(), os.fspath(self.path), self.has_log)
 
     def _folder(self, run: RunId) -> Path:
         if not _NAME.fullmatch(run):
@@ -181,6 +168,27 @@ class Directory:
         if not exists:
             raise LogError(f"expected the log of run {run} at {folder / RUN_FILE}, got nothing")
         return folder
+
+
+def resolve_among(text: str, names: Sequence[RunId], place: str, exists: Callable[[RunId], bool] = lambda _: True) -> RunId:
+    """The run that `text` means: `latest`, the first of `names` that `exists`, or a unique beginning or end of one.
+
+    Raises UnknownRunError or AmbiguousRunError with the candidates in `place`.
+    """
+    runs = filter(exists, names)
+    if text == _LATEST:
+        newest = next(runs, None)
+        if newest is None:
+            raise UnknownRunError(f"expected a run in {place}, got an empty log")
+        return newest
+    meant = [name for name in names if text and (name.startswith(text) or name.endswith(text)) and exists(name)]
+    if len(meant) == 1:
+        return meant[0]
+    candidates = meant or list(runs)
+    listed = ", ".join(candidates[:_SHOWN]) + (f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else "")
+    problem = f"{len(meant)} runs begin or end with {text!r}" if meant else f"no run begins or ends with {text!r}"
+    error = AmbiguousRunError if meant else UnknownRunError
+    raise error(f"{problem} in {place}; there are: {listed or 'none'}")
 
 
 def _newest_at(folder: Path) -> float | None:

@@ -279,6 +279,14 @@ def read_mark(folder: Path) -> str | None:
         return ""
 
 
+def read_refused(folder: Path) -> str | None:
+    """The reason why a mirror copies no more of the run in `folder`; None where it does."""
+    try:
+        return (folder / REFUSED_MARK).read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
 def fenced_by(folder: Path) -> str | None:
     """The reason, as a sentence, why the run in `folder` may not go on there: another copy of it is shipped to Kafka. None where it may."""
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, log_option, new_command
+from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, log_name, log_option, new_command, run_of
 from esper.cli.output import Output
 from esper.cli.text import duration, hanging, short_id
 from esper.errors import LogError
@@ -16,6 +16,7 @@ from esper.events.envelope import RunId
 from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.history.alert_lines import AlertLine, alerts_of, current_alerts
 from esper.history.resume import log_flag
+from esper.kafka.cluster import is_kafka
 from esper.observer.build import watching_of
 from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
@@ -31,7 +32,12 @@ def add(commands: Subcommands) -> None:
     parser = commands.add_parser("alerts", help="what is firing, the rules in force, and a test of the handlers")
     parts = parser.add_subparsers(metavar="WHAT", required=True)
     listed = new_command(
-        parts, "list", _run_list, "what is pending or firing; with RUN, all alerts of that run", json="one JSON object per alert"
+        parts,
+        "list",
+        _run_list,
+        "what is pending or firing; with RUN, all alerts of that run",
+        json="one JSON object per alert",
+        kafka=True,
     )
     listed.add_argument("run", metavar="RUN", nargs="?", help=RUN_HELP)
     rules = new_command(
@@ -50,22 +56,23 @@ def add(commands: Subcommands) -> None:
 
 def _run_list(arguments: argparse.Namespace, out: Output) -> int:
     """Lists alerts. Returns 1 where those of a run could not be read."""
-    directory = directory_of(arguments)
     unreadable: list[LogError] = []
-    run = None if arguments.run is None else directory.resolve(arguments.run)
+    directory, run = (directory_of(arguments), None) if arguments.run is None else run_of(arguments)
     lines: Iterable[AlertLine] = current_alerts(directory, unreadable.append) if run is None else alerts_of(directory, run)
     written = out.rows(lines, lambda line: _print_alert(line, log_option(arguments), out), json=arguments.json)
     for error in unreadable:
         print(f"esper: {error}", file=sys.stderr)
     if not (written or unreadable or arguments.json):
-        out.line("nothing is pending or firing" if run is None else _none(directory, run))
+        out.line("nothing is pending or firing" if run is None else _none(directory, run, log_name(arguments)))
     return 1 if unreadable else 0
 
 
-def _none(directory: Directory, run: RunId) -> str:
+def _none(directory: Directory, run: RunId, log: str) -> str:
     """Why `run` has no alerts: it had none, or it was never observed."""
     if is_observed(directory.path / run):
         return "no alert was raised in this run"
+    if is_kafka(log):
+        return f"no worker derived anything from this run yet: esper worker --kafka {log}"
     return f"nobody observed this run; from its first record on: esper observe --from-start{log_flag(directory.path)}"
 
 

@@ -1,4 +1,4 @@
-"""`esper topics`, `bridge`, `worker` and `deliver`: the log on Kafka."""
+"""`esper topics`, `bridge`, `mirror`, `worker` and `deliver`: the log on Kafka."""
 
 import argparse
 import asyncio
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, directory_of, factor, new_command, whole_number
+from esper.cli.arguments import Subcommands, directory_of, factor, log_name, mirror_of, new_command, whole_number
 from esper.cli.commands.services import add_parent, stopped_by_signals
 from esper.cli.output import Output
 from esper.errors import SettingsError
@@ -27,6 +27,8 @@ def add(commands: Subcommands) -> None:
     words = "let training go first, and leave when nothing was left to ship for a minute; every training with --kafka starts one so"
     parser.add_argument("--background", action="store_true", help=words)
     _add_cluster(parser)
+    words = "fill a directory from the log on Kafka as it grows, for the commands that read it"
+    new_command(commands, "mirror", _run_mirror, words, kafka=True)
     words = "derive aggregates, anomalies and alerts from the runs on Kafka, with as many other workers as there are"
     parser = new_command(commands, "worker", _run_worker, words)
     _add_cluster(parser)
@@ -96,6 +98,20 @@ def _run_bridge(arguments: argparse.Namespace, out: Output) -> int:
     if not arguments.background:
         out.line(Text(f"shipping {directory.path} to {address}; Ctrl-C ends it", style="dim"))
     run_bridge(directory, settings, stopped_by_signals(), _report(out), drain=arguments.drain, background=arguments.background)
+    return 0
+
+
+def _run_mirror(arguments: argparse.Namespace, out: Output) -> int:
+    """Fills the mirror until it is interrupted."""
+    from esper.processes.mirror import run_mirror
+
+    mirror = mirror_of(arguments)
+    if mirror is None:
+        raise SettingsError(f"expected a log on Kafka as --log kafka://host:port, got {log_name(arguments)}")
+    directory, settings = mirror
+    out.line(Text(f"filling {directory.path} from Kafka at {settings.bootstrap}; Ctrl-C ends it", style="dim"))
+    out.flush()
+    run_mirror(directory, settings, stopped_by_signals(), _report(out))
     return 0
 
 

@@ -1,25 +1,54 @@
 """`esper doctor`: what may be wrong with this machine or this log."""
 
 import argparse
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 
-from esper.cli.arguments import Subcommands, log_of, new_command
+from esper.cli.arguments import Subcommands, log_name, log_option, mirror_of, new_command
+from esper.cli.kafka_log import caught_up
 from esper.cli.output import Output
-from esper.history.checks import examine
+from esper.errors import EsperError
+from esper.history.checks import Check, examine
+from esper.kafka.cluster import KafkaSettings
+from esper.oona.directory import Directory
 
 _STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "yellow"}
 
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = new_command(commands, "doctor", run, "what may be wrong with this machine or this log", json="one JSON object per check")
+    words = "what may be wrong with this machine or this log"
+    parser = new_command(commands, "doctor", run, words, json="one JSON object per check", kafka=True)
     parser.add_argument("--all", action="store_true", help="check every run, not the newest twenty alone")
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Runs every check. Returns 1 where one is bad."""
+    mirror = mirror_of(arguments)
     checks = out.rows(
-        examine(log_of(arguments), every_run=arguments.all),
+        examine(Path(log_name(arguments)), every_run=arguments.all)
+        if mirror is None
+        else _examine_kafka(*mirror, every_run=arguments.all, option=log_option(arguments)),
         lambda check: out.item(check.verdict, _STYLES[check.verdict], f"{check.name:<12}", check.answer),
         json=arguments.json,
     )
     return 1 if any(check.verdict == "bad" for check in checks) else 0
+
+
+def _examine_kafka(directory: Directory, settings: KafkaSettings, *, every_run: bool, option: str) -> Iterator[Check]:
+    """The checks of the cluster, then of its mirror: what cannot be read of the cluster leaves what was mirrored before."""
+    from esper.kafka.cluster_topics import check_topics
+
+    try:
+        problems = asyncio.run(check_topics(settings))
+        yield Check("cluster", "ok", f"{settings.bootstrap} answers")
+        for problem in problems:
+            yield Check("topics", "bad", problem)
+        if not problems:
+            yield Check("topics", "ok", "all are as they must be")
+        caught_up(directory, settings)
+        yield Check("mirror", "ok", f"everything that is on Kafka is in {directory.path}")
+    except EsperError as error:
+        yield Check("cluster", "bad", str(error))
+    yield from examine(directory.path, every_run=every_run, option=option)

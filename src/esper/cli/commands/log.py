@@ -3,14 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, history_of, new_command, resume_hint_of, topic
+from esper.cli.arguments import Subcommands, history_of, mirror_of, new_command, resume_hint_of, topic
 from esper.cli.drawing import adaptation, confidence_and_urgency, evidence
+from esper.cli.kafka_log import followed
 from esper.cli.output import Output
 from esper.cli.text import count, duration, metric, plural, rounded
 from esper.errors import DataError
@@ -27,14 +29,14 @@ from esper.history.run_history import mean
 
 def add(commands: Subcommands) -> None:
     """Adds the commands."""
-    parser = new_command(commands, "log", _run_log, "a run's records, oldest first", run=True)
+    parser = new_command(commands, "log", _run_log, "a run's records, oldest first", run=True, kafka=True)
     parser.add_argument(
         "--topic", action="append", default=[], metavar="T", help="only this topic, or the one with this in its name; repeatable"
     )
     parser.add_argument("--follow", action="store_true", help="continue with new records until the run ends")
     parser.add_argument("--format", choices=("table", "jsonl"), default="table", help="a table, or JSON with payloads as they were written")
     words = "a run as JSON lines, a file per topic and date"
-    parser = new_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object")
+    parser = new_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object", kafka=True)
     parser.add_argument("--format", choices=("jsonl",), required=True, help="jsonl: one JSON object a line, payloads as they were written")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default: export-<run> in the current directory)")
 
@@ -47,12 +49,14 @@ def _run_log(arguments: argparse.Namespace, out: Output) -> int:
 
     def waiting() -> None:
         nonlocal alone
-        how = resume_hint_of(history, arguments)
+        how = resume_hint_of(directory, history, arguments)
         if how is not None and not alone:
             print(f"esper: no process writes this run now, and it has not ended: {how}; waiting until it goes on", file=sys.stderr)
         alone = how is not None
 
-    with history_of(arguments) as history:
+    directory, history = history_of(arguments)
+    mirror = mirror_of(arguments) if arguments.follow else None
+    with history, nullcontext() if mirror is None else followed(*mirror, history.run):
         if table:
             out.line(_headings(width))
         records = history.follow(topics, waiting=waiting) if arguments.follow else history.records(topics)
@@ -63,8 +67,12 @@ def _run_log(arguments: argparse.Namespace, out: Output) -> int:
 
 def _run_export(arguments: argparse.Namespace, out: Output) -> int:
     """Exports the run."""
-    with history_of(arguments) as history:
+    _, history = history_of(arguments)
+    with history:
+        gone = history.gone
         exported = export(history, arguments.out or Path(f"export-{history.run[-6:]}"))
+    if gone:
+        print(f"esper: run {history.run}: {gone.words()}", file=sys.stderr)
     if arguments.json:
         out.json(exported)
     else:

@@ -19,7 +19,7 @@ _EPOCH_S = 0.12
 def add(commands: Subcommands) -> None:
     """Adds the command."""
     words = "show a run again from its log, through the folds"
-    parser = new_command(commands, "replay", run, words, run=True, json="one JSON object per epoch with its digest")
+    parser = new_command(commands, "replay", run, words, run=True, json="one JSON object per epoch with its digest", kafka=True)
     parser.add_argument(
         "--from", dest="first", type=whole_number, metavar="M", help="show records from this moment on; earlier ones are folded only"
     )
@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             so_far = "" if reached.over else f"\n      epoch {reached.epoch} was not over"
             out.print(Text(f"{reached.epoch:>4}  @{reached.moment:<6} {reached.digest}{so_far}", style="dim"))
 
-    with history_of(arguments) as history:
+    _, history = history_of(arguments)
+    with history:
         replay = Replay(history, time.sleep, first=arguments.first, last=arguments.last, speed=arguments.speed, digests=digests)
         if out.interactive and not digests:
             _watch(replay, out, paced=arguments.speed is None)

@@ -1,14 +1,16 @@
 """`esper runs`: the runs of a log."""
 
 import argparse
+from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, directory_of, new_command
+from esper.cli.arguments import Subcommands, directory_of, log_name, new_command
 from esper.cli.output import Output
 from esper.cli.text import UNKNOWN, count, elided, rounded
 from esper.history.resume import log_flag
 from esper.history.run_list import RunSummary, summaries
+from esper.kafka.cluster import is_kafka
 
 _STYLES = {"live": "bold green", "finished": "", "failed": "red", "interrupted": "yellow", "unreadable": "bold red"}
 _HEADINGS = Text(
@@ -19,7 +21,7 @@ _HEADINGS = Text(
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
-    new_command(commands, "runs", run, "the runs of a log, the newest first", json="one JSON object per run")
+    new_command(commands, "runs", run, "the runs of a log, the newest first", json="one JSON object per run", kafka=True)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
@@ -30,9 +32,16 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         summaries(directory),
         lambda one: out.line(*headings, _line(one, out.width if out.interactive else None)),
         json=arguments.json,
-        none=f"no runs in {directory.path} yet: esper train digits{log_flag(directory.path)}",
+        none=_none(arguments, directory.path),
     )
     return 1 if any(one.standing == "unreadable" for one in runs) else 0
+
+
+def _none(arguments: argparse.Namespace, path: Path) -> str:
+    name = log_name(arguments)
+    if is_kafka(name):
+        return f"no runs on {name} yet: esper bridge --kafka {name} ships those of a directory"
+    return f"no runs in {path} yet: esper train digits{log_flag(path)}"
 
 
 def _line(one: RunSummary, width: int | None) -> Text:

@@ -33,12 +33,13 @@ from esper.events.kinds.run import RunFailed, RunFinished, Site
 from esper.folds.run_state import BlockedError, ReportRow, digest
 from esper.folds.timeline import Life, Span
 from esper.history.run_history import FoldedRun
+from esper.oona.gone import Gone
 
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
     words = "a run at a moment: seeds, lives, decisions, losses, checkpoints"
-    parser = new_command(commands, "show", run, words, run=True, json="one JSON object")
+    parser = new_command(commands, "show", run, words, run=True, json="one JSON object", kafka=True)
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--at", type=whole_number, metavar="MOMENT", help="the run at this moment")
     when.add_argument("--epoch", type=whole_number, metavar="N", help="the run when this epoch was over")
@@ -47,16 +48,20 @@ def add(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Shows the run; one whose fold is blocked is shown up to there, and the error is raised afterwards."""
-    with history_of(arguments) as history:
+    directory, history = history_of(arguments)
+    with history:
         folded = history.folded(moment=arguments.at, epoch=arguments.epoch)
         now = arguments.at is None and arguments.epoch is None
-        interrupted = resume_hint_of(history, arguments) if now else None
+        interrupted = resume_hint_of(directory, history, arguments) if now else None
+        gone = history.gone
     if arguments.json:
-        out.json(_as_json(folded))
+        out.json(_as_json(folded, gone))
     else:
         status = None if interrupted is None else "interrupted"
         out.print(*report(folded, out.width, everything=arguments.all, status=status))
         tail = f"{folded.run[-6:]}{log_option(arguments)}"
+        if gone:
+            out.print(Text(f"\n{gone.words()}"))
         if interrupted is not None:
             out.line(f"\nno process writes this run now, and it has not ended: {interrupted}")
         out.line(f"\nmore: esper replay {tail}", f"      esper log {tail}")
@@ -66,7 +71,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _as_json(folded: FoldedRun) -> dict[str, object]:
+def _as_json(folded: FoldedRun, gone: Gone) -> dict[str, object]:
     """The run as one object; field names are those of the events."""
     state, timeline, telemetry = folded.state, folded.timeline, folded.telemetry
     return {
@@ -93,6 +98,8 @@ def _as_json(folded: FoldedRun) -> dict[str, object]:
         "dropped": state.dropped,
         "notes": timeline.notes,
         "irregularities": [row._asdict() for row in state.irregularities],
+        "gone": [{"topic": topic, "first": first, "last": last} for topic, first, last in gone.ranges],
+        "gone_of_unknown_topics": gone.rows,
         "blocked": None if folded.blocked is None else str(folded.blocked),
     }
 

@@ -1,0 +1,79 @@
+"""A log on Kafka as the commands read it: its mirror, caught up when they begin."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from esper.errors import SettingsError, UnknownRunError
+from esper.events.envelope import RunId, is_training
+from esper.kafka.cluster import KAFKA_TOML, KafkaSettings, kafka_settings
+from esper.oona.directory import Directory, resolve_among
+from esper.oona.file import read_refused
+
+_WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def mirror_of(typed: Path | None, address: str, log: Path) -> tuple[Directory, KafkaSettings]:
+    """The mirror of the log at `address`, made if need be, and the cluster's settings.
+
+    They stand in kafka.toml of the directory `typed`, else of `log`. Where none is typed it is one of the user's cache, by the cluster.
+    """
+    if find_spec("aiokafka") is None:
+        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
+    place = typed if typed is not None and (typed / KAFKA_TOML).exists() else log
+    settings = kafka_settings(address, place)
+    if typed is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        typed = cache / "esper" / "mirror" / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{settings.bootstrap} {settings.prefix}".strip())
+    return Directory(typed, create=True), settings
+
+
+def caught_up(directory: Directory, settings: KafkaSettings, run: RunId | None = None) -> None:
+    """Brings everything that is on Kafka now into `directory`, or everything of `run`. Raises LogError where the cluster cannot be read."""
+    from esper.processes.mirror import catch_up
+
+    catch_up(directory, settings, None if run is None else frozenset({run}), _notice)
+    for name in directory.names(hidden=True) if run is None else (run,):
+        if (reason := read_refused(directory.path / name)) is not None:
+            _notice(f"{reason}; what was copied before is shown")
+
+
+def caught_up_run(directory: Directory, settings: KafkaSettings, text: str) -> RunId:
+    """The run that `text` means, with everything of it that is on Kafka now in `directory`.
+
+    Raises UnknownRunError or AmbiguousRunError as a directory does, LogError where the cluster cannot be read.
+    """
+    run = _resolved(settings, text)
+    caught_up(directory, settings, run)
+    if not directory.has_log(run):
+        raise UnknownRunError(f"expected run {run} on Kafka at {settings.bootstrap}, got none")
+    return run
+
+
+@contextmanager
+def followed(directory: Directory, settings: KafkaSettings, run: RunId) -> Iterator[None]:
+    """Within, new records of `run` come from Kafka into `directory`."""
+    from esper.processes.mirror import filled
+
+    with filled(directory, settings, frozenset({run})):
+        yield
+
+
+def _resolved(settings: KafkaSettings, text: str) -> RunId:
+    """The run that `text` means. Its whole id, or that of a run about no training, is taken as it is."""
+    import asyncio
+
+    from esper.kafka.mirroring import runs_on
+
+    if _WHOLE_ID.fullmatch(text) or ":" in text:
+        return RunId(text)
+    names = sorted((name for name in asyncio.run(runs_on(settings)) if is_training(name)), reverse=True)
+    return resolve_among(text, names, f"Kafka at {settings.bootstrap}")
+
+
+def _notice(text: str) -> None:
+    print(f"esper: {text}", file=sys.stderr)
