@@ -82,7 +82,7 @@ class RunMonitor:
         """The observer's own record of `event`, caused by the run's latest record, and what is derived from it."""
         (cause, moment, incarnation, epoch, step), data = self._latest, encode(event)
         record = Record(
-            id=own_id(cause, event.KIND, time, data),
+            id=own_id(cause or EventId(self.run), event.KIND, time, data),  # Of what has no cause yet, the run: two runs may begin at once.
             run=self.run,
             topic=event.TOPIC,
             writer=_WRITER,
@@ -198,7 +198,7 @@ class RunMonitor:
         match outcome:
             case Applied(event, derived):
                 if event is not None and record.sequence is not None:
-                    if record.moment >= self._latest[1]:  # Records of a topic that was blocked come after later ones.
+                    if _is_later(record, self._latest):
                         self._latest = (record.id, record.moment, record.incarnation, record.epoch, record.step)
                     self.silence = update_silence(self.silence, record, event)
                 return derived
@@ -232,9 +232,15 @@ class RunMonitor:
             self._advance(record)
 
 
-def own_id(cause: EventId | None, kind: str, time: datetime, data: bytes) -> EventId:
+def _is_later(record: Record, latest: _Latest) -> bool:
+    """True where `record` is newer than the latest one. Topics are applied in any order, and a heartbeat has the moment of another record."""
+    cause, moment, *_ = latest
+    return cause is None or (record.moment, len(record.id), record.id) > (moment, len(cause), cause)
+
+
+def own_id(cause: EventId, kind: str, time: datetime, data: bytes) -> EventId:
     """The id of an observer's own record: a digest of its content. Observers that write the same of a run give it the same id."""
-    parts = "\x1f".join((cause or "", kind, written_time(time)))
+    parts = "\x1f".join((cause, kind, written_time(time)))
     return EventId(hashlib.sha256(parts.encode() + b"\x1f" + data).hexdigest()[:32])
 
 
