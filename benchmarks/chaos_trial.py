@@ -20,17 +20,19 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1] / "deploy" / "kafka"))
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from chaos_runs import Feeder, Logs, Verdict, judge
+from chaos_runs import Feeder, Logs
 from local_kafka import LocalKafka
 
 from esper.events.envelope import Record, RunId
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES, OBSERVERS
+from esper.kafka.bridging import bridged_to
 from esper.kafka.cluster import KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import CHANGELOG, INPUTS, create_topics
 from esper.observer.build import watching_of
+from esper.oona.contract import START
 from esper.oona.directory import Directory
-from esper.processes.bridge import waiting_records
 from tests.kafka.made_cluster import Cluster
+from tests.kafka.plain_loop import Verdict, judge
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTITIONS = 8
@@ -43,7 +45,6 @@ _WITHIN_S, _STOP_S, _OPEN_S = 150.0, 25.0, 90.0
 _POLL_S = 0.05
 _FEED_S = 10.0
 _SOME = 20
-_SEPARATOR = "\x1f"
 _PYTHON = (sys.executable, "-W", "ignore")
 _ESPER = (*_PYTHON, "-m", "esper.cli")
 
@@ -208,7 +209,7 @@ class Trial:
     def finish(self) -> Verdict:
         """Waits until everything is shipped and read, stops the workers, and judges what is there."""
         self.wait("everything written", lambda: self.feeder.progress >= 1 and not self.feeder.is_alive())
-        self.wait("everything shipped", lambda: not waiting_records(self.directory))
+        self.wait("everything shipped", self._is_shipped)
         self.bridge.wanted = False
         self.bridge.send(signal.SIGTERM)
         self.wait("bridge stopped", lambda: self.bridge.ended, _STOP_S)
@@ -221,6 +222,13 @@ class Trial:
             self.stop(worker)
         found, parts = asyncio.run(self._found())
         return judge(self.logs, watching_of(self.directory), found, parts)
+
+    def _is_shipped(self) -> bool:
+        for run in self.logs:
+            with self.directory.open(run) as log:
+                if log.end().records_since(bridged_to(self.directory.path / run) or START):
+                    return False
+        return True
 
     def _is_read(self, ends: dict[tuple[int, str], int]) -> bool:
         """True once each partition has one owner, whose positions are behind the last records."""
@@ -239,14 +247,9 @@ class Trial:
         return ends
 
     async def _found(self) -> tuple[list[Record], dict[RunId, dict[str, bytes]]]:
-        cluster = Cluster(self.settings)
         await self._all_ended(*_DERIVED, CHANGELOG)
-        parts: dict[RunId, dict[str, bytes]] = {}
-        for message in await cluster.messages(CHANGELOG):
-            run, separator, part = (message.key or b"").decode().partition(_SEPARATOR)
-            if separator:
-                parts.setdefault(RunId(run), {})[part] = message.value or b""
-        return await cluster.records(*_DERIVED), parts
+        cluster = Cluster(self.settings)
+        return await cluster.records(*_DERIVED), (await cluster.changelog()).states
 
     async def _all_ended(self, *topics: str) -> None:
         """Returns when no transaction is open: a `read_committed` reader's end lies before an open one."""

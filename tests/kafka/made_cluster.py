@@ -1,6 +1,7 @@
 """Esper's topics on the shared broker, under a prefix of the test's own; and what stands in them."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,13 +10,21 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from esper.events.cloudevents import record_from
-from esper.events.envelope import Record
+from esper.events.envelope import Record, RunId
 from esper.kafka.clients import administering, consuming
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.cluster_topics import create_topics
+from esper.kafka.cluster_topics import CHANGELOG, create_topics
 from esper.kafka.ledger import Message
 
 _WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Changelog:
+    """What ledgers saved: the parts of each run's state, and positions by partition and topic."""
+
+    states: dict[RunId, dict[str, bytes]]
+    derived_to: dict[int, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,17 @@ class Cluster:
     async def records(self, *topics: str) -> list[Record]:
         """The records that a reader of committed messages finds in `topics` now."""
         return [self.record(message) for message in await self.messages(*topics)]
+
+    async def changelog(self) -> Changelog:
+        """What a new owner of the partitions would find now."""
+        changelog = Changelog({}, {})
+        for message in await self.messages(CHANGELOG):
+            run, separator, part = (message.key or b"").decode().partition("\x1f")
+            if separator:
+                changelog.states.setdefault(RunId(run), {})[part] = message.value or b""
+            else:
+                changelog.derived_to[message.partition] = json.loads(message.value or b"{}")["derived_to"]
+        return changelog
 
     def record(self, message: Message) -> Record:
         """The record in `message`."""

@@ -233,7 +233,7 @@ class RunMonitor:
 
 
 def _is_later(record: Record, latest: _Latest) -> bool:
-    """True where `record` is newer than the latest one. Topics are applied in any order, and a heartbeat has the moment of another record."""
+    """True where `record` is newer than the latest one. Topics come in any order, and a heartbeat has the moment of another record."""
     cause, moment, *_ = latest
     return cause is None or (record.moment, len(record.id), record.id) > (moment, len(cause), cause)
 
