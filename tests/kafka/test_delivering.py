@@ -113,7 +113,7 @@ def member(cluster: Cluster, folder: Path, handlers: str) -> Iterator[Member]:
     folder.mkdir()
     (folder / "kafka.toml").write_text(f'prefix = "{settings.prefix}"\npartitions = {settings.partitions}\nreplication = 1\n')
     (folder / "delivery.toml").write_text(handlers)
-    words = ["deliver", "--kafka", f"kafka://{settings.bootstrap}", "--log", os.fspath(folder)]
+    words = ["deliver", "--log", f"kafka://{settings.bootstrap}", "--mirror", os.fspath(folder)]
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "esper.cli", *words], text=True, stdout=subprocess.PIPE, start_new_session=True
     ) as process:

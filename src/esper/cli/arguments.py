@@ -84,6 +84,11 @@ def mirror_of(arguments: argparse.Namespace) -> tuple[Directory, KafkaSettings] 
     return kafka_log.mirror_of(arguments.mirror, name, Path(_DEFAULT_LOG))
 
 
+def settings_folder(arguments: argparse.Namespace, file: str) -> Path:
+    """The directory in which the settings `file` stands, for a log on Kafka."""
+    return kafka_log.folder_of(file, arguments.mirror, Path(_DEFAULT_LOG))
+
+
 def directory_of(arguments: argparse.Namespace, *, create: bool = False) -> Directory:
     """The log's directory. Where there is none, it is made if `create`; else raises LogError, saying how to name another.
 

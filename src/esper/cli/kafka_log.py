@@ -24,12 +24,16 @@ def mirror_of(typed: Path | None, address: str, log: Path) -> tuple[Directory, K
     """
     if find_spec("aiokafka") is None:
         raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
-    place = typed if typed is not None and (typed / KAFKA_TOML).exists() else log
-    settings = kafka_settings(address, place)
+    settings = kafka_settings(address, folder_of(KAFKA_TOML, typed, log))
     if typed is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         typed = cache / "esper" / "mirror" / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{settings.bootstrap} {settings.prefix}".strip())
     return Directory(typed, create=True), settings
+
+
+def folder_of(file: str, mirror: Path | None, log: Path) -> Path:
+    """The directory in which the settings `file` of a log on Kafka stands: `mirror`, where one is named and has it, else `log`."""
+    return mirror if mirror is not None and (mirror / file).exists() else log
 
 
 def caught_up(directory: Directory, settings: KafkaSettings, run: RunId | None = None) -> None:

@@ -32,13 +32,18 @@ class _Ready(View):
     """Progress of the following: `ready` with a lag below the limit."""
 
     status: Literal["ready", "not ready"]
+    reason: str | None
+    """The reason why it is not ready; null: it is."""
     lag_s: NonNegative | None
     """Seconds since everything on disk had been read; null: never yet."""
     lag_limit_s: NonNegative
+    mirror_lag_s: NonNegative | None
+    """Seconds since everything on Kafka had been copied; null: never yet, or the log is a directory."""
+    mirror_lag_limit_s: NonNegative
     following: Count
     live: Count
     observed_by: int | None
-    """The process that observes and delivers; null: none does."""
+    """The process that observes and delivers, on Kafka delivers alone; null: none does."""
 
 
 class _StatusView(View):
@@ -97,16 +102,32 @@ def record_custom(backend: ByBackend, batch: Annotated[CustomBatch, Body()]) -> 
 
 
 def _ready(backend: Backend) -> _Ready:
-    follow, limit_s = backend.metrics.status, backend.settings.lag_limit_s
-    lag_s = None if follow.caught_up_at is None else max(0.0, time.time() - follow.caught_up_at)
+    follow, kafka, settings = backend.metrics.status, backend.metrics.kafka(), backend.settings
+    lag_s, mirror_lag_s = _since(follow.caught_up_at), _since(kafka.caught_up_at)
+    reason = None
+    if lag_s is None or lag_s > settings.lag_limit_s:
+        reason = "what is on disk has not been read yet" if lag_s is None else f"what is on disk was read {lag_s:.0f} s ago"
+    if kafka.mirrored and (mirror_lag_s is None or mirror_lag_s > settings.mirror_lag_limit_s):
+        late = (
+            "what is on Kafka has not been copied yet" if mirror_lag_s is None else f"what is on Kafka was copied {mirror_lag_s:.0f} s ago"
+        )
+        behind = "" if not kafka.behind else f"; {kafka.behind:,} messages are to be copied"
+        reason = f"{late}{behind}{'' if kafka.problem is None else f'; {kafka.problem}'}"
     return _Ready(
-        status="ready" if lag_s is not None and lag_s <= limit_s else "not ready",
+        status="ready" if reason is None else "not ready",
+        reason=reason,
         lag_s=lag_s,
-        lag_limit_s=limit_s,
+        lag_limit_s=settings.lag_limit_s,
+        mirror_lag_s=mirror_lag_s,
+        mirror_lag_limit_s=settings.mirror_lag_limit_s,
         following=follow.following,
         live=len(follow.live),
-        observed_by=backend.observed_by(),
+        observed_by=kafka.delivered_by if kafka.mirrored else backend.observed_by(),
     )
+
+
+def _since(at: float | None) -> float | None:
+    return None if at is None else max(0.0, time.time() - at)
 
 
 def build_app(backend: Backend, *, version: str, token: str | None) -> FastAPI:

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured
 from esper.nissa.families import COUNTERS, SCRAPED
+from esper.nissa.kafka_status import KafkaStatus
 from esper.nissa.metrics import FollowedRun, FollowStatus, LogMetrics
 
 _STALE_S = 60.0  # Age at which resources are no longer shown: a machine whose agent has gone is unknown.
@@ -50,6 +51,7 @@ def read_gauges(metrics: LogMetrics) -> Iterator[Value]:
     firing = Counter[str](alert.event.severity for alert in metrics.firing())
     yield from (("esper_alerts_firing", firing[severity], severity) for severity in COUNTERS["esper_alerts_total"][1]["severity"])
     yield from _of_following(metrics.status)
+    yield from _of_kafka(metrics.kafka())
 
 
 def _of_run(run: FollowedRun) -> Iterator[Value]:
@@ -111,9 +113,20 @@ def _of_machine(event: ResourcesMeasured) -> Iterator[Value]:
         yield "esper_gpu_power_watts", gpu.power_watts, index
 
 
+def _of_kafka(status: KafkaStatus) -> Iterator[Value]:
+    yield "esper_mirror_caught_up_timestamp_seconds", status.caught_up_at
+    yield "esper_mirror_behind_messages", status.behind
+    yield "esper_mirror_refused_runs", status.refused
+    yield "esper_delivery_partitions", status.partitions
+    yield "esper_delivery_outstanding_alerts", status.outstanding
+    yield "esper_bridge_waiting_records", status.waiting
+    yield "esper_bridge_away_timestamp_seconds", status.away_since
+
+
 def _of_following(status: FollowStatus) -> Iterator[Value]:
     if status.polled_at is not None:
         yield "esper_follow_poll_timestamp_seconds", status.polled_at
+        yield "esper_follow_gone_records", status.gone
         yield "esper_follow_caught_up_timestamp_seconds", status.caught_up_at
         yield "esper_follow_runs", status.following
         yield "esper_follow_unreadable_runs", status.unreadable

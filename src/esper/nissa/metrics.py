@@ -29,6 +29,7 @@ from esper.folds.monitoring import open_alerts
 from esper.folds.monitoring.open_alerts import OpenAlert, OpenAlerts
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.families import COUNTERS, HISTOGRAMS
+from esper.nissa.kafka_status import KafkaStatus
 
 _RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.
 
@@ -77,6 +78,7 @@ class FollowedRun:
 @dataclass(frozen=True, slots=True)
 class FollowStatus:
     """Progress of the following. `caught_up_at` is when all that stood on disk had last been read; times are of the machine's clock.
+    `gone`: telemetry that followed runs lack, as far as they are copies from Kafka; None where none is.
 
     `live`, `interrupted` and `sealed` are trainings; `following` and `unreadable` are runs of every kind.
     """
@@ -88,6 +90,7 @@ class FollowStatus:
     live: frozenset[RunId] = frozenset()
     interrupted: int = 0
     sealed: int = 0
+    gone: int | None = None
 
 
 class LogMetrics:
@@ -102,6 +105,7 @@ class LogMetrics:
         self.registry = CollectorRegistry()
         self.custom = custom
         self.status = FollowStatus()
+        self.kafka: Callable[[], KafkaStatus] = KafkaStatus
         self._lock = threading.Lock()
         self._runs: dict[RunId, FollowedRun] = {}
         self._steps: dict[RunId, int] = {}

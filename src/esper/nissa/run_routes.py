@@ -26,6 +26,14 @@ run_routes = APIRouter(prefix="/api/v1/runs", tags=["runs"])
 _RunPage = view_model("RunPage", "Runs, the newest first.", runs=tuple[RunSummary, ...], cursor=str | None, total=Count)
 
 
+class _GoneView(View):
+    """Telemetry that is gone, from one sequence of its topic to another."""
+
+    topic: str
+    first: Count
+    last: Count
+
+
 class _RunView(View):
     """A run: how it began, where it stands, and what happened to it."""
 
@@ -39,6 +47,9 @@ class _RunView(View):
     """Of the state that the facts fold to."""
     blocked: str | None
     """The reason why the state is unknown from here on; null: it is known."""
+    gone_records: Count
+    """Number of telemetry records that this copy of the run lacks: Kafka had deleted them before they were copied."""
+    gone: tuple[_GoneView, ...]
     settings: dict[str, JsonValue] = Field({})
     sites: tuple[Site, ...]
     rng_seed: int | None = None
@@ -144,7 +155,10 @@ def show_run(asked: OfRun) -> _RunView:
         known = run.history.known
         blocked = None if known.blocked is None else str(known.blocked)
         notes, started = tuple(known.timeline.notes), known.state.started
-        return view_of(_RunView, known.state, started, summary=line, digest=run.digest(), blocked=blocked, notes=notes)
+        gone = run.history.gone
+        ranges = tuple(view_of(_GoneView, topic=topic, first=first, last=last) for topic, first, last in gone.ranges)
+        told = {"blocked": blocked, "notes": notes, "gone_records": gone.count, "gone": ranges}
+        return view_of(_RunView, known.state, started, summary=line, digest=run.digest(), **told)
 
 
 @run_routes.get("/{run}/state", responses=_OF_RUN)

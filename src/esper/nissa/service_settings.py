@@ -38,6 +38,9 @@ class NissaSettings(BaseModel):
     lag_limit_s: Annotated[float, Field(gt=0, lt=86400)] = 10.0
     """Largest lag with which the service is ready: seconds since everything on disk had been read."""
 
+    mirror_lag_limit_s: Annotated[float, Field(gt=0, lt=86400)] = 60.0
+    """Largest lag of the mirror of a log on Kafka with which the service is ready: seconds since everything on Kafka had been copied."""
+
     body_limit_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """The largest request body that is read."""
 

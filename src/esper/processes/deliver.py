@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -64,7 +65,8 @@ async def _run(
             while not (stop.is_set() or running.done()):
                 await asyncio.wait([running], timeout=_EVERY_S)
                 state = asdict(delivery.state) | {"kafka": settings.bootstrap, "pid": os.getpid(), "time": time.time(), "error": error}
-                await asyncio.to_thread(write_mark, directory.path / STATE_FILE, json.dumps(state))
+                with suppress(LogError):  # A full disk must not keep alerts from people.
+                    await asyncio.to_thread(write_mark, directory.path / STATE_FILE, json.dumps(state))
                 if delivery.state.ready:
                     pause_s, error = _FIRST_PAUSE_S, None
         finally:

@@ -1,6 +1,7 @@
 """`esper nissa`: follows the log on a thread, serves metrics and the API, and writes the custom metrics that it receives by HTTP.
 
-An observer runs beside it, in a process of its own, so that deriving takes no time from answering.
+An observer runs beside it, in a process of its own, so that deriving takes no time from answering. Of a log on Kafka it serves the mirror,
+and processes beside it fill that and deliver alerts; no observer runs there, for workers derive.
 """
 
 import os
@@ -11,14 +12,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
-from esper.errors import EsperError, SettingsError
+from esper.errors import EsperError, LogError, SettingsError
 from esper.events.envelope import RunId, is_training
 from esper.events.kinds.run import RunFinished
 from esper.events.kinds.telemetry import CustomMetricRecorded
@@ -28,16 +32,21 @@ from esper.nissa.app import build_app
 from esper.nissa.backend import Backend, Tails
 from esper.nissa.collectors import Collectors, find_collector
 from esper.nissa.custom_metrics import CustomMetrics
+from esper.nissa.kafka_status import read_kafka_status
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.problems import ProblemError
 from esper.nissa.service_settings import NissaSettings, read_token
 from esper.observer.build import observer_maker
 from esper.observer.delivery.delivery_file import delivery_settings
+from esper.observer.delivery.handlers import build_handlers
 from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.follower import DerivedFollower, Follower, RunPage
 from esper.processes.child import ChildProcess
+
+if TYPE_CHECKING:
+    from esper.processes.kafka_service import KafkaLog
 
 _POLL_S = 0.25
 _COUNT_S = 1.0
@@ -61,6 +70,8 @@ class LogReader:
         self._unreadable: set[RunId] = set()
         self._caught_up_at: float | None = None
         self._sealed = 0
+        self._grown: set[RunId] = set()
+        self._gone: dict[RunId, int] = {}
         self._counted_at = -_COUNT_S
         self._thread = threading.Thread(target=self._run, name="esper-follower", daemon=True)
         self.failed = False
@@ -105,12 +116,15 @@ class LogReader:
                 self._finished(page.run)
             if page.ended:
                 self._metrics.forget(page.run)
+            if page.records:
+                self._grown.add(page.run)
         if all(len(page.records) < _PAGE for page in pages):
             self._caught_up_at = time.time()
         self._notify([page.run for page in pages])
         if time.monotonic() >= self._counted_at + _COUNT_S:
             self._counted_at = time.monotonic()
             self._sealed = len(_trainings(follower.done))
+            self._count_gone()
             self._metrics.forget_alerts(lambda run: not self._directory.has_log(run))
         following = follower.following
         self._metrics.status = FollowStatus(
@@ -121,7 +135,19 @@ class LogReader:
             live=_trainings(follower.live),
             interrupted=len(_trainings(following - follower.live)),
             sealed=self._sealed,
+            gone=sum(self._gone.values()) if self._gone else None,
         )
+
+    def _count_gone(self) -> None:
+        """Counts the telemetry that copies of runs lack, of one that grew since the last time: a file is opened for it."""
+        if self._grown:
+            run = self._grown.pop()
+            with suppress(LogError):  # The follower reports it.
+                entry = self._directory.entry(run)
+                if entry is not None and (entry.mirrored or entry.sealed):
+                    with self._directory.open(run) as log:
+                        if (gone := log.gone()) or run in self._gone:
+                            self._gone[run] = gone.count
 
 
 def _trainings(runs: frozenset[RunId]) -> frozenset[RunId]:
@@ -132,10 +158,12 @@ def _trainings(runs: frozenset[RunId]) -> frozenset[RunId]:
 class Service:
     """Everything that serves one directory: made, started and closed together."""
 
-    def __init__(self, directory: Directory, settings: NissaSettings, token: str | None) -> None:
-        handlers = tuple(handler.name for handler in delivery_settings(directory.path).handlers)
-        self.directory = directory
+    def __init__(self, directory: Directory, settings: NissaSettings, token: str | None, kafka: "KafkaLog | None" = None) -> None:
+        """`directory` is the mirror of `kafka`, where there is one."""
+        handlers = tuple(handler.name for handler in delivery_settings(directory.path if kafka is None else kafka.folder).handlers)
+        self.directory, self.kafka = directory, kafka
         self.metrics = LogMetrics(CustomMetrics(self._record), handlers)
+        self.metrics.kafka = partial(read_kafka_status, directory.path, mirrored=kafka is not None)
         self.runs = OpenRuns(directory)
         self.run_list = RunList(directory)
         self._custom_run = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
@@ -146,6 +174,11 @@ class Service:
         self.app: FastAPI = build_app(backend, version=version("esper-training"), token=token)
 
     def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:
+        if self.kafka is not None:
+            detail = (
+                "this service reads a log on Kafka and writes none: post to one that serves a directory with a bridge, or esper.measure"
+            )
+            raise ProblemError(501, "not-on-kafka", detail)
         try:
             self._custom_run.append(samples)
         except EsperError as error:
@@ -186,12 +219,23 @@ def listen(settings: NissaSettings) -> socket.socket:
     return listener
 
 
-def run_service(directory: Directory, settings: NissaSettings, announce: Callable[[str], None]) -> int:
-    """Serves until SIGINT or SIGTERM. Returns 0, or 1 where the log could not be followed; `announce` is given the address."""
+def run_service(directory: Directory, settings: NissaSettings, announce: Callable[[str], None], kafka: "KafkaLog | None" = None) -> int:
+    """Serves until SIGINT or SIGTERM. Returns 0, or 1 where the log could not be followed; `announce` is given the address.
+
+    Of a log on Kafka `directory` is the mirror, which is filled meanwhile.
+    """
     token = read_token(settings)
-    observer_maker(directory)  # A mistake in rules or handlers is reported now, and not by an observer that ends.
+    # A mistake in rules or handlers is reported now, and not by a process that ends.
+    if kafka is None:
+        observer_maker(directory)
+        beside: tuple[ChildProcess, ...] = (observer_process(directory),)
+    else:
+        from esper.processes.kafka_service import kafka_processes
+
+        build_handlers(delivery_settings(kafka.folder))
+        beside = kafka_processes(directory, kafka, _report)
     listener = listen(settings)
-    service = Service(directory, settings, token)
+    service = Service(directory, settings, token, kafka)
     config = uvicorn.Config(
         service.app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, lifespan="on"
     )
@@ -204,16 +248,16 @@ def run_service(directory: Directory, settings: NissaSettings, announce: Callabl
     # uvicorn listens to signals only once it runs; an interrupt before that would be lost.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    observer = observer_process(directory)
     service.reader.start()
-    if os.environ.get(OBSERVE_VARIABLE) != "0":
-        observer.start()
+    for process in beside[:-1] if os.environ.get(OBSERVE_VARIABLE) == "0" else beside:
+        process.start()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     announce(f"http://{host}:{settings.port}")
     try:
         server.run(sockets=[listener])
     finally:
-        observer.stop()
+        with ThreadPoolExecutor(len(beside)) as pool:
+            list(pool.map(ChildProcess.stop, beside))
         service.close()
         listener.close()
     return 1 if service.reader.failed else 0

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, directory_of, factor, log_name, mirror_of, new_command, whole_number
+from esper.cli.arguments import Subcommands, directory_of, factor, log_name, mirror_of, new_command, settings_folder, whole_number
 from esper.cli.commands.services import add_parent, stopped_by_signals
 from esper.cli.output import Output
 from esper.errors import SettingsError
+from esper.kafka.cluster import KafkaSettings
 from esper.oona.directory import Directory
 
 _VARIABLE = "ESPER_KAFKA"
@@ -28,16 +29,15 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("--background", action="store_true", help=words)
     _add_cluster(parser)
     words = "fill a directory from the log on Kafka as it grows, for the commands that read it"
-    new_command(commands, "mirror", _run_mirror, words, kafka=True)
+    add_parent(new_command(commands, "mirror", _run_mirror, words, kafka=True))
     words = "derive aggregates, anomalies and alerts from the runs on Kafka, with as many other workers as there are"
     parser = new_command(commands, "worker", _run_worker, words)
     _add_cluster(parser)
     parser.add_argument("--port", type=whole_number, metavar="N", help="serve a status page at this port of 127.0.0.1")
     parser.add_argument("--state-every", type=factor, default=30.0, metavar="S", help="the age at which a state is written (default: 30)")
     words = "deliver the alerts on Kafka to the handlers of delivery.toml, sharing them with as many other deliverers as there are"
-    parser = new_command(commands, "deliver", _run_deliver, words)
-    parser.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
-    _add_cluster(parser)
+    parser = new_command(commands, "deliver", _run_deliver, words, kafka=True)
+    parser.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the mirror, else in runs)")
     add_parent(parser)
 
 
@@ -105,14 +105,19 @@ def _run_mirror(arguments: argparse.Namespace, out: Output) -> int:
     """Fills the mirror until it is interrupted."""
     from esper.processes.mirror import run_mirror
 
+    directory, settings = _mirror(arguments)
+    out.line(Text(f"filling {directory.path} from Kafka at {settings.bootstrap}; Ctrl-C ends it", style="dim"))
+    out.flush()
+    run_mirror(directory, settings, stopped_by_signals(arguments.parent), _report(out))
+    return 0
+
+
+def _mirror(arguments: argparse.Namespace) -> tuple[Directory, KafkaSettings]:
+    """The mirror of the log and the cluster's settings. Raises SettingsError for a log that is not on Kafka."""
     mirror = mirror_of(arguments)
     if mirror is None:
         raise SettingsError(f"expected a log on Kafka as --log kafka://host:port, got {log_name(arguments)}")
-    directory, settings = mirror
-    out.line(Text(f"filling {directory.path} from Kafka at {settings.bootstrap}; Ctrl-C ends it", style="dim"))
-    out.flush()
-    run_mirror(directory, settings, stopped_by_signals(), _report(out))
-    return 0
+    return mirror
 
 
 def _run_worker(arguments: argparse.Namespace, out: Output) -> int:
@@ -135,16 +140,13 @@ def _run_worker(arguments: argparse.Namespace, out: Output) -> int:
 
 def _run_deliver(arguments: argparse.Namespace, out: Output) -> int:
     """Delivers until it is interrupted."""
-    from esper.kafka.cluster import kafka_settings
-    from esper.observer.delivery.delivery_file import delivery_settings
+    from esper.observer.delivery.delivery_file import DELIVERY_TOML, delivery_settings
     from esper.processes.deliver import run_delivery
 
-    address = _address(arguments)
-    directory = directory_of(arguments, create=True)
-    settings = kafka_settings(address, directory.path)
-    handlers = delivery_settings(directory.path, arguments.delivery)
+    directory, settings = _mirror(arguments)
+    handlers = delivery_settings(settings_folder(arguments, DELIVERY_TOML), arguments.delivery)
     names = ", ".join(handler.name for handler in handlers.handlers) or "no handler"
-    out.line(Text(f"delivering the alerts on {address} to {names}; Ctrl-C ends it", style="dim"))
+    out.line(Text(f"delivering the alerts on Kafka at {settings.bootstrap} to {names}; Ctrl-C ends it", style="dim"))
     out.flush()
     run_delivery(directory, settings, handlers, stopped_by_signals(arguments.parent), _report(out))
     return 0

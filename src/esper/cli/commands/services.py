@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.text import Text
 
-from esper.cli.arguments import Subcommands, directory_of, factor, new_command, whole_number
+from esper.cli.arguments import Subcommands, directory_of, factor, log_name, mirror_of, new_command, settings_folder, whole_number
 from esper.cli.output import Output
 from esper.cli.text import short_id
 from esper.errors import SettingsError
 from esper.observer.build import observe, rebuild
+from esper.observer.delivery.delivery_file import DELIVERY_TOML
 from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.lock import holder_of
 
@@ -37,7 +38,7 @@ def add(commands: Subcommands) -> None:
     words = "fold an observer's states again from the log; derived records stay"
     parser = new_command(commands, "rebuild", _run_rebuild, words, json="one JSON object per run")
     parser.add_argument("run", metavar="RUN", nargs="*", help="runs (default: all that were observed)")
-    parser = new_command(commands, "nissa", _run_nissa, "serve metrics and the JSON API over a log")
+    parser = new_command(commands, "nissa", _run_nissa, "serve metrics and the JSON API over a log", kafka=True)
     parser.add_argument("--host", metavar="ADDRESS", help="the address to listen at (nissa.host; default 127.0.0.1)")
     parser.add_argument("--port", type=whole_number, metavar="N", help="the port to listen at (nissa.port; default 9090)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the bearer token (nissa.token_file)")
@@ -113,12 +114,19 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
 
     typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file}
     settings = nissa_settings(arguments.config, {name: value for name, value in typed.items() if value is not None})
-    directory = directory_of(arguments, create=True)
+    mirror, kafka = mirror_of(arguments), None
+    if mirror is None:
+        directory = directory_of(arguments, create=True)
+    else:
+        from esper.processes.kafka_service import KafkaLog
+
+        directory, kafka = mirror[0], KafkaLog(log_name(arguments), settings_folder(arguments, DELIVERY_TOML))
+    name = directory.path if kafka is None else f"{kafka.address} from {directory.path}"
 
     def announce(address: str) -> None:
-        out.line(f"serving {directory.path} at {address}: metrics at /metrics, the API at /api/v1, its description at /api/v1/openapi.json")
+        out.line(f"serving {name} at {address}: metrics at /metrics, the API at /api/v1, its description at /api/v1/openapi.json")
 
-    return run_service(directory, settings, announce)
+    return run_service(directory, settings, announce, kafka)
 
 
 def _run_agent(arguments: argparse.Namespace, out: Output) -> int:

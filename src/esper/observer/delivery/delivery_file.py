@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from esper.folds.monitoring.rules import Severity
 from esper.settings import TomlFile, read_secret, read_text
 
-_DELIVERY = "delivery.toml"
+DELIVERY_TOML = "delivery.toml"
 _SHORTEST_HIDDEN = 4  # Shorter texts are found by chance in any text.
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -121,7 +121,7 @@ DEFAULT = DeliverySettings(handlers=(LogSettings(kind="log", name="log"),))
 
 def delivery_settings(directory: Path, path: Path | None = None) -> DeliverySettings:
     """The settings in `path`, else in `delivery.toml` of the log's directory, else DEFAULT. Raises SettingsError, with the line."""
-    found = read_text("delivery settings", path, directory / _DELIVERY)
+    found = read_text("delivery settings", path, directory / DELIVERY_TOML)
     return DEFAULT if found is None else parse_delivery(*found)
 
 
