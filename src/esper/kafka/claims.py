@@ -20,7 +20,6 @@ uncommitted, and the committed reader waits until it has passed it.
 """
 
 import asyncio
-import os
 import secrets
 import socket
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer, TopicPartition
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from esper.durable import replace_durably
 from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.events.topics import TELEMETRY
@@ -211,11 +211,7 @@ def _read_token(folder: Path) -> str | None:
 
 
 def _write_token(folder: Path) -> str:
-    token, draft = secrets.token_hex(8), folder / f"{TOKEN_FILE}.new"
+    token = secrets.token_hex(8)
     folder.mkdir(exist_ok=True)
-    with draft.open("w") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(folder / TOKEN_FILE)
+    replace_durably(folder / TOKEN_FILE, f"{token}\n".encode())
     return token

@@ -11,7 +11,6 @@ No global random number is drawn in here: kernels are compiled on a thread besid
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from esper.durable import replace_durably
 from esper.errors import DataError, RuleError
 from esper.events.digests import canonical, digest_of
 from esper.events.kinds.kernels import KernelCharacterized
@@ -192,22 +192,10 @@ def _digest(request: KernelRequest, tensors: dict[str, Tensor]) -> str:
 
 
 def _write(path: Path, payload: bytes) -> None:
-    """Data, then name, then the folder that holds the name: each durable before the next."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_durably(path, payload)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise KernelError(f"expected to write {path}: {error}") from error
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from esper.durable import sync_folder
 from esper.errors import AmbiguousRunError, LogError, RuleError, UnknownRunError
 from esper.events.envelope import TRAINER, RunId, is_training
 from esper.events.kinds.run import RunFinished
-from esper.oona.file import CHECKPOINTS, MIRRORED_MARK, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark, sync_folder
+from esper.oona.file import CHECKPOINTS, MIRRORED_MARK, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
 

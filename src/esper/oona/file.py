@@ -22,6 +22,7 @@ from urllib.parse import quote
 import apsw
 from pydantic import JsonValue
 
+from esper.durable import replace_durably, sync_folder
 from esper.errors import DataError, LogError
 from esper.events.codec import decode
 from esper.events.envelope import MICROSECOND, SINCE, Moment, Record, RunId, heartbeat_id, read_time, record_id, written_time
@@ -109,15 +110,6 @@ def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> N
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         draft.rename(path)
         sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the names in folder `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_for_writing(path: Path) -> apsw.Connection:
@@ -245,14 +237,8 @@ def leave_wal(connection: apsw.Connection, path: Path) -> bool:
 
 def write_mark(path: Path, text: str) -> None:
     """Makes the mark at `path`, durably, whole or not at all. Raises LogError."""
-    draft = path.with_name(path.name + ".new")
     with explained(path, "write"):
-        with draft.open("w") as target:
-            target.write(text)
-            target.flush()
-            os.fsync(target.fileno())
-        draft.rename(path)
-        sync_folder(path.parent)
+        replace_durably(path, text.encode())
 
 
 def mark_of(heads: Heads, first: Record, last: Record) -> str:

@@ -17,6 +17,7 @@ from typing import Self
 
 import apsw
 
+from esper.durable import sync_folder
 from esper.errors import DataError, LogError, RuleError
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
@@ -62,7 +63,7 @@ class RunLog:
         """The new, empty log of `run` in folder `path`, locked. Raises LogError where the run exists or cannot be written."""
         with file.explained(path, "make the folder"):
             path.mkdir(exist_ok=True)
-            file.sync_folder(path.parent)
+            sync_folder(path.parent)
         with _locked(path, run) as lock:
             if (path / file.RUN_FILE).exists():
                 raise LogError(f"cannot create run {run}: expected no log yet, got {path / file.RUN_FILE}; resume it instead")

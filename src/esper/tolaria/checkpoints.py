@@ -8,7 +8,6 @@ in it names a run or a moment, so that two runs of the same training have the sa
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from esper.durable import sync_folder, write_durably
 from esper.errors import DataError, LogError
 from esper.events.digests import digest_of
 from esper.events.envelope import EventId
@@ -143,12 +143,12 @@ def _put(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
     try:
         temporary.mkdir(parents=True)
         for file, content in files.items():
-            _write_durably(temporary / file, content)
-        _sync_folder(temporary)
+            write_durably(temporary / file, content)
+        sync_folder(temporary)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError:
         _prune(temporary)
         raise
@@ -184,18 +184,3 @@ def verify_checkpoint(folder: Path, name: str, expected_digest: str) -> tuple[di
 
 def _prune(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -157,7 +157,7 @@ def _half_a_file(fuse: Fuse) -> None:
 
         return wrapped
 
-    wrap(checkpoints, "_write_durably", make)
+    wrap(checkpoints, "write_durably", make)
 
 
 def _is_checkpoint(path: Path, *_arguments: object) -> bool:
