@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from local_kafka import LocalKafka, can_run
+from local_kafka import LocalCluster, LocalKafka, can_run
 
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.topic_factory import TopicFactory
@@ -61,6 +61,19 @@ def own_kafka(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalK
         yield node
     finally:
         node.kill()
+
+
+@pytest.fixture
+def three_brokers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalCluster]:
+    """A cluster of three that this test alone has; any one of them may be killed."""
+    if not can_run():
+        _do_without(request.config)
+    brokers = LocalCluster(tmp_path / "brokers")
+    try:
+        brokers.start()
+        yield brokers
+    finally:
+        brokers.kill()
 
 
 @pytest.fixture

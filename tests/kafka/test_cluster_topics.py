@@ -25,6 +25,17 @@ def test_facts_and_alerts_are_kept_for_ever_and_telemetry_for_three_days() -> No
     assert config[f"p.{CHANGELOG}"]["cleanup.policy"] == "compact"
 
 
+@pytest.mark.parametrize(("copies", "in_sync"), [(1, "1"), (2, "1"), (3, "2")])
+def test_one_broker_may_be_lost(copies: int, in_sync: str) -> None:
+    settings = KafkaSettings(bootstrap="a:1", replication=copies)
+    assert {topic.config["min.insync.replicas"] for topic in wanted_topics(settings)} == {in_sync}
+
+
+def test_fewer_copies_in_sync_than_needed_are_named(cluster: Cluster) -> None:
+    problems = asyncio.run(check_topics(cluster.settings.model_copy(update={"replication": 3})))
+    assert f"topic {cluster.settings.topic(STEPS)}: expected min.insync.replicas to be 2, got 1" in problems
+
+
 def test_missing_topics_and_other_partition_counts_are_named(cluster: Cluster) -> None:
     other = cluster.settings.model_copy(update={"prefix": f"{cluster.settings.prefix}x."})
     assert f"topic {other.topic(STEPS)}: expected it, got none" in asyncio.run(check_topics(other))

@@ -27,6 +27,7 @@ _CLAIMS_SEGMENT = str(2 * 1024 * 1024)
 _READY_S = 30.0
 _POLL_S = 0.05
 _EXISTS = 36
+_IN_SYNC = "min.insync.replicas"
 _HOUR_MS = 3_600_000
 
 
@@ -38,14 +39,23 @@ class WantedTopic(NamedTuple):
 
 
 def wanted_topics(settings: KafkaSettings) -> Iterator[WantedTopic]:
-    """Every topic that Esper needs on the cluster."""
+    """Every topic that Esper needs on the cluster.
+
+    All copies but one must have what is acknowledged: so any one broker may be lost at any time, and writing goes on.
+    """
+    in_sync = {_IN_SYNC: str(max(1, settings.replication - 1))}
+    for name, config in _configs():
+        yield WantedTopic(settings.topic(name), config | in_sync)
+
+
+def _configs() -> Iterator[tuple[str, dict[str, str]]]:
     for name, topic in TOPICS.items():
-        yield WantedTopic(settings.topic(name), _kept(topic.retention_h))
+        yield name, _kept(topic.retention_h)
         if name in INPUTS:
-            yield WantedTopic(settings.topic(name + DEAD_LETTER_SUFFIX), _kept(DEAD_LETTER_RETENTION_H))
-    yield WantedTopic(settings.topic(CHANGELOG), {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST_BYTES)})
-    yield WantedTopic(settings.topic(LEAD), _kept(1))
-    yield WantedTopic(settings.topic(CLAIMS), {"cleanup.policy": "compact", "segment.bytes": _CLAIMS_SEGMENT})
+            yield name + DEAD_LETTER_SUFFIX, _kept(DEAD_LETTER_RETENTION_H)
+    yield CHANGELOG, {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST_BYTES)}
+    yield LEAD, _kept(1)
+    yield CLAIMS, {"cleanup.policy": "compact", "segment.bytes": _CLAIMS_SEGMENT}
 
 
 def _kept(hours: int | None) -> dict[str, str]:
@@ -95,7 +105,7 @@ async def _problems(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> list
         for resource in answer.resources:
             name, entries = resource[3], {entry[0]: entry[1] for entry in resource[4]}
             for key, expected in wanted[name].config.items():
-                if entries.get(key) != expected:
+                if entries.get(key) != expected and not (key == _IN_SYNC and int(entries.get(key) or 0) > int(expected)):
                     problems.append(f"topic {name}: expected {key} to be {expected}, got {entries.get(key)}")
     return problems
 
