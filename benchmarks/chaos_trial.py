@@ -36,7 +36,7 @@ from tests.kafka.plain_loop import Verdict, judge
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTITIONS = 8
-TABLE, UNFENCED, ONE_POSITION = "Faust table", "without fencing", "one position"
+UNFENCED, ONE_POSITION = "without fencing", "one position"
 _GUARDS = {UNFENCED: ("--without", "fencing"), ONE_POSITION: ("--without", "refold")}
 _DERIVED = (AGGREGATES, ANOMALIES, ALERTS, OBSERVERS)
 # Windows of a second: there is something to derive all the time, and not only when a training ends.
@@ -116,6 +116,8 @@ class Trial:
     def __init__(self, folder: Path, logs: Logs, *, state_every_s: float, rng: Random, host: str, control: str | None = None) -> None:
         self.folder, self.logs, self.state_every_s, self.rng, self.host, self.control = folder, logs, state_every_s, rng, host, control
         self.workers: list[Process] = []
+        self.slowest_s = 0.0
+        """The longest time from the death of an owner inside a commit to the start of the second one after it."""
         self.broker = LocalKafka(folder)
         self.broker.start()
         self.address = f"kafka://{self.broker.bootstrap}"
@@ -144,9 +146,7 @@ class Trial:
         """A new worker of the group."""
         port = _free_port()
         more = ["--state-every", f"{self.state_every_s:g}", "--port", str(port)]
-        if self.control == TABLE:
-            command = [*_PYTHON, os.fspath(ROOT / "benchmarks" / "chaos_table.py"), self.address, os.fspath(self.directory.path), str(port)]
-        elif self.control is not None or self.host == "plain":
+        if self.control is not None or self.host == "plain":
             command = self.driver("worker", "--group", *more, *self._guards())
         elif supervised:
             command = [*_ESPER, "worker", "--kafka", self.address, "--log", os.fspath(self.directory.path), *more]
@@ -201,7 +201,7 @@ class Trial:
         process.send(signal.SIGTERM)
         self.wait(f"{process.name} stopped", lambda: process.ended, _STOP_S)
         status = process.process.returncode if process.process is not None else 0
-        if status and self.control is None:
+        if status not in {0, -signal.SIGTERM} and self.control is None:  # -SIGTERM: it was asked while it began.
             raise StalledError(f"{process.name} stopped with {status}")
 
     # The end
