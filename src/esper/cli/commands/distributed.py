@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import os
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,7 +110,7 @@ def _run_mirror(arguments: argparse.Namespace, out: Output) -> int:
     directory, settings = _mirror(arguments)
     out.line(Text(f"filling {directory.path} from Kafka at {settings.bootstrap}; Ctrl-C ends it", style="dim"))
     out.flush()
-    run_mirror(directory, settings, stopped_by_signals(arguments.parent), _report(out))
+    run_mirror(directory, settings, stopped_by_signals(arguments.parent), _report(out, child="mirror" if arguments.parent else ""))
     return 0
 
 
@@ -148,13 +150,20 @@ def _run_deliver(arguments: argparse.Namespace, out: Output) -> int:
     names = ", ".join(handler.name for handler in handlers.handlers) or "no handler"
     out.line(Text(f"delivering the alerts on Kafka at {settings.bootstrap} to {names}; Ctrl-C ends it", style="dim"))
     out.flush()
-    run_delivery(directory, settings, handlers, stopped_by_signals(arguments.parent), _report(out))
+    report = _report(out, child="deliver" if arguments.parent else "")
+    run_delivery(directory, settings, handlers, stopped_by_signals(arguments.parent), report)
     return 0
 
 
-def _report(out: Output):  # type: ignore[no-untyped-def]
+def _report(out: Output, *, child: str = "") -> Callable[[str], None]:
+    """Reports on standard output; as the child of another process, whose standard error this one has, there, with the name `child`."""
+
     def report(line: str) -> None:
-        out.line(line)
-        out.flush()
+        if child:
+            sys.stderr.write(f"esper {child}: {line}\n")
+            sys.stderr.flush()
+        else:
+            out.line(line)
+            out.flush()
 
     return report
