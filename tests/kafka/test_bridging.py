@@ -1,6 +1,8 @@
 """The bridge ships every record once and in order, whatever the broker and the bridge itself go through."""
 
 import asyncio
+import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
+from esper.processes.bridge import STATE_FILE, run_bridge
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.synthetic import write_run
@@ -173,6 +176,24 @@ def test_an_outage_longer_than_every_timeout_loses_nothing(own_kafka: LocalKafka
     while shipped(patient) != logged(directory) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert shipped(patient) == logged(directory)
+
+
+def test_a_bridge_stops_while_a_broker_does_not_answer(tmp_path: Path) -> None:
+    """A frozen broker takes connections and says nothing."""
+    directory = Directory(tmp_path / "log", create=True)
+    write_run(directory, run=FIRST)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        settings = KafkaSettings(bootstrap=f"127.0.0.1:{frozen.getsockname()[1]}", replication=1)
+        stop = threading.Event()
+        bridge = threading.Thread(target=run_bridge, args=(directory, settings, stop, list[str]().append), daemon=True)
+        bridge.start()
+        deadline = time.monotonic() + WITHIN_S
+        while not (directory.path / STATE_FILE).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stop.set()
+        bridge.join(settings.request_timeout_s / 2)
+        assert not bridge.is_alive()
+    assert json.loads((directory.path / STATE_FILE).read_text())["waiting"] == {FIRST: len(log_of(directory, FIRST))}
 
 
 def test_derived_records_of_the_machine_are_not_shipped() -> None:

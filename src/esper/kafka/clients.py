@@ -36,6 +36,9 @@ TRANSACTION_TIMEOUT_S = 60
 _STOP_S = 3.0
 _ROW = re.compile(rb"[1-9][0-9]{0,18}")
 
+# Without a handler Python prints its warnings, several a second while a broker is away. What matters stands in the errors.
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
 
 class FencedError(LogError):
     """A newer process writes under the same transactional id: this one must not write any more."""

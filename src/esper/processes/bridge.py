@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from esper.errors import LogError
 from esper.events.envelope import RunId
@@ -27,6 +28,7 @@ from esper.oona.lock import Lock, holder_of
 
 BRIDGE_LOCK, STATE_FILE, BRIDGE_LOG = "bridge.lock", "bridge.json", "bridge.log"
 _EVERY_S = 1.0
+_STOP_S = 5.0
 _LOW_DISK = 0.05
 
 
@@ -64,20 +66,33 @@ async def _run(
     directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None], *, linger_s: float | None
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(without_repeats)
-    problems = await _checked(settings)
-    if problems:
-        raise LogError(f"Kafka at {settings.bootstrap}: {'; '.join(problems[:3])}; make or check them: esper topics create")
     bridge, stopped = Bridge(directory, settings), asyncio.Event()
-    shipping = asyncio.create_task(bridge.run(stopped, drain=linger_s is not None, linger_s=linger_s or 0.0))
     reporter = _Reporter(directory, settings, bridge, report)
+    checking = asyncio.create_task(_checked(settings))
+    await _report_until_done(checking, stop, reporter)
+    if not checking.done():
+        return
+    if problems := checking.result():
+        raise LogError(f"Kafka at {settings.bootstrap}: {'; '.join(problems[:3])}; make or check them: esper topics create")
+    shipping = asyncio.create_task(bridge.run(stopped, drain=linger_s is not None, linger_s=linger_s or 0.0))
     try:
-        while not (stop.is_set() or shipping.done()):
-            await asyncio.to_thread(reporter.write)
-            await asyncio.wait([shipping], timeout=_EVERY_S)
+        await _report_until_done(shipping, stop, reporter)
     finally:
         stopped.set()
-        await shipping
+        # A broker that does not answer is not waited for: what is not committed now is shipped by the next bridge.
+        await asyncio.wait([shipping], timeout=_STOP_S)
+        if not shipping.done():
+            shipping.cancel()
+            await asyncio.wait([shipping], timeout=_STOP_S)
         await asyncio.to_thread(reporter.write)
+    if shipping.done() and not shipping.cancelled():
+        shipping.result()
+
+
+async def _report_until_done(task: "asyncio.Task[Any]", stop: threading.Event, reporter: "_Reporter") -> None:
+    while not (stop.is_set() or task.done()):
+        await asyncio.to_thread(reporter.write)
+        await asyncio.wait([task], timeout=_EVERY_S)
 
 
 async def _checked(settings: KafkaSettings) -> tuple[str, ...]:
