@@ -7,8 +7,8 @@ from typing import Self
 
 from esper.errors import DataError
 from esper.events import topics
-from esper.events.envelope import Record, RunId, is_training
-from esper.events.kinds.observability import FoldBlocked, FoldUnblocked
+from esper.events.envelope import Record, RunId
+from esper.events.kinds.observability import FoldBlocked
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
 from esper.oona.contract import START, Position, records_between
@@ -60,7 +60,7 @@ class ObservedRun:
                 again = [record for record in past if record.topic in blocked]
             run = cls(monitor, store, saved.derived_to, now)
             found = [one for record in again for one in monitor.take(record)]
-            run.recovered = run.save((*found, *run._unblocked(blocked)), with_state=bool(blocked))
+            run.recovered = run.save((*found, *monitor.unblocked(blocked, now())), with_state=bool(blocked))
         except BaseException:
             store.close()
             raise
@@ -74,7 +74,7 @@ class ObservedRun:
             monitor.unreadable = True
         elif page.error is None and monitor.unreadable:
             monitor.unreadable = False
-            found += self._unblocked(frozenset({topics.RUN}))
+            found += monitor.unblocked((topics.RUN,), self._now())
         for record in page.records:
             found += monitor.take(record)
         self.position, self.has_new = page.position, True
@@ -85,8 +85,8 @@ class ObservedRun:
         return self.save(found, with_state=own or page.ended or time.monotonic() >= self.saved_at + state_every_s)
 
     def judge_silence(self, *, free: bool) -> tuple[Record, ...]:
-        """The records of a training's silence that began or ended by the clock; not saved."""
-        return self.monitor.judge_silence(self._now(), lock_free=free) if is_training(self.monitor.run) else ()
+        """The records of a silence that began or ended by the clock; not saved."""
+        return self.monitor.judge_silence(self._now(), lock_free=free)
 
     def save(self, records: Iterable[Record], *, with_state: bool) -> tuple[Record, ...]:
         """Saves derived records with the position, and with the parts of the state that changed."""
@@ -102,8 +102,3 @@ class ObservedRun:
                 self.save((), with_state=True)
         finally:
             self.store.close()
-
-    def _unblocked(self, blocked: frozenset[str]) -> tuple[Record, ...]:
-        """The record that topics which were `blocked` are blocked no more; none while one of the run's topics still is."""
-        unblocked = blocked and not self.monitor.blocked
-        return self.monitor.own_record(FoldUnblocked(topics=tuple(sorted(blocked))), self._now()) if unblocked else ()

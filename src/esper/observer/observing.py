@@ -16,10 +16,9 @@ from typing import Self
 
 from esper.errors import EsperError
 from esper.events import topics
-from esper.events.digests import to_json
 from esper.events.envelope import Record, RunId, is_training
-from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed, ObserverStarted
-from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
+from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_record
 from esper.observer.observed_run import ObservedRun
@@ -172,7 +171,7 @@ class Observer:
         self._unsettled.discard(name)
         if name not in self._introduced:
             self._introduced.add(name)
-            self._offer(run.save(run.monitor.own_record(_started(self._settings.monitor), self._now()), with_state=True))
+            self._offer(run.save(run.monitor.started(self._now()), with_state=True))
         return run
 
     def _park(self, name: RunId) -> None:
@@ -248,9 +247,3 @@ class Observer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _started(settings: MonitorSettings) -> ObserverStarted:
-    written = to_json(settings)
-    assert isinstance(written, dict), "settings are written as an object"
-    return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)

@@ -12,7 +12,7 @@ The outcome of `advance` is
 * `Gap`: records are missing before it. A host that can read again hands in the missing ones and goes on from there. A host whose log has
   lost them calls `skip` and hands the record in again (telemetry), or `block` (facts);
 * `Blocked`: a fact that cannot be decoded, or a conflict. The topic stops there; FoldBlocked is derived once. A version that understands
-  the fact goes on from it when it is handed in again.
+  the fact goes on from it when it is handed in again. A host whose fold raises at a record calls `block`, too.
 """
 
 from collections.abc import Sequence
@@ -135,7 +135,8 @@ def _admitted(cell: Cell, verdict: Apply, record: Record, settings: MonitorSetti
             return block(cell, record, str(error), writer)
         identity = derived_id(record.id, "dead-letter", 1, "", 0)
         letter = _follows(record, writer)._replace(id=identity, topic=record.topic + DEAD_LETTER_SUFFIX)
-        return replace(cell, admission=verdict.admission, dead_letters=cell.dead_letters + 1), Applied(None, (letter,))
+        set_aside = replace(cell, admission=verdict.admission, blocked=None, dead_letters=cell.dead_letters + 1)
+        return set_aside, Applied(None, (letter,))
     healed = cell.blocked is not None and verdict.admission.sequence == cell.blocked.sequence
     admitted = replace(cell, admission=verdict.admission, blocked=None if healed else cell.blocked)
     return _applied(admitted, record, event, settings, writer)

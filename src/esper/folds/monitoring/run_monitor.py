@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from esper.errors import DataError
 from esper.events import topics
 from esper.events.codec import decode, encode
-from esper.events.digests import digest_of
-from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, written_time
+from esper.events.digests import digest_of, to_json
+from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, is_training, written_time
 from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
 from esper.folds.admit import Gap
@@ -31,10 +31,12 @@ from esper.folds.monitoring.cell import (
     to_bytes,
 )
 from esper.folds.monitoring.silence import SilenceState, judge_silence, update_silence
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
 
 _WRITER = "observer"
-_RUN, _SETTINGS = "run", "settings"  # Names of the saved parts that are no cells; a topic's name has a dot.
+SETTINGS = "settings"
+"""The name of the saved part that holds the settings."""
+_RUN = "run"  # The other part that is no cell; a topic's name has a dot.
 
 _Latest = tuple[EventId | None, Moment, int, int, int]
 """Id, moment, incarnation, epoch and step of the newest applied record: the cause and the coordinates of the observer's own records."""
@@ -51,12 +53,17 @@ class RunMonitor:
         self.unreadable = False
         self._cells: dict[str, Cell] = {}
         self._latest: _Latest = (None, Moment(0), 1, 0, 0)
-        self._changed = {_SETTINGS}
+        self._changed = {SETTINGS}
 
     @property
     def ended(self) -> bool:
         """True once the run finished, failed or was stopped, and was not resumed since."""
         return self.silence.ended
+
+    @property
+    def at_rest(self) -> bool:
+        """True where no clock changes anything: the run ended or its silence is recorded as dead; and for a machine's run."""
+        return self.silence.ended or self.silence.silent == "dead" or not is_training(self.run)
 
     @property
     def firing(self) -> int:
@@ -74,9 +81,34 @@ class RunMonitor:
         return sum(cell.dead_letters for cell in self._cells.values())
 
     def take(self, record: Record) -> tuple[Record, ...]:
-        """The records derived from the next record of the run's log: derived events, a dead letter, or the FoldBlocked of its topic."""
-        derived = self._advance(record)
-        return (*derived, *(more for one in derived if one.topic == topics.OBSERVERS for more in self._advance(one)))
+        """The records derived from the next record of the run's log: derived events, a dead letter, or the FoldBlocked of its topic.
+
+        A fold that raises changes nothing.
+        """
+        before = self._cells.copy(), self._latest, self.silence, self._changed.copy()
+        try:
+            return self._with_own(self._advance(record))
+        except Exception:
+            self._cells, self._latest, self.silence, self._changed = before
+            raise
+
+    def block(self, record: Record, reason: str) -> tuple[Record, ...]:
+        """Stops the topic of `record` there, because a fold raises at it; its FoldBlocked, and what is derived from that."""
+        cell, blocked = block(self._cells.get(record.topic) or Cell(record.topic), record, reason, _WRITER)
+        self._set(cell)
+        return self._with_own(blocked.derived)
+
+    def started(self, now: datetime) -> tuple[Record, ...]:
+        """The record that the run is observed from here on with the settings in force."""
+        written = to_json(self.settings)
+        assert isinstance(written, dict), "settings are written as an object"
+        event = ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=self.settings.settings_digest)
+        return self.own_record(event, now)
+
+    def unblocked(self, before: Iterable[str], now: datetime) -> tuple[Record, ...]:
+        """The record that topics which were blocked `before` are blocked no more; none while one of the run's topics still is."""
+        blocked = tuple(sorted(before))
+        return self.own_record(FoldUnblocked(topics=blocked), now) if blocked and not self.blocked else ()
 
     def own_record(self, event: Event, time: datetime) -> tuple[Record, ...]:
         """The observer's own record of `event`, caused by the run's latest record, and what is derived from it."""
@@ -103,7 +135,9 @@ class RunMonitor:
         return (record, *self._advance(record))
 
     def judge_silence(self, now: datetime, *, lock_free: bool | None) -> tuple[Record, ...]:
-        """The record of a silence that began or ended by the clock, and what is derived from it; none where nothing changed."""
+        """The record of a training's silence that began or ended by the clock, and what is derived from it; none where nothing changed."""
+        if not is_training(self.run):
+            return ()
         self.silence, found = judge_silence(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
         if found is None:
             return ()
@@ -117,7 +151,7 @@ class RunMonitor:
         record.
         """
         before, self.settings = self.settings, settings
-        self._changed.add(_SETTINGS)
+        self._changed.add(SETTINGS)
         cause, *_ = self._latest
         if cause is None or _measuring(before) == _measuring(settings):
             return
@@ -155,13 +189,13 @@ class RunMonitor:
                 self._set(replace(self._cells.get(record.topic) or Cell(record.topic), blocked=stop))
             self._apply_own(by_cause.pop(record.id, ()), records)
 
-    def save(self) -> dict[str, bytes]:
-        """The parts that changed since the last call, by name: a topic's cell, the run's own state, the settings."""
+    def save(self, *, whole: bool = False) -> dict[str, bytes]:
+        """The parts that changed since the last call, or all, by name: a topic's cell, the run's own state, the settings."""
         changed, self._changed = self._changed | {_RUN}, set()
-        return {name: self._part(name) for name in sorted(changed)}
+        return {name: self._part(name) for name in sorted({SETTINGS, _RUN, *self._cells} if whole else changed)}
 
     def _part(self, name: str) -> bytes:
-        if name == _SETTINGS:
+        if name == SETTINGS:
             return self.settings.model_dump_json().encode()
         if name == _RUN:
             return _SAVED_RUN.dump_json((self.silence, self.unreadable, self._latest))
@@ -169,18 +203,18 @@ class RunMonitor:
 
     def digest(self) -> str:
         """sha256 over all parts: monitors of the same state have the same."""
-        return digest_of({name: json.loads(self._part(name)) for name in (_SETTINGS, _RUN, *self._cells)})
+        return digest_of({name: json.loads(self._part(name)) for name in (SETTINGS, _RUN, *self._cells)})
 
     @classmethod
     def load(cls, run: RunId, parts: Mapping[str, bytes]) -> "RunMonitor":
         """The monitor whose parts were saved, with the settings that it had. Raises DataError for parts of another version."""
         try:
-            monitor = cls(run, MonitorSettings.model_validate_json(parts[_SETTINGS]))
+            monitor = cls(run, MonitorSettings.model_validate_json(parts[SETTINGS]))
             monitor.silence, monitor.unreadable, monitor._latest = _SAVED_RUN.validate_json(parts[_RUN])
         except (KeyError, ValidationError) as error:
             raise DataError(f"run {run}: expected an observer's saved state as this version writes it, got another") from error
         try:
-            monitor._cells = {topic: from_bytes(part) for topic, part in parts.items() if topic not in {_RUN, _SETTINGS}}
+            monitor._cells = {topic: from_bytes(part) for topic, part in parts.items() if topic not in {_RUN, SETTINGS}}
         except DataError as error:
             raise DataError(f"run {run}: {error}") from error
         monitor._changed = set()
@@ -206,6 +240,10 @@ class RunMonitor:
                 return derived
             case _:
                 return ()
+
+    def _with_own(self, derived: tuple[Record, ...]) -> tuple[Record, ...]:
+        """`derived`, and what is derived from those of the observers' topic among them."""
+        return (*derived, *(more for one in derived if one.topic == topics.OBSERVERS for more in self._advance(one)))
 
     def _set(self, cell: Cell) -> None:
         if self._cells.get(cell.topic) is not cell:
