@@ -19,7 +19,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 from aiokafka.protocol.offset import OffsetRequest
 
 from esper.errors import LogError
@@ -44,13 +44,19 @@ async def transact(producer: AIOKafkaProducer, settings: KafkaSettings, messages
     with explain_errors(settings):
         async with producer.transaction():
             sent: list[Awaitable[Any]] = []  # Any: aiokafka's RecordMetadata.
+            refused: BaseException | None = None
             try:
                 for one in messages:
                     sending = await producer.send(one.topic, one.value, key=one.key, partition=one.partition, headers=one.headers)
                     sent.append(sending)
+            except IllegalOperation as error:  # A producer that was fenced refuses the next message, and only its task knows why.
+                task = producer._sender.sender_task
+                refused = (task.exception() if task.done() else None) or error
             finally:
                 # All are waited for: asyncio complains of an error that nobody asked for.
                 outcomes = await asyncio.gather(*sent, return_exceptions=True)
+            if refused is not None:
+                raise refused
             firsts: dict[TopicPartition, int] = {}
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
