@@ -14,7 +14,8 @@ from esper.events.envelope import Record, RunId
 from esper.kafka.clients import administering, consuming
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, create_topics
-from esper.kafka.ledger import Message
+from esper.kafka.ledger_runs import Message
+from esper.kafka.ledger_states import SavedStates
 
 _WITHIN_S = 60.0
 
@@ -68,13 +69,15 @@ class Cluster:
 
     async def changelog(self) -> Changelog:
         """What a new owner of the partitions would find now."""
-        changelog = Changelog({}, {})
+        changelog, saved = Changelog({}, {}), [SavedStates() for _ in range(self.settings.partitions)]
         for message in await self.messages(CHANGELOG):
-            run, separator, part = (message.key or b"").decode().partition("\x1f")
-            if separator:
-                changelog.states.setdefault(RunId(run), {})[part] = message.value or b""
-            else:
-                changelog.derived_to[message.partition] = json.loads(message.value or b"{}")["derived_to"]
+            saved[message.partition].read(message.key or b"", message.value)
+        for partition, states in enumerate(saved):
+            changelog.derived_to[partition] = states.positions.derived_to
+            packed = {RunId(name): states.unpack(RunId(name)) for name in tuple(states.packed)}
+            for name, run in (states.runs() | packed).items():
+                assert run is not None
+                changelog.states[name] = run.monitor.save(whole=True) | {"stopped": json.dumps(run.stopped).encode()}
         return changelog
 
     def record(self, message: Message) -> Record:

@@ -19,7 +19,7 @@ from esper.folds.monitoring.topic import MonitorSettings
 
 OWN = frozenset(kind.KIND for kind in (ObserverStarted, RunWentSilent, RunHeardAgain, FoldUnblocked))
 RUN_PART, STOPPED_PART = "run", "stopped"
-_NOTHING_STOPPED = b'{"offsets":{}}'
+_NOTHING_STOPPED = b"{}"
 _NOTES = 8
 
 Logs = Mapping[RunId, tuple[Record, ...]]

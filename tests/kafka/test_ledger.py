@@ -33,12 +33,12 @@ from esper.observer.build import builtin_rules
 from esper.oona.directory import Directory
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of, run_of, write_resumed_run
-from tests.synthetic import write_run
+from tests.synthetic import BEGAN, write_run
 
 pytestmark = pytest.mark.kafka
 
 DERIVED = (AGGREGATES, ANOMALIES, ALERTS, OBSERVERS)
-SETTINGS = LedgerSettings(MonitorSettings(rules=builtin_rules()), state_every_s=0.2)
+SETTINGS = LedgerSettings(MonitorSettings(rules=builtin_rules()), state_every_s=0.2, pack_after_s=0.0)
 QUIET_TURNS = 12
 RUNS = tuple(run_of(number) for number in range(1, 7))
 
@@ -88,9 +88,9 @@ def assert_same(found: list[Record], wanted: dict[EventId, Record]) -> None:
     assert {record.id: record for record in found if not is_own(record)} == wanted
 
 
-async def opened(cluster: Cluster, partition: int, settings: LedgerSettings = SETTINGS, now: datetime | None = None) -> Ledger:
-    """A ledger, whose clock stands still where `now` says so."""
-    return await Ledger.open(cluster.settings, partition, settings, **({} if now is None else {"now": lambda: now}))
+async def opened(cluster: Cluster, partition: int, settings: LedgerSettings = SETTINGS, now: datetime = BEGAN) -> Ledger:
+    """A ledger whose clock stands still."""
+    return await Ledger.open(cluster.settings, partition, settings, now=lambda: now)
 
 
 async def drained(ledger: Ledger) -> Ledger:
@@ -106,7 +106,7 @@ async def on_all(cluster: Cluster, work: Callable[[int], Awaitable[None]]) -> No
     await asyncio.gather(*(work(partition) for partition in range(cluster.settings.partitions)))
 
 
-def derive(cluster: Cluster, settings: LedgerSettings = SETTINGS, now: datetime | None = None) -> None:
+def derive(cluster: Cluster, settings: LedgerSettings = SETTINGS, now: datetime = BEGAN) -> None:
     """Opens, drains and closes a ledger for each partition."""
 
     async def work(partition: int) -> None:
@@ -284,9 +284,7 @@ def test_a_run_that_falls_silent_is_recorded_once_whoever_owns_it(on_kafka: Clus
 
     async def work(partition: int) -> None:
         for _ in range(2):
-            ledger = await drained(await opened(on_kafka, partition, now=later))
-            ledger.judge_silence()
-            await ledger.close()
+            await (await drained(await opened(on_kafka, partition, now=later))).close()
 
     asyncio.run(on_all(on_kafka, work))
     [silent] = [record for record in derived(on_kafka) if record.type == RunWentSilent.KIND]

@@ -4,53 +4,46 @@ All topics have the same number of partitions and the same keys, so partition p 
 of all. Derived records, states and positions are written in one transaction of the id `ledger-<p>`. A process that takes p over begins with
 a producer of that id, which fences the former owner and aborts what it left open; only then does it read.
 
-    worker.changelog, partition p (compacted):   run, part -> a saved part of the run's monitor      meta -> positions
+States and positions stand in `worker.changelog`, partition p (`ledger_states`). There are two positions in a topic:
 
-* `derived_to`, by topic: the offset before which everything that follows is written.
-* `refold_from`, by topic: the offset before which every record is in a saved state. A new owner applies [refold_from, derived_to) again and
+* `derived_to`: the offset before which everything that follows is written.
+* `refold_from`: the offset before which every record is in a saved state. A new owner applies [refold_from, derived_to) again and
   drops what is derived. Each cell's admission drops what the cell has, so states of different ages need no book-keeping; the parts of one
   run are saved together, so its silence never knows a record that its cells lack.
 
 A transaction holds the positions of one moment, taken before anything is awaited; folding goes on while it commits, and a second one waits
 for it. There is none while nothing is derived and no state is older than `state_every_s`. Every error ends the process; the next owner
-recovers by the code of a first start. A record at which a fold raised three times stops its topic for that run alone.
+recovers by the code of a first start. A record at which a fold raised three times stops its topic for that run alone. Each new owner tries
+topics that stopped once more.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import MappingProxyType
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Self
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from pydantic import BaseModel, ConfigDict, ValidationError
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from esper.errors import DataError, EsperError, LogError
 from esper.events.cloudevents import record_from
-from esper.events.codec import decode
-from esper.events.digests import to_json
-from esper.events.envelope import Record, RunId, is_training
-from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted
-from esper.events.topics import DEAD_LETTER_SUFFIX, DERIVED, FACTS
-from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import RULE_VERSIONS, MonitorSettings
+from esper.events.envelope import Record, RunId
+from esper.events.topics import DEAD_LETTER_SUFFIX, DERIVED
+from esper.folds.monitoring.topic import MonitorSettings
 from esper.kafka.clients import Outgoing, consuming, explain_errors, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, INPUTS
+from esper.kafka.ledger_recovery import beginning, check_partitions, messages_between, offsets_of
+from esper.kafka.ledger_runs import LedgerRuns, Letter, Message, raised_at
+from esper.kafka.ledger_states import Positions, Saved, SavedStates
 from esper.kafka.transactions import ended, transact
 
-Message: TypeAlias = "ConsumerRecord[bytes, bytes]"
-
-_META = b"meta"
-_SEPARATOR = "\x1f"
-_STOPPED, _SETTINGS = "stopped", "settings"
 _MESSAGES, _WAIT_MS = 500, 20
-_RUNS_A_COMMIT = 20
 _PAUSE_S = 0.1
+_TICK_S = 1.0
 _ATTEMPTS = 3
 
 
@@ -61,79 +54,66 @@ class LedgerSettings:
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     state_every_s: float = 30.0
     """The greatest age of a state that differs from the saved one: a new owner applies as much again."""
+    pack_after_s: float = 600.0
+    """The time without records after which a run that ended is packed."""
 
 
 class FoldError(EsperError):
     """A fold raised at a record. The process ends, and the next owner tries once more, three times in all."""
 
 
-class _Meta(BaseModel):
-    """Positions by topic, and the number of times that a fold raised at a record, by topic and offset."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    derived_to: dict[str, int] = {}
-    refold_from: dict[str, int] = {}
-    raised: dict[str, int] = {}
-
-
-class _Run:
-    """A run's monitor, and the first offset by topic that its saved state lacks, since `since`.
-
-    `stopped`: the offset at which a topic stopped, by topic: of a fact that is not understood, or of a record at which a fold raised.
-    """
-
-    __slots__ = ("dirty", "monitor", "since", "stopped")
-
-    def __init__(self, monitor: RunMonitor, stopped: Mapping[str, int] = MappingProxyType({})) -> None:
-        self.monitor = monitor
-        self.stopped = dict(stopped)
-        self.dirty: dict[str, int] = {}
-        self.since: float | None = None
-
-
-class _Letter(NamedTuple):
-    topic: str
-    message: Message
-    error: str
-
-
 class _Commit(NamedTuple):
     """The content of one transaction."""
 
     records: list[Record]
-    letters: list[_Letter]
-    states: list[tuple[bytes, bytes]]
+    letters: list[Letter]
+    states: Saved
 
 
 class Ledger:
     """Partition `partition` of every input topic. One task calls `turn` again and again, then `close`, or after an error `abandon`."""
 
-    def __init__(self, settings: KafkaSettings, partition: int, ledger: LedgerSettings, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, settings: KafkaSettings, partition: int, ledger: LedgerSettings, now: Callable[[], datetime], progress: Callable[[], None]
+    ) -> None:
         self.partition = partition
         self.positions: dict[str, int] = {}
+        self.lag: dict[str, int] = {}
+        """Offsets between the position and the end, by topic, as of at most a second ago."""
         self.counts = Counter[str]()
-        """Records applied, records derived, dead letters, and telemetry that retention had cut before it was read."""
-        self._settings, self._ledger, self._now = settings, ledger, now
+        """Records applied, records derived, dead letters, transactions, and messages that retention had cut before they were read."""
+        self.committing_s = 0.0
+        """Time that all transactions together took."""
+        self.expired: dict[str, int] = {}
+        """Messages that retention had cut before they were read, by topic."""
+        self._settings, self._ledger, self._now, self._progress = settings, ledger, now, progress
+        self._places = {topic: TopicPartition(settings.topic(topic), partition) for topic in INPUTS}
         self._stack = AsyncExitStack()
-        self._runs: dict[RunId, _Run] = {}
-        self._records: list[Record] = []
-        self._letters: list[_Letter] = []
-        self._urgent: set[RunId] = set()
-        self._meta = _Meta()
+        self._meta = Positions()
         self._committing: asyncio.Task[None] | None = None
         self._committed_at = time.monotonic()
+        self._asked_at = -_TICK_S
+        self._unread: tuple[datetime, dict[str, int]] | None = None
+        self._runs: LedgerRuns
         self._producer: AIOKafkaProducer
         self._consumer: AIOKafkaConsumer
 
     @classmethod
     async def open(
-        cls, settings: KafkaSettings, partition: int, ledger: LedgerSettings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        cls,
+        settings: KafkaSettings,
+        partition: int,
+        ledger: LedgerSettings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        progress: Callable[[], None] = lambda: None,
     ) -> Self:
-        """The ledger of `partition`, recovered: former owners are fenced, states are as of `derived_to`.
+        """The ledger of `partition`, recovered: former owners are fenced, states are as of `derived_to`. It may be cancelled.
 
-        Raises LogError where the cluster cannot be used, and where its topics do not go with the saved positions.
+        `progress` is called whenever messages came. Raises LogError where the cluster cannot be used, and where its topics do not go with
+        the saved positions, FoldError where a fold raised at a record that was applied before.
         """
-        self = cls(settings, partition, ledger, now=now)
+        self = cls(settings, partition, ledger, now, progress)
         try:
             with explain_errors(settings):
                 self._producer = await self._stack.enter_async_context(producing(settings, f"ledger-{partition}"))
@@ -144,6 +124,16 @@ class Ledger:
             await self._stack.aclose()
             raise
         return self
+
+    @property
+    def runs(self) -> int:
+        """Number of runs that are not at rest."""
+        return len(self._runs)
+
+    @property
+    def stopped_runs(self) -> int:
+        """Number of runs of which a topic stopped."""
+        return len(self._runs.stops)
 
     async def turn(self) -> int:
         """Applies the records that are there, waiting at most 20 ms for some, and commits what is due; the number of records.
@@ -159,30 +149,24 @@ class Ledger:
                         await self._apply(topic, message)
                         count += 1
             await asyncio.sleep(0)  # getmany does not suspend while messages are buffered.
+            await self._judge_silence()
             await self._commit_if_due()
+        self._progress()
         self.counts["applied"] += count
         return count
-
-    def judge_silence(self) -> None:
-        """Records the silence of trainings that began or ended by the clock."""
-        for name, run in self._runs.items():
-            if is_training(name):
-                self._own(name, run, run.monitor.judge_silence(self._now(), lock_free=None))
 
     async def close(self) -> None:
         """Commits everything, and closes the clients. Do not cancel it: a transaction that is cancelled stays open until it expires."""
         try:
             with explain_errors(self._settings):
-                if self._committing is not None:
-                    await self._committing
-                await self._commit(self._due(self._runs))
+                await self._committed()
+                await self._commit(self._due(self._runs.unsaved(), []))
         finally:
             await self._stack.aclose()
 
     async def abandon(self) -> None:
         """Closes the clients, and leaves what is not committed to the next owner."""
-        if self._committing is not None:
-            await asyncio.wait([self._committing])
+        await asyncio.gather(*filter(None, [self._committing]), return_exceptions=True)
         await self._stack.aclose()
 
     # Applying
@@ -191,99 +175,81 @@ class Ledger:
         try:
             record = record_from(message.headers, message.key, message.value, topic)
         except DataError as error:
-            self._letters.append(_Letter(topic, message, str(error)))
+            self._runs.letters.append(Letter(topic, message, str(error)))
         else:
-            place = f"{topic} {message.offset}"
             try:
-                self._records += self._take(record, message)
+                self._runs.take(record, message)
+            except LogError:
+                raise
             except Exception as error:
-                await self._raised(record, message, place, error)
+                await self._raised(record, message, error)
         self.positions[topic] = message.offset + 1
 
-    def _take(self, record: Record, message: Message) -> list[Record]:
-        """The records derived from `record`, a dead letter set aside as it came."""
-        run = self._runs.get(record.run)
-        if run is None:
-            run = self._runs[record.run] = _Run(RunMonitor(record.run, self._ledger.monitor))
-            self._own(record.run, run, run.monitor.own_record(_started(self._ledger.monitor), self._now()))
-        run.dirty.setdefault(record.topic, message.offset)
-        run.since = run.since or time.monotonic()
-        if record.topic in run.stopped and message.offset > run.stopped[record.topic]:
-            return []
-        found = run.monitor.take(record)
-        if record.topic in run.monitor.blocked:
-            run.stopped.setdefault(record.topic, message.offset)
-        derived = [one for one in found if not one.topic.endswith(DEAD_LETTER_SUFFIX)]
-        if len(derived) < len(found):
-            self._letters.append(_Letter(record.topic, message, _reason(record)))
-        return derived
-
-    def _own(self, name: RunId, run: _Run, records: Iterable[Record]) -> None:
-        """Takes the ledger's own records about a run. Their effect cannot be applied again, so the run's state is committed with them."""
-        found = list(records)
-        if found:
-            self._records += found
-            self._urgent.add(name)
-            run.since = run.since or time.monotonic()
-
-    async def _raised(self, record: Record, message: Message, place: str, error: Exception) -> None:
+    async def _raised(self, record: Record, message: Message, error: Exception) -> None:
         """Counts an error of a fold, durably, and ends the process; the third time it stops the record's topic for its run."""
+        place = f"{record.topic} {message.offset}"
         times = self._meta.raised.get(place, 0) + 1
-        reason = f"a fold raised {type(error).__name__} at {record.topic}, sequence {record.sequence}: {error}"
         if times < _ATTEMPTS:
-            if self._committing is not None:
-                await self._committing
-            meta = self._meta.model_copy(update={"raised": self._meta.raised | {place: times}})
-            await self._commit(_Commit([], [], [(_META, meta.model_dump_json().encode())]))
-            raise FoldError(f"run {record.run}, {reason}, for the {times}. time") from error
-        run = self._runs[record.run]
-        run.stopped[record.topic] = message.offset
-        blocked = FoldBlocked(topic=record.topic, sequence=record.sequence or 0, reason=f"{reason}, {times} times")
-        self._own(record.run, run, run.monitor.own_record(blocked, self._now()))
+            await self._committed()
+            await self._commit(_Commit([], [], [self._meta.model_copy(update={"raised": self._meta.raised | {place: times}}).saved()]))
+            raise FoldError(f"run {record.run}, {raised_at(record, error)}, for the {times}. time") from error
+        self._runs.block(record, message, raised_at(record, error), self._meta.derived_to.get(record.topic, 0))
+
+    async def _judge_silence(self) -> None:
+        """Judges silence as of a moment once everything that was there at that moment is applied: what waits to be read is not silent."""
+        if time.monotonic() >= self._asked_at + _TICK_S:
+            check_partitions(self._consumer, self._settings)
+            self._asked_at, now = time.monotonic(), self._now()
+            ends = await offsets_of(self._consumer.end_offsets, self._places)
+            self.lag = {topic: max(0, end - await self._position(topic)) for topic, end in ends.items()}
+            self._unread = self._unread or (now, ends)
+        if self._unread is not None:
+            now, ends = self._unread
+            if all([await self._position(topic) >= end for topic, end in ends.items()]):
+                self._runs.judge_silence(now)
+                self._unread = None
+
+    async def _position(self, topic: str) -> int:
+        """The next offset to read: behind a marker, where the last record stands before one."""
+        position: int = await self._consumer.position(self._places[topic])
+        return position
 
     # Committing
 
     async def _commit_if_due(self) -> None:
-        if self._committing is not None:
-            if not self._committing.done():
-                return
-            committed, self._committing = self._committing, None
-            committed.result()
-        now = time.monotonic()
-        if now < self._committed_at + _PAUSE_S:
+        if self._committing is not None and not self._committing.done():
             return
-        aged = [name for name, run in self._runs.items() if run.since is not None and now >= run.since + self._ledger.state_every_s]
-        saved = self._urgent | set(aged[:_RUNS_A_COMMIT])
-        if self._records or self._letters or saved:
-            self._committing = asyncio.create_task(self._commit(self._due(saved)))
+        await self._committed()
+        if time.monotonic() < self._committed_at + _PAUSE_S:
+            return
+        saved, packed = self._runs.due(self._ledger.state_every_s, self._ledger.pack_after_s)
+        if self._runs.records or self._runs.letters or saved or packed:
+            self._committing = asyncio.create_task(self._commit(self._due(saved, packed)))
 
-    def _due(self, runs: Iterable[RunId]) -> _Commit:
-        """Everything of one transaction, as it is at this moment: derived records, dead letters, the states of `runs`, positions."""
-        records, self._records = self._records, []
-        letters, self._letters = self._letters, []
-        states: list[tuple[bytes, bytes]] = []
-        for name in runs:
-            run = self._runs[name]
-            parts = run.monitor.save() | {_STOPPED: _Stopped(offsets=run.stopped).model_dump_json().encode()}
-            states += [(_SEPARATOR.join((name, part)).encode(), saved) for part, saved in parts.items()]
-            run.dirty, run.since = {}, None
-        self._urgent -= set(runs)
-        refold_from = dict(self.positions)
-        for run in self._runs.values():
-            for topic, offset in run.dirty.items():
-                refold_from[topic] = min(refold_from[topic], offset)
+    async def _committed(self) -> None:
+        """Returns when no transaction is under way. Raises its error."""
+        if self._committing is not None:
+            committing, self._committing = self._committing, None
+            await committing
+
+    def _due(self, saved: set[RunId], packed: list[RunId]) -> _Commit:
+        """Everything of one transaction, as it is at this moment: derived records, dead letters, the states of runs, positions."""
+        runs = self._runs
+        records, runs.records = runs.records, []
+        letters, runs.letters = runs.letters, []
+        states = runs.save(saved, packed)
         raised = {place: times for place, times in self._meta.raised.items() if self._is_ahead(place)}
-        self._meta = _Meta(derived_to=dict(self.positions), refold_from=refold_from, raised=raised)
+        self._meta = Positions(derived_to=dict(self.positions), refold_from=runs.refold_from(self.positions), raised=raised)
         self.counts["derived"] += len(records)
         self.counts["dead letters"] += len(letters)
-        return _Commit(records, letters, [*states, (_META, self._meta.model_dump_json().encode())])
+        return _Commit(records, letters, [*states, self._meta.saved()])
 
     def _is_ahead(self, place: str) -> bool:
         topic, offset = place.split()
         return int(offset) >= self.positions[topic]
 
     async def _commit(self, due: _Commit) -> None:
-        topic, part = self._settings.topic, self.partition
+        topic, part, began_at = self._settings.topic, self.partition, time.monotonic()
         messages = [outgoing(self._settings, record, part) for record in due.records]
         messages += [
             Outgoing(topic(name + DEAD_LETTER_SUFFIX), message.key, message.value, _headers_of_letter(message, error), part)
@@ -292,115 +258,79 @@ class Ledger:
         messages += [Outgoing(topic(CHANGELOG), key, value, [], part) for key, value in due.states]
         await transact(self._producer, self._settings, messages)
         self._committed_at = time.monotonic()
+        self.committing_s += self._committed_at - began_at
+        self.counts["transactions"] += 1
 
     # Recovering
 
     async def _recover(self) -> None:
-        parts = await self._load()
-        begins, ends = await self._consumer.beginning_offsets(self._places()), await self._consumer.end_offsets(self._places())
-        for topic, place in zip(INPUTS, self._places(), strict=True):
-            begin, end, at = begins[place], ends[place], self._meta.derived_to.get(topic, begins[place])
-            if at > end:
-                raise LogError(f"{self._named(topic)}: expected an end at {at} or later, got {end}: the topic was made anew")
-            if at < begin and topic in FACTS:
-                raise LogError(f"{self._named(topic)}: expected records from offset {at} on, got the first at {begin}: facts were deleted")
-            self.counts["expired"] += max(0, begin - at)
-            self.positions[topic] = max(at, begin)
-        self._runs = {name: _loaded(name, saved) for name, saved in parts.items()}
-        for topic, place in zip(INPUTS, self._places(), strict=True):
-            begin = max(begins[place], self._meta.refold_from.get(topic, self.positions[topic]))
-            async for message in self._between(place, begin, self.positions[topic]):
-                self._refold(topic, message)
-        self._records, self._letters = [], []
-        for name, run in self._runs.items():
-            await self._reopen(name, run)
-        self._consumer.assign(self._places())
-        for topic, place in zip(INPUTS, self._places(), strict=True):
+        states = await self._load()
+        try:
+            self._runs = LedgerRuns(states, self._ledger.monitor, self._now)
+        except DataError as error:
+            raise LogError(f"{self._named(CHANGELOG)}: {error}") from error
+        begins = await offsets_of(self._consumer.beginning_offsets, self._places)
+        ends = await offsets_of(self._consumer.end_offsets, self._places)
+        check_partitions(self._consumer, self._settings)
+        refold_from: dict[str, int] = {}
+        for topic in self._places:
+            self.positions[topic], refold_from[topic], expired = beginning(
+                topic, self._named(topic), begins[topic], ends[topic], self._meta
+            )
+            if expired:
+                self.expired[topic] = expired
+        self.counts["expired"] = sum(self.expired.values())
+        for topic, begin in refold_from.items():
+            async for message in self._between(topic, begin):
+                await self._refold(topic, message)
+        await self._try_again()
+        self._consumer.assign(list(self._places.values()))
+        for topic, place in self._places.items():
             self._consumer.seek(place, self.positions[topic])
 
-    def _refold(self, topic: str, message: Message) -> None:
+    async def _load(self) -> SavedStates:
+        states, places = SavedStates(), {CHANGELOG: TopicPartition(self._settings.topic(CHANGELOG), self.partition)}
+        begins = await offsets_of(self._consumer.beginning_offsets, places)
+        ends = await offsets_of(self._consumer.end_offsets, places)
+        try:
+            async for message in messages_between(self._consumer, places[CHANGELOG], begins[CHANGELOG], ends[CHANGELOG], self._progress):
+                states.read(message.key, message.value)
+        except DataError as error:
+            raise LogError(f"{self._named(CHANGELOG)}: {error}") from error
+        self._meta = states.positions
+        return states
+
+    async def _refold(self, topic: str, message: Message) -> None:
+        """Applies a message once more; what is derived from it is written."""
         try:
             record = record_from(message.headers, message.key, message.value, topic)
         except DataError:
-            return  # Its dead letter is written.
-        self._take(record, message)
-
-    async def _load(self) -> dict[RunId, dict[str, bytes]]:
-        place = TopicPartition(self._settings.topic(CHANGELOG), self.partition)
-        parts: dict[RunId, dict[str, bytes]] = {}
-        async for message in self._between(place, None, None):
-            key, value = message.key or b"", message.value or b""
-            if key == _META:
-                try:
-                    self._meta = _Meta.model_validate_json(value)
-                except ValidationError as error:
-                    raise LogError(f"{self._named(CHANGELOG)}: expected positions, got {value!r:.80}") from error
-            else:
-                run, _, part = key.decode().partition(_SEPARATOR)
-                parts.setdefault(RunId(run), {})[part] = value
-        return parts
-
-    async def _reopen(self, name: RunId, run: _Run) -> None:
-        """Puts the present settings in force, and tries topics that stopped once more: this version may understand what another did not."""
-        if run.monitor.settings != self._ledger.monitor:
-            run.monitor.change(self._ledger.monitor, ())
-            self._own(name, run, run.monitor.own_record(_started(self._ledger.monitor), self._now()))
-        blocked = {topic: offset for topic, offset in run.stopped.items() if topic in run.monitor.blocked}
-        for topic, offset in blocked.items():
-            del run.stopped[topic]
-            place = TopicPartition(self._settings.topic(topic), self.partition)
-            async for message in self._between(place, offset, self.positions[topic]):
-                if message.key == name.encode():
-                    self._records += self._take(record_from(message.headers, message.key, message.value, topic), message)
-        if blocked and not run.monitor.blocked:
-            self._own(name, run, run.monitor.own_record(FoldUnblocked(topics=tuple(sorted(blocked))), self._now()))
-
-    async def _between(self, place: TopicPartition, begin: int | None, end: int | None) -> AsyncIterator[Message]:
-        """The messages of [begin, end), by default all. The position counts, not the messages: markers and aborted records have offsets."""
-        if begin is None:
-            begin = (await self._consumer.beginning_offsets([place]))[place]
-        if end is None:
-            end = (await self._consumer.end_offsets([place]))[place]
-        if begin >= end:
             return
-        self._consumer.assign([place])
-        self._consumer.seek(place, begin)
-        while await self._consumer.position(place) < end:
-            for messages in (await self._consumer.getmany(timeout_ms=_WAIT_MS)).values():
-                for message in messages:
-                    if message.offset < end:
-                        yield message
+        try:
+            self._runs.take_again(record, message, self._meta.derived_to[topic])
+        except LogError:
+            raise
+        except Exception as error:
+            await self._raised(record, message, error)
 
-    def _places(self) -> list[TopicPartition]:
-        return [TopicPartition(self._settings.topic(topic), self.partition) for topic in INPUTS]
+    async def _try_again(self) -> None:
+        """Hands in what stopped topics once more, and what came after it."""
+        stopped = self._runs.begin()
+        for topic in self._places:
+            stops = {name.encode(): stops[topic] for name, stops in stopped.items() if topic in stops}
+            async for message in self._between(topic, min((stop.offset for stop in stops.values()), default=self.positions[topic])):
+                stop = stops.get(message.key or b"")
+                if stop is not None and message.offset >= stop.offset:
+                    with suppress(DataError):  # Its dead letter is written.
+                        record = record_from(message.headers, message.key, message.value, topic)
+                        self._runs.try_again(record, message, stop)
+        self._runs.end_trying(stopped)
+
+    def _between(self, topic: str, begin: int) -> AsyncIterator[Message]:
+        return messages_between(self._consumer, self._places[topic], begin, self.positions[topic], self._progress)
 
     def _named(self, topic: str) -> str:
-        return f"topic {self._settings.topic(topic)}, partition {self.partition}"
-
-
-class _Stopped(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    offsets: dict[str, int]
-
-
-def _loaded(name: RunId, parts: Mapping[str, bytes]) -> _Run:
-    monitor = RunMonitor.load(name, {part: saved for part, saved in parts.items() if part != _STOPPED})
-    return _Run(monitor, _Stopped.model_validate_json(parts[_STOPPED]).offsets)
-
-
-def _started(settings: MonitorSettings) -> ObserverStarted:
-    written = to_json(settings)
-    assert isinstance(written, dict), "settings are written as an object"
-    return ObserverStarted(rules=dict(RULE_VERSIONS), settings=written, settings_digest=settings.settings_digest)
-
-
-def _reason(record: Record) -> str:
-    """The reason why `record` cannot be decoded."""
-    try:
-        decode(record)
-    except DataError as error:
-        return str(error)
-    raise AssertionError("a dead letter cannot be decoded")
+        return f"Kafka at {self._settings.bootstrap}, topic {self._settings.topic(topic)}, partition {self.partition}"
 
 
 def _headers_of_letter(message: Message, error: str) -> list[tuple[str, bytes]]:
