@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from enum import Enum
 from typing import Any
 
 import faust
@@ -24,7 +25,7 @@ def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | No
     app = faust.App(
         settings.topic("worker"),
         broker=[f"kafka://{one}" for one in settings.bootstrap.split(",")],
-        broker_credentials=settings.client().get("ssl_context"),
+        broker_credentials=_credentials(settings),
         broker_session_timeout=_SESSION_S,
         broker_heartbeat_interval=_SESSION_S / 4,
         store="memory://",
@@ -65,3 +66,14 @@ def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | No
         return view.json(ledgers.status())
 
     return app
+
+
+def _credentials(settings: KafkaSettings) -> Any:  # Any: one of Faust's classes.
+    arguments = settings.client()
+    context, password = arguments.get("ssl_context"), arguments.get("sasl_plain_password")
+    if password is None:
+        return context
+    credentials = faust.SASLCredentials(username=settings.username, password=password, ssl_context=context)
+    # Faust's own enumeration lacks SCRAM; its driver passes on the value.
+    credentials.mechanism = Enum("Mechanism", {"CHOSEN": settings.mechanism}).CHOSEN  # type: ignore[attr-defined]
+    return credentials

@@ -113,7 +113,7 @@ def _run_to_end(command: tuple[str, ...], within_s: float) -> None:
         raise BrokerError(f"{' '.join(command)} ended with {error.returncode}:\n{error.stdout[-_LOG_TAIL_CHARS:]}") from error
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
+def free_ports(count: int) -> tuple[int, ...]:
     """Ports that nobody held a moment ago, all different: each stays bound until the last one is found."""
     with ExitStack() as held:
         return tuple(_bind_somewhere(held) for _ in range(count))
@@ -136,11 +136,25 @@ class LocalKafka:
 
     The ports are chosen once: after `stop` or `kill`, `start` brings the same broker back on the same folder under the same address.
     Whoever makes it ends it in a `finally`: the process has a session of its own and outlives a killed parent.
+
+    `listeners`: more listeners beside the plain one, as security protocol to port. `properties`: Kafka's own, which stand above those of
+    server.properties. `passwords`: by user, for SCRAM-SHA-256.
     """
 
-    def __init__(self, folder: Path, port: int | None = None, node: int = 1, controllers: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        node: int = 1,
+        controllers: Mapping[int, int] | None = None,
+        *,
+        listeners: Mapping[str, int] | None = None,
+        properties: Mapping[str, str] | None = None,
+        passwords: Mapping[str, str] | None = None,
+    ) -> None:
         """Of several, each knows the `controllers` of all, a port by node."""
-        free, controller = _free_ports(2)
+        free, controller = free_ports(2)
+        self._listeners, self._more, self._passwords = listeners or {}, properties or {}, passwords or {}
         self.port = free if port is None else port
         self._node, self._controllers = node, controllers or {node: controller}
         self.log = folder / "broker.log"
@@ -236,9 +250,12 @@ class LocalKafka:
         for path in (self._properties, self._controller_properties):
             template = Template((DEPLOY / path.name).read_text())
             path.write_text(template.substitute(self._values()))
+        with self._properties.open("a") as file:
+            file.writelines(f"{name}={value}\n" for name, value in self._more.items())  # Of two lines with one name, Kafka takes the last.
         if (self._folder / "data" / "meta.properties").exists():
             return
-        arguments = ("format", "--ignore-formatted", "-t", _CLUSTER_ID, "-c", str(self._properties))
+        users = [f"--add-scram=SCRAM-SHA-256=[name={user},password={password}]" for user, password in self._passwords.items()]
+        arguments = ("format", "--ignore-formatted", "-t", _CLUSTER_ID, "-c", str(self._properties), *users)
         _run_to_end(("java", *_JVM, "-cp", f"{jars()}/*", "kafka.tools.StorageTool", *arguments), _FORMAT_S)
 
     def _values(self) -> dict[str, object]:
@@ -251,6 +268,7 @@ class LocalKafka:
             "COPIES": copies,
             "IN_SYNC": max(1, copies - 1),
             "DIR": self._folder,
+            "LISTENERS": "".join(f",{protocol}://127.0.0.1:{port}" for protocol, port in self._listeners.items()),
         }
 
     def _wait_for_ready_line(self, process: subprocess.Popen[bytes], log_start: int) -> None:
@@ -276,7 +294,7 @@ class LocalCluster:
     """Several brokers on this machine, each its own controller too, in folders of `folder`. Of three one may be killed at any time."""
 
     def __init__(self, folder: Path, brokers: int = 3, port: int | None = None) -> None:
-        controllers = dict(enumerate(_free_ports(brokers), start=1))
+        controllers = dict(enumerate(free_ports(brokers), start=1))
         self.nodes = [LocalKafka(folder / str(node), None if port is None else port + node - 1, node, controllers) for node in controllers]
 
     @property

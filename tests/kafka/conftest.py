@@ -18,7 +18,7 @@ _MISSING = "no Kafka: set ESPER_TEST_BROKER=host:port, or install Java 17 and Ma
 _skipped = pytest.StashKey[bool]()
 
 
-def _do_without(config: pytest.Config) -> NoReturn:
+def do_without(config: pytest.Config) -> NoReturn:
     """Skips, and says so at the end of the run; on CI a broker that is missing is a failure, or nobody would ever notice."""
     if os.environ.get("CI"):
         pytest.fail(_MISSING)
@@ -41,7 +41,7 @@ def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield given
         return
     if not can_run():
-        _do_without(request.config)
+        do_without(request.config)
     node = LocalKafka(tmp_path_factory.mktemp("kafka"))
     try:
         node.start()
@@ -54,7 +54,7 @@ def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def own_kafka(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalKafka]:
     """A running broker that this test alone has, to stop, kill and start as it likes; always one of this machine."""
     if not can_run():
-        _do_without(request.config)
+        do_without(request.config)
     node = LocalKafka(tmp_path)
     try:
         node.start()
@@ -67,7 +67,7 @@ def own_kafka(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalK
 def three_brokers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalCluster]:
     """A cluster of three that this test alone has; any one of them may be killed."""
     if not can_run():
-        _do_without(request.config)
+        do_without(request.config)
     brokers = LocalCluster(tmp_path / "brokers")
     try:
         brokers.start()

@@ -1,5 +1,6 @@
 """`esper topics` and `esper bridge`, as they are typed."""
 
+import asyncio
 import json
 import uuid
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from esper.cli.main import main
-from esper.kafka.cluster_topics import wanted_topics
+from esper.events.topics import RUN
+from esper.kafka.clients import administering
+from esper.kafka.cluster_topics import CLAIMS, create_topics, wanted_topics
 from esper.oona.directory import Directory
 from esper.processes.bridge import STATE_FILE
 from tests.kafka.made_cluster import Cluster
@@ -44,6 +47,28 @@ def test_a_bridge_drains_a_directory_and_writes_its_state(cluster: Cluster, tmp_
     state = json.loads((tmp_path / STATE_FILE).read_text())
     assert (state["waiting"], state["away_since"], state["fenced"]) == ({}, None, [])
     assert len(log_of(directory, run_of(1))) > 100
+
+
+def test_a_topic_that_was_made_anew_is_refused_until_its_claims_are_new_too(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = Directory(tmp_path)
+    write_run(directory, run=run_of(1))
+    settle(tmp_path, cluster.settings.prefix)
+    command = ["bridge", "--drain", "--kafka", f"kafka://{cluster.settings.bootstrap}", "--log", str(tmp_path)]
+    assert main(command) == 0
+
+    async def make_anew(topic: str) -> None:
+        async with administering(cluster.settings) as admin:
+            await admin.delete_topics([cluster.settings.topic(topic)])
+        await create_topics(cluster.settings)
+
+    asyncio.run(make_anew(RUN))
+    capsys.readouterr()
+    assert main(command) == 1
+    assert f"topic {cluster.settings.topic(RUN)} was made anew since {tmp_path} was shipped to it" in capsys.readouterr().err
+    asyncio.run(make_anew(CLAIMS))
+    assert main(command) == 0
 
 
 @pytest.mark.parametrize("command", [["topics", "check"], ["bridge"], ["worker"]])

@@ -10,6 +10,7 @@ ships nothing more of it.
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable
@@ -24,13 +25,15 @@ from esper.events.envelope import RunId
 from esper.kafka.claims import Claim, TakenOverError, own_claim, transactional_id
 from esper.kafka.clients import FencedError, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.cluster_topics import BRIDGE, CLAIMS, check_needs
+from esper.kafka.probing import RefusedError
 from esper.kafka.transactions import transact
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
 from esper.oona.file import FENCED_MARK, RUN_FILE, fenced_by
 from esper.oona.follower import Follower, RunPage
 
-BRIDGED_FILE = "bridged"
+BRIDGED_FILE, TOPICS_FILE = "bridged", "bridge.topics"
 _PAGE = 500
 _POLL_S, _IDLE_S = 0.5, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
@@ -71,6 +74,27 @@ class Bridge:
         self._directory, self._settings, self._jitter = directory, settings, jitter
         self._positions: dict[RunId, Position] = {}
         self._shippings: dict[RunId, _Shipping] = {}
+        self._checked = False
+
+    async def check(self) -> None:
+        """Returns when the cluster is known to have the topics that this directory was shipped to before, and a bridge its rights.
+
+        A topic that was made anew has another id, and lacks what the old one had: claims know that only where theirs was made anew, too.
+        Asks once. Raises RefusedError where a topic or a right is missing, LogError where no broker answers.
+        """
+        if self._checked:
+            return
+        ids, file = await check_needs(self._settings, BRIDGE), self._directory.path / TOPICS_FILE
+        known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        claims = self._settings.topic(CLAIMS)
+        others = [name for name, found in ids.items() if known.get(name, found) != found]
+        if others and claims not in others:
+            raise RefusedError(
+                f"Kafka at {self._settings.bootstrap}: topic {others[0]} was made anew since {self._directory.path} was shipped to it, and"
+                f" what it had is gone; to ship every run again, delete topic {claims} too, then esper topics create"
+            )
+        _replace(file, json.dumps(ids) + "\n")
+        self._checked = True
 
     async def run(self, stop: asyncio.Event, *, drain: bool = False, linger_s: float = 0.0) -> None:
         """Ships until `stop`, and with `drain` only until nothing waits and no process writes a run, for `linger_s`. Called once.
@@ -107,6 +131,7 @@ class Bridge:
         self.state.waiting[run] = len(page.records)
         while not stop.is_set():
             try:
+                await self.check()
                 await self._commit(page)
             except _LessError:
                 self._reached(run, START)

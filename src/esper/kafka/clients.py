@@ -20,6 +20,7 @@ from aiokafka.errors import (
     KafkaTimeoutError,
     ProducerFenced,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
     UnsupportedVersionError,
 )
@@ -28,6 +29,9 @@ from esper.errors import DataError, LogError
 from esper.events.cloudevents import headers
 from esper.events.envelope import Record
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.probing import probing
+
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # What it logs is also raised; without a handler it goes to stderr.
 
 LARGEST_BYTES = 8 * 1024 * 1024
 ROW_HEADER = "row"
@@ -61,8 +65,11 @@ async def producing(settings: KafkaSettings, transactional_id: str) -> AsyncIter
             linger_ms=2,
         )
         try:
-            with _reasons(settings):
+            try:
                 await producer.start()
+            except KafkaConnectionError:
+                await _explain(settings)
+                raise
             yield producer
         finally:
             await producer.stop()
@@ -85,8 +92,11 @@ async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500, commit
             max_partition_fetch_bytes=LARGEST_BYTES,
         )
         try:
-            with _reasons(settings):
+            try:
                 await consumer.start()
+            except KafkaConnectionError:
+                await _explain(settings)
+                raise
             yield consumer
         finally:
             # aiokafka 0.14: the task that fetches may lose its cancellation, and `stop` then waits for it for ever.
@@ -116,8 +126,11 @@ async def joining(
         )
         member.subscribe([settings.topic(topic)], listener=listener)
         try:
-            with _reasons(settings):
+            try:
                 await member.start()
+            except KafkaConnectionError:
+                await _explain(settings)
+                raise
             yield member
         finally:
             with suppress(TimeoutError):
@@ -131,8 +144,11 @@ async def administering(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminC
     with explain_errors(settings):
         admin = AIOKafkaAdminClient(**settings.client())
         try:
-            with _reasons(settings):
+            try:
                 await admin.start()
+            except KafkaConnectionError:
+                await _explain(settings)
+                raise
             yield admin
         finally:
             await admin.close()
@@ -180,6 +196,8 @@ def explain_errors(settings: KafkaSettings) -> Iterator[None]:
         raise LogError(f"{where}: expected rights on its topics, got a refusal: {error}") from error
     except GroupAuthorizationFailedError as error:
         raise LogError(f"{where}: expected rights on the group, got a refusal: {error}") from error
+    except TransactionalIdAuthorizationFailed as error:
+        raise LogError(f"{where}: expected the right to write under the transactional id, got a refusal: {error}") from error
     except UnknownTopicOrPartitionError as error:
         raise LogError(f"{where}: expected its topics, got none ({error}); make them: esper topics create") from error
     except UnsupportedVersionError as error:
@@ -198,19 +216,7 @@ def without_repeats(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) ->
         asyncio.get_running_loop().default_exception_handler(dict(context))
 
 
-@contextmanager
-def _reasons(settings: KafkaSettings) -> Iterator[None]:
-    """Adds aiokafka's last logged warning to a failure to connect: why a broker refused stands nowhere else."""
-    heard: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("aiokafka")
-    logger.addHandler(handler)
-    try:
-        yield
-    except KafkaConnectionError as error:
-        raise LogError(
-            f"Kafka at {settings.bootstrap}: expected a broker that lets this client in: {'; '.join(heard[-1:]) or error}"
-        ) from error
-    finally:
-        logger.removeHandler(handler)
+async def _explain(settings: KafkaSettings) -> None:
+    """Raises LogError with the reason why a client could not connect, which aiokafka only logs. Returns where a connection succeeds now."""
+    async with probing(settings):
+        pass

@@ -19,7 +19,7 @@ from esper.events.envelope import RunId
 from esper.kafka.bridging import Bridge, bridged_to
 from esper.kafka.clients import without_repeats
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.cluster_topics import check_topics
+from esper.kafka.probing import RefusedError
 from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.contract import START
 from esper.oona.directory import Directory
@@ -49,7 +49,7 @@ def run_bridge(
     """Ships until `stop`, and with `drain` until nothing is left to ship. Each change of its state goes to `report`.
 
     In the background it lets training go first, and leaves when nothing was left to ship for a minute, or where another bridge runs.
-    Raises LogError where another process ships the directory, and where a broker answers whose topics are not those that Esper needs.
+    Raises LogError where another process ships the directory, and where a broker answers that does not serve a bridge: see `Bridge.check`.
     """
     if background:
         os.nice(10)
@@ -68,12 +68,11 @@ async def _run(
     asyncio.get_running_loop().set_exception_handler(without_repeats)
     bridge, stopped = Bridge(directory, settings), asyncio.Event()
     reporter = _Reporter(directory, settings, bridge, report)
-    checking = asyncio.create_task(_checked(settings))
+    checking = asyncio.create_task(_check(bridge))
     await _report_until_done(checking, stop, reporter)
     if not checking.done():
         return
-    if problems := checking.result():
-        raise LogError(f"Kafka at {settings.bootstrap}: {'; '.join(problems[:3])}; make or check them: esper topics create")
+    checking.result()
     shipping = asyncio.create_task(bridge.run(stopped, drain=linger_s is not None, linger_s=linger_s or 0.0))
     try:
         await _report_until_done(shipping, stop, reporter)
@@ -89,18 +88,20 @@ async def _run(
         shipping.result()
 
 
+async def _check(bridge: Bridge) -> None:
+    """Raises RefusedError where a broker answers that does not serve the bridge; one that does not answer is waited for."""
+    try:
+        await bridge.check()
+    except RefusedError:
+        raise
+    except LogError:
+        return
+
+
 async def _report_until_done(task: "asyncio.Task[Any]", stop: threading.Event, reporter: "_Reporter") -> None:
     while not (stop.is_set() or task.done()):
         await asyncio.to_thread(reporter.write)
         await asyncio.wait([task], timeout=_EVERY_S)
-
-
-async def _checked(settings: KafkaSettings) -> tuple[str, ...]:
-    """The problems of the cluster's topics; none while no broker answers, which a bridge waits for."""
-    try:
-        return await check_topics(settings)
-    except LogError:
-        return ()
 
 
 class _Reporter:

@@ -125,16 +125,14 @@ def _mirror(arguments: argparse.Namespace) -> tuple[Directory, KafkaSettings]:
 def _run_worker(arguments: argparse.Namespace, out: Output) -> int:
     """Keeps a worker alive until it is interrupted; its exit status."""
     from esper.kafka.cluster import kafka_settings
-    from esper.kafka.cluster_topics import check_topics
+    from esper.kafka.cluster_topics import WORKER, check_needs
     from esper.observer.build import watching_of
     from esper.processes.worker import run_worker
 
     address = _address(arguments)
     directory: Directory = directory_of(arguments, create=True)
     watching_of(directory)
-    problems = asyncio.run(check_topics(kafka_settings(address, directory.path)))
-    if problems:
-        raise SettingsError(f"{'; '.join(problems[:3])}; make or check them: esper topics create")
+    asyncio.run(check_needs(kafka_settings(address, directory.path), WORKER))
     typed = ["--settings", os.fspath(directory.path.absolute()), "--state-every", str(arguments.state_every)]
     typed += [] if arguments.port is None else ["--port", str(arguments.port)]
     return run_worker([address, *typed], stopped_by_signals(), _report(out))
