@@ -11,7 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE # Compiled tests are kept: rewriting their asse
 demo: $(READY_DEMO) ## Trains a growing network on handwritten digits, beside static ones, and tells its history from the log.
 	@$(BIN)/esper demo
 
-test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka broker.
+test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka broker, whose jars are fetched where Java and Maven are.
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python deploy/kafka/local_kafka.py --fetch; fi
 	$(BIN)/python -m pytest
 
 unit: $(READY) ## The short tests, on all cores: less than half a minute.

@@ -1,6 +1,6 @@
 """A real Kafka on this machine, without Docker: the jars that pom.xml beside this file names, one Java process and folder a broker.
 
-    python deploy/kafka/local_kafka.py [--port N] [--directory DIR] [--brokers 3]
+    python deploy/kafka/local_kafka.py [--port N] [--directory DIR] [--brokers 3] [--fetch]
 
 starts it, prints its address, and stops it at Ctrl-C. It needs Java 17 or newer, and Maven the first time. Tests use `LocalKafka`, and
 `LocalCluster` for several brokers. Every wait has a deadline, and a broker that does not start shows the end of its log.
@@ -333,7 +333,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9092, help="the port to listen at, on 127.0.0.1 (default: 9092)")
     parser.add_argument("--brokers", type=int, default=1, metavar="N", help="brokers, at this port and the next ones (default: 1)")
     parser.add_argument("--directory", type=Path, help="where its data are kept (default: a folder that is removed at the end)")
+    parser.add_argument("--fetch", action="store_true", help="fetch the jars where they are missing, and start nothing")
     chosen = parser.parse_args()
+    if chosen.fetch:
+        try:
+            print(f"the jars of Kafka are in {jars()}")
+        except BrokerError as error:
+            sys.exit(f"local_kafka: {error}")
+        return
     with tempfile.TemporaryDirectory(prefix="esper-kafka-") as temporary:
         folder = chosen.directory or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,11 @@ from typing import NoReturn
 import pytest
 from local_kafka import LocalCluster, LocalKafka, can_run
 
+from tests.kafka.docker_kafka import container, engine_answers
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.topic_factory import TopicFactory
 
-_MISSING = "no Kafka: set ESPER_TEST_BROKER=host:port, or install Java 17 and Maven"
+_MISSING = "no Kafka: set ESPER_TEST_BROKER=host:port, or install Java 17 and Maven, or Docker"
 _skipped = pytest.StashKey[bool]()
 
 
@@ -35,13 +36,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a broker for the whole session: the one that ESPER_TEST_BROKER names, else one started here."""
+    """The address of a broker for the whole session: the one that ESPER_TEST_BROKER names, else one of this machine, else a container."""
     given = os.environ.get("ESPER_TEST_BROKER")
     if given:
         yield given
         return
     if not can_run():
-        do_without(request.config)
+        if not engine_answers():
+            do_without(request.config)
+        with container() as address:
+            yield address
+        return
     node = LocalKafka(tmp_path_factory.mktemp("kafka"))
     try:
         node.start()
