@@ -19,11 +19,12 @@ from esper.cli.main import main
 from esper.errors import LogError
 from esper.events.topics import DEAD_LETTER_SUFFIX, STEPS
 from esper.kafka.bridging import Bridge
-from esper.kafka.clients import producing, transact
+from esper.kafka.clients import producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, LEAD, READER, WORKER, Needs, check_needs, check_topics, create_topics
 from esper.kafka.ledger import Ledger, LedgerSettings
 from esper.kafka.probing import WITHIN_S, RefusedError, probing
+from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from tests.kafka.conftest import do_without
 from tests.kafka.made_cluster import Cluster

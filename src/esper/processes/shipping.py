@@ -18,7 +18,8 @@ from pathlib import Path
 from esper.errors import LogError, SettingsError
 from esper.events.envelope import RunId
 from esper.kafka.cluster import SCHEME, KafkaSettings, kafka_settings
-from esper.kafka.cluster_topics import check_topics
+from esper.kafka.cluster_topics import BRIDGE, check_needs
+from esper.kafka.probing import RefusedError
 from esper.oona.directory import Directory
 from esper.processes.bridge import BRIDGE_LOG, STATE_FILE, bridge_of, waiting_records
 from esper.processes.child import ChildProcess
@@ -30,33 +31,34 @@ _GRACE_S, _POLL_S = 2.0, 0.05
 def checked_cluster(address: str, path: Path) -> KafkaSettings:
     """The cluster to which a training in the directory at `path` is shipped, for `shipping`.
 
-    Raises SettingsError for a mistake in the address or in kafka.toml, for a cluster without Esper's topics, and for a directory whose
-    bridge ships to another cluster. One that does not answer is no mistake: the records wait for it.
+    Raises SettingsError for a mistake in the address or in kafka.toml, for a cluster that does not serve a bridge, and for a directory
+    whose bridge ships to another cluster. One that does not answer is no mistake: the records wait for it.
     """
     settings = kafka_settings(address, path)
     settings.client()  # Secrets and certificates are read now.
-    if problems := _problems(settings):
-        raise SettingsError(f"Kafka at {settings.bootstrap}: {'; '.join(problems[:3])}; make or check them: esper topics create")
+    _check(settings)
     process = bridge_of(path)
     if process is not None and (other := _shipped_to(path)) != settings.bootstrap:
         raise SettingsError(f"expected {path} to be shipped to {settings.bootstrap}, got a bridge to {other}: end process {process} first")
     return settings
 
 
-def _problems(settings: KafkaSettings) -> tuple[str, ...]:
-    """The problems of the cluster's topics; none where no broker answers in time."""
+def _check(settings: KafkaSettings) -> None:
+    """Raises SettingsError where a broker answers that does not serve a bridge; one that does not answer in time is waited for later."""
 
-    async def check() -> tuple[str, ...]:
+    async def check() -> None:
         async with asyncio.timeout(_CHECK_S):
-            return await check_topics(settings)
+            await check_needs(settings, BRIDGE)
 
     drawn = random.getstate()  # aiokafka draws from it: a training must draw the same numbers with Kafka as without.
     try:
         # On a thread of its own: a notebook's thread has a loop that runs already.
         with ThreadPoolExecutor(1) as pool:
-            return pool.submit(lambda: asyncio.run(check())).result()
+            pool.submit(lambda: asyncio.run(check())).result()
+    except RefusedError as error:
+        raise SettingsError(str(error)) from error
     except (LogError, TimeoutError):
-        return ()
+        return
     finally:
         random.setstate(drawn)
 
