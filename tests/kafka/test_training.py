@@ -3,81 +3,37 @@
 import asyncio
 import os
 import signal
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from esper.cli.main import main
 from esper.errors import LogError, SettingsError
-from esper.events.envelope import RunId
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.kafka.bridging import BRIDGED_FILE
 from esper.kafka.claims import take_over
 from esper.kafka.cluster_topics import INPUTS
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
-from esper.processes.bridge import STATE_FILE, bridge_of
+from esper.processes.bridge import bridge_of
 from tests.api.test_fit import fit
-from tests.kafka.made_cluster import Cluster, in_order
+from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of
+from tests.kafka.shipped import MIDDLE, address_of, end_bridge, settle, wait_for, wait_for_bridge, wait_until_shipped
 from tests.recipes import Acting, events
 
 pytestmark = pytest.mark.kafka
 
-WITHIN_S = 60.0
-MIDDLE = 14
-"""A batch in the middle of the training: those that are read for RunStarted count too."""
 NOBODY = "kafka://127.0.0.1:1"
 
 
 @pytest.fixture
 def log(tmp_path: Path, cluster: Cluster) -> Iterator[Path]:
     """The directory of a log, with the settings of the cluster. A bridge that runs at the end is ended."""
-    settings = cluster.settings
-    (tmp_path / "kafka.toml").write_text(f'prefix = "{settings.prefix}"\npartitions = {settings.partitions}\nreplication = 1\n')
-    yield tmp_path
+    yield settle(tmp_path, cluster)
     end_bridge(tmp_path)
-
-
-def wait_for(reached: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not reached():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)
-
-
-def end_bridge(log: Path) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while (process := bridge_of(log)) is not None and time.monotonic() < deadline:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def wait_for_bridge(log: Path) -> int:
-    """The pid of the bridge, as soon as there is one that has begun."""
-    wait_for(lambda: bridge_of(log) is not None and (log / STATE_FILE).exists(), "no bridge began")
-    process = bridge_of(log)
-    assert process is not None
-    return process
-
-
-def address_of(cluster: Cluster) -> str:
-    return f"kafka://{cluster.settings.bootstrap}"
-
-
-def wait_until_shipped(cluster: Cluster, directory: Directory, run: RunId) -> None:
-    """Returns when the records of `run` are on Kafka, each once and in its order."""
-    wanted = in_order(log_of(directory, run))
-
-    def found() -> object:
-        return {key: records for key, records in in_order(asyncio.run(cluster.records(*INPUTS))).items() if key[0] == run}
-
-    wait_for(lambda: found() == wanted, "not everything was shipped")
 
 
 def test_a_run_is_shipped_and_is_the_same_as_without_kafka(log: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.errors import SettingsError
+from esper.events.envelope import RunId
 from esper.kasmina.growth import Choice, SeedOptimizer
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
@@ -64,6 +66,7 @@ def fit(
     resume: str | None = None,
     observe: bool = True,
     kafka: str | None = None,
+    checkpoints: str | Path | None = None,
 ) -> Result:
     """The model trained for `epochs`, grown where `grow` (None: nowhere) found it worth it, and its run in `log`.
 
@@ -72,7 +75,9 @@ def fit(
     one pass over `train`, or `epoch_steps` optimizer steps. `resume` goes on with a run of this log ("latest", or its id): give the same
     model, data and settings again. `observe` starts a process that derives aggregates, anomalies and alerts beside the training, unless one
     does already; it never influences it. `kafka` ("kafka://host:port") ships the runs of `log` to a cluster whose workers derive all that
-    instead; training never waits for it. SIGINT and SIGTERM end it after the step under way, and it can be resumed.
+    instead; training never waits for it. With `kafka` and `checkpoints`, a folder of another machine's checkpoints, `resume` takes that
+    machine's run over: it is copied into `log`, and the trainer there ends. SIGINT and SIGTERM end a training after the step under way,
+    and it can be resumed.
 
     While it trains, torch runs on `trainer.threads` (1) threads with deterministic algorithms, and every random generator begins anew with
     each epoch; afterwards all of that is as it was.
@@ -108,9 +113,12 @@ def fit(
     )
     if resume is None:
         training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.
+    if checkpoints is not None and (kafka is None or resume is None):
+        raise SettingsError("checkpoints=: expected kafka= and resume= with it; a run in this log has its checkpoints there")
     cluster = None if kafka is None else _cluster(kafka, Path(log))
     directory = Directory(log, create=True)
-    conduct, run = (training.train, fresh_run_id()) if resume is None else (training.resume, directory.resolve(resume))
+    run = fresh_run_id() if resume is None else _existing(resume, directory, cluster, checkpoints)
+    conduct = training.train if resume is None else training.resume
     if observe:
         start_watchers(directory, observer=cluster is None)
     if cluster is None:
@@ -119,6 +127,20 @@ def fit(
 
     with shipping(directory, cluster, run):
         return conduct(recipe, settings, directory, run)
+
+
+def _existing(text: str, directory: Directory, cluster: "KafkaSettings | None", checkpoints: str | Path | None) -> RunId:
+    """The run that `text` means in `directory`; with `checkpoints` on the cluster, taken over from there."""
+    if cluster is None or checkpoints is None:
+        return directory.resolve(text)
+    from esper.processes.taking_over import take_run_over
+
+    with ThreadPoolExecutor(1) as pool:  # A notebook's thread has a loop that runs already.
+        return pool.submit(take_run_over, cluster, directory, text, Path(checkpoints), require=lambda *_: None, report=_report).result()
+
+
+def _report(line: str) -> None:
+    sys.stderr.write(f"esper: {line}\n")
 
 
 def _cluster(address: str, log: Path) -> "KafkaSettings":

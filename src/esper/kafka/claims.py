@@ -39,7 +39,7 @@ from esper.kafka.cluster_topics import CLAIMS
 from esper.kafka.transactions import transact
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
-from esper.oona.file import RUN_FILE
+from esper.oona.file import FENCED_MARK, RUN_FILE
 
 TOKEN_FILE = "claim"  # noqa: S105 - no secret.
 _ATTEMPTS = 20
@@ -128,6 +128,7 @@ async def take_over(settings: KafkaSettings, directory: Directory, run: RunId) -
                 own = new_claim(directory, await asyncio.to_thread(_write_token, folder))
                 taken = claim.model_copy(update={"token": own.token, "holder": own.holder, "since": own.since})
                 await transact(producer, settings, [taken.outgoing(settings, run)])
+                (folder / FENCED_MARK).unlink(missing_ok=True)
                 return taken
         except FencedError:  # The other bridge began again meanwhile; it pauses before it does so once more.
             continue

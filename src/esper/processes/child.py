@@ -39,7 +39,13 @@ class ChildProcess:
         self._wanted, self._outlives = wanted, outlives
         self._command = [sys.executable, "-m", "esper.cli", *words, *([] if outlives else ["--parent", str(os.getpid())])]
         self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name=f"esper-{name}", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the child that was started last, None where none runs."""
+        return None if self._process is None or self._process.poll() is not None else self._process.pid
 
     def start(self) -> None:
         """Starts it."""
@@ -63,7 +69,9 @@ class ChildProcess:
                 continue
             began_at = time.monotonic()
             # In a session of its own, so that Ctrl-C reaches it through its parent alone.
-            process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)  # noqa: S603
+            self._process = process = subprocess.Popen(  # noqa: S603
+                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            )
             while process.poll() is None and not self._stopping.wait(_POLL_S):
                 pass
             if self._stopping.is_set():

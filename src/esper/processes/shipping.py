@@ -84,7 +84,7 @@ def shipping(directory: Directory, settings: KafkaSettings, run: RunId) -> Itera
         finally:
             bridge.stop()
             if waiting := _waiting(directory, run):
-                process = bridge_of(directory.path)
+                process = bridge_of(directory.path) or bridge.pid
                 bridge_line = (
                     "esper bridge ships them" if process is None else f"the bridge, process {process}, goes on until they are there"
                 )

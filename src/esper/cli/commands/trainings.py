@@ -29,12 +29,14 @@ from esper.events.kinds.run import RunRolledBack
 from esper.folds.control_state import DecisionRow
 from esper.history.resume import Variant, is_resumable, resume_hint
 from esper.history.run_history import FoldedRun
+from esper.kafka.cluster import is_kafka
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 
 if TYPE_CHECKING:
     from esper.api.task import Task
     from esper.demo.comparison import Compared
+    from esper.events.kinds.run import RunStarted
     from esper.kafka.cluster import KafkaSettings
     from esper.processes.train import Result, RunSettings
 
@@ -67,6 +69,9 @@ def add(commands: Subcommands) -> None:
     demo = new_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
     demo.set_defaults(task="digits", epochs=None, rng_seed=None, set=[], compare=True)
     resume = new_command(commands, "resume", _run_resume, "resume a run that was interrupted", run=True, json=outcome)
+    words = "with --log kafka://host:port: the run's folder of checkpoints, or a log's directory with the run in it"
+    resume.add_argument("--checkpoints", type=Path, metavar="DIR", help=words)
+    resume.add_argument("--into", metavar="DIR", help="with --log kafka://host:port: the log's directory here (default: runs)")
     for parser in (train, demo, resume):
         parser.add_argument("--no-observe", action="store_true", help="start neither an observer nor an agent in the background")
         add_kafka(parser, "ship the runs of the log to a cluster beside the training, whose workers watch it instead of an observer")
@@ -109,19 +114,25 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
 
 
 def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
-    """Goes on with a run from its last checkpoint."""
+    """Goes on with a run from its last checkpoint; with one on Kafka after it was taken over and copied into a directory here."""
+    address = arguments.log if is_kafka(arguments.log or "") else None
+    if address is not None:
+        if arguments.checkpoints is None:
+            raise SettingsError("--log kafka://...: expected --checkpoints DIR too, the run's folder of checkpoints, got none")
+        arguments.log, arguments.kafka = arguments.into, address
+    elif arguments.checkpoints is not None or arguments.into is not None:
+        raise SettingsError("--checkpoints and --into: expected --log kafka://host:port with them, got a log in a directory")
     cluster = _cluster(arguments)
     _load_torch(out)
     from esper.api.task import recipe_of
     from esper.demo.tasks import find_task
     from esper.processes.train import resume, run_settings, run_started
 
-    directory = directory_of(arguments)
-    run = directory.resolve(arguments.run)
+    directory = directory_of(arguments, create=address is not None)
+    run = directory.resolve(arguments.run) if address is None or cluster is None else _taken_over(arguments, cluster, directory)
     with directory.open(run) as log:
         begun = run_started(log)
-    if not is_resumable(begun.task):
-        raise SettingsError(f"run {run}: {resume_hint(run, begun.task, log_option(arguments))}")
+    _require_resumable(run, begun, arguments)
     sys.path.insert(0, str(Path.cwd()))
     task = find_task(begun.task)
     settings = run_settings(begun.settings)
@@ -130,6 +141,26 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
         trained = _conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run)
         _conclude(trained, [], arguments, out)
     return 0
+
+
+def _taken_over(arguments: argparse.Namespace, cluster: "KafkaSettings", directory: Directory) -> RunId:
+    """The run RUN on the cluster, taken over and copied into the directory."""
+    from esper.demo.tasks import find_task
+    from esper.processes.taking_over import take_run_over
+
+    def require(run: RunId, begun: "RunStarted") -> None:
+        _require_resumable(run, begun, arguments)
+        find_task(begun.task)
+
+    def report(line: str) -> None:
+        print(f"esper: {line}", file=sys.stderr)
+
+    return take_run_over(cluster, directory, arguments.run, arguments.checkpoints, require=require, report=report)
+
+
+def _require_resumable(run: RunId, begun: "RunStarted", arguments: argparse.Namespace) -> None:
+    if not is_resumable(begun.task):
+        raise SettingsError(f"run {run}: {resume_hint(run, begun.task, log_option(arguments))}")
 
 
 def _cluster(arguments: argparse.Namespace) -> "KafkaSettings | None":
@@ -199,7 +230,8 @@ def _conduct(training: "Callable[[], Result]", arguments: argparse.Namespace, ou
             return training()
     except Interrupted as stopped:
         print(f"esper: {stopped}; all of it is in the log. To go on:", file=sys.stderr)
-        print(f"esper resume {run[-6:]}{log_option(arguments)}", file=sys.stderr)
+        kafka = f" --kafka {arguments.kafka}" if arguments.kafka else ""
+        print(f"esper resume {run[-6:]}{log_option(arguments)}{kafka}", file=sys.stderr)
         raise KeyboardInterrupt from None
 
 
