@@ -11,6 +11,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
+import anyio._backends._asyncio  # noqa: F401 - httpx imports it within its first request, and some requests here have 50 ms.
 from aiosmtpd.handlers import Message as MessageHandler
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from pydantic import SecretStr

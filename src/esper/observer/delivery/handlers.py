@@ -49,7 +49,7 @@ def _handler(settings: HandlerSettings, deliver_within_s: float) -> Handler:
 
 
 def _send(settings: HandlerSettings) -> Send:
-    # These take long to import, apprise above all: only an observer with such a handler pays for them.
+    # httpx and apprise take long to import: only an observer with such a handler pays for them.
     match settings:
         case LogSettings():
             return lines_to(None if settings.path is None else Path(settings.path))

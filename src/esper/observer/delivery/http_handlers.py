@@ -3,14 +3,18 @@
 import asyncio
 import email.utils
 import json
+import logging
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import SplitResult, urlsplit
 
-import h11
+import anyio._backends._asyncio  # noqa: F401 - httpx imports it, and httpcore, within its first request, which would take 80 ms more.
+import httpcore  # noqa: F401
+import httpx
 from pydantic import SecretStr
 
 from esper.errors import SettingsError
@@ -41,8 +45,10 @@ _NOT_ENDED = "0001-01-01T00:00:00Z"  # As Alertmanager writes it for a firing al
 _SHORTEST_KEY = 8
 _LONGEST_RETRY_AFTER_S = 300.0
 _REPEATABLE = frozenset({408, 425, 429})  # The 4xx that RFC 9110, 8470 and 6585 allow to repeat.
-_NEXT_ADDRESS_S = 0.25  # RFC 8305, 5: a host's next address is tried as well when the one before it has not answered by then.
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+
+for _name in ("httpx", "httpcore"):  # They log URLs, which may be secrets.
+    logging.getLogger(_name).disabled = True
 
 
 class Endpoint(NamedTuple):
@@ -108,67 +114,50 @@ def _tls(scheme: str, ca_file: str | None) -> ssl.SSLContext:
 
 async def post(endpoint: Endpoint, body: bytes, headers: Mapping[str, str], now: datetime) -> Answer:
     """Posts `body`: delivered for 2xx, final for other 4xx than those that may be repeated, redirects and untrusted certificates."""
+    token = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token.get_secret_value()}"}
+    # Connecting and the handshake of TLS end before the deadline does: a handshake that is cancelled leaks its socket (httpcore 1.0).
+    connect_s = min(endpoint.connect_timeout_s, 0.45 * endpoint.timeout_s)
     try:
-        async with asyncio.timeout(endpoint.timeout_s):
-            return await _exchange(endpoint, body, headers, now)
+        async with (
+            asyncio.timeout(endpoint.timeout_s),
+            httpx.AsyncClient(verify=endpoint.tls, trust_env=False, timeout=httpx.Timeout(None, connect=connect_s)) as client,
+            client.stream("POST", endpoint.url.get_secret_value(), content=body, headers={**_HEADERS, **token, **headers}) as response,
+        ):
+            return await _answer(response, endpoint, now)
     except TimeoutError:
         return Answer(delivered=False, error=f"{endpoint.authority}: no complete answer within {endpoint.timeout_s:g} s")
-    except ssl.SSLCertVerificationError as error:
-        return Answer(delivered=False, final=True, error=readable(f"{endpoint.authority}: {error.verify_message or error.reason}"))
-    except (OSError, h11.ProtocolError) as error:
-        return Answer(delivered=False, error=readable(f"{endpoint.authority}: {type(error).__name__}: {error}", endpoint.hidden))
+    except httpx.ConnectTimeout:
+        return Answer(delivered=False, error=f"{endpoint.authority}: no connection within {connect_s:g} s")
+    except httpx.HTTPError as error:
+        cause: BaseException = error
+        while (deeper := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+            cause = deeper
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Answer(delivered=False, final=True, error=readable(f"{endpoint.authority}: {cause.verify_message or cause.reason}"))
+        return Answer(delivered=False, error=readable(f"{endpoint.authority}: {type(cause).__name__}: {cause}", endpoint.hidden))
 
 
-async def _exchange(endpoint: Endpoint, body: bytes, headers: Mapping[str, str], now: datetime) -> Answer:
-    """One request and its answer, over a connection of their own."""
-    url = urlsplit(endpoint.url.get_secret_value())
-    target = url.path if not url.query else f"{url.path}?{url.query}"
-    token = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token.get_secret_value()}"}
-    lines = {"Host": endpoint.authority, "Content-Length": str(len(body)), **_HEADERS, **token, **headers}
-    tls, port = (endpoint.tls, 443) if url.scheme == "https" else (None, 80)
-    try:
-        async with asyncio.timeout(endpoint.connect_timeout_s):
-            reader, writer = await asyncio.open_connection(url.hostname, url.port or port, ssl=tls, happy_eyeballs_delay=_NEXT_ADDRESS_S)
-    except TimeoutError:
-        return Answer(delivered=False, error=f"{endpoint.authority}: no connection within {endpoint.connect_timeout_s:g} s")
-    try:
-        connection = h11.Connection(h11.CLIENT)
-        request = h11.Request(method="POST", target=target, headers=list(lines.items())), h11.Data(data=body), h11.EndOfMessage()
-        writer.writelines([connection.send(part) or b"" for part in request])
-        return await _answer(connection, reader, endpoint, now)
-    finally:
-        writer.transport.abort()  # Nothing that has not been sent or read by now is waited for.
-
-
-async def _answer(connection: h11.Connection, reader: asyncio.StreamReader, endpoint: Endpoint, now: datetime) -> Answer:
-    while not isinstance(response := await _next_event(connection, reader), h11.Response):
-        pass  # 1xx: the answer is still to come.
+async def _answer(response: httpx.Response, endpoint: Endpoint, now: datetime) -> Answer:
     status = response.status_code
-    if status < 300:
+    if response.is_success:
         return Answer(delivered=True)
     error = f"expected status 2xx from {endpoint.authority}, got {status}"
-    if status < 400:
+    if 300 <= status < 400:
         return Answer(delivered=False, final=True, error=f"{error}: redirects are not followed")
-    excerpt = b""
-    while len(excerpt) < EXCERPT_BYTES and isinstance(part := await _next_event(connection, reader), h11.Data):
-        excerpt += part.data
-    text = readable(excerpt[:EXCERPT_BYTES].decode(errors="replace"), endpoint.hidden)
+    async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw(EXCERPT_BYTES))) as chunks:
+        excerpt = readable((await anext(chunks, b"")).decode(errors="replace"), endpoint.hidden)
     return Answer(
         delivered=False,
-        final=status < 500 and status not in _REPEATABLE,
-        retry_after_s=_retry_after_s(dict(response.headers).get(b"retry-after", b"").decode("latin-1"), now),
-        error=f"{error}: {text}" if text else error,
+        final=response.is_client_error and status not in _REPEATABLE,
+        retry_after_s=_retry_after_s(response.headers.get("Retry-After"), now),
+        error=f"{error}: {excerpt}" if excerpt else error,
     )
 
 
-async def _next_event(connection: h11.Connection, reader: asyncio.StreamReader) -> object:
-    while (event := connection.next_event()) is h11.NEED_DATA:
-        connection.receive_data(await reader.read(EXCERPT_BYTES))
-    return event
-
-
-def _retry_after_s(header: str, now: datetime) -> float | None:
+def _retry_after_s(header: str | None, now: datetime) -> float | None:
     # RFC 9110, 10.2.3: seconds, or a date.
+    if header is None:
+        return None
     if header.isascii() and header.isdigit():
         return min(float(header[:9]), _LONGEST_RETRY_AFTER_S)
     try:
