@@ -203,3 +203,15 @@ def test_a_copy_that_is_resumed_is_no_copy_any_more(directory: Directory, mirror
         pass
     with pytest.raises(LogError, match="it was written there"):
         MirroredRun(mirrored.path / RESUMED, RESUMED, "trainer")
+
+
+def test_a_finished_run_that_was_not_sealed_is_sealed_by_the_next_mirror(directory: Directory, mirrored: Directory) -> None:
+    fill(mirrored, without(directory))
+    (mirrored.path / FINISHED / SEAL_MARK).unlink()
+    runs = MirroredRuns(mirrored)
+    runs.find_unsealed()
+    runs.settle()
+    runs.close()
+    assert (mirrored.path / FINISHED / SEAL_MARK).read_text() == (directory.path / FINISHED / SEAL_MARK).read_text()
+    fill(mirrored, without(directory))
+    assert alike(mirrored, directory)

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,15 +11,20 @@ import pytest
 
 from esper.events.envelope import RunId
 from esper.events.kinds.telemetry import Heartbeat
-from esper.events.topics import STEPS
+from esper.events.topics import EPOCH, STEPS
+from esper.history.alert_lines import current_alerts
 from esper.kafka.bridging import Bridge
+from esper.kafka.clients import producing
+from esper.kafka.mirrored_runs import Arrived, MirroredRuns
 from esper.kafka.mirroring import POSITIONS_FILE, Mirror, MirrorState, runs_on
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, SEAL_MARK
+from esper.oona.observed import is_settled, observed_records
 from esper.oona.writer import append_drafts
 from tests.kafka.made_cluster import Cluster
-from tests.kafka.recorded import LAST_EPOCH, go_on, run_of, write_resumed_run
+from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
+from tests.kafka.test_ledger import DERIVED, derive
 from tests.synthetic import write_run
 
 pytestmark = pytest.mark.kafka
@@ -144,3 +150,73 @@ def wait_for(mirrored: Directory, end: Position) -> None:
                     return
         time.sleep(0.01)
     raise AssertionError("not seen")
+
+
+def test_derived_records_stand_beside_their_runs_once_and_what_is_resolved_is_settled(
+    cluster: Cluster, directory: Directory, mirrored: Directory
+) -> None:
+    ship(cluster, directory)
+    derive(cluster)
+    copy(cluster, mirrored)
+    (mirrored.path / POSITIONS_FILE).unlink()
+    copy(cluster, mirrored)
+    on_kafka = asyncio.run(cluster.records(*DERIVED))
+    for run in (FIRST, SECOND):
+        found = [one for topic in DERIVED for one in observed_records(mirrored.path / run, run, topic)]
+        wanted = [one for one in on_kafka if one.run == run]
+        assert len(wanted) > 5
+        assert sorted(found) == sorted(wanted)
+    firing = {line.run for line in current_alerts(mirrored, lambda error: pytest.fail(str(error)))}
+    assert is_settled(mirrored.path / FIRST) == (FIRST not in firing)
+    assert not is_settled(mirrored.path / SECOND)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.05)
+
+
+def test_a_history_that_is_larger_than_the_memory_for_it_is_copied_all_the_same(
+    cluster: Cluster, directory: Directory, mirrored: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esper.kafka.mirroring._MOST_BYTES", 2000)
+    monkeypatch.setattr("esper.kafka.mirroring._MESSAGES", 2)
+    ship(cluster, directory)
+    most = 0
+    take = MirroredRuns.take
+
+    def watched(runs: MirroredRuns, arrived: list[Arrived]) -> None:
+        nonlocal most
+        take(runs, arrived)
+        most = max(most, *(runs.waiting_bytes(number) for number in range(2)))
+
+    monkeypatch.setattr(MirroredRuns, "take", watched)
+    copy(cluster, mirrored)
+    assert rows_of(mirrored, FIRST) == rows_of(directory, FIRST)
+    assert most < sum(len(record.data) for record in log_of(directory, FIRST)) / 2
+
+
+def test_a_transaction_that_stays_open_hides_what_follows_and_is_named(cluster: Cluster, directory: Directory, mirrored: Directory) -> None:
+    ship(cluster, directory)
+
+    async def hang() -> MirrorState:
+        async with producing(cluster.settings, "hangs") as producer:
+            await producer.begin_transaction()
+            for number in range(cluster.settings.partitions):
+                await producer.send_and_wait(cluster.settings.topic(EPOCH), b"never", partition=number)
+            stop = asyncio.Event()
+            mirror = Mirror(cluster.settings, mirrored)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(mirror.run(stop, until_caught_up=True))
+                await until(lambda: mirror.state.stuck is not None)
+                stop.set()
+            await producer.abort_transaction()
+            return mirror.state
+
+    state = asyncio.run(hang())
+    assert state.stuck is not None
+    assert EPOCH in state.stuck
+    assert "a transaction has not ended" in state.stuck
+    assert state.caught_up_at is None
+    assert rows_of(mirrored, FIRST) == rows_of(directory, FIRST)
+    assert copy(cluster, mirrored).caught_up_at is not None

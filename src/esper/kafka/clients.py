@@ -99,10 +99,13 @@ async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500, commit
                 raise
             yield consumer
         finally:
-            # aiokafka 0.14: the task that fetches may lose its cancellation, and `stop` then waits for it for ever.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_S):
-                    await consumer.stop()
+            # aiokafka 0.14: the task that fetches may lose its cancellation, and `stop` then waits for it for ever. While a broker is away,
+            # `stop` raises the CancelledError of a fetch that it cancelled, as if this task were cancelled, and leaves its client open.
+            stopping = asyncio.create_task(consumer.stop())
+            await asyncio.wait([stopping], timeout=_STOP_S)
+            if not stopping.done() or stopping.cancelled() or stopping.exception():
+                stopping.cancel()
+                await consumer._client.close()  # Private: there is no other way to it.
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from esper.oona.observed import Observed, is_observed, is_settled
 
 _OPEN_AT_ONCE = 32
 _QUIET_S = 2.0
+_SEAL_AGAIN_S = 10.0
 
 
 class Arrived(NamedTuple):
@@ -56,6 +57,8 @@ class MirroredRuns:
         self._files: OrderedDict[RunId, MirroredRun] = OrderedDict()
         self._observed: OrderedDict[RunId, Observed] = OrderedDict()
         self._unsettled: dict[RunId, float] = {}
+        self._unsealed: set[RunId] = set()
+        self._sealed_at = -_SEAL_AGAIN_S
 
     def take(self, arrived: Iterable[Arrived]) -> None:
         """Writes the records whose predecessors are there; the others wait."""
@@ -104,8 +107,23 @@ class MirroredRuns:
                     raise ConflictError(f"expected row {first} of its log on Kafka, got none, and no telemetry was deleted there")
                 self._write(name, run, row)
 
+    def find_unsealed(self) -> None:
+        """Looks for finished runs that readers, or the end of a former mirror, kept from being sealed: `settle` seals them."""
+        for name in self._directory.names(hidden=True):
+            entry = self._directory.entry(name)
+            if entry is not None and entry.mirrored and not (entry.sealed or entry.live):
+                with self._directory.open(name) as log:
+                    if [record.type for record in log.last()] == [RunFinished.KIND]:
+                        self._unsealed.add(name)
+
     def settle(self, *, now: bool = False) -> None:
-        """Seals the observed files of sealed runs of which nothing is pending or firing, and about which nothing came lately or `now`."""
+        """Seals finished runs, and the observed files of sealed ones of which nothing is pending or firing and nothing came lately.
+
+        `now` does not wait for that. A file that a reader holds open is tried again later.
+        """
+        if self._unsealed and time.monotonic() >= self._sealed_at + _SEAL_AGAIN_S:
+            self._sealed_at = time.monotonic()
+            self._unsealed = {name for name in self._unsealed if not self._seal(name)}
         for name, at in list(self._unsettled.items()):
             folder = self._directory.path / name
             if not now and time.monotonic() < at + _QUIET_S:
@@ -150,10 +168,18 @@ class MirroredRuns:
         copy.append(rows)
         self.records += len(rows)
         if rows[-1][1].type == RunFinished.KIND:
-            copy.seal()
+            if not copy.seal():
+                self._unsealed.add(name)
             self._files.pop(name).close()
             run.merge, run.sealed_to = None, rows[-1][0]
             self._unsettled[name] = time.monotonic()
+
+    def _seal(self, name: RunId) -> bool:
+        """Seals the copy of a run that has ended; False where a reader holds it open."""
+        with self._directory.open(name) as log:
+            writer = log.writer
+        with MirroredRun(self._directory.path / name, name, writer) as copy:
+            return copy.seal()
 
     def _take_derived(self, name: RunId, records: list[Record]) -> None:
         store = self._opened(self._observed, name, lambda: self._observe(name))
@@ -185,10 +211,9 @@ class MirroredRuns:
                 with self._directory.open(name) as log:
                     last = log.end().row(RUN_FILE)
                     finished = [record.type for record in log.last()] == [RunFinished.KIND]
-                if finished:  # Readers held it, or the mirror was killed, before it could be sealed.
-                    with MirroredRun(folder, name, log.writer) as copy:
-                        copy.seal()
+                if finished:
                     mark = ""
+                    self._unsealed.add(name)
             self._runs[name] = _Run(partition, None if mark is not None else RowMerge(last), last)
         return self._runs[name]
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ _MESSAGES, _WAIT_MS, _FETCH_MS = 2000, 50, 100
 _LOOK_S, _LOOK_CLOSER_S, _SAVE_S = 1.0, 0.1, 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 0.2, 15.0, 60.0
 _STUCK_S = 10.0
+_ANSWER_S = 5.0
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass
@@ -127,8 +130,8 @@ class _Look(NamedTuple):
 class _Copying:
     """One connection to the cluster, from the saved positions on. `reader` reads what is committed, `looker` sees the high watermarks.
 
-    By partition: `_read` is the position, `_sent` the time at which the last message read was sent, `_high` the high watermark at the last
-    look, `_cut` the first offset that retention had left when it was last found to have cut something.
+    By partition: `_read` is the position, `_sent` the times at which the last message read was sent and recorded, `_high` the high
+    watermark at the last look, `_cut` the first offset that retention had left when it was last found to have cut something.
     """
 
     settings: KafkaSettings
@@ -140,7 +143,7 @@ class _Copying:
     looker: AIOKafkaConsumer
     _cluster: str = ""
     _read: dict[TopicPartition, int] = field(default_factory=dict)
-    _sent: dict[TopicPartition, int] = field(default_factory=dict)
+    _sent: dict[TopicPartition, tuple[int, datetime]] = field(default_factory=dict)
     _high: dict[TopicPartition, int] = field(default_factory=dict)
     _cut: dict[TopicPartition, int] = field(default_factory=dict)
     _first: dict[TopicPartition, int] = field(default_factory=dict)
@@ -150,6 +153,7 @@ class _Copying:
     _looked_at: float = 0.0
     _saved_at: float = field(default_factory=time.monotonic)
     _moved_at: float = field(default_factory=time.monotonic)
+    _answered_at: float = field(default_factory=time.monotonic)
 
     async def begin(self, cluster: str, partitions: int) -> None:
         """Goes to the saved positions. Raises LogError for those of another cluster, and for a topic that was made anew."""
@@ -162,6 +166,7 @@ class _Copying:
             self.looker.seek(place, 0)
         self.looker.pause(*places)
         begins, ends = await self.looker.beginning_offsets(places), await self.looker.end_offsets(places)
+        await asyncio.to_thread(self.runs.find_unsealed)
         positions, self._cut = await asyncio.to_thread(self._saved, places)
         for place in places:
             position = positions.get(place, 0)
@@ -263,7 +268,7 @@ class _Copying:
             places = list(self._of(number))
             if self.runs.waiting_bytes(number) > _MOST_BYTES:
                 behind = [place for place in places if self._read[place] < self._high.get(place, self._first[place])]
-                places = sorted(behind, key=lambda place: self._sent.get(place, 0))[:1]
+                places = sorted(behind, key=lambda place: self._sent.get(place, (0, _NEVER)))[:1]
             asked += places
         return asked
 
@@ -272,11 +277,12 @@ class _Copying:
         for place, messages in found.items():
             topic = place.topic.removeprefix(self.settings.prefix)
             for message in messages:
-                self._sent[place] = message.timestamp
                 if self.only is not None and (message.key or b"").decode(errors="replace") not in self.only:
+                    self._sent[place] = message.timestamp, _NEVER
                     continue
                 try:
                     record = record_from(message.headers, message.key, message.value, topic)
+                    self._sent[place] = message.timestamp, record.time
                     arrived.append(Arrived(place.partition, message.offset, row_of(message), record))
                 except DataError:
                     self.state.unreadable += 1  # No record of a run: its row, if it has one, is found missing.
@@ -299,7 +305,8 @@ class _Copying:
                 cut = [place.topic for place in self._of(number) if place in self._cut and self._topic(place) in TELEMETRY]
                 await asyncio.to_thread(self.runs.pass_over, look.seen, cut)
         now = time.time()
-        self._high = await self.looker.end_offsets(list(self._read))
+        if not await self._look_at_ends():
+            return
         for number in self._numbers():
             if number not in self._looks:
                 high = {place: self._high[place] for place in self._of(number)}
@@ -309,6 +316,21 @@ class _Copying:
         if all(number in self._reached for number in self._numbers()):
             self.state.caught_up_at = min(self._reached.values())
         self.state.stuck = self._stuck() if self._looked_at > self._moved_at + _STUCK_S else None
+
+    async def _look_at_ends(self) -> bool:
+        """True where the cluster said how far its topics go; the state says where it did not. Raises LogError when that took too long."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                self._high = await self.looker.end_offsets(list(self._read))
+        except TimeoutError:
+            away_s = time.monotonic() - self._answered_at
+            self.state.error = f"Kafka at {self.settings.bootstrap}: expected an answer, got none for {away_s:.0f} s"
+            if away_s > self.settings.request_timeout_s:
+                raise LogError(self.state.error) from None
+            return False
+        self._answered_at = time.monotonic()
+        self.state.error = None
+        return True
 
     def _stuck(self) -> str | None:
         """A partition whose last messages cannot be read, in words."""

@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from esper.cli.arguments import Subcommands, log_name, log_option, mirror_of, new_command
@@ -13,6 +13,7 @@ from esper.history.checks import Check, examine
 from esper.kafka.cluster import KafkaSettings
 from esper.oona.directory import Directory
 
+_OPEN_S = 5.0
 _STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "yellow"}
 
 
@@ -39,16 +40,19 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 def _examine_kafka(directory: Directory, settings: KafkaSettings, *, every_run: bool, option: str) -> Iterator[Check]:
     """The checks of the cluster, then of its mirror: what cannot be read of the cluster leaves what was mirrored before."""
     from esper.kafka.cluster_topics import check_topics
+    from esper.kafka.transactions import open_transactions
 
     try:
         problems = asyncio.run(check_topics(settings))
         yield Check("cluster", "ok", f"{settings.bootstrap} answers")
-        for problem in problems:
-            yield Check("topics", "bad", problem)
-        if not problems:
-            yield Check("topics", "ok", "all are as they must be")
+        yield from _answers("topics", problems, "all are as they must be")
+        yield from _answers("transactions", asyncio.run(open_transactions(settings, _OPEN_S)), "all have ended")
         caught_up(directory, settings)
         yield Check("mirror", "ok", f"everything that is on Kafka is in {directory.path}")
     except EsperError as error:
         yield Check("cluster", "bad", str(error))
     yield from examine(directory.path, every_run=every_run, option=option)
+
+
+def _answers(name: str, problems: Sequence[str], fine: str) -> Iterator[Check]:
+    yield from (Check(name, "bad", problem) for problem in problems) if problems else (Check(name, "ok", fine),)
