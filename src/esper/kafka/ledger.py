@@ -20,7 +20,7 @@ topics that stopped once more.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -283,7 +283,7 @@ class Ledger:
         for topic, begin in refold_from.items():
             async for message in self._between(topic, begin):
                 await self._refold(topic, message)
-        await self._try_again()
+        await self._try_again(begins)
         self._consumer.assign(list(self._places.values()))
         for topic, place in self._places.items():
             self._consumer.seek(place, self.positions[topic])
@@ -313,12 +313,13 @@ class Ledger:
         except Exception as error:
             await self._raised(record, message, error)
 
-    async def _try_again(self) -> None:
+    async def _try_again(self, begins: Mapping[str, int]) -> None:
         """Hands in what stopped topics once more, and what came after it."""
         stopped = self._runs.begin()
         for topic in self._places:
             stops = {name.encode(): stops[topic] for name, stops in stopped.items() if topic in stops}
-            async for message in self._between(topic, min((stop.offset for stop in stops.values()), default=self.positions[topic])):
+            first = min((stop.offset for stop in stops.values()), default=self.positions[topic])
+            async for message in self._between(topic, max(first, begins[topic])):
                 stop = stops.get(message.key or b"")
                 if stop is not None and message.offset >= stop.offset:
                     with suppress(DataError):  # Its dead letter is written.

@@ -5,7 +5,7 @@ topic that stopped, for another version might not stop there.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
@@ -90,7 +90,6 @@ class LedgerRuns:
         for name, run in self._runs.items():
             self._put_in_force(name, run)
             run.stopped = {}
-        self._urgent |= stopped.keys()
         return stopped
 
     def try_again(self, record: Record, message: Message, stop: Stop) -> None:
@@ -110,11 +109,12 @@ class LedgerRuns:
         if message.offset >= stop.derived_to or record.topic in run.stopped:
             self.records += derived
 
-    def end_trying(self, stopped: Mapping[RunId, Collection[str]]) -> None:
-        """Records which runs are stopped no more."""
-        for name, topics in stopped.items():
+    def end_trying(self, stopped: Mapping[RunId, Mapping[str, Stop]]) -> None:
+        """Records which runs are stopped no more. A topic whose record is not there any more stays as it was."""
+        for name, stops in stopped.items():
             run = self._runs[name]
-            self._own(name, run, run.monitor.unblocked(topics, self._now()))
+            run.stopped = {topic: stop for topic, stop in stops.items() if topic in run.monitor.blocked} | run.stopped
+            self._own(name, run, run.monitor.unblocked(stops, self._now()))
 
     def judge_silence(self, now: datetime) -> None:
         """Records the silence of trainings that began or ended as of `now`."""

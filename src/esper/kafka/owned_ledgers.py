@@ -90,6 +90,7 @@ class OwnedLedgers:
                 return
             self.opened += 1
             self.open[partition] = ledger
+            self._move(partition)
             for topic, count in ledger.expired.items():
                 self._report(
                     f"partition {partition}: {count} messages of {topic} were deleted by retention before they were read; going on"
