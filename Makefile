@@ -6,10 +6,13 @@ READY := $(VENV)/.ready-dev
 READY_DEMO := $(VENV)/.ready-demo
 unexport PYTHONDONTWRITEBYTECODE # Compiled tests are kept: rewriting their asserts is nearly half of collecting them.
 
-.PHONY: demo test unit check format schemas clean
+.PHONY: demo demo-kafka test unit check format schemas clean
 
 demo: $(READY_DEMO) ## Trains a growing network on handwritten digits, beside static ones, and tells its history from the log.
 	@$(BIN)/esper demo
+
+demo-kafka: $(READY) ## A broker, two trainings, a bridge, two workers and Nissa: records, an alert, a worker that is killed. Needs Java and Maven.
+	@$(BIN)/python deploy/kafka/demo.py
 
 test: $(READY) ## Everything: unit tests, whole trainings, kills, a real Kafka broker, whose jars are fetched where Java and Maven are.
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python deploy/kafka/local_kafka.py --fetch; fi
