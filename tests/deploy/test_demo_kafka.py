@@ -42,8 +42,8 @@ def demo(folder: Path) -> "subprocess.Popen[str]":
 
 
 def left_behind(folder: Path) -> list[str]:
-    """The files in `folder`, and the processes that were started with its name."""
-    found = [path.name for path in folder.iterdir()]
+    """The demo's files in `folder`, and the processes that were started with their names."""
+    found = [path.name for path in folder.glob("esper-demo-kafka-*")]
     for process in psutil.process_iter(["cmdline"]):
         found += [word for word in process.info["cmdline"] or () if os.fspath(folder) in word]
     return found
