@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from local_kafka import LocalKafka
 
 from esper.events.envelope import RunId
 from esper.events.kinds.telemetry import Heartbeat
@@ -169,6 +170,31 @@ def test_derived_records_stand_beside_their_runs_once_and_what_is_resolved_is_se
     firing = {line.run for line in current_alerts(mirrored, lambda error: pytest.fail(str(error)))}
     assert is_settled(mirrored.path / FIRST) == (FIRST not in firing)
     assert not is_settled(mirrored.path / SECOND)
+
+
+@pytest.mark.chaos
+def test_a_mirror_goes_on_when_a_broker_that_was_away_is_back(own_kafka: LocalKafka, tmp_path: Path, mirrored: Directory) -> None:
+    cluster, directory = Cluster.make(own_kafka.bootstrap), Directory(tmp_path / "log", create=True)
+    write_run(directory, run=SECOND, until_epoch=2, finish=False)
+    ship(cluster, directory)
+
+    async def away() -> None:
+        stop = asyncio.Event()
+        mirror = Mirror(cluster.settings, mirrored, jitter=lambda: 0.0)
+        async with asyncio.TaskGroup() as group, asyncio.timeout(4 * WITHIN_S):
+            group.create_task(mirror.run(stop))
+            await until(lambda: mirror.state.caught_up_at is not None)
+            own_kafka.kill()
+            await until(lambda: mirror.state.error is not None)
+            assert rows_of(mirrored, SECOND) == rows_of(directory, SECOND)
+            await asyncio.to_thread(own_kafka.start)
+            await until(lambda: mirror.state.error is None)
+            go_on(directory, SECOND, 4, resumed=False)
+            await asyncio.to_thread(ship, cluster, directory)
+            await until(lambda: rows_of(mirrored, SECOND) == rows_of(directory, SECOND))
+            stop.set()
+
+    asyncio.run(away())
 
 
 async def until(true: Callable[[], bool]) -> None:
