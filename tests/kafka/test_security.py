@@ -23,6 +23,7 @@ from esper.kafka.clients import producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, LEAD, READER, WORKER, Needs, check_needs, check_topics, create_topics
 from esper.kafka.ledger import Ledger, LedgerSettings
+from esper.kafka.mirroring import Mirror
 from esper.kafka.probing import WITHIN_S, RefusedError, probing
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
@@ -248,6 +249,9 @@ def test_bridge_and_worker_and_reader_do_their_work_with_the_least_rights(secure
     asyncio.run(derive())
     reader = Cluster(secured.settings("reader", BASE))
     assert len(asyncio.run(reader.messages(*READER.reads))) > bridge.state.shipped
+    mirrored = Directory(tmp_path / "mirror", create=True)
+    asyncio.run(Mirror(reader.settings, mirrored).run(asyncio.Event(), until_caught_up=True))
+    assert log_of(mirrored, run_of(1)) == log_of(directory, run_of(1))
 
 
 def test_a_bridge_may_write_nothing_but_what_runs_write(secured: SecuredKafka) -> None:
