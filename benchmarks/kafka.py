@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +41,7 @@ from confluent_kafka import Consumer, Producer
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [os.fspath(CHECKOUT / "deploy" / "kafka"), os.fspath(CHECKOUT)]
 
-from local_kafka import LocalKafka  # noqa: E402
+from local_kafka import LocalKafka, free_ports  # noqa: E402
 
 from esper.events.cloudevents import headers  # noqa: E402
 from esper.events.envelope import Record, RunId  # noqa: E402
@@ -268,14 +269,28 @@ def end_to_end(node: LocalKafka, folder: Path, runs: int, seconds: float) -> dic
     settings = new_cluster(node, folder, "live.")
     address = ("--kafka", f"kafka://{settings.bootstrap}", "--log", os.fspath(folder))
     trainer = (sys.executable, __file__, "--trainer", os.fspath(folder), "--runs", str(runs), "--seconds", str(seconds))
-    with process(*esper("bridge", *address)), process(*worker_command(settings, folder)), process(*trainer) as training:
-        found = asyncio.run(read_derived(settings, training))
+    (port,) = free_ports(1)
+    with process(*esper("bridge", *address)), process(*worker_command(settings, folder), "--port", str(port)):
+        wait_for_worker(port)
+        with process(*trainer) as training:
+            found = asyncio.run(read_derived(settings, training))
     directory = Directory(folder)
     emitted = {record.id: record.time.timestamp() for run in directory.names() for record in records_of(directory, run)}
     began_at = min(emitted.values())
     # The first seconds are those in which processes start and runs begin.
     late = [(at - emitted[cause]) * 1e3 for cause, at in found if emitted[cause] > began_at + seconds / 4]
     return {"end_to_end_events": len(late), **percentiles("end_to_end", late), **asyncio.run(plain_latency(settings, min(seconds, 10.0)))}
+
+
+def wait_for_worker(port: int) -> None:
+    """Returns when the worker with its status page at `port` owns every partition."""
+    deadline = time.monotonic() + _WITHIN_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            if len(json.load(answer)) >= PARTITIONS:
+                return
+        time.sleep(0.2)
+    raise TimeoutError("the worker owns nothing yet")
 
 
 async def read_derived(settings: KafkaSettings, training: psutil.Process) -> list[tuple[str, float]]:
