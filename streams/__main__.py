@@ -1,16 +1,23 @@
 """`python -m streams`: one worker process. `esper worker` starts and supervises it."""
 
 import argparse
+import asyncio
+import logging
+import sys
+import threading
 from pathlib import Path
 
 import faust
 
+from esper.errors import EsperError
 from esper.kafka.cluster import kafka_settings
+from esper.kafka.cluster_topics import WORKER, check_needs
 from esper.kafka.ledger import LedgerSettings
+from esper.kafka.owned_ledgers import FAILED
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 
-from .app import build_app
+from .app import build_app, end_late, report
 
 parser = argparse.ArgumentParser()
 parser.add_argument("kafka")
@@ -19,5 +26,14 @@ parser.add_argument("--state-every", type=float, default=30.0)
 parser.add_argument("--port", type=int)
 chosen = parser.parse_args()
 settings = kafka_settings(chosen.kafka, chosen.settings)
+logging.getLogger("aiokafka").propagate = False  # Hundreds of lines a second while a broker is away; what matters is raised.
+try:
+    asyncio.run(check_needs(settings, WORKER))  # Faust says of a cluster that refuses it only that it cannot connect.
+except EsperError as error:
+    report(str(error))
+    sys.exit(FAILED)
 app = build_app(settings, LedgerSettings(watching_of(Directory(chosen.settings)), chosen.state_every), port=chosen.port)
-faust.Worker(app, loglevel="WARNING", redirect_stdouts=False).execute_from_commandline()
+worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
+worker.spinner = None
+threading.Thread(target=end_late, args=(worker,), daemon=True).start()
+worker.execute_from_commandline()

@@ -6,8 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from enum import Enum
-from typing import Any
+from typing import Any, NoReturn
 
 import faust
 
@@ -18,6 +17,7 @@ from esper.kafka.owned_ledgers import FAILED, OwnedLedgers
 
 _SESSION_S = 8.0
 _STUCK_S = 60.0
+_STOP_S = 16.0  # Longer than ledgers take to close, shorter than `esper worker` waits before it kills.
 
 
 def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | None) -> faust.App:
@@ -37,7 +37,7 @@ def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | No
         web_port=port or 6066,
     )
     lead = app.topic(settings.topic(LEAD), value_type=bytes)
-    ledgers = OwnedLedgers(settings, ledger, lambda problem: print(f"esper worker: {problem}", file=sys.stderr, flush=True))  # noqa: T201
+    ledgers = OwnedLedgers(settings, ledger, report)
 
     @app.agent(lead)
     async def member(stream: faust.StreamT[bytes]) -> None:
@@ -52,14 +52,15 @@ def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | No
     @app.on_before_shutdown.connect
     async def released(*_: Any, **__: Any) -> None:
         await ledgers.close()
+        if ledgers.failed:
+            _end()
 
     @app.task
     async def end_with_the_ledgers() -> None:
         began_at = time.monotonic()
         while not (ledgers.failed or ledgers.is_stuck(_STUCK_S, began_at)):
             await asyncio.sleep(1)
-        sys.stderr.flush()
-        os._exit(FAILED)  # The next owner aborts what is open.
+        _end()
 
     @app.page("/")
     async def status(view: faust.web.View, _: faust.web.Request) -> faust.web.Response:
@@ -68,12 +69,27 @@ def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | No
     return app
 
 
+def end_late(worker: faust.Worker) -> NoReturn:
+    """Ends the process `_STOP_S` after Faust began to stop: while a broker is away it may wait for ever. For a thread of its own."""
+    while not worker.should_stop:
+        time.sleep(0.2)
+    time.sleep(_STOP_S)
+    report(f"it did not stop within {_STOP_S:g} s of being asked to; the partitions' next owner aborts what is open")
+    _end()
+
+
+def report(problem: str) -> None:
+    """Writes `problem` to standard error."""
+    print(f"esper worker: {problem}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _end() -> NoReturn:
+    os._exit(FAILED)  # Not by way of Faust, which may hang. The next owner aborts what is open.
+
+
 def _credentials(settings: KafkaSettings) -> Any:  # Any: one of Faust's classes.
     arguments = settings.client()
     context, password = arguments.get("ssl_context"), arguments.get("sasl_plain_password")
-    if password is None:
-        return context
-    credentials = faust.SASLCredentials(username=settings.username, password=password, ssl_context=context)
-    # Faust's own enumeration lacks SCRAM; its driver passes on the value.
-    credentials.mechanism = Enum("Mechanism", {"CHOSEN": settings.mechanism}).CHOSEN  # type: ignore[attr-defined]
-    return credentials
+    if password is not None:
+        return faust.SASLCredentials(username=settings.username, password=password, mechanism=settings.mechanism, ssl_context=context)
+    return None if context is None else faust.SSLCredentials(context)

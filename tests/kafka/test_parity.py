@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -145,7 +144,6 @@ def all_is_saved(cluster: Cluster) -> bool:
     return all(derived_to.get(partition, {}).get(topic, 0) >= end for (partition, topic), end in ends.items())
 
 
-@pytest.mark.skipif(find_spec("faust") is None, reason="faust-streaming is not installed")
 def test_workers_that_share_partitions_come_to_what_a_plain_loop_comes_to(cluster: Cluster, logs: Logs, tmp_path: Path) -> None:
     rng_seed = 0
     rng, directory, folder = Random(rng_seed), Directory(tmp_path / "log", create=True), tmp_path / "settings"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from local_kafka import can_run
 
 from esper.cli.main import main
@@ -24,13 +25,16 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, LEAD, READER, WORKER, Needs, check_needs, check_topics, create_topics
 from esper.kafka.ledger import Ledger, LedgerSettings
 from esper.kafka.mirroring import Mirror
+from esper.kafka.owned_ledgers import FAILED
 from esper.kafka.probing import WITHIN_S, RefusedError, probing
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
+from streams.app import build_app
 from tests.kafka.conftest import do_without
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of, run_of
 from tests.kafka.secured_kafka import PASSWORD, SecuredKafka
+from tests.kafka.test_worker import started, wait_for
 from tests.synthetic import write_run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
@@ -252,6 +256,51 @@ def test_bridge_and_worker_and_reader_do_their_work_with_the_least_rights(secure
     mirrored = Directory(tmp_path / "mirror", create=True)
     asyncio.run(Mirror(reader.settings, mirrored).run(asyncio.Event(), until_caught_up=True))
     assert log_of(mirrored, run_of(1)) == log_of(directory, run_of(1))
+
+
+@pytest.mark.parametrize("number", [3, 4], ids=["SASL", "TLS"])
+def test_a_worker_derives_where_its_member_needs_a_password_or_tls(number: int, secured: SecuredKafka, tmp_path: Path) -> None:
+    directory, folder = Directory(tmp_path / "log", create=True), tmp_path / "settings"
+    folder.mkdir()
+    write_run(directory, run=run_of(number))
+    asyncio.run(Bridge(directory, secured.settings("bridge", BASE)).run(asyncio.Event(), drain=True))
+    settle(folder, "worker", secured.folder / "password")
+    if number == 4:
+        lines = (
+            f'prefix = "{PREFIX}"',
+            'security = "ssl"',
+            f'ca_file = "{secured.folder / "ca.pem"}"',
+            "partitions = 2",
+            "replication = 1",
+        )
+        (folder / "kafka.toml").write_text("\n".join(lines))
+    with started(secured.sasl if number == 3 else secured.tls, folder) as process:
+        wait_for(Cluster(admin_of(secured)), directory)
+        process.terminate()
+        assert process.wait(_ENDS_S) == 0
+    assert (folder / "errors").read_text() == ""
+
+
+@pytest.mark.parametrize("security", ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_faust_gives_its_client_what_ours_are_given(security: str, mechanism: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(PASSWORD)
+    user = {"username": "worker", "password_file": str(tmp_path / "password")} if security.startswith("sasl") else {}
+    settings = KafkaSettings.model_validate(BASE.model_dump() | {"security": security, "mechanism": mechanism} | user)
+    wanted = {name: value for name, value in settings.client().items() if name.startswith(("security", "sasl", "ssl"))}
+    given = dict(credentials_to_aiokafka_auth(build_app(settings, LedgerSettings(), port=None).conf.broker_credentials))
+    contexts = [arguments.pop("ssl_context", None) is not None for arguments in (wanted, given)]
+    assert given == wanted
+    assert contexts == [security.endswith("ssl")] * 2
+
+
+def test_a_worker_process_that_is_refused_ends_with_the_reason(secured: SecuredKafka, tmp_path: Path) -> None:
+    settle(tmp_path, "worker", secured.folder / "ca.pem")
+    command = [sys.executable, "-W", "ignore", "-m", "streams", f"kafka://{secured.sasl}", "--settings", os.fspath(tmp_path)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], text=True, capture_output=True, timeout=_ENDS_S, check=False)
+    assert ended.returncode == FAILED
+    assert ended.stderr.startswith(f"esper worker: Kafka at {secured.sasl}: expected user 'worker' to be let in, got a refusal")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_bridge_may_write_nothing_but_what_runs_write(secured: SecuredKafka) -> None:

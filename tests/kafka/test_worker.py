@@ -1,20 +1,28 @@
 """Workers as users start them: they share the partitions, take over from one that is killed, and stop when they are asked to."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
+from local_kafka import LocalKafka, free_ports
 
 from esper.kafka.bridging import Bridge
+from esper.kafka.owned_ledgers import FAILED
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
+from streams import app
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import run_of
 from tests.kafka.test_ledger import DERIVED, assert_same, expected, is_own
@@ -27,14 +35,28 @@ _STOP_S = 25.0
 
 
 @contextmanager
-def worker(cluster: Cluster, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def worker(cluster: Cluster, folder: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
     """A worker whose settings stand in `folder`; killed at the end where it still runs."""
     settings = cluster.settings
     (folder / "kafka.toml").write_text(f'prefix = "{settings.prefix}"\npartitions = {settings.partitions}\nreplication = 1\n')
-    words = ["worker", "--kafka", f"kafka://{settings.bootstrap}", "--log", os.fspath(folder), "--state-every", "1"]
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "esper.cli", *words], text=True, stdout=subprocess.PIPE, start_new_session=True
-    ) as process:
+    with started(settings.bootstrap, folder, *words) as process:
+        yield process
+
+
+@contextmanager
+def started(bootstrap: str, folder: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """The same, with the kafka.toml that is in `folder`; what it says of errors is appended to the file `errors` there."""
+    command = ["worker", "--kafka", f"kafka://{bootstrap}", "--log", os.fspath(folder), "--state-every", "1", *words]
+    with (
+        (folder / "errors").open("a") as errors,
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "esper.cli", *command],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             yield process
         finally:
@@ -48,6 +70,20 @@ def wait_for(cluster: Cluster, directory: Directory) -> None:
     while not wanted <= {record.id for record in asyncio.run(cluster.records(*DERIVED))}:
         assert time.monotonic() < deadline, "not everything was derived"
         time.sleep(0.5)
+
+
+def page(port: int, path: str) -> str:
+    """The page of the worker's at `port`, as soon as it owns both partitions."""
+    deadline = time.monotonic() + _WITHIN_S
+    while time.monotonic() < deadline:
+        with suppress(URLError, ConnectionError, TimeoutError):
+            with urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                owned = json.load(answer).keys()
+            if owned == {"0", "1"}:
+                with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                    return str(answer.read().decode())
+        time.sleep(0.2)
+    raise AssertionError("the worker did not own both partitions")
 
 
 def test_two_workers_share_the_work_and_one_takes_over_when_the_other_is_killed(cluster: Cluster, tmp_path: Path) -> None:
@@ -79,3 +115,29 @@ def test_a_cluster_without_the_topics_is_refused_with_what_to_do(kafka: str, tmp
     assert ended.returncode == 1
     assert "topic nothing.system.events.run: expected it, got none" in ended.stderr
     assert "esper topics create" in ended.stderr
+
+
+@pytest.mark.chaos
+def test_a_worker_ends_in_time_where_its_broker_was_killed(own_kafka: LocalKafka, tmp_path: Path) -> None:
+    cluster, (port,) = Cluster.make(own_kafka.bootstrap), free_ports(1)
+    with worker(cluster, tmp_path, "--port", str(port)) as process:
+        page(port, "/")
+        own_kafka.kill()
+        asked_at = time.monotonic()
+        process.terminate()
+        assert process.wait(_STOP_S) == FAILED
+        assert time.monotonic() - asked_at < 20
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+    said = (tmp_path / "errors").read_text().splitlines()
+    assert "not everything was written within 12 s" in said[-1]
+    assert len(said) < 30
+
+
+def test_a_process_that_faust_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(app, "_STOP_S", 0.01)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        app.end_late(cast("Any", SimpleNamespace(should_stop=True)))  # Any: of Faust's worker, all that is asked.
+    assert ended.value.code == FAILED
+    assert "did not stop within" in capsys.readouterr().err
