@@ -53,13 +53,16 @@ def _stopped(process: "subprocess.Popen[bytes]", report: Callable[[str], None]) 
 
 
 def _command() -> tuple[list[str], Path | None]:
-    """The command of a worker, and the folder to start it in: `esper_streams` as the wheel has it, else `streams` of a checkout."""
+    """The command of a worker, and the folder to start it in: `streams` of a checkout, else `esper_streams`, which the wheel makes of it.
+
+    An installation that is edited has both, and the second is as old as the installation.
+    """
     for name in ("faust", "aiokafka"):
         if find_spec(name) is None:
             raise SettingsError(f"esper worker needs {name}: pip install 'esper-training[kafka]'")
-    if find_spec("esper_streams") is not None:
-        return [sys.executable, "-m", "esper_streams"], None
     checkout = Path(__file__).parents[3]
     if (checkout / "streams" / "__main__.py").exists():
         return [sys.executable, "-m", "streams"], checkout
+    if find_spec("esper_streams") is not None:
+        return [sys.executable, "-m", "esper_streams"], None
     raise SettingsError("expected the stream processors (esper_streams), got a distribution without them: install esper-training again")
