@@ -14,6 +14,7 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import LEAD
 from esper.kafka.ledger import LedgerSettings
 from esper.kafka.owned_ledgers import FAILED, OwnedLedgers
+from esper.kafka.worker_metrics import metrics_text
 
 _SESSION_S = 8.0
 _STUCK_S = 60.0
@@ -21,7 +22,7 @@ _STOP_S = 16.0  # Longer than ledgers take to close, shorter than `esper worker`
 
 
 def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | None) -> faust.App:
-    """A worker's application, with a status page at `port` on loopback where one is given."""
+    """A worker's application, with a status page and `/metrics` at `port` on loopback where one is given."""
     app = faust.App(
         settings.topic("worker"),
         broker=[f"kafka://{one}" for one in settings.bootstrap.split(",")],
@@ -65,6 +66,10 @@ def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | No
     @app.page("/")
     async def status(view: faust.web.View, _: faust.web.Request) -> faust.web.Response:
         return view.json(ledgers.status())
+
+    @app.page("/metrics")
+    async def metrics(view: faust.web.View, _: faust.web.Request) -> faust.web.Response:
+        return view.bytes(metrics_text(ledgers), content_type="text/plain; version=0.0.4", headers={"Cache-Control": "no-store"})
 
     return app
 

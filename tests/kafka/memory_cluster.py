@@ -106,6 +106,9 @@ class _Consumer:
     async def position(self, place: TopicPartition) -> int:
         return self._positions[place]
 
+    def highwater(self, place: TopicPartition) -> int:
+        return len(self._cluster.logs.get(place.topic, []))
+
     def partitions_for_topic(self, topic: str) -> set[int]:
         return set(range(self._cluster.partitions.get(topic, 1)))
 

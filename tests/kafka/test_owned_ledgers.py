@@ -1,9 +1,12 @@
 """The ledgers of a worker: they are told to close in the middle of anything, and notice when nothing moves."""
 
 import asyncio
+import re
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,9 @@ from esper.errors import LogError
 from esper.kafka import owned_ledgers
 from esper.kafka.ledger import LedgerSettings
 from esper.kafka.owned_ledgers import OwnedLedgers
+from esper.kafka.worker_metrics import metrics_text
 from tests.kafka.memory_cluster import SETTINGS
+from tests.nissa.programs import program
 
 _LONG_S, _AT_ONCE_S, _WITHIN_S = 30.0, 0.01, 10.0
 
@@ -23,7 +28,7 @@ class _Ledger:
         self.hangs, self.fails, self.done = hangs, fails, list[str]()
         self.expired: dict[str, int] = {"telemetry.training.steps": 3}
         self.positions = self.lag = {"telemetry.training.steps": 3}
-        self.runs = self.stopped_runs = 0
+        self.runs, self.stopped_runs, self.last_transaction_s = 5, 1, 0.25
         self.counts = Counter[str]()
         self.progress: Callable[[], None] = lambda: None
 
@@ -50,6 +55,11 @@ class _Ledger:
         if name == self.fails:
             raise LogError("the cluster is dead")
         await asyncio.sleep(0)
+
+
+@pytest.fixture
+def promtool(pytestconfig: pytest.Config) -> Path:
+    return program(pytestconfig, "promtool")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, ledger: _Ledger, work: Callable[[OwnedLedgers], Awaitable[None]]) -> list[str]:
@@ -137,6 +147,44 @@ def test_a_ledger_that_turns_is_not_stuck_and_one_that_is_opened_has_time(monkey
 
     run(monkeypatch, turning, turns)
     run(monkeypatch, opening, opens)
+
+
+def test_metrics_count_what_closed_ledgers_did_and_promtool_accepts_them(monkeypatch: pytest.MonkeyPatch, promtool: Path) -> None:
+    ledger = _Ledger()
+    ledger.counts = Counter({"applied": 7, "derived": 2, "dead letters": 1, "expired": 3, "transactions": 4})
+    told: list[bytes] = []
+
+    async def work(owned: OwnedLedgers) -> None:
+        await until(lambda: bool(owned.open))
+        told.append(metrics_text(owned))
+        owned.own(())
+        await until(lambda: not owned.open)
+        owned.own([0])
+        await until(lambda: bool(owned.open))
+        told.append(metrics_text(owned))
+        await owned.close()
+        told.append(metrics_text(owned))
+
+    run(monkeypatch, ledger, work)
+    first, second, last = ({name: float(value) for name, value in re.findall(r"(?m)^(\w[^ ]*) (\S+)$", text.decode())} for text in told)
+    assert first == {
+        "esper_worker_records_applied_total": 7,
+        "esper_worker_records_derived_total": 2,
+        "esper_worker_dead_letters_total": 1,
+        "esper_worker_records_expired_total": 3,
+        "esper_worker_transactions_total": 4,
+        "esper_worker_ledgers_opened_total": 1,
+        "esper_worker_ledgers": 1,
+        "esper_worker_runs": 5,
+        "esper_worker_stopped_runs": 1,
+        "esper_worker_last_transaction_seconds": 0.25,
+        'esper_worker_lag_records{topic="telemetry.training.steps"}': 3,
+    }
+    assert (second["esper_worker_records_applied_total"], last["esper_worker_records_applied_total"]) == (14, 14)
+    assert (last["esper_worker_ledgers_opened_total"], last["esper_worker_ledgers"]) == (2, 0)
+    for text in told:
+        done = subprocess.run([promtool, "check", "metrics"], input=text, check=False, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_worker_that_is_never_told_what_it_owns_is_stuck() -> None:

@@ -24,7 +24,7 @@ from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 from streams import app
 from tests.kafka.made_cluster import Cluster
-from tests.kafka.recorded import run_of
+from tests.kafka.recorded import log_of, run_of
 from tests.kafka.test_ledger import DERIVED, assert_same, expected, is_own
 from tests.synthetic import write_run
 
@@ -72,6 +72,22 @@ def wait_for(cluster: Cluster, directory: Directory) -> None:
         time.sleep(0.5)
 
 
+def sample(metrics: str, name: str) -> float:
+    """The sum over the series of `name`."""
+    found = [line for line in metrics.splitlines() if line.partition(" ")[0].partition("{")[0] == name]
+    assert found, name
+    return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def metrics_at_rest(port: int) -> str:
+    """The metrics of the worker at `port` once it has read everything, and has taken note of a transaction."""
+    deadline = time.monotonic() + _WITHIN_S
+    while sample(metrics := page(port, "/metrics"), "esper_worker_lag_records") or not sample(metrics, "esper_worker_transactions_total"):
+        assert time.monotonic() < deadline, metrics
+        time.sleep(0.2)
+    return metrics
+
+
 def page(port: int, path: str) -> str:
     """The page of the worker's at `port`, as soon as it owns both partitions."""
     deadline = time.monotonic() + _WITHIN_S
@@ -94,18 +110,23 @@ def test_two_workers_share_the_work_and_one_takes_over_when_the_other_is_killed(
     asyncio.run(Bridge(directory, cluster.settings).run(asyncio.Event(), drain=True))
     folder = tmp_path / "settings"
     folder.mkdir()
-    with worker(cluster, folder) as first, worker(cluster, folder) as second:
+    (port,) = free_ports(1)
+    with worker(cluster, folder) as first, worker(cluster, folder, "--port", str(port)) as second:
         wait_for(cluster, directory)
         os.killpg(first.pid, signal.SIGKILL)
         for number in (3, 4):
             write_run(directory, run=run_of(number))
         asyncio.run(Bridge(directory, cluster.settings).run(asyncio.Event(), drain=True))
         wait_for(cluster, directory)
+        metrics = metrics_at_rest(port)
         second.terminate()
         assert second.wait(_STOP_S) == 0
     found = asyncio.run(cluster.records(*DERIVED))
     assert_same(found, expected(directory, directory.names()))
     assert sum(map(is_own, found)) == 4
+    assert sample(metrics, "esper_worker_records_applied_total") >= sum(len(log_of(directory, run_of(number))) for number in (3, 4))
+    assert sample(metrics, "esper_worker_ledgers") == 2
+    assert sample(metrics, "esper_worker_ledgers_opened_total") >= 2
 
 
 def test_a_cluster_without_the_topics_is_refused_with_what_to_do(kafka: str, tmp_path: Path) -> None:

@@ -79,11 +79,12 @@ class Ledger:
         self.partition = partition
         self.positions: dict[str, int] = {}
         self.lag: dict[str, int] = {}
-        """Offsets between the position and the end, by topic, as of at most a second ago."""
+        """Offsets between the position and the high watermark, by topic, as of a second ago: what open transactions hold back counts."""
         self.counts = Counter[str]()
         """Records applied, records derived, dead letters, transactions, and messages that retention had cut before they were read."""
         self.committing_s = 0.0
         """Time that all transactions together took."""
+        self.last_transaction_s = 0.0
         self.expired: dict[str, int] = {}
         """Messages that retention had cut before they were read, by topic."""
         self._settings, self._ledger, self._now, self._progress = settings, ledger, now, progress
@@ -201,7 +202,8 @@ class Ledger:
             check_partitions(self._consumer, self._settings)
             self._asked_at, now = time.monotonic(), self._now()
             ends = await offsets_of(self._consumer.end_offsets, self._places)
-            self.lag = {topic: max(0, end - await self._position(topic)) for topic, end in ends.items()}
+            heads = {topic: max(end, self._consumer.highwater(self._places[topic]) or 0) for topic, end in ends.items()}
+            self.lag = {topic: head - await self._position(topic) for topic, head in heads.items()}
             self._unread = self._unread or (now, ends)
         if self._unread is not None:
             now, ends = self._unread
@@ -258,7 +260,8 @@ class Ledger:
         messages += [Outgoing(topic(CHANGELOG), key, value, [], part) for key, value in due.states]
         await transact(self._producer, self._settings, messages)
         self._committed_at = time.monotonic()
-        self.committing_s += self._committed_at - began_at
+        self.last_transaction_s = self._committed_at - began_at
+        self.committing_s += self.last_transaction_s
         self.counts["transactions"] += 1
 
     # Recovering

@@ -6,6 +6,7 @@ Group membership only hints at which partitions those are; fencing decides who w
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
 
@@ -30,11 +31,20 @@ class OwnedLedgers:
         """Number of ledgers opened so far."""
         self.open: dict[int, Ledger] = {}
         """The ledgers that are open, by partition."""
+        self._closed = Counter[str]()
         self._settings, self._ledger, self._report = settings, ledger, report
         self._stops: dict[int, asyncio.Event] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._moved_at: dict[int, float] = {}
         self._told_at: float | None = None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all ledgers counted since the process began, those that are closed too."""
+        counts = Counter(self._closed)
+        for ledger in self.open.values():
+            counts.update(ledger.counts)
+        return counts
 
     def status(self) -> dict[str, object]:
         """The ledgers that are open, by partition: their positions, what is left to read, runs and counts."""
@@ -106,7 +116,9 @@ class OwnedLedgers:
             self._report(f"partition {partition}: {error}")
             self.failed = True
         finally:
-            self.open.pop(partition, None)
+            closed = self.open.pop(partition, None)
+            if closed is not None:
+                self._closed.update(closed.counts)
             self._moved_at.pop(partition, None)
 
     async def _open(self, partition: int, stop: asyncio.Event) -> Ledger | None:

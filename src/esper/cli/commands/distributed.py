@@ -35,7 +35,7 @@ def add(commands: Subcommands) -> None:
     words = "derive aggregates, anomalies and alerts from the runs on Kafka, with as many other workers as there are"
     parser = new_command(commands, "worker", _run_worker, words)
     _add_cluster(parser)
-    parser.add_argument("--port", type=whole_number, metavar="N", help="serve a status page at this port of 127.0.0.1")
+    parser.add_argument("--port", type=whole_number, metavar="N", help="serve a status page and /metrics at this port of 127.0.0.1")
     parser.add_argument("--state-every", type=factor, default=30.0, metavar="S", help="the age at which a state is written (default: 30)")
     words = "deliver the alerts on Kafka to the handlers of delivery.toml, sharing them with as many other deliverers as there are"
     parser = new_command(commands, "deliver", _run_deliver, words, kafka=True)
