@@ -1,13 +1,22 @@
 """`python faust_host.py SCENARIO BROKER GROUP TOPIC...`: an application as Faust's documents write it, without Esper's guards.
 
-It prints a line for each thing that happens, and goes on until it is killed.
+It prints a line for each thing that happens, and goes on until it is stopped. The scenarios `worker` and `unguarded` are Esper's worker
+over the topics of prefix GROUP, without ledgers; closing them takes until there is a file `go`.
 """
 
 import asyncio
 import sys
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import faust
+
+from esper.kafka.cluster import KafkaSettings
+from esper.kafka.ledger import LedgerSettings
+from esper.kafka.owned_ledgers import OwnedLedgers
+
+sys.path.append(str(Path(__file__).parents[2]))  # streams
 
 
 def say(*words: object) -> None:
@@ -25,23 +34,54 @@ async def read(stream: Any) -> None:  # Any, here and below: Faust's types, whic
             await asyncio.Event().wait()
 
 
-def main(scenario: str, broker: str, group: str, *topics: str) -> None:
-    """Runs the application of `scenario`."""
+def worker(scenario: str, broker: str, prefix: str) -> Any:
+    """Esper's application; `unguarded`, it does not close its ledgers when it is to stop."""
+    from streams.app import build_app
+
+    owned: list[int] = []
+
+    def own(_: OwnedLedgers, partitions: Collection[int]) -> None:
+        owned[:] = partitions
+
+    async def close(_: OwnedLedgers) -> None:
+        if owned:
+            say("closing")
+            while not Path("go").exists():
+                await asyncio.sleep(0.05)
+            say("closed")
+
+    setattr(OwnedLedgers, "own", own)  # noqa: B010
+    setattr(OwnedLedgers, "close", close)  # noqa: B010
+    app: Any = build_app(KafkaSettings(bootstrap=broker, prefix=prefix, partitions=2), LedgerSettings(), port=None)
+    if scenario == "unguarded":
+        app.on_before_shutdown._filter_receivers.clear()
+    return app
+
+
+def application(scenario: str, broker: str, group: str, *topics: str) -> Any:
+    """The application of `scenario`."""
     app: Any = faust.App(
         group,
         broker=f"kafka://{broker}",
         store="memory://",
         value_serializer="raw",
         web_enabled=False,
-        topic_disable_leader=True,
+        topic_disable_leader=scenario != "leader",
         consumer_auto_offset_reset="earliest",
         broker_commit_interval=0.2,
         broker_session_timeout=6,
         broker_heartbeat_interval=1.5,
     )
-    app.agent(app.topic(*topics[:1]), concurrency=2 if scenario == "open" else 1)(read)
+    app.agent(app.topic(topics[0]), concurrency=2 if scenario == "open" else 1)(read)
     if scenario == "table":
         app.Table("counts", default=bytes, changelog_topic=app.topic(topics[1], value_type=bytes, compacting=True), partitions=1)
+    return app
+
+
+def main(scenario: str, *arguments: str) -> None:
+    """Runs the application of `scenario`."""
+    build = worker if scenario in ("worker", "unguarded") else application
+    app = build(scenario, *arguments)
     telling: list[asyncio.Task[None]] = []
 
     async def tell() -> None:

@@ -1,6 +1,6 @@
-"""Faults of Faust 0.15.3 for which Esper takes no record from it. A test that fails here tells that Faust was mended, and what may go then.
+"""Faults of Faust 0.15.3 for which Esper takes no record from it, and the guards of a worker, with and without them.
 
-Each process is Faust's alone (`faust_host.py`); what Esper does instead stands beside it.
+Each process runs `faust_host.py`. A test of a fault fails when Faust is mended; its docstring says what Esper does instead.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from esper.kafka.clients import consuming, producing
 from esper.kafka.cluster import KafkaSettings
+from tests.kafka.made_cluster import Cluster
 from tests.kafka.topic_factory import TopicFactory
 
 pytestmark = pytest.mark.kafka
@@ -37,19 +38,24 @@ class Host:
     _coming: "queue.Queue[str]" = field(default_factory=queue.Queue)
 
     def listen(self) -> None:
-        """Collects the lines until the process ends."""
+        """Collects the lines until the process ends; the last one is `ended`."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._coming.put(line.rstrip())
+        self._coming.put("ended")
 
     def wait_for(self, line: str, times: int = 1) -> None:
         """Returns when `line` was printed `times`."""
+        self.wait_until(lambda lines: lines.count(line) >= times, f"{line!r} {times} times")
+
+    def wait_until(self, claim: Callable[[list[str]], bool], expected: str) -> None:
+        """Returns when `claim` is true of the lines."""
         deadline = time.monotonic() + _WITHIN_S
-        while self.lines.count(line) < times:
+        while not claim(self.lines):
             try:
                 self.lines.append(self._coming.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
-                pytest.fail(f"expected {line!r} {times} times, got {self.lines}")
+                pytest.fail(f"expected {expected}, got {self.lines}")
 
 
 @contextmanager
@@ -165,3 +171,68 @@ def test_a_table_whose_changelog_has_transactions_is_never_ready(kafka: str, top
         first.wait_for("took record")
         second.wait_for("left 1", times=8)  # The marker, which counts as a record that never comes.
     assert "took record" not in second.lines
+
+
+def is_assigned(lines: list[str]) -> bool:
+    """True once the host is a member that has partitions."""
+    return any(line.startswith("assigned ") for line in lines)
+
+
+async def topics_with(kafka: str, prefix: str) -> set[str]:
+    """The names of the topics that begin with `prefix`."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        return {name for name in await admin.list_topics() if name.startswith(prefix)}
+    finally:
+        await admin.close()
+
+
+def test_faust_makes_a_topic_to_choose_a_leader_and_a_worker_does_not(
+    kafka: str, topic: TopicFactory, cluster: Cluster, tmp_path: Path
+) -> None:
+    """`build_app` sets `topic_disable_leader`, and `topic_allow_declare` to false."""
+    name, prefix = asyncio.run(topic()), cluster.settings.prefix
+    before = asyncio.run(topics_with(kafka, prefix))
+    with (
+        hosting("leader", kafka, name, name, folder=tmp_path) as plain,
+        hosting("worker", kafka, prefix, folder=tmp_path) as worker,
+    ):
+        plain.wait_until(is_assigned, "partitions")
+        worker.wait_until(is_assigned, "partitions")
+    assert asyncio.run(topics_with(kafka, name)) == {name, f"{name}-__assignor-__leader"}
+    assert asyncio.run(topics_with(kafka, prefix)) == before
+
+
+async def members(kafka: str, group: str) -> int:
+    """The number of members that `group` has."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        (answer,) = await admin.describe_consumer_groups([group])
+        ((*_, found),) = (group[:6] for group in answer.groups)
+        return len(found)
+    finally:
+        await admin.close()
+
+
+def test_a_worker_that_is_stopped_closes_its_ledgers_before_it_leaves_its_group(cluster: Cluster, tmp_path: Path) -> None:
+    kafka, prefix = cluster.settings.bootstrap, cluster.settings.prefix
+    with hosting("worker", kafka, prefix, folder=tmp_path) as host:
+        host.wait_until(is_assigned, "partitions")
+        host.process.terminate()
+        host.wait_for("closing")
+        assert asyncio.run(members(kafka, cluster.settings.topic("worker"))) == 1
+        (tmp_path / "go").touch()
+        host.wait_for("ended")
+    assert "closed" in host.lines
+
+
+def test_a_worker_without_the_guard_leaves_its_group_with_its_ledgers_open(cluster: Cluster, tmp_path: Path) -> None:
+    kafka, prefix = cluster.settings.bootstrap, cluster.settings.prefix
+    with hosting("unguarded", kafka, prefix, folder=tmp_path) as host:
+        host.wait_until(is_assigned, "partitions")
+        host.process.terminate()
+        host.wait_for("ended")
+    assert asyncio.run(members(kafka, cluster.settings.topic("worker"))) == 0
+    assert "closing" not in host.lines
