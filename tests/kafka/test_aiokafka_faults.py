@@ -176,3 +176,12 @@ def test_aiokafka_s_defaults_are_those_that_clients_py_replaces() -> None:
     assert consumer["isolation_level"].default == "read_uncommitted"
     assert consumer["enable_auto_commit"].default is True
     assert consumer["partition_assignment_strategy"].default == (RoundRobinPartitionAssignor,)
+
+
+def test_members_of_two_topics_do_not_get_the_same_partitions_of_both() -> None:
+    """So a worker is a member for one topic, and its ledger of partition p reads p of all. Faust without tables shares out by this, too."""
+    cluster = SimpleNamespace(partitions_for_topic=lambda _: {0, 1, 2})
+    asked = {name: RoundRobinPartitionAssignor.metadata({"facts", "steps"}) for name in ("first", "second")}
+    shared = RoundRobinPartitionAssignor.assign(cluster, asked)
+    facts, steps = ({place.partition for place in shared["first"].partitions() if place.topic == one} for one in ("facts", "steps"))
+    assert (facts, steps) == ({0, 2}, {1})
