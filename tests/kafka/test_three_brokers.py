@@ -15,7 +15,7 @@ from esper.oona.directory import Directory
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import INTERRUPTED_EPOCH, go_on, run_of
 from tests.kafka.test_bridging import logged, shipped
-from tests.kafka.test_ledger import DERIVED, SETTINGS, assert_same, derived, expected
+from tests.kafka.test_ledger import DERIVED, assert_same, derived, expected, opened
 from tests.synthetic import write_run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
@@ -29,7 +29,7 @@ async def own(cluster: Cluster, partition: int, stop: asyncio.Event) -> None:
     while not stop.is_set():
         ledger: Ledger | None = None
         try:
-            ledger = await Ledger.open(cluster.settings, partition, SETTINGS)
+            ledger = await opened(cluster, partition)
             while not stop.is_set():
                 await ledger.turn()
             await ledger.close()

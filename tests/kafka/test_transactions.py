@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from esper.errors import LogError
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.kafka
 
 FIRST, SECOND = "system.events.run", "telemetry.seed.health"
 SOON_S = 0.2
+_WITHIN_S = 60.0
+_VERIFICATION = "transaction.partition.verification.enable"
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,15 @@ def without_marker(cluster: Cluster, producer: AIOKafkaProducer, topic: str) -> 
 async def unverified(cluster: Cluster) -> None:
     """The broker takes records of partitions that its coordinator does not know to be in the transaction."""
     async with administering(cluster.settings) as admin:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", {"transaction.partition.verification.enable": "false"})])
+        await admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", {_VERIFICATION: "false"})])
+        async with asyncio.timeout(_WITHIN_S):
+            while await verification(admin) != "false":  # The change is answered before it holds.
+                await asyncio.sleep(0.05)
+
+
+async def verification(admin: AIOKafkaAdminClient) -> str:
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, "1")])
+    return {entry[0]: str(entry[1]) for entry in answer.resources[0][4]}[_VERIFICATION]
 
 
 async def values(cluster: Cluster, topic: str) -> list[bytes | None]:
@@ -60,8 +71,9 @@ def test_markers_that_were_lost_are_written_without_any_record(cluster: Cluster)
                 transact(producer, cluster.settings, [message(cluster, FIRST, b"1"), message(cluster, SECOND, b"2")])
             )
             with without_marker(cluster, producer, SECOND):
-                while not await values(cluster, FIRST):
+                while not (sending.done() or await values(cluster, FIRST)):
                     await asyncio.sleep(0.01)
+                assert not sending.done(), sending
                 assert await values(cluster, SECOND) == []
             await sending
             assert await values(cluster, SECOND) == [b"2"]
