@@ -40,7 +40,7 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory
-from esper.processes.bridge import STATE_FILE, waiting_records
+from esper.processes.bridge import BRIDGE_STATE, waiting_records
 from tests.kafka.made_cluster import Cluster
 
 _ESPER = (sys.executable, "-W", "ignore", "-m", "esper.cli")
@@ -120,7 +120,7 @@ def broker_is_killed(trial: Trial) -> None:
 
 def _broker_is_away(trial: Trial, end: Callable[[], None], seconds: float) -> None:
     with trial.bridge(), trial.training():
-        trial.until("the bridge ships", lambda: (trial.directory.path / STATE_FILE).exists() and trial.waiting() == 0)
+        trial.until("the bridge ships", lambda: (trial.directory.path / BRIDGE_STATE).exists() and trial.waiting() == 0)
         time.sleep(_BEFORE_S)
         with trial.outage():
             end()

@@ -11,7 +11,7 @@ from pathlib import Path
 from esper.events.envelope import RunId
 from esper.kafka.cluster_topics import INPUTS
 from esper.oona.directory import Directory
-from esper.processes.bridge import STATE_FILE, bridge_of
+from esper.processes.bridge import BRIDGE_STATE, bridge_of
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import log_of
 
@@ -44,7 +44,7 @@ def end_bridge(log: Path) -> None:
 
 def wait_for_bridge(log: Path) -> int:
     """The pid of the bridge, as soon as there is one that has begun."""
-    wait_for(lambda: bridge_of(log) is not None and (log / STATE_FILE).exists(), "no bridge began")
+    wait_for(lambda: bridge_of(log) is not None and (log / BRIDGE_STATE).exists(), "no bridge began")
     process = bridge_of(log)
     assert process is not None
     return process

@@ -19,7 +19,7 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
-from esper.processes.bridge import STATE_FILE, run_bridge
+from esper.processes.bridge import BRIDGE_STATE, run_bridge
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.synthetic import write_run
@@ -188,12 +188,12 @@ def test_a_bridge_stops_while_a_broker_does_not_answer(tmp_path: Path) -> None:
         bridge = threading.Thread(target=run_bridge, args=(directory, settings, stop, list[str]().append), daemon=True)
         bridge.start()
         deadline = time.monotonic() + WITHIN_S
-        while not (directory.path / STATE_FILE).exists() and time.monotonic() < deadline:
+        while not (directory.path / BRIDGE_STATE).exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         stop.set()
         bridge.join(settings.request_timeout_s / 2)
         assert not bridge.is_alive()
-    assert json.loads((directory.path / STATE_FILE).read_text())["waiting"] == {FIRST: len(log_of(directory, FIRST))}
+    assert json.loads((directory.path / BRIDGE_STATE).read_text())["waiting"] == {FIRST: len(log_of(directory, FIRST))}
 
 
 def test_derived_records_of_the_machine_are_not_shipped() -> None:

@@ -12,7 +12,7 @@ from esper.events.topics import RUN
 from esper.kafka.clients import administering
 from esper.kafka.cluster_topics import CLAIMS, create_topics, wanted_topics
 from esper.oona.directory import Directory
-from esper.processes.bridge import STATE_FILE
+from esper.processes.bridge import BRIDGE_STATE
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of, run_of
 from tests.synthetic import write_run
@@ -44,7 +44,7 @@ def test_a_bridge_drains_a_directory_and_writes_its_state(cluster: Cluster, tmp_
     settle(tmp_path, cluster.settings.prefix)
     assert main(["bridge", "--drain", "--kafka", f"kafka://{cluster.settings.bootstrap}", "--log", str(tmp_path)]) == 0
     assert "shipping" in capsys.readouterr().out
-    state = json.loads((tmp_path / STATE_FILE).read_text())
+    state = json.loads((tmp_path / BRIDGE_STATE).read_text())
     assert (state["waiting"], state["away_since"], state["fenced"]) == ({}, None, [])
     assert len(log_of(directory, run_of(1))) > 100
 

@@ -81,7 +81,7 @@ def mirror_of(arguments: argparse.Namespace) -> tuple[Directory, KafkaSettings] 
         if getattr(arguments, "mirror", None) is not None:
             raise SettingsError(f"--mirror: expected a log on Kafka, {SCHEME}host:port, got {name}")
         return None
-    return kafka_log.mirror_of(arguments.mirror, name, Path(_DEFAULT_LOG))
+    return kafka_log.mirror_at(arguments.mirror, name, Path(_DEFAULT_LOG))
 
 
 def settings_folder(arguments: argparse.Namespace, file: str) -> Path:

@@ -17,7 +17,7 @@ from esper.oona.file import read_refused
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def mirror_of(typed: Path | None, address: str, log: Path) -> tuple[Directory, KafkaSettings]:
+def mirror_at(typed: Path | None, address: str, log: Path) -> tuple[Directory, KafkaSettings]:
     """The mirror of the log at `address`, made if need be, and the cluster's settings.
 
     They stand in kafka.toml of the directory `typed`, else of `log`. Where none is typed it is one of the user's cache, by the cluster.

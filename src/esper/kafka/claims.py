@@ -51,7 +51,7 @@ class TakenOverError(LogError):
     """Another copy of the run is shipped: nothing more of this one may be."""
 
 
-class Tail(BaseModel):
+class ClaimedEnd(BaseModel):
     """The last record of a topic of telemetry, which retention may have cut when the run is resumed elsewhere."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -72,13 +72,13 @@ class Claim(BaseModel):
     row: int = 0
     moment: int = 0
     chain: str = ""
-    tails: dict[str, Tail] = {}
+    tails: dict[str, ClaimedEnd] = {}
 
     def after(self, records: Sequence[Record], row: int) -> "Claim":
         """The claim when `records` are on Kafka too, the last of them at `row`."""
         last = records[-1]
         found = {
-            record.topic: Tail(sequence=record.sequence or 0, chain=_chain(record), epoch=record.epoch, step=record.step)
+            record.topic: ClaimedEnd(sequence=record.sequence or 0, chain=_chain(record), epoch=record.epoch, step=record.step)
             for record in records
             if record.topic in TELEMETRY
         }

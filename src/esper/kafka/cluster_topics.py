@@ -28,7 +28,7 @@ _CLAIMS_SEGMENT = str(2 * 1024 * 1024)
 
 
 class Needs(NamedTuple):
-    """What a process does on the cluster: the topics that it reads and writes, its transactional ids' start, its group."""
+    """The rights that a process needs on the cluster: topics that it reads and writes, the start of its transactional ids, its group."""
 
     reads: frozenset[str]
     writes: frozenset[str]

@@ -17,7 +17,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.topics import DEAD_LETTER_SUFFIX
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
-from esper.kafka.ledger_states import RunState, Saved, SavedStates, Stop
+from esper.kafka.ledger_states import HostedRun, Saved, SavedStates, Stop
 
 Message: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
@@ -55,7 +55,7 @@ class LedgerRuns:
         name = record.run
         run = self._runs.get(name) or self._states.unpack(name)
         if run is None:
-            run = RunState(RunMonitor(name, self._settings))
+            run = HostedRun(RunMonitor(name, self._settings))
             self._own(name, run, run.monitor.started(self._now()))
         elif name not in self._runs:
             self._put_in_force(name, run)
@@ -147,7 +147,7 @@ class LedgerRuns:
                 found[topic] = min(found[topic], offset)
         return found
 
-    def _taken(self, record: Record, message: Message, run: RunState, derived_to: int) -> list[Record]:
+    def _taken(self, record: Record, message: Message, run: HostedRun, derived_to: int) -> list[Record]:
         """The records derived from `record`, a dead letter among them set aside as it came."""
         if record.topic in run.stopped and message.offset >= run.stopped[record.topic].offset:
             return []
@@ -159,17 +159,17 @@ class LedgerRuns:
             self.letters.append(Letter(record.topic, message, _undecodable(record)))
         return derived
 
-    def _touch(self, run: RunState, message: Message, topic: str) -> None:
+    def _touch(self, run: HostedRun, message: Message, topic: str) -> None:
         run.dirty.setdefault(topic, message.offset)
         run.applied_at = time.monotonic()
         run.since = run.since or run.applied_at
 
-    def _stop_where_blocked(self, record: Record, message: Message, run: RunState, derived_to: int) -> None:
+    def _stop_where_blocked(self, record: Record, message: Message, run: HostedRun, derived_to: int) -> None:
         if record.topic in run.monitor.blocked and record.topic not in run.stopped:
             run.stopped[record.topic] = Stop(message.offset, max(message.offset, derived_to))
             self._urgent.add(record.run)
 
-    def _own(self, name: RunId, run: RunState, records: Iterable[Record]) -> None:
+    def _own(self, name: RunId, run: HostedRun, records: Iterable[Record]) -> None:
         """Takes the ledger's own records about a run."""
         found = list(records)
         if found:
@@ -177,7 +177,7 @@ class LedgerRuns:
             self._urgent.add(name)
             run.since = run.since or time.monotonic()
 
-    def _put_in_force(self, name: RunId, run: RunState) -> None:
+    def _put_in_force(self, name: RunId, run: HostedRun) -> None:
         """Puts the present settings in force from the run's next record on."""
         if run.monitor.settings != self._settings:
             run.monitor.change(self._settings, ())

@@ -54,7 +54,7 @@ _STOPS = TypeAdapter(dict[str, Stop])
 _PARTS = TypeAdapter(dict[str, str])
 
 
-class RunState:
+class HostedRun:
     """A run's monitor, the topics that stopped, and the first offset by topic that its saved state lacks, since `since`."""
 
     __slots__ = ("applied_at", "dirty", "monitor", "packed", "since", "stopped")
@@ -74,7 +74,7 @@ class RunState:
 
 
 class SavedStates:
-    """What stands in a changelog. `packed`: the runs at rest."""
+    """The content of a changelog. `packed`: the runs at rest."""
 
     def __init__(self) -> None:
         self.positions = Positions()
@@ -97,13 +97,13 @@ class SavedStates:
         else:
             place[item] = value
 
-    def runs(self) -> dict[RunId, RunState]:
+    def runs(self) -> dict[RunId, HostedRun]:
         """The runs that are not packed, once. Raises DataError for a state that another version wrote."""
         parts, self._parts = self._parts, {}
         self._settings = parts.pop(SETTINGS, {})
         return {RunId(name): self._loaded(RunId(name), saved) for name, saved in parts.items() if saved}
 
-    def unpack(self, name: RunId) -> RunState | None:
+    def unpack(self, name: RunId) -> HostedRun | None:
         """The run `name`, which is packed no more; None where it was not. Raises LogError for a state that another version wrote."""
         packed = self.packed.pop(name, None)
         if packed is None:
@@ -115,15 +115,15 @@ class SavedStates:
         run.packed = True
         return run
 
-    def _loaded(self, name: RunId, parts: dict[str, bytes]) -> RunState:
+    def _loaded(self, name: RunId, parts: dict[str, bytes]) -> HostedRun:
         settings = self._settings.get(parts.get(SETTINGS, b"").decode())
         if settings is None:
             raise DataError(f"run {name}: expected its settings in the changelog, got none")
-        run = RunState(RunMonitor.load(name, {part: saved for part, saved in parts.items() if part != _STOPPED} | {SETTINGS: settings}))
+        run = HostedRun(RunMonitor.load(name, {part: saved for part, saved in parts.items() if part != _STOPPED} | {SETTINGS: settings}))
         run.stopped = _STOPS.validate_json(parts[_STOPPED])
         return run
 
-    def save(self, name: RunId, run: RunState) -> Saved:
+    def save(self, name: RunId, run: HostedRun) -> Saved:
         """Writes what changed in `run` since it was saved, and all of it where it was packed."""
         parts, saved = self._parts_of(run, whole=run.packed)
         saved += [(_key(name, part), value) for part, value in parts.items()]
@@ -132,13 +132,13 @@ class SavedStates:
         run.dirty, run.since, run.packed = {}, None, False
         return saved
 
-    def pack(self, name: RunId, run: RunState) -> Saved:
+    def pack(self, name: RunId, run: HostedRun) -> Saved:
         """Writes `run` as one value in place of its parts, and keeps that instead of it."""
         parts, saved = self._parts_of(run, whole=True)
         packed = self.packed[name] = zlib.compress(_PARTS.dump_json({part: value.decode() for part, value in parts.items()}))
         return [*saved, (_key(name, _PACKED), packed), *((_key(name, part), None) for part in parts)]
 
-    def _parts_of(self, run: RunState, *, whole: bool) -> tuple[dict[str, bytes], Saved]:
+    def _parts_of(self, run: HostedRun, *, whole: bool) -> tuple[dict[str, bytes], Saved]:
         """The parts to write, with the settings by their digest; and the settings themselves where they are new."""
         parts, new = run.monitor.save(whole=whole), Saved()
         parts[_STOPPED] = _STOPS.dump_json(run.stopped)

@@ -128,7 +128,7 @@ class _Look(NamedTuple):
 
 @dataclass
 class _Copying:
-    """One connection to the cluster, from the saved positions on. `reader` reads what is committed, `looker` sees the high watermarks.
+    """A connection to the cluster, from the saved positions on. `reader` reads what is committed, `looker` sees the high watermarks.
 
     By partition: `_read` is the position, `_sent` the times at which the last message read was sent and recorded, `_high` the high
     watermark at the last look, `_cut` the first offset that retention had left when it was last found to have cut something.

@@ -40,7 +40,7 @@ class OwnedLedgers:
 
     @property
     def counts(self) -> Counter[str]:
-        """What all ledgers counted since the process began, those that are closed too."""
+        """The counts of all ledgers since the process began, those that are closed too."""
         counts = Counter(self._closed)
         for ledger in self.open.values():
             counts.update(ledger.counts)

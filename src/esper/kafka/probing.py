@@ -1,4 +1,4 @@
-"""One connection to a broker, made before a process starts its clients: why the cluster cannot be used, in words, within seconds.
+"""A connection to a broker, made before a process starts its clients: why the cluster cannot be used, in words, within seconds.
 
 aiokafka's clients try again for as long as a request may take, and their errors leave out what a broker answered. Here every host of the
 address is tried once, and one request asks for topics, their ids and partitions, and this user's rights on them. Nothing is changed.
@@ -44,7 +44,7 @@ class RefusedError(LogError):
 
 
 class Right(IntEnum):
-    """What a user may do with a topic, by the number of Kafka's AclOperation."""
+    """A right of a user on a topic, by the number of Kafka's AclOperation."""
 
     READ = 3
     WRITE = 4

@@ -84,7 +84,7 @@ class Gone:
         return gone
 
     def words(self) -> str:
-        """What is gone, as a sentence without its stop; empty where nothing is."""
+        """The loss as a sentence without its stop; empty where nothing is gone."""
         if not self:
             return ""
         parts = [f"{topic} {_span(first, last)}" for topic, first, last in self.ranges]

@@ -26,7 +26,7 @@ from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from esper.oona.lock import Lock, holder_of
 
-BRIDGE_LOCK, STATE_FILE, BRIDGE_LOG = "bridge.lock", "bridge.json", "bridge.log"
+BRIDGE_LOCK, BRIDGE_STATE, BRIDGE_LOG = "bridge.lock", "bridge.json", "bridge.log"
 _EVERY_S = 1.0
 _STOP_S = 5.0
 _LOW_DISK = 0.05
@@ -126,9 +126,9 @@ class _Reporter:
             "fenced": sorted(state.fenced),
             "free_bytes": disk.free,
         }
-        draft = self._directory.path / f"{STATE_FILE}.new"
+        draft = self._directory.path / f"{BRIDGE_STATE}.new"
         draft.write_text(json.dumps(written) + "\n")
-        draft.rename(self._directory.path / STATE_FILE)
+        draft.rename(self._directory.path / BRIDGE_STATE)
         self._report_changes(sum(waiting.values()), disk.free, disk.free < _LOW_DISK * disk.total)
 
     def _report_changes(self, waiting: int, free: int, low: bool) -> None:

@@ -27,7 +27,7 @@ from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_rec
 from esper.oona.directory import Directory
 from esper.oona.file import write_mark
 
-STATE_FILE = "delivery.json"
+DELIVERY_STATE = "delivery.json"
 _EVERY_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 
@@ -66,7 +66,7 @@ async def _run(
                 await asyncio.wait([running], timeout=_EVERY_S)
                 state = asdict(delivery.state) | {"kafka": settings.bootstrap, "pid": os.getpid(), "time": time.time(), "error": error}
                 with suppress(LogError):  # A full disk must not keep alerts from people.
-                    await asyncio.to_thread(write_mark, directory.path / STATE_FILE, json.dumps(state))
+                    await asyncio.to_thread(write_mark, directory.path / DELIVERY_STATE, json.dumps(state))
                 if delivery.state.ready:
                     pause_s, error = _FIRST_PAUSE_S, None
         finally:

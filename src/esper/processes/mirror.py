@@ -23,7 +23,7 @@ from esper.kafka.mirroring import MIRROR_LOCK, Mirror
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
 
-STATE_FILE = "mirror.json"
+MIRROR_STATE = "mirror.json"
 _EVERY_S, _POLL_S = 1.0, 0.1
 _SLOW_S = 5.0
 _OTHER_S = 120.0
@@ -41,7 +41,7 @@ def run_mirror(directory: Directory, settings: KafkaSettings, stop: threading.Ev
 def mirror_state(path: Path) -> Mapping[str, JsonValue]:
     """The state that the process that fills the directory at `path` wrote last; empty where none ever did."""
     try:
-        state = json.loads((path / STATE_FILE).read_text())
+        state = json.loads((path / MIRROR_STATE).read_text())
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
@@ -158,9 +158,9 @@ class _Reporter:
             "refused": state.refused,
             "unreadable": state.unreadable,
         }
-        draft = self._directory.path / f"{STATE_FILE}.new"
+        draft = self._directory.path / f"{MIRROR_STATE}.new"
         draft.write_text(json.dumps(written) + "\n")
-        draft.rename(self._directory.path / STATE_FILE)
+        draft.rename(self._directory.path / MIRROR_STATE)
         self._report_changes()
 
     def _report_changes(self) -> None:

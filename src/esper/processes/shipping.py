@@ -21,7 +21,7 @@ from esper.kafka.cluster import SCHEME, KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import BRIDGE, check_needs
 from esper.kafka.probing import RefusedError
 from esper.oona.directory import Directory
-from esper.processes.bridge import BRIDGE_LOG, STATE_FILE, bridge_of, waiting_records
+from esper.processes.bridge import BRIDGE_LOG, BRIDGE_STATE, bridge_of, waiting_records
 from esper.processes.child import ChildProcess
 
 _CHECK_S = 5.0
@@ -65,7 +65,7 @@ def _check(settings: KafkaSettings) -> None:
 
 def _shipped_to(path: Path) -> object:
     try:
-        return json.loads((path / STATE_FILE).read_text())["kafka"]
+        return json.loads((path / BRIDGE_STATE).read_text())["kafka"]
     except (OSError, ValueError, KeyError):
         return "a cluster that it has not named yet"
 
@@ -108,6 +108,6 @@ def _waiting(directory: Directory, run: RunId) -> int:
 
 def _is_away(path: Path) -> bool:
     try:
-        return json.loads((path / STATE_FILE).read_text())["away_since"] is not None
+        return json.loads((path / BRIDGE_STATE).read_text())["away_since"] is not None
     except (OSError, ValueError, KeyError):
         return False

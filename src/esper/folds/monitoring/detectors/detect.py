@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from esper.events.kinds.observability import AnomalyDetected
-from esper.folds.monitoring.detectors.seed_health import Rows, open_labels, step_rows
+from esper.folds.monitoring.detectors.seed_health import HealthRows, open_labels, step_rows
 from esper.folds.monitoring.detectors.series import Anomaly, Series, step_series
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import Measurements
@@ -31,7 +31,7 @@ class DetectorState:
     """The series of a topic's metrics, or the rows of its health records. `broken`: metrics of the run whose last value was not finite."""
 
     series: Mapping[str, Series] = field(default_factory=dict)
-    rows: Rows | None = None
+    rows: HealthRows | None = None
     broken: tuple[str, ...] = ()
 
 

@@ -60,7 +60,7 @@ def _layout(rows: int) -> np.dtype[np.void]:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class HealthRows:
     """The state of all rows, in the order of the last record. `table` are the bytes of a table of `_layout`.
 
     `adaptation`: the step of the last adaptation that was seen; `since`: records since then.
@@ -82,7 +82,7 @@ class Rows:
         return np.ndarray((), _layout(len(self.sites)), self.table)
 
 
-def step_rows(rows: Rows | None, read: Measurements, settings: DetectorSettings) -> tuple[Rows, list[Anomaly]]:
+def step_rows(rows: HealthRows | None, read: Measurements, settings: DetectorSettings) -> tuple[HealthRows, list[Anomaly]]:
     """`rows` after a health record, and the anomalies that begin in it, by detector and then by row."""
     assert read.sites is not None, "these are measurements of rows"
     assert read.seeds is not None, "a row has a seed where it has a site"
@@ -99,10 +99,10 @@ def step_rows(rows: Rows | None, read: Measurements, settings: DetectorSettings)
     found += _dead(table, read, settings, factor)
     found += _stuck(table, read, settings)
     table["known"] += 1
-    return Rows(read.sites, read.seeds, read.last_adaptation_step, since + 1, table.tobytes()), found
+    return HealthRows(read.sites, read.seeds, read.last_adaptation_step, since + 1, table.tobytes()), found
 
 
-def open_labels(rows: Rows) -> set[Labels]:
+def open_labels(rows: HealthRows) -> set[Labels]:
     """The labels of every open anomaly."""
     table = rows.read()
     lasting = [("nonfinite", metric, flags) for metric, flags in zip(HEALTH, table["broken"], strict=True)]
@@ -114,7 +114,7 @@ def open_labels(rows: Rows) -> set[Labels]:
     }
 
 
-def _aligned(rows: Rows | None, sites: tuple[str, ...], seeds: tuple[int | None, ...]) -> _Table:
+def _aligned(rows: HealthRows | None, sites: tuple[str, ...], seeds: tuple[int | None, ...]) -> _Table:
     """The rows of the record, each with its state."""
     if rows is not None and (rows.sites, rows.seeds) == (sites, seeds):
         return rows.read().copy()
