@@ -292,9 +292,10 @@ def test_a_run_that_falls_silent_is_recorded_once_whoever_owns_it(on_kafka: Clus
 
 
 def test_other_settings_hold_from_the_next_record_on_and_are_recorded(on_kafka: Cluster) -> None:
-    derive(on_kafka)
+    awake = replace(SETTINGS, pack_after_s=600.0)  # Settings of a run at rest are put in force with its next record.
+    derive(on_kafka, awake)
     before = derived(on_kafka)
-    other = replace(SETTINGS, monitor=SETTINGS.monitor.model_copy(update={"windows": WindowSettings(length_s=60)}))
+    other = replace(awake, monitor=SETTINGS.monitor.model_copy(update={"windows": WindowSettings(length_s=60)}))
     derive(on_kafka, other)
     after = [record for record in derived(on_kafka) if record not in before]
     assert Counter(record.type for record in after) == {ObserverStarted.KIND: len(RUNS)}
