@@ -182,6 +182,7 @@ def train(log: Path, address: str, *, nan: bool) -> None:
 
     import esper
 
+    os.environ["ESPER_OBSERVE"] = "0"  # An agent, which measures the machine, would outlive the demo by seconds.
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(int(nan))
     data = [(torch.randn(16, 8, generator=generator), torch.randint(3, (16,), generator=generator)) for _ in range(40)]
