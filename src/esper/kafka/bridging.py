@@ -14,7 +14,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from aiokafka import AIOKafkaProducer
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.kafka.claims import Claim, TakenOverError, own_claim, transactional_id
-from esper.kafka.clients import FencedError, outgoing, producing
+from esper.kafka.clients import FencedError, outgoing, pause, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, CLAIMS, check_needs
 from esper.kafka.probing import RefusedError
@@ -147,7 +147,7 @@ class Bridge:
                 await self._close(run)
                 if isinstance(error, FencedError):
                     pause_s = max(pause_s, _FENCED_PAUSE_S)
-                await _pause(stop, pause_s * (1 + self._jitter()))
+                await pause(stop, pause_s * (1 + self._jitter()))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
                 self.state.away_since = self.state.error = None
@@ -209,10 +209,3 @@ def _replace(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".new")
     draft.write_text(text)
     draft.rename(path)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Returns after `seconds`, or as soon as `stop` is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

@@ -204,13 +204,20 @@ def explain_errors(settings: KafkaSettings) -> Iterator[None]:
     except UnknownTopicOrPartitionError as error:
         raise LogError(f"{where}: expected its topics, got none ({error}); make them: esper topics create") from error
     except UnsupportedVersionError as error:
-        raise LogError(f"{where}: expected a broker of version 2.5 or newer: {error}") from error
+        raise LogError(f"{where}: expected a broker of version 2.8 or newer: {error}") from error
     except KafkaConnectionError as error:
         raise LogError(f"{where}: expected a broker that answers, got none: {error}") from error
     except KafkaTimeoutError as error:
         raise LogError(f"{where}: expected an answer within {settings.request_timeout_s:g} s, got none: {error}") from error
     except KafkaError as error:
         raise LogError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Returns after `seconds`, or as soon as `stop` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def without_repeats(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:  # Any: asyncio's.

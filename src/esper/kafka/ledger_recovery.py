@@ -1,4 +1,4 @@
-"""Where a ledger begins: what stands on the cluster must go with the positions that its predecessor saved."""
+"""The beginning of a ledger: what stands on the cluster must go with the positions that its predecessor saved."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,7 +25,7 @@ class Beginning(NamedTuple):
 
 
 def beginning(topic: str, named: str, begin: int, end: int, saved: Positions) -> Beginning:
-    """Where to begin in `topic`, which holds [begin, end). Raises LogError, with `named`, where that does not go with what was saved."""
+    """The first offsets of `topic`, which holds [begin, end). Raises LogError, with `named`, where that does not go with what was saved."""
     derived_to = saved.derived_to.get(topic, begin)
     refold_from = saved.refold_from.get(topic, derived_to)
     if derived_to > end:

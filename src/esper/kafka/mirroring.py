@@ -15,7 +15,6 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from esper.errors import DataError, LogError
 from esper.events.cloudevents import record_from
 from esper.events.envelope import RunId
 from esper.events.topics import RUN, TELEMETRY, TOPICS
-from esper.kafka.clients import administering, consuming, explain_errors, row_of
+from esper.kafka.clients import administering, consuming, explain_errors, pause, row_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.mirrored_runs import Arrived, MirroredRuns
 from esper.oona.directory import Directory
@@ -94,7 +93,7 @@ class Mirror:
                         raise
                     self.state.error = str(error)
                     pause_s = _FIRST_PAUSE_S if time.monotonic() > began_at + _STEADY_S else pause_s
-                    await _pause(stop, pause_s * (1 + self._jitter()))
+                    await pause(stop, pause_s * (1 + self._jitter()))
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 if until_caught_up:
                     return
@@ -398,10 +397,3 @@ def _flat(places: dict[TopicPartition, int]) -> dict[str, int]:
 def _places(flat: dict[str, int]) -> dict[TopicPartition, int]:
     split = ((name.rpartition(" "), int(offset)) for name, offset in flat.items())
     return {TopicPartition(topic, int(partition)): offset for (topic, _, partition), offset in split}
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Returns after `seconds`, or as soon as `stop` is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
