@@ -36,7 +36,7 @@ from esper.kafka.clients import Outgoing, without_repeats
 from esper.kafka.cluster import KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import LEAD
 from esper.kafka.ledger import Ledger, LedgerSettings
-from esper.kafka.owned_ledgers import FAILED, OwnedLedgers
+from esper.kafka.owned_ledgers import OwnedLedgers, end_process
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 from esper.processes.bridge import run_bridge
@@ -162,7 +162,7 @@ async def worker(settings: KafkaSettings, ledger: LedgerSettings, *, group: bool
             async with asyncio.timeout(0.2):
                 await stop.wait()
     if not stop.is_set():
-        os._exit(FAILED)
+        end_process()
     await (member or owned.close())
     server.close()
 

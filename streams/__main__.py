@@ -13,11 +13,12 @@ from esper.errors import EsperError
 from esper.kafka.cluster import kafka_settings
 from esper.kafka.cluster_topics import WORKER, check_needs
 from esper.kafka.ledger import LedgerSettings
-from esper.kafka.owned_ledgers import FAILED
+from esper.kafka.owned_ledgers import FAILED, report
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 
-from .app import build_app, end_late, report
+from .app import build_app
+from .process import end_late
 
 parser = argparse.ArgumentParser()
 parser.add_argument("kafka")

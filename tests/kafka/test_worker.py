@@ -22,7 +22,7 @@ from esper.kafka.bridging import Bridge
 from esper.kafka.owned_ledgers import FAILED
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
-from streams import app
+from streams import process as faust_process
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of, run_of
 from tests.kafka.test_ledger import DERIVED, assert_same, expected, is_own
@@ -156,9 +156,9 @@ def test_a_worker_ends_in_time_where_its_broker_was_killed(own_kafka: LocalKafka
 
 
 def test_a_process_that_faust_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(app, "_STOP_S", 0.01)
+    monkeypatch.setattr(faust_process, "_STOP_S", 0.01)
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as ended:
-        app.end_late(cast("Any", SimpleNamespace(should_stop=True)))  # Any: of Faust's worker, all that is asked.
+        faust_process.end_late(cast("Any", SimpleNamespace(should_stop=True)))  # Any: of Faust's worker, all that is asked.
     assert ended.value.code == FAILED
     assert "did not stop within" in capsys.readouterr().err

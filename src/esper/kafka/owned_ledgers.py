@@ -5,10 +5,13 @@ Group membership only hints at which partitions those are; fencing decides who w
 """
 
 import asyncio
+import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import NoReturn
 
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.ledger import Ledger, LedgerSettings
@@ -20,6 +23,16 @@ CLOSE_S = 12.0
 
 _OPENING_S = 120.0
 """Time before a ledger that is being opened is expected to read: it waits for the end of its predecessor's transactions first."""
+
+
+def report(problem: str) -> None:
+    """Writes `problem` of a worker to standard error."""
+    print(f"esper worker: {problem}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def end_process() -> NoReturn:
+    """Ends this process with FAILED, at once: a host may hang. The next owner of its partitions aborts what is open."""
+    os._exit(FAILED)
 
 
 class OwnedLedgers:
