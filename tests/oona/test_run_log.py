@@ -354,3 +354,11 @@ def test_the_reserve_takes_room_until_it_is_freed(directory: Directory) -> None:
         log.free_reserve()
         log.free_reserve()
         assert not reserve.exists()
+
+
+def test_a_wal_that_sqlite_removes_while_it_is_looked_at_is_none(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    with directory.create(RUN) as log:
+        log.append(RECORDS[:10])
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # As a moment ago.
+    with directory.open(RUN) as log:
+        assert len(log.read().records) == 10

@@ -137,6 +137,14 @@ def open_for_reading(path: Path, *, immutable: bool) -> apsw.Connection:
         return connection
 
 
+def bytes_in(path: Path) -> int:
+    """The size of the file, 0 where there is none: SQLite removes a WAL at any time."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _check_header(path: Path) -> None:
     """Raises LogError unless the file begins like a run's file in a format that this version reads."""
     header, size_bytes = _read_header(path)
@@ -152,7 +160,7 @@ def _check_header(path: Path) -> None:
     wal = path.with_name(path.name + "-wal")
     pages = int.from_bytes(header[28:32], "big")
     # With a WAL beside it the header may rightly be ahead of the file: a checkpoint that was cut short is repeated.
-    if size_bytes < pages * page_bytes and not (wal.exists() and wal.stat().st_size):
+    if size_bytes < pages * page_bytes and not bytes_in(wal):
         raise LogError(f"cannot open {path}: the file is damaged: expected {pages * page_bytes} bytes, got {size_bytes}; it was cut off")
 
 

@@ -374,8 +374,7 @@ def checked(connection: apsw.Connection, path: Path) -> Heads:
 
 def _is_archived(folder: Path) -> bool:
     """True for an unsealed run that no process writes, in a folder that this one may not write: SQLite could not make its shared memory."""
-    wal = folder / (file.RUN_FILE + "-wal")
-    unwritten = not wal.exists() or not wal.stat().st_size
+    unwritten = not file.bytes_in(folder / (file.RUN_FILE + "-wal"))
     return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / file.WRITER_LOCK) is None
 
 
