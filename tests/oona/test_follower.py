@@ -185,6 +185,7 @@ def test_a_deleted_run_is_forgotten(directory: Directory, monkeypatch: pytest.Mo
 def test_a_run_that_nobody_writes_is_not_kept_open(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "_LIST_S", 0.0)
     monkeypatch.setattr(follower_module, "_RECENT_S", 0.0)
+    monkeypatch.setattr(follower_module, "_MOMENT_S", 0.0)
     with directory.create(RUN) as log:
         log.append(WHOLE[:10])
     with Follower(directory) as follower:

@@ -22,12 +22,12 @@ from esper.oona.run_log import RunLog
 
 _LIST_S = 1.0
 _LIST_DERIVED_S = 10.0
-_OPEN_AT_ONCE = 64
+_OPEN_AT_ONCE = 128
 _PAGES = 64  # Most pages that one poll returns: they and what follows from them are in memory at once.
 _DERIVED_PAGE = 1000
-# A file's time moves in ticks of up to 4 ms, and a WAL that begins again keeps its size: a file that changed this recently may have changed
-# once more without showing it.
-_RECENT_S = 2.0
+# A file that changed this recently may hold more without showing it: what a transaction wrote is seen only when the disk has it, a file's
+# time moves in ticks, and a WAL that begins again keeps its size. It is read at every turn for a moment, then twice a second for a while.
+_MOMENT_S, _RECENT_S, _AGAIN_S = 0.05, 2.5, 0.5
 
 
 class RunPage(NamedTuple):
@@ -43,12 +43,12 @@ class RunPage(NamedTuple):
 class _Followed:
     """The state of one file: the position it is read to, whether it holds more, its stamp, and whether more may be written now."""
 
-    __slots__ = ("behind", "changed_at", "faulty", "live", "position", "stamp")
+    __slots__ = ("asked_at", "behind", "changed_at", "faulty", "live", "position", "stamp")
 
     def __init__(self, position: Position) -> None:
         self.position = position
         self.stamp: tuple[tuple[int, int], ...] = ()
-        self.changed_at = -math.inf
+        self.changed_at = self.asked_at = -math.inf
         self.behind = True
         self.live = True
         self.faulty = False
@@ -58,7 +58,12 @@ class _Followed:
         stamp = _stamp(folder, name)
         if stamp != self.stamp:
             self.stamp, self.changed_at, self.behind, self.live, self.faulty = stamp, time.monotonic(), True, True, False
-        return self.behind or time.monotonic() < self.changed_at + _RECENT_S
+        now = time.monotonic()
+        age_s = now - self.changed_at
+        again = age_s < _RECENT_S and now >= self.asked_at + _AGAIN_S
+        grown = self.behind or age_s < _MOMENT_S or again
+        self.asked_at = now if grown else self.asked_at
+        return grown
 
 
 def _stamp(folder: Path, name: str) -> tuple[tuple[int, int], ...]:
@@ -163,7 +168,7 @@ class Follower:
             run = self._runs[name]
             if everything and run.live:
                 run.live = self._directory.is_live(name)
-            if (everything or run.live or run.behind or name in notified) and (page := self._ask(name, run)):
+            if (everything or run.live or run.behind or name in notified) and (page := self._ask(name, run, everything, name in notified)):
                 pages.append(page)
             if len(pages) >= _PAGES:
                 # The next turn begins with the runs that this one did not reach.
@@ -185,10 +190,11 @@ class Follower:
             elif mark is not None or self._directory.has_log(name):
                 self._runs[name] = _Followed(position or START)
 
-    def _ask(self, name: RunId, run: _Followed) -> RunPage | None:
+    def _ask(self, name: RunId, run: _Followed, everything: bool, notified: bool) -> RunPage | None:
+        """A page where the file may have grown. A seal changes the file too; where its stamp does not show it, `everything` finds it."""
         folder = self._directory.path / name
-        sealed = read_mark(folder) is not None
-        grown = run.may_have_grown(folder, RUN_FILE)
+        grown = run.may_have_grown(folder, RUN_FILE) or notified
+        sealed = (grown or everything) and read_mark(folder) is not None
         if run.faulty or not (grown or sealed):
             self._release(name)
             return None
