@@ -34,7 +34,7 @@ from esper.oona.file import FENCED_MARK, RUN_FILE, fenced_by
 from esper.oona.follower import Follower, RunPage
 
 BRIDGED_FILE, TOPICS_FILE = "bridged", "bridge.topics"
-_PAGE = 500
+_PAGE, _UNDER_WAY = 500, 64
 _POLL_S, _IDLE_S = 0.5, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
 # Long enough for a directory that takes the run over to claim it before this one begins again.
@@ -74,6 +74,9 @@ class Bridge:
         self._directory, self._settings, self._jitter = directory, settings, jitter
         self._positions: dict[RunId, Position] = {}
         self._shippings: dict[RunId, _Shipping] = {}
+        self._under_way: dict[RunId, asyncio.Task[None]] = {}
+        self._again: set[RunId] = set()
+        """Runs to be read again from their first record."""
         self._checked = False
 
     async def check(self) -> None:
@@ -107,24 +110,37 @@ class Bridge:
         follower = await asyncio.to_thread(Follower, self._directory, self._positions, from_start=True, limit=_PAGE)
         busy_at = time.monotonic()
         try:
-            while not stop.is_set():
-                pages = await asyncio.to_thread(follower.poll, _POLL_S)
-                async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:
+                while not stop.is_set():
+                    pages = await asyncio.to_thread(follower.poll, _POLL_S)
                     for page in pages:
-                        if page.records and fenced_by(self._directory.path / page.run) is None:
-                            group.create_task(self._ship(page, follower, stop))
-                for run in [run for run in self._shippings if run not in follower.following or self._is_idle(run)]:
-                    await self._close(run)
-                if pages or follower.behind or follower.live:
-                    busy_at = time.monotonic()
-                elif drain and time.monotonic() >= busy_at + linger_s:
-                    return
+                        await self._begin(page, group, stop)
+                    for run in self._again:
+                        follower.go_back(run, START)
+                    self._again.clear()
+                    for run in self._shippings.keys() - self._under_way.keys():
+                        if run not in follower.following or self._is_idle(run):
+                            await self._close(run)
+                    if pages or self._under_way or follower.behind or follower.live:
+                        busy_at = time.monotonic()
+                    elif drain and time.monotonic() >= busy_at + linger_s:
+                        return
         finally:
             await asyncio.to_thread(follower.close)
             for run in list(self._shippings):
                 await self._close(run)
 
-    async def _ship(self, page: RunPage, follower: Follower, stop: asyncio.Event) -> None:
+    async def _begin(self, page: RunPage, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        """Begins to ship `page`: of each run one page is under way, so that a run whose partition has no leader holds up no other."""
+        if page.run in self._under_way:
+            await asyncio.wait([self._under_way[page.run]])
+        while len(self._under_way) >= _UNDER_WAY:
+            await asyncio.wait(self._under_way.values(), return_when=asyncio.FIRST_COMPLETED)
+        if page.records and page.run not in self._again and fenced_by(self._directory.path / page.run) is None:
+            self._under_way[page.run] = task = group.create_task(self._ship(page, stop))
+            task.add_done_callback(lambda _: self._under_way.pop(page.run))
+
+    async def _ship(self, page: RunPage, stop: asyncio.Event) -> None:
         """Returns when the page is committed, the run is fenced or must be read again, or `stop` is set."""
         run, pause_s = page.run, _FIRST_PAUSE_S
         folder = self._directory.path / run
@@ -135,7 +151,7 @@ class Bridge:
                 await self._commit(page)
             except _LessError:
                 self._reached(run, START)
-                follower.go_back(run, START)
+                self._again.add(run)
                 break
             except TakenOverError as error:
                 self.state.fenced.add(run)

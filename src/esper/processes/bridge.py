@@ -23,7 +23,7 @@ from esper.kafka.probing import RefusedError
 from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.contract import START
 from esper.oona.directory import Directory
-from esper.oona.file import fenced_by
+from esper.oona.file import fenced_by, read_mark
 from esper.oona.lock import Lock, holder_of
 
 BRIDGE_LOCK, BRIDGE_STATE, BRIDGE_LOG = "bridge.lock", "bridge.json", "bridge.log"
@@ -111,11 +111,13 @@ class _Reporter:
         self._directory, self._settings, self._bridge, self._report = directory, settings, bridge, report
         self._away = self._low = False
         self._fenced: set[RunId] = set()
+        self._over: set[RunId] = set()
+        """The sealed runs that are shipped: there may be thousands, and they are not opened again."""
 
     def write(self) -> None:
         """Writes the state as it is now."""
         state, disk = self._bridge.state, shutil.disk_usage(self._directory.path)
-        waiting = {run: count for run in self._directory.names(hidden=True) if (count := waiting_records(self._directory, run))}
+        waiting = {run: count for run in self._directory.names(hidden=True) if (count := self._waiting(run))}
         written = {
             "kafka": self._settings.bootstrap,
             "pid": os.getpid(),
@@ -130,6 +132,15 @@ class _Reporter:
         draft.write_text(json.dumps(written) + "\n")
         draft.rename(self._directory.path / BRIDGE_STATE)
         self._report_changes(sum(waiting.values()), disk.free, disk.free < _LOW_DISK * disk.total)
+
+    def _waiting(self, run: RunId) -> int:
+        if run in self._over and run not in self._bridge.state.waiting:
+            return 0
+        sealed = read_mark(self._directory.path / run) is not None
+        count = waiting_records(self._directory, run)
+        if sealed and not count:
+            self._over.add(run)
+        return count
 
     def _report_changes(self, waiting: int, free: int, low: bool) -> None:
         state = self._bridge.state
