@@ -32,7 +32,7 @@ _LOST_S = 10.0
 _CALM_S = 2.0
 # The broker ends what its dead writer left open after the timeout, and looks for it every 10 s.
 _OTHERS_END_S = TRANSACTION_TIMEOUT_S + 40.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.5
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 _LATEST = -1
 
 
@@ -89,6 +89,8 @@ async def _seen(producer: AIOKafkaProducer, settings: KafkaSettings, offsets: Ma
     began_at = answered_at = lost_since = time.monotonic()
     calm = mend
     while hidden:
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         asked, stable = len(hidden), await ends_of(producer.client, hidden, committed=True)
         now = time.monotonic()
         lost = [place for place, offset in hidden.items() if stable.get(place) == offset]
@@ -115,9 +117,6 @@ async def _seen(producer: AIOKafkaProducer, settings: KafkaSettings, offsets: Ma
                 f"Kafka at {settings.bootstrap}: {_named(hidden)}: expected readers to see what is committed up to offset {hidden[first]}, "
                 f"got {stable.get(first)}: a transaction that was ended is still open, or its writer is stuck"
             )
-        if hidden:
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 async def ends_of(client: AIOKafkaClient, places: Collection[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:
