@@ -20,6 +20,7 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1] / "deploy" / "kafka"))
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from chaos_faust import changelog_of, states
 from chaos_runs import Feeder, Logs
 from local_kafka import LocalKafka
 
@@ -36,7 +37,7 @@ from tests.kafka.plain_loop import Verdict, judge
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTITIONS = 8
-UNFENCED, ONE_POSITION = "without fencing", "one position"
+UNFENCED, ONE_POSITION, FAUST_TABLE = "without fencing", "one position", "a plain Faust table"
 _GUARDS = {UNFENCED: ("--without", "fencing"), ONE_POSITION: ("--without", "refold")}
 _DERIVED = (AGGREGATES, ANOMALIES, ALERTS, OBSERVERS)
 # Windows of a second: there is something to derive all the time, and not only when a training ends.
@@ -146,7 +147,9 @@ class Trial:
         """A new worker of the group."""
         port = _free_port()
         more = ["--state-every", f"{self.state_every_s:g}", "--port", str(port)]
-        if self.control is not None or self.host == "plain":
+        if self.control == FAUST_TABLE:
+            command = [*_PYTHON, os.fspath(ROOT / "benchmarks" / "chaos_faust.py"), self.address, os.fspath(self.directory.path), str(port)]
+        elif self.control is not None or self.host == "plain":
             command = self.driver("worker", "--group", *more, *self._guards())
         elif supervised:
             command = [*_ESPER, "worker", "--kafka", self.address, "--log", os.fspath(self.directory.path), *more]
@@ -249,7 +252,11 @@ class Trial:
     async def _found(self) -> tuple[list[Record], dict[RunId, dict[str, bytes]]]:
         await self._all_ended(*_DERIVED, CHANGELOG)
         cluster = Cluster(self.settings)
-        return await cluster.records(*_DERIVED), (await cluster.changelog()).states
+        records = await cluster.records(*_DERIVED)
+        if self.control == FAUST_TABLE:
+            topic = changelog_of(self.settings).removeprefix(self.settings.prefix)
+            return records, states({one.key or b"": one.value or b"" for one in await cluster.messages(topic)})
+        return records, (await cluster.changelog()).states
 
     async def _all_ended(self, *topics: str) -> None:
         """Returns when no transaction is open: a `read_committed` reader's end lies before an open one."""

@@ -57,7 +57,6 @@ PARTITIONS, BACKLOG_RUNS, PAGE = 8, 20, 500
 RATE_PER_S = 200
 STEPS_A_RECORD = 10
 _WITHIN_S = 120.0
-_QUIET_S = 3.0
 
 
 def steps(first: int) -> StepsMeasured:
@@ -163,23 +162,21 @@ def places(settings: KafkaSettings, topics: Iterable[str]) -> list[TopicPartitio
     return [TopicPartition(settings.topic(topic), part) for topic in topics for part in range(settings.partitions)]
 
 
-def derived_until_quiet(settings: KafkaSettings, worker: psutil.Process) -> float:
-    """Seconds of CPU that the worker had used when it derived its last record."""
+def cpu_until_applied(worker: psutil.Process, port: int, records: int) -> float:
+    """Seconds of CPU that the worker had used when it had applied `records` records."""
+    deadline = time.monotonic() + _WITHIN_S
+    while time.monotonic() < deadline:
+        if sum(ledger["counts"].get("applied", 0) for ledger in ledgers_at(port).values()) >= records:
+            return cpu_s(worker)
+        time.sleep(0.1)
+    raise TimeoutError(f"the worker did not apply {records} records")
 
-    async def watch() -> float:
-        async with consuming(settings) as consumer:
-            derived = places(settings, (AGGREGATES, ANOMALIES, ALERTS))
-            known, used, changed_at = -1, 0.0, time.monotonic()
-            while known <= 0 or time.monotonic() < changed_at + _QUIET_S:
-                if time.monotonic() > changed_at + _WITHIN_S:
-                    raise TimeoutError("the worker derived nothing")
-                await asyncio.sleep(0.1)
-                now_used, ends = cpu_s(worker), sum((await consumer.end_offsets(derived)).values())
-                if ends != known:
-                    known, used, changed_at = ends, now_used, time.monotonic()
-            return used
 
-    return asyncio.run(watch())
+def ledgers_at(port: int) -> dict[str, Any]:
+    """The status page of the worker at `port`: its ledgers by partition; empty while it does not answer."""
+    with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        return dict(json.load(answer))
+    return {}
 
 
 def throughput(node: LocalKafka, folder: Path, backlog: int) -> dict[str, float]:
@@ -191,10 +188,11 @@ def throughput(node: LocalKafka, folder: Path, backlog: int) -> dict[str, float]
     directory = Directory(folder)
     records = [record for run in directory.names() for record in records_of(directory, run)]
     drained_s = drain(settings, folder)
-    with process(*worker_command(settings, folder)) as worker:
-        used_s = derived_until_quiet(settings, worker)
-    with process(*worker_command(settings, folder)) as worker:  # What a start alone costs.
-        time.sleep(2 * _QUIET_S)
+    port, other = free_ports(2)
+    with process(*worker_command(settings, folder), "--port", str(port)) as worker:
+        used_s = cpu_until_applied(worker, port, len(records))
+    with process(*worker_command(settings, folder), "--port", str(other)) as worker:  # What a start alone costs.
+        wait_for_worker(other)
         idle_s = cpu_s(worker)
     return {
         "backlog_records": len(records),
@@ -285,12 +283,10 @@ def end_to_end(node: LocalKafka, folder: Path, runs: int, seconds: float) -> dic
 def wait_for_worker(port: int) -> None:
     """Returns when the worker with its status page at `port` owns every partition."""
     deadline = time.monotonic() + _WITHIN_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-            if len(json.load(answer)) >= PARTITIONS:
-                return
+    while len(ledgers_at(port)) < PARTITIONS:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the worker owns nothing yet")
         time.sleep(0.2)
-    raise TimeoutError("the worker owns nothing yet")
 
 
 async def read_derived(settings: KafkaSettings, training: psutil.Process) -> list[tuple[str, float]]:
@@ -387,7 +383,10 @@ def alert_latency(node: LocalKafka, folder: Path, count: int) -> dict[str, float
     with process(*esper("bridge", "--kafka", address, *log)), process(*worker_command(settings, folder)), process(*nissa):
         for number in range(count + 1):
             run, happened_at = train_with_a_nan(folder, None)
-            waited_for(lambda run=run: run in receiver.told_at)
+            try:
+                waited_for(lambda run=run: run in receiver.told_at)
+            except TimeoutError as error:
+                raise TimeoutError(f"training {number} of {count}: {error}") from error
             if number:  # The first one waits until all have started.
                 late.append((receiver.told_at[run] - happened_at) * 1e3)
     return percentiles("alert", late)
