@@ -20,12 +20,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from esper.kafka.clients import consuming, producing
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.cluster_topics import LEAD
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.topic_factory import TopicFactory
 
 pytestmark = pytest.mark.kafka
 
 _WITHIN_S = 60.0
+_FAUST_SESSION_S = 60.0
 _HOST = Path(__file__).with_name("faust_host.py")
 
 
@@ -158,6 +160,19 @@ def test_an_event_that_is_open_is_committed_over_and_lost_with_its_process(kafka
     assert "took open" not in host.lines
 
 
+def test_a_range_that_a_consumer_went_past_is_committed_over(kafka: str, topic: TopicFactory, tmp_path: Path) -> None:
+    """It goes past one where a rebalance moves it. A ledger begins where its own transaction says, and says which ones retention cut."""
+    name = asyncio.run(topic())
+    with hosting("read", kafka, name, name, folder=tmp_path) as host:
+        host.wait_until(is_assigned, "partitions")
+        asyncio.run(write(kafka, name, b"first", b"skip"))
+        host.wait_for("took skip")
+        asyncio.run(write(kafka, name, b"passed", b"passed", b"after"))
+        host.wait_for("took after")
+        wait_for_commit(kafka, name, 5)
+    assert "took passed" not in host.lines
+
+
 def test_a_table_whose_changelog_has_transactions_is_never_ready(kafka: str, topic: TopicFactory, tmp_path: Path) -> None:
     """A ledger reads its states by position (`messages_between`), which passes markers, and keeps none in a table."""
     name, plain, transactional = (asyncio.run(topic()) for _ in range(3))
@@ -214,6 +229,23 @@ async def members(kafka: str, group: str) -> int:
         return len(found)
     finally:
         await admin.close()
+
+
+def test_the_partitions_of_a_worker_that_was_killed_go_to_another_before_faust_s_own_session_of_60_s_ends(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """`build_app` sets a session of 8 s."""
+    kafka, prefix = cluster.settings.bootstrap, cluster.settings.prefix
+    (tmp_path / "go").touch()
+    both = " ".join(["assigned", *(f"{cluster.settings.topic(LEAD)}/{part}" for part in (0, 1))])
+    with hosting("worker", kafka, prefix, folder=tmp_path) as first, hosting("worker", kafka, prefix, folder=tmp_path) as second:
+        for host in (first, second):
+            host.wait_until(lambda lines: any(line.startswith("assigned ") and line != both for line in lines), "one partition")
+        killed_at = time.monotonic()
+        first.process.kill()
+        taken = len(second.lines)
+        second.wait_until(lambda lines: both in lines[taken:], "both partitions")
+    assert time.monotonic() - killed_at < _FAUST_SESSION_S / 2
 
 
 def test_a_worker_that_is_stopped_closes_its_ledgers_before_it_leaves_its_group(cluster: Cluster, tmp_path: Path) -> None:
