@@ -26,7 +26,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -222,15 +221,13 @@ def main() -> None:
     parser.add_argument("--state-every", type=float, help="the interval for all runs (default: 3 s and 30 s in turn)")
     parser.add_argument("--rng-seed", type=int, default=1, help="of the first run; each next one has the next number (default: 1)")
     parser.add_argument("--controls", type=int, metavar="N", help="runs of each control besides (default: a twentieth of the runs)")
-    words = "hosts the workers: Faust as users start it, or a plain consumer group (default: Faust where it is installed)"
-    parser.add_argument("--host", choices=("faust", "plain"), default="plain" if find_spec("faust") is None else "faust", help=words)
+    words = "hosts the workers: Faust as users start it, or a plain consumer group (default: Faust)"
+    parser.add_argument("--host", choices=("faust", "plain"), default="faust", help=words)
     parser.add_argument("--records", type=Path, metavar="FOLDER", help="keep the trainings there, and train nothing that it has")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # The processes that it started end with it.
     keep = Path(tempfile.mkdtemp(prefix="esper-chaos-kept-"))
     scenarios = options.scenario or list(SCENARIOS)
-    if options.host == "plain":
-        print("a plain consumer group hosts the ledgers", file=sys.stderr)
     logs = recorded(options.records or keep / "records")
     plan = [(scenarios[n % len(scenarios)], None, INTERVALS_S[n // len(scenarios) % 2], options.rng_seed + n) for n in range(options.runs)]
     for control, seen in CONTROLS.items():
