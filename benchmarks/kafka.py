@@ -3,7 +3,7 @@
     python benchmarks/kafka.py [--runs N] [--seconds N] [--backlog N] [--alerts N] [--json]
 
 Everything is real: a broker of this machine, `esper bridge`, `esper worker` and `esper nissa` as processes of their own, and a process that
-emits what small trainings emit. Where Faust is missing, the worker is that of chaos_processes.py, which hosts the same ledgers ("host").
+emits what small trainings emit.
 
 bridge_records_per_s, worker_records_per_cpu_s     over a backlog of 20 runs
 end_to_end_p50_ms, end_to_end_p99_ms               from `emit` in a trainer to an event that a worker derived from the record, at a
@@ -30,7 +30,6 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +123,7 @@ def process(*command: str) -> Iterator[psutil.Process]:
 
 def worker_command(settings: KafkaSettings, folder: Path) -> tuple[str, ...]:
     """The command of a worker."""
-    address = f"kafka://{settings.bootstrap}"
-    if find_spec("faust") is not None:
-        return (*esper("worker"), "--kafka", address, "--log", os.fspath(folder))
-    return (sys.executable, os.fspath(CHECKOUT / "benchmarks" / "chaos_processes.py"), "worker", address, os.fspath(folder))
+    return (*esper("worker"), "--kafka", f"kafka://{settings.bootstrap}", "--log", os.fspath(folder))
 
 
 def esper(*words: str) -> tuple[str, ...]:
@@ -413,7 +409,7 @@ def main() -> None:
         with emitters(options.trainer, options.runs) as made:
             emit(made, math.ceil(RATE_PER_S * options.seconds / options.runs), 1 / RATE_PER_S)
         return
-    figures: dict[str, Any] = {"host": "faust" if find_spec("faust") else "ledgers without faust"}
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="esper-kafka-") as temporary:
         folder = Path(temporary)
         (folder / "broker").mkdir()

@@ -31,8 +31,6 @@ from esper.events.envelope import Record
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.probing import probing
 
-logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # What it logs is also raised; without a handler it goes to stderr.
-
 LARGEST_BYTES = 8 * 1024 * 1024
 ROW_HEADER = "row"
 """Where a record stands in its run's log. It belongs to the message, as an offset does: the record is the same without it."""

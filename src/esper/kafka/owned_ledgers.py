@@ -25,7 +25,7 @@ _OPENING_S = 120.0
 """Time before a ledger that is being opened is expected to read: it waits for the end of its predecessor's transactions first."""
 
 
-def report(problem: str) -> None:
+def print_problem(problem: str) -> None:
     """Writes `problem` of a worker to standard error."""
     print(f"esper worker: {problem}", file=sys.stderr, flush=True)  # noqa: T201
 
