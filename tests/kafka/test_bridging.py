@@ -8,17 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from local_kafka import LocalKafka
 
 from esper.errors import LogError
 from esper.events.topics import DERIVED
+from esper.kafka import bridging
 from esper.kafka.bridging import BRIDGED_FILE, Bridge
 from esper.kafka.claims import take_over
-from esper.kafka.clients import row_of
+from esper.kafka.clients import Outgoing, row_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
+from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
+from esper.oona.follower import Follower
 from esper.processes.bridge import BRIDGE_STATE, run_bridge
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
@@ -110,6 +114,50 @@ def test_records_that_are_written_meanwhile_are_shipped(cluster: Cluster, tmp_pa
 
     asyncio.run(ship())
     assert shipped(cluster) == logged(directory)
+
+
+def test_a_run_whose_partition_has_no_leader_holds_up_no_other(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Directory(tmp_path / "log", create=True)
+    monkeypatch.setattr(bridging, "_PAGE", 20)
+    write_run(directory, run=FIRST)
+
+    async def ship() -> None:
+        stop, led, reached = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        bridge = Bridge(directory, cluster.settings)
+
+        async def wait_for_leader(producer: AIOKafkaProducer, settings: KafkaSettings, messages: list[Outgoing]) -> None:
+            if messages[0].key == FIRST.encode():
+                reached.set()
+                await led.wait()
+            await transact(producer, settings, messages)
+
+        monkeypatch.setattr(bridging, "transact", wait_for_leader)
+        shipping = asyncio.create_task(bridge.run(stop))
+        async with asyncio.timeout(WITHIN_S):
+            await reached.wait()
+            await asyncio.to_thread(write_run, directory, run=SECOND)
+            while bridge.state.shipped < len(log_of(directory, SECOND)):
+                await asyncio.sleep(0.05)
+            assert {record.run for record in await cluster.records(*INPUTS)} == {SECOND}
+            led.set()
+            while bridge.state.shipped < len(log_of(directory, FIRST)) + len(log_of(directory, SECOND)):
+                await asyncio.sleep(0.05)
+        stop.set()
+        await shipping
+
+    asyncio.run(ship())
+    assert shipped(cluster) == logged(directory)
+
+
+def test_a_directory_that_cannot_be_read_is_an_error_and_no_group_of_errors(
+    cluster: Cluster, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot_be_read(*_: object) -> None:
+        raise LogError("the directory cannot be read")
+
+    monkeypatch.setattr(Follower, "poll", cannot_be_read)
+    with pytest.raises(LogError, match="cannot be read"):
+        drain(Bridge(directory, cluster.settings))
 
 
 def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster: Cluster, directory: Directory, tmp_path: Path) -> None:

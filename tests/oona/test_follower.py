@@ -191,8 +191,28 @@ def test_a_run_that_nobody_writes_is_not_kept_open(directory: Directory, monkeyp
     with Follower(directory) as follower:
         before = opened(directory)
         assert len(collected(follower, RUN, 10)) == 10
-        follower.poll(0.0)
+        for _ in range(2):  # It is read once more when its writer is gone.
+            follower.poll(0.0)
         assert opened(directory) == before
+
+
+def test_runs_that_are_left_out_are_read_later(directory: Directory) -> None:
+    with directory.create(RUN) as log, Follower(directory) as follower:
+        log.append(WHOLE[:10])
+        assert follower.poll(0.1, but_for={RUN}) == ()
+        assert len(collected(follower, RUN, 10)) == 10
+
+
+def test_what_a_notification_tells_is_read_though_the_file_does_not_show_it(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    with directory.create(RUN) as log, Follower(directory) as follower:
+        log.append(WHOLE[:10])
+        assert len(collected(follower, RUN, 10)) == 10
+        monkeypatch.setattr(follower_module, "_stamp", lambda *_: ((0, 0),))
+        monkeypatch.setattr(follower_module, "_RECENT_S", 0.0)
+        monkeypatch.setattr(follower_module, "_MOMENT_S", 0.0)
+        follower.poll(0.0)  # The stamp changes for the last time.
+        log.append(WHOLE[10:20])
+        assert len(collected(follower, RUN, 10)) == 10
 
 
 def linked(directory: Directory, count: int) -> list[RunId]:

@@ -112,39 +112,54 @@ class Bridge:
         try:
             async with asyncio.TaskGroup() as group:
                 while not stop.is_set():
-                    pages = await asyncio.to_thread(follower.poll, _POLL_S)
+                    pages = await self._poll(follower)
                     for page in pages:
                         await self._begin(page, group, stop)
-                    for run in self._again:
+                    again, self._again = self._again, set()
+                    for run in again:
                         follower.go_back(run, START)
-                    self._again.clear()
                     for run in self._shippings.keys() - self._under_way.keys():
                         if run not in follower.following or self._is_idle(run):
                             await self._close(run)
-                    if pages or self._under_way or follower.behind or follower.live:
+                    if pages or again or self._again or self._under_way or follower.behind or follower.live:
                         busy_at = time.monotonic()
                     elif drain and time.monotonic() >= busy_at + linger_s:
                         return
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         finally:
             await asyncio.to_thread(follower.close)
             for run in list(self._shippings):
                 await self._close(run)
 
+    async def _poll(self, follower: Follower) -> tuple[RunPage, ...]:
+        """New pages of runs of which none is under way: a run whose partition has no leader holds up no other.
+
+        When this is cancelled, the thread ends first: a follower is used by one.
+        """
+        polling = asyncio.create_task(asyncio.to_thread(follower.poll, _POLL_S, self._under_way.keys()))
+        try:
+            return await asyncio.shield(polling)
+        finally:
+            await asyncio.wait([polling])
+
     async def _begin(self, page: RunPage, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
-        """Begins to ship `page`: of each run one page is under way, so that a run whose partition has no leader holds up no other."""
-        if page.run in self._under_way:
-            await asyncio.wait([self._under_way[page.run]])
+        # Pages are in memory: where so many runs wait for Kafka, all wait.
         while len(self._under_way) >= _UNDER_WAY:
             await asyncio.wait(self._under_way.values(), return_when=asyncio.FIRST_COMPLETED)
         if page.records and page.run not in self._again and fenced_by(self._directory.path / page.run) is None:
-            self._under_way[page.run] = task = group.create_task(self._ship(page, stop))
-            task.add_done_callback(lambda _: self._under_way.pop(page.run))
+            self._under_way[page.run] = group.create_task(self._ship(page, stop))
 
     async def _ship(self, page: RunPage, stop: asyncio.Event) -> None:
         """Returns when the page is committed, the run is fenced or must be read again, or `stop` is set."""
+        self.state.waiting[page.run] = len(page.records)
+        try:
+            await self._ship_until_done(page, stop)
+        finally:
+            del self.state.waiting[page.run], self._under_way[page.run]
+
+    async def _ship_until_done(self, page: RunPage, stop: asyncio.Event) -> None:
         run, pause_s = page.run, _FIRST_PAUSE_S
-        folder = self._directory.path / run
-        self.state.waiting[run] = len(page.records)
         while not stop.is_set():
             try:
                 await self.check()
@@ -152,12 +167,12 @@ class Bridge:
             except _LessError:
                 self._reached(run, START)
                 self._again.add(run)
-                break
+                return
             except TakenOverError as error:
                 self.state.fenced.add(run)
-                _replace(folder / FENCED_MARK, f"{error}\n")
+                _replace(self._directory.path / run / FENCED_MARK, f"{error}\n")
                 await self._close(run)
-                break
+                return
             except LogError as error:
                 self.state.away_since, self.state.error = self.state.away_since or time.time(), str(error)
                 await self._close(run)
@@ -168,8 +183,7 @@ class Bridge:
             else:
                 self.state.away_since = self.state.error = None
                 self._reached(run, page.position)
-                break
-        del self.state.waiting[run]
+                return
 
     def _reached(self, run: RunId, position: Position) -> None:
         self._positions[run] = position

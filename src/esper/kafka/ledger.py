@@ -44,6 +44,7 @@ from esper.kafka.transactions import ended, transact
 _MESSAGES, _WAIT_MS = 500, 20
 # Measured with 100 runs: 50 fetches a second and ledger cost the broker so much that a record was derived from a third later.
 _FETCH_WAIT_MS = 100
+# Between two transactions, each of which has ended for its readers: 100 ms made what is derived as much later.
 _PAUSE_S = 0.03
 _TICK_S = 1.0
 _ATTEMPTS = 3

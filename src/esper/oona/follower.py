@@ -7,7 +7,7 @@ or whose writer sent a notification, are checked at every turn. At most `_OPEN_A
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -22,12 +22,13 @@ from esper.oona.run_log import RunLog
 
 _LIST_S = 1.0
 _LIST_DERIVED_S = 10.0
-_OPEN_AT_ONCE = 128
+_OPEN_AT_ONCE = 64
 _PAGES = 64  # Most pages that one poll returns: they and what follows from them are in memory at once.
 _DERIVED_PAGE = 1000
 # A file that changed this recently may hold more without showing it: what a transaction wrote is seen only when the disk has it, a file's
-# time moves in ticks, and a WAL that begins again keeps its size. It is read at every turn for a moment, then twice a second for a while.
-_MOMENT_S, _RECENT_S, _AGAIN_S = 0.05, 2.5, 0.5
+# time moves in ticks, and a WAL that begins again keeps its size. It is read at every turn for a moment, then twice a second, and once more
+# after that.
+_MOMENT_S, _RECENT_S, _AGAIN_S = 4 * POLL_S, 2.5, 0.5
 
 
 class RunPage(NamedTuple):
@@ -59,9 +60,8 @@ class _Followed:
         if stamp != self.stamp:
             self.stamp, self.changed_at, self.behind, self.live, self.faulty = stamp, time.monotonic(), True, True, False
         now = time.monotonic()
-        age_s = now - self.changed_at
-        again = age_s < _RECENT_S and now >= self.asked_at + _AGAIN_S
-        grown = self.behind or age_s < _MOMENT_S or again
+        again = self.asked_at < self.changed_at + _RECENT_S and now >= self.asked_at + _AGAIN_S
+        grown = self.behind or now < self.changed_at + _MOMENT_S or again
         self.asked_at = now if grown else self.asked_at
         return grown
 
@@ -130,12 +130,15 @@ class Follower:
         """The followed runs that are not read to their ends, or may not be."""
         return frozenset(name for name, run in self._runs.items() if run.behind)
 
-    def poll(self, timeout_s: float) -> tuple[RunPage, ...]:
-        """New records, at most one page per run, as soon as there are some; empty when `timeout_s` passed without any."""
+    def poll(self, timeout_s: float, but_for: Container[RunId] = ()) -> tuple[RunPage, ...]:
+        """New records, at most one page per run, as soon as there are some; empty when `timeout_s` passed without any.
+
+        Runs in `but_for` are left alone as long as they are there: it may change meanwhile.
+        """
         deadline = time.monotonic() + timeout_s
         notified: frozenset[RunId] = frozenset()
         while True:
-            pages = self._turn(notified)
+            pages = self._turn(notified, but_for)
             left = deadline - time.monotonic()
             if pages or left <= 0:
                 return pages
@@ -158,7 +161,7 @@ class Follower:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _turn(self, notified: frozenset[RunId]) -> tuple[RunPage, ...]:
+    def _turn(self, notified: frozenset[RunId], but_for: Container[RunId]) -> tuple[RunPage, ...]:
         everything = time.monotonic() >= self._listed_at + _LIST_S
         if everything or not notified <= self._runs.keys() | self._done:
             self._list(skip_sealed=False)
@@ -168,7 +171,10 @@ class Follower:
             run = self._runs[name]
             if everything and run.live:
                 run.live = self._directory.is_live(name)
-            if (everything or run.live or run.behind or name in notified) and (page := self._ask(name, run, everything, name in notified)):
+                run.behind = run.behind or not run.live  # What its writer wrote last.
+            if name in but_for or not (everything or run.live or run.behind or name in notified):
+                continue
+            if page := self._ask(name, run, everything=everything, notified=name in notified):
                 pages.append(page)
             if len(pages) >= _PAGES:
                 # The next turn begins with the runs that this one did not reach.
@@ -190,7 +196,7 @@ class Follower:
             elif mark is not None or self._directory.has_log(name):
                 self._runs[name] = _Followed(position or START)
 
-    def _ask(self, name: RunId, run: _Followed, everything: bool, notified: bool) -> RunPage | None:
+    def _ask(self, name: RunId, run: _Followed, *, everything: bool, notified: bool) -> RunPage | None:
         """A page where the file may have grown. A seal changes the file too; where its stamp does not show it, `everything` finds it."""
         folder = self._directory.path / name
         grown = run.may_have_grown(folder, RUN_FILE) or notified

@@ -136,9 +136,10 @@ class _Reporter:
     def _waiting(self, run: RunId) -> int:
         if run in self._over and run not in self._bridge.state.waiting:
             return 0
-        sealed = read_mark(self._directory.path / run) is not None
+        folder = self._directory.path / run
+        sealed = read_mark(folder) is not None
         count = waiting_records(self._directory, run)
-        if sealed and not count:
+        if sealed and not count and fenced_by(folder) is None:
             self._over.add(run)
         return count
 
