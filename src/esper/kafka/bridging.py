@@ -43,7 +43,7 @@ _FENCED_PAUSE_S = 2.0
 
 @dataclass
 class BridgeState:
-    """The state of a bridge. `away_since`: seconds since 1970, None while Kafka answers. `waiting`: records under way, by run."""
+    """The state of a bridge. `waiting`: records under way, by run. `away_since`: seconds since 1970, None while Kafka takes all of them."""
 
     shipped: int = 0
     away_since: float | None = None
@@ -77,6 +77,7 @@ class Bridge:
         self._under_way: dict[RunId, asyncio.Task[None]] = {}
         self._again: set[RunId] = set()
         """Runs to be read again from their first record."""
+        self._failing: set[RunId] = set()
         self._checked = False
 
     async def check(self) -> None:
@@ -157,6 +158,7 @@ class Bridge:
             await self._ship_until_done(page, stop)
         finally:
             del self.state.waiting[page.run], self._under_way[page.run]
+            self._failing.discard(page.run)
 
     async def _ship_until_done(self, page: RunPage, stop: asyncio.Event) -> None:
         run, pause_s = page.run, _FIRST_PAUSE_S
@@ -175,13 +177,16 @@ class Bridge:
                 return
             except LogError as error:
                 self.state.away_since, self.state.error = self.state.away_since or time.time(), str(error)
+                self._failing.add(run)
                 await self._close(run)
                 if isinstance(error, FencedError):
                     pause_s = max(pause_s, _FENCED_PAUSE_S)
                 await pause(stop, pause_s * (1 + self._jitter()))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
-                self.state.away_since = self.state.error = None
+                self._failing.discard(run)
+                if not self._failing:
+                    self.state.away_since = self.state.error = None
                 self._reached(run, page.position)
                 return
 

@@ -171,7 +171,7 @@ class Follower:
             run = self._runs[name]
             if everything and run.live:
                 run.live = self._directory.is_live(name)
-                run.behind = run.behind or not run.live  # What its writer wrote last.
+                run.behind = run.behind or not (run.live or run.faulty)  # What its writer wrote last.
             if name in but_for or not (everything or run.live or run.behind or name in notified):
                 continue
             if page := self._ask(name, run, everything=everything, notified=name in notified):
