@@ -158,7 +158,6 @@ class Bridge:
             await self._ship_until_done(page, stop)
         finally:
             del self.state.waiting[page.run], self._under_way[page.run]
-            self._failing.discard(page.run)
 
     async def _ship_until_done(self, page: RunPage, stop: asyncio.Event) -> None:
         run, pause_s = page.run, _FIRST_PAUSE_S
@@ -169,12 +168,12 @@ class Bridge:
             except _LessError:
                 self._reached(run, START)
                 self._again.add(run)
-                return
+                break
             except TakenOverError as error:
                 self.state.fenced.add(run)
                 _replace(self._directory.path / run / FENCED_MARK, f"{error}\n")
                 await self._close(run)
-                return
+                break
             except LogError as error:
                 self.state.away_since, self.state.error = self.state.away_since or time.time(), str(error)
                 self._failing.add(run)
@@ -184,11 +183,13 @@ class Bridge:
                 await pause(stop, pause_s * (1 + self._jitter()))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
-                self._failing.discard(run)
-                if not self._failing:
-                    self.state.away_since = self.state.error = None
                 self._reached(run, page.position)
-                return
+                break
+        else:
+            return
+        self._failing.discard(run)  # Kafka answered.
+        if not self._failing:
+            self.state.away_since = self.state.error = None
 
     def _reached(self, run: RunId, position: Position) -> None:
         self._positions[run] = position
