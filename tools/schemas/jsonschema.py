@@ -4,11 +4,6 @@ Titles and descriptions are the docstrings of classes and of their fields. `x-vo
 leaves out and resolves; `x-topic` says where the kind stands.
 """
 
-import ast
-import inspect
-import textwrap
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +11,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from esper.events.cloudevents import HEADERS
-from esper.events.fields import Event, Part, RowColumns
+from esper.events.fields import Event
+from esper.events.meanings import field_meanings
 
 Json = dict[str, Any]  # Any: a JSON document under construction; the tests validate it whole.
 
@@ -57,22 +53,3 @@ class _Documented(GenerateJsonSchema):
         for name, meaning in field_meanings(model).items():
             made["properties"][name]["description"] = meaning
         return made
-
-
-@cache
-def field_meanings(model: type[BaseModel]) -> dict[str, str]:
-    """The docstring under each field of `model`, by the field's name; of columns, those of their row.
-
-    Read from the source when schemas are made: pydantic can keep them too, and takes twice as long to import every kind.
-    """
-    if issubclass(model, RowColumns):
-        return field_meanings(model.ROW)
-    meanings: dict[str, str] = {}
-    for part in reversed([part for part in model.__mro__ if issubclass(part, Part)]):
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, after in pairwise(definition.body):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    meanings[name] = inspect.cleandoc(text)
-    return meanings

@@ -149,6 +149,16 @@ def read_observed(
     return Page(tuple(_to_record(run, found) for found in rows), _at(last))
 
 
+def observed_rows(folder: Path, run: RunId, after: int, limit: int) -> tuple[tuple[int, Record], ...]:
+    """At most `limit` derived records after row `after`, each with its row; none where the run in `folder` is not observed."""
+    if not is_observed(folder):
+        return ()
+    query = f"SELECT row, {_COLUMNS} FROM derived WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608
+    with _reading(folder) as connection:
+        rows: list[file.Row] = connection.execute(query, (after, limit)).fetchall()
+    return tuple((int(row[0]), _to_record(run, row)) for row in rows)
+
+
 def observed_records(folder: Path, run: RunId, topic: str) -> Iterator[Record]:
     """The derived records of `topic` of the run in `folder` that stand there now, oldest first, a page at a time."""
     position: Position | None = None

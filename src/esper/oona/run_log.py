@@ -126,6 +126,13 @@ class RunLog:
             self._last_row(connection)
         return self._records(rows[::-1])
 
+    def rows(self, after: int, limit: int) -> tuple[tuple[int, Record], ...]:
+        """At most `limit` records after row `after`, each with its row; that they can be read is all that is checked."""
+        with self._reading() as connection, connection:
+            rows = _select(connection, after, limit, None)
+            self._last_row(connection)
+        return tuple(zip((int(row[0]) for row in rows), self._records(rows), strict=True))
+
     def skip(self, position: Position | None, keep: int) -> tuple[Position, int]:
         """The later of `position` and the position `keep` records before the end, and how many records that skips."""
         row = (position or START).row(file.RUN_FILE)

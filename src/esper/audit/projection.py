@@ -1,0 +1,388 @@
+"""The projection of a log into DuckDB: `events` with every record, the typed tables made from them, and the positions they were read to.
+
+Rows and positions are written in one transaction, so a process that is killed at any moment leaves a projection that goes on. Everything in
+it can be made again from the log, but for `conflicts`: what was found altered stays found. The file has one owner at a time (`ownership`).
+"""
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import duckdb
+import pyarrow as pa
+
+from esper.audit.reading import (
+    FILES,
+    SCHEMA,
+    Batch,
+    Reached,
+    Reader,
+    Row,
+    TopicState,
+    arrow_of,
+    has_file,
+    row_of,
+    rows_of,
+    stamp_of,
+)
+from esper.audit.tables import BY_NAME, OWN, TABLES, columns_of, comments, ddl, insertion, selection, tables_of
+from esper.errors import DataError, LogError
+from esper.events.envelope import RunId
+from esper.folds.admit import Admission
+from esper.oona.directory import Directory
+
+AUDIT_FILE = "audit.duckdb"
+_SETTINGS: Mapping[str, str | int | bool] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "enable_external_access": False,
+    "allow_community_extensions": False,
+    # A checkpoint rewrites what is not full yet: one at every 16 MB would write most of the file ten times.
+    "wal_autocheckpoint": "1GB",
+}
+
+
+class Refreshed(NamedTuple):
+    """Number of records that a refresh added, of files that it read, and the files that could not be read to their end."""
+
+    records: int
+    files: int
+    problems: tuple[Reached, ...]
+
+
+class Projection:
+    """The projection of the log in `directory`, in the hands of its owner. Close it, or use it in a `with` statement. For one thread."""
+
+    def __init__(self, directory: Directory, path: Path | None = None) -> None:
+        """Opens the file, made if need be; a damaged one, or one of another version, is made anew. Raises LogError."""
+        self.directory = directory
+        self.path = directory.path / AUDIT_FILE if path is None else path
+        self.made_anew: str | None = None
+        self._connection = self._opened()
+        try:
+            problem = self._fault()
+            if problem is not None:
+                self.rebuild(problem)
+        except BaseException:
+            self.close()
+            raise
+
+    def refresh(self, runs: Collection[RunId] | None = None) -> Refreshed:
+        """Reads everything that is new in `runs` (None: all), and returns when it is durable."""
+        changed = self._changed(self.directory.names(hidden=True) if runs is None else runs)
+        records, problems = 0, []
+        for batch in _ahead(self._reader({run for run, _ in changed}).batches(changed)):
+            self._write(batch)
+            records += batch.table.num_rows
+            problems += [reached for reached in batch.reached if reached.problem is not None]
+        return Refreshed(records, len(changed), tuple(problems))
+
+    def compare(self, runs: Iterable[RunId]) -> int:
+        """Compares every record of `runs` that was read before with the log as it is now; the number of conflicts that are new."""
+        return sum(self._compare(run, file) for run in runs for file in FILES)
+
+    def rebuild(self, why: str) -> None:
+        """Makes the file anew, empty; conflicts stay where they can be read. The next refresh reads everything."""
+        kept = self._kept_conflicts()
+        self.close()
+        for path in (self.path, _wal_of(self.path)):
+            path.unlink(missing_ok=True)
+        self._connection = self._opened()
+        if kept is not None:
+            self._insert("conflicts", kept)
+        self.made_anew = why
+
+    def digests(self) -> dict[str, str]:
+        """A digest of each typed table and of `events`, over their rows in order: equal for equal rows, whenever and however they came."""
+        return {name: self._digest(f'"{name}"') for name in ("events", *BY_NAME)}
+
+    def rederived(self, name: str) -> str:
+        """The digest that the typed table `name` would have if it were derived from `events` now."""
+        table = BY_NAME[name]
+        return self._digest(" UNION ALL ".join(f"({selection(table, kind, 'events')})" for kind in table.kinds).join("()"))
+
+    def state(self) -> tuple[tuple[str, int], ...]:
+        """Every table with its number of rows."""
+        return tuple(
+            (name, int(rows)) for name, rows in self._connection.execute("SELECT name, rows FROM table_rows ORDER BY name").fetchall()
+        )
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The owner's own connection, for statements of Esper itself."""
+        return self._connection
+
+    def checkpoint(self) -> None:
+        """Writes everything into the one file: from then on it can be copied, or opened without its WAL."""
+        self._connection.execute("CHECKPOINT")
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        fresh = not self.path.exists()
+        try:
+            connection = duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
+        except duckdb.IOException as error:
+            if "lock" in str(error).lower():
+                raise LogError(f"cannot open {self.path}: another process has it open ({_first_line(error)})") from error
+            connection = self._replaced(error)
+            fresh = True
+        except duckdb.Error as error:
+            connection = self._replaced(error)
+            fresh = True
+        if fresh:
+            _make(connection)
+        return connection
+
+    def _replaced(self, error: duckdb.Error) -> duckdb.DuckDBPyConnection:
+        """A connection to a new file in place of one that DuckDB cannot open."""
+        self.made_anew = f"it could not be opened: {_first_line(error)}"
+        for path in (self.path, _wal_of(self.path)):
+            path.unlink(missing_ok=True)
+        try:
+            return duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
+        except duckdb.Error as second:
+            raise LogError(f"cannot make {self.path}: {_first_line(second)}") from second
+
+    def _fault(self) -> str | None:
+        """Why what stands in the file is not to be trusted; None: it is. DuckDB may lose the end of a damaged WAL without a word."""
+        try:
+            found = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
+            if found.get("tables") != _version():
+                return "its tables are those of another version"
+            for name, rows in self.state():
+                (counted,) = self._connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0]
+                if counted != rows:
+                    return f"table {name} has {counted} rows, and {rows} were written"
+            uneven = self._connection.execute(_UNEVEN).fetchall()
+        except duckdb.Error as error:
+            return f"it cannot be read: {_first_line(error)}"
+        return f"run {uneven[0][0]} has {uneven[0][2]} records in events, and {uneven[0][1]} were read" if uneven else None
+
+    def _changed(self, runs: Iterable[RunId]) -> list[tuple[RunId, str]]:
+        stamps = {(run, file): stamp for run, file, stamp in self._connection.execute("SELECT run, file, stamp FROM positions").fetchall()}
+        return [
+            (run, file)
+            for run in runs
+            for file in FILES
+            if stamps.get((run, file), "") != (stamp := stamp_of(self.directory.path / run, file))
+            or (stamp == "" and (run, file) in stamps)
+            if has_file(self.directory, run, file) or (run, file) in stamps
+        ]
+
+    def _reader(self, runs: Collection[RunId]) -> Reader:
+        rows = {(run, file): row for run, file, row in self._connection.execute('SELECT run, file, "row" FROM positions').fetchall()}
+        topics = {
+            (run, topic): TopicState(Admission(sequence or 0, b"", ((incarnation, 1),) if incarnation else ()), bytes(tied or b""))
+            for run, topic, sequence, incarnation, tied in self._connection.execute(_LAST_OF_TOPICS, [list(runs)]).fetchall()
+        }
+        return Reader(self.directory, rows, topics)
+
+    def _write(self, batch: Batch) -> None:
+        """Makes `batch` durable, all or nothing. A record that a typed table refuses stays in `events`, with the reason."""
+        try:
+            self._insert_batch(batch)
+        except (duckdb.DataError, duckdb.InvalidInputException) as error:
+            marked = self._marked(batch)
+            if marked.table.equals(batch.table):
+                raise DataError(f"cannot project {batch.table.num_rows} records: {_first_line(error)}") from error
+            self._insert_batch(marked)
+
+    def _insert_batch(self, batch: Batch) -> None:
+        with self._transaction():
+            self._insert("events", batch.table)
+            with self._registered("batch", batch.table):
+                for table, kind in tables_of(batch.kinds):
+                    self._count(table.name, self._connection.execute(insertion(table, kind, "batch")).fetchall()[0][0])
+            self._reach(batch.reached)
+
+    def _marked(self, batch: Batch) -> Batch:
+        """`batch` with a problem at every record that a typed table refuses."""
+        problems = batch.table.column("problem").to_pylist()
+        with closing(duckdb.connect(config=dict(_SETTINGS))) as scratch:
+            for at in range(batch.table.num_rows):
+                scratch.register("one", batch.table.slice(at, 1))
+                for table, kind in tables_of({batch.table.column("type")[at].as_py()}):
+                    try:
+                        # Into a table of its types: the SELECT alone does not read what it does not return.
+                        scratch.execute(f"CREATE OR REPLACE TEMP TABLE made AS {selection(table, kind, 'one')}")
+                    except duckdb.Error as error:
+                        problems[at] = f"cannot stand in table {table.name}: {_first_line(error)}"
+        index = SCHEMA.get_field_index("problem")
+        return batch._replace(table=batch.table.set_column(index, SCHEMA.field(index), pa.array(problems, pa.string())))
+
+    def _reach(self, reached: Iterable[Reached]) -> None:
+        for one in reached:
+            (records,) = self._connection.execute("SELECT count(*) FROM events WHERE run = ? AND file = ?", [one.run, one.file]).fetchall()[
+                0
+            ]
+            compared = self._connection.execute(
+                "SELECT compared_at FROM positions WHERE run = ? AND file = ?", [one.run, one.file]
+            ).fetchall()
+            self._connection.execute("DELETE FROM positions WHERE run = ? AND file = ?", [one.run, one.file])
+            self._connection.execute(
+                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [one.run, one.file, one.row, records, one.problem, one.gone, one.stamp, _now(), compared[0][0] if compared else None],
+            )
+
+    def _compare(self, run: RunId, file: str) -> int:
+        """Compares one file, a page at a time, and notes what differs; the number of conflicts that are new."""
+        known = self._connection.execute('SELECT "row" FROM positions WHERE run = ? AND file = ?', [run, file]).fetchall()
+        if not known:
+            return 0
+        last, before, new = int(known[0][0]), 0, 0
+        try:
+            for page in rows_of(self.directory, run, file, 0) if has_file(self.directory, run, file) else ():
+                new += self._note(run, file, before, page[-1][0], [row_of(file, row, record) for row, record in page if row <= last])
+                before = page[-1][0]
+        except LogError:
+            return new  # That it cannot be read stands in `positions`.
+        new += self._note(run, file, before, last, [])
+        self._connection.execute("UPDATE positions SET compared_at = ? WHERE run = ? AND file = ?", [_now(), run, file])
+        return new
+
+    def _note(self, run: RunId, file: str, after: int, upto: int, rows: Sequence[Row]) -> int:
+        """Notes the conflicts between `rows` and what was read before of rows `after` to `upto`."""
+        given = {"run": run, "file": file, "after": after, "upto": upto, "now": _now()}
+        with self._transaction(), self._registered("found", arrow_of(rows)):
+            added = int(self._connection.execute(_CONFLICTING, given).fetchall()[0][0])
+            self._count("conflicts", added)
+        return added
+
+    def _insert(self, name: str, rows: pa.Table) -> None:
+        with self._registered("given", rows):
+            self._connection.execute(f'INSERT INTO "{name}" SELECT * FROM given')
+        self._count(name, rows.num_rows)
+
+    def _count(self, name: str, added: int) -> None:
+        if added:
+            self._connection.execute("UPDATE table_rows SET rows = rows + ? WHERE name = ?", [added, name])
+
+    @contextmanager
+    def _registered(self, name: str, rows: pa.Table) -> Iterator[None]:
+        self._connection.register(name, rows)
+        try:
+            yield
+        finally:
+            self._connection.unregister(name)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.begin()
+        try:
+            yield
+            self._connection.commit()
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    def _kept_conflicts(self) -> pa.Table | None:
+        try:
+            found: pa.Table = self._connection.execute("SELECT * FROM conflicts").to_arrow_table()
+        except duckdb.Error:
+            return None
+        return found if found.num_rows else None
+
+    def _digest(self, relation: str) -> str:
+        (found,) = self._connection.execute(_DIGEST.format(relation=relation)).fetchall()[0]
+        return str(found)
+
+
+_COMPARED = [name for name in SCHEMA.names if name not in ("follows", "problem")]
+_CONFLICTING = f"""
+INSERT INTO conflicts
+SELECT $run, $file, "row", coalesce(f.topic, e.topic), coalesce(f.moment, e.moment),
+    CASE WHEN f.id IS NULL THEN 'missing' WHEN e.id IS NULL THEN 'added' ELSE 'altered' END AS what, sha256(f.data) AS found, $now
+FROM found AS f
+FULL JOIN (SELECT * FROM events WHERE run = $run AND file = $file AND "row" > $after AND "row" <= $upto) AS e USING ("row")
+WHERE ({" OR ".join(f'f."{name}" IS DISTINCT FROM e."{name}"' for name in _COMPARED)})
+AND NOT EXISTS (
+    FROM conflicts AS c WHERE c.run = $run AND c.file = $file AND c."row" = "row" AND c.found IS NOT DISTINCT FROM sha256(f.data)
+)
+"""
+_LAST_OF_TOPICS = """
+SELECT run, topic, max(sequence) FILTER (problem IS NULL), max(incarnation) FILTER (problem IS NULL), arg_max(chain, "row")
+FROM events WHERE file = 'run' AND run IN (SELECT unnest(?)) GROUP BY run, topic
+"""
+_UNEVEN = """
+SELECT p.run, any_value(p.records), count(e.id) FROM positions AS p LEFT JOIN events AS e USING (run, file)
+GROUP BY p.run, p.file HAVING count(e.id) <> any_value(p.records) OR max(e."row") > any_value(p."row")
+"""
+# Digests of rows, then of a thousand moments at a time: a list of ten million digests would be a third of a gigabyte.
+_DIGEST = """
+SELECT coalesce(sha256(string_agg(part, '' ORDER BY run, thousand)), sha256('')) FROM (
+    SELECT run, moment // 1000 AS thousand, sha256(string_agg(row_digest, '' ORDER BY moment, row_digest)) AS part
+    FROM (SELECT run, moment, sha256(CAST(t AS VARCHAR)) AS row_digest FROM {relation} AS t) GROUP BY run, thousand
+)
+"""
+
+
+def _make(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes every table and view."""
+    described = [*((name, *own) for name, own in OWN.items()), *((table.name, table.meaning, columns_of(table)) for table in TABLES)]
+    connection.begin()
+    for name, meaning, columns in described:
+        connection.execute(ddl(name, columns))
+        for comment in comments(name, meaning, columns):
+            connection.execute(comment)
+    connection.execute("CREATE TABLE table_rows (name VARCHAR, rows BIGINT)")
+    counted = [name for name, _, _ in described if name not in ("positions", "checkpoint_files")]
+    connection.execute("INSERT INTO table_rows SELECT unnest(?), 0", [counted])
+    for text in view_texts():
+        connection.execute(text)
+    connection.execute("CREATE TABLE meta (name VARCHAR, value VARCHAR)")
+    connection.execute("INSERT INTO meta VALUES ('tables', ?)", [_version()])
+    connection.commit()
+
+
+def view_texts() -> Iterator[str]:
+    """The SQL of every view and table macro, in the order in which they are made."""
+    folder = files("esper.audit") / "views"
+    for path in sorted((path for path in folder.iterdir() if path.name.endswith(".sql")), key=lambda path: path.name):
+        yield path.read_text(encoding="utf-8")
+
+
+@cache
+def _version() -> str:
+    """A digest of everything that the tables are made by."""
+    own = [ddl(name, columns) for name, (_, columns) in OWN.items()]
+    typed = [
+        text for table in TABLES for text in (ddl(table.name, columns_of(table)), *(selection(table, kind, "e") for kind in table.kinds))
+    ]
+    return hashlib.sha256("\x1f".join((*own, *typed, *view_texts())).encode()).hexdigest()
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; the next one is read, on a thread of its own, while one is written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(path.name + ".wal")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

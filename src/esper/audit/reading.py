@@ -1,0 +1,215 @@
+"""Records of a log as batches of rows for `events`, each with the reason why it may not stand in a typed table.
+
+A record is judged once, when it is read: it decodes, it stands in its kind's topic, its sequence is the next of its topic, and its chain
+follows from its predecessor's. A record that fails is kept all the same: checks find it. Nothing is written here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from esper.errors import DataError, LogError
+from esper.events.codec import decode_payload
+from esper.events.digests import chain
+from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
+from esper.events.kinds import BY_NAME
+from esper.folds.admit import Admission, Apply, Drop, Gap, admit
+from esper.oona.directory import Directory
+from esper.oona.file import OBSERVED_FILE, RUN_FILE
+from esper.oona.observed import is_observed, observed_rows
+from esper.oona.run_log import RunLog
+
+RUN, OBSERVED = "run", "observed"
+FILES: Mapping[str, str] = {RUN: RUN_FILE, OBSERVED: OBSERVED_FILE}
+MOST_RECORDS = 10_000
+"""Of one batch."""
+_MOST_BYTES = 64 << 20
+_PAGE = 1000
+_LONGEST_PROBLEM = 500
+Row = tuple[object, ...]
+_INTEGER, _TEXT = pa.int64(), pa.string()
+SCHEMA = pa.schema(
+    [
+        ("id", _TEXT),
+        ("run", _TEXT),
+        ("topic", _TEXT),
+        ("file", _TEXT),
+        ("row", _INTEGER),
+        ("writer", _TEXT),
+        ("sequence", _INTEGER),
+        ("fact", _INTEGER),
+        ("moment", _INTEGER),
+        ("generation", _INTEGER),
+        ("incarnation", _INTEGER),
+        ("type", _TEXT),
+        ("time", pa.timestamp("us")),
+        ("epoch", _INTEGER),
+        ("step", _INTEGER),
+        ("cause", _TEXT),
+        ("trace", _TEXT),
+        ("chain", pa.binary()),
+        ("follows", pa.bool_()),
+        ("data", _TEXT),
+        ("problem", _TEXT),
+    ]
+)
+
+
+@dataclass(slots=True)
+class TopicState:
+    """The last record of one topic of a run that was read: what admitted it, and its chain."""
+
+    admission: Admission = field(default_factory=Admission)
+    chain: bytes = b""
+
+
+class Reached(NamedTuple):
+    """How far one file of a run was read, and what it looked like before. `problem`: why it could not be read further."""
+
+    run: RunId
+    file: str
+    row: int
+    stamp: str
+    problem: str | None = None
+    gone: str | None = None
+
+
+class Batch(NamedTuple):
+    """Rows for `events`, the kinds in them that have tables, and how far the files were read with them."""
+
+    table: pa.Table
+    kinds: frozenset[str]
+    reached: tuple[Reached, ...]
+
+
+def stamp_of(folder: Path, file: str) -> str:
+    """Size, time and identity of a file and its WAL as text: where it is the same, nothing was written. Empty: there is no file."""
+    found = []
+    for path in (folder / FILES[file], folder / (FILES[file] + "-wal")):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if status.st_size:
+            found.append(f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}")
+    return " ".join(found)
+
+
+def rows_of(directory: Directory, run: RunId, file: str, after: int) -> Iterator[tuple[tuple[int, Record], ...]]:
+    """Pages of the records of one file after row `after`, each with its row. Raises LogError where the file cannot be read."""
+    folder = directory.path / run
+    if file == OBSERVED:
+        while page := observed_rows(folder, run, after, _PAGE):
+            yield page
+            after = page[-1][0]
+        return
+    with RunLog(folder) as log:
+        while page := log.rows(after, _PAGE):
+            yield page
+            after = page[-1][0]
+
+
+def gone_of(directory: Directory, run: RunId) -> str | None:
+    """What a copy made from Kafka lacks, as text; None: nothing, as in any other run."""
+    with RunLog(directory.path / run) as log:
+        gone = log.gone()
+    return gone.to_text() if gone else None
+
+
+def has_file(directory: Directory, run: RunId, file: str) -> bool:
+    """True where the run has that file."""
+    return is_observed(directory.path / run) if file == OBSERVED else directory.has_log(run)
+
+
+class Reader:
+    """Reads files of a directory on from `rows` and gathers their records into batches; `topics` is where each run's topics stood."""
+
+    def __init__(self, directory: Directory, rows: Mapping[tuple[RunId, str], int], topics: Mapping[tuple[RunId, str], TopicState]) -> None:
+        self._directory = directory
+        self._rows = rows
+        self._topics = dict(topics)
+        self._rows_read: list[Row] = []
+        self._bytes = 0
+        self._kinds: set[str] = set()
+        self._reached: dict[tuple[RunId, str], Reached] = {}
+
+    def batches(self, files: Iterable[tuple[RunId, str]]) -> Iterator[Batch]:
+        """Everything new in `files`, in batches of whole pages. A file that cannot be read has a problem, and the others are read."""
+        for run, file in files:
+            folder = self._directory.path / run
+            reached = Reached(run, file, self._rows.get((run, file), 0), stamp_of(folder, file))
+            try:
+                gone = gone_of(self._directory, run) if file == RUN else None
+                self._reached[run, file] = reached = reached._replace(gone=gone)
+                for page in rows_of(self._directory, run, file, reached.row):
+                    for row, record in page:
+                        self._add(file, row, record)
+                    self._reached[run, file] = reached = reached._replace(row=page[-1][0])
+                    if len(self._rows_read) >= MOST_RECORDS - _PAGE or self._bytes >= _MOST_BYTES:
+                        # The stamp is of the whole file: it stands where all of it was read, and so with the last batch alone.
+                        self._reached[run, file] = reached._replace(stamp="")
+                        yield self._taken()
+                self._reached[run, file] = reached
+            except LogError as error:
+                self._reached[run, file] = reached._replace(problem=str(error))
+        if self._reached:
+            yield self._taken()
+
+    def _add(self, file: str, row: int, record: Record) -> None:
+        problem, follows = _undecodable(record), None
+        if file == RUN:
+            state = self._topics.setdefault((record.run, record.topic), TopicState())
+            follows = record.chain == chain(record, state.chain)
+            problem = _refused(state, record) or problem
+            state.chain = record.chain or b""
+        if problem is None:
+            self._kinds.add(record.type)
+        self._rows_read.append(row_of(file, row, record, follows, problem))
+        self._bytes += len(record.data)
+
+    def _taken(self) -> Batch:
+        batch = Batch(arrow_of(self._rows_read), frozenset(self._kinds), tuple(self._reached.values()))
+        self._rows_read, self._bytes, self._kinds, self._reached = [], 0, set(), {}
+        return batch
+
+
+def row_of(file: str, row: int, record: Record, follows: bool | None = None, problem: str | None = None) -> Row:
+    """`record` as a row of `events`; a payload that is not UTF-8 is written with escapes, and has a problem."""
+    identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, cause, trace, tied, data = (
+        record
+    )
+    place = (identity, run, topic, file, row, writer, sequence, fact, moment, generation, incarnation, kind, (time - SINCE) // MICROSECOND)
+    text = data.decode(errors="backslashreplace")
+    return *place, epoch, step, cause, trace, tied, follows, text, None if problem is None else problem[:_LONGEST_PROBLEM]
+
+
+def arrow_of(rows: Sequence[Row]) -> pa.Table:
+    """Rows of `events` as a table."""
+    columns = tuple(zip(*rows, strict=True)) or ((),) * len(SCHEMA)
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
+
+
+def _undecodable(record: Record) -> str | None:
+    """Why `record` has no event of its kind and topic; None: it has."""
+    try:
+        decode_payload(record.type, record.data)
+    except DataError as error:
+        return str(error)
+    kind = BY_NAME[record.type]
+    return None if kind.TOPIC in ("*", record.topic) else f"{record.type} stands in topic {record.topic}, expected {kind.TOPIC}"
+
+
+def _refused(state: TopicState, record: Record) -> str | None:
+    """Why `record` does not come after those of its topic that were read; None: it does, and `state` has it now."""
+    verdict = admit(state.admission, record)
+    if isinstance(verdict, Gap):
+        # What is missing is found in the sequences themselves; what follows is read on from here.
+        verdict = admit(Admission(verdict.to, b"", state.admission.incarnations), record)
+    if isinstance(verdict, Drop):
+        return verdict.detail
+    assert isinstance(verdict, Apply), "a gap that was passed is none"
+    state.admission = verdict.admission
+    return None
