@@ -1,11 +1,13 @@
 """The projection of a log into DuckDB: `events` with every record, the typed tables made from them, and the positions they were read to.
 
-Rows and positions are written in one transaction, so a process that is killed at any moment leaves a projection that goes on. Everything in
-it can be made again from the log, but for `conflicts`: what was found altered stays found. The file has one owner at a time (`ownership`).
+Rows and positions are written in one transaction, so a process that is killed at any moment leaves a projection that goes on. A write-ahead
+log beside the file is never replayed: what stands in it alone is read again, and one that was damaged or planted changes nothing. All of it
+can be made again from the log, but for `conflicts`: what was found altered stays found. The file has one owner at a time (`ownership`).
 """
 
 import hashlib
 import os
+import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -18,6 +20,7 @@ from typing import NamedTuple, Self
 import duckdb
 import pyarrow as pa
 
+from esper.audit.checkpoint_files import digest_of_files
 from esper.audit.reading import (
     FILES,
     SCHEMA,
@@ -32,7 +35,7 @@ from esper.audit.reading import (
     rows_of,
     stamp_of,
 )
-from esper.audit.tables import BY_NAME, OWN, TABLES, columns_of, comments, ddl, insertion, selection, tables_of
+from esper.audit.tables import BY_NAME, OWN, TABLES, columns_of, comment_on, comments, ddl, insertion, selection, tables_of
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.folds.admit import Admission
@@ -55,6 +58,15 @@ class Refreshed(NamedTuple):
     records: int
     files: int
     problems: tuple[Reached, ...]
+
+
+class View(NamedTuple):
+    """A view or a macro: its name, `VIEW`, `MACRO` or `MACRO TABLE`, its meaning in a line, and the statement that makes it."""
+
+    name: str
+    kind: str
+    meaning: str
+    text: str
 
 
 class Projection:
@@ -85,15 +97,21 @@ class Projection:
         return Refreshed(records, len(changed), tuple(problems))
 
     def compare(self, runs: Iterable[RunId]) -> int:
-        """Compares every record of `runs` that was read before with the log as it is now; the number of conflicts that are new."""
-        return sum(self._compare(run, file) for run in runs for file in FILES)
+        """Compares everything of `runs` that was read before with the log as it is now, and looks at the files of their checkpoints.
+
+        The number of conflicts that are new.
+        """
+        new = 0
+        for run in runs:
+            new += sum(self._compare(run, file) for file in FILES)
+            self._look_at_checkpoints(run)
+        return new
 
     def rebuild(self, why: str) -> None:
         """Makes the file anew, empty; conflicts stay where they can be read. The next refresh reads everything."""
         kept = self._kept_conflicts()
         self.close()
-        for path in (self.path, _wal_of(self.path)):
-            path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         self._connection = self._opened()
         if kept is not None:
             self._insert("conflicts", kept)
@@ -107,6 +125,12 @@ class Projection:
         """The digest that the typed table `name` would have if it were derived from `events` now."""
         table = BY_NAME[name]
         return self._digest(" UNION ALL ".join(f"({selection(table, kind, 'events')})" for kind in table.kinds).join("()"))
+
+    @property
+    def version(self) -> str:
+        """A name for what the file holds now: it changes with every write."""
+        made, writes = self._connection.execute("SELECT made, writes FROM meta").fetchall()[0]
+        return f"{made}-{writes}"
 
     def state(self) -> tuple[tuple[str, int], ...]:
         """Every table with its number of rows."""
@@ -135,6 +159,7 @@ class Projection:
 
     def _opened(self) -> duckdb.DuckDBPyConnection:
         fresh = not self.path.exists()
+        _remove_wal(self.path)
         try:
             connection = duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
         except duckdb.IOException as error:
@@ -152,8 +177,7 @@ class Projection:
     def _replaced(self, error: duckdb.Error) -> duckdb.DuckDBPyConnection:
         """A connection to a new file in place of one that DuckDB cannot open."""
         self.made_anew = f"it could not be opened: {_first_line(error)}"
-        for path in (self.path, _wal_of(self.path)):
-            path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         try:
             return duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
         except duckdb.Error as second:
@@ -162,8 +186,7 @@ class Projection:
     def _fault(self) -> str | None:
         """Why what stands in the file is not to be trusted; None: it is. DuckDB may lose the end of a damaged WAL without a word."""
         try:
-            found = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
-            if found.get("tables") != _version():
+            if self._connection.execute("SELECT tables FROM meta").fetchall() != [(_version(),)]:
                 return "its tables are those of another version"
             for name, rows in self.state():
                 (counted,) = self._connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0]
@@ -253,7 +276,8 @@ class Projection:
         except LogError:
             return new  # That it cannot be read stands in `positions`.
         new += self._note(run, file, before, last, [])
-        self._connection.execute("UPDATE positions SET compared_at = ? WHERE run = ? AND file = ?", [_now(), run, file])
+        with self._transaction():
+            self._connection.execute("UPDATE positions SET compared_at = ? WHERE run = ? AND file = ?", [_now(), run, file])
         return new
 
     def _note(self, run: RunId, file: str, after: int, upto: int, rows: Sequence[Row]) -> int:
@@ -262,7 +286,18 @@ class Projection:
         with self._transaction(), self._registered("found", arrow_of(rows)):
             added = int(self._connection.execute(_CONFLICTING, given).fetchall()[0][0])
             self._count("conflicts", added)
+        if added:
+            self.checkpoint()  # The log cannot give it again.
         return added
+
+    def _look_at_checkpoints(self, run: RunId) -> None:
+        """Takes the digests of the files of the checkpoints that `run` keeps."""
+        kept = [name for (name,) in self._connection.execute(_KEPT_CHECKPOINTS, [run]).fetchall()]
+        looks = [(run, name, *digest_of_files(self.directory.checkpoints(run), name), _now()) for name in kept]
+        with self._transaction():
+            self._connection.execute("DELETE FROM checkpoint_files WHERE run = ?", [run])
+            if looks:
+                self._connection.executemany("INSERT INTO checkpoint_files VALUES (?, ?, ?, ?, ?)", looks)
 
     def _insert(self, name: str, rows: pa.Table) -> None:
         with self._registered("given", rows):
@@ -286,6 +321,7 @@ class Projection:
         self._connection.begin()
         try:
             yield
+            self._connection.execute("UPDATE meta SET writes = writes + 1")
             self._connection.commit()
         except BaseException:
             self._connection.rollback()
@@ -319,6 +355,9 @@ _LAST_OF_TOPICS = """
 SELECT run, topic, max(sequence) FILTER (problem IS NULL), max(incarnation) FILTER (problem IS NULL), arg_max(chain, "row")
 FROM events WHERE file = 'run' AND run IN (SELECT unnest(?)) GROUP BY run, topic
 """
+_KEPT_CHECKPOINTS = (
+    "SELECT checkpoint FROM checkpoints WHERE run = ? GROUP BY checkpoint HAVING arg_max(status, moment) = 'saved' ORDER BY 1"
+)
 _UNEVEN = """
 SELECT p.run, any_value(p.records), count(e.id) FROM positions AS p LEFT JOIN events AS e USING (run, file)
 GROUP BY p.run, p.file HAVING count(e.id) <> any_value(p.records) OR max(e."row") > any_value(p."row")
@@ -343,18 +382,22 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("CREATE TABLE table_rows (name VARCHAR, rows BIGINT)")
     counted = [name for name, _, _ in described if name not in ("positions", "checkpoint_files")]
     connection.execute("INSERT INTO table_rows SELECT unnest(?), 0", [counted])
-    for text in view_texts():
-        connection.execute(text)
-    connection.execute("CREATE TABLE meta (name VARCHAR, value VARCHAR)")
-    connection.execute("INSERT INTO meta VALUES ('tables', ?)", [_version()])
+    for view in views():
+        connection.execute(view.text)
+        connection.execute(comment_on(view.kind, view.name, view.meaning))
+    connection.execute("CREATE TABLE meta (tables VARCHAR, made VARCHAR, writes BIGINT)")
+    connection.execute("INSERT INTO meta VALUES (?, ?, 0)", [_version(), secrets.token_hex(4)])
     connection.commit()
 
 
-def view_texts() -> Iterator[str]:
-    """The SQL of every view and table macro, in the order in which they are made."""
+def views() -> Iterator[View]:
+    """Every view and macro, in the order in which they are made. The comment above each statement is its meaning."""
     folder = files("esper.audit") / "views"
     for path in sorted((path for path in folder.iterdir() if path.name.endswith(".sql")), key=lambda path: path.name):
-        yield path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        meaning = text.partition("\n")[0].removeprefix("-- ")
+        kind = "VIEW" if "CREATE VIEW" in text else "MACRO TABLE" if "AS TABLE" in text else "MACRO"
+        yield View(path.name.removesuffix(".sql"), kind, meaning, text)
 
 
 @cache
@@ -364,7 +407,7 @@ def _version() -> str:
     typed = [
         text for table in TABLES for text in (ddl(table.name, columns_of(table)), *(selection(table, kind, "e") for kind in table.kinds))
     ]
-    return hashlib.sha256("\x1f".join((*own, *typed, *view_texts())).encode()).hexdigest()
+    return hashlib.sha256("\x1f".join((*own, *typed, *(view.text for view in views()))).encode()).hexdigest()
 
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -376,8 +419,11 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _wal_of(path: Path) -> Path:
-    return path.with_name(path.name + ".wal")
+def _remove_wal(path: Path) -> None:
+    """Removes what a process that was killed left beside the file. A checkpoint under way has parts of its own there."""
+    for left in path.parent.glob(f"{path.name}.*"):
+        if left.is_file() and left.name.removeprefix(path.name).startswith(".wal"):
+            left.unlink(missing_ok=True)
 
 
 def _now() -> datetime:

@@ -285,9 +285,14 @@ def ddl(name: str, columns: Sequence[Column]) -> str:
 
 def comments(name: str, meaning: str, columns: Sequence[Column]) -> Iterator[str]:
     """The statements that keep the meaning of a table and of its columns in the database itself."""
-    yield f"COMMENT ON TABLE {_quoted(name)} IS {_text(meaning)}"
+    yield comment_on("TABLE", _quoted(name), meaning)
     for column in columns:
-        yield f"COMMENT ON COLUMN {_quoted(name)}.{_quoted(column.name)} IS {_text(column.meaning)}"
+        yield comment_on("COLUMN", f"{_quoted(name)}.{_quoted(column.name)}", column.meaning)
+
+
+def comment_on(kind: str, name: str, meaning: str) -> str:
+    """The statement that keeps the meaning of one thing in the database."""
+    return f"COMMENT ON {kind} {name} IS {_text(meaning)}"
 
 
 def selection(table: Table, kind: type[Event], source: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 from pydantic_core import to_json as json_bytes
 
+from esper.errors import DataError
 from esper.events.codec import encode
 from esper.events.envelope import MICROSECOND, SINCE, EventId
 from esper.events.fields import Event
@@ -62,6 +63,21 @@ def canonical(value: JsonValue) -> bytes:
 def digest_of(value: JsonValue) -> str:
     """sha256 over the canonical form of `value`, as 64 hex digits."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def checkpoint_digest(manifest: bytes, tensors_sha256: str) -> str:
+    """The digest of a checkpoint whose tensors have that sha256: over its manifest, in which theirs stands.
+
+    Raises DataError for a manifest that is none, or that is of other tensors.
+    """
+    try:
+        body = dict(json.loads(manifest))
+        digest, expected = digest_of(body), str(body["tensors_sha256"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"expected the manifest of a checkpoint: {error!r}") from error
+    if expected != tensors_sha256:
+        raise DataError(f"expected tensors with sha256 {expected[:16]}, as the manifest says, got {tensors_sha256[:16]}")
+    return digest
 
 
 def comparison_form(event: Event, resolve: Callable[[EventId], str]) -> JsonValue:

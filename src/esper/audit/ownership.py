@@ -1,0 +1,198 @@
+"""Who owns a log's projection, and how every other process gets it: as a snapshot, a file that is never written again.
+
+The owner holds `audit.lock`. `follow` stays the owner and answers requests; where no process follows, whoever asks is the owner for as long
+as a refresh takes. A snapshot is a copy of the whole file without a WAL, reused while nothing has changed; its time is that of the last
+moment at which it was the newest there was to know. The newest two are kept.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from esper.audit.projection import Projection, Refreshed
+from esper.durable import replace_durably
+from esper.errors import LogError
+from esper.events.envelope import RunId
+from esper.oona.directory import Directory
+from esper.oona.lock import Lock, holder_of
+
+AUDIT_LOCK = "audit.lock"
+SNAPSHOTS = "audit.snapshots"
+_REQUESTS = "audit.requests"
+_KEPT = 2
+_TURN_S = 0.25
+_LEAST_BETWEEN_S = 10.0
+_PATIENCE_S = 10.0
+_FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks with the original, where the file system can.
+
+
+class Snapshot(NamedTuple):
+    """A file that is never written again, and the time up to which it holds everything of the log."""
+
+    path: Path
+    as_of: datetime
+
+
+def owner_of(directory: Directory) -> int | None:
+    """The pid of the process that owns the projection of `directory` now; None: none does."""
+    return holder_of(directory.path / AUDIT_LOCK)
+
+
+@contextmanager
+def owned(directory: Directory) -> Iterator[Projection]:
+    """The projection of `directory`, in this process's hands. Raises LogError, with the holder's pid, where another process owns it."""
+    lock = Lock(directory.path / AUDIT_LOCK, f"the audit of {directory.path}")
+    try:
+        with Projection(directory) as projection:
+            yield projection
+    finally:
+        lock.release()
+
+
+def snapshot_of(directory: Directory, *, compare: Sequence[RunId] = (), waiting: Callable[[int], None] = lambda _: None) -> Snapshot:
+    """A snapshot with everything that was in the log when it was asked for; `compare` runs are compared with what was read before.
+
+    Where another process owns the projection it is asked, and waited for ten seconds; then the newest snapshot is returned, with its time.
+    Where there is none yet, it is waited for as long as that process lives: `waiting` is called once with its pid. Raises LogError.
+    """
+    asked_at, told = time.time(), False
+    request: Path | None = None
+    try:
+        while True:
+            made = _made_here(directory, compare)
+            if made is not None:
+                return made
+            request = request or _ask(directory, compare)
+            newest = next(_snapshots(directory), None)
+            if newest is not None and (not request.exists() or time.time() > asked_at + _PATIENCE_S):
+                return newest
+            holder = owner_of(directory)
+            if not told and holder is not None and time.time() > asked_at + _PATIENCE_S:
+                told = True
+                waiting(holder)
+            time.sleep(_TURN_S / 2)
+    finally:
+        if request is not None:
+            request.unlink(missing_ok=True)
+
+
+def follow(directory: Directory, *, stop: Callable[[], bool], report: Callable[[Refreshed], None]) -> None:
+    """Owns the projection until `stop`: reads what is new, and answers requests for snapshots, at most one in ten seconds.
+
+    Raises LogError where another process owns it.
+    """
+    with owned(directory) as projection:
+        answered_at = -_LEAST_BETWEEN_S
+        while not stop():
+            refreshed = projection.refresh()
+            if refreshed.records or refreshed.problems:
+                report(refreshed)
+            requests = _requests(directory)
+            if requests and time.monotonic() >= answered_at + _LEAST_BETWEEN_S:
+                answered_at = time.monotonic()
+                _answer(projection, [run for _, runs in requests for run in runs])
+                for path, _ in requests:
+                    path.unlink(missing_ok=True)
+            else:
+                time.sleep(_TURN_S)
+
+
+def _made_here(directory: Directory, compare: Sequence[RunId]) -> Snapshot | None:
+    """The snapshot that this process makes as the owner; None where another process owns the projection."""
+    if owner_of(directory) is not None:
+        return None
+    try:
+        with owned(directory) as projection:
+            return _answer(projection, compare)
+    except LogError:
+        if owner_of(directory) is None:
+            raise
+        return None
+
+
+def _answer(projection: Projection, compare: Sequence[RunId]) -> Snapshot:
+    """The newest snapshot, made anew where anything has changed since the last."""
+    as_of = time.time()
+    projection.refresh()
+    if compare:
+        projection.compare(compare)
+    folder = projection.directory.path / SNAPSHOTS
+    version = projection.version
+    newest = next(_snapshots(projection.directory), None)
+    if newest is None or newest.path.stem != version:
+        folder.mkdir(exist_ok=True)
+        projection.checkpoint()
+        path = folder / f"{version}.duckdb"
+        draft = folder / f".{version}.{os.getpid()}"
+        try:
+            _copy(projection.path, draft)
+            draft.chmod(0o444)
+            draft.rename(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise LogError(f"cannot make a snapshot of {projection.path} in {folder}: {error.strerror or error}") from error
+        newest = Snapshot(path, datetime.fromtimestamp(as_of, UTC))
+    os.utime(newest.path, (as_of, as_of))
+    for old in list(_snapshots(projection.directory))[_KEPT:]:
+        old.path.unlink(missing_ok=True)
+    return Snapshot(newest.path, datetime.fromtimestamp(as_of, UTC))
+
+
+def _snapshots(directory: Directory) -> Iterator[Snapshot]:
+    """Every snapshot, the newest first."""
+    found = []
+    for path in (directory.path / SNAPSHOTS).glob("[!.]*.duckdb"):
+        try:
+            found.append((path.stat().st_mtime, path))
+        except FileNotFoundError:
+            continue
+    return (Snapshot(path, datetime.fromtimestamp(at, UTC)) for at, path in sorted(found, reverse=True))
+
+
+def _ask(directory: Directory, compare: Sequence[RunId]) -> Path:
+    """The file that asks the owner for a snapshot; it removes the file when it has made one."""
+    folder = directory.path / _REQUESTS
+    try:
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{os.getpid()}-{time.time_ns()}.json"
+        replace_durably(path, json.dumps({"compare": list(compare)}).encode())
+    except OSError as error:
+        raise LogError(f"cannot ask for a snapshot in {folder}: {error.strerror or error}") from error
+    return path
+
+
+def _requests(directory: Directory) -> list[tuple[Path, list[RunId]]]:
+    """What is asked for now: each request with the runs to compare; one that cannot be read asks for a snapshot alone."""
+    found = []
+    for path in sorted((directory.path / _REQUESTS).glob("*.json")):
+        try:
+            runs = json.loads(path.read_text())["compare"]
+        except (OSError, ValueError, KeyError, TypeError):
+            runs = []
+        known = set(directory.names(hidden=True))
+        found.append((path, [RunId(run) for run in runs if run in known]))
+    return found
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file, by sharing its blocks where the file system can."""
+    with source.open("rb") as old, target.open("wb") as new:
+        if not _is_cloned(old, new):
+            shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+
+
+def _is_cloned(old: BinaryIO, new: BinaryIO) -> bool:
+    try:
+        fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+    except OSError:
+        return False
+    return True
