@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ _READ = "SELECT * FROM records ORDER BY row"
 _WRITE = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _HEARTBEAT = "esper.run.heartbeat.v1"
 _ENDS = ("esper.run.finished.v1", "esper.run.failed.v1")
-MARK = "sealed"
+MARK, OBSERVED = "sealed", "observed.sqlite"
 Payload = dict[str, Any]
 """A payload as JSON: forgers ask no model."""
 
@@ -79,6 +80,8 @@ class Forger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is not None:
             return
+        if any(row.row >= after.row for row, after in pairwise(self.rows)):
+            self.place()
         with closing(sqlite3.connect(self.path)) as file, file:
             file.execute("DELETE FROM records")
             file.executemany(_WRITE, map(astuple, self.rows))
@@ -137,11 +140,21 @@ class Forger:
             row.fact = None if row.fact is None else facts
         renamed = _renamer(self.meta["run"], moments)
         for row in self.rows:
-            row.cause = None if row.cause is None else renamed(row.cause.encode()).decode()
-            row.data = renamed(row.data)
+            row.cause = None if row.cause is None else renamed(row.cause)
+            row.data = renamed(row.data.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+        self._mend_observed(moments, renamed)
+
+    def _mend_observed(self, moments: dict[int, int], renamed: Callable[[str], str]) -> None:
+        """Gives what was observed the moments and causes that its records have now."""
+        if not (self.folder / OBSERVED).exists():
+            return
+        with closing(sqlite3.connect(self.folder / OBSERVED)) as file, file:
+            derived = file.execute("SELECT row, moment, cause FROM derived").fetchall()
+            mended = [(moments.get(moment, moment), None if cause is None else renamed(cause), row) for row, moment, cause in derived]
+            file.executemany("UPDATE derived SET moment = ?, cause = ? WHERE row = ?", mended)
 
     def place(self) -> None:
-        """Gives the rows places in the file, in the order of the list; no number changes."""
+        """Gives the records rows in the order of the list; no other number changes."""
         for place, row in enumerate(self.rows, start=1):
             row.row = place
 
@@ -180,12 +193,10 @@ class Forger:
         return (None, self.meta["run"], *place, time, row.epoch, row.step, row.cause, row.trace, None, row.data)
 
 
-def _renamer(run: str, moments: dict[int, int]) -> Callable[[bytes], bytes]:
-    ids = re.compile(re.escape(run).encode() + rb"/(\d+)")
+def _renamer(run: str, moments: dict[int, int]) -> Callable[[str], str]:
+    ids = re.compile(re.escape(run) + r"/(\d+)")
 
-    def renamed(text: bytes) -> bytes:
-        return ids.sub(lambda found: f"{run}/{moments.get(int(found[1]), int(found[1]))}".encode(), text)
+    def renamed(text: str) -> str:
+        return ids.sub(lambda found: f"{run}/{moments.get(int(found[1]), int(found[1]))}", text)
 
     return renamed
-
-

@@ -259,8 +259,8 @@ class Projection:
             ).fetchall()
             self._connection.execute("DELETE FROM positions WHERE run = ? AND file = ?", [one.run, one.file])
             self._connection.execute(
-                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [one.run, one.file, one.row, records, one.problem, one.gone, one.stamp, _now(), compared[0][0] if compared else None],
+                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [one.run, one.file, one.row, records, one.problem, one.gone, one.mark, one.stamp, _now(), compared[0][0] if compared else None],
             )
 
     def _compare(self, run: RunId, file: str) -> int:

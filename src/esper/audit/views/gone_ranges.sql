@@ -8,4 +8,4 @@ FROM (
         FROM positions
         WHERE gone IS NOT NULL
     )
-);
+)
