@@ -59,11 +59,11 @@ def caught_up_run(directory: Directory, settings: KafkaSettings, text: str) -> R
 
 
 @contextmanager
-def followed(directory: Directory, settings: KafkaSettings, run: RunId) -> Iterator[None]:
-    """Within, new records of `run` come from Kafka into `directory`."""
+def followed(directory: Directory, settings: KafkaSettings, run: RunId | None = None) -> Iterator[None]:
+    """Within, new records of `run` (None: of every run) come from Kafka into `directory`."""
     from esper.processes.mirror import filled
 
-    with filled(directory, settings, frozenset({run})):
+    with filled(directory, settings, None if run is None else frozenset({run})):
         yield
 
 
