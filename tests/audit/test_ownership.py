@@ -13,9 +13,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from esper.audit.ownership import SNAPSHOTS, owned, owner_of, snapshot_of
+from esper.audit.ownership import SNAPSHOTS, owned, owner_of, place_of, snapshot_of
 from esper.errors import LogError
 from esper.oona.directory import Directory
+from tests.oona.processes import NOBODY
 from tests.synthetic import RUN, write_run
 
 OTHER = type(RUN)("01900000-0000-7000-8000-0000000000ff")
@@ -109,3 +110,20 @@ def test_an_owner_that_was_killed_is_followed_by_whoever_asks(written: Directory
     began = time.monotonic()
     assert runs_in(snapshot_of(written).path) == 1
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not write a log")
+def test_the_tables_of_a_log_that_may_not_be_written_stand_in_the_users_cache(written: Directory, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    written.path.chmod(0o755)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    child = os.fork()
+    if child == 0:
+        os.environ["XDG_CACHE_HOME"] = os.fspath(cache)
+        os.setuid(NOBODY)
+        os._exit(0 if place_of(written).is_relative_to(cache) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(list((cache / "esper" / "audit").iterdir())) == 1
+    assert place_of(written) == written.path

@@ -368,8 +368,10 @@ _KEPT_CHECKPOINTS = (
     "SELECT checkpoint FROM checkpoints WHERE run = ? GROUP BY checkpoint HAVING arg_max(status, moment) = 'saved' ORDER BY 1"
 )
 _UNEVEN = """
-SELECT p.run, any_value(p.records), count(e.id) FROM positions AS p LEFT JOIN events AS e USING (run, file)
-GROUP BY p.run, p.file HAVING count(e.id) <> any_value(p.records) OR max(e."row") > any_value(p."row")
+SELECT p.run, p.records, coalesce(e.records, 0)
+FROM positions AS p
+LEFT JOIN (SELECT run, file, count(*) AS records, max("row") AS last FROM events GROUP BY run, file) AS e USING (run, file)
+WHERE p.records <> coalesce(e.records, 0) OR e.last > p."row"
 """
 # Digests of rows, then of a thousand moments at a time: a list of ten million digests would be a third of a gigabyte.
 _DIGEST = """
