@@ -136,6 +136,11 @@ class TomlFile:
         return ends[1:]
 
 
+def user_cache() -> Path:
+    """The folder for what can be made again: `esper` in $XDG_CACHE_HOME, else in ~/.cache. It is not made."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esper"
+
+
 def settings_of(model: type[_Model], values: Mapping[str, object], name: str = "") -> _Model:
     """`values` from a command line or a program as a `model`; `name` is the table that their dotted names begin with.
 

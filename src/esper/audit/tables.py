@@ -277,6 +277,12 @@ def columns_of(table: Table) -> tuple[Column, ...]:
     return tuple(found.values())
 
 
+def described() -> Iterator[tuple[str, str, tuple[Column, ...]]]:
+    """Every table with its meaning and its columns, `events` first."""
+    yield from ((name, *own) for name, own in OWN.items())
+    yield from ((table.name, table.meaning, columns_of(table)) for table in TABLES)
+
+
 def ddl(name: str, columns: Sequence[Column]) -> str:
     """The statement that makes the table `name`."""
     # Nothing is as large as the payloads; all other ways to compress them are tried in vain, which takes most of a checkpoint's time.
