@@ -128,17 +128,18 @@ def change_a_trace(log: Forger) -> None:
     log.one("command.issued").trace = f"00-{'1' * 32}-{'2' * 16}-01"
 
 
-def _answered(log: Forger, decision: Row) -> None:
+def _pass(log: Forger, decision: Row) -> None:
     """Puts the command and the outcome of a germination behind `decision`, as if the gate had let it pass."""
-    told, applied, moved, submitted = log.follow(log.one("command.issued", command="germinate", site="hidden.0"))[:4]
-    family = [log.like(row) for row in (told, applied, moved, submitted)]
+    place = {name: decision.payload[name] for name in ("site", "seed", "blueprint")}
     cause = decision
-    for row in family:
-        row.cause, row.epoch, row.step, cause = log.id_of(cause), decision.epoch, decision.step, row
-    family[0].change(expires_epoch=decision.epoch)
-    for row in family[2:]:
-        row.change(life=decision.epoch)
-    log.put(decision, *family)
+    for like in log.follow(log.one("command.issued", command="germinate"))[:4]:
+        row = log.like(like, **{name: value for name, value in place.items() if name in like.payload})
+        if "life" in row.payload:
+            row.change(life=decision.epoch)
+        row.cause, row.epoch, row.step, row.time = log.id_of(cause), decision.epoch, decision.step, decision.time
+        log.put(cause, row)
+        cause = row
+    log.one("command.issued", site=place["site"], seed=place["seed"], expires_epoch=1).change(expires_epoch=decision.epoch)
 
 
 def insert_a_decision(log: Forger) -> None:
@@ -165,14 +166,14 @@ def insert_a_transition(log: Forger) -> None:
 def let_a_refused_decision_pass(log: Forger) -> None:
     made = log.one("decision.made", urgency=0.55)
     log.remove([row for row in log.follow(made) if row is not made])
-    _answered(log, made)
+    _pass(log, made)
 
 
 def let_a_capped_decision_pass(log: Forger) -> None:
     refused = log.one("decision.refused", rule="cap")
     made = next(row for row in log.rows if log.id_of(row) == refused.cause)
     log.remove([refused])
-    _answered(log, made)
+    _pass(log, made)
 
 
 def raise_an_urgency(log: Forger) -> None:

@@ -186,7 +186,6 @@ KINDS = (
     Kind("the epochs are those of another run", _careless(changes.take_epochs_of_another_run)),
     Kind("the file says that another process wrote it", _in_run("UPDATE meta SET value = 'somebody' WHERE key = 'writer'")),
     Kind("the file says that it is another run's", _in_run("UPDATE meta SET value = 'beef' WHERE key = 'run'")),
-    Kind("the index of facts is removed", _in_run("DROP INDEX facts")),
     Kind("telemetry is deleted, and said to have been deleted on Kafka", _claim_that_it_was_never_copied),
     Kind("the file is cut", _cut),
     Kind("a page of the file is overwritten", _scribble),

@@ -111,6 +111,8 @@ def rows_of(directory: Directory, run: RunId, file: str, after: int) -> Iterator
             after = page[-1][0]
         return
     with RunLog(folder) as log:
+        if log.run != run:
+            raise LogError(f"expected run {run} in {folder}, got {log.run}: name the directory so, or move a copy out of the log")
         while page := log.rows(after, _PAGE):
             yield page
             after = page[-1][0]

@@ -14,6 +14,8 @@ FROM population WHERE trim(coalesce(reason, '')) = ''
 UNION ALL
 SELECT run, moment, format('{}: expected evidence, got none', adaptation) FROM population WHERE len(coalesce(evidence, [])) = 0
 UNION ALL
-SELECT p.run, p.moment, format('{}: expected evidence that stands before it, got {}', p.adaptation, p.id)
+SELECT p.run, p.moment, concat(p.adaptation, ': expected evidence that stands before it, an EpochCompleted or a SeedEvaluated, got ', p.id)
 FROM (SELECT run, moment, adaptation, unnest(evidence) AS id FROM population) AS p
-WHERE NOT EXISTS (FROM events AS e WHERE e.run = p.run AND e.id = p.id AND e.moment < p.moment)
+ANTI JOIN (
+    SELECT run, id, moment FROM epochs UNION ALL SELECT run, id, moment FROM evaluations
+) AS e ON e.run = p.run AND e.id = p.id AND e.moment < p.moment

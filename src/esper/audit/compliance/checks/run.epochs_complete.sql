@@ -1,7 +1,7 @@
 -- name = "run.epochs_complete"
 -- version = 1
--- title = "Epochs follow each other without a gap up to the end of the plan, and a loss that is not finite was answered by a rollback or a failure."
--- proves = "No epoch is missing or stands twice, and training did not go on over a loss that is not a number."
+-- title = "Epochs and steps follow each other without a gap up to the end of the plan, and a loss that is not finite was answered by a rollback or a failure."
+-- proves = "No epoch is missing or stands twice, no measured step is missing that was not counted as dropped, and training did not go on over a loss that is not a number."
 -- cannot_show = "That the losses are right. An interrupted run is asked as far as it came."
 -- clauses = ["EU AI Act Annex IV 2(g)"]
 
@@ -31,3 +31,14 @@ UNION ALL
 SELECT e.run, e.moment, format('expected {} epochs, as planned, got {}', r.epochs, coalesce(p.epoch, 0))
 FROM run_ends AS e JOIN runs AS r USING (run) LEFT JOIN (SELECT run, max(epoch) AS epoch FROM population GROUP BY run) AS p USING (run)
 WHERE e.status = 'finished' AND NOT e.stopped_early AND coalesce(p.epoch, 0) <> r.epochs
+UNION ALL
+SELECT s.run, s.moment, format('expected the measurement of step {} or its count as dropped, got step {} after step {}', before + 1, s.step, before)
+FROM (
+    SELECT run, moment, step, lag(step) OVER (PARTITION BY run ORDER BY step, moment) AS before FROM steps
+) AS s
+WHERE s.step > s.before + 1
+AND NOT EXISTS (FROM positions AS p WHERE p.run = s.run AND p.gone IS NOT NULL)
+AND s.step - s.before - 1 > (
+    SELECT coalesce(sum(least(d.last_step, s.step - 1) - greatest(d.first_step, s.before + 1) + 1), 0) FROM dropped_samples AS d
+    WHERE d.run = s.run AND d.topic = 'telemetry.training.steps' AND d.first_step < s.step AND d.last_step > s.before
+)
