@@ -155,9 +155,14 @@ def said(name: str, text: str, what: str) -> str:
     return text.strip()
 
 
-def person(name: str, given: str | None) -> str | None:
-    """The person whom an option or argument `name` names; None where it was not given. Raises SettingsError for a blank."""
-    return None if given is None else " ".join(said(name, given, "the name of a person").split())
+def person(name: str, text: str) -> str:
+    """The name of a person that the option or argument `name` gives. Raises SettingsError for a blank."""
+    return " ".join(said(name, text, "the name of a person").split())
+
+
+def person_or_none(name: str, text: str | None) -> str | None:
+    """As `person`; None where none is given."""
+    return None if text is None else person(name, text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
-from esper.settings import person
+from esper.settings import person_or_none
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, without_metrics
 from esper.tolaria.training import Policy, Scheduler
 
@@ -114,8 +114,8 @@ def fit(
         policy=growth.policy,
         seed_optimizer=growth.seed_optimizer,
         device=where,
-        by=person("by=", by),
-        approved_by=person("approved_by=", approved_by),
+        by=person_or_none("by=", by),
+        approved_by=person_or_none("approved_by=", approved_by),
     )
     if resume is None:
         training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.

@@ -33,7 +33,7 @@ from esper.history.run_history import FoldedRun
 from esper.kafka.cluster import is_kafka
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
-from esper.settings import person
+from esper.settings import person_or_none
 
 if TYPE_CHECKING:
     from esper.api.task import Task
@@ -83,7 +83,7 @@ def add(commands: Subcommands) -> None:
 
 def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Where it is stopped, the last line is the command that resumes it."""
-    by, approved_by = person("--by", arguments.by), person("--approved-by", arguments.approved_by)
+    by, approved_by = person_or_none("--by", arguments.by), person_or_none("--approved-by", arguments.approved_by)
     cluster = _cluster(arguments)
     _load_torch(out)
     from esper.api.task import recipe_of
