@@ -19,9 +19,7 @@ a number, and DuckDB sorts NaN above everything: write `coalesce(isfinite(x) AND
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import duckdb
@@ -81,24 +79,10 @@ def parse_check(text: str, where: str) -> Check:
     return Check(header, population, violations, hashlib.sha256(text.encode()).hexdigest(), where)
 
 
-def builtin_checks() -> tuple[Check, ...]:
-    """The checks of Esper, by name."""
-    return _checks_in(files("esper.audit.compliance") / "checks", "checks/")
-
-
-def checks_in(folder: Path) -> tuple[Check, ...]:
-    """The checks of a user in `folder`, by name. Raises SettingsError for a mistake in one, for a name that Esper has, and where there is none."""
-    if not folder.is_dir():
-        raise SettingsError(f"expected a directory of checks at {folder}, got {'a file' if folder.exists() else 'nothing'}")
-    found = _checks_in(folder, f"{folder}/")
-    if not found:
-        raise SettingsError(f"expected checks, files named like my.check{_SUFFIX}, in {folder}, got none")
-    return found
-
-
-def _checks_in(folder: Traversable, place: str) -> tuple[Check, ...]:
+def checks_in(folder: Traversable) -> tuple[Check, ...]:
+    """The checks in the files of `folder` that end with `.sql`, by name. Raises SettingsError for a mistake in one."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(_SUFFIX))
-    return tuple(_read(folder / name, f"{place}{name}") for name in names)
+    return tuple(_read(folder / name, f"{folder}/{name}") for name in names)
 
 
 def _read(file: Traversable, where: str) -> Check:
@@ -108,7 +92,9 @@ def _read(file: Traversable, where: str) -> Check:
         raise SettingsError(f"cannot read the check {where}: {error}") from error
     check = parse_check(text, where)
     if f"{check.name}{_SUFFIX}" != file.name:
-        raise SettingsError(f"{where}:1: expected the name of the file as the check's, {file.name.removesuffix(_SUFFIX)!r}, got {check.name!r}")
+        raise SettingsError(
+            f"{where}:1: expected the name of the file as the check's, {file.name.removesuffix(_SUFFIX)!r}, got {check.name!r}"
+        )
     return check
 
 

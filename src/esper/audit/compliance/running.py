@@ -4,7 +4,7 @@ The tables that a check reads hold the runs asked about and no others: temporary
 and macros of the projection read those too. So no check names a run.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,8 +19,12 @@ from esper.folds.transitions import LIVE, edges
 
 MOST_SHOWN = 100
 _QUERY = """
-WITH population AS ({population}),
-found AS (SELECT run, moment, what FROM ({violations})),
+WITH population AS (
+{population}
+),
+found AS (SELECT run, moment, what FROM (
+{violations}
+)),
 ranked AS (
     SELECT run, moment, what, count(*) OVER (PARTITION BY run) AS total, row_number() OVER (PARTITION BY run ORDER BY moment, what) AS place
     FROM found
@@ -49,10 +53,14 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer of one check about one run. `population` counts what was asked about; of many `violations` the first are shown."""
+    """The answer of one check about one run. `population` counts what was asked about; of many `violations` the first are shown.
+
+    `up_to` is the last moment of the run that was there to be asked about.
+    """
 
     check: Check
     run: RunId
+    up_to: int
     population: int
     violations: int
     shown: tuple[Violation, ...]
@@ -73,15 +81,18 @@ def run_checks(
     `connection` is to a projection of `runs`, and may be read-only. Raises DataError for a check that cannot be run, with DuckDB's reason.
     """
     with _about(connection, runs) as own:
+        ends = {RunId(run): int(moment) for run, moment in own.execute("SELECT run, max(moment) FROM events GROUP BY run").fetchall()}
         for check in checks:
-            yield from _results(own, check, sorted(runs), most)
+            yield from _results(own, check, {run: ends.get(run, 0) for run in sorted(runs)}, most)
 
 
 @contextmanager
 def _about(connection: duckdb.DuckDBPyConnection, runs: Collection[RunId]) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection whose tables hold `runs` alone, with the lifecycle's table beside them."""
     with closing(connection.cursor()) as own:
-        ((database, others),) = own.execute("SELECT current_database(), count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]).fetchall()
+        ((database, others),) = own.execute(
+            "SELECT current_database(), count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]
+        ).fetchall()
         # A filter on every run would only mislead the planner about how many rows there are.
         for name in (*OWN, *(table.name for table in TABLES)) if others else ():
             own.execute(f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE run IN ({", ".join(map(_text, runs))})')
@@ -95,7 +106,8 @@ def _fill(connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[st
     connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", [list(map(str, row)) for row in rows])
 
 
-def _results(connection: duckdb.DuckDBPyConnection, check: Check, runs: Sequence[RunId], most: int) -> Iterator[Result]:
+def _results(connection: duckdb.DuckDBPyConnection, check: Check, ends: Mapping[RunId, int], most: int) -> Iterator[Result]:
+    """The results of `check`; `ends` are the runs that are asked about, with their last moments."""
     try:
         query = _QUERY.format(population=check.population, violations=check.violations, most=most)
         rows = connection.execute(query).fetchall()
@@ -107,13 +119,15 @@ def _results(connection: duckdb.DuckDBPyConnection, check: Check, runs: Sequence
     shown: dict[str, list[Violation]] = {}
     for run, _, moment, what in rows:
         if what is not None:
-            if run not in runs or moment is None:
+            if run not in ends or moment is None:
                 got = f"run {run}, moment {moment}"
-                raise DataError(f"check {check.name}, {check.source}: expected each violation to have a run asked about and a moment, got {got}")
+                raise DataError(
+                    f"check {check.name}, {check.source}: expected each violation to have a run asked about and a moment, got {got}"
+                )
             # One NULL in a sentence that is put together makes all of it NULL.
             shown.setdefault(run, []).append(Violation(moment, what or f"expected: {check.header.title}"))
-    for run in runs:
-        yield Result(check, run, population.get(run, 0), totals.get(run, 0), tuple(shown.get(run, ())))
+    for run, up_to in ends.items():
+        yield Result(check, run, up_to, population.get(run, 0), totals.get(run, 0), tuple(shown.get(run, ())))
 
 
 def _text(text: str) -> str:

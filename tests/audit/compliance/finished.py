@@ -1,7 +1,7 @@
-"""A finished run with everything that may stand beside its records: checkpoints, what an observer derived, and whom its alerts reached."""
+"""Finished runs with everything that may stand beside their records: checkpoints, what an observer derived, and whom the alerts reached."""
 
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
@@ -10,39 +10,46 @@ from esper.observer.delivery.outbox import AlertOutcome
 from esper.observer.observing import Observer
 from esper.oona.directory import Directory
 from tests.observer.observed_runs import SETTINGS, problems, read
-from tests.synthetic import RUN, write_run
+from tests.synthetic import write_run
 from tests.synthetic.numbers import checkpoint_files
 
-KEPT = (8, 12)
+_KEPT = (8, 12)
 """The epochs of the checkpoints that the synthetic run keeps."""
 
 
-def write_finished(directory: Directory, run: RunId = RUN, *, tell: bool = True) -> Path:
-    """Writes the synthetic run, whole, into `directory`; `tell` says whether its alerts were delivered. Returns the run's folder."""
-    write_run(directory, run=run)
-    save_checkpoints(directory, run)
-    observe(directory, run, tell=tell)
-    return directory.path / run
+def run_number(number: int) -> RunId:
+    """The id of one of many runs."""
+    return RunId(f"019ca945-0a00-7000-8000-{number:012x}")
 
 
-def save_checkpoints(directory: Directory, run: RunId = RUN) -> None:
+def write_finished(directory: Directory, count: int = 1) -> list[RunId]:
+    """Writes the synthetic run `count` times into `directory`, whole, each under an id of its own."""
+    runs = [run_number(number) for number in range(1, count + 1)]
+    for run in runs:
+        write_run(directory, run=run)
+        save_checkpoints(directory, run)
+    observe(directory, runs)
+    return runs
+
+
+def save_checkpoints(directory: Directory, run: RunId) -> None:
     """Puts the files of the kept checkpoints into the run's folder."""
-    for epoch in KEPT:
+    for epoch in _KEPT:
         folder = directory.checkpoints(run) / f"epoch-{epoch:06d}"
         folder.mkdir(parents=True)
         for name, content in checkpoint_files(epoch).items():
             (folder / name).write_bytes(content)
 
 
-def observe(directory: Directory, run: RunId = RUN, *, tell: bool = True) -> None:
-    """Derives what follows from the run a moment after its end; `team` gets each of its alerts, `page` none."""
-    with directory.open(run) as log:
+def observe(directory: Directory, runs: Sequence[RunId]) -> None:
+    """Derives what follows from `runs` a moment after their end; `team` gets each alert, `page` none."""
+    with directory.open(runs[0]) as log:
         now = log.last()[0].time + timedelta(seconds=1)
     with Observer(directory, SETTINGS, now=lambda: now, from_start=True, report=problems.append) as observer:
-        observer.turn(0.0)
-        if tell:
-            for alert in read(directory, run):
-                observer.record(_outcomes(alert))
+        while observer.turn(0.0):
+            pass
+        for run in runs:
+            observer.record([outcome for alert in read(directory, run) for outcome in _outcomes(alert)])
 
 
 def _outcomes(alert: Record) -> tuple[AlertOutcome, ...]:

@@ -5,7 +5,7 @@ Nothing here knows what is checked. Each function does one thing and leaves numb
 
 import json
 
-from tests.audit.forging import Forger, Row
+from tests.audit.compliance.forging import Forger, Row
 
 
 def delete_a_fact(log: Forger) -> None:

@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.audit import changes
-from tests.audit.forging import MARK, Forger
+from tests.audit.compliance import changes
+from tests.audit.compliance.forging import MARK, Forger
 
 _Act = Callable[[Path], None]
 
