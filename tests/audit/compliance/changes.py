@@ -323,3 +323,78 @@ def take_epochs_of_another_run(log: Forger) -> None:
     for row in log.of("epoch.completed"):
         row.cause = f"0195b5f7-0000-7000-8000-00000000beef/{row.moment}"
         row.change(validation__loss=round(row.payload["validation"]["loss"] * 0.9, 6))
+
+
+def skip_numbers(log: Forger) -> None:
+    """Takes a measurement of health away, which no other record counts."""
+    log.remove([log.one("seed.health-measured", 3)])
+
+
+def write_as_a_later_incarnation(log: Forger) -> None:
+    """A record of a later incarnation, before the last of its topic."""
+    log.one("kernel.characterized", -1).incarnation = 2
+
+
+def take_another_command_as_cause(log: Forger) -> None:
+    moved = log.one("seed.transitioned", to_stage="STABILIZATION")
+    moved.cause = log.id_of(log.one("command.applied", command="germinate"))
+
+
+def answer_a_command_twice(log: Forger) -> None:
+    done = log.one("command.applied", command="train")
+    log.put(done, log.like(done))
+
+
+def decide_about_another_seed(log: Forger) -> None:
+    log.one("decision.made", adaptation="advance").change(seed=1)
+
+
+def lower_the_cap_everywhere(log: Forger) -> None:
+    _everywhere(log, "adaptations_per_epoch", 2)
+
+
+def raise_the_cooldown_everywhere(log: Forger) -> None:
+    _everywhere(log, "cooldown", 4)
+
+
+def raise_the_frequency_everywhere(log: Forger) -> None:
+    _everywhere(log, "adaptation_every", 5)
+
+
+def make_a_limit_nan_everywhere(log: Forger) -> None:
+    _everywhere(log, "urgency_above", "NaN")
+
+
+def _everywhere(log: Forger, name: str, value: object) -> None:
+    """Gives the gate another limit from the start on."""
+    start = log.one("run.started")
+    start.change(settings=start.payload["settings"] | {f"gate.{name}": value})
+    for row in log.of("epoch.completed"):
+        row.change(**{f"system__gate__{name}": value})
+
+
+def make_a_training_loss_nan(log: Forger) -> None:
+    log.one("epoch.completed", 6).change(train__loss="NaN")
+
+
+def make_a_training_loss_infinite(log: Forger) -> None:
+    log.one("epoch.completed", 6).change(train__loss="Infinity")
+
+
+def make_health_nan(log: Forger) -> None:
+    """A measurement that is no number is a measurement."""
+    seeds = log.one("epoch.completed", 7).payload["system"]["seeds"]
+    measured = [None if value is None else "NaN" for value in seeds["activation_variance"]]
+    log.one("epoch.completed", 7).change(system__seeds=seeds | {"activation_variance": measured})
+
+
+def forget_the_code_revision(log: Forger) -> None:
+    log.one("run.started").change(code__revision=None)
+
+
+def forget_the_digest_of_the_data(log: Forger) -> None:
+    log.one("run.started").change(data=[one | {"digest": None} for one in log.one("run.started").payload["data"]])
+
+
+def empty_a_reason(log: Forger) -> None:
+    log.one("decision.made", adaptation="cull").change(reason="  ")
