@@ -54,6 +54,7 @@ from esper.events.envelope import RunId
 from esper.events.fields import Event
 from esper.folds.admit import Admission
 from esper.oona.directory import Directory
+from esper.oona.file import MIRRORED_MARK
 
 AUDIT_FILE = "audit.duckdb"
 _SETTINGS: Mapping[str, str | int | bool] = {
@@ -322,8 +323,9 @@ class Projection:
         return added
 
     def _look_at_checkpoints(self, run: RunId) -> None:
-        """Takes the digests of the files of the checkpoints that `run` keeps."""
-        kept = [name for (name,) in self._connection.execute(_KEPT_CHECKPOINTS, [run]).fetchall()]
+        """Takes the digests of the files of the checkpoints that `run` keeps; a copy from Kafka has none."""
+        is_copy = (self.directory.path / run / MIRRORED_MARK).exists()
+        kept = [] if is_copy else [name for (name,) in self._connection.execute(_KEPT_CHECKPOINTS, [run]).fetchall()]
         looks = [(run, name, *digest_of_files(self.directory.checkpoints(run), name), _now()) for name in kept]
         with self._transaction():
             self._connection.execute("DELETE FROM checkpoint_files WHERE run = ?", [run])
