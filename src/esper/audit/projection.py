@@ -400,9 +400,16 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
     connection.commit()
 
 
+@contextmanager
+def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the snapshot at that path, for statements of Esper itself; nothing is written."""
+    with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
+        yield connection
+
+
 def state_of(snapshot: Path) -> State:
     """What the snapshot at that path holds."""
-    with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
+    with opened(snapshot) as connection:
         (runs,) = connection.execute("SELECT count(DISTINCT run) FROM positions").fetchall()[0]
         return State(
             int(runs),
