@@ -95,6 +95,12 @@ def test_what_happened_at_one_place_is_one_mark() -> None:
     assert found.title.splitlines()[-1] == "and 3 more"
 
 
+def test_a_long_run_has_no_more_bars_and_marks_than_there_is_room_for() -> None:
+    spans = [span("TRAINING" if epoch % 2 else "GRAFTING", epoch, epoch + 1) for epoch in range(20_000)]
+    made = drawn([loss(20_000, 1.0)], spans, [mark("refused", epoch) for epoch in range(20_000)])
+    assert max(len(made.bars), len(made.marks)) <= WIDTH - RIGHT - LEFT + 1
+
+
 def test_a_violation_stands_beside_what_happened() -> None:
     made = drawn(
         TEN, marks=[mark("alert", 3)], violations=[Violation("log.chain", 9, 3, "it does not follow"), Violation("x.y", 9, None, "nowhere")]

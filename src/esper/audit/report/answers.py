@@ -73,9 +73,9 @@ def structure(asked: Material) -> str:
 def _grounds(changes: Sequence[Row]) -> str:
     decided = [row for row in changes if row["change"] != "rollback"]
     bare = sum(row["evidence"] is None for row in decided)
-    limits = {row["limits in force"] for row in decided}
+    limits = {row["limits"] for row in decided}
     evidence = "each change names its evidence" if not bare else f"{bare} of {plural(len(decided), 'change')} have no evidence on record"
-    if None in limits or not limits:
+    if not limits or None in limits:
         return f"{evidence}, and the limits then in force are not on record for all of them"
     return f"{evidence}, all under {'the same limits' if len(limits) == 1 else f'{len(limits)} different sets of limits'}"
 
@@ -214,9 +214,11 @@ def integrity(asked: Material) -> str:
         return f"Yes: {listed(faults)}."
     if len(made) < len(LOG_CHECKS):
         return f"Unknown: {listed([name for name in LOG_CHECKS if name not in made])} did not run; {_since(asked)}."
+    total = sum(row["records"] for row in asked.rows["files"])
+    if not total:
+        return "Unknown: no record of this run has been read."
     open_ones = [name for name, one in made.items() if one.verdict == "INCONCLUSIVE"]
     left = f" ({listed(open_ones)} inconclusive)" if open_ones else ""
-    total = sum(row["records"] for row in asked.rows["files"])
     return f"No check found anything missing or altered in {plural(total, 'record')}{left}; {_since(asked)}."
 
 

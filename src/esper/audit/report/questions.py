@@ -32,7 +32,11 @@ QUESTIONS = (
         1,
         "structure",
         "What changed in the structure of this model, when, on what evidence, and under which limits in force then?",
-        (Query("growth", "The size of the model"), Query("structure", "Changes of the structure that took effect")),
+        (
+            Query("growth", "The size of the model"),
+            Query("structure", "Changes of the structure that took effect"),
+            Query("limit_sets", "The limits in force, by their number"),
+        ),
         answers.structure,
         (
             "lifecycle.legal_transition",

@@ -166,13 +166,17 @@ def _lanes(spans: Sequence[Row], places: _Places, top: float) -> tuple[tuple[Lab
     slots = list(dict.fromkeys((row["site"], row["seed"]) for row in spans))
     shown = {slot: top + at * _LANE for at, slot in enumerate(slots[:_MOST_LANES])}
     labels = tuple(Label(LEFT - 6, y + _LANE / 2, _short(f"site {site} slot {seed}")) for (site, seed), y in shown.items())
-    bars = tuple(
-        _bar(row, places, shown[row["site"], row["seed"]])
-        for row in spans
+    widest: dict[tuple[float, int], Bar] = {}
+    for row in spans:
+        y = shown.get((row["site"], row["seed"]))
         # A stage that began and ended at one epoch's end is no bar; one that something ended in is, for its mark.
-        if (row["site"], row["seed"]) in shown and (row["until"] > row["since"] or row["stage"] in _ENDED or row["until"] == places.last)
-    )
-    return labels, bars, len(slots) - len(shown)
+        if y is None or not (row["until"] > row["since"] or row["stage"] in _ENDED or row["until"] == places.last):
+            continue
+        bar = _bar(row, places, y)
+        known = widest.setdefault((y, round(bar.x)), bar)
+        if bar.width > known.width:
+            widest[y, round(bar.x)] = bar
+    return labels, tuple(widest.values()), len(slots) - len(shown)
 
 
 def _bar(row: Row, places: _Places, y: float) -> Bar:
@@ -192,14 +196,14 @@ def _marks(
 ) -> tuple[tuple[Label, ...], tuple[Mark, ...]]:
     """The rows of marks, and one mark for all that has the same shape at the same place."""
     heights = {row: top + at * (_LANE + 4) + _LANE / 2 for at, (row, _) in enumerate(ROWS)}
-    found: dict[tuple[str, float, float | None], list[str]] = {}
-    for row in marks:
-        reach = None if row["until"] is None else places.x(row["until"])
-        found.setdefault((row["kind"], places.x(row["epoch"]), reach), []).append(f"epoch {row['epoch']}: {row['what']}")
-    for one in violations:
-        if one.epoch is not None:
-            found.setdefault(("violation", places.x(one.epoch), None), []).append(f"epoch {one.epoch}: {one.check}: {one.what}")
-    drawn = tuple(Mark(x, heights[_ROW_OF.get(kind, kind)], kind, _title(titles), reach) for (kind, x, reach), titles in found.items())
+    told: list[tuple[str, int, int | None, str]] = [(row["kind"], row["epoch"], row["until"], row["what"]) for row in marks]
+    told += [("violation", one.epoch, None, f"{one.check}: {one.what}") for one in violations if one.epoch is not None]
+    found: dict[tuple[str, int], tuple[Mark, list[str]]] = {}
+    for kind, epoch, until, what in told:
+        x, reach = places.x(epoch), None if until is None else places.x(until)
+        mark = Mark(x, heights[_ROW_OF.get(kind, kind)], kind, "", reach)
+        found.setdefault((kind, round(x)), (mark, []))[1].append(f"epoch {epoch}: {what}")
+    drawn = tuple(mark._replace(title=_title(titles)) for mark, titles in found.values())
     return tuple(Label(LEFT - 6, heights[row], words) for row, words in ROWS), drawn
 
 

@@ -1,4 +1,13 @@
--- Changes of the structure that took effect: what each rested on, and the limits that were in force then.
+-- Changes of the structure that took effect: what each rested on, and the limits that were in force then, by their number.
+WITH judged AS (
+    SELECT epoch, moment, {
+        'confidence above': system_gate_confidence_above, 'urgency above': system_gate_urgency_above,
+        'adaptations an epoch': system_gate_adaptations_per_epoch, 'every': system_gate_adaptation_every,
+        'cooldown': system_gate_cooldown, 'embargo': system_gate_embargo, 'parameters': system_parameters_limit
+    } AS gate
+    FROM epochs WHERE run = $run
+),
+numbered AS (SELECT gate, row_number() OVER (ORDER BY min(moment)) AS number FROM judged GROUP BY gate)
 SELECT
     o.epoch, o.moment, o.command AS change, 'site ' || o.site || ' slot ' || o.seed AS seed, c.blueprint, d.reason,
     (
@@ -14,19 +23,16 @@ SELECT
         LEFT JOIN evaluations AS e ON e.run = $run AND e.id = named.id
         LEFT JOIN epochs AS p ON p.run = $run AND p.id = named.id
     ) AS evidence,
-    d.confidence, d.urgency,
-    format('confidence > {}, urgency > {}, {} an epoch, cooldown {}, embargo {}', l.system_gate_confidence_above,
-        l.system_gate_urgency_above, l.system_gate_adaptations_per_epoch, l.system_gate_cooldown, l.system_gate_embargo
-    ) AS "limits in force"
+    d.confidence, d.urgency, n.number AS limits
 FROM outcomes AS o
 LEFT JOIN commands AS c ON c.run = o.run AND c.id = o.cause
 LEFT JOIN decisions AS d ON d.run = c.run AND d.id = c.cause
-ASOF LEFT JOIN epochs AS l ON l.run = o.run AND l.moment <= o.moment
+ASOF LEFT JOIN judged AS j ON j.moment <= o.moment
+LEFT JOIN numbered AS n ON n.gate = j.gate
 WHERE o.run = $run AND o.status = 'applied' AND o.command IN ('germinate', 'graft', 'fossilize', 'cull', 'cancel')
 UNION ALL
 SELECT
     r.epoch, r.moment, 'rollback', CASE WHEN r.blamed_site IS NOT NULL THEN 'site ' || r.blamed_site || ' slot ' || r.blamed_seed END, NULL,
-    format('from epoch {} back to the end of epoch {}: {}', r.from_epoch, r.to_epoch, r.reason), r.checkpoint, NULL, NULL,
-    'none: a rollback asks nobody'
+    format('from epoch {} back to the end of epoch {}: {}', r.from_epoch, r.to_epoch, r.reason), r.checkpoint, NULL, NULL, NULL
 FROM rollbacks AS r WHERE r.run = $run
 ORDER BY moment
