@@ -19,5 +19,8 @@ def run_started(**fields: Any) -> RunStarted:
         "sites": (),
         "parameters": 100,
         "epochs": 3,
+        "by": None,
+        "approved_by": None,
+        "account": None,
     }
     return RunStarted(**unremarkable | fields)

@@ -1,4 +1,4 @@
-"""The reader of every TOML file, and of settings from a command line: a pydantic model in, a SettingsError with place and reason out.
+"""The reader of every TOML file, and of what a command line or a program gives: a model or a text in, a SettingsError with the reason out.
 
 The place is a file and a line, or a setting's dotted name. Models are strict; TOML's lists are given to them as the tuples that frozen
 settings are made of.
@@ -136,6 +136,11 @@ class TomlFile:
         return ends[1:]
 
 
+def user_cache() -> Path:
+    """The folder for what can be made again: `esper` in $XDG_CACHE_HOME, else in ~/.cache. It is not made."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esper"
+
+
 def settings_of(model: type[_Model], values: Mapping[str, object], name: str = "") -> _Model:
     """`values` from a command line or a program as a `model`; `name` is the table that their dotted names begin with.
 
@@ -146,6 +151,23 @@ def settings_of(model: type[_Model], values: Mapping[str, object], name: str = "
     except ValidationError as error:
         place, reason = next(_mistakes(model, values, error))
         raise SettingsError(f"setting {_dotted((name, *place) if name else place)}: {reason}") from error
+
+
+def said(name: str, text: str, what: str) -> str:
+    """`text` without the spaces around it. Raises SettingsError, naming the option or argument, where there is nothing else."""
+    if not text.strip():
+        raise SettingsError(f"{name}: expected {what}, got {text!r}")
+    return text.strip()
+
+
+def person(name: str, text: str) -> str:
+    """The name of a person that the option or argument `name` gives. Raises SettingsError for a blank."""
+    return " ".join(said(name, text, "the name of a person").split())
+
+
+def person_or_none(name: str, text: str | None) -> str | None:
+    """As `person`; None where none is given."""
+    return None if text is None else person(name, text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ import esper
 from esper.errors import DataError, LogError, RuleError, SettingsError
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
-from esper.events.kinds.run import RunFailed, RunStarted
+from esper.events.kinds.run import RunFailed, RunResumed, RunStarted
 from esper.oona.directory import Directory
 from esper.processes.train import Result
 from esper.tolaria.objective import Batch
@@ -165,6 +166,35 @@ def test_arguments_reach_the_trainer_and_the_log(tmp_path: Path) -> None:
     assert started.settings["policy.window"] == 7
     assert started.rng_seed == 9
     assert steps == [1, 1, 1, 1]
+
+
+def test_who_started_a_run_who_approved_its_limits_and_its_account_stand_in_the_log(tmp_path: Path) -> None:
+    result = fit(tmp_path, epochs=1, by=" Ada  Example ", approved_by="Grace")
+    (started,) = events(Directory(tmp_path), result.run, RunStarted)
+    assert (started.by, started.approved_by) == ("Ada Example", "Grace")
+    assert started.account == psutil.Process().username()
+
+
+def test_who_is_not_named_is_not_made_up(finished: tuple[Path, Result]) -> None:
+    log, result = finished
+    (started,) = events(Directory(log), result.run, RunStarted)
+    assert (started.by, started.approved_by) == (None, None)
+
+
+@pytest.mark.parametrize("given", [{"by": "  "}, {"approved_by": "  "}])
+def test_a_blank_names_nobody(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="by=: expected the name of a person, got '  '"):
+        fit(tmp_path / "runs", **given)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_resumed_run_keeps_who_started_it_and_says_who_resumed_it(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(tmp_path, train=Acting(STEPS + 1, lambda: signal.raise_signal(signal.SIGINT)), by="ada")
+    resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest", by="grace")
+    directory = Directory(tmp_path)
+    assert [event.by for event in events(directory, resumed.run, RunStarted)] == ["ada"]
+    assert [event.environment_changes for event in events(directory, resumed.run, RunResumed)] == [("by was 'ada', is 'grace'",)]
 
 
 SITES: list[tuple[str | type[nn.Module] | Callable[[str, nn.Module], bool], tuple[str, ...]]] = [

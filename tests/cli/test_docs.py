@@ -51,4 +51,4 @@ def test_every_exit_code_is_documented() -> None:
 
 
 def test_every_section_is_a_command() -> None:
-    assert set(re.findall(r"^### `esper ([a-z]+)", PAGE, flags=re.MULTILINE)) == set(commands())
+    assert set(re.findall(r"^### `esper ([a-z-]+)", PAGE, flags=re.MULTILINE)) == set(commands())

@@ -8,8 +8,10 @@ from esper.events.kinds.run import StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded, Heartbeat, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
 
 
-@pytest.mark.parametrize("name", [topics.RUN, topics.EPOCH, topics.LIFECYCLE, topics.DECISIONS, topics.COMMANDS, topics.OUTCOMES])
-def test_what_the_trainer_decides_and_does_is_fact_and_kept_for_ever(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [topics.RUN, topics.EPOCH, topics.LIFECYCLE, topics.DECISIONS, topics.COMMANDS, topics.OUTCOMES, topics.TRAIL]
+)
+def test_what_is_decided_done_and_answered_for_is_fact_and_kept_for_ever(name: str) -> None:
     assert name in topics.FACTS
     assert name not in topics.TELEMETRY
     assert topics.TOPICS[name].retention_h is None

@@ -16,6 +16,7 @@ from esper.events.kinds.run import CheckpointPruned, RunFailed, RunFinished, Run
 from esper.folds.run_state import BlockedError, RunState, Status, digest, step
 from tests.folds.histories import RUN, Writer, completed, derived, evaluation, fold, issued, seed_row, started, steps, training, transition
 from tests.folds.runs import asked, begun, germinated, oddities, rolled_back, saved, state_of
+from tests.trails import held
 
 FINISHED = RunFinished(metrics={"accuracy": 0.9}, model_digest="ab" * 32, parameters=100, stopped_early=False, tails=())
 FAILED = RunFailed(kind="error", error="boom", where="step 7", tails=())
@@ -50,6 +51,12 @@ def test_telemetry_and_derived_events_change_nothing() -> None:
     state = fold(writer.records[:1])
     assert step(state, writer.records[1]) is state
     assert step(state, derived(writer.records[0], steps(1))) is state
+
+
+def test_the_trail_is_about_other_runs_and_changes_nothing() -> None:
+    writer = Writer()
+    writer.write(held())
+    assert step(RunState(RUN), writer.records[0]) == RunState(RUN)
 
 
 def test_a_completed_epoch_is_kept_with_its_losses_and_digests() -> None:

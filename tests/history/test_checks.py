@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from esper.history.checks import Check, examine
+from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK
 from esper.oona.observed import Observed
 from tests.nissa.samples import anomaly
 from tests.oona.processes import NOBODY, child, line, open_to_others
 from tests.oona.samples import lose_from_index
-from tests.synthetic import RUN, write_run
+from tests.synthetic import BEGAN, RUN, write_run
+from tests.trails import held, signed_off
 
 
 def named(log: Path, name: str) -> Check:
@@ -45,6 +47,21 @@ def test_a_log_that_does_not_exist_yet_is_no_fault(tmp_path: Path) -> None:
 def test_a_file_where_the_log_should_be_is_bad(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     assert named(tmp_path / "runs", "log").verdict == "bad"
+
+
+def test_the_trail_is_checked_as_a_whole(tmp_path: Path) -> None:
+    append_to_trail(Directory(tmp_path), [held(), signed_off()], lambda: BEGAN)
+    assert named(tmp_path, "trail") == Check("trail", "ok", "3 records, every number and chain is right")
+
+
+def test_a_hold_that_was_altered_is_found(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    append_to_trail(directory, [held(until="2036-03-01")], lambda: BEGAN)
+    (run,) = directory.names(hidden=True)
+    with closing(sqlite3.connect(tmp_path / run / RUN_FILE)) as connection, connection:
+        connection.execute("UPDATE records SET data = CAST(replace(data, '2036', '2006') AS BLOB) WHERE row = 1")
+    check = named(tmp_path, "trail")
+    assert (check.verdict, "expected chain" in check.answer) == ("bad", True)
 
 
 def test_an_empty_log_has_no_runs(tmp_path: Path) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 from local_kafka import LocalKafka
 
+from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import EPOCH, STEPS
 from esper.history.alert_lines import current_alerts
+from esper.history.trail import holds_in_force, sign_offs_of
 from esper.kafka.bridging import Bridge
 from esper.kafka.clients import producing
 from esper.kafka.mirrored_runs import Arrived, MirroredRuns
 from esper.kafka.mirroring import POSITIONS_FILE, Mirror, MirrorState, runs_on
 from esper.oona.contract import Position
+from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, SEAL_MARK, open_for_reading
 from esper.oona.observed import is_settled, observed_records
@@ -26,7 +29,8 @@ from esper.oona.writer import append_drafts
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.kafka.test_ledger import DERIVED, derive
-from tests.synthetic import write_run
+from tests.synthetic import BEGAN, write_run
+from tests.trails import held, released, signed_off
 
 pytestmark = pytest.mark.kafka
 
@@ -82,6 +86,17 @@ def test_a_mirror_holds_the_same_rows_chains_and_marks(cluster: Cluster, directo
             assert copied.heads() == original.heads()
     assert (mirrored.path / FIRST / SEAL_MARK).read_text() == (directory.path / FIRST / SEAL_MARK).read_text()
     assert (state.behind, state.error, state.refused, state.unreadable) == (0, None, {}, 0)
+
+
+def test_holds_and_sign_offs_are_shipped_and_mirrored(cluster: Cluster, directory: Directory, mirrored: Directory) -> None:
+    append_to_trail(directory, [held(FIRST), held(SECOND), released(SECOND), signed_off(FIRST)], lambda: BEGAN)
+    ship(cluster, directory)
+    assert copy(cluster, mirrored).refused == {}
+    assert holds_in_force(mirrored, BEGAN.date()) == holds_in_force(directory, BEGAN.date())
+    assert holds_in_force(mirrored, BEGAN.date()).keys() == {FIRST}
+    assert sign_offs_of(mirrored, FIRST) == sign_offs_of(directory, FIRST)
+    with pytest.raises(LogError, match="is a copy from Kafka there"):
+        append_to_trail(mirrored, [held(FIRST)], lambda: BEGAN)
 
 
 def test_a_mirror_that_goes_on_reads_what_is_new_and_one_that_lost_its_positions_drops_what_it_has(

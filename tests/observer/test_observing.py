@@ -19,10 +19,12 @@ from esper.events.kinds.observability import (
 from esper.events.kinds.telemetry import StepsMeasured
 from esper.observer.build import rebuild
 from esper.observer.observing import Observer
+from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import is_settled
 from tests.observer.observed_runs import (
+    HEARING,
     SETTINGS,
     Growing,
     abandon,
@@ -31,6 +33,7 @@ from tests.observer.observed_runs import (
     problems,
     read,
 )
+from tests.trails import checked, held, released, signed_off
 
 ENDED = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
 NOW_SOON, NOW_LATE = ENDED + timedelta(minutes=5), ENDED + timedelta(hours=1)
@@ -87,6 +90,21 @@ def test_a_rebuilt_state_is_the_one_that_was_saved(growing: Growing) -> None:
     before = growing.derived()
     assert [made.same for made in rebuild(growing.directory)] == [True]
     assert growing.derived() == before
+
+
+def test_the_trail_is_observed_and_neither_blocks_nor_alerts_ever(directory: Directory) -> None:
+    append_to_trail(directory, [checked(), held(), released()], lambda: ENDED)
+    (run,) = directory.names(hidden=True)
+    reported: list[str] = []
+    with Observer(directory, HEARING, now=lambda: NOW_LATE, report=reported.append) as observer:
+        observer.turn(0.0)
+        observer.turn(0.0)
+        append_to_trail(directory, [signed_off()], lambda: ENDED)
+        observer.turn(1.0)
+        observer.turn(0.0)
+        assert observer.idle
+    assert [record.type for record in read(directory, run)] == [ObserverStarted.KIND]
+    assert reported == []
 
 
 def test_a_run_that_an_observer_names_its_rules_for_has_them_once(growing: Growing) -> None:

@@ -55,10 +55,11 @@ def steps(step: int) -> StepsMeasured:
     )
 
 
-def started(task: str = "spirals", revision: str = "abc") -> RunStarted:
+def started(task: str = "spirals", revision: str = "abc", by: str | None = None, account: str | None = None) -> RunStarted:
     """A run's first record."""
     code = Code(revision=revision, dirty_digest=None, argv=())
-    return run_started(task=task, settings={"epochs": 3}, code=code, packages={"torch": revision}, rng_seed=1, parameters=7)
+    who = {"by": by, "account": account}
+    return run_started(task=task, settings={"epochs": 3}, code=code, packages={"torch": revision}, rng_seed=1, parameters=7, **who)
 
 
 def finished(tails: tuple[Tail, ...] = ()) -> RunFinished:

@@ -288,6 +288,38 @@ def test_changes_of_the_environment_stand_in_run_resumed() -> None:
     assert resumed.environment_changes == ("code.revision was 'abc', is 'def'", "packages.torch was 'abc', is 'def'")
 
 
+def begun_by(by: str | None, account: str | None) -> MemoryLog:
+    log = MemoryLog(RUN)
+    with emitter_on(log) as emitter:
+        emitter.emit(started(by=by, account=account), epoch=0, step=0)
+        emitter.emit(saved(0), epoch=0, step=0)
+    return log
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ((None, None), ()),
+        (("ada", "lab"), ()),
+        (("grace", "lab"), ("by was 'ada', is 'grace'",)),
+        ((None, "root"), ("account was 'lab', is 'root'",)),
+    ],
+)
+def test_who_resumes_a_run_is_noted_where_it_is_another_and_nobody_has_to_be_named(
+    said: tuple[str | None, str | None], changes: tuple[str, ...]
+) -> None:
+    ahead = CatchUp(begun_by("ada", "lab"), Moment(2), "0000")
+    ahead.compare_start(started(by=said[0], account=said[1]))
+    assert ahead.environment_changes == changes
+
+
+def test_a_run_begun_again_by_another_keeps_who_started_it() -> None:
+    log = begun_by("ada", "lab")
+    with emitter_on(log, CatchUp(log, None, None)) as emitter:
+        emitter.emit(started(by="grace", account="root"), epoch=0, step=0)
+    assert [event.by for event in map(decode, everything(log)) if isinstance(event, RunStarted)] == ["ada"]
+
+
 def test_another_start_is_a_divergence_even_where_nothing_is_to_be_met_again() -> None:
     ahead = CatchUp(cut(WHOLE, 6), Moment(6), "0001")
     with pytest.raises(DivergedError, match=r"data\.task 'spirals', got 'digits'") as raised:

@@ -10,10 +10,13 @@ from esper.errors import LogError
 from esper.events.codec import decode
 from esper.events.envelope import RunId
 from esper.events.kinds.run import StreamEnded
-from esper.events.topics import RESOURCES
-from esper.oona.daily_run import DailyRun, _machine_name
+from esper.events.topics import RESOURCES, TRAIL
+from esper.oona.daily_run import DailyRun, _machine_name, append_to_trail
 from esper.oona.directory import Directory
+from esper.oona.file import MIRRORED_MARK
 from tests.nissa.samples import resources
+from tests.synthetic import RUN
+from tests.trails import held, signed_off
 
 
 class Clock:
@@ -106,3 +109,37 @@ def test_a_second_process_of_one_kind_is_refused_or_numbered(tmp_path: Path, mac
     second.append([resources()])
     second.close()
     assert names(tmp_path) == [f"machine:{_machine_name()}:2026-01-01", f"machine:{_machine_name()}-2:2026-01-01"]
+
+
+def test_the_trail_is_a_run_of_facts_that_ends_after_each_append(tmp_path: Path, clock: Clock) -> None:
+    append_to_trail(Directory(tmp_path), [held(), signed_off()], clock)
+    append_to_trail(Directory(tmp_path), [held()], clock)
+    assert names(tmp_path) == [f"audit:{_machine_name()}:2026-01-01"]
+    with Directory(tmp_path).open(names(tmp_path)[0]) as log:
+        records = log.read().records
+        log.heads()
+    assert {(record.topic, record.writer) for record in records} == {(TRAIL, "audit")}
+    assert [record.type.split(".", 1)[1] for record in records] == [
+        "run.held.v1",
+        "run.signed-off.v1",
+        "stream.ended.v1",
+        "run.held.v1",
+        "stream.ended.v1",
+    ]
+    assert [record.fact for record in records] == [1, 2, 3, 4, 5]
+
+
+def test_two_who_write_the_trail_at_one_time_do_not_wait_for_each_other(tmp_path: Path, clock: Clock) -> None:
+    first = DailyRun(Directory(tmp_path), "audit", "audit", clock, instances=9)
+    first.append([held()])
+    append_to_trail(Directory(tmp_path), [held()], clock)
+    first.close()
+    assert names(tmp_path) == [f"audit:{_machine_name()}:2026-01-01", f"audit:{_machine_name()}-2:2026-01-01"]
+
+
+def test_nothing_is_said_beside_a_copy_from_kafka_where_nobody_would_learn_of_it(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / RUN).mkdir()
+    (tmp_path / RUN / MIRRORED_MARK).touch()
+    with pytest.raises(LogError, match=f"run {RUN} is a copy from Kafka there, .* record it in the directory that the run was written in"):
+        append_to_trail(Directory(tmp_path), [held()], clock)
+    assert names(tmp_path) == [RUN]

@@ -106,4 +106,7 @@ def started(planned: int = EPOCHS, task: str = "digits") -> RunStarted:
         sites=SITES,
         parameters=460,
         epochs=planned,
+        by="Ada Example",
+        approved_by="Grace Example",
+        account="ada",
     )

@@ -11,6 +11,7 @@ from esper.events.kinds import KINDS
 from tools.schemas.asyncapi import document
 from tools.schemas.jsonschema import envelope_schema, payload_schema
 from tools.schemas.page import with_catalogue
+from tools.schemas.tables_page import PAGE, tables_page
 
 
 def main(arguments: list[str]) -> int:
@@ -20,9 +21,12 @@ def main(arguments: list[str]) -> int:
     what.add_argument("--write", type=Path, metavar="DIR", help="write every schema into DIR, and remove those of kinds that are gone")
     what.add_argument("--check", type=Path, metavar="DIR", help="exit with 1 and a list when the schemas in DIR are not as generated")
     what.add_argument("--docs", type=Path, metavar="PAGE", nargs="?", const="docs/events.md", help="make the catalogue in PAGE anew")
+    what.add_argument("--tables", action="store_true", help="make docs/tables.md anew, the page of the audit's tables")
     chosen = parser.parse_args(arguments)
     if chosen.write:
         write(chosen.write)
+    elif chosen.tables:
+        PAGE.write_text(tables_page(), encoding="utf-8")
     elif chosen.docs:
         chosen.docs.write_text(with_catalogue(chosen.docs.read_text(encoding="utf-8")), encoding="utf-8")
     elif found := drift(chosen.check):

@@ -19,6 +19,7 @@ from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
+from esper.settings import person_or_none
 from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, without_metrics
 from esper.tolaria.training import Policy, Scheduler
 
@@ -67,6 +68,8 @@ def fit(
     observe: bool = True,
     kafka: str | None = None,
     checkpoints: str | Path | None = None,
+    by: str | None = None,
+    approved_by: str | None = None,
 ) -> Result:
     """The model trained for `epochs`, grown where `grow` (None: nowhere) found it worth it, and its run in `log`.
 
@@ -76,8 +79,9 @@ def fit(
     model, data and settings again. `observe` starts a process that derives aggregates, anomalies and alerts beside the training, unless one
     does already; it never influences it. `kafka` ("kafka://host:port") ships the runs of `log` to a cluster whose workers derive all that
     instead; training never waits for it. With `kafka` and `checkpoints`, a folder of another machine's checkpoints, `resume` takes that
-    machine's run over: it is copied into `log`, and the trainer there ends. SIGINT and SIGTERM end a training after the step under way,
-    and it can be resumed.
+    machine's run over: it is copied into `log`, and the trainer there ends. `by` names the person who starts the run and `approved_by` who
+    approved its limits, for RunStarted; one that is resumed keeps its own, and RunResumed says who else was named. SIGINT and SIGTERM end a
+    training after the step under way, and it can be resumed.
 
     While it trains, torch runs on `trainer.threads` (1) threads with deterministic algorithms, and every random generator begins anew with
     each epoch; afterwards all of that is as it was.
@@ -110,6 +114,8 @@ def fit(
         policy=growth.policy,
         seed_optimizer=growth.seed_optimizer,
         device=where,
+        by=person_or_none("by=", by),
+        approved_by=person_or_none("approved_by=", approved_by),
     )
     if resume is None:
         training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.

@@ -2,10 +2,12 @@
 
 The owner holds `audit.lock`. `follow` stays the owner and answers requests; where no process follows, whoever asks is the owner for as long
 as a refresh takes. A snapshot is a copy of the whole file without a WAL, reused while nothing has changed; its time is that of the last
-moment at which it was the newest there was to know. The newest two are kept.
+moment at which it was the newest there was to know. The newest two are kept. All of it stands in the log's directory, or, where that may
+not be written, in the user's cache.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -16,12 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from esper.audit.projection import Projection, Refreshed
+from esper.audit.projection import AUDIT_FILE, Projection, Refreshed
 from esper.durable import replace_durably
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
 from esper.oona.lock import Lock, holder_of
+from esper.settings import user_cache
 
 AUDIT_LOCK = "audit.lock"
 SNAPSHOTS = "audit.snapshots"
@@ -40,17 +43,31 @@ class Snapshot(NamedTuple):
     as_of: datetime
 
 
+def place_of(directory: Directory) -> Path:
+    """The folder in which the projection of `directory` stands: its own, or one of the user's cache where that may not be written."""
+    if os.access(directory.path, os.W_OK):
+        return directory.path
+    place = user_cache() / "audit" / hashlib.sha256(os.fsencode(directory.path.resolve())).hexdigest()[:16]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"{directory.path} may not be written, and {place} cannot be made"
+        raise LogError(f"cannot keep the tables of a log: {what}: {error.strerror}; name another with $XDG_CACHE_HOME") from error
+    return place
+
+
 def owner_of(directory: Directory) -> int | None:
     """The pid of the process that owns the projection of `directory` now; None: none does."""
-    return holder_of(directory.path / AUDIT_LOCK)
+    return holder_of(place_of(directory) / AUDIT_LOCK)
 
 
 @contextmanager
 def owned(directory: Directory) -> Iterator[Projection]:
     """The projection of `directory`, in this process's hands. Raises LogError, with the holder's pid, where another process owns it."""
-    lock = Lock(directory.path / AUDIT_LOCK, f"the audit of {directory.path}")
+    place = place_of(directory)
+    lock = Lock(place / AUDIT_LOCK, f"the audit of {directory.path}")
     try:
-        with Projection(directory) as projection:
+        with Projection(directory, place / AUDIT_FILE) as projection:
             yield projection
     finally:
         lock.release()
@@ -123,7 +140,7 @@ def _answer(projection: Projection, compare: Sequence[RunId]) -> Snapshot:
     projection.refresh()
     if compare:
         projection.compare(compare)
-    folder = projection.directory.path / SNAPSHOTS
+    folder = projection.path.parent / SNAPSHOTS
     version = projection.version
     newest = next(_snapshots(projection.directory), None)
     if newest is None or newest.path.stem != version:
@@ -148,7 +165,7 @@ def _answer(projection: Projection, compare: Sequence[RunId]) -> Snapshot:
 def _snapshots(directory: Directory) -> Iterator[Snapshot]:
     """Every snapshot, the newest first."""
     found = []
-    for path in (directory.path / SNAPSHOTS).glob("[!.]*.duckdb"):
+    for path in (place_of(directory) / SNAPSHOTS).glob("[!.]*.duckdb"):
         try:
             found.append((path.stat().st_mtime, path))
         except FileNotFoundError:
@@ -158,7 +175,7 @@ def _snapshots(directory: Directory) -> Iterator[Snapshot]:
 
 def _ask(directory: Directory, compare: Sequence[RunId]) -> Path:
     """The file that asks the owner for a snapshot; it removes the file when it has made one."""
-    folder = directory.path / _REQUESTS
+    folder = place_of(directory) / _REQUESTS
     try:
         folder.mkdir(exist_ok=True)
         path = folder / f"{os.getpid()}-{time.time_ns()}.json"
@@ -171,7 +188,7 @@ def _ask(directory: Directory, compare: Sequence[RunId]) -> Path:
 def _requests(directory: Directory) -> list[tuple[Path, list[RunId]]]:
     """What is asked for now: each request with the runs to compare; one that cannot be read asks for a snapshot alone."""
     found = []
-    for path in sorted((directory.path / _REQUESTS).glob("*.json")):
+    for path in sorted((place_of(directory) / _REQUESTS).glob("*.json")):
         try:
             runs = json.loads(path.read_text())["compare"]
         except (OSError, ValueError, KeyError, TypeError):

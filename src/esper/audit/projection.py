@@ -35,7 +35,7 @@ from esper.audit.reading import (
     rows_of,
     stamp_of,
 )
-from esper.audit.tables import BY_NAME, OWN, TABLES, columns_of, comment_on, comments, ddl, insertion, selection, tables_of
+from esper.audit.tables import BY_NAME, OWN, TABLES, columns_of, comment_on, comments, ddl, described, insertion, selection, tables_of
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.folds.admit import Admission
@@ -58,6 +58,15 @@ class Refreshed(NamedTuple):
     records: int
     files: int
     problems: tuple[Reached, ...]
+
+
+class State(NamedTuple):
+    """What a projection holds: rows by table, runs, why files of runs could not be read, and conflicts by run."""
+
+    runs: int
+    tables: dict[str, int]
+    problems: dict[RunId, str]
+    conflicts: dict[RunId, int]
 
 
 class View(NamedTuple):
@@ -114,7 +123,9 @@ class Projection:
         self.path.unlink(missing_ok=True)
         self._connection = self._opened()
         if kept is not None:
-            self._insert("conflicts", kept)
+            with self._registered("kept", kept), self._transaction():
+                self._connection.execute("INSERT INTO conflicts SELECT * FROM kept")
+                self._count("conflicts", kept.num_rows)
         self.made_anew = why
 
     def digests(self) -> dict[str, str]:
@@ -188,7 +199,7 @@ class Projection:
         try:
             if self._connection.execute("SELECT tables FROM meta").fetchall() != [(_version(),)]:
                 return "its tables are those of another version"
-            for name, rows in self.state():
+            for name, rows in self._connection.execute("SELECT name, rows FROM table_rows").fetchall():
                 (counted,) = self._connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0]
                 if counted != rows:
                     return f"table {name} has {counted} rows, and {rows} were written"
@@ -227,11 +238,11 @@ class Projection:
             self._insert_batch(marked)
 
     def _insert_batch(self, batch: Batch) -> None:
-        with self._transaction():
-            self._insert("events", batch.table)
-            with self._registered("batch", batch.table):
-                for table, kind in tables_of(batch.kinds):
-                    self._count(table.name, self._connection.execute(insertion(table, kind, "batch")).fetchall()[0][0])
+        with self._registered("batch", batch.table), self._transaction():
+            self._connection.execute("INSERT INTO events SELECT * FROM batch")
+            self._count("events", batch.table.num_rows)
+            for table, kind in tables_of(batch.kinds):
+                self._count(table.name, self._connection.execute(insertion(table, kind, "batch")).fetchall()[0][0])
             self._reach(batch.reached)
 
     def _marked(self, batch: Batch) -> Batch:
@@ -283,7 +294,7 @@ class Projection:
     def _note(self, run: RunId, file: str, after: int, upto: int, rows: Sequence[Row]) -> int:
         """Notes the conflicts between `rows` and what was read before of rows `after` to `upto`."""
         given = {"run": run, "file": file, "after": after, "upto": upto, "now": _now()}
-        with self._transaction(), self._registered("found", arrow_of(rows)):
+        with self._registered("found", arrow_of(rows)), self._transaction():
             added = int(self._connection.execute(_CONFLICTING, given).fetchall()[0][0])
             self._count("conflicts", added)
         if added:
@@ -298,11 +309,6 @@ class Projection:
             self._connection.execute("DELETE FROM checkpoint_files WHERE run = ?", [run])
             if looks:
                 self._connection.executemany("INSERT INTO checkpoint_files VALUES (?, ?, ?, ?, ?)", looks)
-
-    def _insert(self, name: str, rows: pa.Table) -> None:
-        with self._registered("given", rows):
-            self._connection.execute(f'INSERT INTO "{name}" SELECT * FROM given')
-        self._count(name, rows.num_rows)
 
     def _count(self, name: str, added: int) -> None:
         if added:
@@ -329,7 +335,7 @@ class Projection:
 
     def _kept_conflicts(self) -> pa.Table | None:
         try:
-            found: pa.Table = self._connection.execute("SELECT * FROM conflicts").to_arrow_table()
+            found: pa.Table = self._connection.sql("SELECT * FROM conflicts").to_arrow_table()
         except duckdb.Error:
             return None
         return found if found.num_rows else None
@@ -342,13 +348,16 @@ class Projection:
 _COMPARED = [name for name in SCHEMA.names if name not in ("follows", "problem")]
 _CONFLICTING = f"""
 INSERT INTO conflicts
-SELECT $run, $file, "row", coalesce(f.topic, e.topic), coalesce(f.moment, e.moment),
-    CASE WHEN f.id IS NULL THEN 'missing' WHEN e.id IS NULL THEN 'added' ELSE 'altered' END AS what, sha256(f.data) AS found, $now
-FROM found AS f
-FULL JOIN (SELECT * FROM events WHERE run = $run AND file = $file AND "row" > $after AND "row" <= $upto) AS e USING ("row")
-WHERE ({" OR ".join(f'f."{name}" IS DISTINCT FROM e."{name}"' for name in _COMPARED)})
-AND NOT EXISTS (
-    FROM conflicts AS c WHERE c.run = $run AND c.file = $file AND c."row" = "row" AND c.found IS NOT DISTINCT FROM sha256(f.data)
+SELECT $run, $file, place, topic, moment, what, found, $now
+FROM (
+    SELECT "row" AS place, coalesce(f.topic, e.topic) AS topic, coalesce(f.moment, e.moment) AS moment, sha256(f.data) AS found,
+        CASE WHEN f.id IS NULL THEN 'missing' WHEN e.id IS NULL THEN 'added' ELSE 'altered' END AS what
+    FROM found AS f
+    FULL JOIN (FROM events WHERE run = $run AND file = $file AND "row" > $after AND "row" <= $upto) AS e USING ("row")
+    WHERE ({" OR ".join(f'f."{name}" IS DISTINCT FROM e."{name}"' for name in _COMPARED if name != "row")})
+) AS d
+WHERE NOT EXISTS (
+    FROM conflicts AS c WHERE c.run = $run AND c.file = $file AND c."row" = d.place AND c.found IS NOT DISTINCT FROM d.found
 )
 """
 _LAST_OF_TOPICS = """
@@ -359,8 +368,10 @@ _KEPT_CHECKPOINTS = (
     "SELECT checkpoint FROM checkpoints WHERE run = ? GROUP BY checkpoint HAVING arg_max(status, moment) = 'saved' ORDER BY 1"
 )
 _UNEVEN = """
-SELECT p.run, any_value(p.records), count(e.id) FROM positions AS p LEFT JOIN events AS e USING (run, file)
-GROUP BY p.run, p.file HAVING count(e.id) <> any_value(p.records) OR max(e."row") > any_value(p."row")
+SELECT p.run, p.records, coalesce(e.records, 0)
+FROM positions AS p
+LEFT JOIN (SELECT run, file, count(*) AS records, max("row") AS last FROM events GROUP BY run, file) AS e USING (run, file)
+WHERE p.records <> coalesce(e.records, 0) OR e.last > p."row"
 """
 # Digests of rows, then of a thousand moments at a time: a list of ten million digests would be a third of a gigabyte.
 _DIGEST = """
@@ -373,14 +384,13 @@ SELECT coalesce(sha256(string_agg(part, '' ORDER BY run, thousand)), sha256(''))
 
 def _make(connection: duckdb.DuckDBPyConnection) -> None:
     """Makes every table and view."""
-    described = [*((name, *own) for name, own in OWN.items()), *((table.name, table.meaning, columns_of(table)) for table in TABLES)]
     connection.begin()
-    for name, meaning, columns in described:
+    for name, meaning, columns in described():
         connection.execute(ddl(name, columns))
         for comment in comments(name, meaning, columns):
             connection.execute(comment)
     connection.execute("CREATE TABLE table_rows (name VARCHAR, rows BIGINT)")
-    counted = [name for name, _, _ in described if name not in ("positions", "checkpoint_files")]
+    counted = [name for name, _, _ in described() if name not in ("positions", "checkpoint_files")]
     connection.execute("INSERT INTO table_rows SELECT unnest(?), 0", [counted])
     for view in views():
         connection.execute(view.text)
@@ -388,6 +398,25 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("CREATE TABLE meta (tables VARCHAR, made VARCHAR, writes BIGINT)")
     connection.execute("INSERT INTO meta VALUES (?, ?, 0)", [_version(), secrets.token_hex(4)])
     connection.commit()
+
+
+@contextmanager
+def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the snapshot at that path, for statements of Esper itself; nothing is written."""
+    with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
+        yield connection
+
+
+def state_of(snapshot: Path) -> State:
+    """What the snapshot at that path holds."""
+    with opened(snapshot) as connection:
+        (runs,) = connection.execute("SELECT count(DISTINCT run) FROM positions").fetchall()[0]
+        return State(
+            int(runs),
+            dict(connection.execute("SELECT name, rows FROM table_rows ORDER BY name").fetchall()),
+            dict(connection.execute("SELECT run, any_value(problem) FROM positions WHERE problem IS NOT NULL GROUP BY run").fetchall()),
+            dict(connection.execute("SELECT run, count(*) FROM conflicts GROUP BY run").fetchall()),
+        )
 
 
 def views() -> Iterator[View]:

@@ -19,11 +19,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 
 from esper.events.fields import ByColumn, Columns, Event
-from esper.events.kinds import KINDS, control, epoch, kernels, lifecycle, observability, run, telemetry
+from esper.events.kinds import KINDS, audit, control, epoch, kernels, lifecycle, observability, run, telemetry
 from esper.events.meanings import field_meanings
 
 # Words of SQL that are names of fields.
-_RENAMED = {"where": "place", "limit": "limit_value"}
+_RENAMED = {"where": "place", "limit": "limit_value", "check": "check_name"}
 _SCALARS: tuple[tuple[type, str], ...] = ((bool, "BOOLEAN"), (int, "BIGINT"), (float, "DOUBLE"), (str, "VARCHAR"))
 # Any 64 bits, signed or not, are a random generator's seed.
 _WIDE: Mapping[tuple[str, ...], str] = {("rng_seed",): "HUGEINT"}
@@ -190,6 +190,14 @@ TABLES = (
             observability.FoldUnblocked: "unblocked",
         },
     ),
+    Table("checks", "Compliance checks that were made; `about` is the run that was checked.", (audit.ComplianceChecked,)),
+    Table("sign_offs", "Results of runs that people accepted; `about` is the run.", (audit.RunSignedOff,)),
+    Table(
+        "holds",
+        "Runs that must be kept, and releases of all holds of a run; `about` is the run.",
+        (audit.RunHeld, audit.HoldReleased),
+        status={audit.RunHeld: "held", audit.HoldReleased: "released"},
+    ),
 )
 BY_NAME = {table.name: table for table in TABLES}
 UNTABLED = (run.StreamEnded,)
@@ -274,6 +282,12 @@ def columns_of(table: Table) -> tuple[Column, ...]:
             assert known is None or known.type == column.type or known in PLACE, f"{table.name}.{column.name} has two types"
             found[column.name] = known if known is not None and known not in PLACE else column
     return tuple(found.values())
+
+
+def described() -> Iterator[tuple[str, str, tuple[Column, ...]]]:
+    """Every table with its meaning and its columns, `events` first."""
+    yield from ((name, *own) for name, own in OWN.items())
+    yield from ((table.name, table.meaning, columns_of(table)) for table in TABLES)
 
 
 def ddl(name: str, columns: Sequence[Column]) -> str:

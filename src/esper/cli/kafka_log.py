@@ -1,6 +1,5 @@
 """A log on Kafka as the commands read it: its mirror, caught up when they begin."""
 
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from esper.events.envelope import RunId, is_training
 from esper.kafka.cluster import KAFKA_TOML, KafkaSettings, kafka_settings
 from esper.oona.directory import Directory, resolve_among
 from esper.oona.file import read_refused
+from esper.settings import user_cache
 
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -26,8 +26,7 @@ def mirror_at(typed: Path | None, address: str, log: Path) -> tuple[Directory, K
         raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
     settings = kafka_settings(address, folder_of(KAFKA_TOML, typed, log))
     if typed is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        typed = cache / "esper" / "mirror" / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{settings.bootstrap} {settings.prefix}".strip())
+        typed = user_cache() / "mirror" / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{settings.bootstrap} {settings.prefix}".strip())
     return Directory(typed, create=True), settings
 
 
@@ -59,11 +58,11 @@ def caught_up_run(directory: Directory, settings: KafkaSettings, text: str) -> R
 
 
 @contextmanager
-def followed(directory: Directory, settings: KafkaSettings, run: RunId) -> Iterator[None]:
-    """Within, new records of `run` come from Kafka into `directory`."""
+def followed(directory: Directory, settings: KafkaSettings, run: RunId | None = None) -> Iterator[None]:
+    """Within, new records of `run` (None: of every run) come from Kafka into `directory`."""
     from esper.processes.mirror import filled
 
-    with filled(directory, settings, frozenset({run})):
+    with filled(directory, settings, None if run is None else frozenset({run})):
         yield
 
 

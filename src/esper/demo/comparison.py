@@ -43,7 +43,14 @@ def require_comparable(task: Task) -> None:
 
 
 def compare(
-    task: Task, settings: RunSettings, directory: Directory, grown: Result, *, say: Callable[[Variant], None]
+    task: Task,
+    settings: RunSettings,
+    directory: Directory,
+    grown: Result,
+    *,
+    say: Callable[[Variant], None],
+    by: str | None = None,
+    approved_by: str | None = None,
 ) -> Iterator[Compared]:
     """The grown run, then each of the other variants, trained when it is asked for; `say` is called before each.
 
@@ -58,7 +65,7 @@ def compare(
     for earlier_ms, (variant, model) in enumerate(models, 1):
         say(variant)
         run = new_run_id(then - timedelta(milliseconds=earlier_ms), os.urandom(10))
-        recipe = replace(recipe_of(task, alone, model=model), task=variant_task(task.name, variant))
+        recipe = replace(recipe_of(task, alone, model=model), task=variant_task(task.name, variant), by=by, approved_by=approved_by)
         yield _compared(variant, train(recipe, alone, directory, run))
 
 

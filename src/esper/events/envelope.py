@@ -47,7 +47,7 @@ class Record(NamedTuple):
 
 
 def is_training(run: str) -> bool:
-    """True for the id of a training; False for a run about no training (`machine:<id>:<date>`, `nissa:<id>:<date>`)."""
+    """True for the id of a training; False for a run about no training, `machine:<id>:<date>`, `nissa:...` or `audit:...`."""
     return ":" not in run
 
 

@@ -118,7 +118,9 @@ class Columns(Part):
 
     @model_validator(mode="after")
     def _equal_lengths(self) -> "Columns":
-        _require_equal_lengths({name: column for name, column in self if isinstance(column, tuple)})
+        columns = vars(self)
+        if len({len(column) for column in columns.values() if type(column) is tuple}) > 1:
+            _require_equal_lengths({name: column for name, column in columns.items() if isinstance(column, tuple)})
         return self
 
 

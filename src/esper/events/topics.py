@@ -54,6 +54,7 @@ ANOMALIES = _topic("observability.anomalies", _DERIVED, "observer", _DERIVED_H, 
 ALERTS = _topic("observability.alerts", _DERIVED, "observer nissa", None, "Alerts, and their deliveries.")
 OBSERVERS = _topic("observability.observers", _DERIVED, "observer", None, "Observers, what blocks them, and silent runs.")
 CUSTOM_METRICS = _topic("observability.metrics.custom", _TELEMETRY, "trainer nissa", _HOT_H, "The user's own metrics.")
+TRAIL = _topic("audit.trail", _FACT, "audit", None, "Checks, sign-offs and holds of runs: who asked, and what was found.")
 
 FACTS, TELEMETRY, DERIVED = (frozenset(name for name, topic in TOPICS.items() if topic.kind is kind) for kind in TopicClass)
 

@@ -37,6 +37,7 @@ from esper.events.kinds.run import (
     Site,
     StreamEnded,
 )
+from esper.events.topics import TRAIL
 from esper.folds.control_state import Control, DecisionRow, change_control
 from esper.folds.seeds import Slot, Slots, change_slots, slots_of, with_command
 from esper.folds.table import Table
@@ -167,13 +168,13 @@ class RunState:
 
 
 def step(state: RunState, record: Record) -> RunState:
-    """The state after `record`; the same object where it is telemetry, a derived event, or the end of a topic.
+    """The state after `record`; the same object where it is telemetry, a derived event, of the trail, or the end of a topic.
 
     Raises BlockedError for a fact that cannot be understood, RuleError for a record of another run.
     """
     if record.run != state.run:
         raise RuleError(f"expected records of run {state.run}, got one of run {record.run} at moment {record.moment}")
-    if record.fact is None or record.type == StreamEnded.KIND:
+    if record.fact is None or record.topic == TRAIL or record.type == StreamEnded.KIND:
         return state
     try:
         event = decode(record)

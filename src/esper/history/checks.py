@@ -18,6 +18,7 @@ import apsw
 from esper.errors import EsperError, LogError
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_list import RunSummary, summaries
+from esper.history.trail import trail_runs
 from esper.oona.directory import Directory, file_system_of, refuse_network
 from esper.oona.file import read_refused
 from esper.oona.observed import check_observed
@@ -39,7 +40,7 @@ class Check(NamedTuple):
 
 
 def examine(log: Path, *, every_run: bool = False, option: str | None = None) -> Iterator[Check]:
-    """Every check, one after another: the programs, then the log at `log`, then its runs (the newest 20, or every one).
+    """Every check, one after another: the programs, then the log at `log`, its trail, and its runs (the newest 20, or every one).
 
     `option` is the `--log` option for next commands, with a space before it, where that is not `log`.
     """
@@ -57,6 +58,7 @@ def examine(log: Path, *, every_run: bool = False, option: str | None = None) ->
     yield from place
     yield _free(log)
     if exists and all(check.verdict != "bad" for check in place):
+        yield from _trail(Directory(log))
         yield from _runs(log, every_run, log_flag(log) if option is None else option)
 
 
@@ -111,6 +113,20 @@ def _free(log: Path) -> Check:
     if free >= _LEAST_FREE_BYTES:
         return Check("free space", "ok", words)
     return Check("free space", "warning", f"{words}: a full disk stops training; what was acknowledged stays readable")
+
+
+def _trail(directory: Directory) -> Iterator[Check]:
+    """The answer about all runs of the trail, or one about each that is damaged; none where there is no trail."""
+    records, damaged = 0, 0
+    for run in trail_runs(directory):
+        try:
+            with directory.open(run) as log:
+                records += log.heads().row
+        except EsperError as error:
+            damaged += 1
+            yield Check("trail", "bad", str(error))
+    if records and not damaged:
+        yield Check("trail", "ok", f"{records} records, every number and chain is right")
 
 
 def _runs(log: Path, every_run: bool, option: str) -> Iterator[Check]:

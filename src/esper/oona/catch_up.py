@@ -6,7 +6,8 @@ RunResumed, SamplesDropped, StreamEnded and RunFailed are not compared: they dep
 resume repairs.
 
 RunStarted is compared at every resume, from whichever checkpoint: where no fact is left to compare, nothing else would notice other data or
-settings. Its code, packages and hardware are not compared: their changes are recorded in RunResumed.
+settings. Its code, packages and hardware, and who said to have started and approved it under which account, are not compared: RunStarted
+keeps what it says, and RunResumed records the changes.
 """
 
 from collections import deque
@@ -24,6 +25,7 @@ from esper.oona.contract import Log, records_of
 
 _OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
+_PEOPLE = ("by", "approved_by", "account")
 
 
 class DivergedError(LogError):
@@ -83,7 +85,8 @@ class CatchUp:
             return
         _require_same(self._started, event, epoch=self._started.epoch, step=self._started.step)
         before, after = _environment(decode_as(self._started, RunStarted)), _environment(event)
-        changed = (name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+        unsaid = {name for name in _PEOPLE if after[name] is None}  # Nobody else was named.
+        changed = (name for name in sorted((before.keys() | after.keys()) - unsaid) if before.get(name) != after.get(name))
         self.environment_changes = tuple(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in changed)
 
     def match_next(self, event: Event, *, epoch: int, step: int) -> EventId:
@@ -96,11 +99,12 @@ class CatchUp:
 
 
 def _environment(event: RunStarted) -> dict[str, JsonValue]:
-    """Code, packages and hardware, by dotted name."""
+    """Code, packages, hardware and people, by dotted name."""
     form = comparison_form(event, str)
     assert isinstance(form, dict)
     parts = {name: form[name] for name in _ENVIRONMENT}
-    return {f"{name}.{key}": value for name, part in parts.items() if isinstance(part, dict) for key, value in part.items()}
+    named = {f"{name}.{key}": value for name, part in parts.items() if isinstance(part, dict) for key, value in part.items()}
+    return named | {name: getattr(event, name) for name in _PEOPLE}
 
 
 def _require_same(record: Record, event: Event, *, epoch: int, step: int) -> None:

@@ -1,4 +1,5 @@
-"""A run that is about no training: `machine:<name>:<date>` of the agent, `nissa:<name>:<date>` of custom metrics received by HTTP.
+"""A run that is about no training: `machine:<name>:<date>` of the agent, `nissa:<name>:<date>` of custom metrics received by HTTP,
+`audit:<name>:<date>` of the trail.
 
 It has no epoch and no step, is hidden from lists, and a new one begins every day (UTC). The process that opens today's ends and seals those
 of earlier days.
@@ -7,18 +8,23 @@ of earlier days.
 import re
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import datetime
 from threading import Lock
 
 from esper.errors import EsperError, LogError
 from esper.events.envelope import RunId
 from esper.events.fields import Event
+from esper.events.kinds.audit import TrailEvent
 from esper.oona.directory import Directory
-from esper.oona.file import RUN_FILE, WRITER_LOCK
+from esper.oona.file import MIRRORED_MARK, RUN_FILE, WRITER_LOCK
 from esper.oona.heads import Draft
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
 from esper.oona.writer import append_drafts
+
+AUDIT = "audit"
+"""The kind of the runs that hold the trail, and their writer."""
 
 
 def _machine_name() -> str:
@@ -99,3 +105,18 @@ class DailyRun:
 
     def _end(self, log: RunLog) -> None:
         self._append(log, [(name, event) for name, _, event in log.heads().stream_ends()])
+
+
+def append_to_trail(directory: Directory, events: Sequence[TrailEvent], clock: Callable[[], datetime]) -> None:
+    """Makes `events` durable in today's run of the trail, all or none, before it returns. Up to nine processes may do so at a time.
+
+    Raises LogError where that fails, and for a run that is a copy from Kafka: what is said there would reach nobody else.
+    """
+    for event in events:
+        if (directory.path / event.about / MIRRORED_MARK).exists():
+            raise LogError(
+                f"cannot record one {event.KIND} in {directory.path}: run {event.about} is a copy from Kafka there, and what is recorded "
+                "beside it reaches nobody else; record it in the directory that the run was written in"
+            )
+    with closing(DailyRun(directory, AUDIT, AUDIT, clock, instances=9)) as run:
+        run.append(events)

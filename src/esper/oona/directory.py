@@ -115,7 +115,7 @@ class Directory:
         return self._folder(run) / CHECKPOINTS
 
     def runs(self, *, hidden: bool = False) -> list[RunEntry]:
-        """Every run, the newest first. Runs of machines and of nissa's own (`machine:...`, `nissa:...`) only when `hidden`."""
+        """Every run, the newest first. Those about no training (`machine:...`, `nissa:...`, `audit:...`) only when `hidden`."""
         return [entry for name in self.names(hidden=hidden) if (entry := self.entry(name)) is not None]
 
     def names(self, *, hidden: bool = False) -> list[RunId]:

@@ -101,7 +101,8 @@ def run_settings(*layers: Mapping[str, JsonValue]) -> RunSettings:
 class Recipe:
     """The part of a training that only code can give: the model with its optimizer, the data, the objective.
 
-    `sites` and `policy` replace those of the settings; `test` is evaluated once, at the end.
+    `sites` and `policy` replace those of the settings; `test` is evaluated once, at the end. `by` names the person who starts the run,
+    `approved_by` who approved its limits; None: not said.
     """
 
     task: str
@@ -116,6 +117,8 @@ class Recipe:
     policy: Policy | None = None
     seed_optimizer: SeedOptimizer | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    by: str | None = None
+    approved_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,9 @@ def _start(recipe: Recipe, settings: RunSettings, host: Host) -> RunStarted:
         sites=host.sites,
         parameters=host.parameters(),
         epochs=settings.trainer.epochs,
+        by=recipe.by,
+        approved_by=recipe.approved_by,
+        account=environment.account(),
     )
 
 

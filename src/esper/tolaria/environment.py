@@ -1,4 +1,4 @@
-"""Code, packages, hardware and data of a run: the parts of RunStarted that are read off the machine."""
+"""Code, packages, hardware, account and data of a run: the parts of RunStarted that are read off the machine."""
 
 import hashlib
 import math
@@ -58,6 +58,15 @@ def hardware(device: torch.device) -> Hardware:
         device=str(device),
         gpus=gpus,
     )
+
+
+def account() -> str | None:
+    """The operating system's account that this process runs under; None where the system does not say."""
+    # Not getpass.getuser: anybody may set the variables that it looks at.
+    try:
+        return str(psutil.Process().username())
+    except psutil.Error:
+        return None
 
 
 def data_fingerprint(name: str, data: object) -> DataFingerprint:

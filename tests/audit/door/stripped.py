@@ -88,7 +88,7 @@ def _answer(file: str, statements: Sequence[str], removed: set[str], writing: in
         confinement.open_nothing_more()
     else:
         try:
-            connection = child.opened({"file": descriptor, "memory_bytes": _MEMORY_BYTES, "threads": 2})
+            connection = child.opened({"file": descriptor, "memory_bytes": _MEMORY_BYTES, "threads": 2, "before": []})
         except duckdb.Error as error:
             _tell(writing, {"error": str(error)})
             os._exit(1)

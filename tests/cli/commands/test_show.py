@@ -13,9 +13,11 @@ from esper.events.kinds.lifecycle import SeedRow, Stage
 from esper.events.kinds.run import Site
 from esper.folds.timeline import Life
 from esper.oona.directory import Directory
+from esper.oona.emitter import Emitter
+from tests.beginnings import run_started
 from tests.cli.conftest import Esper, rendered
 from tests.cli.test_drawing import GROWING, life
-from tests.synthetic import RUN, write_run
+from tests.synthetic import RUN, ticking, write_run
 
 
 def section(lines: list[str], title: str) -> list[str]:
@@ -110,6 +112,18 @@ def test_before_the_first_epoch_what_is_unknown_is_called_so(esper: Esper) -> No
     assert "no epoch was completed yet" in said.out
     assert "parameters 460 at the start, unknown now" in said.out
     assert "no seed has germinated yet" in said.out
+
+
+def test_who_started_the_run_and_who_approved_its_limits_are_shown(esper: Esper) -> None:
+    assert "started by Ada Example · limits approved by Grace Example" in esper("show", "latest").out
+
+
+def test_who_is_not_known_is_not_shown(esper: Esper, tmp_path: Path) -> None:
+    with Directory(tmp_path).create(RUN) as log, Emitter(log, RUN, clock=ticking(), heartbeat_s=1e6) as emitter:
+        emitter.emit(run_started(approved_by="Grace Example"), epoch=0, step=0)
+    shown = esper("show", "latest", "--log", str(tmp_path)).out
+    assert "  limits approved by Grace Example\n" in shown
+    assert "started by" not in shown
 
 
 def test_nothing_recorded_yet_is_said(esper: Esper) -> None:

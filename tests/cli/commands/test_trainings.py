@@ -39,13 +39,15 @@ def test_a_terminal_says_what_it_waits_for_while_torch_is_loaded(monkeypatch: py
 
 @pytest.mark.whole
 def test_a_trained_run_is_in_the_log_and_the_next_commands_are_named(esper: Esper, tmp_path: Path) -> None:
-    said = esper("train", "digits", "--epochs", "2", "--rng-seed", "7", "--log", str(tmp_path))
+    who = ("--by", "ada", "--approved-by", "grace")
+    said = esper("train", "digits", "--epochs", "2", "--rng-seed", "7", "--log", str(tmp_path), *who)
     assert said.code == 0
     assert any(line.startswith("   2/2  train ") for line in said.lines)
     with open_run("latest", tmp_path) as history:
         begun = history.state.started
         assert begun is not None
         assert (begun.task, begun.epochs, begun.rng_seed, history.state.status.value) == ("digits", 2, 7, "finished")
+        assert (begun.by, begun.approved_by) == ("ada", "grace")
     assert f"   esper show {history.run[-6:]} --log {tmp_path}" in said.lines
 
 
@@ -131,6 +133,7 @@ def test_what_cannot_be_compared_is_not_trained(esper: Esper, tmp_path: Path, mo
         (("nowhere:task",), "task 'nowhere:task': ModuleNotFoundError: No module named 'nowhere'"),
         (("digits", "--set", "trainer.epoch=3"), "unknown setting 'trainer.epoch', perhaps trainer.epochs; there are: "),
         (("digits", "--set", "gate.cooldown"), "--set: expected name=value, got 'gate.cooldown'"),
+        (("digits", "--by", " "), "--by: expected the name of a person, got ' '"),
         (("digits", "--epochs", "0"), "setting trainer.epochs: expected a number greater than or equal to 1, got 0"),
         (("absent.toml",), "expected settings at absent.toml, got nothing"),
     ],

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -70,8 +70,11 @@ def query(
     *,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen.
     parameters: Mapping[str, JsonValue] | None = None,
+    before: Sequence[str] = (),
 ) -> Answer:
     """All rows that the statement `sql` reads from the DuckDB file `file`, which is not changed; `parameters` are its `$name`s.
+
+    `before` are statements of Esper's own, which are run first and may make temporary views.
 
     Blocks until the child process has ended; several threads may ask at once. Raises RuleError for a statement that does not only read, or
     that DuckDB does not take; LimitError, which is one, for a query that costs too much; DataError for a file that is none, that is being
@@ -86,6 +89,7 @@ def query(
             "file": descriptor,
             "sql": sql,
             "parameters": dict(parameters or {}),
+            "before": list(before),
             "rows": limits.rows,
             "threads": limits.threads,
             "memory_bytes": limits.memory_mb * _MB,

@@ -36,8 +36,11 @@ evaluated AS (
     FROM present AS p JOIN evaluations AS e ON e.run = run_id AND e.site = p.site AND e.seed = p.seed AND e.life = p.life
     WHERE e.moment <= at_moment AND (
         e.moment > coalesce(p.measured.moment, 0)
-        -- A rollback's row without an evaluation leaves the life with the one that it had.
-        OR p.measured.evaluation IS NULL AND EXISTS (FROM rollbacks AS r WHERE r.run = run_id AND r.moment = p.measured.moment)
+        -- A rollback's row without an evaluation leaves the slot with the one that it had, if it held the same life.
+        OR p.measured.evaluation IS NULL AND EXISTS (FROM rollbacks AS r WHERE r.run = run_id AND r.moment = p.measured.moment) AND (
+            SELECT arg_max_null(t.life, t.moment) FROM transitions AS t
+            WHERE t.run = run_id AND t.site = p.site AND t.seed = p.seed AND t.moment < p.measured.moment
+        ) IS NOT DISTINCT FROM p.life
     )
     QUALIFY row_number() OVER (PARTITION BY p.site, p.seed ORDER BY e.moment DESC) = 1
 )

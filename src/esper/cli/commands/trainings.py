@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,7 @@ from esper.history.run_history import FoldedRun
 from esper.kafka.cluster import is_kafka
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
+from esper.settings import person_or_none
 
 if TYPE_CHECKING:
     from esper.api.task import Task
@@ -65,9 +67,11 @@ def add(commands: Subcommands) -> None:
     train.add_argument("--epochs", type=whole_number, metavar="N", help="number of epochs (trainer.epochs)")
     train.add_argument("--rng-seed", type=whole_number, metavar="N", help="the number all randomness is derived from (trainer.rng_seed)")
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
+    train.add_argument("--by", metavar="NAME", help="the person who starts the run, for its log")
+    train.add_argument("--approved-by", metavar="NAME", help="the person who approved its limits, for its log")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
     demo = new_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
-    demo.set_defaults(task="digits", epochs=None, rng_seed=None, set=[], compare=True)
+    demo.set_defaults(task="digits", epochs=None, rng_seed=None, set=[], compare=True, by=None, approved_by=None)
     resume = new_command(commands, "resume", _run_resume, "resume a run that was interrupted", run=True, json=outcome)
     words = "with --log kafka://host:port: the run's folder of checkpoints, or a log's directory with the run in it"
     resume.add_argument("--checkpoints", type=Path, metavar="DIR", help=words)
@@ -79,6 +83,7 @@ def add(commands: Subcommands) -> None:
 
 def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Where it is stopped, the last line is the command that resumes it."""
+    by, approved_by = person_or_none("--by", arguments.by), person_or_none("--approved-by", arguments.approved_by)
     cluster = _cluster(arguments)
     _load_torch(out)
     from esper.api.task import recipe_of
@@ -91,7 +96,7 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
         require_comparable(task)
     directory = directory_of(arguments, create=True)
     run = fresh_run_id()
-    recipe = recipe_of(task, settings)
+    recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by)
 
     def say(variant: Variant) -> None:
         if not arguments.json:
@@ -103,7 +108,7 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
         try:
             if arguments.compare:
                 # `extend` keeps each variant as it is trained, so those before an interruption stay.
-                rows.extend(compare(task, settings, directory, trained, say=say))
+                rows.extend(compare(task, settings, directory, trained, say=say, by=by, approved_by=approved_by))
         except (Interrupted, KeyboardInterrupt):
             print("esper: interrupted while comparing; the grown run is whole, and nothing has to go on", file=sys.stderr)
             raise KeyboardInterrupt from None

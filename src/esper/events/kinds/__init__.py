@@ -2,11 +2,11 @@
 
 from esper.events import topics
 from esper.events.fields import Event
-from esper.events.kinds import control, epoch, kernels, lifecycle, observability, run, telemetry
+from esper.events.kinds import audit, control, epoch, kernels, lifecycle, observability, run, telemetry
 
 KINDS: tuple[type[Event], ...] = tuple(
     kind
-    for module in (run, epoch, lifecycle, control, kernels, telemetry, observability)
+    for module in (run, epoch, lifecycle, control, kernels, telemetry, observability, audit)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Event) and kind.__module__ == module.__name__ and "KIND" in vars(kind)
 )

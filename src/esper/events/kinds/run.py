@@ -87,6 +87,12 @@ class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
     """Of the host before anything grew."""
     epochs: Count | None
     """Planned; null for a stream."""
+    by: Annotated[str | None, VOLATILE]
+    """The person who started the run, as given; null: not said."""
+    approved_by: Annotated[str | None, VOLATILE]
+    """The person who approved its limits, as given; null: not said."""
+    account: Annotated[str | None, VOLATILE]
+    """The operating system's account that its process ran under; null: unknown."""
 
 
 class RunResumed(Event, kind="esper.run.resumed.v1", topic=topics.RUN):

@@ -1,0 +1,65 @@
+"""Statements of checks and people about runs: results of compliance checks, sign-offs, holds and their release."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from esper.events import topics
+from esper.events.envelope import RunId
+from esper.events.fields import Count, Digest, Event, Positive
+
+
+class ComplianceChecked(Event, kind="esper.compliance.checked.v1", topic=topics.TRAIL):
+    """A check was made of a run: FAIL where it found violations, INCONCLUSIVE where there was nothing to check, else PASS."""
+
+    about: RunId
+    """The run that was checked."""
+    check: str
+    version: Positive
+    digest: Digest
+    """Of the check's text."""
+    result: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    population: Count
+    """What was checked, in the check's own units."""
+    violations: Count
+    up_to: Count
+    """The last moment of the run that was checked."""
+    by: str | None
+    """The person who asked, as given; null: not said."""
+
+
+class RunSignedOff(Event, kind="esper.run.signed-off.v1", topic=topics.TRAIL):
+    """A person accepted the result of a run that has ended."""
+
+    about: RunId
+    by: str
+    role: str
+    """In which the person accepted it."""
+    note: str
+    """What was accepted, and on what grounds."""
+    model_digest: Digest | None
+    """Of the model that was accepted, as RunFinished has it; null: the run failed, and its failure was accepted."""
+    up_to: Count
+    """The moment of the run's end."""
+
+
+class RunHeld(Event, kind="esper.run.held.v1", topic=topics.TRAIL):
+    """A run must be kept: nothing of it may be deleted. Each hold is for itself, until its day is over or all are released."""
+
+    about: RunId
+    until: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] | None
+    """The last day of the hold, in UTC; null: until it is released."""
+    why: str
+    by: str
+
+
+class HoldReleased(Event, kind="esper.hold.released.v1", topic=topics.TRAIL):
+    """Every hold of a run that was in force is released."""
+
+    about: RunId
+    why: str
+    by: str
+
+
+TrailEvent = ComplianceChecked | RunSignedOff | RunHeld | HoldReleased
+"""What stands in the trail, but for the ends of its streams."""

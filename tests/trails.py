@@ -1,0 +1,27 @@
+"""What people and checks say about a run, where a test says only what matters to it."""
+
+from esper.events.envelope import RunId
+from esper.events.kinds.audit import ComplianceChecked, HoldReleased, RunHeld, RunSignedOff
+from tests.synthetic import RUN
+
+
+def held(about: RunId = RUN, until: str | None = None, why: str = "an inquiry") -> RunHeld:
+    """A hold."""
+    return RunHeld(about=about, until=until, why=why, by="Ada")
+
+
+def released(about: RunId = RUN) -> HoldReleased:
+    """The release of a run's holds."""
+    return HoldReleased(about=about, why="the inquiry has ended", by="Ada")
+
+
+def signed_off(about: RunId = RUN, note: str = "good enough") -> RunSignedOff:
+    """A sign-off of a run that finished."""
+    return RunSignedOff(about=about, by="Grace", role="model owner", note=note, model_digest="ab" * 32, up_to=233)
+
+
+def checked(about: RunId = RUN) -> ComplianceChecked:
+    """A check that found nothing wrong."""
+    return ComplianceChecked(
+        about=about, check="log.chain", version=1, digest="cd" * 32, result="PASS", population=233, violations=0, up_to=233, by=None
+    )
