@@ -185,7 +185,7 @@ class TestProcess:
     def test_it_ends_at_its_limit_though_nobody_ends_it(self, asking: subprocess.Popen[bytes]) -> None:
         child = self.child_of(asking)
         asking.send_signal(signal.SIGSTOP)
-        assert self.ended_after_s(child, 10.0) < 5.0
+        assert self.ended_after_s(child, 10.0) < 6.0  # 4 s and a half, on a machine that may be busy.
 
     def test_it_has_no_environment_and_no_folder(self, asking: subprocess.Popen[bytes]) -> None:
         child = self.child_of(asking)

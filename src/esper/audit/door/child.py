@@ -131,12 +131,12 @@ def _described(connection: duckdb.DuckDBPyConnection, request: Request, error: d
         again = _words_of_explained(connection, request)
         words = again if again is not None and again["exception_type"] == words["exception_type"] else words
     columns: dict[str, list[str]] = {}
-    for table, column, _ in connection.execute(_COLUMNS).fetchall():
+    for table, _, column in connection.execute(_COLUMNS).fetchall():
         columns.setdefault(table, []).append(column)
     return {"error": words, "columns": columns, "named": tables}
 
 
-_COLUMNS = "SELECT DISTINCT table_name, column_name, column_index FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index"
+_COLUMNS = "SELECT DISTINCT table_name, column_index, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
 _EXPLAIN = "EXPLAIN "
 
 
