@@ -76,8 +76,8 @@ def opened(request: Request) -> duckdb.DuckDBPyConnection:
     connection.execute(f"SET memory_limit = '{memory * 7 // 8}B'; SET threads = {request['threads']}; SET TimeZone = 'UTC'")
     connection.execute(f"ATTACH '/dev/fd/{descriptor}' AS {CATALOG} (READ_ONLY); USE {CATALOG}")
     _check_what_is_open(descriptor)
-    for statement_before in request["before"]:
-        connection.execute(statement_before)
+    for before in request["before"]:
+        connection.execute(before)
     connection.execute("SET enable_external_access = false; SET disabled_filesystems = 'LocalFileSystem'; SET errors_as_json = true")
     connection.execute("SET lock_configuration = true")
     confinement.open_nothing_more()
@@ -131,12 +131,12 @@ def _described(connection: duckdb.DuckDBPyConnection, request: Request, error: d
         again = _words_of_explained(connection, request)
         words = again if again is not None and again["exception_type"] == words["exception_type"] else words
     columns: dict[str, list[str]] = {}
-    for table, column in connection.execute(_COLUMNS).fetchall():
+    for table, _, column in connection.execute(_COLUMNS).fetchall():
         columns.setdefault(table, []).append(column)
     return {"error": words, "columns": columns, "named": tables}
 
 
-_COLUMNS = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index"
+_COLUMNS = "SELECT DISTINCT table_name, column_index, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
 _EXPLAIN = "EXPLAIN "
 
 

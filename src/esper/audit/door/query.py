@@ -78,7 +78,8 @@ def query(
 
     Blocks until the child process has ended; several threads may ask at once. Raises RuleError for a statement that does not only read, or
     that DuckDB does not take; LimitError, which is one, for a query that costs too much; DataError for a file that is none, that is being
-    written, or beside which a write-ahead log lies.
+    written, or beside which a write-ahead log lies. Never ask for a file that this process itself writes: POSIX takes a process's locks
+    on a file away when any of its descriptors is closed.
     """
     began = time.monotonic()
     encoded = _encoded(sql)
@@ -121,18 +122,15 @@ def _encoded(sql: str) -> bytes:
 
 def _opened(file: Path) -> int:
     """A descriptor of `file`. Raises DataError where it is no regular file, or has a write-ahead log."""
+    _refuse_write_ahead(file)
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         why = "a symbolic link" if file.is_symlink() else error.strerror
         raise DataError(f"expected a DuckDB file at {file}, got: {why}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DataError(f"expected a DuckDB file at {file}, got what is no regular file")
-        _refuse_write_ahead(file)
-    except DataError:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise
+        raise DataError(f"expected a DuckDB file at {file}, got what is no regular file")
     return descriptor
 
 

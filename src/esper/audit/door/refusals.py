@@ -21,6 +21,7 @@ _MISSING = re.compile(
     r'Referenced column "(?P<column>[^"]+)" not found|Table "(?P<in_table>[^"]+)" does not have a column named "(?P<its_column>[^"]+)"'
     r'|Referenced table "(?P<table>[^"]+)" not found'
 )
+_DAMAGE = {"IO", "Serialization", "Fatal"}
 _MOST_NAMES = 40
 
 
@@ -39,6 +40,8 @@ def refusal(code: int, report: bytes, sql: bytes, limits: Mapping[str, float], f
     if kind == "LimitError":
         limit = "memory_mb" if words == "memory" else str(words)
         return too_much(limit, limits[limit])
+    if kind == "query" and words["error"]["exception_type"] in _DAMAGE:
+        return DataError(f"{file}: {words['error']['exception_message']}")
     if kind == "query":
         return RuleError(_words(words["error"], words["columns"], words["named"], sql))
     return _CLASSES[kind](f"{file}: {words}" if kind == "DataError" else words)
@@ -64,13 +67,18 @@ def _words(error: Mapping[str, str], columns: Mapping[str, Sequence[str]], named
         return "expected a statement that is nested less deeply, and shorter chains of one operator: 1000 levels are the most"
     missing = _MISSING.search(message)
     if error.get("type") == "Table":
-        return f"there is no table {error['name']}{nearest(error['name'], columns)}; there are {_list(columns)}{where}"
+        return f"there is no table {error['name']}{_near(error['name'], sorted(columns))}; there are {_list(columns)}{where}"
     if missing is not None and (name := missing["column"] or missing["its_column"]):
         known = {table: columns[table] for table in named if table in columns} or dict(columns)
         there = "; ".join(f"{table} has {_list(known[table])}" for table in sorted(known)) if len(known) <= 3 else ""
-        near = nearest(name, dict.fromkeys(column for each in known.values() for column in each))
+        near = _near(name, list(dict.fromkeys(column for each in known.values() for column in each)))
         return f"there is no column {name}{near}{'; ' + there if there else ''}{where}"
     return f"{message.strip()}{where}"
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """A hint at the `known` name that has `name` within itself, else at the one most like it."""
+    return next((f", perhaps {one}" for one in known if name.lower() in one.lower()), "") or nearest(name, known)
 
 
 def _list(names: Mapping[str, object] | Sequence[str]) -> str:
