@@ -13,11 +13,12 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 if TYPE_CHECKING:
     from esper.api.fit import Grow, fit
     from esper.api.measure import measure
+    from esper.api.sql import sql
     from esper.api.task import Task
     from esper.history.run_history import open_run as open  # noqa: A004 - esper.open reads as what it does
     from esper.processes.train import Result
 
-__all__ = ["Grow", "Result", "Task", "fit", "measure", "open"]
+__all__ = ["Grow", "Result", "Task", "fit", "measure", "open", "sql"]
 
 _PLACES = {
     "Grow": "esper.api.fit:Grow",
@@ -26,6 +27,7 @@ _PLACES = {
     "fit": "esper.api.fit:fit",
     "measure": "esper.api.measure:measure",
     "open": "esper.history.run_history:open_run",
+    "sql": "esper.api.sql:sql",
 }
 
 

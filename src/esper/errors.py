@@ -27,3 +27,7 @@ class LogError(EsperError):
 
 class SettingsError(EsperError):
     """A setting is unknown, malformed or impossible: fix the settings and start again."""
+
+
+class LimitError(RuleError):
+    """A query came to a limit of time, memory or size: ask for less, or raise the limit."""

@@ -48,3 +48,10 @@ def test_the_moment_of_an_epoch_is_where_the_fold_stands_when_it_is_over(ask: As
         state = history.at(epoch=epoch)
         [(moment,)] = ask("SELECT moment_of_epoch(?, ?)", RUN, epoch)
         assert seeds(ask, int(str(moment))) == state.seeds
+
+
+def test_a_life_ends_as_it_was_last_measured(ask: Ask, history: History) -> None:
+    [(epoch, moment, measured, score)] = ask("SELECT epoch, moment, measured, health_score FROM life_ends WHERE ended = 'CULLED'")
+    before = history.at(moment=int(str(moment)) - 1).slot("hidden.0", 1)
+    assert before is not None
+    assert (epoch, measured, score) == (8, 8, before.row.health_score)

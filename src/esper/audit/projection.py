@@ -422,17 +422,18 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
     connection.commit()
 
 
-def open_snapshot(snapshot: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that reads the snapshot at that path, and can neither write nor open anything else."""
-    connection = duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))
-    connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
-    connection.execute("SET lock_configuration = true")
-    return connection
+@contextmanager
+def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the snapshot at that path, for statements of Esper itself and checks: it can neither write nor open anything else."""
+    with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
+        connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
+        connection.execute("SET lock_configuration = true")
+        yield connection
 
 
 def state_of(snapshot: Path) -> State:
     """What the snapshot at that path holds."""
-    with closing(open_snapshot(snapshot)) as connection:
+    with opened(snapshot) as connection:
         (runs,) = connection.execute("SELECT count(DISTINCT run) FROM positions").fetchall()[0]
         return State(
             int(runs),

@@ -3,8 +3,10 @@
 import argparse
 import math
 import os
+import re
 import shlex
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,6 +22,7 @@ from esper.oona.directory import Directory
 
 _LOG_VARIABLE = "ESPER_LOG"
 _DEFAULT_LOG = "runs"
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 RUN_HELP = "a run's id, what only one id begins or ends with, or `latest`"
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -135,6 +138,17 @@ def whole_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
     return int(text)
+
+
+def day(name: str, text: str) -> date:
+    """The day that `text` names, for the option `name`. Raises SettingsError."""
+    try:
+        found = date.fromisoformat(text) if _DAY.fullmatch(text) else None
+    except ValueError:
+        found = None
+    if found is None:
+        raise SettingsError(f"{name}: expected a day like 2036-12-31, got {text!r}")
+    return found
 
 
 def factor(text: str) -> float:

@@ -18,6 +18,7 @@ from esper.nissa.problems import Problem, install_handlers, responses
 from esper.nissa.record_routes import record_routes
 from esper.nissa.run_routes import run_routes
 from esper.nissa.security import OPEN, SecurityMiddleware
+from esper.nissa.sql_routes import sql_routes
 
 _ABOUT = (
     "Runs of Esper as their log tells them. Numbers that are not finite are the strings NaN, Infinity and -Infinity; null is not measured."
@@ -142,7 +143,7 @@ def build_app(backend: Backend, *, version: str, token: str | None) -> FastAPI:
     about: dict[str, Any] = {"title": "Esper", "version": version, "description": _ABOUT, "openapi_url": "/api/v1/openapi.json"}
     app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.backend = backend
-    for routes in (_service_routes, run_routes, record_routes):
+    for routes in (_service_routes, run_routes, record_routes, sql_routes):
         app.include_router(routes)
     install_handlers(app)
     app.add_middleware(SecurityMiddleware, settings=backend.settings, token=token)

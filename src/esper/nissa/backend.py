@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial, wraps
-from threading import Lock
-from typing import Annotated, Any, TypeVar
+from threading import Lock, Semaphore
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, create_model
@@ -21,6 +21,9 @@ from esper.history.run_list import RunList
 from esper.nissa.collectors import Collectors
 from esper.nissa.metrics import LogMetrics
 from esper.nissa.service_settings import NissaSettings
+
+if TYPE_CHECKING:
+    from esper.audit.asking import Asked
 
 _View = TypeVar("_View", bound="View")
 
@@ -115,6 +118,11 @@ class Backend:
     tails: Tails
     observed_by: Callable[[], int | None]
     """The process that observes the log now."""
+    ask: "Callable[..., Asked]"
+    """`esper.audit.asking.ask` of the log."""
+    queries: Semaphore
+    """Questions in SQL that may be answered at one time."""
+    has_token: bool
 
 
 async def _backend_of(request: Request) -> Backend:

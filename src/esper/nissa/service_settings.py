@@ -50,6 +50,9 @@ class NissaSettings(BaseModel):
     tail_records: Annotated[int, Field(ge=1)] = 10_000
     """Records that a live tail may be behind; beyond it the tail sends a gap and goes on nearer to the end."""
 
+    queries: Annotated[int, Field(ge=1)] = 2
+    """Questions in SQL at one time; each may take 30 s, two threads and a gigabyte."""
+
 
 def nissa_settings(path: Path | None, typed: Mapping[str, object]) -> NissaSettings:
     """The table [nissa] of the file at `path`, and over it what was `typed`. Raises SettingsError naming the setting."""

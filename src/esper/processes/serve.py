@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import JsonValue
 
 from esper.errors import EsperError, LogError, SettingsError
 from esper.events.envelope import RunId, is_training
@@ -46,6 +47,7 @@ from esper.oona.follower import DerivedFollower, Follower, RunPage
 from esper.processes.child import ChildProcess
 
 if TYPE_CHECKING:
+    from esper.audit.asking import Asked, Scope
     from esper.processes.kafka_service import KafkaLog
 
 _POLL_S = 0.25
@@ -150,6 +152,12 @@ class LogReader:
                             self._gone[run] = gone.count
 
 
+def _ask(directory: Directory, sql: str, *, parameters: Mapping[str, JsonValue], scope: "Scope") -> "Asked":
+    from esper.audit.asking import ask
+
+    return ask(directory, sql, parameters=parameters, scope=scope)
+
+
 def _trainings(runs: frozenset[RunId]) -> frozenset[RunId]:
     """The trainings in `runs`, without the runs of machines and of nissa."""
     return frozenset(run for run in runs if is_training(run))
@@ -170,7 +178,12 @@ class Service:
         tails = Tails(settings.tails)
         self.reader = LogReader(directory, self.metrics, tails.notify, self.runs.release)
         collectors = Collectors(self.metrics, [find_collector(path) for path in settings.collectors])
-        backend = Backend(self.run_list, self.runs, self.metrics, collectors, settings, tails, partial(observer_of, directory))
+        backend = Backend(
+            *(self.run_list, self.runs, self.metrics, collectors, settings, tails, partial(observer_of, directory)),
+            ask=partial(_ask, directory),
+            queries=threading.Semaphore(settings.queries),
+            has_token=token is not None,
+        )
         self.app: FastAPI = build_app(backend, version=version("esper-training"), token=token)
 
     def _record(self, samples: Sequence[CustomMetricRecorded]) -> None:

@@ -1,11 +1,9 @@
 """Logs that break one check each and no other, those that must not break any, and the runs that a check can say nothing about."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from esper.audit.projection import Projection
-from esper.events.envelope import RunId
 from tests.audit.compliance import changes, tampering
 from tests.audit.compliance.forging import Forger
 from tests.audit.compliance.tampering import careless, recomputed

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from io import StringIO
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -40,13 +40,13 @@ def test_no_field_of_csv_is_a_formula() -> None:
 
 
 def test_junit_has_a_suite_for_each_run() -> None:
-    suites = ElementTree.fromstring(as_junit(RESULTS))  # noqa: S314 - our own.
+    suites = ET.fromstring(as_junit(RESULTS))  # noqa: S314 - our own.
     counts = {suite.get("name"): (suite.get("tests"), suite.get("failures"), suite.get("skipped")) for suite in suites}
     assert counts == {RUN: ("3", "1", "1"), "other": ("1", "0", "0")}
 
 
 def test_junit_names_each_violation_in_characters_that_xml_has() -> None:
-    [failure] = ElementTree.fromstring(as_junit(RESULTS)).iter("failure")  # noqa: S314 - our own.
+    [failure] = ET.fromstring(as_junit(RESULTS)).iter("failure")  # noqa: S314 - our own.
     assert (failure.text or "").splitlines()[0] == "moment 5: " + FOREIGN.replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
     assert failure.get("message", "").startswith("3 violations: ")
 

@@ -1,6 +1,6 @@
 """How checks are run: what they see, what counts, and what becomes of one that cannot be run."""
 
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -8,7 +8,7 @@ import pytest
 
 from esper.audit.compliance.check_files import Check, parse_check
 from esper.audit.compliance.running import Result, Verdict, run_checks
-from esper.audit.projection import Projection, open_snapshot
+from esper.audit.projection import Projection, opened
 from esper.errors import DataError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
@@ -37,15 +37,15 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def connection(two_runs: Path) -> duckdb.DuckDBPyConnection:
+def connection(two_runs: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that may only read."""
-    return open_snapshot(two_runs)
+    with opened(two_runs) as connection:
+        yield connection
 
 
 def asked(connection: duckdb.DuckDBPyConnection, one: Check, *runs: RunId, most: int = 100) -> list[Result]:
-    """The results about `runs`, of the connection that is closed then."""
-    with closing(connection):
-        return list(run_checks(connection, [one], runs, most=most))
+    """The results about `runs`."""
+    return list(run_checks(connection, [one], runs, most=most))
 
 
 def test_a_check_sees_the_run_that_is_asked_about_and_no_other(connection: duckdb.DuckDBPyConnection) -> None:
@@ -54,7 +54,7 @@ def test_a_check_sees_the_run_that_is_asked_about_and_no_other(connection: duckd
 
 
 def test_views_and_macros_show_that_run_alone_too(connection: duckdb.DuckDBPyConnection) -> None:
-    [result] = asked(connection, check(f"SELECT run FROM run_overview UNION ALL SELECT run FROM run_at('{RUN}', 9)"), OTHER)
+    [result] = asked(connection, check(f"SELECT run FROM run_overview UNION ALL SELECT run FROM run_at('{RUN}', 9)"), OTHER)  # noqa: S608 - of our own.
     assert result.population == 1
 
 

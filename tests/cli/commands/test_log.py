@@ -1,6 +1,7 @@
 """`esper log` and `esper export`."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,22 @@ def test_a_second_export_into_the_same_folder_is_refused(esper: Esper, tmp_path:
     esper("export", "latest", "--format", "jsonl", "--out", str(tmp_path))
     said = esper("export", "latest", "--format", "jsonl", "--out", str(tmp_path))
     assert (said.code, "name another folder with --out" in said.err) == (1, True)
+
+
+def test_the_tables_of_a_run_are_named_and_counted(esper: Esper, tmp_path: Path) -> None:
+    said = esper("export", "latest", "--format", "parquet", "--out", str(tmp_path / "out"))
+    assert said.code == 0
+    assert f"      34  {tmp_path}/out/decisions.parquet" in said.lines
+    assert re.fullmatch(rf"[\d,]+ rows in \d+ tables of run {RUN}, [\d.]+ kB", said.lines[-1])
+
+
+def test_the_tables_of_a_run_take_the_place_of_those_of_an_earlier_export(esper: Esper, tmp_path: Path) -> None:
+    esper("export", "latest", "--format", "parquet", "--out", str(tmp_path / "out"))
+    written = json.loads(esper("export", "latest", "--format", "parquet", "--out", str(tmp_path / "out"), "--json").out)
+    assert (written["files"]["events.parquet"], written["rows"]) == (233, sum(written["files"].values()))
+
+
+def test_without_what_tables_need_it_says_what_to_install(esper: Esper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    said = esper("export", "latest", "--format", "parquet", "--out", str(tmp_path / "out"))
+    assert (said.code, said.err) == (1, "esper: this needs pyarrow: pip install 'esper-training[audit]'\n")

@@ -1,4 +1,4 @@
-"""Results as documents: CSV, JUnit's XML for pipelines, and a page of HTML. Texts of a log are foreign: they are escaped, whatever they hold."""
+"""Results as documents: JSON, CSV, JUnit's XML for pipelines, a page of HTML. Texts of a log are foreign: they are escaped, always."""
 
 import csv
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from io import StringIO
 from itertools import groupby
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from esper.audit.compliance.running import Result, Verdict
 
@@ -16,7 +16,8 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }
-table { border-collapse: collapse; width: 100%; } td, th { border-bottom: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top; }
+table { border-collapse: collapse; width: 100%; }
+td, th { border-bottom: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top; }
 .FAIL { color: #b00020; font-weight: bold; } .INCONCLUSIVE { color: #8a6d00; } .PASS { color: #1b6e2e; } small { color: #555; }
 """
 
@@ -57,21 +58,21 @@ def as_csv(results: Sequence[Result]) -> str:
 
 def as_junit(results: Sequence[Result]) -> str:
     """A suite for each run, a case for each check; INCONCLUSIVE is skipped."""
-    root = ElementTree.Element("testsuites")
+    root = ET.Element("testsuites")
     for run, group in _by_run(results):
         counts = [result.verdict for result in group]
-        suite = ElementTree.SubElement(root, "testsuite", name=run, tests=str(len(group)))
+        suite = ET.SubElement(root, "testsuite", name=run, tests=str(len(group)))
         suite.set("failures", str(counts.count(Verdict.FAIL)))
         suite.set("skipped", str(counts.count(Verdict.INCONCLUSIVE)))
         for result in group:
-            case = ElementTree.SubElement(suite, "testcase", classname="esper.compliance", name=result.check.name)
+            case = ET.SubElement(suite, "testcase", classname="esper.compliance", name=result.check.name)
             if result.verdict is Verdict.FAIL:
-                failure = ElementTree.SubElement(case, "failure", message=f"{result.violations} violations: {result.check.header.title}")
+                failure = ET.SubElement(case, "failure", message=f"{result.violations} violations: {result.check.header.title}")
                 failure.text = "\n".join(_NOT_XML.sub("\ufffd", f"moment {one.moment}: {one.what}") for one in result.shown)
             elif result.verdict is Verdict.INCONCLUSIVE:
-                ElementTree.SubElement(case, "skipped", message="there was nothing to ask about")
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+                ET.SubElement(case, "skipped", message="there was nothing to ask about")
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def as_html(results: Sequence[Result]) -> str:

@@ -1,10 +1,9 @@
 """`esper sign-off` and `esper hold`: what people answer for, in the trail of the log."""
 
 import argparse
-import re
 from datetime import UTC, date, datetime
 
-from esper.cli.arguments import Subcommands, directory_of, new_command
+from esper.cli.arguments import Subcommands, day, directory_of, new_command
 from esper.cli.output import Output
 from esper.cli.text import plural, short_id
 from esper.errors import RuleError, SettingsError
@@ -15,8 +14,6 @@ from esper.history.trail import end_of, holds_in_force
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.settings import person, said
-
-_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 def add(commands: Subcommands) -> None:
@@ -70,13 +67,7 @@ def _run_hold(arguments: argparse.Namespace, out: Output) -> int:
 
 def _day(name: str, text: str, today: date) -> str:
     """The day that `text` names, `today` or later. Raises SettingsError."""
-    try:
-        day = date.fromisoformat(text) if _DAY.fullmatch(text) else None
-    except ValueError:
-        day = None
-    if day is None:
-        raise SettingsError(f"{name}: expected a day like 2036-12-31, got {text!r}")
-    if day < today:
+    if day(name, text) < today:
         raise SettingsError(f"{name}: expected today, {today} in UTC, or a later day, got {text}")
     return text
 

@@ -5,8 +5,10 @@ import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rich.filesize import decimal
 from rich.table import Table as Drawing
 from rich.text import Text
 
@@ -14,7 +16,7 @@ from esper.cli.arguments import Subcommands, directory_of, mirror_of, new_comman
 from esper.cli.commands.services import stopped_by_signals
 from esper.cli.kafka_log import followed
 from esper.cli.output import Output
-from esper.cli.text import count, duration, hanging, plural, short_id
+from esper.cli.text import duration, hanging, plural, short_id
 from esper.errors import RuleError, SettingsError
 from esper.settings import nearest
 
@@ -43,6 +45,9 @@ def add(commands: Subcommands) -> None:
     schema.set_defaults(command=_run_schema)
     words = "make the tables anew from the log, and compare them with those before"
     new_command(parts, "rebuild", _run_rebuild, words, json="one JSON object per table", kafka=True)
+    words = "all tables as a folder of Parquet files, which any other engine can query"
+    published = new_command(parts, "publish", _run_publish, words, json="what was written as one JSON object", kafka=True)
+    published.add_argument("folder", metavar="DIR", type=Path, help="the folder; an earlier publication there is replaced whole")
 
 
 def require_duckdb() -> None:
@@ -123,7 +128,7 @@ def _run_status(arguments: argparse.Namespace, out: Output) -> int:
         return 1 if state.problems or state.conflicts else 0
     followed = "no process follows the log" if owner is None else f"process {owner} follows the log"
     age = duration((datetime.now(UTC) - snapshot.as_of).total_seconds())
-    out.line(f"{plural(state.runs, 'run')}, {count(snapshot.path.stat().st_size)} bytes, {age} old; {followed}")
+    out.line(f"{plural(state.runs, 'run')}, {decimal(snapshot.path.stat().st_size)}, {age} old; {followed}")
     drawing = Drawing("table", "rows", box=None, pad_edge=False)
     for name, rows in state.tables.items():
         drawing.add_row(name, Text(f"{rows:,}", justify="right"))
@@ -180,3 +185,20 @@ def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
     for one in refreshed.problems:
         print(f"esper: run {one.run}: {one.problem}", file=sys.stderr)
     return 1 if refreshed.problems or not all(made.same for made in rebuilt) else 0
+
+
+def _run_publish(arguments: argparse.Namespace, out: Output) -> int:
+    """Writes every table as it stands in the log now."""
+    require_duckdb()
+    from esper.audit.ownership import snapshot_of
+    from esper.audit.publish import publish_snapshot
+
+    published = publish_snapshot(snapshot_of(directory_of(arguments), waiting=wait_for).path, arguments.folder)
+    if arguments.json:
+        out.json(published)
+    else:
+        out.line(*(f"{rows:>10,}  {published.folder / name}" for name, rows in sorted(published.files.items())))
+        out.line(
+            f"{plural(published.rows, 'row')}, {decimal(published.size_bytes)}; {published.folder / 'README.md'} says how to query them"
+        )
+    return 0

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,10 +76,10 @@ def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[Run
     """The results about `runs` as they stand in the log now, compared with what was read of them before."""
     from esper.audit.compliance.running import run_checks
     from esper.audit.ownership import snapshot_of
-    from esper.audit.projection import open_snapshot
+    from esper.audit.projection import opened
 
     snapshot = snapshot_of(directory, compare=runs, waiting=wait_for)
-    with closing(open_snapshot(snapshot.path)) as connection:
+    with opened(snapshot.path) as connection:
         results = list(run_checks(connection, checks, runs))
     print(f"esper: {plural(len(runs), 'run')} checked as of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC", file=sys.stderr)
     return results

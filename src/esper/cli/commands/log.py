@@ -2,29 +2,31 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.filesize import decimal
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, mirror_of, new_command, resume_hint_of, topic
+from esper.cli.commands.audit import require_duckdb
 from esper.cli.drawing import adaptation, confidence_and_urgency, evidence
 from esper.cli.kafka_log import followed
 from esper.cli.output import Output
 from esper.cli.text import count, duration, metric, plural, rounded
 from esper.errors import DataError
 from esper.events import codec
-from esper.events.envelope import Record
+from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds import control, epoch, kernels, lifecycle, telemetry
 from esper.events.kinds import run as run_kinds
 from esper.events.topics import TELEMETRY
 from esper.folds.timeline import note_of
 from esper.history.export import export, line_of
-from esper.history.run_history import mean
+from esper.history.run_history import History, mean
+from esper.oona.directory import Directory
 
 
 def add(commands: Subcommands) -> None:
@@ -35,9 +37,10 @@ def add(commands: Subcommands) -> None:
     )
     parser.add_argument("--follow", action="store_true", help="continue with new records until the run ends")
     parser.add_argument("--format", choices=("table", "jsonl"), default="table", help="a table, or JSON with payloads as they were written")
-    words = "a run as JSON lines, a file per topic and date"
+    words = "a run as files: JSON lines by topic and date, or tables as Parquet"
     parser = new_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object", kafka=True)
-    parser.add_argument("--format", choices=("jsonl",), required=True, help="jsonl: one JSON object a line, payloads as they were written")
+    words = "jsonl: one JSON object a line, payloads as they were written; parquet: the tables that SQL has of the run"
+    parser.add_argument("--format", choices=("jsonl", "parquet"), required=True, help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default: export-<run> in the current directory)")
 
 
@@ -67,18 +70,39 @@ def _run_log(arguments: argparse.Namespace, out: Output) -> int:
 
 def _run_export(arguments: argparse.Namespace, out: Output) -> int:
     """Exports the run."""
-    _, history = history_of(arguments)
+    directory, history = history_of(arguments)
+    folder = arguments.out or Path(f"export-{history.run[-6:]}")
     with history:
         gone = history.gone
-        exported = export(history, arguments.out or Path(f"export-{history.run[-6:]}"))
+        exported = _tables(directory, history.run, folder) if arguments.format == "parquet" else _lines(history, folder)
     if gone:
         print(f"esper: run {history.run}: {gone.words()}", file=sys.stderr)
     if arguments.json:
-        out.json(exported)
+        out.json(exported.report)
     else:
-        out.line(*(f"{records:>8}  {exported.folder / name}" for name, records in sorted(exported.files.items())))
-        out.line(f"{count(exported.records)} records of run {exported.run}, up to moment {exported.moment}")
+        out.line(*(f"{held:>8}  {folder / name}" for name, held in sorted(exported.files.items())), exported.words)
     return 0
+
+
+class _Exported(NamedTuple):
+    """What was exported: as an object of JSON, the records or rows by file name, and a line about all of it."""
+
+    report: object
+    files: Mapping[str, int]
+    words: str
+
+
+def _lines(history: History, folder: Path) -> _Exported:
+    made = export(history, folder)
+    return _Exported(made, made.files, f"{count(made.records)} records of run {made.run}, up to moment {made.moment}")
+
+
+def _tables(directory: Directory, run: RunId, folder: Path) -> _Exported:
+    require_duckdb()
+    from esper.audit.publish import publish_run
+
+    made = publish_run(directory, run, folder)
+    return _Exported(made, made.files, f"{count(made.rows)} rows in {len(made.files)} tables of run {run}, {decimal(made.size_bytes)}")
 
 
 _WIDE = 100

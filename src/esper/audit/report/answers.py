@@ -1,0 +1,328 @@
+"""The answer to each question in one sentence, made from the rows behind it. Unknown is said as unknown; nothing is ever "compliant".
+
+A sentence states what the log has. It judges no figure, and it does not guess at what was not recorded.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Protocol
+
+from esper.audit.report.model_file import Compared
+from esper.audit.report.words import counted, duration, listed, number, plural, when
+
+Row = Mapping[str, Any]
+"""A row of a result by column. Any: whatever DuckDB returns; each sentence knows the columns of its own statement."""
+_MOST_TOLD = 3
+_SILENT_S = 60.0  # Six heartbeats, after which an observer takes a run for dead.
+
+
+class Finding(Protocol):
+    """What a sentence asks of a check's result."""
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL or INCONCLUSIVE."""
+
+    @property
+    def violations(self) -> int:
+        """Number of violations."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a sentence may be made from: rows by the name of their statement, results of checks by name, and what was asked."""
+
+    rows: Mapping[str, Sequence[Row]]
+    results: Mapping[str, Finding]
+    now: datetime
+    on: date | None = None
+    model: Compared | None = None
+
+    @property
+    def run(self) -> Row:
+        """The run in one row; empty where the log does not say how it began."""
+        return next(iter(self.rows["heading"]), {})
+
+
+Answer = Callable[[Material], str]
+
+
+_CHANGES = ("germinate", "graft", "fossilize", "cull", "cancel", "rollback")
+
+
+def structure(asked: Material) -> str:
+    """What changed in the structure."""
+    changes, sizes = asked.rows["structure"], next(iter(asked.rows["growth"]), None)
+    if sizes is None:
+        return "Unknown: the log does not say how the run began."
+    before, now = sizes["parameters at the start"], sizes["parameters now"]
+    if not changes:
+        return f"Nothing changed in the structure of this model: it began with {before:,} parameters and has {now:,}."
+    words = ("germination", "graft", "fossilization", "cull", "cancellation", "rollback")
+    amounts = ((sum(row["change"] == change for row in changes), word) for change, word in zip(_CHANGES, words, strict=True))
+    done = listed([plural(amount, word) for amount, word in amounts if amount])
+    kept = sizes["seeds that are part of it"] or "none"
+    return (
+        f"The model went from {before:,} to {now:,} parameters in {plural(len(changes), 'change')} ({done}); seeds that are part of it for "
+        f"good: {kept}; {_grounds(changes)}."
+    )
+
+
+def _grounds(changes: Sequence[Row]) -> str:
+    decided = [row for row in changes if row["change"] != "rollback"]
+    bare = sum(row["evidence"] is None for row in decided)
+    limits = {row["limits"] for row in decided}
+    evidence = "each change names its evidence" if not bare else f"{bare} of {plural(len(decided), 'change')} have no evidence on record"
+    if not limits or None in limits:
+        return f"{evidence}, and the limits then in force are not on record for all of them"
+    return f"{evidence}, all under {'the same limits' if len(limits) == 1 else f'{len(limits)} different sets of limits'}"
+
+
+def refusals(asked: Material) -> str:
+    """What was refused."""
+    rows = asked.rows["refusals"]
+    decisions = sum(row["decisions"] for row in asked.rows["decided"])
+    if not decisions and not rows:
+        return "Nothing was refused, and nothing was decided: the log has no decision of this run."
+    if not rows:
+        return f"Nothing was refused: of {plural(decisions, 'decision')}, each that asked for something was carried out."
+    gate = [row for row in rows if row["what"] == "refused"]
+    rules = ", ".join(f"{amount:,} for {rule}" for rule, amount in Counter(row["rule"] for row in gate).most_common())
+    parts = [f"the gate refused {len(gate):,} of {plural(decisions, 'decision')} ({rules})"] if gate else []
+    for what, noun, became in (
+        ("command refused", "command", "refused"),
+        ("failed", "command", "failed"),
+        ("kernel failed", "kernel", "could not be made"),
+    ):
+        amount = sum(row["what"] == what for row in rows)
+        parts += [f"{plural(amount, noun)} {became}"] if amount else []
+    return f"{_sentence(parts)}; each has its reason below."
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    words = listed(parts)
+    return words[:1].upper() + words[1:]
+
+
+def limits(asked: Material) -> str:
+    """Who set the limits."""
+    run = asked.run
+    author, approver, account = (run.get(name) for name in ("started by", "limits approved by", "account"))
+    spans = asked.rows["limits"]
+    changed = sorted({row["limit"] for row in spans if sum(other["limit"] == row["limit"] for other in spans) > 1})
+    known = [row for row in spans if row["in force"] is not None]
+    held = "no epoch recorded the limits in force"
+    if changed:
+        held = f"{listed(changed)} changed during the run, and the log names nobody who changed them"
+    elif known:
+        held = f"the limits were the same from epoch {min(row['from epoch'] for row in known)} to {max(row['to epoch'] for row in known)}"
+    return f"{_people(author, approver, account)}; {held}."
+
+
+def _people(author: str | None, approver: str | None, account: str | None) -> str:
+    under = f" under the account {account}" if account else ""
+    if author is None and approver is None:
+        ran = f"; it ran{under}" if under else ""
+        return f"Unknown: the log names neither who started the run with its limits, nor who approved them{ran}"
+    if approver is None:
+        return f"{author} started the run with its limits{under}, and who approved them is unknown"
+    if author is None:
+        return f"{approver} approved the limits, and who set them is unknown{'; it ran' + under if under else ''}"
+    same = " ".join(author.split()).casefold() == " ".join(approver.split()).casefold()
+    names = "one and the same name" if same else "two different names"
+    return f"{author} started the run with its limits{under}, and {approver} approved them: {names}"
+
+
+def identity(asked: Material) -> str:
+    """Whether the run can be identified and repeated."""
+    rows = asked.rows["manifest"]
+    if not asked.run:
+        return "Unknown: the log does not say how the run began."
+    missing = [row["piece"] for row in rows if row["state"] == "missing"]
+    loose = [row["piece"] for row in rows if row["state"] == "not pinned"]
+    data = [row for row in rows if row["kind"] == "data" and row["state"] == "digest alone"]
+    changed = any(row["piece"] == "uncommitted changes" and row["state"] == "digest alone" for row in rows)
+    parts = [f"the log lacks {listed(missing)}"] if missing else []
+    parts += [f"{listed(loose)} {'is' if len(loose) == 1 else 'are'} not pinned"] if loose else []
+    parts += ["its code had uncommitted changes that are known by their digest alone"] if changed else []
+    parts += [f"the data themselves have to be at hand ({plural(len(data), 'data set')}, known by digests)"] if data else []
+    whole = "It can be identified: code, data, packages, settings, random seed and hardware are on record"
+    head = "It can be identified in part" if missing else whole
+    return f"{head}; for a repeat, {listed(parts) or 'nothing is missing'}; whether it gives the same bits was not tried here."
+
+
+def alerts(asked: Material) -> str:
+    """Which alerts fired and who was told."""
+    fired = asked.rows["alerts"]
+    watched = any(row["what"] == "observers that started" and row["amount"] for row in asked.rows["watching"])
+    if not fired:
+        return "No alert fired." if watched else "Unknown: nobody observed this run, so no alert could fire."
+    told = sum(bool(row["delivered"]) for row in fired)
+    failed = sum(bool(row["failed"]) and not row["delivered"] for row in fired)
+    held = sum(bool(row["suppressed"]) and not row["delivered"] and not row["failed"] for row in fired)
+    silent = len(fired) - told - failed - held
+    parts = [f"{told:,} reached a receiver"] if told else []
+    parts += [f"{failed:,} could not be delivered"] if failed else []
+    parts += [f"{held:,} {'was' if held == 1 else 'were'} held back"] if held else []
+    parts += [f"of {silent:,} no delivery is on record"] if silent else []
+    still = sum(row["resolved"] is None for row in fired)
+    ends = f"{plural(still, 'alert is', 'alerts are')} not resolved" if still else "all are resolved"
+    levels = counted(row["severity"] for row in fired)
+    return f"{plural(len(fired), 'alert')} fired ({levels}): {listed(parts)}; {ends}."
+
+
+def dark(asked: Material) -> str:
+    """When monitoring saw nothing, and what was lost."""
+    rows, amounts = asked.rows["dark"], {row["what"]: row["amount"] for row in asked.rows["watching"]}
+    # An observer's silence and the gap in the records are one darkness, told twice.
+    gaps = [row["seconds"] for row in rows if row["what"] in ("no process", "no record") and row["seconds"] is not None]
+    parts = [f"nothing was recorded for {duration(sum(gaps))} in {plural(len(gaps), 'interval')}"] if gaps else []
+    for what, noun, many in (
+        ("silent", "silence was noticed by an observer", "silences were noticed by an observer"),
+        ("blocked", "topic was not understood for a time", "topics were not understood for a time"),
+    ):
+        amount = sum(row["what"] == what for row in rows)
+        parts += [plural(amount, noun, many)] if amount else []
+    dropped, gone = (sum(row["lost"] for row in rows if row["what"] == what) for what in ("dropped", "gone"))
+    parts += [f"{plural(dropped, 'sample was', 'samples were')} dropped before being taken"] if dropped else []
+    parts += [f"{plural(gone, 'record was', 'records were')} deleted on Kafka before being copied"] if gone else []
+    taken, measured = amounts.get("optimizer steps taken") or 0, amounts.get("optimizer steps with a measurement") or 0
+    parts += [f"{taken - measured:,} of {plural(taken, 'step')} have no measurement"] if measured < taken else []
+    if not taken and not parts:
+        return "Unknown: no step of this run is on record."
+    if not amounts.get("observers that started"):
+        parts = parts or [f"each of {plural(taken, 'step')} was measured"]
+        return f"Nobody observed the run; {listed(parts)}."
+    if not parts:
+        return f"Never, as far as the log can show: each of {plural(taken, 'step')} was measured, and no record is known to be lost."
+    return f"{_sentence(parts)}."
+
+
+LOG_CHECKS = ("log.readable", "log.sequence", "log.chain", "log.tail", "log.conflict", "log.clock_sane", "log.schema_known")
+
+
+def integrity(asked: Material) -> str:
+    """Whether anything is missing or altered, and since when that could be shown."""
+    made = {name: asked.results[name] for name in LOG_CHECKS if name in asked.results}
+    faults = [f"{name} found {plural(one.violations, 'violation')}" for name, one in made.items() if one.verdict == "FAIL"]
+    conflicts = asked.rows["conflicts"]
+    faults += [f"records changed after they had been read ({counted(row['what'] for row in conflicts)})"] if conflicts else []
+    faults += [f"the file {row['file']} could not be read to its end" for row in asked.rows["files"] if row["problem"] != "none"]
+    if faults:
+        return f"Yes: {listed(faults)}."
+    if len(made) < len(LOG_CHECKS):
+        return f"Unknown: {listed([name for name in LOG_CHECKS if name not in made])} did not run; {_since(asked)}."
+    total = sum(row["records"] for row in asked.rows["files"])
+    if not total:
+        return "Unknown: no record of this run has been read."
+    open_ones = [name for name, one in made.items() if one.verdict == "INCONCLUSIVE"]
+    left = f" ({listed(open_ones)} inconclusive)" if open_ones else ""
+    return f"No check found anything missing or altered in {plural(total, 'record')}{left}; {_since(asked)}."
+
+
+def _since(asked: Material) -> str:
+    passed = [row for row in asked.rows["earlier_checks"] if row["check"] == "log.chain" and row["result"] == "PASS"]
+    compared = [row["last compared"] for row in asked.rows["files"]]
+    first = min((row["first"] for row in passed), default=None)
+    shown = f"the first check of the chain on record is of {when(first)}" if first else "no earlier check of the chain is on record"
+    if not compared or None in compared:
+        return f"{shown}, and the log was never compared with what had been read before"
+    return f"{shown}, and the log was last compared with what had been read before at {when(min(compared))}"
+
+
+def model(asked: Material) -> str:
+    """Whether a file is the model that came out."""
+    digest = asked.run.get("digest of the model")
+    if asked.model is None:
+        came = (
+            f"the digest of the model that came out begins with {digest[:16]}"
+            if digest
+            else "the log has no digest of a model that came out"
+        )
+        return f"Unknown: no file was given to compare; {came}."
+    one = asked.model
+    epoch = f" It has the parameters that epoch {one.epoch} ended with." if one.epoch is not None and one.verdict != "same" else ""
+    match one.verdict:
+        case "same":
+            begins = f"their digest begins with {(one.digest or '')[:16]}"
+            return f"Yes: the {one.tensors} tensors of {one.path} are those of the model that came out; {begins}."
+        case "other":
+            return f"No: {one.path} is not the model that came out: {one.why}.{epoch}"
+        case _:
+            return f"Unknown: {one.path} cannot be compared: {one.why}.{epoch}"
+
+
+def holds(asked: Material) -> str:
+    """Which holds are in force, and what may be deleted when."""
+    rows = asked.rows["holds"]
+    if asked.rows["trail"]:
+        return "Unknown: a part of the trail, in which a hold may stand, could not be read."
+    mine = _in_force([row for row in rows if row["this run"]], asked.now)
+    others = {row["run"] for row in rows if not row["this run"]}
+    held = sum(bool(_in_force([row for row in rows if row["run"] == other], asked.now)) for other in others)
+    beside = f" {plural(held, 'other run is', 'other runs are')} under a hold." if held else ""
+    if mine:
+        named = [f"{'until ' + row['until'] if row['until'] else 'until it is released'} ({row['why']}, {row['by whom']})" for row in mine]
+        return f"This run is under {plural(len(mine), 'hold')}: {listed(named)}; nothing of it may be deleted before.{beside}"
+    gone = [row["gone from Kafka"] for row in asked.rows["retention"] if row["gone from Kafka"] is not None]
+    kafka = f", and of a copy on Kafka the last records with a term go at {when(max(gone))}" if gone else ""
+    return f"No hold of this run is in force; its directory is kept until somebody removes it{kafka}.{beside}"
+
+
+def _in_force(rows: Sequence[Row], now: datetime) -> list[Row]:
+    """Holds among those of one run, in order of time, that no release and no last day has ended."""
+    found: list[Row] = []
+    for row in rows:
+        found = [] if row["status"] == "released" else [*found, row]
+    return [row for row in found if row["until"] is None or date.fromisoformat(row["until"]) >= now.date()]
+
+
+def corrections(asked: Material) -> str:
+    """What was corrected and why."""
+    rows = asked.rows["corrections"]
+    if not rows:
+        return "Nothing was corrected: the log has no rollback, no resume and no repair of this run."
+    kinds = [plural(sum(row["what"] == kind for row in rows), kind) for kind in dict.fromkeys(row["what"] for row in rows)]
+    told = "; ".join(f"{row['how']}: {row['why']}" for row in rows[:_MOST_TOLD])
+    more = f"; and {len(rows) - _MOST_TOLD} more" if len(rows) > _MOST_TOLD else ""
+    return f"{listed(kinds)}: {told}{more}."
+
+
+def state(asked: Material) -> str:
+    """What the state was on the date."""
+    found = next(iter(asked.rows["state"]), None)
+    if found is None:
+        return (
+            f"At the end of {asked.on.isoformat()} (UTC) this run had not begun."
+            if asked.on
+            else "Unknown: nothing of this run is on record."
+        )
+    day = f"At the end of {asked.on.isoformat()} (UTC)" if asked.on else "No date was asked for: at its last record"
+    end = datetime.combine(asked.on + timedelta(days=1), time(), UTC) if asked.on else asked.now
+    silent_s = (min(end, asked.now) - found["time"].replace(tzinfo=UTC)).total_seconds()
+    heard = "was running" if silent_s < _SILENT_S else f"had not ended, and had not been heard for {duration(silent_s)}"
+    status = heard if found["status"] == "running" else f"had {found['status']}"
+    loss = "no validation loss" if found["validation loss"] is None else f"validation loss {number(found['validation loss'])}"
+    seeds = counted(row["stage"].replace("_", " ").lower() for row in asked.rows["seeds"]) or "none"
+    return f"{day} this run {status}, in epoch {found['epoch']}, with {loss}; seeds: {seeds}; last record by then: {when(found['time'])}."
+
+
+def tests(asked: Material) -> str:
+    """Which tests were made, with what figures, and who accepted the result."""
+    rows, signed = asked.rows["figures"], asked.rows["sign_offs"]
+    final = [row for row in rows if row["data set"] == "test"] or rows
+    figures = listed([f"{row['metric']} {number(row['figure'])}" for row in final])
+    held_out = "on the test data" if final and final[0]["data set"] == "test" else "on the validation data alone"
+    measured = (
+        f"The model that came out was measured {held_out}: {figures}" if final else "No figures of a model that came out are on record"
+    )
+    if asked.rows["trail"]:
+        return f"{measured}; whether it was accepted is unknown, for a part of the trail could not be read."
+    if not signed:
+        return f"{measured}; nobody's acceptance is on record."
+    names = listed([f"{row['by whom']} ({row['role']}) on {row['when'].date().isoformat()}" for row in signed])
+    strange = sum(row["that is"] == "not the one that came out" for row in signed)
+    other = f", of which {strange} for another model than the one that came out" if strange else ""
+    return f"{measured}; it was accepted by {names}{other}."

@@ -1,0 +1,8 @@
+-- Who accepted the result of this run, in which role, and whether it is the model that came out.
+SELECT s.time AS "when", s."by" AS "by whom", s.role, s.note, s.model_digest AS "model accepted",
+    CASE
+        WHEN s.model_digest IS NULL THEN 'its failure was accepted'
+        WHEN s.model_digest = v.model_digest THEN 'the one that came out'
+        ELSE 'not the one that came out'
+    END AS "that is", s.up_to AS "up to moment"
+FROM sign_offs AS s LEFT JOIN run_overview AS v ON v.run = s.about WHERE s.about = $run ORDER BY s.time, s.run, s.moment

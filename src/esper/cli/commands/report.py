@@ -1,0 +1,67 @@
+"""`esper report`: what an auditor asks of a run, answered from its log, as a page to read and print and as JSON."""
+
+import argparse
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from esper.cli.arguments import Subcommands, day, directory_of, new_command
+from esper.cli.commands.audit import require_duckdb, wait_for
+from esper.cli.output import Output
+from esper.cli.text import hanging, short_id
+from esper.durable import replace_durably
+from esper.errors import DataError, SettingsError
+from esper.events.envelope import RunId
+from esper.oona.directory import Directory
+
+if TYPE_CHECKING:
+    from esper.audit.report.making import Report
+
+
+def add(commands: Subcommands) -> None:
+    """Adds the command."""
+    words = "answer what an auditor asks of a run: a page to read and print, and JSON"
+    parser = new_command(commands, "report", run, words, run=True, json="the report as one JSON object, and no file", kafka=True)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page; JSON stands beside it (default: report-<end of the run's id>.html)"
+    )
+    parser.add_argument("--on", metavar="DATE", help="the day at whose end (UTC) the state is asked for, like 2026-05-01")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="a model file, or the folder of one, to be compared with what came out")
+
+
+def run(arguments: argparse.Namespace, out: Output) -> int:
+    """Makes the report, and says its answers."""
+    require_duckdb()
+    on = None if arguments.on is None else day("--on", arguments.on)
+    if arguments.model is not None and not arguments.model.exists():
+        raise SettingsError(f"--model: expected a file or a folder, got nothing at {arguments.model}")
+    # The whole log: holds and acceptances stand in runs of their own.
+    directory = directory_of(arguments)
+    name = directory.resolve(arguments.run)
+    report = _made(directory, name, on, arguments.model)
+    from esper.audit.report.render import to_html, to_json
+
+    if arguments.json:
+        out.raw(to_json(report))
+        return 0
+    page: Path = arguments.out or Path(f"report-{name[-6:]}.html")
+    for path, text in ((page, to_html(report)), (page.with_suffix(".json"), to_json(report))):
+        try:
+            replace_durably(path, text.encode())
+        except OSError as error:
+            raise DataError(f"cannot write the report to {path}: {error.strerror or error}") from error
+    out.line(f"run {short_id(name)}: {page} and {page.with_suffix('.json')}")
+    for section in report.sections:
+        out.print(Text(""), hanging("   ", section.title, style="dim"), hanging(f"{section.number:>2} ", section.answer))
+    return 0
+
+
+def _made(directory: Directory, name: RunId, on: date | None, model: Path | None) -> "Report":
+    from esper.audit.ownership import snapshot_of
+    from esper.audit.projection import opened
+    from esper.audit.report.making import make_report
+
+    with opened(snapshot_of(directory, compare=[name], waiting=wait_for).path) as connection:
+        return make_report(connection, name, now=datetime.now(UTC), on=on, model=model)

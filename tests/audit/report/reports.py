@@ -1,0 +1,88 @@
+"""What the tests of the report share: a projection, results of checks, and a report of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+
+from esper.audit.projection import Projection
+from esper.audit.report.making import Report, make_report
+from esper.audit.report.timeline import Violation
+from esper.oona.directory import Directory
+from tests.synthetic import RUN
+
+NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+DIGEST = "ab" * 32
+
+
+@dataclass(frozen=True)
+class Title:
+    """What a check says of itself."""
+
+    title: str = "Something holds."
+
+
+@dataclass(frozen=True)
+class Named:
+    """A check."""
+
+    name: str
+    header: Title = Title()
+
+
+@dataclass(frozen=True)
+class Told:
+    """The result of a check about the synthetic run."""
+
+    check: Named
+    verdict: str
+    violations: int = 0
+    shown: Sequence[Violation] = ()
+    population: int = 7
+    run: str = RUN
+
+
+def passed(*names: str) -> list[Told]:
+    """A PASS of each check."""
+    return [Told(Named(name), "PASS") for name in names]
+
+
+def failed(name: str, moment: int, what: str, violations: int = 1) -> Told:
+    """A FAIL of which one violation is shown."""
+    return Told(Named(name), "FAIL", violations, (Violation(name, moment, None, what),))
+
+
+def more_failures(connection: duckdb.DuckDBPyConnection, amount: int) -> None:
+    """Adds so many kernels that failed to the tables."""
+    columns = "(run, moment, epoch, status, site, seed, error)"
+    rows = "SELECT run, 300, 14, 'failed', 'x', 0, 'no' FROM runs, range(?)"
+    connection.execute(f"INSERT INTO kernels {columns} {rows}", [amount])
+
+
+def projected(log: Path, folder: Path) -> Projection:
+    """A projection of the log in `folder`, compared."""
+    directory = Directory(log)
+    made = Projection(directory, folder / "audit.duckdb")
+    made.refresh()
+    made.compare(directory.names())
+    return made
+
+
+def report_of(
+    connection: duckdb.DuckDBPyConnection,
+    results: Sequence[Told] = (),
+    *,
+    run: str = RUN,
+    on: date | None = None,
+    model: Path | None = None,
+    now: datetime = NOW,
+) -> Report:
+    """The report of the synthetic run on the morning after."""
+    return make_report(connection, run, results, now=now, on=on, model=model)
+
+
+def answers(report: Report) -> dict[int, str]:
+    """The sentence of each question by its number."""
+    return {section.number: section.answer for section in report.sections}

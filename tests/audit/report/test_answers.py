@@ -1,0 +1,250 @@
+"""Each answer says what the rows have, and says what is unknown."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from esper.audit.report.answers import LOG_CHECKS
+from esper.audit.report.making import Report
+from esper.audit.report.questions import QUESTIONS
+from esper.oona.directory import Directory
+from tests.audit.report.reports import DIGEST, answers, failed, passed, projected, report_of
+from tests.synthetic import RUN, write_run
+
+GOLDEN = {
+    1: "The model went from 460 to 1,030 parameters in 15 changes (6 germinations, 2 grafts, 2 fossilizations, 1 cull, 3 cancellations and "
+    "1 rollback); seeds that are part of it for good: site hidden.2 slot 0 lowrank:8 (epoch 12); each change names its evidence, all under "
+    "the same limits.",
+    2: "The gate refused 3 of 34 decisions (1 for urgency, 1 for cap, 1 for finite), 1 command failed and 3 kernels could not be made; "
+    "each has its reason below.",
+    3: "Ada Example started the run with its limits under the account ada, and Grace Example approved them: two different names; the "
+    "limits were the same from epoch 1 to 14.",
+    4: "It can be identified: code, data, packages, settings, random seed and hardware are on record; for a repeat, the data themselves "
+    "have to be at hand (1 data set, known by digests); whether it gives the same bits was not tried here.",
+    5: "8 alerts fired (6 warning, 2 critical): of 8 no delivery is on record; all are resolved.",
+    6: "3 samples were dropped before being taken and 3 of 252 steps have no measurement.",
+    8: "Unknown: no file was given to compare; the digest of the model that came out begins with db35ffe9f70fd855.",
+    9: "No hold of this run is in force; its directory is kept until somebody removes it, and of a copy on Kafka the last records with a "
+    "term go at 2026-03-31 12:00:05.",
+    10: "1 rollback: from epoch 11 to the end of epoch 8, checkpoint epoch-000008: the loss is not finite: NaN.",
+    11: "No date was asked for: at its last record this run had finished, in epoch 14, with validation loss 0.2285; seeds: 1 cancelled, "
+    "1 fossilized, 1 rolled back, 1 training; last record by then: 2026-03-01 12:00:05.",
+    12: "The model that came out was measured on the validation data alone: validation_accuracy 0.9393 and validation_loss 0.2285; "
+    "nobody's acceptance is on record.",
+}
+
+
+@pytest.mark.parametrize("number", GOLDEN)
+def test_the_synthetic_run_is_told_in_these_words(plain: Report, number: int) -> None:
+    assert answers(plain)[number] == GOLDEN[number]
+
+
+def test_no_answer_calls_anything_compliant(plain: Report) -> None:
+    said = [*answers(plain).values(), *(question.cannot_show for question in QUESTIONS)]
+    assert [sentence for sentence in said if "complian" in sentence.lower()] == []
+
+
+def test_every_question_is_answered_of_a_run_that_is_not_there(told: duckdb.DuckDBPyConnection) -> None:
+    said = answers(report_of(told, run="nowhere"))
+    assert sorted(said) == list(range(1, 13))
+    assert [one for one in said.values() if not one.startswith(("Unknown", "Nothing", "No ")) or not one.endswith(".")] == []
+
+
+def test_every_question_is_answered_of_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "log", create=True)
+    write_run(directory, until_epoch=0, finish=False, telemetry=False)
+    with projected(directory.path, tmp_path) as made:
+        said = answers(report_of(made.connection))
+    assert [number for number in range(1, 13) if not said[number].endswith(".")] == []
+    assert said[1] == "Nothing changed in the structure of this model: it began with 460 parameters and has 460."
+
+
+# 3: who set the limits
+
+
+@pytest.mark.parametrize(
+    ("author", "approver", "said"),
+    [
+        ("Ada", "Grace", "Ada started the run with its limits, and Grace approved them: two different names"),
+        (
+            "Ada  Lovelace",
+            "ada lovelace",
+            "Ada  Lovelace started the run with its limits, and ada lovelace approved them: one and the same name",
+        ),
+        ("Ada", None, "Ada started the run with its limits, and who approved them is unknown"),
+        (None, "Grace", "Grace approved the limits, and who set them is unknown"),
+        (None, None, "Unknown: the log names neither who started the run with its limits, nor who approved them"),
+    ],
+)
+def test_author_and_approver_are_told_apart_by_name(
+    changed: duckdb.DuckDBPyConnection, author: str | None, approver: str | None, said: str
+) -> None:
+    changed.execute('UPDATE runs SET "by" = ?, approved_by = ?, account = NULL', [author, approver])
+    assert answers(report_of(changed))[3].startswith(f"{said}; the limits were")
+
+
+def test_a_limit_that_changes_is_named(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("UPDATE epochs SET system_gate_cooldown = 0 WHERE epoch > 9")
+    assert "; cooldown changed during the run, and the log names nobody who changed them." in answers(report_of(changed))[3]
+    assert "all under 2 different sets of limits" in answers(report_of(changed))[1]
+
+
+# 4: identity
+
+
+def test_what_a_repeat_lacks_is_named(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("UPDATE runs SET code_revision = NULL, determinism_mkl_cbwr = NULL, code_dirty_digest = ?", [DIGEST])
+    said = answers(report_of(changed))[4]
+    assert said.startswith("It can be identified in part; for a repeat, the log lacks revision, code path of MKL is not pinned")
+    assert "uncommitted changes that are known by their digest alone" in said
+
+
+# 5: alerts
+
+
+def test_alerts_are_unknown_of_a_run_that_nobody_observed(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("DELETE FROM observers")
+    changed.execute("DELETE FROM alerts")
+    assert answers(report_of(changed))[5] == "Unknown: nobody observed this run, so no alert could fire."
+    assert answers(report_of(changed))[6].startswith("Nobody observed the run; 3 samples")
+
+
+def test_no_alert_is_an_answer_where_somebody_watched(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("DELETE FROM alerts")
+    assert answers(report_of(changed))[5] == "No alert fired."
+
+
+def test_what_became_of_each_alert_is_counted(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("""
+        INSERT INTO notifications (run, moment, time, id, status, alert, handler, outcome, why)
+        SELECT
+            run, moment, time, 'told/' || place, if(place = 2, 'suppressed', 'notified'), id, 'page',
+            ['delivered', 'failed', NULL][place + 1], if(place = 2, 'rate_limit', NULL)
+        FROM (SELECT *, row_number() OVER (ORDER BY time, id) - 1 AS place FROM alerts WHERE status = 'firing') WHERE place < 3
+    """)
+    said = "1 reached a receiver, 1 could not be delivered, 1 was held back and of 5 no delivery is on record"
+    assert said in answers(report_of(changed))[5]
+
+
+# 6: dark
+
+
+def test_the_time_before_a_resume_is_dark(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("UPDATE events SET time = time + INTERVAL 150 SECOND WHERE moment > 100 AND file = 'run'")
+    assert answers(report_of(changed))[6].startswith("Nothing was recorded for 2 min 30 s in 1 interval, 3 samples")
+
+
+def test_what_kafka_had_deleted_is_counted(changed: duckdb.DuckDBPyConnection) -> None:
+    gone = '{"topics":{"telemetry.training.steps":[[3,5],[9,9]]},"rows":0,"ends":[],"row":0,"moment":0}'
+    changed.execute("UPDATE positions SET gone = ? WHERE file = 'run'", [gone])
+    assert "4 records were deleted on Kafka before being copied" in answers(report_of(changed))[6]
+
+
+# 7: integrity
+
+
+def test_integrity_is_unknown_without_checks(told: duckdb.DuckDBPyConnection) -> None:
+    said = answers(report_of(told, passed(*LOG_CHECKS[1:])))[7]
+    assert said.startswith("Unknown: log.readable did not run; no earlier check of the chain is on record")
+
+
+def test_a_check_that_found_something_is_named(told: duckdb.DuckDBPyConnection) -> None:
+    results = [*passed(*LOG_CHECKS[1:]), failed("log.readable", 3, "it ends there")]
+    assert answers(report_of(told, results))[7] == "Yes: log.readable found 1 violation."
+
+
+def test_records_that_changed_behind_the_log_are_told(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute(
+        "INSERT INTO conflicts VALUES (?, 'run', 9, 'system.events.run', 9, 'altered', ?, ?)", [RUN, DIGEST, datetime(2026, 3, 2)]
+    )
+    assert answers(report_of(changed, passed(*LOG_CHECKS)))[7] == "Yes: records changed after they had been read (1 altered)."
+
+
+def test_what_holds_is_told_since_the_first_check_on_record(changed: duckdb.DuckDBPyConnection) -> None:
+    checked = datetime(2026, 3, 1, 18)
+    changed.execute(
+        "INSERT INTO checks (run, moment, time, about, check_name, result, up_to) VALUES (?, 1, ?, ?, ?, ?, 9)",
+        ["audit:a:1", checked, RUN, "log.chain", "PASS"],
+    )
+    said = answers(report_of(changed, passed(*LOG_CHECKS)))[7]
+    assert said.startswith(
+        "No check found anything missing or altered in 272 records; the first check of the chain on record is of 2026-03-01 18:00:00"
+    )
+
+
+# 9: holds
+
+
+def hold(connection: duckdb.DuckDBPyConnection, second: int, status: str, until: str | None = None, run: str = RUN) -> None:
+    connection.execute(
+        'INSERT INTO holds (run, moment, time, about, status, until, why, "by") VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+        ["audit:a:1", second, datetime(2026, 3, 1, 18, 0, second), run, status, until, "a claim", "Legal"],
+    )
+
+
+def test_a_hold_in_force_is_told_with_its_reason(changed: duckdb.DuckDBPyConnection) -> None:
+    hold(changed, 1, "held", "2026-03-02")
+    hold(changed, 2, "held", None, run="another")
+    said = "This run is under 1 hold: until 2026-03-02 (a claim, Legal); nothing of it may be deleted before. 1 other run is under a hold."
+    assert answers(report_of(changed))[9] == said
+
+
+@pytest.mark.parametrize(("status", "until"), [("released", None), ("held", "2026-03-01")])
+def test_a_hold_ends_with_its_day_or_its_release(changed: duckdb.DuckDBPyConnection, status: str, until: str | None) -> None:
+    hold(changed, 1, "held", until)
+    if status == "released":
+        hold(changed, 2, status)
+    assert answers(report_of(changed))[9].startswith("No hold of this run is in force")
+
+
+def test_holds_are_unknown_where_the_trail_cannot_be_read(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("INSERT INTO positions (run, file, problem) VALUES ('audit:a:1', 'run', 'it is damaged')")
+    assert answers(report_of(changed))[9].startswith("Unknown: a part of the trail")
+    assert "whether it was accepted is unknown" in answers(report_of(changed))[12]
+
+
+# 10: corrections
+
+
+def test_a_resume_is_told_with_its_reason(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("""
+        INSERT INTO resumes (run, moment, time, epoch, checkpoint, caught_up_to, incarnation, environment_changes)
+        SELECT run, 200, time + INTERVAL 5 SECOND, 12, 'epoch-000008', 190, 2, [] FROM runs
+    """)
+    said = answers(report_of(changed))[10]
+    assert said.startswith("1 rollback and 1 resume: from epoch 11")
+    assert said.endswith("from epoch-000008, caught up to moment 190: its process was gone without a word.")
+
+
+# 11: the state on a date
+
+
+def test_a_date_before_the_run_has_no_state(told: duckdb.DuckDBPyConnection) -> None:
+    assert answers(report_of(told, on=date(2026, 2, 28)))[11] == "At the end of 2026-02-28 (UTC) this run had not begun."
+
+
+def test_a_run_that_stopped_is_told_as_not_heard(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "log", create=True)
+    write_run(directory, until_epoch=9, finish=False)
+    with projected(directory.path, tmp_path) as made:
+        said = answers(report_of(made.connection, on=date(2026, 3, 1), now=datetime(2026, 3, 4, tzinfo=UTC)))[11]
+    assert said.startswith("At the end of 2026-03-01 (UTC) this run had not ended, and had not been heard for 11 h 59 min, in epoch 9")
+
+
+# 12: acceptance
+
+
+@pytest.mark.parametrize(
+    ("digest", "said"), [(None, "2026-03-01."), (DIGEST, "2026-03-01, of which 1 for another model than the one that came out.")]
+)
+def test_who_accepted_is_told_and_whether_it_was_this_model(changed: duckdb.DuckDBPyConnection, digest: str | None, said: str) -> None:
+    changed.execute(
+        """
+        INSERT INTO sign_offs (run, moment, time, about, "by", role, note, model_digest)
+        SELECT 'audit:a:1', 1, TIMESTAMP '2026-03-01 18:00:00', run, 'Grace', 'quality', 'a pilot', coalesce(?, model_digest) FROM run_ends
+        """,
+        [digest],
+    )
+    assert answers(report_of(changed))[12].endswith(f"; it was accepted by Grace (quality) on {said}")
