@@ -90,7 +90,7 @@ class Batch(NamedTuple):
 
 
 def stamp_of(folder: Path, file: str) -> str:
-    """Size, time and identity of a file, its WAL and its seal as text: where it is the same, nothing was written. Empty: no file is there."""
+    """Size, time and identity of a file, its WAL and its seal as text: the same where nothing was written. Empty: no file is there."""
     found = []
     for path in (folder / FILES[file], folder / (FILES[file] + "-wal"), *((folder / SEAL_MARK,) if file == RUN else ())):
         try:
