@@ -35,9 +35,23 @@ from esper.audit.reading import (
     rows_of,
     stamp_of,
 )
-from esper.audit.tables import BY_NAME, OWN, TABLES, columns_of, comment_on, comments, ddl, described, insertion, selection, tables_of
+from esper.audit.tables import (
+    BY_NAME,
+    OWN,
+    TABLES,
+    Table,
+    columns_of,
+    comment_on,
+    comments,
+    ddl,
+    described,
+    insertion,
+    selection,
+    tables_of,
+)
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
+from esper.events.fields import Event
 from esper.folds.admit import Admission
 from esper.oona.directory import Directory
 
@@ -249,14 +263,9 @@ class Projection:
         """`batch` with a problem at every record that a typed table refuses."""
         problems = batch.table.column("problem").to_pylist()
         with closing(duckdb.connect(config=dict(_SETTINGS))) as scratch:
-            for at in range(batch.table.num_rows):
-                scratch.register("one", batch.table.slice(at, 1))
-                for table, kind in tables_of({batch.table.column("type")[at].as_py()}):
-                    try:
-                        # Into a table of its types: the SELECT alone does not read what it does not return.
-                        scratch.execute(f"CREATE OR REPLACE TEMP TABLE made AS {selection(table, kind, 'one')}")
-                    except duckdb.Error as error:
-                        problems[at] = f"cannot stand in table {table.name}: {_first_line(error)}"
+            for table, kind in tables_of(batch.kinds):
+                for at, reason in _refused(scratch, table, kind, batch.table):
+                    problems[at] = f"cannot stand in table {table.name}: {reason}"
         index = SCHEMA.get_field_index("problem")
         return batch._replace(table=batch.table.set_column(index, SCHEMA.field(index), pa.array(problems, pa.string())))
 
@@ -270,8 +279,19 @@ class Projection:
             ).fetchall()
             self._connection.execute("DELETE FROM positions WHERE run = ? AND file = ?", [one.run, one.file])
             self._connection.execute(
-                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [one.run, one.file, one.row, records, one.problem, one.gone, one.stamp, _now(), compared[0][0] if compared else None],
+                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    one.run,
+                    one.file,
+                    one.row,
+                    records,
+                    one.problem,
+                    one.gone,
+                    one.mark,
+                    one.stamp,
+                    _now(),
+                    compared[0][0] if compared else None,
+                ],
             )
 
     def _compare(self, run: RunId, file: str) -> int:
@@ -402,8 +422,10 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
 
 @contextmanager
 def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the snapshot at that path, for statements of Esper itself; nothing is written."""
+    """A connection that reads the snapshot at that path, and can neither write nor open anything else."""
     with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
+        connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
+        connection.execute("SET lock_configuration = true")
         yield connection
 
 
@@ -446,6 +468,22 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
+
+
+def _refused(scratch: duckdb.DuckDBPyConnection, table: Table, kind: type[Event], records: pa.Table) -> Iterator[tuple[int, str]]:
+    """The places of the `records` that `table` refuses, with the reason: looked for by halves, for nearly all are taken."""
+    halves = [(0, records.num_rows)]
+    while halves:
+        at, count = halves.pop()
+        scratch.register("part", records.slice(at, count))
+        try:
+            # Into a table of its types: the SELECT alone does not read what it does not return.
+            scratch.execute(f"CREATE OR REPLACE TEMP TABLE made AS {selection(table, kind, 'part')}")
+        except duckdb.Error as error:
+            if count == 1:
+                yield at, _first_line(error)
+            else:
+                halves += [(at, count // 2), (at + count // 2, count - count // 2)]
 
 
 def _remove_wal(path: Path) -> None:

@@ -18,7 +18,7 @@ from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
 from esper.events.kinds import BY_NAME
 from esper.folds.admit import Admission, Apply, Drop, Gap, admit
 from esper.oona.directory import Directory
-from esper.oona.file import OBSERVED_FILE, RUN_FILE
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK, read_mark
 from esper.oona.observed import is_observed, observed_rows
 from esper.oona.run_log import RunLog
 
@@ -67,7 +67,10 @@ class TopicState:
 
 
 class Reached(NamedTuple):
-    """How far one file of a run was read, and what it looked like before. `problem`: why it could not be read further."""
+    """How far one file of a run was read, and what it looked like before. `problem`: why it could not be read further.
+
+    `mark`: what its seal says, of the run's own file.
+    """
 
     run: RunId
     file: str
@@ -75,6 +78,7 @@ class Reached(NamedTuple):
     stamp: str
     problem: str | None = None
     gone: str | None = None
+    mark: str | None = None
 
 
 class Batch(NamedTuple):
@@ -86,9 +90,9 @@ class Batch(NamedTuple):
 
 
 def stamp_of(folder: Path, file: str) -> str:
-    """Size, time and identity of a file and its WAL as text: where it is the same, nothing was written. Empty: there is no file."""
+    """Size, time and identity of a file, its WAL and its seal: where they are the same, nothing was written. Empty: there is no file."""
     found = []
-    for path in (folder / FILES[file], folder / (FILES[file] + "-wal")):
+    for path in (folder / FILES[file], folder / (FILES[file] + "-wal"), *((folder / SEAL_MARK,) if file == RUN else ())):
         try:
             status = path.stat()
         except OSError:
@@ -107,6 +111,8 @@ def rows_of(directory: Directory, run: RunId, file: str, after: int) -> Iterator
             after = page[-1][0]
         return
     with RunLog(folder) as log:
+        if log.run != run:
+            raise LogError(f"expected run {run} in {folder}, got {log.run}: name the directory so, or move a copy out of the log")
         while page := log.rows(after, _PAGE):
             yield page
             after = page[-1][0]
@@ -143,7 +149,7 @@ class Reader:
             reached = Reached(run, file, self._rows.get((run, file), 0), stamp_of(folder, file))
             try:
                 gone = gone_of(self._directory, run) if file == RUN else None
-                self._reached[run, file] = reached = reached._replace(gone=gone)
+                self._reached[run, file] = reached = reached._replace(gone=gone, mark=read_mark(folder) if file == RUN else None)
                 for page in rows_of(self._directory, run, file, reached.row):
                     for row, record in page:
                         self._add(file, row, record)
