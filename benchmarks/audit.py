@@ -100,10 +100,10 @@ def measure(directory: Directory, signals: int) -> dict[str, Any]:
             queries = {name: answer_ms(projection, question, asked) for name, question in QUESTIONS.items()}
             refreshed = [refresh_ms(run, projection.refresh) for _ in range(ROUNDS)]
             published_s = seconds(lambda: publish(projection, directory.path.parent / "published"))
-        cold = [refresh_ms(run, lambda: opened(directory)) for _ in range(ROUNDS)]
+        cold = [refresh_ms(run, lambda: events_in(directory)) for _ in range(ROUNDS)]
         run.train()
         run.finish()
-    events = opened(directory)
+    events = events_in(directory)
     return {
         "signals": records * SIGNALS,
         "events": events,
@@ -128,7 +128,7 @@ def rebuild(directory: Directory) -> None:
         projection.checkpoint()
 
 
-def opened(directory: Directory) -> int:
+def events_in(directory: Directory) -> int:
     """The number of events in a projection that is opened, and has read everything."""
     with Projection(directory) as projection:
         projection.refresh()
