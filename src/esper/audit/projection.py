@@ -161,12 +161,6 @@ class Projection:
         made, writes = self._connection.execute("SELECT made, writes FROM meta").fetchall()[0]
         return f"{made}-{writes}"
 
-    def state(self) -> tuple[tuple[str, int], ...]:
-        """Every table with its number of rows."""
-        return tuple(
-            (name, int(rows)) for name, rows in self._connection.execute("SELECT name, rows FROM table_rows ORDER BY name").fetchall()
-        )
-
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The owner's own connection, for statements of Esper itself."""
