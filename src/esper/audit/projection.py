@@ -62,9 +62,9 @@ _SETTINGS: Mapping[str, str | int | bool] = {
     "autoload_known_extensions": False,
     "enable_external_access": False,
     "allow_community_extensions": False,
-    # A checkpoint rewrites what is not full yet: one at every 16 MB would write most of the file ten times.
-    "wal_autocheckpoint": "1GB",
 }
+# Read since the last checkpoint, and in memory alone: what a projector that is killed reads again, in some seconds.
+_MOST_HELD_BYTES = 512 << 20
 
 
 class Refreshed(NamedTuple):
@@ -101,6 +101,7 @@ class Projection:
         self.directory = directory
         self.path = directory.path / AUDIT_FILE if path is None else path
         self.made_anew: str | None = None
+        self._held_bytes = 0
         self._connection = self._opened()
         try:
             problem = self._fault()
@@ -111,11 +112,14 @@ class Projection:
             raise
 
     def refresh(self, runs: Collection[RunId] | None = None) -> Refreshed:
-        """Reads everything that is new in `runs` (None: all), and returns when it is durable."""
+        """Reads everything that is new in `runs` (None: all); it is durable after the next checkpoint, or when the file is closed."""
         changed = self._changed(self.directory.names(hidden=True) if runs is None else runs)
         records, problems = 0, []
         for batch in _ahead(self._reader({run for run, _ in changed}).batches(changed)):
             self._write(batch)
+            self._held_bytes += batch.table.nbytes
+            if self._held_bytes > _MOST_HELD_BYTES:
+                self.checkpoint()
             records += batch.table.num_rows
             problems += [reached for reached in batch.reached if reached.problem is not None]
         return Refreshed(records, len(changed), tuple(problems))
@@ -158,20 +162,15 @@ class Projection:
         made, writes = self._connection.execute("SELECT made, writes FROM meta").fetchall()[0]
         return f"{made}-{writes}"
 
-    def state(self) -> tuple[tuple[str, int], ...]:
-        """Every table with its number of rows."""
-        return tuple(
-            (name, int(rows)) for name, rows in self._connection.execute("SELECT name, rows FROM table_rows ORDER BY name").fetchall()
-        )
-
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The owner's own connection, for statements of Esper itself."""
         return self._connection
 
     def checkpoint(self) -> None:
-        """Writes everything into the one file: from then on it can be copied, or opened without its WAL."""
+        """Writes everything into the one file, durably: from then on it can be copied."""
         self._connection.execute("CHECKPOINT")
+        self._held_bytes = 0
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
@@ -187,7 +186,7 @@ class Projection:
         fresh = not self.path.exists()
         _remove_wal(self.path)
         try:
-            connection = duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
+            connection = _connected(self.path)
         except duckdb.IOException as error:
             if "lock" in str(error).lower():
                 raise LogError(f"cannot open {self.path}: another process has it open ({_first_line(error)})") from error
@@ -205,7 +204,7 @@ class Projection:
         self.made_anew = f"it could not be opened: {_first_line(error)}"
         self.path.unlink(missing_ok=True)
         try:
-            return duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
+            return _connected(self.path)
         except duckdb.Error as second:
             raise LogError(f"cannot make {self.path}: {_first_line(second)}") from second
 
@@ -424,7 +423,7 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
 
 @contextmanager
 def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the snapshot at that path, for statements of Esper itself and checks: it can neither write nor open anything else."""
+    """A connection that reads the snapshot at that path, and can neither write nor open anything else."""
     with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
         connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
         connection.execute("SET lock_configuration = true")
@@ -486,6 +485,23 @@ def _refused(scratch: duckdb.DuckDBPyConnection, table: Table, kind: type[Event]
                 yield at, _first_line(error)
             else:
                 halves += [(at, count // 2), (at + count // 2, count - count // 2)]
+
+
+def _connected(path: Path) -> duckdb.DuckDBPyConnection:
+    """A connection to the file, beside which no write-ahead log is written: what is in no checkpoint is read from the log again.
+
+    A log would hold every payload once more, and be read by nobody.
+    """
+    connection = duckdb.connect(config={**_SETTINGS, "enable_external_access": True})
+    try:
+        named = os.fspath(path).replace("'", "''")
+        connection.execute(f"ATTACH '{named}' AS audit (RECOVERY_MODE no_wal_writes)")
+        connection.execute("USE audit")
+        connection.execute("SET enable_external_access = false")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _remove_wal(path: Path) -> None:

@@ -23,13 +23,14 @@ from esper.cli.commands import (
     runs,
     services,
     show,
+    sql,
     trainings,
 )
 from esper.cli.output import Output
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-_COMMANDS = (trainings, runs, show, log, replay, services, alerts, doctor, audit, compliance, report, answering, distributed)
+_COMMANDS = (trainings, runs, show, log, replay, services, alerts, doctor, sql, audit, compliance, report, answering, distributed)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -41,7 +41,7 @@ def file(made: Path, tmp_path: Path) -> Path:
 
 def test_it_gives_python_values(made: Path) -> None:
     answer = query(
-        made, "SELECT 1, 1.5::DECIMAL(4, 2), 'x', NULL, [1, 2], {'a': 1}, TIMESTAMPTZ '2026-05-01 12:00:00+02', 'NaN'::DOUBLE > 1"
+        made, "SELECT 1, 1.5::DECIMAL(4, 2), 'x', NULL, [1, 2], MAP {'a': 1}, TIMESTAMPTZ '2026-05-01 12:00:00+02', 'NaN'::DOUBLE > 1"
     )
     assert answer.rows() == [(1, Decimal("1.50"), "x", None, [1, 2], {"a": 1}, datetime(2026, 5, 1, 10, tzinfo=UTC), True)]
 

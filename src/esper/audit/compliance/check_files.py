@@ -12,8 +12,8 @@
     SELECT run, moment, '...' AS what FROM population WHERE ...
 
 The population is what is asked about: a row each, with the column `run`, and any other that `violations` needs. `violations` may read it by
-that name, as it may read every table and view of the projection, and gives run, moment and a sentence. A limit must be false for what is no
-number, and DuckDB sorts NaN above everything: write `coalesce(isfinite(x) AND x > limit, false)`.
+that name, as it may read every table and view of the projection, and gives run, moment and a sentence. A limit must be false for what
+is not a number, and DuckDB sorts NaN above everything: write `coalesce(isfinite(x) AND x > limit, false)`.
 """
 
 import hashlib

@@ -1,12 +1,12 @@
-"""Results as documents: JSON, CSV, JUnit's XML for pipelines, a page of HTML. Texts of a log are foreign: they are escaped, always."""
+"""Results as documents: CSV, JUnit's XML for pipelines, a page of HTML. Texts of a log are foreign, and escaped whatever they hold."""
 
 import csv
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from io import StringIO
 from itertools import groupby
-from xml.etree import ElementTree as ET
 
 from esper.audit.compliance.running import Result, Verdict
 

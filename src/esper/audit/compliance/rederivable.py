@@ -17,7 +17,7 @@ _HEADER = Header(
     version=1,
     title="The rows of every table are those that its records give when they are derived again.",
     proves="The tables that other checks ask say what the payloads in `events` say.",
-    cannot_show="That `events` stands in the log (log.conflict). Of kinds with more than a few hundred records it asks about a sample.",
+    cannot_show="That `events` is what stands in the log (log.conflict); of kinds with many hundred records, more than a sample.",
     clauses=("21 CFR 11.10(a)", "21 CFR 11.10(b)"),
 )
 
@@ -42,8 +42,8 @@ def _compared(table: Table, kind: type[Event]) -> str:
     sentence = f"'table {table.name}: expected ', coalesce(d.count, 0), ' rows as they are derived again, got ', coalesce(s.count, 0)"
     other = "CASE WHEN d.count = s.count THEN ', other ones' ELSE '' END"
     differ = "(d.count, d.digest) IS DISTINCT FROM (s.count, s.digest)"
-    both = f"FROM ({derived}) AS d FULL JOIN ({stored}) AS s USING ({key})"
-    return f"SELECT run, moment, concat({sentence}, {other}) AS what {both} WHERE {differ}"
+    joined = f"({derived}) AS d FULL JOIN ({stored}) AS s USING ({key})"
+    return f"SELECT run, moment, concat({sentence}, {other}) AS what FROM {joined} WHERE {differ}"
 
 
 def _digests(rows: str, key: str) -> str:

@@ -89,10 +89,11 @@ def run_checks(
 @contextmanager
 def _about(connection: duckdb.DuckDBPyConnection, runs: Collection[RunId]) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection whose tables hold `runs` alone, with the lifecycle's table beside them."""
+    ((database,),) = connection.execute("SELECT current_database()").fetchall()
     with closing(connection.cursor()) as own:
-        ((database, others),) = own.execute(
-            "SELECT current_database(), count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]
-        ).fetchall()
+        if own.execute("SELECT current_database()").fetchall() != [(database,)]:
+            own.execute(f'USE "{database}"')  # The owner's file is attached, which another cursor does not know.
+        ((others,),) = own.execute("SELECT count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]).fetchall()
         # A filter on every run would only mislead the planner about how many rows there are.
         for name in (*OWN, *(table.name for table in TABLES)) if others else ():
             own.execute(f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE run IN ({", ".join(map(_text, runs))})')

@@ -16,7 +16,7 @@ class Answer:
     took_s: float
 
     def rows(self) -> list[tuple[object, ...]]:
-        """The rows as tuples of Python's values."""
+        """The rows as tuples of Python's values; a map is a dict."""
         return list(zip(*(_values(column) for column in self.arrow.columns), strict=True))
 
     def df(self) -> Any:  # Any: pandas may be missing, and with it its types.
@@ -38,7 +38,7 @@ class Answer:
 def _values(column: pa.ChunkedArray) -> list[object]:
     """The values of `column`; all as texts where Python has no value for one of them, such as a nanosecond or a time that is infinite."""
     try:
-        values: list[object] = column.to_pylist()
+        values: list[object] = column.to_pylist(maps_as_pydicts="strict")
     except (OverflowError, ValueError):
         try:
             values = column.cast(pa.string()).to_pylist()

@@ -22,7 +22,7 @@ _MISSING = re.compile(
     r'|Referenced table "(?P<table>[^"]+)" not found'
 )
 _DAMAGE = {"IO", "Serialization", "Fatal"}
-_MOST_NAMES = 40
+_MOST_NAMES = 24
 
 
 def too_much(limit: str, most: float) -> LimitError:
@@ -67,7 +67,7 @@ def _words(error: Mapping[str, str], columns: Mapping[str, Sequence[str]], named
         return "expected a statement that is nested less deeply, and shorter chains of one operator: 1000 levels are the most"
     missing = _MISSING.search(message)
     if error.get("type") == "Table":
-        return f"there is no table {error['name']}{_near(error['name'], sorted(columns))}; there are {_list(columns)}{where}"
+        return f"there is no table {error['name']}{_near(error['name'], sorted(columns))}; there are {_list(columns, most=100)}{where}"
     if missing is not None and (name := missing["column"] or missing["its_column"]):
         known = {table: columns[table] for table in named if table in columns} or dict(columns)
         there = "; ".join(f"{table} has {_list(known[table])}" for table in sorted(known)) if len(known) <= 3 else ""
@@ -81,9 +81,9 @@ def _near(name: str, known: Sequence[str]) -> str:
     return next((f", perhaps {one}" for one in known if name.lower() in one.lower()), "") or nearest(name, known)
 
 
-def _list(names: Mapping[str, object] | Sequence[str]) -> str:
+def _list(names: Mapping[str, object] | Sequence[str], most: int = _MOST_NAMES) -> str:
     found = sorted(names) if isinstance(names, Mapping) else list(names)
-    return ", ".join(found[:_MOST_NAMES]) + (f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else "")
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
 def _place(sql: bytes, position: int) -> str:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,12 @@ from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command
 from esper.cli.commands.audit import require_duckdb, wait_for
 from esper.cli.output import Output
 from esper.cli.text import plural, short_id
-from esper.errors import SettingsError
+from esper.errors import LogError, SettingsError
 from esper.events.envelope import RunId
+from esper.events.kinds.audit import ComplianceChecked
+from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
-from esper.settings import nearest
+from esper.settings import nearest, person_or_none
 
 if TYPE_CHECKING:
     from esper.audit.compliance.check_files import Check
@@ -35,6 +38,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("--check", metavar="NAME", action="append", help="this check alone; may be given again")
     parser.add_argument("--checks", metavar="DIR", type=Path, help="a directory with checks of your own, made besides")
     parser.add_argument("--format", choices=_FORMATS, default="text", help="text, json (one object per result), csv, junit or html")
+    parser.add_argument("--by", metavar="NAME", help="the person who asks; it is recorded with the results")
     parser.add_argument("--strict", action="store_true", help="what is INCONCLUSIVE fails too")
 
 
@@ -43,11 +47,11 @@ def _run(arguments: argparse.Namespace, out: Output) -> int:
     require_duckdb()
     from esper.audit.compliance.running import Verdict
 
-    checks = _chosen(arguments)
+    checks, by = _chosen(arguments), person_or_none("--by", arguments.by)
     if arguments.run is None and not arguments.all:
         return _list(checks, arguments, out)
     directory, runs = _asked(arguments)
-    results = _results(directory, checks, runs)
+    results = _results(directory, checks, runs, by)
     _write(results, arguments, out)
     wrong = {Verdict.FAIL, Verdict.INCONCLUSIVE} if arguments.strict else {Verdict.FAIL}
     return 1 if any(result.verdict in wrong for result in results) else 0
@@ -72,8 +76,8 @@ def _asked(arguments: argparse.Namespace) -> tuple[Directory, list[RunId]]:
     return directory, [run for run in directory.names() if directory.has_log(run)]
 
 
-def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[RunId]) -> list["Result"]:
-    """The results about `runs` as they stand in the log now, compared with what was read of them before."""
+def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[RunId], by: str | None) -> list["Result"]:
+    """The results about `runs` as they stand in the log now, compared with what was read of them before; each is a fact of the trail."""
     from esper.audit.compliance.running import run_checks
     from esper.audit.ownership import snapshot_of
     from esper.audit.projection import opened
@@ -81,8 +85,28 @@ def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[Run
     snapshot = snapshot_of(directory, compare=runs, waiting=wait_for)
     with opened(snapshot.path) as connection:
         results = list(run_checks(connection, checks, runs))
+        ends = dict(connection.execute("SELECT run, max(moment) FROM events GROUP BY run").fetchall())
     print(f"esper: {plural(len(runs), 'run')} checked as of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC", file=sys.stderr)
+    try:
+        append_to_trail(directory, [_fact(result, ends.get(result.run, 0), by) for result in results], lambda: datetime.now(UTC))
+    except LogError as error:
+        print(f"esper: that they were checked is not recorded: {error}", file=sys.stderr)
     return results
+
+
+def _fact(result: "Result", up_to: int, by: str | None) -> ComplianceChecked:
+    check = result.check
+    return ComplianceChecked(
+        about=result.run,
+        check=check.name,
+        version=check.header.version,
+        digest=check.digest,
+        result=result.verdict.value,
+        population=result.population,
+        violations=result.violations,
+        up_to=up_to,
+        by=by,
+    )
 
 
 def _write(results: Sequence["Result"], arguments: argparse.Namespace, out: Output) -> None:
