@@ -94,7 +94,13 @@ def started(planned: int = EPOCHS, task: str = "digits") -> RunStarted:
     """The first event of the synthetic run."""
     return RunStarted(
         task=task,
-        settings={"trainer.epochs": planned, "policy.train_epochs": 2, "policy.graft_epochs": 2, "policy.fine_tune_epochs": 2},
+        settings={
+            "trainer.epochs": planned,
+            "policy.train_epochs": 2,
+            "policy.graft_epochs": 2,
+            "policy.fine_tune_epochs": 2,
+            **{f"gate.{name}": value for name, value in GATE},
+        },
         code=Code(revision="0" * 40, dirty_digest=None, argv=("esper", "train", "digits")),
         packages={"torch": "2.15.0"},
         data=(DataFingerprint(name="train", length=1097, kind="tensors", digest=digest("data", 0)),),

@@ -1,9 +1,11 @@
 """The made-up trainer: goes through the script, and asks the real gate and the real lifecycle what becomes of it."""
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from threading import Event as Signal
 
+from esper.events.digests import checkpoint_digest
 from esper.events.envelope import EventId
 from esper.events.fields import Event
 from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandFailed, CommandIssued, DecisionRefused, FieldReported
@@ -16,7 +18,7 @@ from esper.folds.gate import Refused, after, judge, view_at
 from esper.oona.emitter import Emitter
 from tests.synthetic.columns import system
 from tests.synthetic.memory import Memory
-from tests.synthetic.numbers import accuracy, blueprint_key, digest, loss
+from tests.synthetic.numbers import accuracy, blueprint_key, checkpoint_files, digest, loss
 from tests.synthetic.script import (
     DROPPING_EPOCH,
     EVALUATED,
@@ -228,12 +230,13 @@ class Trainer:
 
     def _save(self, reason: str) -> None:
         self.memory.saved = dict(self.memory.seeds)
-        name = f"epoch-{self.memory.epoch:06d}"
+        name, files = f"epoch-{self.memory.epoch:06d}", checkpoint_files(self.memory.epoch)
+        tensors_sha256 = hashlib.sha256(files["tensors.safetensors"]).hexdigest()
         self._say(
             CheckpointSaved.model_validate(
                 {
                     "checkpoint": name,
-                    "digest": digest("checkpoint", self.memory.epoch),
+                    "digest": checkpoint_digest(files["manifest.json"], tensors_sha256),
                     "size_bytes": 20480,
                     "reason": reason,
                     "duration_s": 0.009,

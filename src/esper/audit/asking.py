@@ -1,16 +1,15 @@
 """A question in SQL to a log as anyone may ask it: of everything that is there, of one run, or of a run as it stood at a moment."""
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from datetime import datetime
 from typing import NamedTuple
 
-import duckdb
 from pydantic import JsonValue
 
 from esper.audit.door.answer import Answer
 from esper.audit.door.query import Limits, query
 from esper.audit.ownership import Snapshot, snapshot_of
+from esper.audit.projection import opened
 from esper.audit.tables import described
 from esper.errors import RuleError
 from esper.events.envelope import RunId
@@ -72,7 +71,7 @@ def _moment(snapshot: Snapshot, run: RunId, scope: Scope) -> int | None:
     """The moment that the scope means; None for all of the run. Raises RuleError where the run has not got there."""
     if scope.moment is not None and scope.epoch is not None:
         raise RuleError("expected a moment or an epoch, got both")
-    with closing(duckdb.connect(snapshot.path, read_only=True)) as connection:
+    with opened(snapshot.path) as connection:
         [(last, last_epoch)] = connection.execute("SELECT max(moment), max(epoch) FROM events WHERE run = ?", [run]).fetchall()
         if last is None:
             raise RuleError(f"run {run}: expected records of it in the tables, got none")

@@ -35,9 +35,23 @@ from esper.audit.reading import (
     rows_of,
     stamp_of,
 )
-from esper.audit.tables import BY_NAME, OWN, TABLES, columns_of, comment_on, comments, ddl, described, insertion, selection, tables_of
+from esper.audit.tables import (
+    BY_NAME,
+    OWN,
+    TABLES,
+    Table,
+    columns_of,
+    comment_on,
+    comments,
+    ddl,
+    described,
+    insertion,
+    selection,
+    tables_of,
+)
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
+from esper.events.fields import Event
 from esper.folds.admit import Admission
 from esper.oona.directory import Directory
 
@@ -47,9 +61,9 @@ _SETTINGS: Mapping[str, str | int | bool] = {
     "autoload_known_extensions": False,
     "enable_external_access": False,
     "allow_community_extensions": False,
-    # A checkpoint rewrites what is not full yet: one at every 16 MB would write most of the file ten times.
-    "wal_autocheckpoint": "1GB",
 }
+# Read since the last checkpoint, and in memory alone: what a projector that is killed reads again, in some seconds.
+_MOST_HELD_BYTES = 512 << 20
 
 
 class Refreshed(NamedTuple):
@@ -86,6 +100,7 @@ class Projection:
         self.directory = directory
         self.path = directory.path / AUDIT_FILE if path is None else path
         self.made_anew: str | None = None
+        self._held_bytes = 0
         self._connection = self._opened()
         try:
             problem = self._fault()
@@ -96,11 +111,14 @@ class Projection:
             raise
 
     def refresh(self, runs: Collection[RunId] | None = None) -> Refreshed:
-        """Reads everything that is new in `runs` (None: all), and returns when it is durable."""
+        """Reads everything that is new in `runs` (None: all); it is durable after the next checkpoint, or when the file is closed."""
         changed = self._changed(self.directory.names(hidden=True) if runs is None else runs)
         records, problems = 0, []
         for batch in _ahead(self._reader({run for run, _ in changed}).batches(changed)):
             self._write(batch)
+            self._held_bytes += batch.table.nbytes
+            if self._held_bytes > _MOST_HELD_BYTES:
+                self.checkpoint()
             records += batch.table.num_rows
             problems += [reached for reached in batch.reached if reached.problem is not None]
         return Refreshed(records, len(changed), tuple(problems))
@@ -155,8 +173,9 @@ class Projection:
         return self._connection
 
     def checkpoint(self) -> None:
-        """Writes everything into the one file: from then on it can be copied, or opened without its WAL."""
+        """Writes everything into the one file, durably: from then on it can be copied."""
         self._connection.execute("CHECKPOINT")
+        self._held_bytes = 0
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
@@ -172,7 +191,7 @@ class Projection:
         fresh = not self.path.exists()
         _remove_wal(self.path)
         try:
-            connection = duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
+            connection = _connected(self.path)
         except duckdb.IOException as error:
             if "lock" in str(error).lower():
                 raise LogError(f"cannot open {self.path}: another process has it open ({_first_line(error)})") from error
@@ -190,7 +209,7 @@ class Projection:
         self.made_anew = f"it could not be opened: {_first_line(error)}"
         self.path.unlink(missing_ok=True)
         try:
-            return duckdb.connect(os.fspath(self.path), config=dict(_SETTINGS))
+            return _connected(self.path)
         except duckdb.Error as second:
             raise LogError(f"cannot make {self.path}: {_first_line(second)}") from second
 
@@ -249,14 +268,9 @@ class Projection:
         """`batch` with a problem at every record that a typed table refuses."""
         problems = batch.table.column("problem").to_pylist()
         with closing(duckdb.connect(config=dict(_SETTINGS))) as scratch:
-            for at in range(batch.table.num_rows):
-                scratch.register("one", batch.table.slice(at, 1))
-                for table, kind in tables_of({batch.table.column("type")[at].as_py()}):
-                    try:
-                        # Into a table of its types: the SELECT alone does not read what it does not return.
-                        scratch.execute(f"CREATE OR REPLACE TEMP TABLE made AS {selection(table, kind, 'one')}")
-                    except duckdb.Error as error:
-                        problems[at] = f"cannot stand in table {table.name}: {_first_line(error)}"
+            for table, kind in tables_of(batch.kinds):
+                for at, reason in _refused(scratch, table, kind, batch.table):
+                    problems[at] = f"cannot stand in table {table.name}: {reason}"
         index = SCHEMA.get_field_index("problem")
         return batch._replace(table=batch.table.set_column(index, SCHEMA.field(index), pa.array(problems, pa.string())))
 
@@ -270,8 +284,19 @@ class Projection:
             ).fetchall()
             self._connection.execute("DELETE FROM positions WHERE run = ? AND file = ?", [one.run, one.file])
             self._connection.execute(
-                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [one.run, one.file, one.row, records, one.problem, one.gone, one.stamp, _now(), compared[0][0] if compared else None],
+                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    one.run,
+                    one.file,
+                    one.row,
+                    records,
+                    one.problem,
+                    one.gone,
+                    one.mark,
+                    one.stamp,
+                    _now(),
+                    compared[0][0] if compared else None,
+                ],
             )
 
     def _compare(self, run: RunId, file: str) -> int:
@@ -402,8 +427,10 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
 
 @contextmanager
 def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the snapshot at that path, for statements of Esper itself; nothing is written."""
+    """A connection that reads the snapshot at that path, and can neither write nor open anything else."""
     with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
+        connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
+        connection.execute("SET lock_configuration = true")
         yield connection
 
 
@@ -446,6 +473,39 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
+
+
+def _refused(scratch: duckdb.DuckDBPyConnection, table: Table, kind: type[Event], records: pa.Table) -> Iterator[tuple[int, str]]:
+    """The places of the `records` that `table` refuses, with the reason: looked for by halves, for nearly all are taken."""
+    halves = [(0, records.num_rows)]
+    while halves:
+        at, count = halves.pop()
+        scratch.register("part", records.slice(at, count))
+        try:
+            # Into a table of its types: the SELECT alone does not read what it does not return.
+            scratch.execute(f"CREATE OR REPLACE TEMP TABLE made AS {selection(table, kind, 'part')}")
+        except duckdb.Error as error:
+            if count == 1:
+                yield at, _first_line(error)
+            else:
+                halves += [(at, count // 2), (at + count // 2, count - count // 2)]
+
+
+def _connected(path: Path) -> duckdb.DuckDBPyConnection:
+    """A connection to the file, beside which no write-ahead log is written: what is in no checkpoint is read from the log again.
+
+    A log would hold every payload once more, and be read by nobody.
+    """
+    connection = duckdb.connect(config={**_SETTINGS, "enable_external_access": True})
+    try:
+        named = os.fspath(path).replace("'", "''")
+        connection.execute(f"ATTACH '{named}' AS audit (RECOVERY_MODE no_wal_writes)")
+        connection.execute("USE audit")
+        connection.execute("SET enable_external_access = false")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _remove_wal(path: Path) -> None:

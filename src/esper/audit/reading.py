@@ -18,7 +18,7 @@ from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
 from esper.events.kinds import BY_NAME
 from esper.folds.admit import Admission, Apply, Drop, Gap, admit
 from esper.oona.directory import Directory
-from esper.oona.file import OBSERVED_FILE, RUN_FILE
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK, read_mark
 from esper.oona.observed import is_observed, observed_rows
 from esper.oona.run_log import RunLog
 
@@ -60,14 +60,21 @@ SCHEMA = pa.schema(
 
 @dataclass(slots=True)
 class TopicState:
-    """The last record of one topic of a run that was read: what admitted it, and its chain."""
+    """The last record of one topic of a run that was read: what admitted it, and its chain.
+
+    `undigested` is that record, where `admission` has no digest of it yet.
+    """
 
     admission: Admission = field(default_factory=Admission)
     chain: bytes = b""
+    undigested: Record | None = None
 
 
 class Reached(NamedTuple):
-    """How far one file of a run was read, and what it looked like before. `problem`: why it could not be read further."""
+    """How far one file of a run was read, and what it looked like before. `problem`: why it could not be read further.
+
+    `mark`: what its seal says, of the run's own file.
+    """
 
     run: RunId
     file: str
@@ -75,6 +82,7 @@ class Reached(NamedTuple):
     stamp: str
     problem: str | None = None
     gone: str | None = None
+    mark: str | None = None
 
 
 class Batch(NamedTuple):
@@ -86,9 +94,9 @@ class Batch(NamedTuple):
 
 
 def stamp_of(folder: Path, file: str) -> str:
-    """Size, time and identity of a file and its WAL as text: where it is the same, nothing was written. Empty: there is no file."""
+    """Size, time and identity of a file, its WAL and its seal: where they are the same, nothing was written. Empty: there is no file."""
     found = []
-    for path in (folder / FILES[file], folder / (FILES[file] + "-wal")):
+    for path in (folder / FILES[file], folder / (FILES[file] + "-wal"), *((folder / SEAL_MARK,) if file == RUN else ())):
         try:
             status = path.stat()
         except OSError:
@@ -107,6 +115,8 @@ def rows_of(directory: Directory, run: RunId, file: str, after: int) -> Iterator
             after = page[-1][0]
         return
     with RunLog(folder) as log:
+        if log.run != run:
+            raise LogError(f"expected run {run} in {folder}, got {log.run}: name the directory so, or move a copy out of the log")
         while page := log.rows(after, _PAGE):
             yield page
             after = page[-1][0]
@@ -131,8 +141,8 @@ class Reader:
         self._directory = directory
         self._rows = rows
         self._topics = dict(topics)
-        self._rows_read: list[Row] = []
-        self._bytes = 0
+        self._pages: list[pa.Table] = []
+        self._records = self._bytes = 0
         self._kinds: set[str] = set()
         self._reached: dict[tuple[RunId, str], Reached] = {}
 
@@ -143,12 +153,13 @@ class Reader:
             reached = Reached(run, file, self._rows.get((run, file), 0), stamp_of(folder, file))
             try:
                 gone = gone_of(self._directory, run) if file == RUN else None
-                self._reached[run, file] = reached = reached._replace(gone=gone)
+                self._reached[run, file] = reached = reached._replace(gone=gone, mark=read_mark(folder) if file == RUN else None)
                 for page in rows_of(self._directory, run, file, reached.row):
-                    for row, record in page:
-                        self._add(file, row, record)
+                    # A page at a time: the next one takes the memory of its texts again, which the processor still has at hand.
+                    self._pages.append(arrow_of([self._row(file, row, record) for row, record in page]))
+                    self._records += len(page)
                     self._reached[run, file] = reached = reached._replace(row=page[-1][0])
-                    if len(self._rows_read) >= MOST_RECORDS - _PAGE or self._bytes >= _MOST_BYTES:
+                    if self._records >= MOST_RECORDS - _PAGE or self._bytes >= _MOST_BYTES:
                         # The stamp is of the whole file: it stands where all of it was read, and so with the last batch alone.
                         self._reached[run, file] = reached._replace(stamp="")
                         yield self._taken()
@@ -158,7 +169,7 @@ class Reader:
         if self._reached:
             yield self._taken()
 
-    def _add(self, file: str, row: int, record: Record) -> None:
+    def _row(self, file: str, row: int, record: Record) -> Row:
         problem, follows = _undecodable(record), None
         if file == RUN:
             state = self._topics.setdefault((record.run, record.topic), TopicState())
@@ -167,12 +178,12 @@ class Reader:
             state.chain = record.chain or b""
         if problem is None:
             self._kinds.add(record.type)
-        self._rows_read.append(row_of(file, row, record, follows, problem))
         self._bytes += len(record.data)
+        return row_of(file, row, record, follows, problem)
 
     def _taken(self) -> Batch:
-        batch = Batch(arrow_of(self._rows_read), frozenset(self._kinds), tuple(self._reached.values()))
-        self._rows_read, self._bytes, self._kinds, self._reached = [], 0, set(), {}
+        batch = Batch(pa.concat_tables([SCHEMA.empty_table(), *self._pages]), frozenset(self._kinds), tuple(self._reached.values()))
+        self._pages, self._records, self._bytes, self._kinds, self._reached = [], 0, 0, set(), {}
         return batch
 
 
@@ -204,12 +215,27 @@ def _undecodable(record: Record) -> str | None:
 
 def _refused(state: TopicState, record: Record) -> str | None:
     """Why `record` does not come after those of its topic that were read; None: it does, and `state` has it now."""
-    verdict = admit(state.admission, record)
+    known, following = state.admission, state.admission.sequence + 1
+    if record.sequence == following and known.incarnations and known.incarnations[-1][0] == record.incarnation:
+        # The next one, as nearly all are. A digest of its bytes, which takes longer than all else here, is wanted only if it comes again.
+        state.admission, state.undigested = Admission(following, b"", known.incarnations), record
+        return None
+    if state.undigested is not None:
+        known = state.admission = _digested(known, state.undigested)
+        state.undigested = None
+    verdict = admit(known, record)
     if isinstance(verdict, Gap):
         # What is missing is found in the sequences themselves; what follows is read on from here.
-        verdict = admit(Admission(verdict.to, b"", state.admission.incarnations), record)
+        verdict = admit(Admission(verdict.to, b"", known.incarnations), record)
     if isinstance(verdict, Drop):
         return verdict.detail
     assert isinstance(verdict, Apply), "a gap that was passed is none"
     state.admission = verdict.admission
     return None
+
+
+def _digested(admission: Admission, last: Record) -> Admission:
+    """`admission` with the digest of the `last` record that it admitted."""
+    verdict = admit(Admission(admission.sequence - 1, b"", admission.incarnations), last)
+    assert isinstance(verdict, Apply), "it was the next one"
+    return verdict.admission

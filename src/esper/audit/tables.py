@@ -236,6 +236,7 @@ POSITIONS = (
     Column("records", "BIGINT", "Records of the file in `events`."),
     Column("problem", "VARCHAR", "Why the file could not be read to its end; NULL: it was."),
     Column("gone", "VARCHAR", "What this copy lacks because Kafka had deleted it, as JSON; NULL: nothing."),
+    Column("mark", "VARCHAR", "What the seal of a finished run says, JSON as it was written; NULL: there is none."),
     Column("stamp", "VARCHAR", "Sizes and times of the file when it was read; empty: more is to be read."),
     Column("read_at", "TIMESTAMP", "When it was last read, in UTC, by this machine's clock."),
     Column("compared_at", "TIMESTAMP", "When all of it was last compared with what had been read before; NULL: never."),

@@ -10,12 +10,27 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from esper.cli.commands import alerts, answering, audit, distributed, doctor, log, replay, report, runs, services, show, sql, trainings
+from esper.cli.commands import (
+    alerts,
+    answering,
+    audit,
+    compliance,
+    distributed,
+    doctor,
+    log,
+    replay,
+    report,
+    runs,
+    services,
+    show,
+    sql,
+    trainings,
+)
 from esper.cli.output import Output
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-_COMMANDS = (trainings, runs, show, log, replay, services, alerts, doctor, audit, sql, report, answering, distributed)
+_COMMANDS = (trainings, runs, show, log, replay, services, alerts, doctor, audit, sql, compliance, report, answering, distributed)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,7 +2,8 @@
 
 import ast
 import inspect
-import textwrap
+import sys
+from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 
@@ -21,10 +22,14 @@ def field_meanings(model: type[BaseModel]) -> dict[str, str]:
         return field_meanings(model.ROW)
     meanings: dict[str, str] = {}
     for part in reversed([part for part in model.__mro__ if issubclass(part, Part)]):
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, after in pairwise(definition.body):
+        for field, after in pairwise(_classes_of(part.__module__)[part.__name__].body):
             match field, after:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     meanings[name] = inspect.cleandoc(text)
     return meanings
+
+
+@cache
+def _classes_of(module: str) -> Mapping[str, ast.ClassDef]:
+    """The classes of a module, by name. `inspect.getsource` of a class parses all of its module, each time."""
+    return {node.name: node for node in ast.parse(inspect.getsource(sys.modules[module])).body if isinstance(node, ast.ClassDef)}

@@ -63,6 +63,11 @@ def next_stage(stage: Stage, command: Command) -> Stage:
     return following
 
 
+def edges() -> tuple[tuple[Stage, Command, Stage], ...]:
+    """Every edge of the table: the stage, the command, the stage that it leads to."""
+    return tuple((stage, command, following) for (stage, command), following in _EDGES.items())
+
+
 def is_edge(start: Stage, end: Stage) -> bool:
     """True if some command leads from `start` to `end`."""
     return any(stage is start and following is end for (stage, _), following in _EDGES.items())

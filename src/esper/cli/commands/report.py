@@ -59,9 +59,12 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
 
 def _made(directory: Directory, name: RunId, on: date | None, model: Path | None) -> "Report":
+    from esper.audit.compliance.catalogue import every_check
+    from esper.audit.compliance.running import run_checks
     from esper.audit.ownership import snapshot_of
     from esper.audit.projection import opened
     from esper.audit.report.making import make_report
 
     with opened(snapshot_of(directory, compare=[name], waiting=wait_for).path) as connection:
-        return make_report(connection, name, now=datetime.now(UTC), on=on, model=model)
+        results = list(run_checks(connection, every_check(), [name]))
+        return make_report(connection, name, results, now=datetime.now(UTC), on=on, model=model)
