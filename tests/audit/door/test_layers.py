@@ -9,7 +9,7 @@ from tests.audit.door.stripped import stripped
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 COSTLY = ("time", "memory", "size of the result", "depth", "length")
-REACHING = ("writing inside a query", "files", "files as tables", "what a hostile writer has stored", "queries in texts")
+REACHING = ("writing inside a query", "files", "what a hostile writer has stored")
 
 
 def cheap(*families: str) -> list[Attack]:
@@ -22,8 +22,8 @@ def cheap(*families: str) -> list[Attack]:
 
 
 def test_without_any_layer_the_attacks_succeed(place: Arena) -> None:
-    found = stripped(place.file, [place.sql(attack) for attack in cheap("files", "files as tables")], "check", "settings", "kernel")
-    assert sum(bool(leaks(line)) for line in found) > 40
+    found = stripped(place.file, [place.sql(attack) for attack in cheap("files")], "check", "settings", "kernel")
+    assert sum(bool(leaks(line)) for line in found) > 30
 
 
 def test_without_the_look_at_the_statement_nothing_outside_is_reached(place: Arena) -> None:

@@ -7,7 +7,7 @@ found here meets a database without a file system, and a process that can open n
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import duckdb
@@ -44,16 +44,12 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
             kind = _kind(connection, read)
     if kind != "SELECT":
         raise RuleError(f"expected a statement that only reads ({_READS}), got {_ASKED_OTHERWISE.get(kind, kind.replace('_', ' '))}")
-    macros = {name.lower() for (name,) in connection.execute(_MACROS).fetchall()}
     tables = []
     for node in _nodes(_tree(connection, read)):
-        _check_node(node, macros)
+        _check_node(node, connection)
         if node.get("type") == "BASE_TABLE":
             tables.append(str(node["table_name"]))
     return tables
-
-
-_MACROS = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE NOT internal AND function_type = 'table_macro'"
 
 
 _ASKED_OTHERWISE = {
@@ -96,14 +92,19 @@ def _nodes(tree: object) -> Iterator[dict[str, object]]:
             ahead.extend(node)
 
 
-def _check_node(node: dict[str, object], macros: Collection[str]) -> None:
+_IS_MACRO = """
+SELECT 1 FROM duckdb_functions() WHERE NOT internal AND function_type = 'table_macro' AND lower(function_name) = lower(?) LIMIT 1
+"""
+
+
+def _check_node(node: dict[str, object], connection: duckdb.DuckDBPyConnection) -> None:
     kind, function = str(node.get("type", "")), node.get("function")
     if kind.endswith("_NODE") and kind not in _READING_NODES:
         verb = kind.removesuffix("_NODE").removesuffix("_QUERY")
         raise RuleError(f"expected a statement that only reads, got one with {verb} inside")
     if kind == "TABLE_FUNCTION" and isinstance(function, dict):
         name = str(function["function_name"])
-        if name.lower() not in _TABLES and name.lower() not in macros:
+        if name.lower() not in _TABLES and not connection.execute(_IS_MACRO, [name]).fetchall():
             raise RuleError(f"expected tables of this file, got {name}(): a query cannot reach beyond them")
     if kind == "BASE_TABLE":
         name = str(node["table_name"])
