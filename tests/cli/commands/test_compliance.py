@@ -9,10 +9,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from esper.events.codec import decode
+from esper.events.kinds.audit import ComplianceChecked
+from esper.history.trail import trail_runs
 from esper.oona.directory import Directory
 from tests.audit.compliance.finished import write_finished
 from tests.audit.compliance.forging import Forger
 from tests.cli.conftest import Esper
+from tests.synthetic import RUN
 
 OWN = """\
 -- name = "house.rule"
@@ -96,6 +100,18 @@ def test_nothing_to_ask_about_fails_only_where_that_is_asked_for(esper: Esper) -
     assert esper("compliance", "latest", "--check", "alert.handled").code == 0
     said = esper("compliance", "latest", "--check", "alert.handled", "--strict")
     assert (said.code, said.lines[-1]) == (1, "run …7c21ab: 1 INCONCLUSIVE")
+
+
+def test_each_result_is_a_fact_of_the_trail_with_who_asked(esper: Esper, tmp_path: Path) -> None:
+    esper("compliance", "latest", *CHAIN, "--check", "alert.handled", "--by", "Ada Example")
+    directory = Directory(tmp_path / "own")
+    [trail] = trail_runs(directory)
+    with directory.open(trail) as log:
+        found = [event for event in map(decode, log.read().records) if isinstance(event, ComplianceChecked)]
+    assert [(event.about, event.check, event.result, event.population, event.up_to, event.by) for event in found] == [
+        (RUN, "alert.handled", "INCONCLUSIVE", 0, 233, "Ada Example"),
+        (RUN, "log.chain", "PASS", 233, 233, "Ada Example"),
+    ]
 
 
 def test_json_is_an_object_for_each_result(esper: Esper) -> None:

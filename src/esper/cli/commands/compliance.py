@@ -85,16 +85,15 @@ def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[Run
     snapshot = snapshot_of(directory, compare=runs, waiting=wait_for)
     with opened(snapshot.path) as connection:
         results = list(run_checks(connection, checks, runs))
-        ends = dict(connection.execute("SELECT run, max(moment) FROM events GROUP BY run").fetchall())
     print(f"esper: {plural(len(runs), 'run')} checked as of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC", file=sys.stderr)
     try:
-        append_to_trail(directory, [_fact(result, ends.get(result.run, 0), by) for result in results], lambda: datetime.now(UTC))
+        append_to_trail(directory, [_fact(result, by) for result in results], lambda: datetime.now(UTC))
     except LogError as error:
         print(f"esper: that they were checked is not recorded: {error}", file=sys.stderr)
     return results
 
 
-def _fact(result: "Result", up_to: int, by: str | None) -> ComplianceChecked:
+def _fact(result: "Result", by: str | None) -> ComplianceChecked:
     check = result.check
     return ComplianceChecked(
         about=result.run,
@@ -104,7 +103,7 @@ def _fact(result: "Result", up_to: int, by: str | None) -> ComplianceChecked:
         result=result.verdict.value,
         population=result.population,
         violations=result.violations,
-        up_to=up_to,
+        up_to=result.up_to,
         by=by,
     )
 
