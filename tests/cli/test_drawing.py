@@ -46,7 +46,7 @@ def test_losses_come_with_the_best_the_curve_and_the_wait_for_data(synthetic_log
 def test_what_was_lost_and_rolled_back_is_shown(synthetic_log: Path) -> None:
     lines = at_epoch(synthetic_log, 14)
     assert lines[2].startswith(" log   233 records on disk · 3 lost · 1 rolled back")
-    assert lines[2].endswith("checkpoint epoch-000012 · e79fb061")
+    assert lines[2].endswith("checkpoint epoch-000012 · 773852b5")
 
 
 def test_each_site_has_a_box_with_a_lane_per_slot_that_was_used(synthetic_log: Path) -> None:

@@ -7,19 +7,23 @@ import pytest
 
 from esper.audit.compliance.catalogue import every_check
 from esper.audit.compliance.running import Result, run_checks
-from esper.audit.projection import Projection
+from esper.audit.projection import AUDIT_FILE, Projection
 from esper.oona.directory import Directory
 from tests.audit.compliance.broken import BROKEN, IN_TABLES, REREAD
-from tests.audit.compliance.finished import write_finished
+from tests.audit.compliance.finished import memory, write_finished
 
 Found = Mapping[tuple[str, str], Result]
 """Results by what was done to a run and the name of the check."""
 
 
 @pytest.fixture(scope="session")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+def broken() -> Found:
     """What is found in the runs of `BROKEN`."""
-    directory = Directory(tmp_path_factory.mktemp("broken"))
+    with memory() as folder:
+        return _found(Directory(folder))
+
+
+def _found(directory: Directory) -> Found:
     runs = dict(zip((one.name for one in BROKEN), write_finished(directory, len(BROKEN)), strict=True))
     with Projection(directory) as projection:
         projection.refresh([runs[REREAD]])
@@ -30,13 +34,13 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
         projection.connection.execute("UPDATE kernels SET flops = 1 WHERE run = ?", [runs[IN_TABLES]])
         names = {run: name for name, run in runs.items()}
         results = run_checks(projection.connection, every_check(), list(names))
-        yield {(names[result.run], result.check.name): result for result in results}
+        return {(names[result.run], result.check.name): result for result in results}
 
 
 @pytest.fixture(scope="session")
-def empty_projection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_projection() -> Iterator[Path]:
     """The file of a projection that holds nothing: copied, it is there in a moment."""
-    folder = tmp_path_factory.mktemp("empty")
-    with Projection(Directory(folder)) as projection:
-        projection.checkpoint()
-    return folder / "audit.duckdb"
+    with memory() as folder:
+        with Projection(Directory(folder)) as projection:
+            projection.checkpoint()
+        yield folder / AUDIT_FILE

@@ -1,7 +1,10 @@
 """Finished runs with everything that may stand beside their records: checkpoints, what an observer derived, and whom the alerts reached."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
@@ -13,8 +16,16 @@ from tests.observer.observed_runs import SETTINGS, problems, read
 from tests.synthetic import write_run
 from tests.synthetic.numbers import checkpoint_files
 
-_KEPT = (8, 12)
-"""The epochs of the checkpoints that the synthetic run keeps."""
+SAVED, KEPT = (0, 4, 8, 12), (8, 12)
+"""The epochs after which the synthetic run saves checkpoints, and those of which it keeps them to its end."""
+
+
+@contextmanager
+def memory() -> Iterator[Path]:
+    """A folder for as long as it is needed, in memory where there is one: many runs commit a lot."""
+    place = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="esper-", dir=place if place.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 def run_number(number: int) -> RunId:
@@ -32,9 +43,9 @@ def write_finished(directory: Directory, count: int = 1) -> list[RunId]:
     return runs
 
 
-def save_checkpoints(directory: Directory, run: RunId) -> None:
-    """Puts the files of the kept checkpoints into the run's folder."""
-    for epoch in _KEPT:
+def save_checkpoints(directory: Directory, run: RunId, epochs: Sequence[int] = KEPT) -> None:
+    """Puts the files of the checkpoints after `epochs` into the run's folder."""
+    for epoch in epochs:
         folder = directory.checkpoints(run) / f"epoch-{epoch:06d}"
         folder.mkdir(parents=True)
         for name, content in checkpoint_files(epoch).items():

@@ -7,6 +7,7 @@ from esper.audit.compliance.running import Verdict
 from tests.audit.compliance.broken import BROKEN, Broken
 from tests.audit.compliance.conftest import Found
 
+pytestmark = pytest.mark.whole
 NAMES = tuple(check.name for check in every_check())
 
 
