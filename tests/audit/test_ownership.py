@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from esper.audit.ownership import SNAPSHOTS, owned, owner_of, place_of, snapshot_of
+from esper.audit.projection import opened
 from esper.errors import LogError
 from esper.oona.directory import Directory
 from tests.oona.processes import NOBODY
@@ -62,6 +63,13 @@ def test_a_snapshot_may_not_be_written_and_has_no_wal(written: Directory) -> Non
     path = snapshot_of(written).path
     assert path.stat().st_mode & 0o222 == 0
     assert sorted(found.name for found in path.parent.iterdir()) == [path.name]
+
+
+def test_a_wal_that_is_planted_beside_a_snapshot_is_refused(written: Directory) -> None:
+    path = snapshot_of(written).path
+    path.with_name(f"{path.name}.wal").write_bytes(b"planted")
+    with pytest.raises(LogError, match="expected no write-ahead log"), opened(path):
+        pass
 
 
 def test_the_newest_two_snapshots_are_kept(written: Directory) -> None:

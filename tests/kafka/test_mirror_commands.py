@@ -220,3 +220,22 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_sql_gives_the_same_rows_of_a_log_on_kafka_as_of_the_directory(esper: Typed, shipped: Shipped) -> None:
+    asked = ("sql", "SELECT * EXCLUDE (file, row) FROM events ORDER BY run, moment, id", "--format", "csv")
+    here = esper(*asked, "--log", shipped.directory.path)
+    there = esper(*asked, "--log", shipped.address, "--mirror", shipped.mirror)
+    assert (here.code, there.code) == (0, 0)
+    assert there.out == here.out
+    assert len(here.out.splitlines()) > 200
+
+
+def test_checks_of_a_run_on_kafka_find_what_those_of_the_directory_find(esper: Typed, shipped: Shipped) -> None:
+    asked = ("compliance", FIRST, "--format", "csv", "--check", "log.chain", "--check", "log.sequence", "--check", "decision.thresholds")
+    here = esper(*asked, "--log", shipped.directory.path)
+    there = esper(*asked, "--log", shipped.address, "--mirror", shipped.mirror)
+    assert there.out == here.out
+    assert (here.code, there.code) == (0, 0)
+    assert "is not recorded" in there.err
+    assert "is not recorded" not in here.err

@@ -411,19 +411,28 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
         for comment in comments(name, meaning, columns):
             connection.execute(comment)
     connection.execute("CREATE TABLE table_rows (name VARCHAR, rows BIGINT)")
+    connection.execute(
+        comment_on("TABLE", "table_rows", "Rows of each table as they were written, to be compared when the file is opened.")
+    )
     counted = [name for name, _, _ in described() if name not in ("positions", "checkpoint_files")]
     connection.execute("INSERT INTO table_rows SELECT unnest(?), 0", [counted])
     for view in views():
         connection.execute(view.text)
         connection.execute(comment_on(view.kind, view.name, view.meaning))
     connection.execute("CREATE TABLE meta (tables VARCHAR, made VARCHAR, writes BIGINT)")
+    connection.execute(comment_on("TABLE", "meta", "The version of the tables, and how often this file was written."))
     connection.execute("INSERT INTO meta VALUES (?, ?, 0)", [_version(), secrets.token_hex(4)])
     connection.commit()
 
 
 @contextmanager
 def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that reads the snapshot at that path, and can neither write nor open anything else."""
+    """A connection that reads the snapshot at that path, and can neither write nor open anything else.
+
+    Raises LogError where a write-ahead log lies beside it: a snapshot has none, and DuckDB would replay one that was planted.
+    """
+    if (planted := next(_wals_of(snapshot), None)) is not None:
+        raise LogError(f"cannot trust {snapshot}: expected no write-ahead log beside it, got {planted}: remove both")
     with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
         connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
         connection.execute("SET lock_configuration = true")
@@ -505,10 +514,14 @@ def _connected(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _remove_wal(path: Path) -> None:
-    """Removes what a process that was killed left beside the file. A checkpoint under way has parts of its own there."""
-    for left in path.parent.glob(f"{path.name}.*"):
-        if left.is_file() and left.name.removeprefix(path.name).startswith(".wal"):
-            left.unlink(missing_ok=True)
+    """Removes what a process that was killed, or anybody else, left beside the file."""
+    for left in _wals_of(path):
+        left.unlink(missing_ok=True)
+
+
+def _wals_of(path: Path) -> Iterator[Path]:
+    """Write-ahead logs of the file. A checkpoint under way has parts of its own."""
+    return (left for left in path.parent.glob(f"{path.name}.wal*") if left.is_file() or left.is_symlink())
 
 
 def _now() -> datetime:

@@ -17,7 +17,7 @@ _HEADER = Header(
     version=1,
     title="The rows of every table are those that its records give when they are derived again.",
     proves="The tables that other checks ask say what the payloads in `events` say.",
-    cannot_show="That `events` is what stands in the log (log.conflict); of kinds with many hundred records, more than a sample.",
+    cannot_show="That `events` stands in the log (log.conflict). Of kinds with more than a few hundred records it asks about a sample.",
     clauses=("21 CFR 11.10(a)", "21 CFR 11.10(b)"),
 )
 
