@@ -135,3 +135,10 @@ def test_the_tables_of_a_log_that_may_not_be_written_stand_in_the_users_cache(wr
     assert os.waitpid(child, 0)[1] == 0
     assert len(list((cache / "esper" / "audit").iterdir())) == 1
     assert place_of(written) == written.path
+
+
+def test_nothing_of_the_tables_looks_like_a_run(written: Directory) -> None:
+    with owned(written):
+        pass
+    snapshot_of(written)
+    assert written.names(hidden=True) == [RUN]

@@ -27,8 +27,8 @@ from esper.oona.lock import Lock, holder_of
 from esper.settings import user_cache
 
 AUDIT_LOCK = "audit.lock"
-SNAPSHOTS = "audit.snapshots"
-_REQUESTS = "audit.requests"
+SNAPSHOTS = ".audit.snapshots"  # A name without a dot before it would be a run's.
+_REQUESTS = ".audit.requests"
 _KEPT = 2
 _TURN_S = 0.25
 _LEAST_BETWEEN_S = 10.0
