@@ -139,7 +139,8 @@ def schemathesis(description: str, folder: Path, *options: str) -> None:
 
 
 def test_schemathesis_finds_nothing(served: int, tmp_path: Path) -> None:
-    schemathesis(f"http://127.0.0.1:{served}/api/v1/openapi.json", tmp_path, "--max-examples", "15")
+    # SQL is answered behind a token alone: the next test asks it.
+    schemathesis(f"http://127.0.0.1:{served}/api/v1/openapi.json", tmp_path, "--max-examples", "15", "--exclude-path", "/api/v1/sql")
 
 
 def test_schemathesis_gets_past_no_route_without_the_token(log: Path, tmp_path: Path) -> None:

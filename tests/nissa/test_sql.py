@@ -69,13 +69,13 @@ def test_without_a_token_nothing_is_answered(guarded: Client, finished: Client) 
 )
 def test_a_statement_that_is_refused_is_told_why(guarded: Client, sql: str, words: str) -> None:
     answer = asked(guarded, sql)
-    assert kind(answer) == (422, "sql-refused")
+    assert kind(answer) == (409, "sql-refused")
     assert words in answer.json["detail"]
 
 
 def test_a_moment_that_the_run_has_not_reached_is_refused(guarded: Client) -> None:
-    assert kind(asked(guarded, "SELECT 1", run="latest", moment=10**6)) == (422, "sql-refused")
-    assert kind(asked(guarded, "SELECT 1", epoch=3)) == (422, "sql-refused")
+    assert kind(asked(guarded, "SELECT 1", run="latest", moment=10**6)) == (409, "sql-refused")
+    assert kind(asked(guarded, "SELECT 1", epoch=3)) == (409, "sql-refused")
 
 
 def test_more_questions_than_the_service_allows_at_one_time_are_refused(guarded: Client) -> None:

@@ -17,7 +17,7 @@ _MEDIA_TYPE = "application/problem+json"
 # Names by which a mistake is located: they are in the API's description. Any other is the sender's, and is shown as `?`.
 _PLACES = ("path", "query", "header", "body")
 _PARAMETERS = ("run", "at", "limit", "cursor", "after", "topic", "standing", "metric", "last-event-id", "accept")
-_FIELDS = ("samples", "name", "type", "labels", "value", "about")
+_FIELDS = ("samples", "name", "type", "labels", "value", "about", "sql", "parameters", "moment", "epoch")
 _NAMES = frozenset((*_PLACES, *_PARAMETERS, *_FIELDS))
 _BRANCHES = frozenset(("gauge", "counter"))  # pydantic's word for the branch that it took; no place in the body.
 _PLAIN = frozenset(

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import to_json
 
 from esper.errors import LimitError, RuleError
-from esper.events.fields import Count
 from esper.nissa.backend import RUN_REF, ByBackend, View, send
 from esper.nissa.problems import ProblemError, responses
 
 _LONGEST_SQL = 100_000
+_Whole = Annotated[int, Field(ge=0, strict=False)]  # To JSON Schema 3.0 is a whole number.
 sql_routes = APIRouter(tags=["sql"])
 
 
@@ -24,12 +24,12 @@ class _Question(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    sql: Annotated[str, Field(min_length=1, max_length=_LONGEST_SQL)]
+    sql: Annotated[str, Field(min_length=1, max_length=_LONGEST_SQL, examples=["SELECT count(*) AS runs FROM runs"])]
     parameters: dict[str, JsonValue] = Field({})
     """Values of the statement's `$name`s."""
-    run: Annotated[str | None, Field(pattern=RUN_REF, max_length=128)] = None
-    moment: Count | None = None
-    epoch: Count | None = None
+    run: Annotated[str | None, Field(pattern=RUN_REF, max_length=128, examples=["latest"])] = None
+    moment: _Whole | None = None
+    epoch: _Whole | None = None
 
 
 class _AnswerColumn(View):
@@ -63,9 +63,9 @@ def ask_sql(backend: ByBackend, question: Annotated[_Question, Body()]) -> Respo
     try:
         asked = backend.ask(question.sql, parameters=question.parameters, scope=Scope(run, question.moment, question.epoch))
     except LimitError as error:
-        raise ProblemError(422, "sql-limit", str(error)) from error
+        raise ProblemError(409, "sql-limit", str(error)) from error
     except RuleError as error:
-        raise ProblemError(422, "sql-refused", str(error)) from error
+        raise ProblemError(409, "sql-refused", str(error)) from error
     finally:
         backend.queries.release()
     columns = [{"name": field.name, "type": str(field.type)} for field in asked.answer.arrow.schema]
