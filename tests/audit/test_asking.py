@@ -10,6 +10,8 @@ from esper.history.run_history import History
 from esper.oona.directory import Directory
 from tests.synthetic import RUN, write_run
 
+pytestmark = pytest.mark.whole
+
 OTHER = type(RUN)("01900000-0000-7000-8000-0000000000ff")
 
 

@@ -5,6 +5,8 @@ import pytest
 from esper.audit.examples import Example, examples
 from tests.audit.conftest import Ask
 
+pytestmark = pytest.mark.whole
+
 NOTHING_TO_TELL = {
     "Did two runs have the same code, data, packages and settings?",
     "Which settings differ between runs?",

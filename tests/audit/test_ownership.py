@@ -20,6 +20,8 @@ from esper.oona.directory import Directory
 from tests.oona.processes import NOBODY
 from tests.synthetic import RUN, write_run
 
+pytestmark = pytest.mark.whole
+
 OTHER = type(RUN)("01900000-0000-7000-8000-0000000000ff")
 
 
@@ -87,14 +89,12 @@ def test_one_process_owns_a_projection_at_a_time(written: Directory) -> None:
         pass
 
 
-@pytest.mark.whole
 def test_a_process_that_follows_makes_the_snapshots_that_others_ask_for(written: Directory) -> None:
     with following(written) as process:
         assert owner_of(written) == process.pid
         assert runs_in(snapshot_of(written).path) == 1
 
 
-@pytest.mark.whole
 def test_a_process_that_follows_compares_the_runs_that_others_ask_about(written: Directory) -> None:
     with following(written):
         shutil.rmtree(written.path / RUN / "observed.sqlite", ignore_errors=True)
@@ -102,7 +102,6 @@ def test_a_process_that_follows_compares_the_runs_that_others_ask_about(written:
             assert connection.execute("SELECT count(*) FROM positions WHERE compared_at IS NOT NULL").fetchall() == [(1,)]
 
 
-@pytest.mark.whole
 def test_a_second_process_that_would_follow_is_told_who_does(written: Directory) -> None:
     with following(written) as process:
         command = [sys.executable, "-m", "esper.cli", "audit", "follow", "--log", os.fspath(written.path)]
@@ -111,7 +110,6 @@ def test_a_second_process_that_would_follow_is_told_who_does(written: Directory)
         assert f"process {process.pid}" in second.stderr
 
 
-@pytest.mark.whole
 def test_an_owner_that_was_killed_is_followed_by_whoever_asks(written: Directory) -> None:
     with pytest.raises(AssertionError), following(written) as process:
         process.kill()

@@ -19,6 +19,8 @@ from tests.audit.conftest import Ask
 from tests.observer.observed_runs import Growing
 from tests.synthetic import RUN, write_run
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def copied(observed_log: Path, tmp_path: Path) -> Directory:

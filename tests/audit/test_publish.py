@@ -28,6 +28,8 @@ from tests.beginnings import run_started
 from tests.observer.observed_runs import NOW, SETTINGS, problems
 from tests.synthetic import BEGAN, RUN, ticking, write_run
 
+pytestmark = pytest.mark.whole
+
 TABLES = [name for name, _, _ in described()]
 WIDE = new_run_id(BEGAN - timedelta(days=1), bytes(10))
 SETTING = {"policy.tolerance": 0.15, "trainer.device": "cpu", "trainer.names": ["a", {"b": True}]}

@@ -10,6 +10,8 @@ from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE
 from tests.synthetic import RUN, write_run
 
+pytestmark = pytest.mark.whole
+
 AGAIN = "INSERT INTO records (topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) SELECT "
 LAST = "FROM records WHERE row = (SELECT max(row) FROM records WHERE topic = 'control.tamiyo.decisions')"
 

@@ -3,10 +3,14 @@
 import json
 import random
 
+import pytest
+
 from esper.events.kinds.lifecycle import SeedRow
 from esper.history.run_history import History
 from tests.audit.conftest import Ask
 from tests.synthetic import EPOCHS, RUN
+
+pytestmark = pytest.mark.whole
 
 
 def seeds(ask: Ask, moment: int) -> tuple[SeedRow, ...]:

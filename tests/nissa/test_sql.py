@@ -10,6 +10,8 @@ from esper.oona.directory import Directory
 from tests.nissa.server import Answer, Client, serving
 from tests.synthetic import RUN, write_run
 
+pytestmark = pytest.mark.whole
+
 TOKEN = "a-token-of-some-length"  # noqa: S105
 PATH = "/api/v1/sql"
 

@@ -9,6 +9,8 @@ import pytest
 from esper.audit.door.answer import Answer
 from esper.errors import RuleError
 
+pytestmark = pytest.mark.whole
+
 
 def answer(**columns: pa.Array) -> Answer:
     return Answer(pa.table(columns), 0.1)

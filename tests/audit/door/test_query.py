@@ -21,6 +21,8 @@ from esper.audit.door.query import Limits, query
 from esper.errors import DataError, LimitError, RuleError
 from tests.audit.door.stripped import stripped
 
+pytestmark = pytest.mark.whole
+
 ENDLESS = "WITH RECURSIVE a AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM a) SELECT max(x) FROM a"
 
 
@@ -147,7 +149,6 @@ class TestFile:
             writer.kill()
 
 
-@pytest.mark.whole
 class TestProcess:
     """What a query never outlives; the child is found as the child of the process that asks."""
 

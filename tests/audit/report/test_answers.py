@@ -13,6 +13,8 @@ from esper.oona.directory import Directory
 from tests.audit.report.reports import DIGEST, answers, failed, passed, projected, report_of
 from tests.synthetic import RUN, write_run
 
+pytestmark = pytest.mark.whole
+
 GOLDEN = {
     1: "The model went from 460 to 1,030 parameters in 15 changes (6 germinations, 2 grafts, 2 fossilizations, 1 cull, 3 cancellations and "
     "1 rollback); seeds that are part of it for good: site hidden.2 slot 0 lowrank:8 (epoch 12); each change names its evidence, all under "

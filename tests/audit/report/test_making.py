@@ -8,6 +8,8 @@ from esper.audit.report.making import MOST_ROWS, Report, Table
 from esper.audit.report.questions import QUESTIONS
 from tests.audit.report.reports import failed, more_failures, passed, report_of
 
+pytestmark = pytest.mark.whole
+
 
 def table(report: Report, name: str) -> Table:
     """The table of that name."""

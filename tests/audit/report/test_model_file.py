@@ -16,6 +16,8 @@ from tests.audit.report.reports import projected
 from tests.recipes import recipe, settings
 from tests.tolaria.worlds import ADVANCE, CULL, FOSSILIZE, GERMINATE, GRAFT, Script, scripted
 
+pytestmark = pytest.mark.whole
+
 STEPS: Script = {1: [GERMINATE], 2: [ADVANCE, ADVANCE], 3: [GRAFT], 6: [ADVANCE], 7: [ADVANCE], 8: [ADVANCE]}
 LIVES: dict[str, tuple[Script, int]] = {
     "of no seed": ({}, 2),

@@ -15,6 +15,8 @@ from esper.oona.directory import Directory
 from tests.audit.report.reports import failed, more_failures, passed, projected, report_of
 from tests.synthetic import write_run
 
+pytestmark = pytest.mark.whole
+
 HOSTILE = "</title><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>{{ 7 * 7 }}"
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from esper.audit.report.timeline import LEFT, RIGHT, WIDTH, Timeline, Violation, draw
 
+pytestmark = pytest.mark.whole
+
 Row = dict[str, Any]
 
 

@@ -18,6 +18,8 @@ from tests.audit.compliance.forging import Forger
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN
 
+pytestmark = pytest.mark.whole
+
 OWN = """\
 -- name = "house.rule"
 -- version = 1

@@ -11,6 +11,8 @@ import pytest
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_statement_is_answered_as_a_table(esper: Esper) -> None:
     said = esper("sql", "SELECT epoch, train_loss FROM epochs ORDER BY epoch LIMIT 1")
