@@ -4,7 +4,7 @@
 
 A run is written through the real emitter (`audit_log.py`): for every 100 health records an EpochCompleted of 48 seeds and what is decided
 then. `rebuild_signals_per_s` is of everything from an empty file to one that is durable and needs no write-ahead log, facts included;
-`duckdb_alone_signals_per_s` is of the same rows put into two tables by DuckDB alone, from memory: what is possible on the machine just then.
+`duckdb_alone_signals_per_s` is of the same rows put into two tables by DuckDB alone, from memory: what the machine can do then.
 Queries are asked of the projection in one process, every row fetched; medians of 5 after one to warm up. `record_lookup` is of a whole
 record with its payload, which the peer has none of. `refresh_ms` is from 1,000 new health records in the log to their rows in tables, by
 a process that has the projection open; `refresh_cold_ms` by one that opens it, which compares every table's rows with what was written.
