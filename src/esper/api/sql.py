@@ -36,8 +36,8 @@ def sql(
     if find_spec("duckdb") is None or find_spec("pyarrow") is None:
         raise SettingsError("esper.sql needs duckdb and pyarrow: pip install 'esper-training[audit]'")
     from esper.audit.asking import Scope, ask
-    from esper.audit.door.query import Limits
+    from esper.audit.door.query import QueryLimits
 
     directory = Directory(Path(log))
     scope = Scope(None if run is None else directory.resolve(run), at, epoch)
-    return ask(directory, statement, parameters=parameters, scope=scope, limits=Limits(time_s=time_s)).answer
+    return ask(directory, statement, parameters=parameters, scope=scope, limits=QueryLimits(time_s=time_s)).answer

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from esper.audit.door.answer import Answer
-from esper.audit.door.query import Limits, query
+from esper.audit.door.query import QueryLimits, query
 from esper.audit.ownership import Snapshot, snapshot_of
 from esper.audit.projection import opened
 from esper.audit.tables import described
@@ -17,7 +17,7 @@ from esper.oona.directory import Directory
 
 
 class Scope(NamedTuple):
-    """What of a log a question sees: everything, or one `run`; of that all, or what stood at `moment`, or when `epoch` was over."""
+    """The part of a log that a question sees: all, or one `run`; of that all, or what stood at `moment`, or when `epoch` was over."""
 
     run: RunId | None = None
     moment: int | None = None
@@ -40,7 +40,7 @@ def ask(
     *,
     parameters: Mapping[str, JsonValue] | None = None,
     scope: Scope = EVERYTHING,
-    limits: Limits = Limits(),  # noqa: B008 - it is frozen.
+    limits: QueryLimits = QueryLimits(),  # noqa: B008 - it is frozen.
     waiting: Callable[[int], None] = lambda _: None,
 ) -> Asked:
     """The answer to `sql` from the log in `directory`, its tables brought up to date before.

@@ -1,4 +1,4 @@
-"""Who owns a log's projection, and how every other process gets it: as a snapshot, a file that is never written again.
+"""The owner of a log's projection, and the way in which every other process gets it: as a snapshot, a file that is never written again.
 
 The owner holds `audit.lock`. `follow` stays the owner and answers requests; where no process follows, whoever asks is the owner for as long
 as a refresh takes. A snapshot is a copy of the whole file without a WAL, reused while nothing has changed; its time is that of the last
@@ -186,7 +186,7 @@ def _ask(directory: Directory, compare: Sequence[RunId]) -> Path:
 
 
 def _requests(directory: Directory) -> list[tuple[Path, list[RunId]]]:
-    """What is asked for now: each request with the runs to compare; one that cannot be read asks for a snapshot alone."""
+    """The requests that stand now, each with the runs to compare; one that cannot be read asks for a snapshot alone."""
     found = []
     for path in sorted((place_of(directory) / _REQUESTS).glob("*.json")):
         try:

@@ -76,7 +76,7 @@ class Refreshed(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a projection holds: rows by table, runs, why files of runs could not be read, and conflicts by run."""
+    """The contents of a projection: rows by table, runs, why files of runs could not be read, and conflicts by run."""
 
     runs: int
     tables: dict[str, int]
@@ -209,7 +209,7 @@ class Projection:
             raise LogError(f"cannot make {self.path}: {_first_line(second)}") from second
 
     def _fault(self) -> str | None:
-        """Why what stands in the file is not to be trusted; None: it is. DuckDB may lose the end of a damaged WAL without a word."""
+        """The reason not to trust the file; None: there is none. DuckDB may lose the end of a damaged WAL without a word."""
         try:
             if self._connection.execute("SELECT tables FROM meta").fetchall() != [(_version(),)]:
                 return "its tables are those of another version"
@@ -440,7 +440,7 @@ def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def state_of(snapshot: Path) -> State:
-    """What the snapshot at that path holds."""
+    """The contents of the snapshot at that path."""
     with opened(snapshot) as connection:
         (runs,) = connection.execute("SELECT count(DISTINCT run) FROM positions").fetchall()[0]
         return State(

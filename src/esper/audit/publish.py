@@ -68,7 +68,7 @@ class PublishedTable(_Part):
 
 
 class PublishedPosition(_Part):
-    """How far a file of the log was read. `problem`: why not to its end; `gone`: what that copy of the run lacks."""
+    """The position up to which a file of the log was read. `problem`: why not to its end; `gone`: what that copy of the run lacks."""
 
     run: str
     file: str
@@ -80,7 +80,7 @@ class PublishedPosition(_Part):
 
 
 class Manifest(_Part):
-    """What stands in a publication. `run`: the one that it is of; None: all of a log."""
+    """The contents of a publication. `run`: the one that it is of; None: all of a log."""
 
     publication: Literal[1] = 1
     esper: str
@@ -265,7 +265,7 @@ def _replace_in_steps(draft: Path, target: Path) -> None:
 
 
 def _readme(manifest: Manifest) -> str:
-    """What stands in the folder for whoever finds it."""
+    """The README of the folder."""
     of = "a log" if manifest.run is None else f"run {manifest.run}"
     tables = "\n".join(f"| [{table.file}]({table.file}) | {table.rows} | {table.meaning} |" for table in manifest.tables)
     return _README.format(of=of, esper=manifest.esper, at=f"{manifest.published_at:%Y-%m-%d %H:%M:%S}", manifest=MANIFEST, tables=tables)

@@ -71,7 +71,7 @@ class TopicState:
 
 
 class Reached(NamedTuple):
-    """How far one file of a run was read, and what it looked like before. `problem`: why it could not be read further.
+    """The row up to which one file of a run was read, and what it looked like before. `problem`: why it could not be read further.
 
     `mark`: what its seal says, of the run's own file.
     """
@@ -123,7 +123,7 @@ def rows_of(directory: Directory, run: RunId, file: str, after: int) -> Iterator
 
 
 def gone_of(directory: Directory, run: RunId) -> str | None:
-    """What a copy made from Kafka lacks, as text; None: nothing, as in any other run."""
+    """The records that a copy made from Kafka lacks, as text; None: nothing, as in any other run."""
     with RunLog(directory.path / run) as log:
         gone = log.gone()
     return gone.to_text() if gone else None
@@ -204,7 +204,7 @@ def arrow_of(rows: Sequence[Row]) -> pa.Table:
 
 
 def _undecodable(record: Record) -> str | None:
-    """Why `record` has no event of its kind and topic; None: it has."""
+    """The reason why `record` has no event of its kind and topic; None: it has."""
     try:
         decode_payload(record.type, record.data)
     except DataError as error:
@@ -214,7 +214,7 @@ def _undecodable(record: Record) -> str | None:
 
 
 def _refused(state: TopicState, record: Record) -> str | None:
-    """Why `record` does not come after those of its topic that were read; None: it does, and `state` has it now."""
+    """The reason why `record` does not come after those of its topic that were read; None: it does, and `state` has it now."""
     known, following = state.admission, state.admission.sequence + 1
     if record.sequence == following and known.incarnations and known.incarnations[-1][0] == record.incarnation:
         # The next one, as nearly all are. A digest of its bytes, which takes longer than all else here, is wanted only if it comes again.

@@ -108,7 +108,7 @@ def show(answer: "Answer", out: Output) -> None:
 
 
 def summary(answer: "Answer", as_of: datetime | None = None) -> Text:
-    """How many rows there are, how long it took, and the time up to which everything in the log is in them."""
+    """The number of rows, the time that it took, and the time up to which everything in the log is in them."""
     up_to = "" if as_of is None else f" · up to {as_of:%Y-%m-%d %H:%M:%S} UTC"
     return Text(f"{plural(answer.arrow.num_rows, 'row')} · {answer.took_s:.2f} s{up_to}", style="dim")
 

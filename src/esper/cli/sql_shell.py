@@ -214,7 +214,7 @@ def completer(query: Query) -> "Completer":
 
 
 def matches(word: str, text: str, columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """What may stand where `word` is begun within `text`: the columns of its tables, tables, keywords; other columns where none fits."""
+    """The words that may stand where `word` is begun in `text`: columns of its tables, tables, keywords; other columns where none fits."""
     if word.startswith("."):
         return [command for command in COMMANDS if command.startswith(word)]
     prefix = word.lower()

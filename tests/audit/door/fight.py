@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from esper.audit.door.query import Limits, query
+from esper.audit.door.query import QueryLimits, query
 from esper.errors import LimitError, RuleError
 from tests.audit.door.arena import VARIABLE, VARIABLE_NAME, Arena, arena, leaks
 from tests.audit.door.attacks import ATTACKS, Attack
 
-LIMITS = Limits(time_s=3.0, memory_mb=256, threads=2, rows=10_000, result_mb=16)
-_ENDLESS = Limits(time_s=1.0, memory_mb=256, threads=1, rows=10_000, result_mb=16)
+LIMITS = QueryLimits(time_s=3.0, memory_mb=256, threads=2, rows=10_000, result_mb=16)
+_ENDLESS = QueryLimits(time_s=1.0, memory_mb=256, threads=1, rows=10_000, result_mb=16)
 """For the attacks of families that end at no other limit than that of time, so that they take no more of it than they must."""
 
 LATE_S = 1.0

@@ -17,7 +17,7 @@ import pytest
 from pydantic import JsonValue, ValidationError
 
 from esper.audit.door.confinement import landlock_version
-from esper.audit.door.query import Limits, query
+from esper.audit.door.query import QueryLimits, query
 from esper.errors import DataError, LimitError, RuleError
 from tests.audit.door.stripped import stripped
 
@@ -83,17 +83,17 @@ def test_a_missing_column_is_answered_with_the_nearest_and_all(made: Path) -> No
 
 
 def test_more_rows_than_the_limit_are_no_answer(made: Path) -> None:
-    with pytest.raises(LimitError, match=r"at most 999 rows.*Limits\(rows=NUMBER\)"):
-        query(made, "FROM epochs", limits=Limits(rows=999))
+    with pytest.raises(LimitError, match=r"at most 999 rows.*--limit rows=NUMBER"):
+        query(made, "FROM epochs", limits=QueryLimits(rows=999))
 
 
 def test_as_many_rows_as_the_limit_are_an_answer(made: Path) -> None:
-    assert query(made, "FROM epochs", limits=Limits(rows=1000)).arrow.num_rows == 1000
+    assert query(made, "FROM epochs", limits=QueryLimits(rows=1000)).arrow.num_rows == 1000
 
 
 def test_a_limit_that_is_none_is_refused() -> None:
     with pytest.raises(ValidationError):
-        Limits(time_s=float("nan"))
+        QueryLimits(time_s=float("nan"))
 
 
 class TestFile:
@@ -155,7 +155,7 @@ class TestProcess:
     @pytest.fixture
     def asking(self, made: Path) -> Iterator[subprocess.Popen[bytes]]:
         code = "import sys, json; from pathlib import Path; from esper.audit.door.query import *; query(Path(sys.argv[1]), sys.argv[2],"
-        code += " limits=Limits(time_s=float(sys.argv[3])))"
+        code += " limits=QueryLimits(time_s=float(sys.argv[3])))"
         with subprocess.Popen([sys.executable, "-c", code, made, ENDLESS, "4"]) as process:
             yield process
             process.kill()

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 
-from esper.audit.door.query import Limits
+from esper.audit.door.query import QueryLimits
 from esper.audit.door.refusals import refusal
 from esper.errors import DataError, EsperError, LimitError, RuleError
 
 COLUMNS = {"epochs": ["epoch", "train_loss"], "seeds": ["site", "seed"]}
-LIMITS = Limits().model_dump()
+LIMITS = QueryLimits().model_dump()
 
 
 def told(kind: str, words: object, sql: str = "SELECT 1") -> EsperError:

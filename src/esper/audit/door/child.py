@@ -125,7 +125,7 @@ def _distinct(schema: pa.Schema) -> pa.Schema:
 
 
 def _described(connection: duckdb.DuckDBPyConnection, request: Request, error: duckdb.Error, tables: list[str]) -> dict[str, object]:
-    """What DuckDB says of its error, with the columns of the tables that there are: `tables` are those in the query."""
+    """DuckDB's words for its error, with the columns of the tables that there are: `tables` are those in the query."""
     words = _words(error)
     if "position" not in words:
         again = _words_of_explained(connection, request)

@@ -1,4 +1,4 @@
-"""What a process gives up for good, so that whatever it runs later can neither reach a file nor outlive its limits.
+"""Rights that a process gives up for good, so that whatever it runs later can neither reach a file nor outlive its limits.
 
 Three parts of the kernel are used, none of which needs privileges. *Landlock* (Linux 5.13 and newer) takes away every file but one, TCP and
 signals to others; it holds for the calling thread and those it starts later. *Limits of resources* hold for the whole process and

@@ -37,8 +37,8 @@ _BOOT = (
 """numpy is not needed, and importing it takes a third of the start. The path is this process's, and read before anything is imported."""
 
 
-class Limits(BaseModel):
-    """What a query may cost. One that costs more raises LimitError."""
+class QueryLimits(BaseModel):
+    """Limits of what a query may cost. One that costs more raises LimitError."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -68,7 +68,7 @@ def query(
     file: Path,
     sql: str,
     *,
-    limits: Limits = Limits(),  # noqa: B008 - it is frozen.
+    limits: QueryLimits = QueryLimits(),  # noqa: B008 - it is frozen.
     parameters: Mapping[str, JsonValue] | None = None,
     before: Sequence[str] = (),
 ) -> Answer:
@@ -141,8 +141,8 @@ def _refuse_write_ahead(file: Path) -> None:
             raise DataError(f"expected {file} alone, found a write-ahead log at {beside}: the file is being written, or was tampered with")
 
 
-def _asked(descriptor: int, request: Mapping[str, object], limits: Limits, began: float) -> _Ended:
-    """What the child left. Raises LimitError where it took too long or wrote too much. It has ended in any case."""
+def _asked(descriptor: int, request: Mapping[str, object], limits: QueryLimits, began: float) -> _Ended:
+    """The end of the child: its code, result and report. Raises LimitError where it took too long or wrote too much."""
     path = [os.fspath(Path(entry).absolute()) for entry in sys.path]
     with tempfile.TemporaryFile() as ahead:  # A pipe would have to be written while the child's are read.
         ahead.write(json.dumps(path).encode() + b"\n" + json.dumps(request).encode())
@@ -165,7 +165,7 @@ def _asked(descriptor: int, request: Mapping[str, object], limits: Limits, began
     return _Ended(process.returncode, result, report)
 
 
-def _read(process: "subprocess.Popen[bytes]", limits: Limits, deadline: float) -> tuple[bytearray, bytearray]:
+def _read(process: "subprocess.Popen[bytes]", limits: QueryLimits, deadline: float) -> tuple[bytearray, bytearray]:
     """Everything that the child writes to its standard output and standard error, to its end."""
     assert process.stdout is not None
     assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""Why a query gave no rows, as an error with words for whoever wrote it: what was expected, where, and what there is instead."""
+"""The reason why a query gave no rows, as an error with words for whoever wrote it: what was expected, where, and what there is instead."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from esper.errors import DataError, EsperError, LimitError, RuleError
 from esper.settings import nearest
 
-_RAISED = "raise it with --limit {name}=NUMBER, in Python with Limits({name}=NUMBER)"
+_RAISED = "raise it with --limit {name}=NUMBER"
 _LIMITS = {
     "time_s": "expected a query that ends within {most:g} s, this one was ended: ask for less, or ",
     "memory_mb": "memory limit reached: expected a query that takes at most {most} MiB: sort, group or join less, or ",
@@ -26,7 +26,7 @@ _MOST_NAMES = 24
 
 
 def too_much(limit: str, most: float) -> LimitError:
-    """The error of a query that came to `limit`, a field of Limits whose value is `most`."""
+    """The error of a query that came to `limit`, a field of QueryLimits whose value is `most`."""
     return LimitError(_LIMITS[limit].format(most=most) + _RAISED.format(name=limit))
 
 

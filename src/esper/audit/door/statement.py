@@ -1,4 +1,4 @@
-"""Whether a text is one statement that reads: judged on the tree that DuckDB's own parser makes of it, before anything runs.
+"""The test that a text is one statement that reads: judged on the tree that DuckDB's own parser makes of it, before anything runs.
 
 DuckDB takes a statement that begins with SELECT for a SELECT, whatever its common table expressions do: a COPY there writes a file. So the
 tree is searched to its leaves, for everything that does not read and for functions that reach beyond the tables of the file. What is not

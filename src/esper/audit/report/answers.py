@@ -53,7 +53,7 @@ _CHANGES = ("germinate", "graft", "fossilize", "cull", "cancel", "rollback")
 
 
 def structure(asked: Material) -> str:
-    """What changed in the structure."""
+    """The changes of the structure."""
     changes, sizes = asked.rows["structure"], next(iter(asked.rows["growth"]), None)
     if sizes is None:
         return "Unknown: the log does not say how the run began."
@@ -81,7 +81,7 @@ def _grounds(changes: Sequence[Row]) -> str:
 
 
 def refusals(asked: Material) -> str:
-    """What was refused."""
+    """The refusals."""
     rows = asked.rows["refusals"]
     decisions = sum(row["decisions"] for row in asked.rows["decided"])
     if not decisions and not rows:
@@ -107,7 +107,7 @@ def _sentence(parts: Sequence[str]) -> str:
 
 
 def limits(asked: Material) -> str:
-    """Who set the limits."""
+    """The people who set the limits."""
     run = asked.run
     author, approver, account = (run.get(name) for name in ("started by", "limits approved by", "account"))
     spans = asked.rows["limits"]
@@ -136,7 +136,7 @@ def _people(author: str | None, approver: str | None, account: str | None) -> st
 
 
 def identity(asked: Material) -> str:
-    """Whether the run can be identified and repeated."""
+    """The means to identify and repeat the run."""
     rows = asked.rows["manifest"]
     if not asked.run:
         return "Unknown: the log does not say how the run began."
@@ -154,7 +154,7 @@ def identity(asked: Material) -> str:
 
 
 def alerts(asked: Material) -> str:
-    """Which alerts fired and who was told."""
+    """The alerts that fired, and their receivers."""
     fired = asked.rows["alerts"]
     watched = any(row["what"] == "observers that started" and row["amount"] for row in asked.rows["watching"])
     if not fired:
@@ -204,7 +204,7 @@ LOG_CHECKS = ("log.readable", "log.sequence", "log.chain", "log.tail", "log.conf
 
 
 def integrity(asked: Material) -> str:
-    """Whether anything is missing or altered, and since when that could be shown."""
+    """Records that are missing or altered, and since when that could be shown."""
     made = {name: asked.results[name] for name in LOG_CHECKS if name in asked.results}
     faults = [f"{name} found {plural(one.violations, 'violation')}" for name, one in made.items() if one.verdict == "FAIL"]
     conflicts = asked.rows["conflicts"]
@@ -233,7 +233,7 @@ def _since(asked: Material) -> str:
 
 
 def model(asked: Material) -> str:
-    """Whether a file is the model that came out."""
+    """The comparison of a file with the model that came out."""
     digest = asked.run.get("digest of the model")
     if asked.model is None:
         came = (
@@ -255,7 +255,7 @@ def model(asked: Material) -> str:
 
 
 def holds(asked: Material) -> str:
-    """Which holds are in force, and what may be deleted when."""
+    """The holds in force, and what may be deleted when."""
     rows = asked.rows["holds"]
     if asked.rows["trail"]:
         return "Unknown: a part of the trail, in which a hold may stand, could not be read."
@@ -280,7 +280,7 @@ def _in_force(rows: Sequence[Row], now: datetime) -> list[Row]:
 
 
 def corrections(asked: Material) -> str:
-    """What was corrected and why."""
+    """The corrections, and their reasons."""
     rows = asked.rows["corrections"]
     if not rows:
         return "Nothing was corrected: the log has no rollback, no resume and no repair of this run."
@@ -291,7 +291,7 @@ def corrections(asked: Material) -> str:
 
 
 def state(asked: Material) -> str:
-    """What the state was on the date."""
+    """The state on the date."""
     found = next(iter(asked.rows["state"]), None)
     if found is None:
         return (
@@ -310,7 +310,7 @@ def state(asked: Material) -> str:
 
 
 def tests(asked: Material) -> str:
-    """Which tests were made, with what figures, and who accepted the result."""
+    """The tests with their figures, and the people who accepted the result."""
     rows, signed = asked.rows["figures"], asked.rows["sign_offs"]
     final = [row for row in rows if row["data set"] == "test"] or rows
     figures = listed([f"{row['metric']} {number(row['figure'])}" for row in final])

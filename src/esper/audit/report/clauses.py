@@ -1,4 +1,4 @@
-"""Which clauses of which rules the report is evidence for. What a clause asks is said in our words; its text is what counts.
+"""Clauses of rules that the report is evidence for. What a clause asks is said in our words; its text is what counts.
 
 Evidence for a clause is never the whole of it: the column of what no log can show says what has to come from elsewhere.
 """

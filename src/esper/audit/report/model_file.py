@@ -1,4 +1,4 @@
-"""Whether a model file holds the model that came out of a run: its tensors are digested as the run's end digested its own, without torch.
+"""The test that a model file holds the model that came out of a run: its tensors are digested as the run's end digested its own.
 
 RunFinished has a sha256 over names, types, shapes and bytes of all tensors of the host, as `model/<name>`, and of every seed that has a
 body, as `seeds/<site>/<slot>/<name>`. A checkpoint has its tensors under these very names. What `Result.save` writes has the plain model's

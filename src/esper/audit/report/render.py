@@ -55,7 +55,7 @@ def _fields(report: Report) -> dict[str, object]:
 
 
 def _tally(checks: tuple[Checked, ...]) -> str:
-    """How many checks have which result."""
+    """The number of checks by result."""
     results = [check.result for check in checks]
     return (
         ", ".join(f"{results.count(result)} {result}" for result in ("PASS", "FAIL", "INCONCLUSIVE") if result in results)
@@ -64,7 +64,7 @@ def _tally(checks: tuple[Checked, ...]) -> str:
 
 
 def _looks(table: Table) -> list[str]:
-    """How each column is set: by what is in it, so that all of its cells are set alike."""
+    """The alignment of each column: by what is in it, so that all of its cells are set alike."""
     return [_look([value for value in column if value is not None]) for column in zip(*table.rows, strict=True)]
 
 

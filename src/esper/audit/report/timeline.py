@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What a check found, and the epoch of the record that it stands at; None where there is none of that moment."""
+    """A violation that a check found, and the epoch of the record that it stands at; None where there is none of that moment."""
 
     check: str
     moment: int
@@ -121,7 +121,7 @@ def draw(losses: Sequence[Row], spans: Sequence[Row], marks: Sequence[Row], viol
 
 
 class _Places(NamedTuple):
-    """Where epochs are drawn: the last one at the right."""
+    """The scale of the epochs: the last one at the right."""
 
     last: int
 

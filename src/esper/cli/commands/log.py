@@ -85,7 +85,7 @@ def _run_export(arguments: argparse.Namespace, out: Output) -> int:
 
 
 class _Exported(NamedTuple):
-    """What was exported: as an object of JSON, the records or rows by file name, and a line about all of it."""
+    """An export: as an object of JSON, the records or rows by file name, and a line about all of it."""
 
     report: object
     files: Mapping[str, int]

@@ -36,13 +36,13 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     require_duckdb()
     from esper.audit.asking import Asked, Scope, ask
     from esper.audit.door.answer import Answer
-    from esper.audit.door.query import Limits
+    from esper.audit.door.query import QueryLimits
     from esper.audit.examples import examples
 
     if arguments.examples:
         out.line(*(line for one in examples() for line in (f"-- {one.question}", f"{one.sql};", "")))
         return 0
-    limits = settings_of(Limits, dict(map(_limit, arguments.limit)), "limit")
+    limits = settings_of(QueryLimits, dict(map(_limit, arguments.limit)), "limit")
     chosen = format_of(arguments.format, arguments.out)
     directory = directory_of(arguments)
     scope = Scope(None if arguments.run is None else directory.resolve(arguments.run), arguments.at, arguments.epoch)
