@@ -136,6 +136,24 @@ def test_a_comparison_is_paired() -> None:
     assert (pair.loss_without, pair.loss_with) == (3.0, 2.5)
 
 
+def test_a_gain_is_weighted_by_samples_as_the_losses_are() -> None:
+    weights = np.array([64.0, 64.0, 64.0, 2.0])
+    without, with_seed = Losses(np.array([1.0, 2.0, 3.0, 2.0]), weights, {}), Losses(np.array([1.01, 1.98, 3.02, 2.97]), weights, {})
+
+    pair = evaluated(without, with_seed)
+
+    assert pair.mean == pytest.approx(pair.loss_without - pair.loss_with)
+    assert pair.mean == pytest.approx((64 * -0.01 + 2 * -0.97) / 194)
+
+
+def test_standard_error_of_unequal_batches_is_that_of_their_samples() -> None:
+    """The mean of 4,000 estimates over batches of normal samples, against the one true value: 1 / sqrt(samples)."""
+    sizes, draw = np.array([64.0, 64.0, 64.0, 2.0]), np.random.default_rng(5)
+    zero = Losses(np.zeros(4), sizes, {})
+    estimates = [evaluated(zero, Losses(draw.standard_normal(4) / np.sqrt(sizes), sizes, {})).standard_error ** 2 for _ in range(4_000)]
+    assert np.mean(estimates) == pytest.approx(1 / sizes.sum(), rel=0.05)
+
+
 def test_one_pair_has_no_standard_error() -> None:
     assert math.isnan(evaluated(losses(1.0), losses(0.5)).standard_error)
 

@@ -1,9 +1,9 @@
 """Confidence from a paired comparison that a seed helps, or that it does not.
 
 The same validation samples (or batch means) are measured without and with a seed: d = loss(without) - loss(with), above 0 where the seed
-helps. z = mean(d) / standard error of mean(d); the confidence that the seed helps is Phi(z)^k, with k the alternatives of which this is
-the best: the probability that the best of k that do nothing stays below z (Sidak's correction, k independent tries). The confidence that
-it does not help is Phi(-z)^k.
+helps. z = mean(d) / its standard error, both weighted by samples; the confidence that the seed helps is Phi(z)^k, with k the alternatives
+of which this is the best: the probability that the best of k that do nothing stays below z (Sidak's correction, k independent tries). The
+confidence that it does not help is Phi(-z)^k.
 """
 
 import math

@@ -88,19 +88,26 @@ class Evaluator:
 
 
 def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int) -> Evaluation:
-    """The paired difference loss(without) - loss(with) of two passes over the same data, with its standard error sd / sqrt(n), ddof 1.
+    """The gain d = loss(without) - loss(with) of two passes over the same data, paired and weighted by samples, with its standard error.
 
+    With shares p = weight / sum of weights: mean = sum(p d), and standard error = sqrt(sum(p^2 (d - mean)^2 / (1 - p))), which is
+    sd / sqrt(n) where all weights are equal, and without bias where d is a mean over as many samples as it weighs. Source: the HC2
+    estimator for the mean (Horn, Horn and Duncan 1975, J. Am. Stat. Assoc. 70, 380; MacKinnon and White 1985). Cochran's estimator of a
+    ratio, as in Gatz and Smith (1995, Atmos. Environ. 29, 1185), is too small for few and unequal batches: by 10 % in variance for 64,
+    64, 64 and 2 samples.
     Fewer than two pairs have no standard error: it is NaN. `epoch`, `alpha` and `k` are those of `Evaluation`.
     """
-    difference = without.values - with_seed.values
-    n = len(difference)
+    difference, share = without.values - with_seed.values, without.weights / without.weights.sum()
+    mean, n = float(share @ difference), len(difference)
+    with np.errstate(invalid="ignore"):  # A loss that is infinite has no standard error: NaN.
+        error = float(np.sqrt(np.sum((share * (difference - mean)) ** 2 / (1.0 - share)))) if n > 1 else math.nan
     return Evaluation(
         epoch=epoch,
         alpha=alpha,
         n=n,
         k=k,
-        mean=float(np.mean(difference)),
-        standard_error=float(np.std(difference, ddof=1) / math.sqrt(n)) if n > 1 else math.nan,
+        mean=mean,
+        standard_error=error,
         loss_without=without.mean,
         loss_with=with_seed.mean,
     )

@@ -26,7 +26,7 @@ class Stage(StrEnum):
 
 
 class Evaluation(Part):
-    """The effect of a seed on the validation loss, paired: mean and standard error of loss(without) - loss(with) over n pairs."""
+    """The effect of a seed on the validation loss: the gain loss(without) - loss(with) over n pairs, weighted by their samples."""
 
     epoch: Count
     """The epoch at whose end it was measured."""
@@ -36,7 +36,9 @@ class Evaluation(Part):
     k: Count
     """Alternatives that were tried, of which this is the best."""
     mean: Float
+    """The gain, weighted by samples; above 0 where the seed helps."""
     standard_error: NonNegative
+    """Of `mean`."""
     loss_without: Float
     loss_with: Float
 
