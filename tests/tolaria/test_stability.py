@@ -10,6 +10,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunRolledBack
 from esper.tolaria.objective import Batch, Supervised
 from esper.tolaria.trainer import UnstableError
+from esper.tolaria.trainer_state import Rewindable
 from esper.tolaria.training import TrainerSettings
 from tests.tolaria.worlds import ADVANCE, FOSSILIZE, GRAFTED, STEPS, InEpoch, Script, World, completed, loss_of, started
 
@@ -94,6 +95,47 @@ def test_a_loss_explodes_above_ten_times_the_last_epochs_and_above_the_firsts(
     made = World(tmp_path, objective=Told(), settings=TrainerSettings(epochs=3, checkpoint_every=1))
     made.run()
     assert bool(made.sink.of(RunRolledBack)) is unstable
+
+
+SIGNS: list[tuple[str, tuple[float, float, float], bool]] = [  # The mean losses of three epochs, and whether the third is unstable.
+    ("a log-likelihood that hovers around -1", (-0.9, -1.0, -0.8), False),
+    ("the same, exploding", (-0.9, -1.0, 9.0), True),
+    ("crossing zero upwards", (-0.2, -0.05, 0.2), False),
+    ("crossing zero downwards, and a little back", (0.3, -0.01, 0.25), False),
+    ("just above zero after a start below it", (-0.9, 0.001, 0.5), False),
+    ("the same, exploding", (-0.9, 0.001, 9.0), True),
+    ("exactly zero, then as at the start", (0.5, 0.0, 0.4), False),
+    ("exactly zero, then worse than at the start", (0.5, 0.0, 0.6), True),
+    ("always zero", (0.0, 0.0, 1e-3), False),
+    ("always the same, below zero", (-1.0, -1.0, -1.0), False),
+    ("far below zero", (-900.0, -1000.0, -850.0), False),
+    ("far below zero, exploding", (-900.0, -1000.0, 8100.0), True),
+]
+
+
+@pytest.mark.parametrize(("losses", "unstable"), [case[1:] for case in SIGNS], ids=[case[0] for case in SIGNS])
+def test_an_explosion_has_a_meaning_for_a_loss_of_every_sign(losses: tuple[float, float, float], unstable: bool) -> None:
+    progress = Rewindable().after_training(losses[0], 0.0).after_training(losses[1], 0.0)
+    assert (losses[2] > progress.explosion_above(10.0)) is unstable
+
+
+def test_a_loss_whose_steps_vary_more_than_its_mean_is_given_that_room() -> None:
+    progress = Rewindable().after_training(-0.02, 0.5).after_training(-0.01, 0.5)
+    assert progress.explosion_above(10.0) == pytest.approx(-0.01 + 9 * 0.5)
+
+
+def test_a_log_likelihood_that_hovers_around_minus_one_is_trained_to_its_end(tmp_path: Path) -> None:
+    class Hovering:
+        """Losses around -1, now a little better, now a little worse, as the training step has it."""
+
+        def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, metrics = Supervised(loss_of)(model, batch)
+            return losses * 0 - 1 + 0.3 * math.sin(made.training.counters.step), metrics
+
+    made = World(tmp_path, objective=Hovering(), settings=TrainerSettings(epochs=12, checkpoint_every=1, measure_every=1))
+    made.run()
+    assert made.sink.of(RunRolledBack) == []
+    assert len(completed(made)) == 12
 
 
 def test_an_explosion_in_the_first_epoch_is_not_known_as_one(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ Shapes: S steps of a span.
 """
 
 import time
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -69,6 +71,7 @@ class StepRecorder:
         self.samples = self.optimizer_steps = 0
         self._steps: list[StepResult] = []
         self._sums: dict[str, float] = {}
+        self._losses = array("d")
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -88,6 +91,7 @@ class StepRecorder:
         rows += [torch.stack([step.metrics[name] for step in steps]).to(losses_S) for name in names]
         losses, norms, *others = torch.stack(rows).cpu().tolist()
         metrics = dict(zip(names, others, strict=True))
+        self._losses.extend(losses)
         self.optimizer_steps += len(steps)
         self.samples += sum(step.samples for step in steps)
         for name, values in {"loss": losses, **metrics}.items():
@@ -100,3 +104,8 @@ class StepRecorder:
         """The sample-weighted means over all spans that have ended."""
         means = {name: total / self.samples for name, total in self._sums.items()}
         return Measured(loss=means.pop("loss"), metrics=means, samples=self.samples)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the steps' losses over all spans that have ended."""
+        return float(np.std(self._losses))

@@ -174,11 +174,13 @@ class Trainer:
             if not math.isfinite(loss):
                 return f"loss {loss} at step {step}"
         mean = sum(span.losses) / len(span.losses)
-        if progress.last_train_loss is None or progress.first_train_loss is None:
-            return None
-        limit = max(factor * progress.last_train_loss, progress.first_train_loss)
+        limit = progress.explosion_above(factor)
         if mean > limit:
-            return f"mean loss {mean:.4g} from step {first} on, above {limit:.4g} ({factor:g} times the last good epoch's)"
+            last, before = progress.last_train_loss, progress.first_train_loss
+            return (
+                f"mean loss {mean:.4g} from step {first} on, above {limit:.4g} (the last good epoch's is {last:.4g}, the first epoch's "
+                f"{before:.4g}, trainer.explosion_factor {factor:g})"
+            )
         return None
 
     # The epoch's end
@@ -190,7 +192,9 @@ class Trainer:
         collect_kernels(self._training)
         losses, train = self._evaluator.losses(), self._epoch.measured
         stable = math.isfinite(losses.mean)
-        training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(train.loss)
+        training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(
+            train.loss, self._epoch.spread
+        )
         if stable:
             evaluate_seeds(training, self._evaluator, losses)
         state, epoch_id = self._record_completed(train, losses)

@@ -30,6 +30,7 @@ class SeedNotes(Part):
 class Rewindable(Part):
     """State of the training that a rollback restores with the weights.
 
+    `last_train_spread` is the standard deviation of the last epoch's losses, step by step.
     `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` stands for those before them: see
     `SystemState`. `blamed` is the seed whose alpha changed last since the checkpoint.
     """
@@ -42,6 +43,7 @@ class Rewindable(Part):
     earlier_loss: Float | None = None
     first_train_loss: Float | None = None
     last_train_loss: Float | None = None
+    last_train_spread: Float = 0.0
     last_adaptation_step: Count | None = None
     blamed: BlamedSeed | None = None
     notes: tuple[SeedNotes, ...] = ()
@@ -74,10 +76,23 @@ class Rewindable(Part):
         }
         return self.model_copy(update=changed | ({"best_loss": loss, "best_epoch": epoch} if better else {}))
 
-    def after_training(self, loss: float) -> "Rewindable":
-        """The same after an epoch whose mean training loss is `loss`."""
+    def after_training(self, loss: float, spread: float) -> "Rewindable":
+        """The same after an epoch whose mean training loss is `loss`, and whose steps' losses have the standard deviation `spread`."""
         first = loss if self.first_train_loss is None else self.first_train_loss
-        return self.model_copy(update={"first_train_loss": first, "last_train_loss": loss})
+        return self.model_copy(update={"first_train_loss": first, "last_train_loss": loss, "last_train_spread": spread})
+
+    def explosion_above(self, factor: float) -> float:
+        """The mean training loss above which training has exploded: never below the first epoch's; inf while nothing is known of it.
+
+        It is `factor` - 1 loss scales above the last epoch's. The loss scale has a meaning for every sign: the largest of the last loss's
+        own size, the spread of its steps, and its rise above the first. So it is `factor` times a loss that stays above 0, and a
+        log-likelihood that hovers around -1 or crosses 0 is given room. A loss that was 0 from the first step on has no scale.
+        """
+        first, last = self.first_train_loss, self.last_train_loss
+        if first is None or last is None:
+            return math.inf
+        scale = max(abs(last), self.last_train_spread, last - first)
+        return max(first, last + (factor - 1.0) * scale) if scale > 0.0 or first > last else math.inf
 
 
 def _standing_for(earlier: float | None, loss: float) -> float:

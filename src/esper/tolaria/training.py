@@ -46,7 +46,8 @@ class TrainerSettings(Part):
     """Steps between health measurements and between looks at the losses (one transfer from the device each)."""
 
     explosion_factor: Annotated[Finite, Field(gt=1)] = 10.0
-    """A span's mean loss above this many times the last good epoch's, and above the first epoch's, is unstable."""
+    """A span's mean loss is unstable above the first epoch's and above this many times the last good epoch's; for what takes the place of
+    that below 0 see `Rewindable.explosion_above`."""
 
     max_rollbacks: Count = 3
     """Rollbacks allowed; the next one ends the run."""
