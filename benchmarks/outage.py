@@ -35,7 +35,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.telemetry import StepsMeasured
 from esper.folds.admit import Admission, Apply, admit
-from esper.kafka.clients import row_of
+from esper.kafka.clients import row_number_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.oona.contract import records_of
@@ -163,7 +163,7 @@ def judged(trial: Trial) -> dict[str, object]:
     found: dict[tuple[str, int], Record] = {}
     figures = dict.fromkeys(("counted_twice", "repeated", "changed", "disordered"), 0)
     for message in asyncio.run(cluster.messages(*INPUTS)):
-        record, place = cluster.record(message), (message.key.decode(), row_of(message) or 0)
+        record, place = cluster.record(message), (message.key.decode(), row_number_of(message) or 0)
         verdict = admit(admissions.setdefault((record.run, record.topic), Admission()), record)
         if isinstance(verdict, Apply):
             admissions[record.run, record.topic] = verdict.admission

@@ -1,7 +1,7 @@
 """What people and checks say about a run, where a test says only what matters to it."""
 
 from esper.events.envelope import RunId
-from esper.events.kinds.audit import ComplianceChecked, HoldReleased, RunHeld, RunSignedOff
+from esper.events.kinds.accountability import ComplianceChecked, HoldReleased, RunHeld, RunSignedOff
 from tests.synthetic import RUN
 
 

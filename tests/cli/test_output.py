@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from esper.cli.output import Output
-from esper.folds.table import Table
+from esper.folds.sorted_map import SortedMap
 from tests.cli.conftest import Terminal
 
 
@@ -22,7 +22,7 @@ class Pair(NamedTuple):
 @dataclass(frozen=True)
 class Held:
     where: Path
-    pairs: Table[str, float]
+    pairs: SortedMap[str, float]
 
 
 def written(value: object) -> object:
@@ -33,7 +33,7 @@ def written(value: object) -> object:
 
 
 def test_dataclasses_maps_and_named_tuples_are_objects_in_json() -> None:
-    assert written(Held(Path("runs"), Table([("loss", 0.5)]))) == {"where": "runs", "pairs": {"loss": 0.5}}
+    assert written(Held(Path("runs"), SortedMap([("loss", 0.5)]))) == {"where": "runs", "pairs": {"loss": 0.5}}
     assert written(Pair("loss", math.nan)) == {"name": "loss", "value": "NaN"}
     assert written({"worst": -math.inf}) == {"worst": "-Infinity"}
 

@@ -8,14 +8,12 @@ import pytest
 from esper.cli.text import (
     UNKNOWN,
     count,
-    duration,
     elided,
     hanging,
     learning_rate,
     metric,
     one_line,
     percent,
-    plural,
     reference,
     rounded,
     separated,
@@ -49,7 +47,7 @@ def test_a_number_is_never_rounded_to_zero_nor_made_up(value: float | None, show
 
 
 def test_what_was_not_measured_is_unknown_in_every_form() -> None:
-    assert {show(None) for show in (rounded, percent, share, learning_rate, count, duration, timestamp)} == {UNKNOWN}
+    assert {show(None) for show in (rounded, percent, share, learning_rate, count, timestamp)} == {UNKNOWN}
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.603, "0.603"), (0.5996, "0.600"), (0.00029, "0.000"), (NAN, "NaN")])
@@ -61,9 +59,6 @@ def test_other_forms() -> None:
     assert percent(0.946) == "94.6 %"
     assert learning_rate(3e-3) == "3.0e-3"
     assert count(14208) == "14,208"
-    assert [duration(seconds) for seconds in (2.0, 61, 300, 7260, 86_400, 200_000)] == [
-        "2.0 s", "1 min 1 s", "5 min", "2 h 1 min", "1 d", "2 d 7 h",
-    ]  # fmt: skip
     assert timestamp(datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)) == "2026-03-01 12:00:05"
     assert short_id(RunId("019ca945-0a00-7000-8000-0000007c21ab")) == "…7c21ab"
     assert metric("test_accuracy", 0.963) == "test_accuracy 96.3 %"
@@ -113,10 +108,6 @@ def test_separated_parts_are_not_broken_and_keep_the_width() -> None:
     assert max(map(len, lines)) <= 45
     assert all(line.startswith(" ") for line in lines)
     assert all(any(part in line for line in lines) for part in parts)
-
-
-def test_a_count_has_its_noun() -> None:
-    assert [plural(number, "site") for number in (0, 1, 2170)] == ["0 sites", "1 site", "2,170 sites"]
 
 
 def test_words_hang_beside_their_head_and_keep_the_width() -> None:

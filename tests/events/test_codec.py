@@ -12,7 +12,7 @@ from esper.errors import DataError
 from esper.events.codec import MAX_PAYLOAD_BYTES, UnknownKindError, as_stored, decode, decode_as, decode_payload, encode
 from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds import BY_NAME, KINDS, kinds_of
+from esper.events.kinds import KINDS, KINDS_BY_NAME, kinds_of
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import (
     EpochCompleted,
@@ -34,7 +34,7 @@ def test_kind_has_samples(kind: str) -> None:
 
 
 def test_samples_are_of_kinds_that_exist() -> None:
-    assert {path.stem for path in sample_files.DIRECTORY.iterdir()} == set(BY_NAME)
+    assert {path.stem for path in sample_files.DIRECTORY.iterdir()} == set(KINDS_BY_NAME)
 
 
 @pytest.mark.parametrize(("kind", "payload"), sample_files.ALL, ids=sample_files.NAMES)
@@ -262,5 +262,5 @@ def epoch_with(seeds: tuple[SeedRow, ...]) -> EpochCompleted:
 
 
 def test_every_kind_has_a_name_of_its_own_and_a_topic() -> None:
-    assert len(BY_NAME) == len(KINDS)
+    assert len(KINDS_BY_NAME) == len(KINDS)
     assert {kind for topic in TOPICS for kind in kinds_of(topic)} == set(KINDS)

@@ -16,7 +16,7 @@ from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.fields import VOLATILE, Count, Event, Float, Metrics, Part, Reference
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.seeds import Slot
-from esper.folds.table import Table
+from esper.folds.sorted_map import SortedMap
 from tests.events.examples import EXAMPLE
 from tests.folds.histories import seed_row
 
@@ -219,7 +219,7 @@ def test_kind_without_marks_compares_as_its_payload() -> None:
         (Stage.DORMANT, "DORMANT"),
         (b"\x01\xff", "01ff"),
         ((1, ("a",)), [1, ["a"]]),
-        (Table([((2, "b"), 1), ((1, "a"), 2)]), [[[1, "a"], 2], [[2, "b"], 1]]),
+        (SortedMap([((2, "b"), 1), ((1, "a"), 2)]), [[[1, "a"], 2], [[2, "b"], 1]]),
     ],
 )
 def test_a_value_has_its_json_form(value: object, expected: object) -> None:
@@ -227,7 +227,7 @@ def test_a_value_has_its_json_form(value: object, expected: object) -> None:
 
 
 def test_a_table_has_one_form_whatever_came_first() -> None:
-    assert to_json(Table([("b", 1), ("a", 2)])) == to_json(Table([("a", 2), ("b", 1)])) == [["a", 2], ["b", 1]]
+    assert to_json(SortedMap([("b", 1), ("a", 2)])) == to_json(SortedMap([("a", 2), ("b", 1)])) == [["a", 2], ["b", 1]]
 
 
 def test_a_slot_is_an_object_of_its_parts() -> None:

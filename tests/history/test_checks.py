@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.history.checks import Check, examine
+from esper.history.checks import Diagnosis, examine
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK
@@ -22,7 +22,7 @@ from tests.synthetic import BEGAN, RUN, write_run
 from tests.trails import held, signed_off
 
 
-def named(log: Path, name: str) -> Check:
+def named(log: Path, name: str) -> Diagnosis:
     """The one answer about `name`."""
     [found] = [check for check in examine(log) if check.name == name]
     return found
@@ -51,7 +51,7 @@ def test_a_file_where_the_log_should_be_is_bad(tmp_path: Path) -> None:
 
 def test_the_trail_is_checked_as_a_whole(tmp_path: Path) -> None:
     append_to_trail(Directory(tmp_path), [held(), signed_off()], lambda: BEGAN)
-    assert named(tmp_path, "trail") == Check("trail", "ok", "3 records, every number and chain is right")
+    assert named(tmp_path, "trail") == Diagnosis("trail", "ok", "3 records, every number and chain is right")
 
 
 def test_a_hold_that_was_altered_is_found(tmp_path: Path) -> None:

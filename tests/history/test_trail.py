@@ -10,7 +10,7 @@ import pytest
 from esper.errors import LogError, RuleError
 from esper.events.codec import UnknownKindError
 from esper.events.envelope import Moment, RunId
-from esper.events.kinds.audit import TrailEvent
+from esper.events.kinds.accountability import TrailEvent
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.topics import TRAIL
 from esper.history.trail import end_of, holds_in_force, sign_offs_of

@@ -16,7 +16,7 @@ from esper.events.topics import DERIVED
 from esper.kafka import bridging
 from esper.kafka.bridging import BRIDGED_FILE, Bridge
 from esper.kafka.claims import take_over
-from esper.kafka.clients import Outgoing, row_of
+from esper.kafka.clients import Outgoing, row_number_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.kafka.transactions import transact
@@ -73,7 +73,7 @@ def test_the_rows_put_a_run_together_again_in_its_writers_order(cluster: Cluster
     drain(Bridge(directory, cluster.settings))
     messages = asyncio.run(cluster.messages(*INPUTS))
     for run in (FIRST, SECOND):
-        by_row = {row_of(message): cluster.record(message) for message in messages if message.key == run.encode()}
+        by_row = {row_number_of(message): cluster.record(message) for message in messages if message.key == run.encode()}
         assert tuple(by_row[row] for row in range(1, len(by_row) + 1)) == log_of(directory, run)
 
 

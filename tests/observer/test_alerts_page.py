@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Limit, MetricSource, Rule
-from esper.observer.rule_files import KEYS, TABLES, changed_settings, parse_rules, parse_watching
+from esper.observer.rule_files import KEYS, SETTINGS_TABLES, changed_settings, parse_rules, parse_watching
 
 PAGE = Path(__file__).parents[2] / "docs" / "alerts.md"
 DETECTORS_PAGE = PAGE.with_name("detectors.md")
@@ -83,7 +83,7 @@ def test_the_example_of_the_page_about_detectors_is_one() -> None:
 
 
 def test_the_pages_give_every_setting_with_its_default() -> None:
-    tables = {name: [(key, json.dumps(value)) for key, value in part] for name, part in TABLES.items()}
+    tables = {name: [(key, json.dumps(value)) for key, value in part] for name, part in SETTINGS_TABLES.items()}
     assert settings_of(DETECTORS_PAGE) == tables.pop("detectors")
     assert settings_of(PAGE) == [(f"{name}.{key}", value) for name, rows in tables.items() for key, value in rows]
 

@@ -15,7 +15,7 @@ from esper.observer.build import _RULES, observer_maker, rebuild, watching_of
 from esper.observer.observing import ObserverSettings
 from tests.observer.observed_runs import SETTINGS, Growing, read
 
-TABLES = "[windows]\nlength_s = 2\n[detectors]\nspike_spreads = 3.0\noff = ['drift']\n"
+SETTINGS_TABLES = "[windows]\nlength_s = 2\n[detectors]\nspike_spreads = 3.0\noff = ['drift']\n"
 EARLY = 100  # Records that the first observer sees: two and a half seconds.
 FIRST = replace(SETTINGS, monitor=SETTINGS.monitor.model_copy(update={"windows": WindowSettings(length_s=1)}))
 
@@ -23,7 +23,7 @@ FIRST = replace(SETTINGS, monitor=SETTINGS.monitor.model_copy(update={"windows":
 @pytest.fixture
 def changed(growing: Growing) -> ObserverSettings:
     """The usual settings, but for what `alerts.toml` in the log says."""
-    (growing.directory.path / _RULES).write_text(TABLES)
+    (growing.directory.path / _RULES).write_text(SETTINGS_TABLES)
     watch: MonitorSettings = watching_of(growing.directory)
     return replace(SETTINGS, monitor=watch.model_copy(update={"silence": SETTINGS.monitor.silence}))
 

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from esper.audit.door.answer import Answer
 from esper.audit.door.query import QueryLimits, query
-from esper.audit.ownership import Snapshot, snapshot_of
+from esper.audit.ownership import ProjectionSnapshot, snapshot_of
 from esper.audit.projection import opened
 from esper.audit.tables import described
 from esper.errors import RuleError
@@ -52,7 +52,7 @@ def ask(
     return Asked(query(snapshot.path, sql, limits=limits, parameters=parameters, before=_views(snapshot, scope)), snapshot.as_of)
 
 
-def _views(snapshot: Snapshot, scope: Scope) -> tuple[str, ...]:
+def _views(snapshot: ProjectionSnapshot, scope: Scope) -> tuple[str, ...]:
     """Statements that put views of what is in `scope` before the tables, whose names they have; every view and macro reads those too."""
     if scope.run is None:
         if scope.moment is not None or scope.epoch is not None:
@@ -67,7 +67,7 @@ def _views(snapshot: Snapshot, scope: Scope) -> tuple[str, ...]:
     )
 
 
-def _moment(snapshot: Snapshot, run: RunId, scope: Scope) -> int | None:
+def _moment(snapshot: ProjectionSnapshot, run: RunId, scope: Scope) -> int | None:
     """The moment that the scope means; None for all of the run. Raises RuleError where the run has not got there."""
     if scope.moment is not None and scope.epoch is not None:
         raise RuleError("expected a moment or an epoch, got both")

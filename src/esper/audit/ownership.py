@@ -36,7 +36,7 @@ _PATIENCE_S = 10.0
 _FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks with the original, where the file system can.
 
 
-class Snapshot(NamedTuple):
+class ProjectionSnapshot(NamedTuple):
     """A file that is never written again, and the time up to which it holds everything of the log."""
 
     path: Path
@@ -73,7 +73,9 @@ def owned(directory: Directory) -> Iterator[Projection]:
         lock.release()
 
 
-def snapshot_of(directory: Directory, *, compare: Sequence[RunId] = (), waiting: Callable[[int], None] = lambda _: None) -> Snapshot:
+def snapshot_of(
+    directory: Directory, *, compare: Sequence[RunId] = (), waiting: Callable[[int], None] = lambda _: None
+) -> ProjectionSnapshot:
     """A snapshot with everything that was in the log when it was asked for; `compare` runs are compared with what was read before.
 
     Where another process owns the projection it is asked, and waited for ten seconds; then the newest snapshot is returned, with its time.
@@ -121,7 +123,7 @@ def follow(directory: Directory, *, stop: Callable[[], bool], report: Callable[[
                 time.sleep(_TURN_S)
 
 
-def _made_here(directory: Directory, compare: Sequence[RunId]) -> Snapshot | None:
+def _made_here(directory: Directory, compare: Sequence[RunId]) -> ProjectionSnapshot | None:
     """The snapshot that this process makes as the owner; None where another process owns the projection."""
     if owner_of(directory) is not None:
         return None
@@ -134,7 +136,7 @@ def _made_here(directory: Directory, compare: Sequence[RunId]) -> Snapshot | Non
         return None
 
 
-def _answer(projection: Projection, compare: Sequence[RunId]) -> Snapshot:
+def _answer(projection: Projection, compare: Sequence[RunId]) -> ProjectionSnapshot:
     """The newest snapshot, made anew where anything has changed since the last."""
     as_of = time.time()
     projection.refresh()
@@ -155,14 +157,14 @@ def _answer(projection: Projection, compare: Sequence[RunId]) -> Snapshot:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise LogError(f"cannot make a snapshot of {projection.path} in {folder}: {error.strerror or error}") from error
-        newest = Snapshot(path, datetime.fromtimestamp(as_of, UTC))
+        newest = ProjectionSnapshot(path, datetime.fromtimestamp(as_of, UTC))
     os.utime(newest.path, (as_of, as_of))
     for old in list(_snapshots(projection.directory))[_KEPT:]:
         old.path.unlink(missing_ok=True)
-    return Snapshot(newest.path, datetime.fromtimestamp(as_of, UTC))
+    return ProjectionSnapshot(newest.path, datetime.fromtimestamp(as_of, UTC))
 
 
-def _snapshots(directory: Directory) -> Iterator[Snapshot]:
+def _snapshots(directory: Directory) -> Iterator[ProjectionSnapshot]:
     """Every snapshot, the newest first."""
     found = []
     for path in (place_of(directory) / SNAPSHOTS).glob("[!.]*.duckdb"):
@@ -170,7 +172,7 @@ def _snapshots(directory: Directory) -> Iterator[Snapshot]:
             found.append((path.stat().st_mtime, path))
         except FileNotFoundError:
             continue
-    return (Snapshot(path, datetime.fromtimestamp(at, UTC)) for at, path in sorted(found, reverse=True))
+    return (ProjectionSnapshot(path, datetime.fromtimestamp(at, UTC)) for at, path in sorted(found, reverse=True))
 
 
 def _ask(directory: Directory, compare: Sequence[RunId]) -> Path:

@@ -15,7 +15,7 @@ from esper.errors import DataError, LogError
 from esper.events.codec import decode_payload
 from esper.events.digests import chain
 from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
-from esper.events.kinds import BY_NAME
+from esper.events.kinds import KINDS_BY_NAME
 from esper.folds.admit import Admission, Apply, Drop, Gap, admit
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK, read_mark
@@ -209,7 +209,7 @@ def _undecodable(record: Record) -> str | None:
         decode_payload(record.type, record.data)
     except DataError as error:
         return str(error)
-    kind = BY_NAME[record.type]
+    kind = KINDS_BY_NAME[record.type]
     return None if kind.TOPIC in ("*", record.topic) else f"{record.type} stands in topic {record.topic}, expected {kind.TOPIC}"
 
 

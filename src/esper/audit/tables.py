@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 
 from esper.events.fields import ByColumn, Columns, Event
-from esper.events.kinds import KINDS, audit, control, epoch, kernels, lifecycle, observability, run, telemetry
+from esper.events.kinds import KINDS, accountability, control, epoch, kernels, lifecycle, observability, run, telemetry
 from esper.events.meanings import field_meanings
 
 # Words of SQL that are names of fields.
@@ -190,13 +190,13 @@ TABLES = (
             observability.FoldUnblocked: "unblocked",
         },
     ),
-    Table("checks", "Compliance checks that were made; `about` is the run that was checked.", (audit.ComplianceChecked,)),
-    Table("sign_offs", "Results of runs that people accepted; `about` is the run.", (audit.RunSignedOff,)),
+    Table("checks", "Compliance checks that were made; `about` is the run that was checked.", (accountability.ComplianceChecked,)),
+    Table("sign_offs", "Results of runs that people accepted; `about` is the run.", (accountability.RunSignedOff,)),
     Table(
         "holds",
         "Runs that must be kept, and releases of all holds of a run; `about` is the run.",
-        (audit.RunHeld, audit.HoldReleased),
-        status={audit.RunHeld: "held", audit.HoldReleased: "released"},
+        (accountability.RunHeld, accountability.HoldReleased),
+        status={accountability.RunHeld: "held", accountability.HoldReleased: "released"},
     ),
 )
 BY_NAME = {table.name: table for table in TABLES}

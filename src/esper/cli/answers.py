@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.cli.output import Output
-from esper.cli.text import count, plural, short_id
+from esper.cli.text import count, short_id
 from esper.errors import RuleError
 from esper.events.envelope import RunId
+from esper.words import not_finite, plural
 
 if TYPE_CHECKING:
     from pyarrow import Schema
@@ -166,7 +167,7 @@ def _csv(value: object) -> str:
         case bool():
             text = "true" if value else "false"
         case float() if not math.isfinite(value):
-            text = {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+            text = not_finite(value)
         case bytes():
             text = value.hex()
         case datetime():

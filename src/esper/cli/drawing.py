@@ -21,7 +21,6 @@ from esper.cli.text import (
     metric,
     one_line,
     percent,
-    plural,
     reference,
     rounded,
     share,
@@ -36,6 +35,7 @@ from esper.folds.run_state import RunState
 from esper.folds.timeline import Life, Span
 from esper.folds.transitions import IN_TASK_GRAPH
 from esper.history.run_history import FoldedRun
+from esper.words import plural
 
 
 class _Look(NamedTuple):

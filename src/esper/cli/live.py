@@ -18,7 +18,7 @@ from rich.text import Text
 
 from esper.cli.drawing import decision_table, first_metrics, is_adaptation, panel
 from esper.cli.output import Output
-from esper.cli.text import hanging, learning_rate, one_line, plural, rounded, separated, short_id
+from esper.cli.text import hanging, learning_rate, one_line, rounded, separated, short_id
 from esper.events.codec import decode_as
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
@@ -28,6 +28,7 @@ from esper.folds.transitions import LIVE
 from esper.history.run_history import PAGE, FoldedRun
 from esper.oona.contract import Log
 from esper.oona.directory import Directory
+from esper.words import plural
 
 # Four frames a second: a panel takes a few milliseconds to draw, which are taken from the training's own process.
 _REDRAW_S = 0.25

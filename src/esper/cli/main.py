@@ -13,24 +13,39 @@ from importlib.metadata import version
 from esper.cli.commands import (
     alerts,
     answering,
-    audit,
-    compliance,
+    audit_tables,
+    checking,
     distributed,
     doctor,
     log,
+    querying,
     replay,
-    report,
+    reporting,
     runs,
     services,
     show,
-    sql,
     trainings,
 )
 from esper.cli.output import Output
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-_COMMANDS = (trainings, runs, show, log, replay, services, alerts, doctor, sql, audit, compliance, report, answering, distributed)
+_COMMANDS = (
+    trainings,
+    runs,
+    show,
+    log,
+    replay,
+    services,
+    alerts,
+    doctor,
+    querying,
+    audit_tables,
+    checking,
+    reporting,
+    answering,
+    distributed,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

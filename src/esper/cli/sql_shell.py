@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Query = Callable[[str], "Answer"]
 """Asks a statement. Raises EsperError where it has no answer."""
 
-COMMANDS: Mapping[str, str] = {
+SHELL_COMMANDS: Mapping[str, str] = {
     ".tables": "every table, view and macro, and what it holds",
     ".schema": "the columns of all tables, or of one: .schema TABLE",
     ".examples": "questions with their SQL, or one of them answered: .examples 3",
@@ -130,9 +130,9 @@ def answer(statement: str, query: Query, out: Output, examples: Sequence["Exampl
             out.line(Text(examples[int(number) - 1].sql, style="dim"))
             _ask(examples[int(number) - 1].sql, query, out)
         case [".help"]:
-            out.line(*(f"{name:<10} {words}" for name, words in COMMANDS.items()))
+            out.line(*(f"{name:<10} {words}" for name, words in SHELL_COMMANDS.items()))
         case _:
-            raise RuleError(f"there is no command {statement}{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
+            raise RuleError(f"there is no command {statement}{nearest(command, SHELL_COMMANDS)}; there are {', '.join(SHELL_COMMANDS)}")
     return True
 
 
@@ -216,7 +216,7 @@ def completer(query: Query) -> "Completer":
 def matches(word: str, text: str, columns: Mapping[str, Sequence[str]]) -> list[str]:
     """The words that may stand where `word` is begun in `text`: columns of its tables, tables, keywords; other columns where none fits."""
     if word.startswith("."):
-        return [command for command in COMMANDS if command.startswith(word)]
+        return [command for command in SHELL_COMMANDS if command.startswith(word)]
     prefix = word.lower()
     named = [table for table in columns if re.search(rf"\b{re.escape(table)}\b", text)]
     near = [*(column for table in named for column in columns[table]), *columns, *_KEYWORDS]

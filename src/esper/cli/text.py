@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.events.envelope import EventId, RunId
+from esper.words import not_finite
 
 UNKNOWN = "unknown"
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -21,7 +22,7 @@ def rounded(value: float | None, decimals: int = 3) -> str:
     if value is None:
         return UNKNOWN
     if not math.isfinite(value):
-        return {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+        return not_finite(value)
     if value != 0 and abs(value) < 10.0**-decimals:
         return f"{value:.1e}".replace("e-0", "e-")
     return f"{value:.{decimals}f}"
@@ -47,26 +48,9 @@ def count(value: int | None) -> str:
     return UNKNOWN if value is None else f"{value:,}"
 
 
-def plural(amount: int, noun: str) -> str:
-    """A count with its noun, which takes an s."""
-    return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
-
-
 def metric(name: str, value: float | None) -> str:
     """A metric with its name; an accuracy as a percentage."""
     return f"{name} {percent(value) if name.endswith('accuracy') else rounded(value)}"
-
-
-def duration(seconds: float | None) -> str:
-    """A duration in two units at most, the second only where it is not zero."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
-    first = next(index for index, (amount, _) in enumerate(units) if amount)
-    return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount)
 
 
 def timestamp(time: datetime | None) -> str:

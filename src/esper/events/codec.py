@@ -8,7 +8,7 @@ from pydantic_core import PydanticSerializationError
 from esper.errors import DataError
 from esper.events.envelope import Record
 from esper.events.fields import Event
-from esper.events.kinds import BY_NAME
+from esper.events.kinds import KINDS_BY_NAME
 
 E = TypeVar("E", bound=Event)
 
@@ -39,7 +39,7 @@ def decode_payload(kind: str, data: bytes) -> Event:
 
     Raises UnknownKindError for a kind or version not in the catalogue, DataError for a payload that breaks its schema.
     """
-    model = BY_NAME.get(kind)
+    model = KINDS_BY_NAME.get(kind)
     if model is None:
         raise UnknownKindError(f"expected a kind of this version's catalogue, got {kind!r}")
     try:

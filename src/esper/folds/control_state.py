@@ -22,7 +22,7 @@ from esper.events.kinds.control import (
     GateRule,
 )
 from esper.events.kinds.epoch import EpochCompleted
-from esper.folds.table import Table
+from esper.folds.sorted_map import SortedMap
 
 _OutcomeEvent = CommandApplied | CommandRefused | CommandFailed
 _Outcome = Literal["applied", "refused", "failed"]
@@ -99,8 +99,8 @@ class Counts:
 class Control:
     """The decisions since the last EpochCompleted by moment, the commands without an outcome by moment, and the counts."""
 
-    decisions: Table[int, DecisionRow] = field(default_factory=Table)
-    open_commands: Table[int, CommandRow] = field(default_factory=Table)
+    decisions: SortedMap[int, DecisionRow] = field(default_factory=SortedMap)
+    open_commands: SortedMap[int, CommandRow] = field(default_factory=SortedMap)
     counts: Counts = field(default_factory=Counts)
 
 
@@ -108,7 +108,7 @@ def change_control(control: Control, record: Record, event: Event) -> tuple[Cont
     """`control` after `event`, and the command that is now the last one of its slot; an EpochCompleted ends the decisions before it."""
     match event:
         case EpochCompleted():
-            return replace(control, decisions=Table()), (), None
+            return replace(control, decisions=SortedMap()), (), None
         case DecisionMade():
             counts = replace(control.counts, made=_one_more(control.counts.made, event.adaptation))
             return replace(_with_row(control, DecisionRow.of(record, event)), counts=counts), (), None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from esper.errors import DataError, RuleError
 from esper.events.envelope import Record, RunId
-from esper.folds.table import Table
+from esper.folds.sorted_map import SortedMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class FactOrder:
 
     run: RunId
     following: int = 1
-    waiting: Table[int, Record] = field(default_factory=Table)
+    waiting: SortedMap[int, Record] = field(default_factory=SortedMap)
 
     @property
     def missing(self) -> tuple[int, int] | None:

@@ -40,7 +40,7 @@ from esper.events.kinds.run import (
 from esper.events.topics import TRAIL
 from esper.folds.control_state import Control, DecisionRow, change_control
 from esper.folds.seeds import Slot, Slots, change_slots, slots_of, with_command
-from esper.folds.table import Table
+from esper.folds.sorted_map import SortedMap
 
 
 class BlockedError(DataError):
@@ -129,13 +129,13 @@ class RunState:
     incarnation: int = 0
     epochs: tuple[EpochRow, ...] = ()
     epochs_digest: str = ""
-    slots: Slots = field(default_factory=Table)
+    slots: Slots = field(default_factory=SortedMap)
     germination_epochs: tuple[int, ...] = ()
     control: Control = field(default_factory=Control)
     field_reports: tuple[ReportRow, ...] = ()
     checkpoints: tuple[CheckpointRow, ...] = ()
     rollbacks: tuple[RollbackRow, ...] = ()
-    dropped: Table[str, int] = field(default_factory=Table)
+    dropped: SortedMap[str, int] = field(default_factory=SortedMap)
     irregularities: tuple[Irregularity, ...] = ()
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedRow, SeedTransitioned, Stage
 from esper.events.kinds.run import RunRolledBack, Site
 from esper.folds.control_state import Irregular, LastCommand
-from esper.folds.table import Table
+from esper.folds.sorted_map import SortedMap
 from esper.folds.transitions import is_edge
 
 SeedKey = tuple[str, int]
@@ -27,12 +27,12 @@ class Slot:
     command: LastCommand | None = None
 
 
-Slots = Table[SeedKey, Slot]
+Slots = SortedMap[SeedKey, Slot]
 
 
 def slots_of(sites: Iterable[Site]) -> Slots:
     """All slots of all sites, DORMANT."""
-    return Table(((site.name, seed), Slot(SeedRow(site=site.name, seed=seed))) for site in sites for seed in range(site.slots))
+    return SortedMap(((site.name, seed), Slot(SeedRow(site=site.name, seed=seed))) for site in sites for seed in range(site.slots))
 
 
 def change_slots(slots: Slots, record: Record, event: Event, *, blamed: bool) -> tuple[Slots, Irregular]:
@@ -81,7 +81,7 @@ def _transitioned(slots: Slots, record: Record, event: SeedTransitioned, blamed:
 
 def _rolled_back(slots: Slots, rows: Iterable[SeedRow]) -> tuple[Slots, Irregular]:
     """The table that a rollback put in force: `rows`, and nothing else; a life keeps its last evaluation."""
-    table: Slots = Table(((row.site, row.seed), _restored(slots.get((row.site, row.seed), Slot(row)), row)) for row in rows)
+    table: Slots = SortedMap(((row.site, row.seed), _restored(slots.get((row.site, row.seed), Slot(row)), row)) for row in rows)
     irregular = [f"the rollback's seed table misses {_named(key)}" for key in slots if key not in table]
     irregular += [f"{_named(key)} of the rollback's seed table is no slot of this run" for key in table if key not in slots]
     return table, tuple(irregular)
@@ -111,7 +111,7 @@ def _completed(slots: Slots, rows: Iterable[SeedRow]) -> tuple[Slots, Irregular]
             irregular.append(f"{has}; the log says {slot.row.stage}, life {slot.row.life}")
         else:
             table[key] = replace(slot, row=row)
-    return Table(table.items()), tuple(irregular)
+    return SortedMap(table.items()), tuple(irregular)
 
 
 def _restored(slot: Slot, row: SeedRow) -> Slot:

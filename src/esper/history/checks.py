@@ -31,7 +31,7 @@ _LEAST_FREE_BYTES = 1_000_000_000
 NEWEST = 20
 
 
-class Check(NamedTuple):
+class Diagnosis(NamedTuple):
     """A question and its answer: `bad` stops work, `warning` may."""
 
     name: str
@@ -39,7 +39,7 @@ class Check(NamedTuple):
     answer: str
 
 
-def examine(log: Path, *, every_run: bool = False, option: str | None = None) -> Iterator[Check]:
+def examine(log: Path, *, every_run: bool = False, option: str | None = None) -> Iterator[Diagnosis]:
     """Every check, one after another: the programs, then the log at `log`, its trail, and its runs (the newest 20, or every one).
 
     `option` is the `--log` option for next commands, with a space before it, where that is not `log`.
@@ -52,7 +52,7 @@ def examine(log: Path, *, every_run: bool = False, option: str | None = None) ->
     try:
         exists = log.exists()
     except OSError as error:
-        yield Check("log", "bad", f"{log} cannot be looked at: {error.strerror}")
+        yield Diagnosis("log", "bad", f"{log} cannot be looked at: {error.strerror}")
         return
     place = [_disk(log), _writable(log)] if exists else [_absent(log)]
     yield from place
@@ -62,27 +62,27 @@ def examine(log: Path, *, every_run: bool = False, option: str | None = None) ->
         yield from _runs(log, every_run, log_flag(log) if option is None else option)
 
 
-def _version(name: str, found: tuple[int, ...], least: tuple[int, ...], words: str, advice: str = "") -> Check:
+def _version(name: str, found: tuple[int, ...], least: tuple[int, ...], words: str, advice: str = "") -> Diagnosis:
     if found >= least:
-        return Check(name, "ok", words)
-    return Check(name, "bad", f"expected {'.'.join(map(str, least))} or newer, got {words}{advice}")
+        return Diagnosis(name, "ok", words)
+    return Diagnosis(name, "bad", f"expected {'.'.join(map(str, least))} or newer, got {words}{advice}")
 
 
-def _torch() -> Check:
+def _torch() -> Diagnosis:
     try:
-        return Check("torch", "ok", version("torch"))
+        return Diagnosis("torch", "ok", version("torch"))
     except PackageNotFoundError:
-        return Check("torch", "warning", 'not installed: reading works, training needs pip install "esper-training[train]"')
+        return Diagnosis("torch", "warning", 'not installed: reading works, training needs pip install "esper-training[train]"')
 
 
-def _absent(log: Path) -> Check:
+def _absent(log: Path) -> Diagnosis:
     parent = next(folder for folder in log.absolute().parents if folder.exists())
     if os.access(parent, os.W_OK):
-        return Check("log", "ok", f"{log} does not exist yet; the first run makes it")
-    return Check("log", "bad", f"{log} does not exist, and {parent} may not be written: name another with --log")
+        return Diagnosis("log", "ok", f"{log} does not exist yet; the first run makes it")
+    return Diagnosis("log", "bad", f"{log} does not exist, and {parent} may not be written: name another with --log")
 
 
-def _writable(log: Path) -> Check:
+def _writable(log: Path) -> Diagnosis:
     try:
         with tempfile.TemporaryFile(dir=log, prefix=".doctor-") as file:
             file.write(b"\0")
@@ -90,32 +90,34 @@ def _writable(log: Path) -> Check:
             os.fsync(file.fileno())
     except OSError as error:
         if log.is_dir() and os.access(log, os.R_OK | os.X_OK):
-            return Check("log", "warning", f"{log} cannot be written: {error.strerror}; its runs can be read, and no other can be added")
-        return Check("log", "bad", f"{log} cannot be used: {error.strerror}")
-    return Check("log", "ok", f"{log} can be written")
+            return Diagnosis(
+                "log", "warning", f"{log} cannot be written: {error.strerror}; its runs can be read, and no other can be added"
+            )
+        return Diagnosis("log", "bad", f"{log} cannot be used: {error.strerror}")
+    return Diagnosis("log", "ok", f"{log} can be written")
 
 
-def _disk(log: Path) -> Check:
+def _disk(log: Path) -> Diagnosis:
     kind = file_system_of(log)
     if not kind:
-        return Check("disk", "unknown", "this system does not say what it is: a log needs a local one")
+        return Diagnosis("disk", "unknown", "this system does not say what it is: a log needs a local one")
     try:
         refuse_network(log)
     except EsperError as error:
-        return Check("disk", "bad", str(error))
-    return Check("disk", "ok", f"local, {kind}")
+        return Diagnosis("disk", "bad", str(error))
+    return Diagnosis("disk", "ok", f"local, {kind}")
 
 
-def _free(log: Path) -> Check:
+def _free(log: Path) -> Diagnosis:
     folder = next(folder for folder in (log.absolute(), *log.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
     words = f"{free / 1e9:.1f} GB"
     if free >= _LEAST_FREE_BYTES:
-        return Check("free space", "ok", words)
-    return Check("free space", "warning", f"{words}: a full disk stops training; what was acknowledged stays readable")
+        return Diagnosis("free space", "ok", words)
+    return Diagnosis("free space", "warning", f"{words}: a full disk stops training; what was acknowledged stays readable")
 
 
-def _trail(directory: Directory) -> Iterator[Check]:
+def _trail(directory: Directory) -> Iterator[Diagnosis]:
     """The answer about all runs of the trail, or one about each that is damaged; none where there is no trail."""
     records, damaged = 0, 0
     for run in trail_runs(directory):
@@ -124,28 +126,28 @@ def _trail(directory: Directory) -> Iterator[Check]:
                 records += log.heads().row
         except EsperError as error:
             damaged += 1
-            yield Check("trail", "bad", str(error))
+            yield Diagnosis("trail", "bad", str(error))
     if records and not damaged:
-        yield Check("trail", "ok", f"{records} records, every number and chain is right")
+        yield Diagnosis("trail", "ok", f"{records} records, every number and chain is right")
 
 
-def _runs(log: Path, every_run: bool, option: str) -> Iterator[Check]:
+def _runs(log: Path, every_run: bool, option: str) -> Iterator[Diagnosis]:
     directory = Directory(log)
     count, checked = len(directory.names()), 0
     for one in islice(summaries(directory), None if every_run else NEWEST):
         yield _run(directory, one, option)
         checked += 1
     if checked < count and not every_run:
-        yield Check("runs", "unknown", f"{checked} of {count} were checked, the newest: --all checks every one")
+        yield Diagnosis("runs", "unknown", f"{checked} of {count} were checked, the newest: --all checks every one")
     elif not checked:
-        yield Check("runs", "ok", "none yet")
+        yield Diagnosis("runs", "ok", "none yet")
 
 
-def _run(directory: Directory, one: RunSummary, option: str) -> Check:
+def _run(directory: Directory, one: RunSummary, option: str) -> Diagnosis:
     name = f"run {one.run[-6:]}"
     refused = read_refused(directory.path / one.run)
     if problem := one.problem or refused:
-        return Check(name, "bad", problem)
+        return Diagnosis(name, "bad", problem)
     try:
         with directory.open(one.run) as log:
             if log.run != one.run:
@@ -153,18 +155,18 @@ def _run(directory: Directory, one: RunSummary, option: str) -> Check:
             heads = log.heads()
         check_observed(directory.path / one.run)
     except EsperError as error:
-        return Check(name, "bad", str(error))
+        return Diagnosis(name, "bad", str(error))
     onward = resume_hint(one.run, one.task, option)
     words = f"{heads.row - heads.gone.count} records, every number and chain is right"
     if heads.gone:
         words = f"{words}; {heads.gone.words()}"
     match one.standing:
         case "live":
-            return Check(name, "ok", f"{words}; {'another machine' if one.holder is None else f'process {one.holder}'} writes it")
+            return Diagnosis(name, "ok", f"{words}; {'another machine' if one.holder is None else f'process {one.holder}'} writes it")
         case "interrupted":
-            return Check(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
+            return Diagnosis(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
         case "finished" if not one.sealed:
             advice = f"finished but not sealed, which an observer does: esper observe{option}"
-            return Check(name, "warning", f"{words}; {advice}")
+            return Diagnosis(name, "warning", f"{words}; {advice}")
         case standing:
-            return Check(name, "warning" if heads.gone else "ok", f"{words}; {standing}")
+            return Diagnosis(name, "warning" if heads.gone else "ok", f"{words}; {standing}")

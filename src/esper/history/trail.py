@@ -11,7 +11,7 @@ from esper.errors import RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds.audit import HoldReleased, RunHeld, RunSignedOff
+from esper.events.kinds.accountability import HoldReleased, RunHeld, RunSignedOff
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.topics import RUN, TRAIL
 from esper.oona.contract import records_of

@@ -171,7 +171,7 @@ def outgoing(settings: KafkaSettings, record: Record, partition: int | None = No
     return Outgoing(settings.topic(record.topic), record.run.encode(), record.data, [*headers(record), *numbered], partition)
 
 
-def row_of(message: "ConsumerRecord[bytes, bytes]") -> int | None:
+def row_number_of(message: "ConsumerRecord[bytes, bytes]") -> int | None:
     """The number of `message`'s record in its run's log: 1, 2, 3 ... over all topics. None for what no run wrote, such as a derived record.
 
     Raises DataError for a header that is no such number, or stands there twice.

@@ -27,7 +27,7 @@ from esper.errors import DataError, LogError
 from esper.events.cloudevents import record_from
 from esper.events.envelope import RunId
 from esper.events.topics import RUN, TELEMETRY, TOPICS
-from esper.kafka.clients import administering, consuming, explain_errors, pause, row_of
+from esper.kafka.clients import administering, consuming, explain_errors, pause, row_number_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.mirrored_runs import Arrived, MirroredRuns
 from esper.oona.directory import Directory
@@ -282,7 +282,7 @@ class _Copying:
                 try:
                     record = record_from(message.headers, message.key, message.value, topic)
                     self._sent[place] = message.timestamp, record.time
-                    arrived.append(Arrived(place.partition, message.offset, row_of(message), record))
+                    arrived.append(Arrived(place.partition, message.offset, row_number_of(message), record))
                 except DataError:
                     self.state.unreadable += 1  # No record of a run: its row, if it has one, is found missing.
         self.runs.take(arrived)

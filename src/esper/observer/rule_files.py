@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from esper.events.fields import CONFIG, Event, Part
-from esper.events.kinds import BY_NAME, kinds_of
+from esper.events.kinds import KINDS_BY_NAME, kinds_of
 from esper.events.topics import DERIVED, FACTS, OBSERVERS, SEED_HEALTH, TOPICS
 from esper.folds.monitoring.alerting import AlertSettings
 from esper.folds.monitoring.detectors.thresholds import DETECTORS, MISSING, DetectorSettings
@@ -77,7 +77,7 @@ class _Written(BaseModel):
 KEYS = tuple(field.alias or name for name, field in _Written.model_fields.items())
 """The keys of a [[rule]] table."""
 
-TABLES: Mapping[str, Part] = {name: part for name, part in MonitorSettings() if isinstance(part, Part)}
+SETTINGS_TABLES: Mapping[str, Part] = {name: part for name, part in MonitorSettings() if isinstance(part, Part)}
 """The tables beside rules, with their defaults."""
 
 
@@ -102,7 +102,7 @@ def parse_watching(text: str, where: str, builtin: Sequence[Rule] = ()) -> Monit
     """
     file = TomlFile(text, where)
     written = file.table(_File)
-    return MonitorSettings(**{name: getattr(written, name) for name in TABLES}, rules=_rules(file, written, builtin))
+    return MonitorSettings(**{name: getattr(written, name) for name in SETTINGS_TABLES}, rules=_rules(file, written, builtin))
 
 
 class _Changed(NamedTuple):
@@ -117,7 +117,7 @@ def changed_settings(settings: MonitorSettings) -> tuple[_Changed, ...]:
     """The settings that do not have their defaults, by their names in a rule file, like `windows.length_s`."""
     return tuple(
         _Changed(f"{table}.{key}", value, default)
-        for table, part in TABLES.items()
+        for table, part in SETTINGS_TABLES.items()
         for key, default in part
         if (value := getattr(getattr(settings, table), key)) != default
     )
@@ -275,7 +275,7 @@ class _RuleReader:
     def _kind(self, key: str, name: str) -> type[Event]:
         known = sorted(kind.KIND for kind in kinds_of(self.written.topic))
         self._expect(key, f"event kind {name!r} of topic {self.written.topic}", name, known)
-        return BY_NAME[name]
+        return KINDS_BY_NAME[name]
 
     def _field(self, key: str, kind: type[Event], name: str, *inner: str) -> FieldInfo:
         self._expect(key, f"field {name!r} of {kind.KIND}", name, kind.model_fields, *inner)
@@ -304,7 +304,7 @@ class _RuleReader:
         """Labels may name other labels; annotations also the rule's labels, the value and the fields of its event with one plain value."""
         fields: list[str] = []
         if isinstance(source, EventSource):
-            available, kind = source.by, BY_NAME[source.kind]
+            available, kind = source.by, KINDS_BY_NAME[source.kind]
             fields = [name for name, field in kind.model_fields.items() if all(map(_is_plain, _plain_types(field.annotation)))]
         else:
             seeds = ("site", "seed") if self.written.topic == SEED_HEALTH else ()

@@ -15,7 +15,7 @@ from threading import Lock
 from esper.errors import EsperError, LogError
 from esper.events.envelope import RunId
 from esper.events.fields import Event
-from esper.events.kinds.audit import TrailEvent
+from esper.events.kinds.accountability import TrailEvent
 from esper.oona.directory import Directory
 from esper.oona.file import MIRRORED_MARK, RUN_FILE, WRITER_LOCK
 from esper.oona.heads import Draft

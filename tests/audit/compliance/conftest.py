@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from esper.audit.compliance.catalogue import every_check
-from esper.audit.compliance.running import Result, run_checks
+from esper.audit.compliance.running import CheckResult, run_checks
 from esper.audit.projection import AUDIT_FILE, Projection
 from esper.oona.directory import Directory
 from tests.audit.compliance.broken import BROKEN, IN_TABLES, REREAD
 from tests.audit.compliance.finished import memory, write_finished
 
-Found = Mapping[tuple[str, str], Result]
+Found = Mapping[tuple[str, str], CheckResult]
 """Results by what was done to a run and the name of the check."""
 
 

@@ -10,17 +10,17 @@ import pytest
 
 from esper.audit.compliance.catalogue import every_check
 from esper.audit.compliance.formats import as_csv, as_html, as_junit, as_object
-from esper.audit.compliance.running import Result, Violation
+from esper.audit.compliance.running import CheckResult, Violation
 from esper.events.envelope import RunId
 from tests.synthetic import RUN
 
 CHAIN, TAIL, ALERT = (next(check for check in every_check() if check.name == name) for name in ("log.chain", "log.tail", "alert.handled"))
 FOREIGN = 'site "<script>alert(1)</script>"\x00\x1b[31m & ]]>'
 RESULTS = (
-    Result(CHAIN, RUN, 233, 230, 0, ()),
-    Result(TAIL, RUN, 233, 13, 3, (Violation(5, FOREIGN), Violation(7, "=1+1"))),
-    Result(ALERT, RUN, 233, 0, 0, ()),
-    Result(CHAIN, RunId("other"), 9, 9, 0, ()),
+    CheckResult(CHAIN, RUN, 233, 230, 0, ()),
+    CheckResult(TAIL, RUN, 233, 13, 3, (Violation(5, FOREIGN), Violation(7, "=1+1"))),
+    CheckResult(ALERT, RUN, 233, 0, 0, ()),
+    CheckResult(CHAIN, RunId("other"), 9, 9, 0, ()),
 )
 
 
@@ -66,5 +66,5 @@ def test_an_object_says_what_was_asked_by_version_and_digest() -> None:
 
 
 @pytest.mark.parametrize("write", [as_csv, as_junit, as_html])
-def test_no_results_are_a_document_too(write: Callable[[Sequence[Result]], str]) -> None:
+def test_no_results_are_a_document_too(write: Callable[[Sequence[CheckResult]], str]) -> None:
     assert write(())

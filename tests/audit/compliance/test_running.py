@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from esper.audit.compliance.check_files import Check, parse_check
-from esper.audit.compliance.running import Result, Verdict, run_checks
+from esper.audit.compliance.running import CheckResult, Verdict, run_checks
 from esper.audit.projection import Projection, opened
 from esper.errors import DataError
 from esper.events.envelope import RunId
@@ -43,7 +43,7 @@ def connection(two_runs: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def asked(connection: duckdb.DuckDBPyConnection, one: Check, *runs: RunId, most: int = 100) -> list[Result]:
+def asked(connection: duckdb.DuckDBPyConnection, one: Check, *runs: RunId, most: int = 100) -> list[CheckResult]:
     """The results about `runs`."""
     return list(run_checks(connection, [one], runs, most=most))
 

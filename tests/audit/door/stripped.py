@@ -20,7 +20,7 @@ from typing import Any
 
 import duckdb
 
-from esper.audit.door import child, confinement, statement
+from esper.audit.door import confinement, query_process, statement
 from esper.errors import EsperError
 
 _LONGEST_S = 8.0
@@ -88,7 +88,7 @@ def _answer(file: str, statements: Sequence[str], removed: set[str], writing: in
         confinement.open_nothing_more()
     else:
         try:
-            connection = child.opened({"file": descriptor, "memory_bytes": _MEMORY_BYTES, "threads": 2, "before": []})
+            connection = query_process.confined_connection({"file": descriptor, "memory_bytes": _MEMORY_BYTES, "threads": 2, "before": []})
         except duckdb.Error as error:
             _tell(writing, {"error": str(error)})
             os._exit(1)
@@ -104,7 +104,7 @@ def _tell(writing: int, answer: dict[str, Any]) -> None:  # Any: JSON.
 def _one(connection: duckdb.DuckDBPyConnection, sql: str, removed: set[str]) -> dict[str, Any]:  # Any: JSON.
     try:
         if "check" not in removed:
-            statement.check(connection, sql)
+            statement.require_reading(connection, sql)
         connection.execute(sql)
         return {"rows": str(connection.fetchmany(_ROWS) if connection.description else [])}
     except (duckdb.Error, EsperError, MemoryError, ValueError, OverflowError, UnicodeError) as error:

@@ -1,15 +1,16 @@
 """What the tests of the report share: a projection, results of checks, and a report of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
 
+from esper.audit.compliance.check_files import Check, Header
+from esper.audit.compliance.running import CheckResult, Violation
 from esper.audit.projection import Projection
 from esper.audit.report.making import Report, make_report
-from esper.audit.report.timeline import Violation
+from esper.events.envelope import RunId
 from esper.oona.directory import Directory
 from tests.synthetic import RUN
 
@@ -17,41 +18,20 @@ NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 DIGEST = "ab" * 32
 
 
-@dataclass(frozen=True)
-class Title:
-    """What a check says of itself."""
-
-    title: str = "Something holds."
-
-
-@dataclass(frozen=True)
-class Named:
-    """A check."""
-
-    name: str
-    header: Title = Title()
-
-
-@dataclass(frozen=True)
-class Told:
+def _result(name: str, violations: int, shown: Sequence[Violation] = ()) -> CheckResult:
     """The result of a check about the synthetic run."""
-
-    check: Named
-    verdict: str
-    violations: int = 0
-    shown: Sequence[Violation] = ()
-    population: int = 7
-    run: str = RUN
+    header = Header(name=name, version=1, title="Something holds.", proves="That.", cannot_show="All else.", clauses=("none",))
+    return CheckResult(Check(header, "", "", DIGEST, name), RunId(RUN), 0, 7, violations, tuple(shown))
 
 
-def passed(*names: str) -> list[Told]:
+def passed(*names: str) -> list[CheckResult]:
     """A PASS of each check."""
-    return [Told(Named(name), "PASS") for name in names]
+    return [_result(name, 0) for name in names]
 
 
-def failed(name: str, moment: int, what: str, violations: int = 1) -> Told:
+def failed(name: str, moment: int, what: str, violations: int = 1) -> CheckResult:
     """A FAIL of which one violation is shown."""
-    return Told(Named(name), "FAIL", violations, (Violation(name, moment, None, what),))
+    return _result(name, violations, [Violation(moment, what)])
 
 
 def more_failures(connection: duckdb.DuckDBPyConnection, amount: int) -> None:
@@ -72,7 +52,7 @@ def projected(log: Path, folder: Path) -> Projection:
 
 def report_of(
     connection: duckdb.DuckDBPyConnection,
-    results: Sequence[Told] = (),
+    results: Sequence[CheckResult] = (),
     *,
     run: str = RUN,
     on: date | None = None,

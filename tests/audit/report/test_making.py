@@ -4,14 +4,14 @@ import duckdb
 import pytest
 
 from esper.audit.report.clauses import CLAUSES
-from esper.audit.report.making import MOST_ROWS, Report, Table
+from esper.audit.report.making import MOST_ROWS, AnswerTable, Report
 from esper.audit.report.questions import QUESTIONS
 from tests.audit.report.reports import failed, more_failures, passed, report_of
 
 pytestmark = pytest.mark.whole
 
 
-def table(report: Report, name: str) -> Table:
+def table(report: Report, name: str) -> AnswerTable:
     """The table of that name."""
     return next(one for section in report.sections for one in section.tables if one.name == name)
 

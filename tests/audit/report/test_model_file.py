@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from esper.audit.report.model_file import Compared, compare
+from esper.audit.report.model_file import ComparedModel, compare_model
 from esper.oona.directory import Directory
 from esper.processes.train import Result, fresh_run_id, train
 from tests.audit.report.reports import projected
@@ -31,10 +31,10 @@ def trained(directory: Directory, script: Script, epochs: int) -> Result:
     return train(replace(recipe(), policy=scripted(script)), settings(epochs=epochs), directory, fresh_run_id())
 
 
-def looked(result: Result, folder: Path, path: Path) -> Compared:
+def looked(result: Result, folder: Path, path: Path) -> ComparedModel:
     """What is found of the file at `path` by a projection of the log."""
     with projected(result.log, folder) as made:
-        return compare(made.connection, result.run, path)
+        return compare_model(made.connection, result.run, path)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_tensor_that_is_not_as_it_was_makes_another_model(result: Result, tmp_
 def test_a_run_that_has_not_finished_has_no_model_to_compare_with(directory: Directory, tmp_path: Path, result: Result) -> None:
     with projected(result.log, tmp_path) as made:
         made.connection.execute("DELETE FROM run_ends")
-        found = compare(made.connection, result.run, max(directory.checkpoints(result.run).iterdir()))
+        found = compare_model(made.connection, result.run, max(directory.checkpoints(result.run).iterdir()))
     assert (found.verdict, found.epoch) == ("unknown", 5)
 
 
@@ -122,10 +122,10 @@ BAD: dict[str, bytes] = {
 def test_a_file_that_is_none_is_unknown(told: duckdb.DuckDBPyConnection, tmp_path: Path, bad: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(BAD[bad])
-    found = compare(told, "run", path)
+    found = compare_model(told, "run", path)
     assert found.verdict == "unknown"
     assert "expected a safetensors file" in found.why
 
 
 def test_a_folder_without_a_model_is_unknown(told: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    assert "model.safetensors or tensors.safetensors" in compare(told, "run", tmp_path).why
+    assert "model.safetensors or tensors.safetensors" in compare_model(told, "run", tmp_path).why

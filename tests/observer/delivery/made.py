@@ -10,15 +10,15 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
 from esper.folds.monitoring.rules import Severity
 from esper.observer.delivery.notices import AlertRecord, LinkTo, linker
-from esper.observer.delivery.outbox import Answer, Now
+from esper.observer.delivery.outbox import AttemptResult, Now
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)
 RUN = RunId("01958f3a-7c41-7e02-9a53-5d0c8e4b61f7")
 LINK: LinkTo = linker()
 
-DELIVERED = Answer(delivered=True)
-FAILED = Answer(delivered=False, error="expected status 2xx, got 500")
-REFUSED = Answer(delivered=False, error="expected status 2xx, got 400", final=True)
+DELIVERED = AttemptResult(delivered=True)
+FAILED = AttemptResult(delivered=False, error="expected status 2xx, got 500")
+REFUSED = AttemptResult(delivered=False, error="expected status 2xx, got 400", final=True)
 
 
 def now(at_s: float) -> Now:

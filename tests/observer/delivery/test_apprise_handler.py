@@ -19,7 +19,7 @@ from esper.observer.delivery.deliverer import Deliverer, run_in_loop
 from esper.observer.delivery.delivery_file import AppriseSettings, parse_delivery
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
 from esper.observer.delivery.notices import Notice, linker, notice_of
-from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.outbox import AttemptResult
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert
 from tests.observer.delivery.servers import HOST, Inbox, MailServer, http_server, mail_server, raw_server, silent
 from tests.observer.delivery.test_deliverer import Ledger
@@ -39,12 +39,12 @@ def mail_url(port: int, *recipients: str, mode: str = "starttls", password: str 
     return f"mailtos://{login}{HOST}:{port}?from=esper@example.org&to={to}&mode={mode}"
 
 
-def sent(url: str, notice: Notice | None = None, *, timeout_s: float = 60.0) -> Answer:
+def sent(url: str, notice: Notice | None = None, *, timeout_s: float = 60.0) -> AttemptResult:
     settings = AppriseSettings(kind="apprise", name="team", url=SecretStr(url), timeout_s=timeout_s)
     return run_in_loop(through_apprise(settings)([notice or notice_of(alert(7), LINK)], BEGIN))
 
 
-def error_of(answer: Answer) -> str:
+def error_of(answer: AttemptResult) -> str:
     assert not answer.delivered
     assert answer.error is not None
     return answer.error
@@ -60,7 +60,7 @@ def content(mail: Message) -> tuple[str, str]:
 @pytest.mark.parametrize("mode", ["starttls", "ssl"])
 def test_a_mail_is_handed_over_after_tls_and_login(serving: ssl.SSLContext, mode: str) -> None:
     with mail_server(serving, MailServer(), at_once=mode == "ssl") as server:
-        assert sent(mail_url(server.port, "one@example.org", "two@example.org", mode=mode)) == Answer(delivered=True)
+        assert sent(mail_url(server.port, "one@example.org", "two@example.org", mode=mode)) == AttemptResult(delivered=True)
     assert server.users == ["esper"]
     assert server.recipients == [["one@example.org"], ["two@example.org"]]
     subject, text = content(server.got[0])
@@ -78,7 +78,7 @@ def test_without_a_user_nobody_logs_in(serving: ssl.SSLContext) -> None:
 
 def test_a_mail_server_on_this_machine_needs_no_tls() -> None:
     with mail_server(None, MailServer()) as server:
-        assert sent(f"mailto://{HOST}:{server.port}?from=esper@example.org&to=one@example.org") == Answer(delivered=True)
+        assert sent(f"mailto://{HOST}:{server.port}?from=esper@example.org&to=one@example.org") == AttemptResult(delivered=True)
     assert server.recipients == [["one@example.org"]]
 
 
@@ -153,7 +153,7 @@ def test_the_text_of_a_resolution_says_so() -> None:
 
 def test_a_service_takes_a_notice_by_its_url() -> None:
     with http_server() as inbox:
-        assert sent(f"json://{HOST}:{inbox.port}/hook") == Answer(delivered=True)
+        assert sent(f"json://{HOST}:{inbox.port}/hook") == AttemptResult(delivered=True)
     [got] = inbox.got
     body = json.loads(got.body)
     assert got.path == "/hook"

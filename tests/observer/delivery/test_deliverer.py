@@ -14,7 +14,7 @@ from esper.events.envelope import RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.deliverer import Deliverer, DeliveryError, Handler
 from esper.observer.delivery.notices import Notice
-from esper.observer.delivery.outbox import AlertOutcome, Answer, Limits
+from esper.observer.delivery.outbox import AlertOutcome, AttemptResult, Limits
 from tests.observer.delivery.made import BEGIN, DELIVERED, FAILED, LINK, RUN, alert, notified, outcome_record
 
 LIMITS = Limits(rate_per_minute=6000.0, burst=100, attempts=3, first_pause_s=0.001)
@@ -44,10 +44,10 @@ class Ledger:
 class Receiver:
     """A handler's other end: it keeps what it got, and answers as it is told."""
 
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[AttemptResult] = field(default_factory=list)
     got: list[Notice] = field(default_factory=list)
 
-    async def send(self, notices: Sequence[Notice], now: datetime) -> Answer:
+    async def send(self, notices: Sequence[Notice], now: datetime) -> AttemptResult:
         assert now == BEGIN
         self.got += notices
         return self.answers.pop(0) if self.answers else DELIVERED
@@ -60,7 +60,7 @@ class Stuck:
         self.reached = threading.Event()
         self.let_go = threading.Event()
 
-    async def send(self, notices: Sequence[Notice], now: datetime) -> Answer:
+    async def send(self, notices: Sequence[Notice], now: datetime) -> AttemptResult:
         assert notices
         assert now == BEGIN
         self.reached.set()
@@ -91,7 +91,7 @@ def test_every_handler_gets_the_alert_and_every_delivery_is_recorded() -> None:
 def test_an_outcome_is_recorded_before_the_next_message_is_sent() -> None:
     ledger, recorded = Ledger(), list[int]()
 
-    async def send(_notices: Sequence[Notice], _now: datetime) -> Answer:
+    async def send(_notices: Sequence[Notice], _now: datetime) -> AttemptResult:
         recorded.append(len(ledger.outcomes))
         return DELIVERED
 
@@ -133,7 +133,7 @@ def test_a_handler_that_goes_on_failing_is_recorded_as_failed() -> None:
 
 
 def test_a_handler_that_breaks_takes_no_other_down() -> None:
-    async def broken(notices: Sequence[Notice], now: datetime) -> Answer:
+    async def broken(notices: Sequence[Notice], now: datetime) -> AttemptResult:
         raise ZeroDivisionError(f"{notices} {now}")
 
     ledger, other = Ledger(), Receiver()

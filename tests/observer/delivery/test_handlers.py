@@ -14,7 +14,7 @@ from esper.observer.delivery.deliverer import Handler, run_in_loop
 from esper.observer.delivery.delivery_file import DEFAULT, parse_delivery
 from esper.observer.delivery.handlers import build_handlers, line, lines_to, run_handler_tests
 from esper.observer.delivery.notices import Notice, linker, notice_of
-from esper.observer.delivery.outbox import Answer, Limits
+from esper.observer.delivery.outbox import AttemptResult, Limits
 from esper.observer.delivery.signing import HEADER, verify
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, now
 from tests.observer.delivery.servers import HOST, Inbox, http_server
@@ -44,7 +44,7 @@ def test_secrets_and_a_secret_url_come_from_files_and_the_environment(tmp_path: 
         monkeypatch.setenv("ESPER_TEST_TOKEN", "t0ken")
         text = webhook(f'url_file = "{tmp_path}/url"', f'secret_file = "{tmp_path}/secret"', 'token_env = "ESPER_TEST_TOKEN"')
         [handler] = build_handlers(parse_delivery(text, "f"))
-        assert run_in_loop(handler.send([notice_of(alert(7), LINK)], BEGIN)) == Answer(delivered=True)
+        assert run_in_loop(handler.send([notice_of(alert(7), LINK)], BEGIN)) == AttemptResult(delivered=True)
     [got] = inbox.got
     assert got.path == "/services/xyzzy?a=b"
     assert got.headers["Authorization"] == "Bearer t0ken"
@@ -153,11 +153,11 @@ def test_every_handler_is_tried_whatever_its_severity_and_the_others() -> None:
 
 
 def test_a_handler_that_breaks_is_told_of_like_any_other() -> None:
-    async def broken(notices: Sequence[Notice], now: datetime) -> Answer:
+    async def broken(notices: Sequence[Notice], now: datetime) -> AttemptResult:
         raise KeyError(f"{notices} {now}")
 
     [trial] = run_handler_tests([Handler("broken", Limits(), broken)])
-    assert trial.answer == Answer(delivered=False, final=True, error="the handler broke: KeyError")
+    assert trial.answer == AttemptResult(delivered=False, final=True, error="the handler broke: KeyError")
 
 
 def test_lines_of_text_need_neither_httpx_nor_apprise() -> None:

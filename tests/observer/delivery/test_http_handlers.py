@@ -14,7 +14,7 @@ from esper.observer.delivery.deliverer import run_in_loop
 from esper.observer.delivery.delivery_file import AlertmanagerSettings, WebhookSettings
 from esper.observer.delivery.http_handlers import AT_ONCE, EXCERPT_BYTES, Endpoint, alertmanager, alerts_body, post, webhook, webhook_body
 from esper.observer.delivery.notices import LinkTo, Notice, linker, notice_of
-from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.outbox import AttemptResult
 from esper.observer.delivery.signing import HEADER, verify
 from tests.observer.delivery.made import BEGIN, LINK, RUN, alert, now
 from tests.observer.delivery.servers import HOST, Inbox, endpoint, http_server, raw_server, silent
@@ -23,11 +23,11 @@ SHORT_S = 0.5  # A busy machine may take 20 ms to connect; a deadline within a h
 TOKEN = "t0ken"  # noqa: S105 - of servers that live for a test.
 
 
-def posted(to: Endpoint) -> Answer:
+def posted(to: Endpoint) -> AttemptResult:
     return run_in_loop(post(to, b'{"a": 1}', {"X-More": "yes"}, BEGIN))
 
 
-def error_of(answer: Answer) -> str:
+def error_of(answer: AttemptResult) -> str:
     assert not answer.delivered
     assert answer.error is not None
     return answer.error
@@ -35,7 +35,7 @@ def error_of(answer: Answer) -> str:
 
 def test_a_success_is_delivered_and_the_request_is_plain() -> None:
     with http_server() as inbox:
-        assert posted(endpoint(inbox.port, path="/hook?a=b", token=TOKEN)) == Answer(delivered=True)
+        assert posted(endpoint(inbox.port, path="/hook?a=b", token=TOKEN)) == AttemptResult(delivered=True)
     [got] = inbox.got
     assert (got.path, got.body) == ("/hook?a=b", b'{"a": 1}')
     assert got.headers["Content-Type"] == "application/json"
@@ -138,7 +138,7 @@ def test_a_success_with_a_body_without_end_is_a_success() -> None:
             connection.sendall(b"y" * 65536)
 
     with raw_server(flood) as port:
-        assert posted(endpoint(port)) == Answer(delivered=True)
+        assert posted(endpoint(port)) == AttemptResult(delivered=True)
 
 
 def test_headers_without_end_are_refused() -> None:
@@ -175,7 +175,7 @@ def test_nobody_there_is_tried_again() -> None:
 
 def test_a_certificate_of_a_trusted_authority_is_taken(serving: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     with http_server(serving) as inbox:
-        assert posted(endpoint(inbox.port, tls=trusting)) == Answer(delivered=True)
+        assert posted(endpoint(inbox.port, tls=trusting)) == AttemptResult(delivered=True)
 
 
 def test_any_other_certificate_is_refused_for_good(
@@ -262,7 +262,7 @@ def test_a_resolution_has_the_key_of_its_firing_and_an_end() -> None:
     assert resolved["alerts"][0]["startsAt"] == firing["alerts"][0]["startsAt"]
 
 
-def sent(inbox: Inbox, secret_file: Path | None = None) -> Answer:
+def sent(inbox: Inbox, secret_file: Path | None = None) -> AttemptResult:
     """The answer to one notice that is posted to a webhook."""
     secret = None if secret_file is None else str(secret_file)
     url = SecretStr(f"http://{HOST}:{inbox.port}/")
@@ -279,7 +279,7 @@ def secret_file(tmp_path: Path) -> Path:
 
 def test_a_receiver_can_check_who_sent_it(secret_file: Path) -> None:
     with http_server() as inbox:
-        assert sent(inbox, secret_file) == Answer(delivered=True)
+        assert sent(inbox, secret_file) == AttemptResult(delivered=True)
     [got] = inbox.got
     assert verify(got.headers[HEADER], got.body, "hush-hush", BEGIN.timestamp())
     assert not verify(got.headers[HEADER], got.body, "another", BEGIN.timestamp())
@@ -339,7 +339,7 @@ def test_the_key_is_in_the_message() -> None:
     assert annotations["key"] == notice_of(alert(7), LINK).key
 
 
-def sent_again(inbox: Inbox, count: int) -> Answer:
+def sent_again(inbox: Inbox, count: int) -> AttemptResult:
     """The answer to so many notices that are posted to an Alertmanager."""
     settings = AlertmanagerSettings(kind="alertmanager", name="am", url=SecretStr(f"http://{HOST}:{inbox.port}/prefix"))
     notices = [notice_of(alert(number), LINK) for number in range(count)]
@@ -348,7 +348,7 @@ def sent_again(inbox: Inbox, count: int) -> Answer:
 
 def test_many_are_posted_in_several_requests() -> None:
     with http_server() as inbox:
-        assert sent_again(inbox, 2 * AT_ONCE + 1) == Answer(delivered=True)
+        assert sent_again(inbox, 2 * AT_ONCE + 1) == AttemptResult(delivered=True)
     assert [len(json.loads(got.body)) for got in inbox.got] == [AT_ONCE, AT_ONCE, 1]
     assert {got.path for got in inbox.got} == {"/prefix/api/v2/alerts"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.notices import AlertRecord, RateLimitSummary
-from esper.observer.delivery.outbox import _OPEN_AT_MOST, _REMEMBERED, AlertOutcome, Answer, Limits, Outbox, Sending
+from esper.observer.delivery.outbox import _OPEN_AT_MOST, _REMEMBERED, AlertOutcome, AttemptResult, Limits, Outbox, Sending
 from tests.observer.delivery.made import DELIVERED, FAILED, REFUSED, RUN, alert, notified, now, suppressed
 
 LIMITS = Limits(rate_per_minute=60.0, burst=3, attempts=4)
@@ -411,6 +411,6 @@ def test_memory_is_bounded() -> None:
 def test_an_answer_may_tell_of_refused_recipients_though_it_is_delivered() -> None:
     box = outbox()
     box.offer(alert(1), now(0))
-    [(_, event)] = box.answered(alert(1), Answer(delivered=True, error="1 of 3 recipients were refused"), now(0))
+    [(_, event)] = box.answered(alert(1), AttemptResult(delivered=True, error="1 of 3 recipients were refused"), now(0))
     assert isinstance(event, AlertNotified)
     assert (event.outcome, event.error) == ("delivered", "1 of 3 recipients were refused")

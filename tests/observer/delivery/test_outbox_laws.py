@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from esper.events.envelope import EventId
 from esper.events.kinds.observability import AlertNotified
 from esper.observer.delivery.notices import AlertRecord, RateLimitSummary
-from esper.observer.delivery.outbox import AlertOutcome, Answer, Limits, Outbox
+from esper.observer.delivery.outbox import AlertOutcome, AttemptResult, Limits, Outbox
 from tests.observer.delivery.made import DELIVERED, FAILED, REFUSED, alert, now
 
 LIMITS = Limits(rate_per_minute=12.0, burst=4, attempts=3, resend_s=45.0, deliver_within_s=120.0)
@@ -35,7 +35,7 @@ class World:
         self.offered.append(made)
         self.log += self.box.offer(made, now(self.at_s))
 
-    def turn(self, answer: Answer) -> bool:
+    def turn(self, answer: AttemptResult) -> bool:
         """One step of the handler's thread; false where nothing was to be sent."""
         step = self.box.next_step(now(self.at_s))
         self.log += step.outcomes
@@ -104,7 +104,7 @@ def play(steps: list[tuple[object, ...]]) -> World:
                 elif number in begun and number not in ended and over:
                     ended.add(number)
                     world.offer(alert(number, firing=False, at_s=world.at_s))
-            case ("turn", Answer() as answer):
+            case ("turn", AttemptResult() as answer):
                 world.turn(answer)
             case ("wait", float(shift_s)):
                 world.at_s += shift_s

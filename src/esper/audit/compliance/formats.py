@@ -8,7 +8,7 @@ from html import escape
 from io import StringIO
 from itertools import groupby
 
-from esper.audit.compliance.running import Result, Verdict
+from esper.audit.compliance.running import CheckResult, Verdict
 
 # Characters that XML 1.0 has no way to write, section 2.2.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -22,7 +22,7 @@ td, th { border-bottom: 1px solid #ccc; padding: .3em .6em; text-align: left; ve
 """
 
 
-def as_object(result: Result) -> Mapping[str, object]:
+def as_object(result: CheckResult) -> Mapping[str, object]:
     """A result as what JSON writes of it."""
     header = result.check.header
     return {
@@ -42,7 +42,7 @@ def as_object(result: Result) -> Mapping[str, object]:
     }
 
 
-def as_csv(results: Sequence[Result]) -> str:
+def as_csv(results: Sequence[CheckResult]) -> str:
     """A row for each violation, and one for each result without any."""
     text = StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -56,7 +56,7 @@ def as_csv(results: Sequence[Result]) -> str:
     return text.getvalue()
 
 
-def as_junit(results: Sequence[Result]) -> str:
+def as_junit(results: Sequence[CheckResult]) -> str:
     """A suite for each run, a case for each check; INCONCLUSIVE is skipped."""
     root = ET.Element("testsuites")
     for run, group in _by_run(results):
@@ -75,14 +75,14 @@ def as_junit(results: Sequence[Result]) -> str:
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def as_html(results: Sequence[Result]) -> str:
+def as_html(results: Sequence[CheckResult]) -> str:
     """A page that asks for nothing from outside: a table for each run."""
     body = "\n".join(line for run, group in _by_run(results) for line in _table(run, group))
     head = f'<meta charset="utf-8"><title>Compliance checks</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>Compliance checks</h1>\n{body}\n</body></html>\n'
 
 
-def _table(run: str, results: Sequence[Result]) -> Iterator[str]:
+def _table(run: str, results: Sequence[CheckResult]) -> Iterator[str]:
     yield f"<h2>Run {escape(run)}</h2>\n<table><tr><th>check</th><th>result</th><th>asked about</th><th>rule and violations</th></tr>"
     for result in results:
         header, verdict = result.check.header, result.verdict.value
@@ -98,6 +98,6 @@ def _table(run: str, results: Sequence[Result]) -> Iterator[str]:
     yield "</table>"
 
 
-def _by_run(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+def _by_run(results: Sequence[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
     ordered = sorted(results, key=lambda result: result.run)
     return [(run, list(group)) for run, group in groupby(ordered, key=lambda result: result.run)]

@@ -52,7 +52,7 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     """The answer of one check about one run. `population` counts what was asked about; of many `violations` the first are shown.
 
     `up_to` is the last moment of the run that was there to be asked about.
@@ -75,7 +75,7 @@ class Result:
 
 def run_checks(
     connection: duckdb.DuckDBPyConnection, checks: Sequence[Check], runs: Collection[RunId], *, most: int = MOST_SHOWN
-) -> Iterator[Result]:
+) -> Iterator[CheckResult]:
     """The results of `checks` about `runs`, by check, then by run, each as it is known; at most `most` violations of each are shown.
 
     `connection` is to a projection of `runs`, and may be read-only. Raises DataError for a check that cannot be run, with DuckDB's reason.
@@ -107,7 +107,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[st
     connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", [list(map(str, row)) for row in rows])
 
 
-def _results(connection: duckdb.DuckDBPyConnection, check: Check, ends: Mapping[RunId, int], most: int) -> Iterator[Result]:
+def _results(connection: duckdb.DuckDBPyConnection, check: Check, ends: Mapping[RunId, int], most: int) -> Iterator[CheckResult]:
     """The results of `check`; `ends` are the runs that are asked about, with their last moments."""
     try:
         query = _QUERY.format(population=check.population, violations=check.violations, most=most)
@@ -128,7 +128,7 @@ def _results(connection: duckdb.DuckDBPyConnection, check: Check, ends: Mapping[
             # One NULL in a sentence that is put together makes all of it NULL.
             shown.setdefault(run, []).append(Violation(moment, what or f"expected: {check.header.title}"))
     for run, up_to in ends.items():
-        yield Result(check, run, up_to, population.get(run, 0), totals.get(run, 0), tuple(shown.get(run, ())))
+        yield CheckResult(check, run, up_to, population.get(run, 0), totals.get(run, 0), tuple(shown.get(run, ())))
 
 
 def _text(text: str) -> str:

@@ -1,8 +1,8 @@
 """Asking the door: a child process per query, its request in, its result or the reason of its failure out.
 
-The child is `esper.audit.door.child`. Whatever happens in it, this side ends it at its limit, takes no more bytes than its limit allows,
-and unpickles nothing. A write-ahead log beside the file is refused here, before the query and after it. In between the child has no right
-to read one, where the kernel has Landlock (`confinement.landlock_version` is above 0).
+The child is `esper.audit.door.query_process`. Whatever happens in it, this side ends it at its limit, takes no more bytes than its limit
+allows, and unpickles nothing. A write-ahead log beside the file is refused here, before the query and after it. In between the child has no
+right to read one, where the kernel has Landlock (`confinement.landlock_version` is above 0).
 """
 
 import json
@@ -32,7 +32,7 @@ _LONGEST_REPORT_BYTES = 1 << 22
 _WAL_ENDINGS = (".wal", ".wal.checkpoint", ".wal.recovery")
 _BOOT = (
     "import sys, json; sys.modules['numpy'] = None; sys.path[:] = json.loads(sys.stdin.buffer.readline());"
-    " from esper.audit.door import child; child.main()"
+    " from esper.audit.door import query_process; query_process.main()"
 )
 """numpy is not needed, and importing it takes a third of the start. The path is this process's, and read before anything is imported."""
 

@@ -33,7 +33,7 @@ _OUTSIDE = {
 """Other functions that change something, say something of this machine, or run what the tree does not show."""
 
 
-def check(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
+def require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
     """The names of the tables in `sql`, one statement that reads. Raises RuleError where it is not one, duckdb.Error for its syntax."""
     if "\0" in sql:
         raise RuleError("expected SQL as plain text, got one with a NUL character")

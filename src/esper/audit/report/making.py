@@ -5,21 +5,22 @@ The statements stand in `sql/`. They run with their values written into them, an
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import duckdb
 
-from esper.audit.report.answers import Finding, Material
+from esper.audit.compliance.running import CheckResult
 from esper.audit.report.clauses import CLAUSES, Clause
-from esper.audit.report.model_file import Compared, compare
-from esper.audit.report.questions import QUESTIONS, Query, Question
-from esper.audit.report.timeline import Timeline, Violation, draw
+from esper.audit.report.model_file import ComparedModel, compare_model
+from esper.audit.report.questions import QUESTIONS, Question, Statement
+from esper.audit.report.sentences import Material
+from esper.audit.report.timeline_drawing import PlacedViolation, TimelineDrawing, draw
 from esper.events.topics import TOPICS
 
 VERSION = 1
@@ -28,69 +29,17 @@ MOST_ROWS = 50
 """Of a table; the statement beside it gives all."""
 _BESIDE_THE_ANSWERS = ("heading", "losses", "spans", "marks")
 _NAMED = re.compile(r"\$(run|moment|then|topics)\b")
-Value = Any  # Whatever DuckDB returns: numbers, texts, times, lists, maps, None.
-
-
-class Found(Protocol):
-    """A violation: the moment of the record that it stands at, and what is wrong with it."""
-
-    @property
-    def moment(self) -> int:
-        """The record's."""
-
-    @property
-    def what(self) -> str:
-        """What was expected and what was found, as a sentence."""
-
-
-class Header(Protocol):
-    """What a check says of itself."""
-
-    @property
-    def title(self) -> str:
-        """The rule that it checks, as a sentence."""
-
-
-class CheckOf(Protocol):
-    """What a report asks of a check."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def header(self) -> Header:
-        """What it says of itself."""
-
-
-class Result(Finding, Protocol):
-    """The result of a check about one run, as `esper.audit.compliance` gives it. `shown` has the first of `violations`."""
-
-    @property
-    def check(self) -> CheckOf:
-        """The check."""
-
-    @property
-    def run(self) -> str:
-        """The run that was checked."""
-
-    @property
-    def population(self) -> int:
-        """What was checked, in the check's own units."""
-
-    @property
-    def shown(self) -> Sequence[Found]:
-        """The first violations."""
+CellValue = Any  # Whatever DuckDB returns: numbers, texts, times, lists, maps, None.
 
 
 @dataclass(frozen=True)
-class Table:
+class AnswerTable:
     """Rows behind an answer, at most MOST_ROWS of `total`; `sql` gives all of them."""
 
     name: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
+    rows: tuple[tuple[CellValue, ...], ...]
     total: int
     sql: str
 
@@ -104,7 +53,7 @@ class Checked:
     result: str
     population: int | None
     total: int
-    violations: tuple[Violation, ...]
+    violations: tuple[PlacedViolation, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +64,7 @@ class Section:
     anchor: str
     title: str
     answer: str
-    tables: tuple[Table, ...]
+    tables: tuple[AnswerTable, ...]
     checks: tuple[Checked, ...]
     cannot_show: str
 
@@ -136,11 +85,11 @@ class Report:
     made_at: datetime
     moment: int
     on: date | None
-    model: Compared | None
-    heading: tuple[tuple[str, Value], ...]
+    model: ComparedModel | None
+    heading: tuple[tuple[str, CellValue], ...]
     checks: tuple[Checked, ...]
-    timeline: Timeline | None
-    violations: tuple[Violation, ...]
+    timeline: TimelineDrawing | None
+    violations: tuple[PlacedViolation, ...]
     sections: tuple[Section, ...]
     clauses: tuple[Mapped, ...]
     version: int = VERSION
@@ -149,7 +98,7 @@ class Report:
 def make_report(
     connection: duckdb.DuckDBPyConnection,
     run: str,
-    results: Iterable[Result] = (),
+    results: Iterable[CheckResult] = (),
     *,
     now: datetime,
     on: date | None = None,
@@ -164,7 +113,7 @@ def make_report(
     names = (*_BESIDE_THE_ANSWERS, *(query.name for question in QUESTIONS for query in question.queries))
     asked = {name: _Asked(connection, statement(name, values)) for name in names}
     known = {result.check.name: result for result in results if result.run == run}
-    compared = None if model is None else compare(connection, run, model)
+    compared = None if model is None else compare_model(connection, run, model)
     material = Material({name: one.as_rows() for name, one in asked.items()}, known, now, on, compared)
     epochs = _epochs_of(connection, run, known.values())
     checked = {name: _checked(result, epochs) for name, result in known.items()}
@@ -187,19 +136,19 @@ def make_report(
 
 
 class _Asked:
-    """What a statement gave."""
+    """The columns and rows that a statement gave."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         self.sql = sql
         connection.execute(sql)
         self.columns = tuple(column[0] for column in connection.description or ())
-        self.rows: list[tuple[Value, ...]] = connection.fetchall()
+        self.rows: list[tuple[CellValue, ...]] = connection.fetchall()
 
-    def as_rows(self) -> list[Mapping[str, Value]]:
+    def as_rows(self) -> list[Mapping[str, CellValue]]:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def statement(name: str, values: Mapping[str, Value]) -> str:
+def statement(name: str, values: Mapping[str, CellValue]) -> str:
     """The statement `name` with its values written into it, without the comment that describes it."""
     lines = _text(name).splitlines()
     body = "\n".join(line for line in lines if not line.startswith("--"))
@@ -211,7 +160,7 @@ def _text(name: str) -> str:
     return (files("esper.audit.report") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def _literal(value: Value) -> str:
+def _literal(value: CellValue) -> str:
     """A value as SQL writes it."""
     match value:
         case None:
@@ -236,7 +185,7 @@ def _last_moment(connection: duckdb.DuckDBPyConnection, run: str, day: date | No
     return int(found[0][0])
 
 
-def _kept() -> list[dict[str, Value]]:
+def _kept() -> list[dict[str, CellValue]]:
     """The topics with what they hold and how long Kafka keeps it."""
     return [{"topic": topic.name, "kind": topic.kind.value, "hours": topic.retention_h} for topic in TOPICS.values()]
 
@@ -247,21 +196,21 @@ def _section(question: Question, material: Material, asked: Mapping[str, _Asked]
     return Section(question.number, question.anchor, question.title, question.answer(material), tables, checks, question.cannot_show)
 
 
-def _table(query: Query, asked: _Asked) -> Table:
-    return Table(query.name, query.caption, asked.columns, tuple(asked.rows[:MOST_ROWS]), len(asked.rows), asked.sql)
+def _table(query: Statement, asked: _Asked) -> AnswerTable:
+    return AnswerTable(query.name, query.caption, asked.columns, tuple(asked.rows[:MOST_ROWS]), len(asked.rows), asked.sql)
 
 
 def _checks(names: Iterable[str], checked: Mapping[str, Checked]) -> tuple[Checked, ...]:
     return tuple(checked.get(name) or Checked(name, "", "not run", None, 0, ()) for name in names)
 
 
-def _checked(result: Result, epochs: Mapping[int, int]) -> Checked:
-    found = (Violation(result.check.name, one.moment, epochs.get(one.moment), one.what) for one in result.shown)
+def _checked(result: CheckResult, epochs: Mapping[int, int]) -> Checked:
+    found = (PlacedViolation(result.check.name, one.moment, epochs.get(one.moment), one.what) for one in result.shown)
     title = result.check.header.title
     return Checked(result.check.name, title, str(result.verdict), result.population, result.violations, tuple(found))
 
 
-def _epochs_of(connection: duckdb.DuckDBPyConnection, run: str, results: Iterable[Result]) -> dict[int, int]:
+def _epochs_of(connection: duckdb.DuckDBPyConnection, run: str, results: Iterable[CheckResult]) -> dict[int, int]:
     """The epoch of each record that a violation stands at."""
     moments = sorted({one.moment for result in results for one in result.shown})
     found = connection.execute(

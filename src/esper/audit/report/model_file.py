@@ -31,11 +31,11 @@ _TYPES: Mapping[str, tuple[str, int]] = {
     "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1),
 }  # fmt: skip
 _HAS_BODY = {stage.value for stage in IN_TASK_GRAPH} | {"LOADING", "TRAINING"}
-Slot = tuple[str, int]
+SlotKey = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedModel:
     """A file against the log; `unknown`: the two cannot be compared. `why` has the reason, `epoch` the last that ended with the same."""
 
     path: str
@@ -57,7 +57,7 @@ class Tensor(NamedTuple):
     end: int
 
 
-def compare(connection: duckdb.DuckDBPyConnection, run: str, path: Path) -> Compared:
+def compare_model(connection: duckdb.DuckDBPyConnection, run: str, path: Path) -> ComparedModel:
     """The file at `path`, or the one in that folder, against the end of `run`. What cannot be read or compared is unknown."""
     expected = _one(connection, "SELECT arg_max(model_digest, moment) FROM run_ends WHERE run = ? AND status = 'finished'", run)
     try:
@@ -69,10 +69,10 @@ def compare(connection: duckdb.DuckDBPyConnection, run: str, path: Path) -> Comp
                 named = {name: one for name, one in tensors.items() if name.startswith(("model/", "seeds/"))}
             else:
                 form, named = "model", logged_names(tensors, _sites(connection, run), _fossilized(connection, run))
-            digest = digest_of(named, data)
+            digest = tensors_digest(named, data)
     except DataError as error:
-        return Compared(str(path), "unknown", str(error), expected=expected)
-    found = Compared(str(file), "other", "", form, len(named), digest, expected, _epoch_of(connection, run, digest))
+        return ComparedModel(str(path), "unknown", str(error), expected=expected)
+    found = ComparedModel(str(file), "other", "", form, len(named), digest, expected, _epoch_of(connection, run, digest))
     if digest == expected:
         return replace(found, verdict="same", why="every tensor's name, type, shape and bytes are those of the model at the run's end")
     left_out = _bodies(connection, run) - slots_in(named) if form == "model" else set()
@@ -96,7 +96,7 @@ def tensors_in(data: mmap.mmap | bytes, name: str) -> dict[str, Tensor]:
         raise DataError(f"{name}: expected a safetensors file, got a header that is none: {error}") from error
 
 
-def digest_of(tensors: Mapping[str, Tensor], data: mmap.mmap | bytes) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor], data: mmap.mmap | bytes) -> str:
     """sha256 over names, types, shapes and bytes, by name: the digest that a run's end has."""
     digest = hashlib.sha256()
     with memoryview(data) as view:
@@ -108,7 +108,7 @@ def digest_of(tensors: Mapping[str, Tensor], data: mmap.mmap | bytes) -> str:
     return digest.hexdigest()
 
 
-def logged_names(tensors: Mapping[str, Tensor], sites: set[str], fossilized: set[Slot]) -> dict[str, Tensor]:
+def logged_names(tensors: Mapping[str, Tensor], sites: set[str], fossilized: set[SlotKey]) -> dict[str, Tensor]:
     """The tensors of a plain model under the names that the run's own had. A fossilized seed is part of the host: it has two."""
     found: dict[str, Tensor] = {}
     grown = {site for site in sites if any(name.startswith(_prefix(site) + "seeds.") for name in tensors)}
@@ -128,7 +128,7 @@ def logged_names(tensors: Mapping[str, Tensor], sites: set[str], fossilized: set
     return found
 
 
-def slots_in(named: Mapping[str, Tensor]) -> set[Slot]:
+def slots_in(named: Mapping[str, Tensor]) -> set[SlotKey]:
     """The slots whose seeds have tensors among `named`."""
     parts = (name.removeprefix("seeds/").rsplit("/", 2) for name in named if name.startswith("seeds/"))
     return {(site, int(slot)) for site, slot, _ in parts if slot.isdecimal()}
@@ -168,7 +168,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         raise DataError(f"{path}: expected a safetensors file, got none that can be read: {error}") from error
 
 
-def _left_out(slots: set[Slot]) -> str:
+def _left_out(slots: set[SlotKey]) -> str:
     named = ", ".join(f"site {site} slot {slot}" for site, slot in sorted(slots))
     return (
         f"the digest in the log covers seeds too that the run ended with and that are no part of its model ({named}); a saved model does "
@@ -186,11 +186,11 @@ def _ended(connection: duckdb.DuckDBPyConnection, run: str) -> list[tuple[str, i
     return [] if moment is None else connection.execute(f"SELECT site, seed, stage FROM seeds_at(?, {int(moment)})", [run]).fetchall()
 
 
-def _fossilized(connection: duckdb.DuckDBPyConnection, run: str) -> set[Slot]:
+def _fossilized(connection: duckdb.DuckDBPyConnection, run: str) -> set[SlotKey]:
     return {(site, seed) for site, seed, stage in _ended(connection, run) if stage == "FOSSILIZED"}
 
 
-def _bodies(connection: duckdb.DuckDBPyConnection, run: str) -> set[Slot]:
+def _bodies(connection: duckdb.DuckDBPyConnection, run: str) -> set[SlotKey]:
     return {(site, seed) for site, seed, stage in _ended(connection, run) if stage in _HAS_BODY}
 
 

@@ -1,13 +1,14 @@
 """The twelve questions: each with the statements that give its rows, the checks that support its answer, and what these cannot show."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from esper.audit.report import answers
-from esper.audit.report.answers import LOG_CHECKS, Answer
+from esper.audit.report import sentences
+from esper.audit.report.sentences import LOG_CHECKS, Material
 
 
 @dataclass(frozen=True)
-class Query:
+class Statement:
     """A statement of `sql/`, by its name, and what its rows are."""
 
     name: str
@@ -21,8 +22,8 @@ class Question:
     number: int
     anchor: str
     title: str
-    queries: tuple[Query, ...]
-    answer: Answer
+    queries: tuple[Statement, ...]
+    answer: Callable[[Material], str]
     checks: tuple[str, ...]
     cannot_show: str
 
@@ -33,11 +34,11 @@ QUESTIONS = (
         "structure",
         "What changed in the structure of this model, when, on what evidence, and under which limits in force then?",
         (
-            Query("growth", "The size of the model"),
-            Query("structure", "Changes of the structure that took effect"),
-            Query("limit_sets", "The limits in force, by their number"),
+            Statement("growth", "The size of the model"),
+            Statement("structure", "Changes of the structure that took effect"),
+            Statement("limit_sets", "The limits in force, by their number"),
         ),
-        answers.structure,
+        sentences.structure,
         (
             "lifecycle.legal_transition",
             "lifecycle.caused_by_command",
@@ -55,8 +56,8 @@ QUESTIONS = (
         2,
         "refusals",
         "What was refused, and why?",
-        (Query("decided", "What became of the decisions"), Query("refusals", "What was refused or failed")),
-        answers.refusals,
+        (Statement("decided", "What became of the decisions"), Statement("refusals", "What was refused or failed")),
+        sentences.what_was_refused,
         ("decision.answered", "decision.explained", "command.single_outcome"),
         "What nobody proposed was never refused. A refusal names the first rule that was broken; others may have been broken too.",
     ),
@@ -64,8 +65,8 @@ QUESTIONS = (
         3,
         "limits",
         "Who set the limits, who changed them, and were author and approver two people?",
-        (Query("people", "Who is named in the log"), Query("limits", "The limits, and the epochs in which they were in force")),
-        answers.limits,
+        (Statement("people", "Who is named in the log"), Statement("limits", "The limits, and the epochs in which they were in force")),
+        sentences.limits,
         ("settings.change_recorded", "decision.thresholds"),
         "Names are as they were given to the program: nothing proves that these people gave them, and two names do not show that two "
         "people looked. Limits that stand in a program of one's own are no settings, and not on record.",
@@ -74,8 +75,8 @@ QUESTIONS = (
         4,
         "identity",
         "Can this run be identified (code, data, packages, settings, seed, hardware) and repeated?",
-        (Query("manifest", "What a repeat needs"),),
-        answers.identity,
+        (Statement("manifest", "What a repeat needs"),),
+        sentences.identity,
         ("run.manifest_complete",),
         "A data set's digest covers at most 256 samples, evenly spaced: others may differ. Files that version control does not know, "
         "and packages that are not named here, are not covered. That the same settings give the same bits is shown by a repeat alone.",
@@ -84,8 +85,8 @@ QUESTIONS = (
         5,
         "alerts",
         "Which alerts fired, who was told, when, and what was done?",
-        (Query("alerts", "Alerts that fired"),),
-        answers.alerts,
+        (Statement("alerts", "Alerts that fired"),),
+        sentences.alerts,
         ("alert.complete", "alert.handled"),
         "A delivery shows that a receiver took the message, not that a person read it. What people did outside of the training is not "
         "in the log. What no rule names raises no alert.",
@@ -94,8 +95,8 @@ QUESTIONS = (
         6,
         "dark",
         "When was monitoring dark, and what was lost?",
-        (Query("dark", "Times and records that monitoring lacks"), Query("watching", "What there is")),
-        answers.dark,
+        (Statement("dark", "Times and records that monitoring lacks"), Statement("watching", "What there is")),
+        sentences.dark,
         ("health.coverage", "log.sequence", "run.epochs_complete"),
         "Pauses of less than a minute are not listed. What was never measured leaves no gap, and how the machine was while nothing was"
         " recorded is unknown.",
@@ -105,11 +106,11 @@ QUESTIONS = (
         "integrity",
         "Is anything missing or altered, and since when could that be shown?",
         (
-            Query("files", "Files of the log, as they were read"),
-            Query("conflicts", "Records that changed after they had been read"),
-            Query("earlier_checks", "Earlier checks of this run"),
+            Statement("files", "Files of the log, as they were read"),
+            Statement("conflicts", "Records that changed after they had been read"),
+            Statement("earlier_checks", "Earlier checks of this run"),
         ),
-        answers.integrity,
+        sentences.integrity,
         (*LOG_CHECKS, "projection.rederivable"),
         "A history whose chains, tails and mark were all made anew before it was first read here looks whole, and records that were "
         "cut off the end of a run that has not ended leave no gap. A copy of the log, or of its last chains, that somebody else keeps "
@@ -119,8 +120,8 @@ QUESTIONS = (
         8,
         "model",
         "Is this model file the one that came out?",
-        (Query("checkpoints", "Checkpoints that are kept"),),
-        answers.model,
+        (Statement("checkpoints", "Checkpoints that are kept"),),
+        sentences.model,
         ("checkpoint.attested",),
         "The digest covers the names, types, shapes and bytes of the tensors. It does not cover code beside them, such as grown.py, "
         "nor the network that they are loaded into, nor other copies of the file.",
@@ -130,11 +131,11 @@ QUESTIONS = (
         "holds",
         "Which runs and records are under a hold, and when may what be deleted?",
         (
-            Query("holds", "Holds of all runs"),
-            Query("trail", "Parts of the trail that could not be read"),
-            Query("retention", "Records of this run, and their terms on Kafka"),
+            Statement("holds", "Holds of all runs"),
+            Statement("trail", "Parts of the trail that could not be read"),
+            Statement("retention", "Records of this run, and their terms on Kafka"),
         ),
-        answers.holds,
+        sentences.holds,
         (),
         "A hold is a record, not a lock: whoever may write to the directory can delete it. Copies elsewhere, and the terms that laws "
         "or contracts set, are not known here; a term on Kafka is the one that Esper sets, and a cluster may have been given another.",
@@ -143,8 +144,8 @@ QUESTIONS = (
         10,
         "corrections",
         "What was corrected (rollback, resume, repair), and why?",
-        (Query("corrections", "Corrections"),),
-        answers.corrections,
+        (Statement("corrections", "Corrections"),),
+        sentences.corrections,
         ("lifecycle.legal_transition", "run.epochs_complete", "replay.state"),
         "A correction is a record of its own, and what it corrects stays. Changes of files behind the log's back are no corrections: "
         "question 7 asks for them.",
@@ -153,8 +154,8 @@ QUESTIONS = (
         11,
         "state",
         "What was the state on the date asked for?",
-        (Query("state", "The run then"), Query("seeds", "Its seeds then")),
-        answers.state,
+        (Statement("state", "The run then"), Statement("seeds", "Its seeds then")),
+        sentences.state,
         ("replay.state", "projection.rederivable"),
         "The state is that of the last record before the end of that day, by the clock of the machine that wrote it. What had not been"
         " recorded then is unknown.",
@@ -164,11 +165,11 @@ QUESTIONS = (
         "tests",
         "Which tests were passed, with figures, by whom and when was the result accepted?",
         (
-            Query("figures", "Figures of the model that came out"),
-            Query("evaluations", "Seeds, with the last figures of each"),
-            Query("sign_offs", "Who accepted the result"),
+            Statement("figures", "Figures of the model that came out"),
+            Statement("evaluations", "Seeds, with the last figures of each"),
+            Statement("sign_offs", "Who accepted the result"),
         ),
-        answers.tests,
+        sentences.tests,
         ("run.manifest_complete", "run.epochs_complete"),
         "The log has figures, and no threshold that they had to reach: whether they suffice is for people to judge. It does not show "
         "that the test data are apart from those that were trained on. An acceptance shows that it was recorded under this name.",

@@ -8,9 +8,9 @@ from importlib.resources import files
 from jinja2 import DictLoader, Environment, StrictUndefined
 from pydantic_core import to_json as json_bytes
 
-from esper.audit.report.making import Checked, Report, Table
-from esper.audit.report.timeline import LEFT, RIGHT, WIDTH
-from esper.audit.report.words import plural, shown, when
+from esper.audit.report.making import AnswerTable, Checked, Report
+from esper.audit.report.timeline_drawing import LEFT, RIGHT, WIDTH
+from esper.words import plural, shown, when
 
 _TEMPLATES = ("report.html", "report.css", "timeline.svg")
 _DIGEST = re.compile(r"[0-9a-f]{40,}")
@@ -30,7 +30,7 @@ _WORDS = (
 """Words of a report that its reader may not know."""
 
 
-def to_html(report: Report) -> str:
+def html_of(report: Report) -> str:
     """The report as a page that reads on a screen, on a phone and on paper. Whatever a log says is text in it, never markup."""
     environment = Environment(
         loader=DictLoader({name: (files("esper.audit.report") / "templates" / name).read_text(encoding="utf-8") for name in _TEMPLATES}),
@@ -44,7 +44,7 @@ def to_html(report: Report) -> str:
     return environment.get_template("report.html").render(report=report, esper=version("esper-training"))
 
 
-def to_json(report: Report) -> str:
+def json_of(report: Report) -> str:
     """The report as one JSON object; `version` is that of its shape. Numbers that are not finite are the log's own words."""
     return json_bytes({"format": "esper.report", "esper": version("esper-training"), **_fields(report)}, inf_nan_mode="strings").decode()
 
@@ -63,7 +63,7 @@ def _tally(checks: tuple[Checked, ...]) -> str:
     )
 
 
-def _looks(table: Table) -> list[str]:
+def _looks(table: AnswerTable) -> list[str]:
     """The alignment of each column: by what is in it, so that all of its cells are set alike."""
     return [_look([value for value in column if value is not None]) for column in zip(*table.rows, strict=True)]
 

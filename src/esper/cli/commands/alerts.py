@@ -10,7 +10,7 @@ from rich.text import Text
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, log_name, log_option, new_command, run_of
 from esper.cli.output import Output
-from esper.cli.text import duration, hanging, short_id
+from esper.cli.text import hanging, short_id
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
@@ -23,6 +23,7 @@ from esper.observer.delivery.handlers import build_handlers, run_handler_tests
 from esper.observer.rule_files import changed_settings
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed
+from esper.words import duration
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
 

@@ -5,15 +5,16 @@ from datetime import UTC, date, datetime
 
 from esper.cli.arguments import Subcommands, day, directory_of, new_command
 from esper.cli.output import Output
-from esper.cli.text import plural, short_id
+from esper.cli.text import short_id
 from esper.errors import RuleError, SettingsError
 from esper.events.envelope import RunId
-from esper.events.kinds.audit import HoldReleased, RunHeld, RunSignedOff, TrailEvent
+from esper.events.kinds.accountability import HoldReleased, RunHeld, RunSignedOff, TrailEvent
 from esper.events.kinds.run import RunFinished
 from esper.history.trail import end_of, holds_in_force
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.settings import person, said
+from esper.words import plural
 
 
 def add(commands: Subcommands) -> None:

@@ -9,7 +9,7 @@ from esper.cli.arguments import Subcommands, log_name, log_option, mirror_of, ne
 from esper.cli.kafka_log import caught_up
 from esper.cli.output import Output
 from esper.errors import EsperError
-from esper.history.checks import Check, examine
+from esper.history.checks import Diagnosis, examine
 from esper.kafka.cluster import KafkaSettings
 from esper.oona.directory import Directory
 
@@ -37,22 +37,22 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 1 if any(check.verdict == "bad" for check in checks) else 0
 
 
-def _examine_kafka(directory: Directory, settings: KafkaSettings, *, every_run: bool, option: str) -> Iterator[Check]:
+def _examine_kafka(directory: Directory, settings: KafkaSettings, *, every_run: bool, option: str) -> Iterator[Diagnosis]:
     """The checks of the cluster, then of its mirror: what cannot be read of the cluster leaves what was mirrored before."""
     from esper.kafka.cluster_topics import check_topics
     from esper.kafka.transactions import open_transactions
 
     try:
         problems = asyncio.run(check_topics(settings))
-        yield Check("cluster", "ok", f"{settings.bootstrap} answers")
+        yield Diagnosis("cluster", "ok", f"{settings.bootstrap} answers")
         yield from _answers("topics", problems, "all are as they must be")
         yield from _answers("transactions", asyncio.run(open_transactions(settings, _OPEN_S)), "all have ended")
         caught_up(directory, settings)
-        yield Check("mirror", "ok", f"everything that is on Kafka is in {directory.path}")
+        yield Diagnosis("mirror", "ok", f"everything that is on Kafka is in {directory.path}")
     except EsperError as error:
-        yield Check("cluster", "bad", str(error))
+        yield Diagnosis("cluster", "bad", str(error))
     yield from examine(directory.path, every_run=every_run, option=option)
 
 
-def _answers(name: str, problems: Sequence[str], fine: str) -> Iterator[Check]:
-    yield from (Check(name, "bad", problem) for problem in problems) if problems else (Check(name, "ok", fine),)
+def _answers(name: str, problems: Sequence[str], fine: str) -> Iterator[Diagnosis]:
+    yield from (Diagnosis(name, "bad", problem) for problem in problems) if problems else (Diagnosis(name, "ok", fine),)

@@ -11,11 +11,11 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, mirror_of, new_command, resume_hint_of, topic
-from esper.cli.commands.audit import require_duckdb
+from esper.cli.commands.audit_tables import require_duckdb
 from esper.cli.drawing import adaptation, confidence_and_urgency, evidence
 from esper.cli.kafka_log import followed
 from esper.cli.output import Output
-from esper.cli.text import count, duration, metric, plural, rounded
+from esper.cli.text import count, metric, rounded
 from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record, RunId
@@ -27,6 +27,7 @@ from esper.folds.timeline import note_of
 from esper.history.export import export, line_of
 from esper.history.run_history import History, mean
 from esper.oona.directory import Directory
+from esper.words import duration, plural
 
 
 def add(commands: Subcommands) -> None:

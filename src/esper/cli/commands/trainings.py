@@ -22,7 +22,7 @@ from esper.cli.commands.distributed import add_kafka, kafka_of
 from esper.cli.drawing import is_adaptation, refusals
 from esper.cli.live import live_display
 from esper.cli.output import Output
-from esper.cli.text import count, metric, one_line, plural, rounded, separated, short_id
+from esper.cli.text import count, metric, one_line, rounded, separated, short_id
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.control import Adaptation
@@ -34,6 +34,7 @@ from esper.kafka.cluster import is_kafka
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.settings import person_or_none
+from esper.words import plural
 
 if TYPE_CHECKING:
     from esper.api.task import Task

@@ -2,15 +2,15 @@
 
 from esper.events import topics
 from esper.events.fields import Event
-from esper.events.kinds import audit, control, epoch, kernels, lifecycle, observability, run, telemetry
+from esper.events.kinds import accountability, control, epoch, kernels, lifecycle, observability, run, telemetry
 
 KINDS: tuple[type[Event], ...] = tuple(
     kind
-    for module in (run, epoch, lifecycle, control, kernels, telemetry, observability, audit)
+    for module in (run, epoch, lifecycle, control, kernels, telemetry, observability, accountability)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Event) and kind.__module__ == module.__name__ and "KIND" in vars(kind)
 )
-BY_NAME: dict[str, type[Event]] = {kind.KIND: kind for kind in KINDS}
+KINDS_BY_NAME: dict[str, type[Event]] = {kind.KIND: kind for kind in KINDS}
 
 
 def kinds_of(topic: str) -> tuple[type[Event], ...]:

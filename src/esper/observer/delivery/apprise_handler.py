@@ -22,7 +22,7 @@ from esper.errors import SettingsError
 from esper.observer.delivery.deliverer import Send
 from esper.observer.delivery.delivery_file import AppriseSettings, read_url, readable
 from esper.observer.delivery.notices import Notice
-from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.outbox import AttemptResult
 
 _LONGEST_TITLE = 150
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
@@ -59,26 +59,26 @@ def through_apprise(settings: AppriseSettings) -> Send:
     service = _service(url.get_secret_value(), place, settings.timeout_s)
     name, hidden, busy = str(service.service_name), _hidden(url.get_secret_value()), threading.Lock()
 
-    def notify(notice: Notice) -> Answer:
+    def notify(notice: Notice) -> AttemptResult:
         with busy, _caught() as records:
             title = readable(f"[{notice.severity} {notice.status}] {notice.name}: {notice.summary}", limit=_LONGEST_TITLE)
             kind = apprise.NotifyType.SUCCESS if notice.status == "resolved" else _TYPES[notice.severity]
             taken = service.notify(body=text_of(notice), title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT)
         if taken:
-            return Answer(delivered=True)
+            return AttemptResult(delivered=True)
         # apprise logs which of several recipients it reached. Another attempt would send to these again.
         reached = any(record.levelno == logging.INFO and record.getMessage().startswith("Sent ") for record in records)
-        return Answer(delivered=reached, error=readable(f"{name}: {_reason(records)}", hidden))
+        return AttemptResult(delivered=reached, error=readable(f"{name}: {_reason(records)}", hidden))
 
-    async def send(notices: Sequence[Notice], _now: datetime) -> Answer:
+    async def send(notices: Sequence[Notice], _now: datetime) -> AttemptResult:
         [notice] = notices
         if busy.locked():
-            return Answer(delivered=False, error=f"{name}: an earlier attempt still hangs")
+            return AttemptResult(delivered=False, error=f"{name}: an earlier attempt still hangs")
         try:
             async with asyncio.timeout(settings.timeout_s):
                 return await asyncio.to_thread(notify, notice)
         except TimeoutError:
-            return Answer(delivered=False, error=f"{name}: no complete answer within {settings.timeout_s:g} s")
+            return AttemptResult(delivered=False, error=f"{name}: no complete answer within {settings.timeout_s:g} s")
 
     return send
 

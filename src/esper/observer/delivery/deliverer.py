@@ -15,9 +15,9 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.observer.delivery.notices import AlertRecord, LinkTo, Notice, RateLimitSummary, alert_of, notice_of, summary_notice
-from esper.observer.delivery.outbox import AlertOutcome, Answer, Limits, Now, Outbox, Sending, Step
+from esper.observer.delivery.outbox import AlertOutcome, AttemptResult, Limits, Now, Outbox, Sending, Step
 
-Send = Callable[[Sequence[Notice], datetime], Coroutine[Any, Any, Answer]]
+Send = Callable[[Sequence[Notice], datetime], Coroutine[Any, Any, AttemptResult]]
 """Makes one attempt to send notices, within the handler's own time limit. An exception counts as a final failure."""
 
 Recorder = Callable[[Sequence[AlertOutcome]], None]
@@ -64,12 +64,12 @@ def run_in_loop(main: Coroutine[Any, Any, _T]) -> _T:
         return runner.run(main)
 
 
-async def attempt(handler: Handler, notices: Sequence[Notice], now: datetime) -> Answer:
+async def attempt(handler: Handler, notices: Sequence[Notice], now: datetime) -> AttemptResult:
     """The answer to one attempt."""
     try:
         return await handler.send(notices, now)
     except Exception as error:  # The outermost line of an attempt. The error is recorded without its text, which may hold a secret.
-        return Answer(delivered=False, final=True, error=f"the handler broke: {type(error).__name__}")
+        return AttemptResult(delivered=False, final=True, error=f"the handler broke: {type(error).__name__}")
 
 
 class Deliverer:
@@ -201,7 +201,7 @@ class _Worker:
     async def run(self) -> None:
         """Sends until the end. An outcome that cannot be recorded ends it too: `failure` is raised to the next caller."""
         self._loop = asyncio.get_running_loop()
-        answered: tuple[Sending, Answer] | None = None
+        answered: tuple[Sending, AttemptResult] | None = None
         try:
             while True:
                 self._changed.clear()
@@ -218,7 +218,7 @@ class _Worker:
         except Exception as failure:
             self.failure = failure
 
-    def _next(self, answered: tuple[Sending, Answer] | None) -> Step | None:
+    def _next(self, answered: tuple[Sending, AttemptResult] | None) -> Step | None:
         """Records the outcomes of what was `answered`, then decides what is next; None when the task is to end."""
         with self._lock:
             now = self._now()
@@ -230,7 +230,7 @@ class _Worker:
             self._record(step.outcomes)
             return step
 
-    async def _attempt(self, sending: Sending) -> Answer:
+    async def _attempt(self, sending: Sending) -> AttemptResult:
         now = self._deliverer.now()
         match sending:
             case AlertRecord():
@@ -239,7 +239,7 @@ class _Worker:
                 notices = [summary_notice(sending, self.handler.name, self._deliverer.link_to)]
             case _:
                 notices = [notice_of(alert, self._deliverer.link_to) for alert in sending if self._is_sent_again(alert, now)]
-        return await attempt(self.handler, notices, now) if notices else Answer(delivered=True)
+        return await attempt(self.handler, notices, now) if notices else AttemptResult(delivered=True)
 
     def _is_sent_again(self, alert: AlertRecord, now: datetime) -> bool:
         lives = self._deliverer.lives(alert.record.run)

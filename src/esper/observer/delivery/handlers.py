@@ -21,7 +21,7 @@ from esper.observer.delivery.delivery_file import (
     readable,
 )
 from esper.observer.delivery.notices import Notice, handler_test_notice, linker
-from esper.observer.delivery.outbox import Answer, Limits
+from esper.observer.delivery.outbox import AttemptResult, Limits
 from esper.oona.directory import Directory
 
 _LONGEST_LINE = 1000
@@ -31,7 +31,7 @@ class _HandlerTest(NamedTuple):
     """The answer of one handler to a test message, and how long it took."""
 
     handler: str
-    answer: Answer
+    answer: AttemptResult
     took_s: float
 
 
@@ -76,7 +76,7 @@ def line(notice: Notice, now: datetime) -> str:
 def lines_to(path: Path | None) -> Send:
     """Writes a line per notice to the end of `path`, opened anew each time so that it may be rotated, else to standard error."""
 
-    def write(text: str) -> Answer:
+    def write(text: str) -> AttemptResult:
         try:
             if path is None:
                 sys.stderr.write(text)
@@ -85,10 +85,10 @@ def lines_to(path: Path | None) -> Send:
                 with path.open("a", encoding="utf-8") as file:
                     file.write(text)
         except OSError as error:
-            return Answer(delivered=False, error=f"cannot write to {path or 'standard error'}: {error.strerror}")
-        return Answer(delivered=True)
+            return AttemptResult(delivered=False, error=f"cannot write to {path or 'standard error'}: {error.strerror}")
+        return AttemptResult(delivered=True)
 
-    async def send(notices: Sequence[Notice], now: datetime) -> Answer:
+    async def send(notices: Sequence[Notice], now: datetime) -> AttemptResult:
         # A full pipe or a lost file system holds this handler's thread, not the loop.
         return await asyncio.to_thread(write, "".join(f"{line(notice, now)}\n" for notice in notices))
 

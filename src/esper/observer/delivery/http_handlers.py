@@ -22,7 +22,7 @@ from esper.events.envelope import read_time, written_time
 from esper.observer.delivery.deliverer import Send
 from esper.observer.delivery.delivery_file import AlertmanagerSettings, HttpSettings, WebhookSettings, read_url, readable
 from esper.observer.delivery.notices import Notice
-from esper.observer.delivery.outbox import Answer
+from esper.observer.delivery.outbox import AttemptResult
 from esper.observer.delivery.signing import HEADER, sign
 from esper.settings import read_secret
 
@@ -112,7 +112,7 @@ def _tls(scheme: str, ca_file: str | None) -> ssl.SSLContext:
         raise SettingsError(f"expected certificates in {ca_file}: {error}") from error
 
 
-async def post(endpoint: Endpoint, body: bytes, headers: Mapping[str, str], now: datetime) -> Answer:
+async def post(endpoint: Endpoint, body: bytes, headers: Mapping[str, str], now: datetime) -> AttemptResult:
     """Posts `body`: delivered for 2xx, final for other 4xx than those that may be repeated, redirects and untrusted certificates."""
     token = {} if endpoint.token is None else {"Authorization": f"Bearer {endpoint.token.get_secret_value()}"}
     # Connecting and the handshake of TLS end before the deadline does: a handshake that is cancelled leaks its socket (httpcore 1.0).
@@ -125,28 +125,30 @@ async def post(endpoint: Endpoint, body: bytes, headers: Mapping[str, str], now:
         ):
             return await _answer(response, endpoint, now)
     except TimeoutError:
-        return Answer(delivered=False, error=f"{endpoint.authority}: no complete answer within {endpoint.timeout_s:g} s")
+        return AttemptResult(delivered=False, error=f"{endpoint.authority}: no complete answer within {endpoint.timeout_s:g} s")
     except httpx.ConnectTimeout:
-        return Answer(delivered=False, error=f"{endpoint.authority}: no connection within {connect_s:g} s")
+        return AttemptResult(delivered=False, error=f"{endpoint.authority}: no connection within {connect_s:g} s")
     except httpx.HTTPError as error:
         cause: BaseException = error
         while (deeper := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, ssl.SSLCertVerificationError):
             cause = deeper
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Answer(delivered=False, final=True, error=readable(f"{endpoint.authority}: {cause.verify_message or cause.reason}"))
-        return Answer(delivered=False, error=readable(f"{endpoint.authority}: {type(cause).__name__}: {cause}", endpoint.hidden))
+            return AttemptResult(
+                delivered=False, final=True, error=readable(f"{endpoint.authority}: {cause.verify_message or cause.reason}")
+            )
+        return AttemptResult(delivered=False, error=readable(f"{endpoint.authority}: {type(cause).__name__}: {cause}", endpoint.hidden))
 
 
-async def _answer(response: httpx.Response, endpoint: Endpoint, now: datetime) -> Answer:
+async def _answer(response: httpx.Response, endpoint: Endpoint, now: datetime) -> AttemptResult:
     status = response.status_code
     if response.is_success:
-        return Answer(delivered=True)
+        return AttemptResult(delivered=True)
     error = f"expected status 2xx from {endpoint.authority}, got {status}"
     if 300 <= status < 400:
-        return Answer(delivered=False, final=True, error=f"{error}: redirects are not followed")
+        return AttemptResult(delivered=False, final=True, error=f"{error}: redirects are not followed")
     async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw(EXCERPT_BYTES))) as chunks:
         excerpt = readable((await anext(chunks, b"")).decode(errors="replace"), endpoint.hidden)
-    return Answer(
+    return AttemptResult(
         delivered=False,
         final=response.is_client_error and status not in _REPEATABLE,
         retry_after_s=_retry_after_s(response.headers.get("Retry-After"), now),
@@ -172,7 +174,7 @@ def webhook(settings: WebhookSettings) -> Send:
     secret = read_secret(settings.secret_file, settings.secret_env)
     endpoint = endpoint_of(settings, hidden=[] if secret is None else [secret])
 
-    async def send(notices: Sequence[Notice], now: datetime) -> Answer:
+    async def send(notices: Sequence[Notice], now: datetime) -> AttemptResult:
         [notice] = notices
         body = webhook_body(notice, settings.name)
         headers = {} if secret is None else {HEADER: sign(body, secret.get_secret_value(), now.timestamp())}
@@ -215,12 +217,12 @@ def alertmanager(settings: AlertmanagerSettings) -> Send:
     """
     endpoint = endpoint_of(settings, below=_ALERTMANAGER_PATH)
 
-    async def send(notices: Sequence[Notice], now: datetime) -> Answer:
+    async def send(notices: Sequence[Notice], now: datetime) -> AttemptResult:
         for start in range(0, len(notices), AT_ONCE):
             answer = await post(endpoint, alerts_body(notices[start : start + AT_ONCE], now, settings.resend_s), {}, now)
             if not answer.delivered:
                 return answer
-        return Answer(delivered=True)
+        return AttemptResult(delivered=True)
 
     return send
 

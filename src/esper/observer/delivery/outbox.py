@@ -69,7 +69,7 @@ class Now(NamedTuple):
     steady_s: float
 
 
-class Answer(NamedTuple):
+class AttemptResult(NamedTuple):
     """Result of one attempt. If not delivered: whether trying again is useless, and the pause that the receiver asks for."""
 
     delivered: bool
@@ -188,7 +188,7 @@ class Outbox:
         until_s = min(first_s, again_s, self._token_s(now), self._stale_s(now))
         return Step(outcomes, None, None if math.isinf(until_s) else until_s)
 
-    def answered(self, sending: Sending, answer: Answer, now: Now) -> tuple[AlertOutcome, ...]:
+    def answered(self, sending: Sending, answer: AttemptResult, now: Now) -> tuple[AlertOutcome, ...]:
         """Takes the answer to a message; the outcomes that follow."""
         if not isinstance(sending, AlertRecord | RateLimitSummary):
             self._again_answered(answer, now)
@@ -287,7 +287,7 @@ class Outbox:
                 outcomes += (self._suppressed(alert, "stale"), *self._missed_now(alert))
         return tuple(outcomes)
 
-    def _again_answered(self, answer: Answer, now: Now) -> None:
+    def _again_answered(self, answer: AttemptResult, now: Now) -> None:
         resend_s = self._limits.resend_s
         assert resend_s is not None, "only such a handler sends again"
         self._again_failures = 0 if answer.delivered else self._again_failures + 1

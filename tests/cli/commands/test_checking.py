@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from esper.events.codec import decode
-from esper.events.kinds.audit import ComplianceChecked
+from esper.events.kinds.accountability import ComplianceChecked
 from esper.history.trail import trail_runs
 from esper.oona.directory import Directory
 from tests.audit.compliance.finished import write_finished

@@ -16,9 +16,10 @@ from esper.cli.arguments import Subcommands, directory_of, mirror_of, new_comman
 from esper.cli.commands.services import stopped_by_signals
 from esper.cli.kafka_log import followed
 from esper.cli.output import Output
-from esper.cli.text import duration, hanging, plural, short_id
+from esper.cli.text import hanging, short_id
 from esper.errors import RuleError, SettingsError
 from esper.settings import nearest
+from esper.words import duration, plural
 
 if TYPE_CHECKING:
     from esper.audit.projection import Refreshed

@@ -1,4 +1,4 @@
-"""Numbers, times and lists in words. What was not recorded is said as unknown, never left out."""
+"""Counts, durations, numbers, times and lists in words. What was not recorded is said as unknown, never left out."""
 
 import math
 from collections import Counter
@@ -39,10 +39,15 @@ def duration(seconds: float) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount)
 
 
+def not_finite(value: float) -> str:
+    """NaN or an infinity by the name that the log has for it."""
+    return {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+
+
 def number(value: float) -> str:
     """A number with four digits that count; NaN and infinities by name."""
     if not math.isfinite(value):
-        return {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+        return not_finite(value)
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 

@@ -22,7 +22,7 @@ V = TypeVar("V")
 _HALF = 32
 
 
-class Table(Mapping[K, V]):
+class SortedMap(Mapping[K, V]):
     """An immutable map in the order of its keys. Equal to any map with the same items."""
 
     __slots__ = ("_chunks", "_firsts")
@@ -51,16 +51,16 @@ class Table(Mapping[K, V]):
         return hash(tuple(self.items()))
 
     def __repr__(self) -> str:
-        return f"Table({list(self.items())!r})"
+        return f"SortedMap({list(self.items())!r})"
 
-    def with_item(self, key: K, value: V) -> "Table[K, V]":
+    def with_item(self, key: K, value: V) -> "SortedMap[K, V]":
         """This map with `key` set to `value`."""
         place, chunk, at = self._place(key)
         known = at < len(chunk) and chunk[at][0] == key
         grown = (*chunk[:at], (key, value), *chunk[at + known :])
         return self._replaced(place, (grown,) if len(grown) <= 2 * _HALF else (grown[:_HALF], grown[_HALF:]))
 
-    def without(self, key: K) -> "Table[K, V]":
+    def without(self, key: K) -> "SortedMap[K, V]":
         """This map without `key`; itself where it has none."""
         place, chunk, at = self._place(key)
         if not (at < len(chunk) and chunk[at][0] == key):
@@ -73,8 +73,8 @@ class Table(Mapping[K, V]):
         chunk = self._chunks[place] if self._chunks else ()
         return place, chunk, bisect_left(chunk, key, key=_key)
 
-    def _replaced(self, place: int, chunks: tuple[tuple[tuple[K, V], ...], ...]) -> "Table[K, V]":
-        made: Table[K, V] = Table.__new__(Table)
+    def _replaced(self, place: int, chunks: tuple[tuple[tuple[K, V], ...], ...]) -> "SortedMap[K, V]":
+        made: SortedMap[K, V] = SortedMap.__new__(SortedMap)
         made._chunks = (*self._chunks[:place], *chunks, *self._chunks[place + 1 :])
         made._firsts = (*self._firsts[:place], *(chunk[0][0] for chunk in chunks), *self._firsts[place + 1 :])
         return made

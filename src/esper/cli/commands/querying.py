@@ -7,12 +7,12 @@ from pathlib import Path
 
 from esper.cli.answers import FORMATS, format_of, lines, show, summary, write
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command, whole_number
-from esper.cli.commands.audit import require_duckdb, wait_for
+from esper.cli.commands.audit_tables import require_duckdb, wait_for
 from esper.cli.output import Output
 from esper.cli.sql_shell import run_shell
-from esper.cli.text import plural
 from esper.errors import RuleError, SettingsError
 from esper.settings import settings_of
+from esper.words import plural
 
 
 def add(commands: Subcommands) -> None:

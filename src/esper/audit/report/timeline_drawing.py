@@ -5,12 +5,13 @@ a letter or word, marks by their row and shape, and each has a title in words. W
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from esper.audit.report.words import number, plural
+from esper.audit.report.sentences import ResultRow
 from esper.folds.transitions import IN_TASK_GRAPH
+from esper.words import number, plural
 
 WIDTH, LEFT, RIGHT = 1000.0, 150.0, 20.0
 _LOSS_HEIGHT, _LANE, _GAP, _TOP = 150.0, 20.0, 16.0, 26.0
@@ -21,7 +22,7 @@ _CODES = {
     "FOSSILIZED": "+", "CULLED": "x", "CANCELLED": "c", "ROLLED_BACK": "r",
 }  # fmt: skip
 _ENDED = ("CULLED", "CANCELLED", "ROLLED_BACK")
-ROWS = (
+MARK_ROWS = (
     ("refused", "refused or failed"),
     ("alert", "alerts"),
     ("correction", "rollback, resume, end"),
@@ -30,11 +31,10 @@ ROWS = (
 )
 _ROW_OF = {"rollback": "correction", "resume": "correction", "end": "correction"}
 _TITLES = 6
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class PlacedViolation:
     """A violation that a check found, and the epoch of the record that it stands at; None where there is none of that moment."""
 
     check: str
@@ -74,7 +74,7 @@ class Label(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Timeline:
+class TimelineDrawing:
     """The drawing. `lines` are the losses by name, as points; `stages` the letters that stand for stages in it."""
 
     height: float
@@ -91,7 +91,9 @@ class Timeline:
     left_out: int
 
 
-def draw(losses: Sequence[Row], spans: Sequence[Row], marks: Sequence[Row], violations: Sequence[Violation]) -> Timeline | None:
+def draw(
+    losses: Sequence[ResultRow], spans: Sequence[ResultRow], marks: Sequence[ResultRow], violations: Sequence[PlacedViolation]
+) -> TimelineDrawing | None:
     """The drawing of a run; None where no epoch of it is known."""
     epochs = [row["epoch"] for row in (*losses, *marks)] + [row["until"] for row in spans]
     last = max(epochs, default=0)
@@ -104,9 +106,9 @@ def draw(losses: Sequence[Row], spans: Sequence[Row], marks: Sequence[Row], viol
     below = top + len(lanes) * _LANE + _GAP
     rows, drawn = _marks(marks, violations, places, below)
     used = [stage for stage in _CODES if any(row["stage"] == stage for row in spans)]
-    return Timeline(
-        height=below + len(ROWS) * (_LANE + 4) + 24,
-        floor=below + len(ROWS) * (_LANE + 4),
+    return TimelineDrawing(
+        height=below + len(MARK_ROWS) * (_LANE + 4) + 24,
+        floor=below + len(MARK_ROWS) * (_LANE + 4),
         description=_description(last, losses, spans, marks, violations),
         lines=lines,
         losses=levels,
@@ -135,7 +137,7 @@ def _ticks(last: int) -> list[int]:
     return list(range(0, last + 1, step))
 
 
-def _lines(losses: Sequence[Row], places: _Places) -> tuple[tuple[tuple[str, str], ...], tuple[Label, ...]]:
+def _lines(losses: Sequence[ResultRow], places: _Places) -> tuple[tuple[tuple[str, str], ...], tuple[Label, ...]]:
     """The losses as points, and what their axis says. Logarithmic where all are above 0; a value that is not finite breaks the line."""
     names = ("train_loss", "validation_loss")
     finite = [row[name] for row in losses for name in names if row[name] is not None and math.isfinite(row[name])]
@@ -162,7 +164,7 @@ def _lines(losses: Sequence[Row], places: _Places) -> tuple[tuple[tuple[str, str
     return tuple(lines), tuple(Label(LEFT - 6, y(value), f"{value:.3g}") for value in levels)
 
 
-def _lanes(spans: Sequence[Row], places: _Places, top: float) -> tuple[tuple[Label, ...], tuple[Bar, ...], int]:
+def _lanes(spans: Sequence[ResultRow], places: _Places, top: float) -> tuple[tuple[Label, ...], tuple[Bar, ...], int]:
     slots = list(dict.fromkeys((row["site"], row["seed"]) for row in spans))
     shown = {slot: top + at * _LANE for at, slot in enumerate(slots[:_MOST_LANES])}
     labels = tuple(Label(LEFT - 6, y + _LANE / 2, _short(f"site {site} slot {seed}")) for (site, seed), y in shown.items())
@@ -179,7 +181,7 @@ def _lanes(spans: Sequence[Row], places: _Places, top: float) -> tuple[tuple[Lab
     return labels, tuple(widest.values()), len(slots) - len(shown)
 
 
-def _bar(row: Row, places: _Places, y: float) -> Bar:
+def _bar(row: ResultRow, places: _Places, y: float) -> Bar:
     stage, left = row["stage"], places.x(row["since"])
     width = max(places.x(row["until"]) - left, 3.0)
     acting = stage in IN_TASK_GRAPH
@@ -192,10 +194,10 @@ def _bar(row: Row, places: _Places, y: float) -> Bar:
 
 
 def _marks(
-    marks: Sequence[Row], violations: Sequence[Violation], places: _Places, top: float
+    marks: Sequence[ResultRow], violations: Sequence[PlacedViolation], places: _Places, top: float
 ) -> tuple[tuple[Label, ...], tuple[Mark, ...]]:
     """The rows of marks, and one mark for all that has the same shape at the same place."""
-    heights = {row: top + at * (_LANE + 4) + _LANE / 2 for at, (row, _) in enumerate(ROWS)}
+    heights = {row: top + at * (_LANE + 4) + _LANE / 2 for at, (row, _) in enumerate(MARK_ROWS)}
     told: list[tuple[str, int, int | None, str]] = [(row["kind"], row["epoch"], row["until"], row["what"]) for row in marks]
     told += [("violation", one.epoch, None, f"{one.check}: {one.what}") for one in violations if one.epoch is not None]
     found: dict[tuple[str, int], tuple[Mark, list[str]]] = {}
@@ -204,7 +206,7 @@ def _marks(
         mark = Mark(x, heights[_ROW_OF.get(kind, kind)], kind, "", reach)
         found.setdefault((kind, round(x)), (mark, []))[1].append(f"epoch {epoch}: {what}")
     drawn = tuple(mark._replace(title=_title(titles)) for mark, titles in found.values())
-    return tuple(Label(LEFT - 6, heights[row], words) for row, words in ROWS), drawn
+    return tuple(Label(LEFT - 6, heights[row], words) for row, words in MARK_ROWS), drawn
 
 
 def _title(titles: Sequence[str]) -> str:
@@ -216,7 +218,9 @@ def _short(text: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
-def _description(last: int, losses: Sequence[Row], spans: Iterable[Row], marks: Iterable[Row], violations: Sequence[Violation]) -> str:
+def _description(
+    last: int, losses: Sequence[ResultRow], spans: Iterable[ResultRow], marks: Iterable[ResultRow], violations: Sequence[PlacedViolation]
+) -> str:
     """The drawing in words, for whoever cannot see it."""
     slots = {(row["site"], row["seed"]) for row in spans}
     kinds = [row["kind"] for row in marks]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, day, directory_of, new_command
-from esper.cli.commands.audit import require_duckdb, wait_for
+from esper.cli.commands.audit_tables import require_duckdb, wait_for
 from esper.cli.output import Output
 from esper.cli.text import hanging, short_id
 from esper.durable import replace_durably
@@ -41,13 +41,13 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     directory = directory_of(arguments)
     name = directory.resolve(arguments.run)
     report = _made(directory, name, on, arguments.model)
-    from esper.audit.report.render import to_html, to_json
+    from esper.audit.report.render import html_of, json_of
 
     if arguments.json:
-        out.raw(to_json(report))
+        out.raw(json_of(report))
         return 0
     page: Path = arguments.out or Path(f"report-{name[-6:]}.html")
-    for path, text in ((page, to_html(report)), (page.with_suffix(".json"), to_json(report))):
+    for path, text in ((page, html_of(report)), (page.with_suffix(".json"), json_of(report))):
         try:
             replace_durably(path, text.encode())
         except OSError as error:

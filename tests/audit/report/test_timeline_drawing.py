@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from esper.audit.report.timeline import LEFT, RIGHT, WIDTH, Timeline, Violation, draw
+from esper.audit.report.timeline_drawing import LEFT, RIGHT, WIDTH, PlacedViolation, TimelineDrawing, draw
 
 pytestmark = pytest.mark.whole
 
@@ -25,8 +25,8 @@ def mark(kind: str, epoch: int, what: str = "it", until: int | None = None) -> R
 
 
 def drawn(
-    losses: list[Row], spans: list[Row] | None = None, marks: list[Row] | None = None, violations: list[Violation] | None = None
-) -> Timeline:
+    losses: list[Row], spans: list[Row] | None = None, marks: list[Row] | None = None, violations: list[PlacedViolation] | None = None
+) -> TimelineDrawing:
     made = draw(losses, spans or [], marks or [], violations or [])
     assert made is not None
     return made
@@ -105,7 +105,9 @@ def test_a_long_run_has_no_more_bars_and_marks_than_there_is_room_for() -> None:
 
 def test_a_violation_stands_beside_what_happened() -> None:
     made = drawn(
-        TEN, marks=[mark("alert", 3)], violations=[Violation("log.chain", 9, 3, "it does not follow"), Violation("x.y", 9, None, "nowhere")]
+        TEN,
+        marks=[mark("alert", 3)],
+        violations=[PlacedViolation("log.chain", 9, 3, "it does not follow"), PlacedViolation("x.y", 9, None, "nowhere")],
     )
     assert [(one.shape, one.x) for one in made.marks] == [("alert", made.marks[0].x), ("violation", made.marks[0].x)]
     assert made.marks[1].title == "epoch 3: log.chain: it does not follow"

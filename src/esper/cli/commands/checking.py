@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command, run_of
-from esper.cli.commands.audit import require_duckdb, wait_for
+from esper.cli.commands.audit_tables import require_duckdb, wait_for
 from esper.cli.output import Output
-from esper.cli.text import plural, short_id
+from esper.cli.text import short_id
 from esper.errors import LogError, SettingsError
 from esper.events.envelope import RunId
-from esper.events.kinds.audit import ComplianceChecked
+from esper.events.kinds.accountability import ComplianceChecked
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.settings import nearest, person_or_none
+from esper.words import plural
 
 if TYPE_CHECKING:
     from esper.audit.compliance.check_files import Check
-    from esper.audit.compliance.running import Result
+    from esper.audit.compliance.running import CheckResult
 
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 _FORMATS = ("text", "json", "csv", "junit", "html")
@@ -76,7 +77,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[Directory, list[RunId]]:
     return directory, [run for run in directory.names() if directory.has_log(run)]
 
 
-def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[RunId], by: str | None) -> list["Result"]:
+def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[RunId], by: str | None) -> list["CheckResult"]:
     """The results about `runs` as they stand in the log now, compared with what was read of them before; each is a fact of the trail."""
     from esper.audit.compliance.running import run_checks
     from esper.audit.ownership import snapshot_of
@@ -93,7 +94,7 @@ def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[Run
     return results
 
 
-def _fact(result: "Result", by: str | None) -> ComplianceChecked:
+def _fact(result: "CheckResult", by: str | None) -> ComplianceChecked:
     check = result.check
     return ComplianceChecked(
         about=result.run,
@@ -108,7 +109,7 @@ def _fact(result: "Result", by: str | None) -> ComplianceChecked:
     )
 
 
-def _write(results: Sequence["Result"], arguments: argparse.Namespace, out: Output) -> None:
+def _write(results: Sequence["CheckResult"], arguments: argparse.Namespace, out: Output) -> None:
     from esper.audit.compliance import formats
 
     match arguments.format:
@@ -125,7 +126,7 @@ def _write(results: Sequence["Result"], arguments: argparse.Namespace, out: Outp
             _draw(results, out, every=not arguments.all)
 
 
-def _draw(results: Sequence["Result"], out: Output, *, every: bool) -> None:
+def _draw(results: Sequence["CheckResult"], out: Output, *, every: bool) -> None:
     """Draws results run by run: `every` result, or of many runs the violations and a count of the rest."""
     for run in dict.fromkeys(result.run for result in results):
         mine = [result for result in results if result.run == run]

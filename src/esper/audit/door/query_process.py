@@ -50,8 +50,8 @@ def main() -> NoReturn:
     tables: list[str] = []
     connection = None
     try:
-        connection = opened(request)
-        tables = statement.check(connection, request["sql"])
+        connection = confined_connection(request)
+        tables = statement.require_reading(connection, request["sql"])
         _write(connection, request, answer)
         answer.close()
         os._exit(0)
@@ -65,7 +65,7 @@ def main() -> NoReturn:
         _fail("query", _described(connection, request, error, tables))
 
 
-def opened(request: Request) -> duckdb.DuckDBPyConnection:
+def confined_connection(request: Request) -> duckdb.DuckDBPyConnection:
     """A connection to the file alone, in a process that can open nothing more."""
     descriptor, memory = request["file"], request["memory_bytes"]
     connection = duckdb.connect(":memory:", config=dict(_OPENED))

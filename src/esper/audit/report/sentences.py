@@ -4,49 +4,35 @@ A sentence states what the log has. It judges no figure, and it does not guess a
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Protocol
+from typing import Any
 
-from esper.audit.report.model_file import Compared
-from esper.audit.report.words import counted, duration, listed, number, plural, when
+from esper.audit.compliance.running import CheckResult
+from esper.audit.report.model_file import ComparedModel
+from esper.words import counted, duration, listed, number, plural, when
 
-Row = Mapping[str, Any]
+ResultRow = Mapping[str, Any]
 """A row of a result by column. Any: whatever DuckDB returns; each sentence knows the columns of its own statement."""
 _MOST_TOLD = 3
 _SILENT_S = 60.0  # Six heartbeats, after which an observer takes a run for dead.
-
-
-class Finding(Protocol):
-    """What a sentence asks of a check's result."""
-
-    @property
-    def verdict(self) -> str:
-        """PASS, FAIL or INCONCLUSIVE."""
-
-    @property
-    def violations(self) -> int:
-        """Number of violations."""
 
 
 @dataclass(frozen=True)
 class Material:
     """All that a sentence may be made from: rows by the name of their statement, results of checks by name, and what was asked."""
 
-    rows: Mapping[str, Sequence[Row]]
-    results: Mapping[str, Finding]
+    rows: Mapping[str, Sequence[ResultRow]]
+    results: Mapping[str, CheckResult]
     now: datetime
     on: date | None = None
-    model: Compared | None = None
+    model: ComparedModel | None = None
 
     @property
-    def run(self) -> Row:
+    def run(self) -> ResultRow:
         """The run in one row; empty where the log does not say how it began."""
         return next(iter(self.rows["heading"]), {})
-
-
-Answer = Callable[[Material], str]
 
 
 _CHANGES = ("germinate", "graft", "fossilize", "cull", "cancel", "rollback")
@@ -70,7 +56,7 @@ def structure(asked: Material) -> str:
     )
 
 
-def _grounds(changes: Sequence[Row]) -> str:
+def _grounds(changes: Sequence[ResultRow]) -> str:
     decided = [row for row in changes if row["change"] != "rollback"]
     bare = sum(row["evidence"] is None for row in decided)
     limits = {row["limits"] for row in decided}
@@ -80,7 +66,7 @@ def _grounds(changes: Sequence[Row]) -> str:
     return f"{evidence}, all under {'the same limits' if len(limits) == 1 else f'{len(limits)} different sets of limits'}"
 
 
-def refusals(asked: Material) -> str:
+def what_was_refused(asked: Material) -> str:
     """The refusals."""
     rows = asked.rows["refusals"]
     decisions = sum(row["decisions"] for row in asked.rows["decided"])
@@ -271,9 +257,9 @@ def holds(asked: Material) -> str:
     return f"No hold of this run is in force; its directory is kept until somebody removes it{kafka}.{beside}"
 
 
-def _in_force(rows: Sequence[Row], now: datetime) -> list[Row]:
+def _in_force(rows: Sequence[ResultRow], now: datetime) -> list[ResultRow]:
     """Holds among those of one run, in order of time, that no release and no last day has ended."""
-    found: list[Row] = []
+    found: list[ResultRow] = []
     for row in rows:
         found = [] if row["status"] == "released" else [*found, row]
     return [row for row in found if row["until"] is None or date.fromisoformat(row["until"]) >= now.date()]

@@ -6,9 +6,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from esper.audit.report.answers import LOG_CHECKS
 from esper.audit.report.making import Report
 from esper.audit.report.questions import QUESTIONS
+from esper.audit.report.sentences import LOG_CHECKS
 from esper.oona.directory import Directory
 from tests.audit.report.reports import DIGEST, answers, failed, passed, projected, report_of
 from tests.synthetic import RUN, write_run
