@@ -20,7 +20,18 @@ from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, resume, resume_point, run_settings, run_started, train
+from esper.processes.train import (
+    Recipe,
+    Result,
+    RunSettings,
+    fresh_run_id,
+    require_trainable,
+    resume,
+    resume_point,
+    run_settings,
+    run_started,
+    train,
+)
 from esper.tolaria.trainer import Interrupted, UnstableError
 from tests.oona.memory import MemoryLog
 from tests.recipes import Acting, BurstError, burst, events, recipe, settings
@@ -120,11 +131,10 @@ def test_a_run_that_exists_is_not_begun_again(directory: Directory) -> None:
         train(recipe(), settings(epochs=1), directory, run)
 
 
-def test_where_no_seed_fits_within_the_limit_of_parameters_there_is_no_run_and_the_refusal_says_what_would_do(directory: Directory) -> None:
+def test_where_no_seed_fits_within_the_limit_of_parameters_the_refusal_says_what_would_do(directory: Directory) -> None:
     tight = run_settings(settings().dotted(), {"growth.max_parameters": 1.8})
     with pytest.raises(SettingsError, match=r"has 23 parameters and may have 41, .* \(mlp:2 at '0'\) adds 19; expected at least 1.83"):
-        train(recipe(), tight, directory, fresh_run_id())
-    assert directory.names() == []
+        require_trainable(recipe(), tight)
     enough = run_settings(settings().dotted(), {"growth.max_parameters": 1.83})
     assert train(recipe(), enough, directory, fresh_run_id()).host.parameters() == 23 + 19
 
@@ -170,8 +180,7 @@ def test_a_signal_stops_after_the_step_under_way_and_the_run_has_no_end(director
 
 def test_batches_that_cannot_begin_again_are_refused_unless_an_epoch_is_a_number_of_steps(directory: Directory) -> None:
     with pytest.raises(SettingsError, match=r"can be iterated once an epoch, got a list_iterator.*epoch_steps"):
-        train(recipe(iter(batches())), settings(), directory, fresh_run_id())
-    assert directory.names() == []
+        require_trainable(recipe(iter(batches())), settings())
     train(recipe(iter(batches() * 3)), settings(epochs=2, epoch_steps=4), directory, fresh_run_id())
 
 
@@ -287,11 +296,10 @@ class Peculiar(SGD):
         self.secret = secret
 
 
-def test_an_optimizer_that_no_seed_can_have_is_refused_before_there_is_a_run(directory: Directory) -> None:
+def test_an_optimizer_that_no_seed_can_have_is_refused() -> None:
     chosen = with_optimizer(lambda own: Peculiar(own, "x"))
     with pytest.raises(SettingsError, match=r"Peculiar cannot: .*; give seed_optimizer="):
-        train(chosen, settings(), directory, fresh_run_id())
-    assert directory.names() == []
+        require_trainable(chosen, settings())
     assert type(chosen.model.get_submodule("0")) is nn.Linear
 
 
@@ -306,7 +314,6 @@ def test_where_nothing_grows_any_optimizer_will_do(directory: Directory) -> None
     train(replace(with_optimizer(lambda own: Peculiar(own, "x")), policy=None), chosen, directory, fresh_run_id())
 
 
-def test_a_model_of_another_shape_leaves_no_run_behind(directory: Directory) -> None:
+def test_a_model_of_another_shape_is_refused() -> None:
     with pytest.raises(SettingsError, match="got '0': a Identity cannot be one yet"):
-        train(recipe(model=nn.Sequential(nn.Identity(), *perceptron())), settings(), directory, fresh_run_id())
-    assert directory.names() == []
+        require_trainable(recipe(model=nn.Sequential(nn.Identity(), *perceptron())), settings())

@@ -69,7 +69,7 @@ WRONG: list[tuple[Batch, str]] = [
     ((X,), "tuple of 1"),
     ((X, X, X), "tuple of 3"),
     ({"x": X, "y": X}, "dict of 2"),
-    (X, "Tensor"),
+    (X, r"Tensor of shape \(5, 2\)"),
 ]
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -20,8 +20,10 @@ from esper.oona.directory import Directory
 from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
 from esper.settings import person_or_none
-from esper.tolaria.objective import Batch, Batches, Loss, Objective, Supervised, without_metrics
+from esper.tolaria.objective import Batch, Batches, Loss, Metric, Objective, Supervised, without_metrics
+from esper.tolaria.requirements import require_function, require_model
 from esper.tolaria.training import Policy, Scheduler
+from esper.tolaria.user_code import named
 
 if TYPE_CHECKING:
     from esper.kafka.cluster import KafkaSettings
@@ -55,8 +57,9 @@ def fit(
     objective: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
     optimizer: Optimizer | None = None,
     scheduler: Scheduler | None = None,
+    scheduler_every: Literal["epoch", "step"] = "epoch",
     grow: Grow | None = Grow(),
-    metrics: Mapping[str, Loss] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     test: Batches | None = None,
     accumulate: int = 1,
     clip: float | None = 1.0,
@@ -75,7 +78,8 @@ def fit(
 
     Exactly one of `loss(output, target)` and `objective(model, batch)`; one number per sample makes sharper decisions than a mean. `train`
     and `valid` are iterated once an epoch; `valid` must give the same order each time. The default optimizer is Adam at 3e-3. An epoch is
-    one pass over `train`, or `epoch_steps` optimizer steps. `resume` goes on with a run of this log ("latest", or its id): give the same
+    one pass over `train`, or `epoch_steps` optimizer steps; data without a length need those. `scheduler` is stepped at every epoch's end,
+    or after every optimizer step (`scheduler_every`). `resume` goes on with a run of this log ("latest", or its id): give the same
     model, data and settings again. `observe` starts a process that derives aggregates, anomalies and alerts beside the training, unless one
     does already; it never influences it. `kafka` ("kafka://host:port") ships the runs of `log` to a cluster whose workers derive all that
     instead; training never waits for it. With `kafka` and `checkpoints`, a folder of another machine's checkpoints, `resume` takes that
@@ -86,17 +90,22 @@ def fit(
     While it trains, torch runs on `trainer.threads` (1) threads with deterministic algorithms, and every random generator begins anew with
     each epoch; afterwards all of that is as it was.
 
-    Raises SettingsError for what cannot work, DataError for empty or malformed data, LogError where the log fails; a run that ends by an
+    Raises SettingsError for what cannot work and DataError for malformed data, before the first step: the loss is measured on the first
+    validation batch before there is a run. Raises LogError where the log fails; a run that ends by an
     exception has RunFailed in its log, and `model` is plain again then: give it to the `fit` that resumes. After a `fit` that came to its
     end go on with `result.model`.
     """
-    growth = grow or Grow()  # Where growth is not enabled, no field of it has an effect.
+    growth = _growth(grow)
+    if not isinstance(resume, str | None):
+        raise SettingsError(f'resume: expected "latest", or the id of a run, got {resume!r}')
+    require_model(model)  # Before its optimizer is made, and before it is moved.
     given: Dotted = {
         "growth.enabled": grow is not None,
         "trainer.epochs": epochs,
         "trainer.accumulate": accumulate,
         "trainer.clip": clip,
         "trainer.epoch_steps": epoch_steps,
+        "trainer.scheduler_every": scheduler_every,
         "trainer.rng_seed": rng_seed,
     }
     settings = _settings(given, growth)
@@ -117,8 +126,7 @@ def fit(
         by=person_or_none("by=", by),
         approved_by=person_or_none("approved_by=", approved_by),
     )
-    if resume is None:
-        training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.
+    training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.
     if checkpoints is not None and (kafka is None or resume is None):
         raise SettingsError("checkpoints=: expected kafka= and resume= with it; a run in this log has its checkpoints there")
     cluster = None if kafka is None else _cluster(kafka, Path(log))
@@ -171,7 +179,20 @@ def _settings(given: Dotted, growth: Grow) -> RunSettings:
     return run_settings(given, growth.settings)
 
 
-def _objective(loss: Loss | None, objective: Callable[[nn.Module, Batch], torch.Tensor] | None, metrics: Mapping[str, Loss]) -> Objective:
+def _growth(grow: Grow | None) -> Grow:
+    """The fields of `grow`; without growth those of the default, of which none has an effect. Raises SettingsError for another value."""
+    if isinstance(grow, Grow | None):
+        return grow or Grow()
+    raise SettingsError(f"grow: expected esper.Grow(...), or None where nothing may grow, got {grow!r:.80}")
+
+
+def _objective(loss: Loss | None, objective: Callable[[nn.Module, Batch], torch.Tensor] | None, metrics: Mapping[str, Metric]) -> Objective:
+    if not isinstance(metrics, Mapping):
+        raise SettingsError(f'metrics: expected functions by name, {{"accuracy": accuracy}}, got {named(metrics)}')
+    given = {"loss": loss, "objective": objective} | {f"metric {name!r}": metric for name, metric in metrics.items()}
+    for name, function in given.items():
+        if function is not None or name.startswith("metric"):
+            require_function(name, function)
     if loss is not None and objective is None:
         return Supervised(loss, metrics)
     if objective is not None and loss is None and not metrics:

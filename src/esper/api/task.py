@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from esper.errors import SettingsError
 from esper.processes.train import Dotted, Recipe, RunSettings
 from esper.settings import TomlFile, read_text
-from esper.tolaria.objective import Batches, Loss, Supervised
+from esper.tolaria.objective import Batches, Loss, Metric, Supervised
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Task:
     data: Callable[[int], tuple[Batches, Batches, Batches]]
     model: Callable[[int], nn.Module]
     loss: Loss = cross_entropy
-    metrics: Mapping[str, Loss] = field(default_factory=lambda: {"accuracy": accuracy})
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": accuracy})
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = adam
     wider: Callable[[int], nn.Module] | None = None
     settings: Dotted = field(default_factory=dict)

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from inspect import Parameter, signature
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -22,7 +21,6 @@ import torch
 from pydantic import JsonValue, TypeAdapter, field_validator
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.errors import DataError, LogError, SettingsError
 from esper.events import codec
@@ -51,6 +49,14 @@ from esper.tolaria import environment
 from esper.tolaria.checkpoints import verify_checkpoint
 from esper.tolaria.determinism import determinism_settings, deterministic
 from esper.tolaria.objective import Batches, Objective
+from esper.tolaria.requirements import (
+    require_batches,
+    require_evaluable,
+    require_model,
+    require_optimizer,
+    require_scheduler,
+    require_train,
+)
 from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError
 from esper.tolaria.training import Policy, Scheduler, TrainerSettings, Training
 from esper.tolaria.validation import Evaluator
@@ -151,8 +157,10 @@ def fresh_run_id() -> RunId:
 
 
 def train(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunId) -> Result:
-    """Trains `recipe` as the new run `run`. Raises Interrupted when stopped by a signal; every other error is in the log as RunFailed."""
-    require_trainable(recipe, settings)  # Before the run exists: what cannot work leaves nothing behind.
+    """Trains `recipe`, which passes `require_trainable`, as the new run `run`.
+
+    Raises Interrupted when stopped by a signal; every other error is in the log as RunFailed.
+    """
     with directory.create(run) as log:
         return _run(recipe, settings, directory, log, (None, None, ()))
 
@@ -173,24 +181,21 @@ def resume(recipe: Recipe, settings: RunSettings, directory: Directory, run: Run
 
 
 def require_trainable(recipe: Recipe, settings: RunSettings) -> None:
-    """Raises SettingsError for a recipe that cannot be trained, for a reason that can be seen without training it."""
+    """Raises SettingsError or DataError for a recipe that cannot be trained, before there is a run: what cannot work leaves nothing behind.
+
+    The objective is measured on the first validation batch; what code of the user's raises there is raised.
+    """
+    require_model(recipe.model)
+    require_optimizer(recipe.model, recipe.optimizer)
+    steps = require_train(recipe.train, settings.trainer)
+    require_batches("valid", recipe.valid)
+    if recipe.test is not None:
+        require_batches("test", recipe.test)
+    if recipe.scheduler is not None:
+        require_scheduler(recipe.scheduler, recipe.optimizer, settings.trainer, steps)
     if settings.growth.enabled:
         require_growth(recipe.model, settings.growth, recipe.optimizer, _seed_optimizer(recipe, settings), sites=recipe.sites)
-    if isinstance(recipe.train, Iterator) and settings.trainer.epoch_steps is None:
-        raise SettingsError(
-            f"expected training data that can be iterated once an epoch, got a {type(recipe.train).__name__}, which ends with the first: "
-            "give a loader, or epoch_steps= for a stream"
-        )
-    scheduler = recipe.scheduler
-    if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-        variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-        parameters = signature(scheduler.step).parameters.values()
-        wanted = [one for one in parameters if one.default is Parameter.empty and one.kind not in variadic]
-        if wanted:
-            raise SettingsError(
-                f"expected a scheduler whose step() can be called without arguments, {type(scheduler).__name__} wants "
-                f"{', '.join(map(str, wanted))}"
-            )
+    require_evaluable(Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device))
 
 
 def _seed_optimizer(recipe: Recipe, settings: RunSettings) -> SeedOptimizer:

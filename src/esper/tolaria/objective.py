@@ -5,15 +5,18 @@ A batch is a tensor, or a tuple, list or dict of batches; its size is the first 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor, nn
 
 from esper.errors import DataError, SettingsError
+from esper.tolaria.user_code import Noted, named
 
 Batch = object
 Batches = Iterable[Batch]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], Tensor | SupportsFloat]
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 """Losses of a model on a batch, [N] of its samples or a scalar, their mean; and metrics by name, likewise."""
 
@@ -23,7 +26,7 @@ class Supervised:
     """`loss(model(inputs), targets)` on batches of (inputs, targets); `metrics` take the same (output, target)."""
 
     loss: Loss
-    metrics: Mapping[str, Loss] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "loss" in self.metrics:
@@ -32,16 +35,61 @@ class Supervised:
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and every metric of one output."""
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list | dict) else type(batch).__name__
-            raise DataError(f"expected batches of (inputs, targets) with loss=, got a {found}: use objective= for other batches")
+            raise DataError(f"expected batches of (inputs, targets) with loss=, got {named(batch)}: use objective= for other batches")
         inputs, targets = batch
-        output = model(inputs)
-        return self.loss(output, targets), {name: metric(output, targets) for name, metric in self.metrics.items()}
+        if isinstance(inputs, Tensor) and isinstance(targets, Tensor) and targets.dim() == 0:
+            raise DataError(
+                f"expected batches with loss=, got one sample, {named(inputs)}, whose target is a number: give a DataLoader of them"
+            )
+        with Noted("raised by the model"):
+            output = model(inputs)
+        with Noted("raised by the loss"):
+            loss = _require_loss("loss", self._loss(output, targets))
+        return loss, {name: self._metric(name, output, targets, loss) for name in self.metrics}
+
+    def _loss(self, output: Tensor, targets: Tensor) -> object:
+        try:
+            return self.loss(output, targets)
+        except Exception as error:
+            if isinstance(output, Tensor):
+                raise
+            raise SettingsError(
+                f"expected a model that returns one tensor with loss=, got {named(output)}, which the loss refuses: "
+                "objective=lambda model, batch: loss(model(batch[0])[0], batch[1]), for example"
+            ) from error
+
+    def _metric(self, name: str, output: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
+        with Noted(f"raised by the metric {name!r}"):
+            value = self.metrics[name](output, targets)
+        if isinstance(value, Tensor):
+            return value
+        if not isinstance(value, SupportsFloat):
+            raise SettingsError(f"metric {name!r}: expected a tensor or a number, got {named(value)}")
+        return torch.tensor(float(value), device=loss.device)
 
 
 def without_metrics(loss: Callable[[nn.Module, Batch], Tensor]) -> Objective:
     """The objective `loss(model, batch)` of the user's own."""
-    return lambda model, batch: (loss(model, batch), {})
+
+    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with Noted("raised by the objective"):
+            return _require_loss("objective", loss(model, batch)), {}
+
+    return objective
+
+
+def _require_loss(argument: str, loss: object) -> Tensor:
+    """`loss`, a tensor that can be minimised. Raises SettingsError."""
+    if not isinstance(loss, Tensor):
+        hint = ": no .item(), no float()" if isinstance(loss, SupportsFloat) else ""
+        raise SettingsError(f"{argument}: expected a function that returns a tensor to minimise, got {named(loss)} from it{hint}")
+    if not loss.is_floating_point():
+        raise SettingsError(f"{argument}: expected a function that returns a loss of floating point, got {loss.dtype} from it")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise SettingsError(
+            f"{argument}: expected a loss that depends on the model's parameters, got one without a gradient: no .detach(), no no_grad"
+        )
+    return loss
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

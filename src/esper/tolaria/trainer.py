@@ -7,10 +7,9 @@ and steps count on, so no record stands twice in the log.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from operator import length_hint
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +28,12 @@ from esper.tolaria.adaptation import adapt, collect_kernels, submit_waiting
 from esper.tolaria.checkpoints import restore_checkpoint, roll_back, save_checkpoint
 from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
+from esper.tolaria.requirements import optimizer_steps
 from esper.tolaria.snapshots import model_digest, state_digests
 from esper.tolaria.step_recorder import StepRecorder, StepResult, StepSpan
 from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
+from esper.tolaria.user_code import Noted
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds
 
 
@@ -58,10 +59,8 @@ class Trainer:
     def __init__(self, training: Training, *, train: Batches, objective: Objective, evaluator: Evaluator, stop: Callable[[], bool]) -> None:
         self._training, self._settings, self._train, self._stop = training, training.settings, train, stop
         self._objective, self._evaluator = objective, evaluator
-        # A short epoch is measured at its last step, as far as its length is known before: 0 for a DataLoader over a stream.
-        batches = length_hint(train) if isinstance(train, Sized) else 0
-        lengths = (math.ceil(batches / self._settings.accumulate), self._settings.epoch_steps)
-        self._measured_step = min(filter(None, (self._settings.measure_every, *lengths)))
+        # A short epoch is measured at its last step, as far as its length is known before.
+        self._measured_step = min(filter(None, (self._settings.measure_every, optimizer_steps(train, self._settings))))
 
     def start(self, started: RunStarted) -> None:
         """Begin the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
@@ -126,13 +125,20 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[list[Batch], float]]:
         """The epoch's batches, grouped by what one optimizer step takes, each with the seconds that the loader took for it."""
         limit = None if self._settings.epoch_steps is None else self._settings.epoch_steps * self._settings.accumulate
-        batches = islice(self._train, limit)
+        with Noted("raised by the training data"):
+            batches = islice(self._train, limit)
         while True:
             started = time.perf_counter()
-            group = list(islice(batches, self._settings.accumulate))
+            with Noted(f"raised by the training data after {self._first_batch - 1} batches of the epoch"):
+                group = list(islice(batches, self._settings.accumulate))
             if not group:
                 return
             yield group, time.perf_counter() - started
+
+    @property
+    def _first_batch(self) -> int:
+        """Number of the next optimizer step's first batch in the epoch, from 1."""
+        return (self._epoch.optimizer_steps + len(self._epoch)) * self._settings.accumulate + 1
 
     def _step(self, batches: list[Batch], data_wait_s: float) -> None:
         """Optimizer step of the host, then the steps of its seeds."""
@@ -145,10 +151,11 @@ class Trainer:
         # 1. forward and backward, micro-batch by micro-batch
         optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
-        for batch in batches:
-            losses, metrics = self._objective(host.model, to_device(batch, training.device))
-            loss = losses.mean()
-            (loss / len(batches)).backward()
+        for number, batch in enumerate(batches, self._first_batch):
+            with Noted(f"on batch {number} of the epoch's training data"):
+                losses, metrics = self._objective(host.model, to_device(batch, training.device))
+                loss = losses.mean()
+                (loss / len(batches)).backward()
             parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
         # 2. clip and step: the host's own parameters, and nobody else's
         own = host.host_parameters()
@@ -156,13 +163,18 @@ class Trainer:
         optimizer.step()
         # 3. seeds: those beside the host learn alone, those in its graph take their own steps
         host.end_step(lr=float(optimizer.param_groups[0]["lr"]))
+        self._advance_schedule("step")
         # 4. keep the numbers where they are: no transfer here
         means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]} if len(parts) > 1 else parts[0]
         samples = sum(size_of(batch) for batch in batches)
-        latency_s = time.perf_counter() - started
-        self._epoch.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s))
+        self._epoch.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, time.perf_counter() - started, data_wait_s))
         if measure and self._settings.telemetry:
             self._emit_health()
+
+    def _advance_schedule(self, after: Literal["epoch", "step"]) -> None:
+        scheduler = self._training.scheduler
+        if self._settings.scheduler_every == after and not isinstance(scheduler, ReduceLROnPlateau | None):
+            scheduler.step()
 
     def _end_span(self) -> str | None:
         """Look at the losses of the span (the one place per span where the CPU waits for the device) and record them."""
@@ -204,8 +216,7 @@ class Trainer:
         applied = adapt(self._training, state, epoch_id, ramp_steps=training.schedule.graft_epochs * self._epoch.optimizer_steps)
         if isinstance(training.scheduler, ReduceLROnPlateau):
             training.scheduler.step(losses.mean)
-        elif training.scheduler is not None:
-            training.scheduler.step()
+        self._advance_schedule("epoch")
         training.sink.doing("saving")
         if Command.GRAFT in applied:
             save_checkpoint(self._training, "before_grafting")

@@ -36,6 +36,9 @@ class TrainerSettings(Part):
     clip: Annotated[Finite, Field(gt=0)] | None = 1.0
     """Largest gradient norm of the host's parameters; None clips nothing."""
 
+    scheduler_every: Literal["epoch", "step"] = "epoch"
+    """When the learning rate scheduler is stepped: at every epoch's end, or after every optimizer step."""
+
     checkpoint_every: Positive = 5
     """Epochs between checkpoints; one is also saved before every graft and at the start."""
 
@@ -111,11 +114,11 @@ class EventSink(Protocol):
         """While catching up: the logged facts that were not emitted again yet, in order; else empty."""
 
 
-class _EpochScheduler(Protocol):
-    """A learning rate scheduler that is stepped at every epoch's end; all of torch's but ReduceLROnPlateau, which needs the loss."""
+class _PlainScheduler(Protocol):
+    """A learning rate scheduler that is stepped without arguments; all of torch's but ReduceLROnPlateau, which needs the loss."""
 
     def step(self) -> None:
-        """Advance the schedule by one epoch."""
+        """Advance the schedule by one epoch or optimizer step."""
 
     def state_dict(self) -> dict[str, object]:
         """Its state, of plain values."""
@@ -124,7 +127,7 @@ class _EpochScheduler(Protocol):
         """Restore a state."""
 
 
-Scheduler = _EpochScheduler | ReduceLROnPlateau
+Scheduler = _PlainScheduler | ReduceLROnPlateau
 Policy = Callable[[SystemState, EventId], tuple[DecisionMade, ...]]
 
 

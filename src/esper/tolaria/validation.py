@@ -4,7 +4,7 @@ Shapes: N samples (or batches, where the loss function gives one number a batch)
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +19,9 @@ from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, Stage
 from esper.folds.seeds import SeedKey
 from esper.kasmina.slots import HostSlot
 from esper.tolaria.determinism import seed_own, undisturbed
-from esper.tolaria.objective import Batches, Objective, size_of, to_device
+from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
 from esper.tolaria.training import Training
+from esper.tolaria.user_code import Noted
 
 _Floats = npt.NDArray[np.float64]
 
@@ -73,9 +74,10 @@ class Evaluator:
         values: list[Tensor] = []
         weights: list[Tensor] = []
         sums: dict[str, list[Tensor]] = {}
-        for batch in self.batches:
-            loss, metrics = self.objective(self.model, to_device(batch, self.device))
-            count = size_of(batch)
+        for number, batch in enumerate(self._batches(), 1):
+            with Noted(f"on batch {number} of the {self.name}"):
+                loss, metrics = self.objective(self.model, to_device(batch, self.device))
+                count = size_of(batch)
             values.append(loss.reshape(-1).double())
             weights.append(torch.full((loss.numel(),), count / loss.numel(), dtype=torch.float64))
             for name, metric in metrics.items():
@@ -85,6 +87,10 @@ class Evaluator:
         total = float(torch.cat(weights).sum())
         means = {name: float(torch.stack(parts).sum()) / total for name, parts in sums.items()}
         return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), means)
+
+    def _batches(self) -> Iterator[Batch]:
+        with Noted(f"raised by the {self.name}"):
+            yield from self.batches
 
 
 def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int) -> Evaluation:

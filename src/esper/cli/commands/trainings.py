@@ -89,15 +89,16 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     _load_torch(out)
     from esper.api.task import recipe_of
     from esper.demo.comparison import compare, require_comparable
-    from esper.processes.train import fresh_run_id, train
+    from esper.processes.train import fresh_run_id, require_trainable, train
     from esper.tolaria.trainer import Interrupted
 
     task, settings = _task_and_settings(arguments)
     if arguments.compare:
         require_comparable(task)
+    recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by)
+    require_trainable(recipe, settings)
     directory = directory_of(arguments, create=True)
     run = fresh_run_id()
-    recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by)
 
     def say(variant: Variant) -> None:
         if not arguments.json:
@@ -132,7 +133,7 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     _load_torch(out)
     from esper.api.task import recipe_of
     from esper.demo.tasks import find_task
-    from esper.processes.train import resume, run_settings, run_started
+    from esper.processes.train import require_trainable, resume, run_settings, run_started
 
     directory = directory_of(arguments, create=address is not None)
     run = directory.resolve(arguments.run) if address is None or cluster is None else _taken_over(arguments, cluster, directory)
@@ -143,6 +144,7 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     task = find_task(begun.task)
     settings = run_settings(begun.settings)
     recipe = recipe_of(task, settings)
+    require_trainable(recipe, settings)
     with _watched(directory, run, cluster, arguments):
         trained = _conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run)
         _conclude(trained, [], arguments, out)
