@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,19 @@ def test_saving_again_replaces_what_was_saved(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["grown.py", "model.safetensors"]
     x, _ = batch("linear", 0)
     assert torch.equal(output_of(rebuilt(folder, MODELS["linear"]()), x), output_of(host.model, x))
+
+
+def test_no_other_account_reads_or_changes_what_was_saved(tmp_path: Path) -> None:
+    model, folder = nn.Linear(2, 2), tmp_path / "grown"
+    before = os.umask(0)
+    try:
+        save_grown(model, folder)
+        (folder / "grown.py").chmod(0o666)
+        save_grown(model, folder)
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (folder, *folder.iterdir())}
+    assert modes == {"grown": "0o700", "model.safetensors": "0o600", "grown.py": "0o600"}
 
 
 def test_saving_leaves_the_host_as_it_was(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ A site without seeds is the layer that it was. One with seeds becomes a torch.fx
 and `.alpha`, and a forward that adds them up in the same order, so that the output is the host's, bit for bit.
 """
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from string import Template
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.fx import Graph, GraphModule
 
@@ -137,10 +138,18 @@ def tensors(path=TENSORS):
 
 
 def save_grown(plain: nn.Module, folder: Path) -> Path:
-    """Write the result of `export_plain` into `folder`, made if missing, and return it. Raises DataError for a body without source form."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in plain.state_dict().items()}, folder / _TENSORS)
-    (folder / "grown.py").write_text(_SOURCE.substitute(tensors=_TENSORS, sites=_sites(plain)))
+    """Write the result of `export_plain` into `folder`, made if missing, and return it. Raises DataError for a body without source form.
+
+    Its files are the owner's alone whatever the umask is: weights may be secret, and `grown.py` is run by whoever rebuilds the model.
+    """
+    tensors = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in plain.state_dict().items()})
+    source = _SOURCE.substitute(tensors=_TENSORS, sites=_sites(plain)).encode()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in {_TENSORS: tensors, "grown.py": source}.items():
+        draft = folder / f".{name}.{os.getpid()}"
+        draft.touch(mode=0o600)
+        draft.write_bytes(content)
+        draft.replace(folder / name)
     return folder
 
 

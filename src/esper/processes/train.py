@@ -6,6 +6,7 @@ The log states how the process ended: RunFinished, RunFailed, or nothing where t
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,14 +23,15 @@ from pydantic import JsonValue, TypeAdapter, field_validator
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.errors import DataError, LogError, SettingsError
+from esper.errors import DataError, EsperError, LogError, SettingsError
 from esper.events import codec
 from esper.events.envelope import Moment, Record, RunId
 from esper.events.fields import Event, Finite, Part
 from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.lifecycle import SeedEvaluated
-from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFinished, RunStarted
+from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
+from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
 from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_growth, seed_optimizer_like
@@ -59,9 +61,11 @@ from esper.tolaria.requirements import (
 )
 from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError
 from esper.tolaria.training import Policy, Scheduler, TrainerSettings, Training
+from esper.tolaria.user_code import Noted, raised
 from esper.tolaria.validation import Evaluator
 
 _LOOK_S = 1.0
+_TOLD = 3
 Dotted = dict[str, JsonValue]
 """Settings by their dotted names, like `trainer.epochs`."""
 _LIMITS = TypeAdapter(dict[str, Finite])
@@ -147,7 +151,10 @@ class Result:
         return open_run(self.run, log=self.log)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch."""
+        """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch.
+
+        Both are readable by their owner alone.
+        """
         return save_grown(self.model, Path(folder))
 
 
@@ -195,7 +202,13 @@ def require_trainable(recipe: Recipe, settings: RunSettings) -> None:
         require_scheduler(recipe.scheduler, recipe.optimizer, settings.trainer, steps)
     if settings.growth.enabled:
         require_growth(recipe.model, settings.growth, recipe.optimizer, _seed_optimizer(recipe, settings), sites=recipe.sites)
-    require_evaluable(Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device))
+    try:
+        require_evaluable(Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device))
+    except EsperError:
+        raise
+    except Exception as error:
+        _report(f"{raised(error)}; no run was begun")
+        raise
 
 
 def _seed_optimizer(recipe: Recipe, settings: RunSettings) -> SeedOptimizer:
@@ -270,10 +283,30 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
             raise
         except BaseException as error:
             _fail(error, training, emitter)
+            if isinstance(error, Exception) and not isinstance(error, EsperError):
+                hint = resume_hint(log.run, recipe.task if training.counters.checkpoints else None, log_flag(directory.path))
+                _report(
+                    f"{raised(error)}; run {log.run[-6:]} ended in epoch {training.counters.epoch}, step {training.counters.step}; {hint}"
+                )
             raise
         emitter.close(seal=True)
+        _report_rollbacks(log)
         unfinished.pop_all()
         return Result(log.run, directory.path, metrics, training.host)
+
+
+def _report_rollbacks(log: RunLog) -> None:
+    """Reports on standard error how often a finished training went back, and why; nothing where it never did."""
+    times = [
+        f"in epoch {event.from_epoch} to the end of epoch {event.to_epoch} ({event.reason})" for _, event in _events(log, RunRolledBack)
+    ]
+    if times:
+        more = f", and {len(times) - _TOLD} times more" if len(times) > _TOLD else ""
+        _report(f"run {log.run[-6:]} was rolled back {', '.join(times[:_TOLD])}{more}; what it learned in between is not in the model")
+
+
+def _report(line: str) -> None:
+    sys.stderr.write(f"esper: {line}\n")
 
 
 def _at(training: Training) -> dict[str, int]:
@@ -305,7 +338,7 @@ def _start(recipe: Recipe, settings: RunSettings, host: Host) -> RunStarted:
         settings=settings.dotted(),
         code=environment.code(),
         packages=environment.packages(),
-        data=tuple(environment.data_fingerprint(name, batches) for name, batches in data if batches is not None),
+        data=tuple(_fingerprint(name, batches) for name, batches in data if batches is not None),
         rng_seed=settings.trainer.rng_seed,
         determinism=determinism_settings(settings.trainer.digest),
         hardware=environment.hardware(recipe.device),
@@ -316,6 +349,11 @@ def _start(recipe: Recipe, settings: RunSettings, host: Host) -> RunStarted:
         approved_by=recipe.approved_by,
         account=environment.account(),
     )
+
+
+def _fingerprint(name: str, batches: Batches) -> DataFingerprint:
+    with Noted(f"raised by the data {name}= as samples of it were read for the log"):
+        return environment.data_fingerprint(name, batches)
 
 
 def _begin(trainer: Trainer, start: RunStarted, log: Log, ahead: CatchUp | None, point: _ResumePoint) -> None:

@@ -129,7 +129,7 @@ class Trainer:
             batches = islice(self._train, limit)
         while True:
             started = time.perf_counter()
-            with Noted(f"raised by the training data after {self._first_batch - 1} batches of the epoch"):
+            with Noted(f"raised by the training data at batch {self._first_batch} of the epoch"):
                 group = list(islice(batches, self._settings.accumulate))
             if not group:
                 return

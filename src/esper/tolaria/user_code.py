@@ -21,6 +21,13 @@ class Noted:
             error.add_note(self._note)
 
 
+def raised(error: Exception) -> str:
+    """`error` in one line: its class, the notes of which code raised it and where, the first and the last line of its message."""
+    lines = [line for line in map(str.strip, str(error).splitlines()) if line] or ["no message"]
+    message = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"  # A loader's worker sends its whole traceback.
+    return f"{' '.join((type(error).__name__, *getattr(error, '__notes__', ())))}: {message}"
+
+
 def named(value: object) -> str:
     """`value` in words, without its content: None, a class by its name, else its type, with the length of a list, tuple or map."""
     if value is None:
