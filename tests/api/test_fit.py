@@ -6,7 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +335,50 @@ def test_a_model_whose_training_failed_is_trained_again(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         fit(tmp_path, model, train=[{"x": torch.zeros(5, 4)}])
     fit(tmp_path, model, epochs=1)
+
+
+def weighing(weight: nn.Parameter) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss whose weight is learned beside the model."""
+    return lambda output, target: loss_of(output, target) * torch.exp(-weight) + weight
+
+
+def weighed(log: Path, weight: nn.Parameter, **more: Any) -> Result:
+    model = perceptron()
+    optimizer = torch.optim.Adam([*model.parameters(), weight], lr=1e-2)
+    return fit(log, model, loss=weighing(weight), optimizer=optimizer, **more)
+
+
+def test_a_parameter_that_only_the_optimizer_has_is_resumed_with_the_rest(tmp_path: Path) -> None:
+    whole, again = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+    finished = weighed(tmp_path / "one", whole, epochs=6)
+    with pytest.raises(Interrupted):
+        weighed(tmp_path / "other", again, epochs=6, train=Acting(22, lambda: signal.raise_signal(signal.SIGINT)))
+    with torch.no_grad():
+        again.fill_(17.0)
+    resumed = weighed(tmp_path / "other", again, epochs=6, train=Acting(0, lambda: None), resume="latest")
+    assert float(whole.detach()) != 0.0
+    assert (float(again.detach()), resumed.metrics) == (float(whole.detach()), finished.metrics)
+
+
+def test_a_parameter_that_only_the_optimizer_has_is_rolled_back_with_the_rest(tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.zeros(()))
+    at_start: list[float] = []
+
+    class Poisoned:
+        """The usual batches, of NaN in the second epoch; the weight with which each epoch begins is noted."""
+
+        def __len__(self) -> int:
+            return len(batches())
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            at_start.append(float(weight.detach()))
+            factor = float("nan") if len(at_start) == 2 else 1.0
+            return iter([(inputs * factor, targets) for inputs, targets in batches()])
+
+    growing = esper.Grow(sites="0", max_parameters=9.0, settings={"trainer.checkpoint_every": 1})
+    weighed(tmp_path, weight, epochs=3, train=Poisoned(), grow=growing)
+    assert at_start[0] == 0.0
+    assert at_start[2] == at_start[1] != 0.0
 
 
 def test_a_run_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from esper.tolaria.determinism import (
     seed_own,
     total_norm,
     undisturbed,
+    untouched,
 )
 from tests.tolaria.worlds import CPU
 
@@ -81,6 +83,96 @@ def test_a_generator_of_the_datas_own_begins_anew_with_every_epoch(make: Callabl
         draw(own)
     assert drawn[0] == drawn[3]
     assert len({str(numbers) for numbers in drawn}) == 3
+
+
+def closing_over(own: "random.Random | Drawing") -> Callable[[], float]:
+    return lambda: own.random() + 0.0
+
+
+def defaulting(own: random.Random) -> Callable[..., float]:
+    def draw(generator: random.Random = own) -> float:
+        return generator.random()
+
+    return draw
+
+
+def keyword_only(own: random.Random) -> Callable[..., float]:
+    def draw(*, generator: random.Random = own) -> float:
+        return generator.random()
+
+    return draw
+
+
+def uniform_of(own: random.Random) -> float:
+    return own.random()
+
+
+OF_THE_MODULE = random.Random(3)
+
+
+def naming() -> float:
+    return OF_THE_MODULE.random()
+
+
+class Drawing:
+    def __init__(self, own: random.Random) -> None:
+        self._own = own
+
+    def random(self) -> float:
+        return self._own.random()
+
+
+HIDDEN: dict[str, Callable[[random.Random], Callable[[], float]]] = {
+    "a partial's argument": lambda own: partial(uniform_of, own),
+    "a partial's keyword": lambda own: partial(uniform_of, own=own),
+    "a partial of a closure": lambda own: partial(closing_over(own)),
+    "a closure": closing_over,
+    "a closure's closure": lambda own: closing_over(Drawing(own)),
+    "a default": defaulting,
+    "a keyword's default": keyword_only,
+    "a bound method": lambda own: Drawing(own).random,
+    "a bound method of its own": lambda own: own.random,
+    "a global of its module": lambda _own: naming,
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+def test_a_generator_that_a_function_of_the_data_holds_begins_anew_with_every_epoch(how: str) -> None:
+    draw = HIDDEN[how](random.Random(7))
+    drawn = []
+    for epoch in (1, 2, 1):
+        seed_own(DataLoader(Augmented(draw)), 0, epoch)  # type: ignore[arg-type] # It is never read.
+        drawn.append([draw(), draw()])
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+class Opening:
+    """Opens things when it is read: an attribute, an item of a list, one of a map, one that was not there, one that was full."""
+
+    def __init__(self) -> None:
+        self.file: object = None
+        self.pool: list[object] = []
+        self.by_worker: dict[int, object] = {}
+        self.full = {"kept": "as it was"}
+        self.inner = Jitter(None)
+
+    def read(self) -> None:
+        self.file = self.pool = self.pool  # Another object of the same value.
+        self.pool.append("open")
+        self.by_worker[0] = "open"
+        self.full.clear()
+        self.inner._generator = "open"
+        self.late = "open"
+
+
+def test_what_is_read_untouched_holds_what_it_held() -> None:
+    data = Opening()
+    before = dict(vars(data))
+    with untouched(DataLoader(data)):  # type: ignore[arg-type] # It is never read by the loader.
+        data.read()
+    assert vars(data) == before
+    assert (data.file, data.pool, data.by_worker, data.full) == (None, [], {}, {"kept": "as it was"})
+    assert data.inner._generator is None
 
 
 def test_two_generators_of_the_data_draw_other_numbers() -> None:

@@ -1,5 +1,6 @@
 """What RunStarted says about code, packages, machine and data."""
 
+import os
 import random
 import subprocess
 from collections.abc import Callable, Iterator
@@ -122,6 +123,33 @@ def test_what_cannot_be_read_by_index_has_no_digest(data: object, length: int | 
     said = environment.data_fingerprint("train", data)
     assert (said.length, said.digest) == (length, None)
     assert isinstance(said, DataFingerprint)
+
+
+class Opened(Dataset[Tensor]):
+    """Samples of a file that the first reader opens, as HDF5 is read: a handle must not be used by two processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.handle: int | None = None
+        self.opener: int | None = None
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.handle is None:
+            self.handle, self.opener = os.open(self._path, os.O_RDONLY), os.getpid()
+        return torch.tensor([os.pread(self.handle, 1, index)[0], self.opener == os.getpid()])
+
+
+def test_a_file_that_reading_opens_is_not_shared_by_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "samples").write_bytes(bytes(range(8)))
+    data = Opened(tmp_path / "samples")
+    loader = DataLoader(data, batch_size=4, num_workers=2)
+    assert digest_of(loader) is not None
+    assert data.handle is None
+    rows = torch.cat(list(loader)).tolist()
+    assert rows == [[index, True] for index in range(8)]
 
 
 def test_packages_are_those_installed_with_python_itself() -> None:

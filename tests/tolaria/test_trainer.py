@@ -18,7 +18,7 @@ from esper.events.kinds.epoch import EpochCompleted, StateDigests, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import CheckpointSaved
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
-from esper.tolaria.objective import Batch, Supervised
+from esper.tolaria.objective import Batch, Batches, Supervised
 from esper.tolaria.trainer import Interrupted
 from esper.tolaria.training import TrainerSettings
 from tests.tolaria.event_sinks import COMMIT, Said
@@ -106,11 +106,12 @@ def test_a_checkpoint_is_saved_at_the_start_when_due_before_a_graft_and_at_the_e
 # Arithmetic
 
 
-def after_one_step(folder: Path, size: int, *, accumulate: int = 1, clip: float | None = None) -> tuple[World, list[Tensor]]:
+def after_one_step(
+    folder: Path, size: int, *, accumulate: int = 1, clip: float | None = None, train: Batches | None = None
+) -> tuple[World, list[Tensor]]:
     """A world after one optimizer step of plain SGD, and by how much it moved: the gradient."""
-    made = World(
-        folder, settings=TrainerSettings(epochs=1, accumulate=accumulate, clip=clip), train=batches(size), optimizer=sgd, sites=None
-    )
+    data = batches(size) if train is None else train
+    made = World(folder, settings=TrainerSettings(epochs=1, accumulate=accumulate, clip=clip), train=data, optimizer=sgd, sites=None)
     before = [parameter.detach().clone() for parameter in made.host.host_parameters()]
     made.run()
     return made, [old - new.detach() for old, new in zip(before, made.host.host_parameters(), strict=True)]
@@ -123,6 +124,18 @@ def test_micro_batches_give_the_gradient_of_the_one_big_batch_in_one_step(tmp_pa
     for one, other in zip(big, small, strict=True):
         torch.testing.assert_close(one, other)
     assert (completed(made)[0].optimizer_steps, made.training.counters.step) == (1, 1)
+
+
+def test_micro_batches_of_10_10_and_5_samples_are_one_batch_of_25(tmp_path: Path) -> None:
+    inputs, targets = samples(25)
+    parts = list(zip(inputs.split(10), targets.split(10), strict=True))
+    one, big = after_one_step(tmp_path / "big", 25, train=[(inputs, targets)])
+    made, small = after_one_step(tmp_path / "small", 10, accumulate=3, train=parts)
+    for expected, got in zip(big, small, strict=True):
+        torch.testing.assert_close(got, expected)
+    measured, wanted = completed(made)[0].train, completed(one)[0].train
+    assert measured.samples == 25
+    assert {"loss": measured.loss, **measured.metrics} == pytest.approx({"loss": wanted.loss, **wanted.metrics})
 
 
 def test_a_last_group_of_fewer_micro_batches_is_a_step_of_its_own(tmp_path: Path) -> None:

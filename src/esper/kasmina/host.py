@@ -108,7 +108,7 @@ class Host:
     def end_step(self, *, lr: float, scale: float = 1.0, stepped: bool = True) -> None:
         """Lets the seeds learn, after the host's own optimizer step.
 
-        `lr` is the host's, for germinations to come. `scale` is the loss scaler's; dividing by the number of micro-batches is understood.
+        `lr` is the host's, for germinations to come. `scale` is the loss scaler's; weighting micro-batches by their samples is understood.
         `stepped` is False where the host's step was skipped (the scaler found an infinite gradient): seeds in the task graph do not step
         either. Raises RuleError for a site that one loss went through twice.
         """
@@ -145,7 +145,8 @@ class Host:
         if not captures or not isolated:
             return
         weight = host_site.layer.weight
-        examples = [example for capture in captures if (example := capture.example(weight.dtype)) is not None]
+        found = [(capture.example(weight.dtype), capture.samples) for capture in captures]
+        examples = [(*example, samples) for example, samples in found if example is not None]
         for slot in isolated:
             slot.skipped += len(captures) - len(examples)
             if examples:

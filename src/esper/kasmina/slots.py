@@ -5,8 +5,8 @@ float32, within `forked`: host parameters, buffers, optimizer state and random s
 **Objective: local.** Regress t = -g * std(y) / rms(g), g = dL/dy, on the layer's input: the direction in which the output should move, at
 the output's own size. Not the raw gradient (its size is about 1/batch), not the straight-through estimator (alpha 1 after 12 isolated
 epochs multiplied the loss by 13.5), not self-reconstruction (no gain): measured.
-**Accumulation.** Each micro-batch has its own target; their gradients are averaged and the seed steps once per step of the host, so that
-accumulating changes neither the number of its steps nor what its learning rate means.
+**Accumulation.** Each micro-batch has its own target; their gradients are averaged, weighted by samples as the host's are,
+and the seed steps once per step of the host, so that accumulating changes neither the number of its steps nor what its learning rate means.
 """
 
 import json
@@ -95,18 +95,18 @@ class HostSlot(BaseModel):
         kept = self.model_dump(include={"site", "seed", "stage", "since_epoch", "embargo_until"})
         self.__dict__.update(HostSlot(**kept).__dict__)
 
-    def isolated_step(self, examples: list[tuple[Tensor, Tensor]], clip: float | None) -> None:
-        """Step in TRAINING on pairs of input and target; a non-finite loss or gradient disables the seed instead.
+    def isolated_step(self, examples: list[tuple[Tensor, Tensor, int]], clip: float | None) -> None:
+        """Step in TRAINING on inputs, targets and numbers of samples; a non-finite loss or gradient disables the seed instead.
 
         To be called within `forked`: a body may draw random numbers.
         """
         assert self.branch is not None
-        parameters, losses = self.parameters, []
+        parameters, losses, total = self.parameters, [], sum(samples for *_, samples in examples)
         with torch.enable_grad(), torch.autocast(parameters[0].device.type, enabled=False):
-            for x, target in examples:
+            for x, target, samples in examples:
                 delta = self.branch.body(x)[1]
-                losses.append(nn.functional.mse_loss(delta, target.reshape(delta.shape)))
-            loss = torch.stack(losses).mean()
+                losses.append(nn.functional.mse_loss(delta, target.reshape(delta.shape)) * (samples / total))
+            loss = torch.stack(losses).sum()
             gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -8,7 +8,9 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
+from functools import partial
+from operator import is_
+from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Literal
 
 import numpy as np
@@ -24,7 +26,7 @@ _MKL_VARIABLE = "MKL_CBWR"
 
 _Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 # How far generators are looked for: a loader, its sampler, its data set, that one's transforms and what those are made of.
-_DEPTH, _WIDTH = 6, 64
+_DEPTH, _WIDTH = 8, 64
 
 
 @contextmanager
@@ -75,7 +77,8 @@ def seed_own(source: object, rng_seed: int, epoch: int) -> None:
 
     The state of such a generator in the middle of a run is unknown when the run is resumed.
     """
-    for number, generator in enumerate(_generators(source, set(), _DEPTH)):
+    generators = (part for part in _reachable(source, set(), _DEPTH) if isinstance(part, _Generator))
+    for number, generator in enumerate(generators):
         seed = derive(rng_seed, "epoch", epoch, "own", number)
         match generator:
             case torch.Generator():
@@ -89,18 +92,64 @@ def seed_own(source: object, rng_seed: int, epoch: int) -> None:
                 generator.seed(seed)
 
 
-def _generators(source: object, seen: set[int], depth: int) -> Iterator[_Generator]:
-    """The generators within `source`, each once: in its attributes, in theirs, and in short lists and maps of such."""
+def _reachable(source: object, seen: set[int], depth: int) -> Iterator[object]:
+    """`source` and what it is made of, each once; what long lists and maps hold is left out."""
     if id(source) in seen or isinstance(source, type | ModuleType | Tensor):
         return
     seen.add(id(source))
-    if isinstance(source, _Generator):
-        yield source
+    yield source
+    if depth == 0 or isinstance(source, _Generator):
         return
-    held = source if isinstance(source, list | tuple | dict) else getattr(source, "__dict__", {})
-    if depth > 0 and len(held) <= _WIDTH:
-        for part in list(held.values() if isinstance(held, dict) else held):
-            yield from _generators(part, seen, depth - 1)
+    parts = list(_parts(source))
+    if len(parts) <= _WIDTH:
+        for part in parts:
+            yield from _reachable(part, seen, depth - 1)
+
+
+def _parts(source: object) -> Iterable[object]:
+    """What `source` holds: its items or attributes; of a function what it closes over, its defaults, and generators that it names."""
+    match source:
+        case dict():
+            return source.values()
+        case list() | tuple():
+            return source
+        case partial():
+            return (source.func, *source.args, *source.keywords.values())
+        case FunctionType():
+            cells = (cell.cell_contents for cell in source.__closure__ or () if cell != CellType())
+            named = (source.__globals__.get(name) for name in source.__code__.co_names)
+            defaults = (*(source.__defaults__ or ()), *(source.__kwdefaults__ or {}).values())
+            return (*cells, *defaults, *(part for part in named if isinstance(part, _Generator)))
+        case MethodType() | BuiltinMethodType():
+            return (source.__self__, getattr(source, "__func__", None))
+    return getattr(source, "__dict__", {}).values()
+
+
+@contextmanager
+def untouched(source: object) -> Iterator[None]:
+    """Within, `source` may be read; afterwards it holds what it held, and so does what it is made of.
+
+    A data set that opens its file when it is first read is closed again, so that each of a loader's workers opens one of its own.
+    """
+    reached = list(_reachable(source, set(), _DEPTH))
+    lists = [(part, part.copy()) for part in reached if isinstance(part, list)]
+    named = [part if isinstance(part, dict) else getattr(part, "__dict__", None) for part in reached]
+    maps = [(part, part.copy()) for part in named if isinstance(part, dict)]
+    try:
+        yield
+    finally:
+        for items, kept in lists:
+            if not _same(items, kept):
+                items[:] = kept
+        for held, before in maps:
+            if not (_same(list(held), list(before)) and _same(list(held.values()), list(before.values()))):
+                held.clear()
+                held.update(before)
+
+
+def _same(one: list[object], other: list[object]) -> bool:
+    """Both hold the very same objects, in the same order."""
+    return len(one) == len(other) and all(map(is_, one, other))
 
 
 @contextmanager

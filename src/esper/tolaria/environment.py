@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from esper.events.kinds.run import Code, DataFingerprint, Hardware
-from esper.tolaria.determinism import seed_epoch, seed_own, undisturbed
+from esper.tolaria.determinism import seed_epoch, seed_own, undisturbed, untouched
 
 _PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "apsw", "scikit-learn")
 _SAMPLES = 256
@@ -72,10 +72,15 @@ def account() -> str | None:
 def data_fingerprint(name: str, data: object) -> DataFingerprint:
     """Length, class, and sha256 over at most 256 strided samples of a data set; no digest where it cannot be indexed.
 
-    Looks at `data.dataset` of a loader, or at `inputs` and `targets` of batches held in memory. What samples draw at random comes from
-    generators that begin here with the same seed each time, and whose state is put back; those that vary all the same have no digest.
+    Looks at `data.dataset` of a loader, or at `inputs` and `targets` of batches in memory, and leaves all of it as it was. What samples
+    draw at random comes from generators that begin here with the same seed each time, and whose state is put back; those that vary all the
+    same have no digest.
     """
-    source = getattr(data, "dataset", data)
+    with untouched(data):
+        return _fingerprint(name, getattr(data, "dataset", data))
+
+
+def _fingerprint(name: str, source: Any) -> DataFingerprint:  # Any: a data set of any kind; what is asked of it is looked for first.
     length, digest = len(source) if isinstance(source, Sized) else None, None
     inputs, targets = getattr(source, "inputs", None), getattr(source, "targets", None)
     if isinstance(inputs, Tensor) and isinstance(targets, Tensor):

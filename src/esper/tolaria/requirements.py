@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset, IterableDataset
 
 from esper.errors import SettingsError
-from esper.tolaria.determinism import undisturbed
+from esper.tolaria.determinism import undisturbed, untouched
 from esper.tolaria.training import TrainerSettings
 from esper.tolaria.user_code import Noted, named
 from esper.tolaria.validation import Evaluator
@@ -194,7 +194,7 @@ def require_evaluable(evaluator: Evaluator) -> None:
     Raises DataError or SettingsError as the objective does, and what code of the user's raises. Leaves random state as it was.
     """
     with Noted("before the first step"):
-        with Noted(f"raised by the {evaluator.name}"), undisturbed(evaluator.device):
+        with Noted(f"raised by the {evaluator.name}"), undisturbed(evaluator.device), untouched(evaluator.batches):
             first = next(iter(evaluator.batches), None)
         if first is None:
             raise SettingsError(f"valid: expected at least one batch, got {named(evaluator.batches)} with none")

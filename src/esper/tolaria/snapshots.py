@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.errors import DataError
@@ -47,6 +47,8 @@ def put_back(snapshot: Snapshot, training: Training) -> tuple[Rewindable, Counte
     """
     training.host.restore(_named("seeds/", snapshot.tensors), snapshot.body["seeds"])
     training.host.model.load_state_dict(_named("model/", snapshot.tensors))
+    for place, parameter in _own_parameters(training).items():
+        parameter.data.copy_(snapshot.tensors[place])
     for name, optimizer in _optimizers(training):
         _restore_optimizer(name, optimizer, snapshot.tensors, snapshot.body["optimizers"][name])
     state, scheduler = _plain_from_json(snapshot.body["scheduler"]), training.scheduler
@@ -89,13 +91,20 @@ def _optimizers(training: Training) -> list[tuple[str, Optimizer]]:
 
 
 def _optimizer_states(training: Training) -> tuple[dict[str, Tensor], dict[str, JsonValue]]:
-    """The tensors of all optimizers, and the rest of their state by name."""
-    tensors: dict[str, Tensor] = {}
+    """The tensors of all optimizers, parameters that are theirs alone included, and the rest of their state by name."""
+    tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in _own_parameters(training).items()}
     plain: dict[str, JsonValue] = {}
     for name, optimizer in _optimizers(training):
         flat, plain[name] = _flatten_optimizer(name, optimizer)
         tensors |= flat
     return tensors, plain
+
+
+def _own_parameters(training: Training) -> dict[str, nn.Parameter]:
+    """What the host's optimizer trains beside the model, such as the learned weight of a loss, by place in a snapshot."""
+    of_model = {id(parameter) for parameter in training.host.model.parameters()}
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    return {f"optimizer/host/own/{index}": one for index, one in enumerate(parameters) if id(one) not in of_model}
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ class Trainer:
         training, settings, number = self._training, self._settings, self._training.counters.epoch + 1
         training.counters = training.counters.model_copy(update={"epoch": number})
         seed_epoch(settings.rng_seed, number)
-        seed_own(self._train, settings.rng_seed, number)
+        seed_own((self._train, self._objective), settings.rng_seed, number)
         # Alpha changes in GRAFTING alone; of several seeds, the one whose graft began last is blamed for what follows.
         grafting = [(seed.since_epoch, place) for place, seed in training.host.seeds.items() if seed.stage is Stage.GRAFTING]
         if grafting:
@@ -151,11 +151,13 @@ class Trainer:
         # 1. forward and backward, micro-batch by micro-batch
         optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
-        for number, batch in enumerate(batches, self._first_batch):
+        sizes = [size_of(batch) for batch in batches]
+        samples = sum(sizes)
+        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), self._first_batch):
             with Noted(f"on batch {number} of the epoch's training data"):
                 losses, metrics = self._objective(host.model, to_device(batch, training.device))
                 loss = losses.mean()
-                (loss / len(batches)).backward()
+                (loss * (size / samples)).backward()
             parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
         # 2. clip and step: the host's own parameters, and nobody else's
         own = host.host_parameters()
@@ -165,8 +167,7 @@ class Trainer:
         host.end_step(lr=float(optimizer.param_groups[0]["lr"]))
         self._advance_schedule("step")
         # 4. keep the numbers where they are: no transfer here
-        means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]} if len(parts) > 1 else parts[0]
-        samples = sum(size_of(batch) for batch in batches)
+        means = {name: _weighted(parts, name, sizes) for name in parts[0]} if len(parts) > 1 else parts[0]
         self._epoch.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, time.perf_counter() - started, data_wait_s))
         if measure and self._settings.telemetry:
             self._emit_health()
@@ -271,3 +272,8 @@ class Trainer:
             )
         roll_back(self._training, trouble)
         submit_waiting(self._training)
+
+
+def _weighted(parts: list[dict[str, Tensor]], name: str, sizes: list[int]) -> Tensor:
+    """The mean of a number over micro-batches, each weighted by its samples."""
+    return torch.stack([part[name] * size for part, size in zip(parts, sizes, strict=True)]).sum() / sum(sizes)

@@ -65,7 +65,7 @@ class Evaluator:
         self.model.eval()
         try:
             with undisturbed(self.device), torch.no_grad():
-                seed_own(self.batches, 0, 0)  # The same order at each pass: differences are taken in pairs.
+                seed_own((self.batches, self.objective), 0, 0)  # The same order at each pass: differences are taken in pairs.
                 return self._measure()
         finally:
             self.model.train(was_training)
