@@ -59,3 +59,14 @@ def test_a_life_ends_as_it_was_last_measured(ask: Ask, history: History) -> None
     before = history.at(moment=int(str(moment)) - 1).slot("hidden.0", 1)
     assert before is not None
     assert (epoch, measured, score) == (8, 8, before.row.health_score)
+
+
+def test_lives_are_those_of_the_timeline_a_rollback_included(ask: Ask, history: History) -> None:
+    expected = {(one.site, one.seed, one.life, str(one.stage), one.undone, one.kernel) for one in history.folded().timeline.lives}
+    assert set(ask("SELECT site, seed, life, stage, undone, kernel FROM lives")) == expected
+    assert {(undone, stage) for _, _, _, stage, undone, _ in expected} >= {(True, "GERMINATED"), (False, "TRAINING")}
+
+
+def test_an_end_of_a_life_that_a_rollback_took_back_is_marked(ask: Ask) -> None:
+    ends = ask("SELECT epoch, site, seed, ended FROM life_ends WHERE undone ORDER BY moment")
+    assert ends == [(9, "hidden.0", 2, "CANCELLED"), (9, "hidden.0", 3, "CANCELLED"), (10, "hidden.2", 0, "FOSSILIZED")]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from rich.text import Text
 
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.folds.sorted_map import SortedMap
 from tests.cli.conftest import Terminal
 
@@ -61,3 +62,17 @@ def test_a_pipe_is_as_wide_as_the_environment_says(monkeypatch: pytest.MonkeyPat
     assert Output(StringIO()).width == 80
     monkeypatch.delenv("COLUMNS")
     assert Output(StringIO()).width == 100
+
+
+def test_no_text_steers_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    foreign, shown = "a\x1b]0;b\u202ec", "a\\x1b]0;b\\u202ec"
+    for file in (StringIO(), Terminal()):
+        out = Output(file)
+        out.line(foreign)
+        out.item("FAIL", "", "check", foreign)
+        out.print(Text(foreign, style="red"))
+        assert file.getvalue().count(shown) == 3
+        assert foreign not in file.getvalue()
+    warn(foreign)
+    assert capsys.readouterr().err == f"esper: {shown}\n"

@@ -143,3 +143,8 @@ def test_nothing_is_said_beside_a_copy_from_kafka_where_nobody_would_learn_of_it
     with pytest.raises(LogError, match=f"run {RUN} is a copy from Kafka there, .* record it in the directory that the run was written in"):
         append_to_trail(Directory(tmp_path), [held()], clock)
     assert names(tmp_path) == [RUN]
+
+
+def test_nothing_to_append_makes_no_trail(tmp_path: Path, clock: Clock) -> None:
+    append_to_trail(Directory(tmp_path), [], clock)
+    assert Directory(tmp_path).names(hidden=True) == []

@@ -9,8 +9,8 @@ WHERE d.fate = 'applied' AND d.adaptation IN ('germinate', 'graft', 'fossilize',
     isfinite(d.confidence) AND isfinite(d.urgency)
     AND d.confidence > e.system_gate_confidence_above AND d.urgency > e.system_gate_urgency_above, false);
 
--- What did each seed look like when it was culled?
-SELECT run, epoch, site, seed, blueprint, reason, health_score, dead_neuron_ratio, evaluation FROM life_ends WHERE ended = 'CULLED';
+-- What did each seed look like when it was culled, culls that a rollback took back left out?
+SELECT run, epoch, site, seed, blueprint, reason, health_score, dead_neuron_ratio, evaluation FROM life_ends WHERE ended = 'CULLED' AND NOT undone;
 
 -- Which decisions did the gate refuse, and by which rule?
 SELECT run, epoch, adaptation, site, seed, rule, detail FROM decision_fates WHERE fate = 'refused' ORDER BY run, moment;

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.cli.output import Output
-from esper.cli.text import count, short_id
+from esper.cli.text import count, escaped, short_id
 from esper.errors import RuleError
 from esper.events.envelope import RunId
 from esper.words import not_finite, plural
@@ -99,7 +99,7 @@ def show(answer: "Answer", out: Output) -> None:
     if widths is not None:
         out.print(_table(shown.schema, rows, widths))
     elif not rows:
-        out.print(Text(", ".join(map(_safe, names)), style="bold"))
+        out.print(Text(", ".join(map(escaped, names)), style="bold"))
     for number, row in enumerate(rows if widths is None else (), 1):
         out.line(Text(f"row {number}", style="dim"))
         out.print(_listed(names, row))
@@ -116,8 +116,10 @@ def summary(answer: "Answer", as_of: datetime | None = None) -> Text:
 
 def _widths(names: Sequence[str], rows: Sequence[Sequence[Text]], room: int, least: int | None = None) -> list[int] | None:
     """The width of each column: what it needs, or, where there is not so much room, not below `least` or its name; None: there is not."""
-    widths = [max([cell_len(_safe(name)), *(row[number].cell_len for row in rows)]) for number, name in enumerate(names)]
-    floors = widths if least is None else [min(width, max(least, cell_len(_safe(name)))) for width, name in zip(widths, names, strict=True)]
+    widths = [max([cell_len(escaped(name)), *(row[number].cell_len for row in rows)]) for number, name in enumerate(names)]
+    floors = (
+        widths if least is None else [min(width, max(least, cell_len(escaped(name)))) for width, name in zip(widths, names, strict=True)]
+    )
     room -= _GAP * (len(widths) - 1)
     if sum(floors) > room:
         return None
@@ -131,7 +133,7 @@ def _table(schema: "Schema", rows: Sequence[Sequence[Text]], widths: Sequence[in
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for field, width in zip(schema, widths, strict=True):
         justify: JustifyMethod = "right" if str(field.type).startswith(_NUMBERS) else "left"
-        table.add_column(Text(_safe(field.name)), justify=justify, overflow="ellipsis", no_wrap=True, width=width)
+        table.add_column(Text(escaped(field.name)), justify=justify, overflow="ellipsis", no_wrap=True, width=width)
     for row in rows:
         table.add_row(*row)
     return table
@@ -142,7 +144,7 @@ def _listed(names: Sequence[str], row: Sequence[Text]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, cell in zip(names, row, strict=True):
-        table.add_row(Text(_safe(name)), cell)
+        table.add_row(Text(escaped(name)), cell)
     return table
 
 
@@ -156,7 +158,7 @@ def _cell(value: object) -> Text:
         return Text("NULL", style="dim")
     if isinstance(value, float):
         return Text(f"{value:.6g}" if math.isfinite(value) else _csv(value))
-    return Text(_safe(_csv(value)))
+    return Text(escaped(_csv(value)))
 
 
 def _csv(value: object) -> str:
@@ -194,11 +196,6 @@ def _json(value: object) -> object:
             return {str(_json(key)): _json(one) for key, one in value.items()}
         case _:
             return value
-
-
-def _safe(text: str) -> str:
-    """`text` with an escape for each character that a terminal would obey."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _write_parquet(answer: "Answer", file: Path) -> None:

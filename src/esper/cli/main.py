@@ -26,7 +26,7 @@ from esper.cli.commands import (
     show,
     trainings,
 )
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
@@ -74,6 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except EsperError as error:
-        print(f"esper: {error}", file=sys.stderr)
+        warn(error)
         return WRONG
     return code

@@ -4,17 +4,32 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic_core import to_json
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
-from esper.cli.text import hanging
+from esper.cli.text import escaped, hanging
 
 _WIDTH = 100
+_LAYOUT = "\n\t"
 
 _Row = TypeVar("_Row")
+
+
+class _Console(Console):
+    """A console that nothing in a text can steer: its own styles and movements alone do."""
+
+    def render_str(self, text: str, **options: Any) -> Text:  # Any: Console's own.
+        """`text` with its escapes, so that it has the room that it takes."""
+        return super().render_str(escaped(text, _LAYOUT), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of `renderable`, with escapes where a Text has none."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escaped(segment.text, _LAYOUT))
 
 
 class Output:
@@ -27,7 +42,7 @@ class Output:
             stream.reconfigure(errors="replace")
         self.interactive = stream.isatty()
         width = None if self.interactive or "COLUMNS" in os.environ else _WIDTH
-        self.console = Console(file=stream, highlight=False, emoji=False, markup=False, width=width)
+        self.console = _Console(file=stream, highlight=False, emoji=False, markup=False, width=width)
         self.width = min(_WIDTH, self.console.width)
 
     def print(self, *renderables: RenderableType) -> None:
@@ -45,7 +60,7 @@ class Output:
                 self.console.print(line, soft_wrap=True)
             else:
                 # The same words; a list of 10,000 runs spends a second in rich otherwise.
-                self.raw(line.plain if isinstance(line, Text) else line)
+                self.raw(escaped(line.plain if isinstance(line, Text) else line, _LAYOUT))
         self.flush()
 
     def item(self, mark: str, style: str, name: str, words: str) -> None:
@@ -54,7 +69,7 @@ class Output:
         if self.interactive:
             self.print(hanging(head, words))
         else:
-            self.raw(f"{head.plain}{words}")
+            self.raw(escaped(f"{head.plain}{words}", _LAYOUT))
 
     def rows(
         self,
@@ -95,6 +110,11 @@ class Output:
     def flush(self) -> None:
         """Hands over what is buffered, so that a reader of a pipe sees it now."""
         self.console.file.flush()
+
+
+def warn(words: object) -> None:
+    """Writes `words` on standard error, behind the program's name."""
+    print(f"esper: {escaped(str(words), _LAYOUT)}", file=sys.stderr)
 
 
 def _plain(value: object) -> object:

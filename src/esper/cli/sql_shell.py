@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.text import Text
 
 from esper.cli.answers import show, summary
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.errors import EsperError, RuleError
 from esper.settings import nearest
 
@@ -85,7 +85,7 @@ def run_shell(query: Query, out: Output, *, examples: Sequence["Example"] = (), 
             if not answer(statement, query, out, examples):
                 return 0
         except EsperError as error:
-            print(f"esper: {error}", file=sys.stderr)
+            warn(error)
             return 1
     return 0
 

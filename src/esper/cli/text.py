@@ -75,6 +75,13 @@ def elided(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(0, width - 1 - end)]}…{text[len(text) - end :]}"
 
 
+def escaped(text: str, kept: str = "") -> str:
+    """`text` with an escape for each character that a terminal would obey, those in `kept` apart: what stands in a log is shown."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in kept else one.encode("unicode_escape").decode() for one in text)
+
+
 def one_line(*parts: str | Text, style: str = "") -> Text:
     """`parts` with two spaces between them in one line, cut with an ellipsis where there is no room."""
     text = Text("  ").join(part if isinstance(part, Text) else Text(part) for part in parts)

@@ -118,5 +118,6 @@ def append_to_trail(directory: Directory, events: Sequence[TrailEvent], clock: C
                 f"cannot record one {event.KIND} in {directory.path}: run {event.about} is a copy from Kafka there, and what is recorded "
                 "beside it reaches nobody else; record it in the directory that the run was written in"
             )
-    with closing(DailyRun(directory, AUDIT, AUDIT, clock, instances=9)) as run:
-        run.append(events)
+    if events:
+        with closing(DailyRun(directory, AUDIT, AUDIT, clock, instances=9)) as run:
+            run.append(events)

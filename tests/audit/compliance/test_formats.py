@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import StringIO
 from xml.etree import ElementTree as ET
 
@@ -49,6 +50,12 @@ def test_junit_names_each_violation_in_characters_that_xml_has() -> None:
     [failure] = ET.fromstring(as_junit(RESULTS)).iter("failure")  # noqa: S314 - our own.
     assert (failure.text or "").splitlines()[0] == "moment 5: " + FOREIGN.replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
     assert failure.get("message", "").startswith("3 violations: ")
+
+
+def test_junit_is_xml_whatever_stands_in_the_title_of_a_check() -> None:
+    strange = replace(TAIL, header=TAIL.header.model_copy(update={"title": "no \x01"}))
+    [failure] = ET.fromstring(as_junit([replace(RESULTS[1], check=strange)])).iter("failure")  # noqa: S314 - our own.
+    assert failure.get("message") == "3 violations: no \ufffd"
 
 
 def test_html_runs_nothing_and_asks_for_nothing() -> None:

@@ -84,6 +84,11 @@ def test_a_sentence_that_a_null_has_swallowed_is_the_rule(connection: duckdb.Duc
     assert {one.what for one in result.shown} == {"expected: a rule"}
 
 
+def test_what_was_found_is_a_text_whatever_the_check_gives(connection: duckdb.DuckDBPyConnection) -> None:
+    [result] = asked(connection, check("SELECT run FROM epochs", "SELECT DISTINCT run, 3 AS moment, 7 AS what FROM population"), OTHER)
+    assert [(one.moment, one.what) for one in result.shown] == [(3, "7")]
+
+
 def test_the_lifecycle_s_edges_are_there(connection: duckdb.DuckDBPyConnection) -> None:
     known = "SELECT run FROM epochs, legal_edges WHERE (from_stage, command, to_stage) = ('TRAINING', 'graft', 'GRAFTING')"
     [result] = asked(connection, check(f"{known} AND 'TRAINING' IN (FROM live_stages)"), OTHER)
@@ -97,6 +102,7 @@ def test_the_lifecycle_s_edges_are_there(connection: duckdb.DuckDBPyConnection) 
         (check("SELECT run FROM epochs", "SELECT run, moment FROM epochs"), 'Referenced column "what" not found'),
         (check("SELECT run FROM epoch"), "Did you mean"),
         (check("SELECT run FROM epochs", "SELECT run, NULL AS moment, 'x' AS what FROM epochs"), "got run .*, moment None"),
+        (check("SELECT run FROM epochs", "SELECT run, 'x' AS moment, 'x' AS what FROM epochs"), "a whole number, got run .*, moment 'x'"),
         (check("SELECT run FROM epochs", "SELECT 'elsewhere' AS run, 1 AS moment, 'x' AS what"), "got run elsewhere, moment 1"),
         (check("SELECT run FROM read_csv('/etc/passwd')"), "LocalFileSystem has been disabled"),
         (check("WITH x AS (COPY (SELECT 1) TO '/tmp/esper-check') SELECT 1 AS run FROM x"), "must be at the top level"),

@@ -1,7 +1,7 @@
 """The rows of an answer."""
 
 import importlib.util
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -30,6 +30,15 @@ def test_nanoseconds_are_texts() -> None:
 
 def test_what_python_can_hold_stays() -> None:
     assert answer(a=pa.array([1_000_000], pa.timestamp("us"))).rows() == [(datetime(1970, 1, 1, 0, 0, 1),)]
+
+
+def test_intervals_are_durations_unless_they_have_months() -> None:
+    of = pa.month_day_nano_interval()
+    values = [(0, 0, 98_570_000), (0, 2, 0), (1, 0, 0), None]
+    found = [row for (row,) in answer(a=pa.array(values, of)).rows()]
+    assert found == [timedelta(microseconds=98_570), timedelta(days=2), "1 months 0:00:00", None]
+    with pytest.raises(RuleError, match="cast that column to VARCHAR"):
+        answer(a=pa.array([(0, 2_000_000_000, 0)], of)).rows()
 
 
 def test_values_within_values_that_python_lacks_are_refused() -> None:

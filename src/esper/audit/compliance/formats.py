@@ -67,12 +67,17 @@ def as_junit(results: Sequence[CheckResult]) -> str:
         for result in group:
             case = ET.SubElement(suite, "testcase", classname="esper.compliance", name=result.check.name)
             if result.verdict is Verdict.FAIL:
-                failure = ET.SubElement(case, "failure", message=f"{result.violations} violations: {result.check.header.title}")
-                failure.text = "\n".join(_NOT_XML.sub("\ufffd", f"moment {one.moment}: {one.what}") for one in result.shown)
+                failure = ET.SubElement(case, "failure", message=_writable(f"{result.violations} violations: {result.check.header.title}"))
+                failure.text = _writable("\n".join(f"moment {one.moment}: {one.what}" for one in result.shown))
             elif result.verdict is Verdict.INCONCLUSIVE:
                 ET.SubElement(case, "skipped", message="there was nothing to ask about")
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _writable(text: str) -> str:
+    """`text` with a mark in the place of each character that XML cannot have."""
+    return _NOT_XML.sub("\ufffd", text)
 
 
 def as_html(results: Sequence[CheckResult]) -> str:

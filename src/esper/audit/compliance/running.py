@@ -26,7 +26,8 @@ found AS (SELECT run, moment, what FROM (
 {violations}
 )),
 ranked AS (
-    SELECT run, moment, what, count(*) OVER (PARTITION BY run) AS total, row_number() OVER (PARTITION BY run ORDER BY moment, what) AS place
+    SELECT run, moment, what::VARCHAR AS what, count(*) OVER (PARTITION BY run) AS total,
+        row_number() OVER (PARTITION BY run ORDER BY moment, what) AS place
     FROM found
 )
 SELECT run, count(*) AS total, NULL AS moment, NULL AS what FROM population GROUP BY run
@@ -120,11 +121,10 @@ def _results(connection: duckdb.DuckDBPyConnection, check: Check, ends: Mapping[
     shown: dict[str, list[Violation]] = {}
     for run, _, moment, what in rows:
         if what is not None:
-            if run not in ends or moment is None:
-                got = f"run {run}, moment {moment}"
-                raise DataError(
-                    f"check {check.name}, {check.source}: expected each violation to have a run asked about and a moment, got {got}"
-                )
+            if run not in ends or not isinstance(moment, int):
+                got = f"run {run}, moment {moment!r}"
+                expected = "expected each violation to have a run asked about and a moment, a whole number"
+                raise DataError(f"check {check.name}, {check.source}: {expected}, got {got}")
             # One NULL in a sentence that is put together makes all of it NULL.
             shown.setdefault(run, []).append(Violation(moment, what or f"expected: {check.header.title}"))
     for run, up_to in ends.items():

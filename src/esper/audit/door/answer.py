@@ -1,6 +1,7 @@
 """The rows that a query gave."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -39,9 +40,17 @@ def _values(column: pa.ChunkedArray) -> list[object]:
     """The values of `column`; all as texts where Python has no value for one of them, such as a nanosecond or a time that is infinite."""
     try:
         values: list[object] = column.to_pylist(maps_as_pydicts="strict")
+        if pa.types.is_interval(column.type):
+            return [None if one is None else _interval(*one) for one in column.to_pylist()]
     except (OverflowError, ValueError):
         try:
             values = column.cast(pa.string()).to_pylist()
         except pa.ArrowNotImplementedError as error:
             raise RuleError(f"expected values that Python has, got {column.type}: cast that column to VARCHAR in the query") from error
     return values
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> timedelta | str:
+    """An interval; as a text where it has months, whose length Python does not know."""
+    rest = timedelta(days=days, microseconds=nanoseconds // 1000)
+    return f"{months} months {rest}" if months else rest

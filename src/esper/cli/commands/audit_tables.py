@@ -1,7 +1,6 @@
 """`esper audit`: the projection of a log into DuckDB, which `esper sql`, `esper compliance` and `esper report` ask."""
 
 import argparse
-import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from rich.text import Text
 from esper.cli.arguments import Subcommands, directory_of, mirror_of, new_command
 from esper.cli.commands.services import stopped_by_signals
 from esper.cli.kafka_log import followed
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.cli.text import hanging, short_id
 from esper.errors import RuleError, SettingsError
 from esper.settings import nearest
@@ -60,7 +59,7 @@ def require_duckdb() -> None:
 
 def wait_for(pid: int) -> None:
     """Reports on standard error that another process is waited for."""
-    print(f"esper: process {pid} makes the tables of this log; waiting for it", file=sys.stderr)
+    warn(f"process {pid} makes the tables of this log; waiting for it")
 
 
 def _run_refresh(arguments: argparse.Namespace, out: Output) -> int:
@@ -76,7 +75,7 @@ def _run_refresh(arguments: argparse.Namespace, out: Output) -> int:
         return 0
     with owned(directory) as projection:
         if projection.made_anew is not None:
-            print(f"esper: the tables are made anew: {projection.made_anew}", file=sys.stderr)
+            warn(f"the tables are made anew: {projection.made_anew}")
         refreshed = projection.refresh()
     if arguments.json:
         problems = [{"run": one.run, "file": one.file, "problem": one.problem} for one in refreshed.problems]
@@ -184,7 +183,7 @@ def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
         json=arguments.json,
     )
     for one in refreshed.problems:
-        print(f"esper: run {one.run}: {one.problem}", file=sys.stderr)
+        warn(f"run {one.run}: {one.problem}")
     return 1 if refreshed.problems or not all(made.same for made in rebuilt) else 0
 
 

@@ -1,7 +1,6 @@
 """`esper compliance`: checks of runs, each with PASS, FAIL or INCONCLUSIVE."""
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command, run_of
 from esper.cli.commands.audit_tables import require_duckdb, wait_for
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.cli.text import short_id
 from esper.errors import LogError, SettingsError
 from esper.events.envelope import RunId
@@ -86,11 +85,11 @@ def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[Run
     snapshot = snapshot_of(directory, compare=runs, waiting=wait_for)
     with opened(snapshot.path) as connection:
         results = list(run_checks(connection, checks, runs))
-    print(f"esper: {plural(len(runs), 'run')} checked as of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC", file=sys.stderr)
+    warn(f"{plural(len(runs), 'run')} checked as of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC")
     try:
         append_to_trail(directory, [_fact(result, by) for result in results], lambda: datetime.now(UTC))
     except LogError as error:
-        print(f"esper: that they were checked is not recorded: {error}", file=sys.stderr)
+        warn(f"that they were checked is not recorded: {error}")
     return results
 
 
