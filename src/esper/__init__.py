@@ -3,12 +3,9 @@
 Importing this costs nothing and needs no torch: the names below are looked up when they are first used.
 """
 
-import os
 from typing import TYPE_CHECKING
 
-# MKL takes other code paths by CPU and by the alignment of memory unless told otherwise, and reads this when torch is first imported.
-# AVX2,STRICT is the newest path whose results are the same bit for bit from run to run.
-os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+from esper import variables as variables  # Before torch: it may set one.
 
 if TYPE_CHECKING:
     from esper.api.fit import Grow, fit

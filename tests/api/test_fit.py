@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import os
 import pickle
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import esper
 from esper.errors import DataError, LogError, RuleError, SettingsError
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
-from esper.events.kinds.run import RunFailed, RunResumed, RunStarted
+from esper.events.kinds.run import CheckpointSaved, RunFailed, RunResumed, RunStarted
 from esper.oona.directory import Directory
 from esper.processes.train import Result
 from esper.tolaria.objective import Batch
@@ -379,6 +380,41 @@ def test_a_parameter_that_only_the_optimizer_has_is_rolled_back_with_the_rest(tm
     weighed(tmp_path, weight, epochs=3, train=Poisoned(), grow=growing)
     assert at_start[0] == 0.0
     assert at_start[2] == at_start[1] != 0.0
+
+
+def putting(output: Tensor, target: Tensor) -> Tensor:
+    """A loss by way of `put_`, which has no deterministic kernel on any device."""
+    losses = loss_of(output, target)
+    return losses + torch.zeros_like(losses).put_(torch.tensor([0]), losses.detach()[:1])
+
+
+def test_an_operation_without_a_deterministic_kernel_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
+        fit(tmp_path, loss=putting)
+    assert (
+        "esper: an operation has no deterministic kernel here: deterministic=False (esper train --no-deterministic)"
+        in capsys.readouterr().err
+    )
+
+
+def test_determinism_can_be_switched_off_and_more_threads_asked_for_and_the_log_says_so(tmp_path: Path) -> None:
+    result = fit(tmp_path, loss=putting, deterministic=False, threads=2)
+    (started,) = events(Directory(tmp_path), result.run, RunStarted)
+    assert (started.determinism.deterministic_algorithms, started.determinism.threads) == (False, 2)
+    assert (started.settings["trainer.deterministic"], started.settings["trainer.threads"]) == (False, 2)
+    saved = [event.checkpoint for event in events(Directory(tmp_path), result.run, CheckpointSaved)]
+    assert saved == [f"epoch-{epoch:06d}" for epoch in range(5)]
+
+
+def test_a_run_without_determinism_is_resumed_though_its_numbers_differ(tmp_path: Path) -> None:
+    def trembling(output: Tensor, target: Tensor) -> Tensor:
+        return loss_of(output, target) * (1 + 1e-3 * int.from_bytes(os.urandom(1)))
+
+    options: dict[str, Any] = {"loss": trembling, "deterministic": False, "grow": None}
+    with pytest.raises(Interrupted):
+        fit(tmp_path, train=Acting(2 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT)), **options)
+    resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest", **options)
+    assert [event.system.epoch for event in events(Directory(tmp_path), resumed.run, EpochCompleted)] == [1, 2, 3, 4]
 
 
 def test_a_run_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:

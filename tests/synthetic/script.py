@@ -105,7 +105,7 @@ def started(planned: int = EPOCHS, task: str = "digits") -> RunStarted:
         packages={"torch": "2.15.0"},
         data=(DataFingerprint(name="train", length=1097, kind="tensors", digest=digest("data", 0)),),
         rng_seed=0,
-        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr="AVX2,STRICT", digest="full"),
+        determinism=Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr="AVX2,STRICT", variables={}, digest="full"),
         hardware=Hardware(
             machine="synthetic", processor="none", cores=2, memory_bytes=8_000_000_000, operating_system="none", device="cpu", gpus=()
         ),

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -253,11 +255,42 @@ def test_without_gradients_the_total_norm_is_zero() -> None:
     assert float(total_norm([nn.Parameter(torch.zeros(2))])) == 0.0
 
 
-def test_determinism_is_described_as_torch_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+def test_determinism_is_described_as_torch_has_it() -> None:
     with deterministic(CPU, threads=2):
         said = determinism_settings("parameters")
-    assert (said.threads, said.deterministic_algorithms, said.mkl_cbwr, said.digest) == (2, True, "COMPATIBLE", "parameters")
+    assert (said.threads, said.deterministic_algorithms, said.digest) == (2, True, "parameters")
+    assert said.variables["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_determinism_that_is_switched_off_is_off_and_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with deterministic(CPU, threads=1, enabled=False):
+        assert torch.backends.cudnn.benchmark
+        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+        assert not determinism_settings("full").deterministic_algorithms
+
+
+def test_what_the_environment_says_later_is_not_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = determinism_settings("full")
+    for name in ("OMP_NUM_THREADS", "MKL_CBWR", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "7")
+    assert determinism_settings("full") == before
+
+
+IN_FORCE: list[tuple[str, str, str | None]] = [  # The environment's MKL_CBWR, what comes before Esper is imported, MKL's code path.
+    ("COMPATIBLE", "pass", "COMPATIBLE"),
+    ("COMPATIBLE", "import torch; torch.ones(9, 9) @ torch.ones(9, 9); os.environ['MKL_CBWR'] = 'AVX2'", "COMPATIBLE"),
+    ("", "import torch; torch.ones(9, 9) @ torch.ones(9, 9)", None),
+]
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch has no MKL here")
+@pytest.mark.parametrize(("given", "first", "in_force"), IN_FORCE)
+def test_the_code_path_is_the_one_that_mkl_took(given: str, first: str, in_force: str | None) -> None:
+    code = f"import os; {first}\nfrom esper.tolaria.determinism import determinism_settings; print(determinism_settings('full').mkl_cbwr)"
+    variables = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"} | ({"MKL_CBWR": given} if given else {})
+    done = subprocess.run((sys.executable, "-c", code), env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{in_force}\n"
 
 
 def _burst_within() -> None:

@@ -64,6 +64,8 @@ def fit(
     accumulate: int = 1,
     clip: float | None = 1.0,
     epoch_steps: int | None = None,
+    threads: int = 1,
+    deterministic: bool = True,
     device: str = "auto",
     log: str | Path = "runs",
     rng_seed: int = 0,
@@ -87,8 +89,9 @@ def fit(
     approved its limits, for RunStarted; one that is resumed keeps its own, and RunResumed says who else was named. SIGINT and SIGTERM end a
     training after the step under way, and it can be resumed.
 
-    While it trains, torch runs on `trainer.threads` (1) threads with deterministic algorithms, and every random generator begins anew with
-    each epoch; afterwards all of that is as it was.
+    While it trains, torch runs on `threads` threads with deterministic algorithms, and every random generator begins anew with each epoch;
+    afterwards all of that is as it was. `deterministic=False` is for operations that have no deterministic kernel on a GPU, and for speed:
+    numbers differ from run to run then, the log says so, and every epoch has a checkpoint.
 
     Raises SettingsError for what cannot work and DataError for malformed data, before the first step: the loss is measured on the first
     validation batch before there is a run. Raises LogError where the log fails; a run that ends by an
@@ -106,6 +109,8 @@ def fit(
         "trainer.clip": clip,
         "trainer.epoch_steps": epoch_steps,
         "trainer.scheduler_every": scheduler_every,
+        "trainer.threads": threads,
+        "trainer.deterministic": deterministic,
         "trainer.rng_seed": rng_seed,
     }
     settings = _settings(given, growth)

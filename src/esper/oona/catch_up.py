@@ -6,8 +6,8 @@ RunResumed, SamplesDropped, StreamEnded and RunFailed are not compared: they dep
 resume repairs.
 
 RunStarted is compared at every resume, from whichever checkpoint: where no fact is left to compare, nothing else would notice other data or
-settings. Its code, packages and hardware, and who said to have started and approved it under which account, are not compared: RunStarted
-keeps what it says, and RunResumed records the changes.
+settings. Its code, packages, hardware, what torch's libraries were told, and who said to have started and approved it under which account,
+are not compared: RunStarted keeps what it says, and RunResumed records the changes.
 """
 
 from collections import deque
@@ -99,12 +99,13 @@ class CatchUp:
 
 
 def _environment(event: RunStarted) -> dict[str, JsonValue]:
-    """Code, packages, hardware and people, by dotted name."""
+    """Code, packages, hardware, what torch's libraries were told, and people, by name."""
     form = comparison_form(event, str)
     assert isinstance(form, dict)
     parts = {name: form[name] for name in _ENVIRONMENT}
     named = {f"{name}.{key}": value for name, part in parts.items() if isinstance(part, dict) for key, value in part.items()}
-    return named | {name: getattr(event, name) for name in _PEOPLE}
+    libraries: dict[str, JsonValue] = {f"variable {name}": value for name, value in event.determinism.variables.items()}
+    return named | libraries | {"code path of MKL": event.determinism.mkl_cbwr} | {name: getattr(event, name) for name in _PEOPLE}
 
 
 def _require_same(record: Record, event: Event, *, epoch: int, step: int) -> None:

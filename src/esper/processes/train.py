@@ -49,7 +49,7 @@ from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria import environment
 from esper.tolaria.checkpoints import verify_checkpoint
-from esper.tolaria.determinism import determinism_settings, deterministic
+from esper.tolaria.determinism import determinism_settings, deterministic, without_a_kernel
 from esper.tolaria.objective import Batches, Objective
 from esper.tolaria.requirements import (
     require_batches,
@@ -260,7 +260,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
     saved, moment, _ = point
     ahead = CatchUp(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:
-        stack.enter_context(deterministic(recipe.device, settings.trainer.threads))
+        stack.enter_context(deterministic(recipe.device, settings.trainer.threads, enabled=settings.trainer.deterministic))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         requested = stack.enter_context(_stopped_by_signals())
         compiler = KernelCompiler(directory.path / ".kernels")
@@ -283,6 +283,8 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
             raise
         except BaseException as error:
             _fail(error, training, emitter)
+            if (advice := without_a_kernel(error)) is not None:
+                _report(advice)
             if isinstance(error, Exception) and not isinstance(error, EsperError):
                 hint = resume_hint(log.run, recipe.task if training.counters.checkpoints else None, log_flag(directory.path))
                 _report(

@@ -3,6 +3,7 @@
 Every random stream is derived from (rng_seed, purpose, ...) by a hash, so nothing but the epoch's number has to be restored.
 """
 
+import ctypes
 import hashlib
 import os
 import random
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from operator import is_
+from pathlib import Path
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Literal
 
@@ -19,10 +21,12 @@ from torch import Tensor
 
 from esper.events.kinds.run import Determinism
 from esper.kasmina.randomness import derive
+from esper.variables import AT_IMPORT
 
-# MKL picks code paths by alignment and CPU unless told otherwise; it reads this when torch loads it, hence the console entry
-# point and the module `esper` set it before torch is imported. AVX2,STRICT is the newest path that is bitwise reproducible.
-_MKL_VARIABLE = "MKL_CBWR"
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+# MKL's code paths by number, as its mkl_types.h has them; 1 is none.
+_CODE_PATHS = {2: "AUTO", 3: "COMPATIBLE", 4: "SSE2", 6: "SSSE3", 7: "SSE4_1", 8: "SSE4_2", 9: "AVX", 10: "AVX2", 12: "AVX512"}
+_STRICT = 0x10000
 
 _Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 # How far generators are looked for: a loader, its sampler, its data set, that one's transforms and what those are made of.
@@ -30,34 +34,57 @@ _DEPTH, _WIDTH = 8, 64
 
 
 @contextmanager
-def deterministic(device: torch.device, threads: int) -> Iterator[None]:
-    """Within, torch uses deterministic algorithms and `threads` threads (with BatchNorm, two threads give other bits than one).
+def deterministic(device: torch.device, threads: int, *, enabled: bool = True) -> Iterator[None]:
+    """Within, torch uses `threads` threads (with BatchNorm, two give other bits than one) and, where `enabled`, deterministic algorithms.
 
     Afterwards flags, threads and the random state of torch, numpy and Python are what they were. On CUDA, cuBLAS needs
     CUBLAS_WORKSPACE_CONFIG before its first call; it is set here when absent, and stays.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    was_enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(enabled)
+    if enabled:
+        os.environ.setdefault(_CUBLAS, ":4096:8")
+        torch.backends.cudnn.benchmark = False
     try:
         with undisturbed(device):
             yield
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.use_deterministic_algorithms(was_enabled, warn_only=warn_only)
         torch.set_num_threads(before[0])
         torch.backends.cudnn.benchmark = before[1]
 
 
 def determinism_settings(digest: Literal["full", "parameters", "off"]) -> Determinism:
-    """Determinism settings for RunStarted, read back from torch."""
+    """Determinism settings for RunStarted: read back from torch and MKL; variables are those that were read, not what they are now."""
     return Determinism(
         threads=torch.get_num_threads(),
         deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
-        mkl_cbwr=os.environ.get(_MKL_VARIABLE),
+        mkl_cbwr=_code_path(),
+        variables=AT_IMPORT | ({_CUBLAS: os.environ[_CUBLAS]} if _CUBLAS in os.environ else {}),
         digest=digest,
+    )
+
+
+def _code_path() -> str | None:
+    """The code path that MKL is pinned to; None: to none, or there is no MKL that says."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        found: int = library.mkl_serv_cbwr_get(-1)
+    except (OSError, AttributeError):
+        return AT_IMPORT.get("MKL_CBWR") if torch.backends.mkl.is_available() else None
+    name = _CODE_PATHS.get(found & ~_STRICT)
+    return name and name + (",STRICT" if found & _STRICT else "")
+
+
+def without_a_kernel(error: BaseException) -> str | None:
+    """How to go on after `error` of an operation that torch has no deterministic kernel for; None after any other."""
+    if not isinstance(error, RuntimeError) or "use_deterministic_algorithms" not in str(error):
+        return None
+    return (
+        "an operation has no deterministic kernel here: deterministic=False (esper train --no-deterministic) trains with the one there is; "
+        "its log says so, and numbers are no longer the same from run to run"
     )
 
 

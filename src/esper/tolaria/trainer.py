@@ -221,7 +221,7 @@ class Trainer:
         training.sink.doing("saving")
         if Command.GRAFT in applied:
             save_checkpoint(self._training, "before_grafting")
-        elif training.counters.epoch % self._settings.checkpoint_every == 0:
+        elif training.counters.epoch % self._settings.checkpoint_every == 0 or not self._settings.deterministic:
             save_checkpoint(self._training, "due")
         training.sink.doing("step")
         return None

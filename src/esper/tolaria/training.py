@@ -64,6 +64,10 @@ class TrainerSettings(Part):
     threads: Positive = 1
     """Torch's threads while training; bits are the same only for the same number."""
 
+    deterministic: bool = True
+    """False: torch may use algorithms that give other bits each time, where it has no others or they are faster. Every epoch has a
+    checkpoint then: an epoch that is trained again does not come out the same, so none may have to be."""
+
     telemetry: bool = True
     """Record steps and health; the training itself is the same either way."""
 

@@ -40,7 +40,9 @@ def test_a_terminal_says_what_it_waits_for_while_torch_is_loaded(monkeypatch: py
 @pytest.mark.whole
 def test_a_trained_run_is_in_the_log_and_the_next_commands_are_named(esper: Esper, tmp_path: Path) -> None:
     who = ("--by", "ada", "--approved-by", "grace")
-    said = esper("train", "digits", "--epochs", "2", "--rng-seed", "7", "--log", str(tmp_path), *who)
+    said = esper(
+        "train", "digits", "--epochs", "2", "--rng-seed", "7", "--threads", "2", "--no-deterministic", "--log", str(tmp_path), *who
+    )
     assert said.code == 0
     assert any(line.startswith("   2/2  train ") for line in said.lines)
     with open_run("latest", tmp_path) as history:
@@ -48,6 +50,7 @@ def test_a_trained_run_is_in_the_log_and_the_next_commands_are_named(esper: Espe
         assert begun is not None
         assert (begun.task, begun.epochs, begun.rng_seed, history.state.status.value) == ("digits", 2, 7, "finished")
         assert (begun.by, begun.approved_by) == ("ada", "grace")
+        assert (begun.determinism.threads, begun.determinism.deterministic_algorithms) == (2, False)
     assert f"   esper show {history.run[-6:]} --log {tmp_path}" in said.lines
 
 

@@ -67,12 +67,17 @@ def add(commands: Subcommands) -> None:
     train.add_argument("task", metavar="TASK", help="a task's name (digits, mnist1d), module:attribute, or a TOML file")
     train.add_argument("--epochs", type=whole_number, metavar="N", help="number of epochs (trainer.epochs)")
     train.add_argument("--rng-seed", type=whole_number, metavar="N", help="the number all randomness is derived from (trainer.rng_seed)")
+    train.add_argument("--threads", type=whole_number, metavar="N", help="torch's threads (trainer.threads)")
+    words = "let torch use algorithms whose results differ from run to run (trainer.deterministic)"
+    train.add_argument("--no-deterministic", dest="deterministic", action="store_const", const=False, help=words)
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
     train.add_argument("--by", metavar="NAME", help="the person who starts the run, for its log")
     train.add_argument("--approved-by", metavar="NAME", help="the person who approved its limits, for its log")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
     demo = new_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
-    demo.set_defaults(task="digits", epochs=None, rng_seed=None, set=[], compare=True, by=None, approved_by=None)
+    demo.set_defaults(
+        task="digits", epochs=None, rng_seed=None, threads=None, deterministic=None, set=[], compare=True, by=None, approved_by=None
+    )
     resume = new_command(commands, "resume", _run_resume, "resume a run that was interrupted", run=True, json=outcome)
     words = "with --log kafka://host:port: the run's folder of checkpoints, or a log's directory with the run in it"
     resume.add_argument("--checkpoints", type=Path, metavar="DIR", help=words)
@@ -212,7 +217,8 @@ def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, RunSetting
     # A console script does not look for modules where it was called; a task of one's own is expected there.
     sys.path.insert(0, str(Path.cwd()))
     task = find_task(name)
-    options = {"trainer.epochs": arguments.epochs, "trainer.rng_seed": arguments.rng_seed}
+    given = ("epochs", "rng_seed", "threads", "deterministic")
+    options = {f"trainer.{name}": getattr(arguments, name) for name in given}
     typed = {name: value for name, value in options.items() if value is not None}
     return task, run_settings(task.settings, written, *map(parse_assignment, arguments.set), typed)
 

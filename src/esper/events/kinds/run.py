@@ -36,8 +36,10 @@ class Determinism(Part):
     threads: Count
     deterministic_algorithms: bool
     """True: torch refuses algorithms that are not deterministic."""
-    mkl_cbwr: str | None
-    """The variable that pins MKL's code path; null where it is not set."""
+    mkl_cbwr: Annotated[str | None, VOLATILE]
+    """The code path that MKL says it is pinned to, like `AVX2,STRICT`; null: to none, or there is no MKL."""
+    variables: Annotated[dict[str, str], VOLATILE]
+    """Those of the environment that torch and its libraries read, as they were when Esper was imported; of cuBLAS, when training began."""
     digest: Literal["full", "parameters", "off"]
     """Digests of the training state that every epoch records."""
 
