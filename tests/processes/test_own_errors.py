@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, fresh_run_id, require_trainable, run_settings, train
-from esper.tolaria.objective import Supervised, without_metrics
+from esper.tolaria.objective import Supervised, WithoutMetrics
 from tests.recipes import Acting, BurstError, burst, recipe, settings
 from tests.tolaria.worlds import STEPS, batches, loss_of, perceptron
 
@@ -76,7 +76,7 @@ def with_objective(at: int) -> Recipe:
         assert isinstance(batch, tuple)
         return loss_of(model(batch[0]), batch[1])
 
-    return _with(without_metrics(objective))
+    return _with(WithoutMetrics(objective))
 
 
 def _with(objective: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> Recipe:

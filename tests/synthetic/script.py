@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.epoch import GateSettings
-from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, RunStarted, Site
+from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Pairs, RunStarted, Site
 from esper.oona.directory import new_run_id
 from tests.synthetic.numbers import digest
 
@@ -110,6 +110,7 @@ def started(planned: int = EPOCHS, task: str = "digits") -> RunStarted:
             machine="synthetic", processor="none", cores=2, memory_bytes=8_000_000_000, operating_system="none", device="cpu", gpus=()
         ),
         sites=SITES,
+        pairs=Pairs(of="samples", count=350, pieces=1, reason="the loss gives one number a sample"),
         parameters=460,
         epochs=planned,
         by="Ada Example",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import DataError
-from esper.tolaria.objective import Batch, Supervised, size_of, to_device, without_metrics
+from esper.tolaria.objective import Batch, Supervised, WithoutMetrics, size_of, to_device
 from tests.tolaria.worlds import loss_of, perceptron, samples
 
 X = torch.zeros(5, 2)
@@ -86,7 +86,7 @@ def test_a_whole_step_is_what_the_function_gives() -> None:
         return output.square().mean(dim=1)
 
     model, batch = perceptron(), {"x": samples()[0]}
-    objective = without_metrics(step)
+    objective = WithoutMetrics(step)
     losses, metrics = objective(model, batch)
     assert torch.equal(losses, step(model, batch))
     assert (losses.shape, metrics) == ((20,), {})

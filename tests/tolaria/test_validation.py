@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,11 @@ from esper.events.kinds.control import Command
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.determinism import random_state_digest
-from esper.tolaria.objective import Batch, Supervised, without_metrics
+from esper.tolaria.objective import Batch, Supervised, WithoutMetrics
 from esper.tolaria.validation import Evaluator, Losses, _paired_evaluation, evaluate_seeds
 from tests.tolaria.worlds import ADVANCE, CPU, GRAFTED, SITE, TRAINING, Script, World, batches, loss_of, perceptron, samples
+
+Floats = npt.NDArray[np.float64]
 
 
 def correct(output: Tensor, target: Tensor) -> Tensor:
@@ -87,7 +90,7 @@ def test_evaluation_is_in_eval_mode_and_without_gradients() -> None:
         assert isinstance(batch, tuple)
         return loss_of(model(batch[0]), batch[1])
 
-    Evaluator(perceptron(), batches(10), without_metrics(step), CPU).losses()
+    Evaluator(perceptron(), batches(10), WithoutMetrics(step), CPU).losses()
     assert seen == [(False, False), (False, False)]
 
 
@@ -100,7 +103,7 @@ def test_mode_and_random_state_are_restored_when_the_loss_raises() -> None:
         raise ValueError("no loss today")
 
     with pytest.raises(ValueError, match="no loss today"):
-        Evaluator(model, batches(10), without_metrics(burst), CPU).losses()
+        Evaluator(model, batches(10), WithoutMetrics(burst), CPU).losses()
     assert model.training
     assert random_state_digest(CPU) == before
 
@@ -121,7 +124,11 @@ def test_no_validation_data_is_an_error_that_says_so() -> None:
 
 
 def losses(*values: float) -> Losses:
-    return Losses(np.array(values), np.ones(len(values)), {})
+    return weighed(np.array(values), np.ones(len(values)))
+
+
+def weighed(values: Floats, weights: Floats) -> Losses:
+    return Losses(values, weights, {}, (values, weights))
 
 
 def evaluated(without: Losses, with_seed: Losses) -> Evaluation:
@@ -138,7 +145,7 @@ def test_a_comparison_is_paired() -> None:
 
 def test_a_gain_is_weighted_by_samples_as_the_losses_are() -> None:
     weights = np.array([64.0, 64.0, 64.0, 2.0])
-    without, with_seed = Losses(np.array([1.0, 2.0, 3.0, 2.0]), weights, {}), Losses(np.array([1.01, 1.98, 3.02, 2.97]), weights, {})
+    without, with_seed = weighed(np.array([1.0, 2.0, 3.0, 2.0]), weights), weighed(np.array([1.01, 1.98, 3.02, 2.97]), weights)
 
     pair = evaluated(without, with_seed)
 
@@ -149,8 +156,8 @@ def test_a_gain_is_weighted_by_samples_as_the_losses_are() -> None:
 def test_standard_error_of_unequal_batches_is_that_of_their_samples() -> None:
     """The mean of 4,000 estimates over batches of normal samples, against the one true value: 1 / sqrt(samples)."""
     sizes, draw = np.array([64.0, 64.0, 64.0, 2.0]), np.random.default_rng(5)
-    zero = Losses(np.zeros(4), sizes, {})
-    estimates = [evaluated(zero, Losses(draw.standard_normal(4) / np.sqrt(sizes), sizes, {})).standard_error ** 2 for _ in range(4_000)]
+    zero = weighed(np.zeros(4), sizes)
+    estimates = [evaluated(zero, weighed(draw.standard_normal(4) / np.sqrt(sizes), sizes)).standard_error ** 2 for _ in range(4_000)]
     assert np.mean(estimates) == pytest.approx(1 / sizes.sum(), rel=0.05)
 
 

@@ -20,7 +20,7 @@ from esper.oona.directory import Directory
 from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
 from esper.settings import person_or_none
-from esper.tolaria.objective import Batch, Batches, Loss, Metric, Objective, Supervised, without_metrics
+from esper.tolaria.objective import Batch, Batches, Loss, Metric, Objective, Supervised, WithoutMetrics
 from esper.tolaria.requirements import require_function, require_model
 from esper.tolaria.training import Policy, Scheduler
 from esper.tolaria.user_code import named
@@ -78,7 +78,8 @@ def fit(
 ) -> Result:
     """The model trained for `epochs`, grown where `grow` (None: nowhere) found it worth it, and its run in `log`.
 
-    Exactly one of `loss(output, target)` and `objective(model, batch)`; one number per sample makes sharper decisions than a mean. `train`
+    Exactly one of `loss(output, target)` and `objective(model, batch)`, as a mean or as one number per sample: seeds are judged by sample,
+    or by pieces of a batch, where the loss allows it (`esper.tolaria.pairs`), and a line says before the first step where not. `train`
     and `valid` are iterated once an epoch; `valid` must give the same order each time. The default optimizer is Adam at 3e-3. An epoch is
     one pass over `train`, or `epoch_steps` optimizer steps; data without a length need those. `scheduler` is stepped at every epoch's end,
     or after every optimizer step (`scheduler_every`). `resume` goes on with a run of this log ("latest", or its id): give the same
@@ -201,7 +202,7 @@ def _objective(loss: Loss | None, objective: Callable[[nn.Module, Batch], torch.
     if loss is not None and objective is None:
         return Supervised(loss, metrics)
     if objective is not None and loss is None and not metrics:
-        return without_metrics(objective)
+        return WithoutMetrics(objective)
     raise SettingsError("expected exactly one of loss= and objective=, and metrics= only beside loss=")
 
 

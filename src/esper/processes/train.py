@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ from esper.events.envelope import Moment, Record, RunId
 from esper.events.fields import Event, Finite, Part
 from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.lifecycle import SeedEvaluated
-from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, RunFinished, RunRolledBack, RunStarted
+from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, Pairs, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
@@ -51,6 +51,7 @@ from esper.tolaria import environment
 from esper.tolaria.checkpoints import verify_checkpoint
 from esper.tolaria.determinism import determinism_settings, deterministic, without_a_kernel
 from esper.tolaria.objective import Batches, Objective
+from esper.tolaria.pairs import measure_of, warning
 from esper.tolaria.requirements import (
     require_batches,
     require_evaluable,
@@ -271,11 +272,14 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         unfinished.callback(training.host.release)
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         stop = _stop_unless_taken_over(requested, log.path)
-        trainer = Trainer(training, train=recipe.train, objective=recipe.objective, evaluator=evaluator, stop=stop)
         try:
             # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
             with bind_metrics(log.run, lambda _event: None):
-                _begin(trainer, _start(recipe, settings, training.host), log, ahead, point)
+                pairs = _pairs(settings, training.host, evaluator, log)
+                if pairs is not None:
+                    evaluator = replace(evaluator, measure=measure_of(recipe.objective, pairs))
+                trainer = Trainer(training, train=recipe.train, objective=recipe.objective, evaluator=evaluator, stop=stop)
+                _begin(trainer, _start(recipe, settings, training.host, pairs), log, ahead, point)
             with bind_metrics(log.run, lambda event: training.measure(CustomMetricRecorded, lambda: event)):
                 metrics = _finish(recipe, training, emitter, trainer.train())
         except Interrupted:
@@ -333,7 +337,19 @@ def _training(recipe: Recipe, settings: RunSettings, emitter: Emitter, compiler:
     )
 
 
-def _start(recipe: Recipe, settings: RunSettings, host: Host) -> RunStarted:
+def _pairs(settings: RunSettings, host: Host, evaluator: Evaluator, log: Log) -> Pairs | None:
+    """The pairs that seeds are judged by, as the run began or as they are found now; None where nothing can grow."""
+    for _, started in _events(log, RunStarted):
+        return started.pairs
+    if not host.sites:
+        return None
+    pairs = evaluator.find_pairs(settings.policy.least_pairs)
+    if words := warning(pairs, settings.policy.least_pairs):
+        _report(words)
+    return pairs
+
+
+def _start(recipe: Recipe, settings: RunSettings, host: Host, pairs: Pairs | None) -> RunStarted:
     data = (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
     return RunStarted(
         task=recipe.task,
@@ -345,6 +361,7 @@ def _start(recipe: Recipe, settings: RunSettings, host: Host) -> RunStarted:
         determinism=determinism_settings(settings.trainer.digest),
         hardware=environment.hardware(recipe.device),
         sites=host.sites,
+        pairs=pairs,
         parameters=host.parameters(),
         epochs=settings.trainer.epochs,
         by=recipe.by,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import SupportsFloat
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,10 @@ class Supervised:
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and every metric of one output."""
+        return self.of_output(*self.output(model, batch))
+
+    def output(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The model's output, and the targets."""
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(f"expected batches of (inputs, targets) with loss=, got {named(batch)}: use objective= for other batches")
         inputs, targets = batch
@@ -42,7 +47,10 @@ class Supervised:
                 f"expected batches with loss=, got one sample, {named(inputs)}, whose target is a number: give a DataLoader of them"
             )
         with Noted("raised by the model"):
-            output = model(inputs)
+            return model(inputs), targets
+
+    def of_output(self, output: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and every metric."""
         with Noted("raised by the loss"):
             loss = _require_loss("loss", self._loss(output, targets))
         return loss, {name: self._metric(name, output, targets, loss) for name in self.metrics}
@@ -68,14 +76,16 @@ class Supervised:
         return torch.tensor(float(value), device=loss.device)
 
 
-def without_metrics(loss: Callable[[nn.Module, Batch], Tensor]) -> Objective:
-    """The objective `loss(model, batch)` of the user's own."""
+@dataclass(frozen=True)
+class WithoutMetrics:
+    """`loss(model, batch)` of the user's own."""
 
-    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    loss: Callable[[nn.Module, Batch], Tensor]
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and no metrics."""
         with Noted("raised by the objective"):
-            return _require_loss("objective", loss(model, batch)), {}
-
-    return objective
+            return _require_loss("objective", self.loss(model, batch)), {}
 
 
 def _require_loss(argument: str, loss: object) -> Tensor:
@@ -112,6 +122,25 @@ def size_of(batch: Batch) -> int:
     if len(tensor) == 0:
         raise DataError(f"expected a batch with at least one sample, got {type(batch).__name__} with none")
     return len(tensor)
+
+
+def piece_of(batch: Batch, size: int, start: int, stop: int) -> Batch:
+    """The samples `start` to `stop` of a batch of `size` samples; what is no tensor, array or list of `size` entries is shared by all.
+
+    Raises DataError for a tensor of another length.
+    """
+    if isinstance(batch, Tensor | np.ndarray):
+        if batch.ndim and len(batch) != size:
+            raise DataError(f"a tensor of shape {tuple(batch.shape)} does not begin with the {size} samples of its batch")
+        return batch[start:stop] if batch.ndim else batch
+    if isinstance(batch, Mapping):
+        return {name: piece_of(part, size, start, stop) for name, part in batch.items()}
+    if isinstance(batch, tuple | list):
+        if len(batch) == size and not any(isinstance(part, Tensor | np.ndarray | Mapping | tuple | list) for part in batch):
+            return batch[start:stop]
+        parts = [piece_of(part, size, start, stop) for part in batch]
+        return getattr(batch, "_make", tuple)(parts) if isinstance(batch, tuple) else parts
+    return batch
 
 
 def _first_tensor(batch: Batch) -> Tensor | None:

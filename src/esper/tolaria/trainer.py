@@ -34,7 +34,7 @@ from esper.tolaria.step_recorder import StepRecorder, StepResult, StepSpan
 from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
 from esper.tolaria.user_code import Noted
-from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds
+from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, is_seed_due
 
 
 class UnstableError(EsperError):
@@ -203,7 +203,7 @@ class Trainer:
         training = self._training
         training.sink.doing("validating")
         collect_kernels(self._training)
-        losses, train = self._evaluator.losses(), self._epoch.measured
+        losses, train = self._evaluator.losses(parts=is_seed_due(training)), self._epoch.measured
         stable = math.isfinite(losses.mean)
         training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(
             train.loss, self._epoch.spread

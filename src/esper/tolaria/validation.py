@@ -1,11 +1,14 @@
 """Losses on the validation data, and paired evidence about seeds: shadow validation beside the host, evaluation in it.
 
-Shapes: N samples (or batches, where the loss function gives one number a batch), always in the same order.
+Shapes: N samples (or batches, where the loss function gives one number a batch), M parts (`esper.tolaria.pairs`), always in the same order.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from operator import length_hint
 from typing import Literal
 
 import numpy as np
@@ -16,10 +19,12 @@ from torch import Tensor, nn
 from esper.errors import DataError
 from esper.events.kinds.epoch import Measured
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, Stage
+from esper.events.kinds.run import Pairs
 from esper.folds.seeds import SeedKey
 from esper.kasmina.slots import HostSlot
 from esper.tolaria.determinism import seed_own, undisturbed
-from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
+from esper.tolaria.objective import Batch, Batches, Objective, to_device
+from esper.tolaria.pairs import Measure, find_pairs, given
 from esper.tolaria.training import Training
 from esper.tolaria.user_code import Noted
 
@@ -28,11 +33,15 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses over a data set: `values` [N] float64, `weights` [N] samples behind each, sample-weighted means of metrics."""
+    """Losses over a data set: `values` [N] float64, `weights` [N] samples behind each, sample-weighted means of metrics.
+
+    `parts` are the losses [M] that are compared with those of another pass, with the samples behind each [M].
+    """
 
     values: _Floats
     weights: _Floats
     metrics: Mapping[str, float]
+    parts: tuple[_Floats, _Floats]
 
     @property
     def mean(self) -> float:
@@ -51,42 +60,68 @@ class Losses:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures losses in eval mode, without gradients, leaving mode and random state as they were."""
+    """Measures losses in eval mode, without gradients, leaving mode and random state as they were.
+
+    `measure` gives the parts of a batch that are compared; None: the samples that the loss gives a number for, else the batch.
+    """
 
     model: nn.Module
     batches: Batches
     objective: Objective
     device: torch.device
     name: str = "validation data"
+    measure: Measure | None = None
 
-    def losses(self) -> Losses:
-        """Losses per sample (or batch) in the order of the data. Waits for the device once per data set."""
+    def losses(self, *, parts: bool = False) -> Losses:
+        """Losses per sample (or batch) in the order of the data. Waits for the device once per data set.
+
+        Without `parts` nothing is cut or asked for `measure`: that takes time, and is for the comparison of seeds.
+        """
+        measure = self.measure if parts and self.measure else partial(given, self.objective)
+        with self._evaluating():
+            return self._losses(measure)
+
+    def find_pairs(self, least: int) -> Pairs:
+        """The pairs that the data give, where `least` are needed. A pass over the data, and one more where their length is unknown."""
+        with self._evaluating():
+            length = (length_hint(self.batches) if isinstance(self.batches, Sized) else 0) or sum(1 for _ in self.batches)
+            self._begin()
+            batches = (to_device(batch, self.device) for batch in self.batches)
+            return find_pairs(self.model, batches, self.objective, length=length, least=least)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         was_training = self.model.training
         self.model.eval()
         try:
             with undisturbed(self.device), torch.no_grad():
-                seed_own((self.batches, self.objective), 0, 0)  # The same order at each pass: differences are taken in pairs.
-                return self._measure()
+                self._begin()
+                yield
         finally:
             self.model.train(was_training)
 
-    def _measure(self) -> Losses:
-        values: list[Tensor] = []
-        weights: list[Tensor] = []
+    def _begin(self) -> None:
+        seed_own((self.batches, self.objective), 0, 0)  # The same order at each pass: differences are taken in pairs.
+
+    def _losses(self, measure: Measure) -> Losses:
+        values, weights, parts, sizes = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
         sums: dict[str, list[Tensor]] = {}
         for number, batch in enumerate(self._batches(), 1):
             with Noted(f"on batch {number} of the {self.name}"):
-                loss, metrics = self.objective(self.model, to_device(batch, self.device))
-                count = size_of(batch)
-            values.append(loss.reshape(-1).double())
-            weights.append(torch.full((loss.numel(),), count / loss.numel(), dtype=torch.float64))
-            for name, metric in metrics.items():
-                sums.setdefault(name, []).append(metric.double().mean() * count)
+                found = measure(self.model, to_device(batch, self.device))
+            count = found.loss.numel()
+            values.append(found.loss.reshape(-1).double())
+            weights.append(torch.full((count,), found.samples / count, dtype=torch.float64))
+            parts.append(found.values)
+            sizes.append(found.weights)
+            for name, metric in found.metrics.items():
+                sums.setdefault(name, []).append(metric.double().mean() * found.samples)
         if not values:
             raise DataError(f"the {self.name} is empty: expected at least one batch, got none")
         total = float(torch.cat(weights).sum())
-        means = {name: float(torch.stack(parts).sum()) / total for name, parts in sums.items()}
-        return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), means)
+        means = {name: float(torch.stack(products).sum()) / total for name, products in sums.items()}
+        compared = torch.cat(parts).cpu().numpy(), torch.cat(sizes).cpu().numpy()
+        return Losses(torch.cat(values).cpu().numpy(), torch.cat(weights).numpy(), means, compared)
 
     def _batches(self) -> Iterator[Batch]:
         with Noted(f"raised by the {self.name}"):
@@ -103,7 +138,8 @@ def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha:
     64, 64 and 2 samples.
     Fewer than two pairs have no standard error: it is NaN. `epoch`, `alpha` and `k` are those of `Evaluation`.
     """
-    difference, share = without.values - with_seed.values, without.weights / without.weights.sum()
+    (values, weights), (values_with, _) = without.parts, with_seed.parts
+    difference, share = values - values_with, weights / weights.sum()
     mean, n = float(share @ difference), len(difference)
     with np.errstate(invalid="ignore"):  # A loss that is infinite has no standard error: NaN.
         error = float(np.sqrt(np.sum((share * (difference - mean)) ** 2 / (1.0 - share)))) if n > 1 else math.nan
@@ -119,8 +155,15 @@ def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha:
     )
 
 
+def is_seed_due(training: Training) -> bool:
+    """True where a seed is evaluated at this epoch's end."""
+    return any(_needs_shadow(training, seed) or _needs_evaluation(training, seed) for seed in training.host.seeds.values())
+
+
 def evaluate_seeds(training: Training, evaluator: Evaluator, losses: Losses) -> None:
-    """Evaluate every seed that is due, record it, and keep it for the next SystemState; `losses` are those of the model as it is.
+    """Evaluate every seed that is due, record it, and keep it for the next SystemState.
+
+    `losses`, with parts where a seed is due, are those of the model as it is.
 
     A seed in TRAINING is due once it has trained for `train_epochs`: each alpha is tried, the one with the largest mean gain is kept, and
     k counts them, since the best of many is better by luck. A seed in EVALUATING is compared with the model without it, and so is one in
@@ -129,7 +172,7 @@ def evaluate_seeds(training: Training, evaluator: Evaluator, losses: Losses) -> 
 
     def losses_at(place: SeedKey, alpha: float) -> Losses:
         with training.host.override_alpha({place: alpha}):
-            return evaluator.losses()
+            return evaluator.losses(parts=True)
 
     seeds = sorted(training.host.seeds.items())
     for place, seed in seeds:

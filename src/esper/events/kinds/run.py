@@ -71,6 +71,21 @@ class Site(Part):
     """Blueprints that may be tried here."""
 
 
+PairsOf = Literal["samples", "unreduced", "pieces_of_outputs", "pieces_of_batches", "batches"]
+
+
+class Pairs(Part):
+    """The parts of the validation data whose losses are compared without and with a seed; `docs/training.md` has the ways to them."""
+
+    of: PairsOf
+    """The part: a sample, as the loss gives it or is asked for it, or a piece of a batch, or a batch."""
+    count: Count
+    pieces: Count
+    """Pieces of a batch; 1: it is not cut."""
+    reason: str
+    """Why these and no other, in words."""
+
+
 class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
     """A run began, with everything that is needed to run it again. Settings are complete, defaults included."""
 
@@ -85,6 +100,8 @@ class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
     determinism: Determinism
     hardware: Hardware
     sites: tuple[Site, ...]
+    pairs: Pairs | None
+    """By what seeds are judged; null: nothing may grow."""
     parameters: Count
     """Of the host before anything grew."""
     epochs: Count | None
