@@ -114,6 +114,7 @@ BAD: dict[str, bytes] = {
     "an unknown type": struct.pack("<Q", len(HEADER)) + HEADER.replace(b"F32", b"F33") + bytes(8),
     "bytes that are not there": struct.pack("<Q", len(HEADER)) + HEADER + bytes(7),
     "a shape of other size": struct.pack("<Q", len(HEADER)) + HEADER.replace(b"[2]", b"[3]") + bytes(8),
+    "a shape without end": struct.pack("<Q", len(HEADER) + 4) + HEADER.replace(b"[2]", b"[1e999]") + bytes(8),
     "a place before the data": struct.pack("<Q", len(HEADER) + 1) + HEADER.replace(b"[0,8]", b"[-8,0]") + bytes(8),
 }
 

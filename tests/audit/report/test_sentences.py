@@ -10,7 +10,7 @@ from esper.audit.report.making import Report
 from esper.audit.report.questions import QUESTIONS
 from esper.audit.report.sentences import LOG_CHECKS
 from esper.oona.directory import Directory
-from tests.audit.report.reports import DIGEST, answers, failed, passed, projected, report_of
+from tests.audit.report.reports import DIGEST, NOW, answers, failed, passed, projected, report_of
 from tests.synthetic import RUN, write_run
 
 pytestmark = pytest.mark.whole
@@ -63,6 +63,24 @@ def test_every_question_is_answered_of_a_run_that_has_only_begun(tmp_path: Path)
     assert said[1] == "Nothing changed in the structure of this model: it began with 460 parameters and has 460."
 
 
+def test_a_structure_that_a_rollback_alone_touched_rests_on_no_decision(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("DELETE FROM outcomes")
+    assert answers(report_of(changed))[1].endswith(
+        "(1 rollback); seeds that are part of it for good: site hidden.2 slot 0 lowrank:8 (epoch 12); nothing of it was decided."
+    )
+
+
+# 2: what was refused
+
+
+def test_a_decision_without_an_outcome_is_no_decision_that_was_carried_out(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("DELETE FROM outcomes")
+    said = answers(report_of(changed))[2]
+    assert said == "3 kernels could not be made; each has its reason below; of all decisions, 33 have no outcome on record."
+    changed.execute("DELETE FROM kernels")
+    assert answers(report_of(changed))[2] == "Nothing was refused: of 34 decisions, 33 have no outcome on record."
+
+
 # 3: who set the limits
 
 
@@ -91,6 +109,11 @@ def test_a_limit_that_changes_is_named(changed: duckdb.DuckDBPyConnection) -> No
     changed.execute("UPDATE epochs SET system_gate_cooldown = 0 WHERE epoch > 9")
     assert "; cooldown changed during the run, and the log names nobody who changed them." in answers(report_of(changed))[3]
     assert "all under 2 different sets of limits" in answers(report_of(changed))[1]
+
+
+def test_a_limit_that_was_another_from_the_first_epoch_on_is_named(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("UPDATE epochs SET system_gate_urgency_above = 0.25")
+    assert answers(report_of(changed))[3].endswith("from epoch 1 to 14; urgency above was in force otherwise than set at the start.")
 
 
 # 4: identity
@@ -142,6 +165,14 @@ def test_what_kafka_had_deleted_is_counted(changed: duckdb.DuckDBPyConnection) -
     gone = '{"topics":{"telemetry.training.steps":[[3,5],[9,9]]},"rows":0,"ends":[],"row":0,"moment":0}'
     changed.execute("UPDATE positions SET gone = ? WHERE file = 'run'", [gone])
     assert "4 records were deleted on Kafka before being copied" in answers(report_of(changed))[6]
+
+
+def test_a_run_that_stopped_without_an_end_is_dark_since_then(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "log", create=True)
+    write_run(directory, until_epoch=9, finish=False)
+    with projected(directory.path, tmp_path) as made:
+        said = answers(report_of(made.connection))[6]
+    assert said.startswith("Nobody observed the run; the run has no end, and nothing of it is on record since 2026-03-01 12:00:0")
 
 
 # 7: integrity
@@ -235,18 +266,30 @@ def test_a_run_that_stopped_is_told_as_not_heard(tmp_path: Path) -> None:
     assert said.startswith("At the end of 2026-03-01 (UTC) this run had not ended, and had not been heard for 11 h 59 min, in epoch 9")
 
 
+def test_a_day_that_is_not_over_is_told_as_such(told: duckdb.DuckDBPyConnection) -> None:
+    said = answers(report_of(told, on=NOW.date()))[11]
+    assert said.startswith("2026-03-02 (UTC) is not over: so far this run had finished")
+
+
+def test_the_state_of_a_run_that_cannot_be_read_is_unknown(told: duckdb.DuckDBPyConnection) -> None:
+    assert answers(report_of(told, run="nowhere", on=date(2026, 3, 1)))[11] == "Unknown: nothing of this run is on record."
+
+
 # 12: acceptance
 
 
-@pytest.mark.parametrize(
-    ("digest", "said"), [(None, "2026-03-01."), (DIGEST, "2026-03-01, of which 1 for another model than the one that came out.")]
-)
-def test_who_accepted_is_told_and_whether_it_was_this_model(changed: duckdb.DuckDBPyConnection, digest: str | None, said: str) -> None:
-    changed.execute(
-        """
+ACCEPTED = {
+    "the one that came out": ("model_digest", "it was accepted by Grace (quality) on 2026-03-01."),
+    "another": (f"'{DIGEST}'", "another model than the one that came out was accepted by Grace (quality) on 2026-03-01."),
+    "a failure before": ("NULL", "a failure of the run was accepted by Grace (quality) on 2026-03-01."),
+}
+
+
+@pytest.mark.parametrize("digest", ACCEPTED)
+def test_who_accepted_is_told_and_what(changed: duckdb.DuckDBPyConnection, digest: str) -> None:
+    accepted, said = ACCEPTED[digest]
+    changed.execute(f"""
         INSERT INTO sign_offs (run, moment, time, about, "by", role, note, model_digest)
-        SELECT 'audit:a:1', 1, TIMESTAMP '2026-03-01 18:00:00', run, 'Grace', 'quality', 'a pilot', coalesce(?, model_digest) FROM run_ends
-        """,
-        [digest],
-    )
-    assert answers(report_of(changed))[12].endswith(f"; it was accepted by Grace (quality) on {said}")
+        SELECT 'audit:a:1', 1, TIMESTAMP '2026-03-01 18:00:00', run, 'Grace', 'quality', 'a pilot', {accepted} FROM run_ends
+    """)  # noqa: S608 - of our own.
+    assert answers(report_of(changed))[12].endswith(f"; {said}")

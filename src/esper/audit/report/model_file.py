@@ -92,7 +92,7 @@ def tensors_in(data: mmap.mmap | bytes, name: str) -> dict[str, Tensor]:
         header = json.loads(data[8 : 8 + size])
         header.pop("__metadata__", None)
         return {str(key): _tensor(entry, 8 + size, len(data)) for key, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{name}: expected a safetensors file, got a header that is none: {error}") from error
 
 

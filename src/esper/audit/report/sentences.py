@@ -58,6 +58,8 @@ def structure(asked: Material) -> str:
 
 def _grounds(changes: Sequence[ResultRow]) -> str:
     decided = [row for row in changes if row["change"] != "rollback"]
+    if not decided:
+        return "nothing of it was decided"
     bare = sum(row["evidence"] is None for row in decided)
     limits = {row["limits"] for row in decided}
     evidence = "each change names its evidence" if not bare else f"{bare} of {plural(len(decided), 'change')} have no evidence on record"
@@ -70,10 +72,13 @@ def what_was_refused(asked: Material) -> str:
     """The refusals."""
     rows = asked.rows["refusals"]
     decisions = sum(row["decisions"] for row in asked.rows["decided"])
+    pending = sum(row["decisions"] for row in asked.rows["decided"] if row["what became of it"] == "pending")
+    unanswered = f"{pending:,} {'has' if pending == 1 else 'have'} no outcome on record" if pending else ""
     if not decisions and not rows:
         return "Nothing was refused, and nothing was decided: the log has no decision of this run."
     if not rows:
-        return f"Nothing was refused: of {plural(decisions, 'decision')}, each that asked for something was carried out."
+        became = unanswered or "each that asked for something was carried out"
+        return f"Nothing was refused: of {plural(decisions, 'decision')}, {became}."
     gate = [row for row in rows if row["what"] == "refused"]
     rules = ", ".join(f"{amount:,} for {rule}" for rule, amount in Counter(row["rule"] for row in gate).most_common())
     parts = [f"the gate refused {len(gate):,} of {plural(decisions, 'decision')} ({rules})"] if gate else []
@@ -84,7 +89,8 @@ def what_was_refused(asked: Material) -> str:
     ):
         amount = sum(row["what"] == what for row in rows)
         parts += [f"{plural(amount, noun)} {became}"] if amount else []
-    return f"{_sentence(parts)}; each has its reason below."
+    left = f"; of all decisions, {unanswered}" if unanswered else ""
+    return f"{_sentence(parts)}; each has its reason below{left}."
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -104,7 +110,18 @@ def limits(asked: Material) -> str:
         held = f"{listed(changed)} changed during the run, and the log names nobody who changed them"
     elif known:
         held = f"the limits were the same from epoch {min(row['from epoch'] for row in known)} to {max(row['to epoch'] for row in known)}"
-    return f"{_people(author, approver, account)}; {held}."
+    unlike = {row["limit"] for row in known if _is_other(row["set at the start"], row["in force"])}
+    strange = sorted(unlike - {"parameters", *changed})  # Of parameters the setting is a factor.
+    other = f"; {listed(strange)} {'was' if len(strange) == 1 else 'were'} in force otherwise than set at the start" if strange else ""
+    return f"{_people(author, approver, account)}; {held}{other}."
+
+
+def _is_other(setting: str | None, value: float) -> bool:
+    """True where a setting, JSON as it was written, is another number than `value`; what is not set is not compared."""
+    try:
+        return setting is not None and float(setting) != value
+    except ValueError:
+        return True
 
 
 def _people(author: str | None, approver: str | None, account: str | None) -> str:
@@ -162,9 +179,12 @@ def alerts(asked: Material) -> str:
 def dark(asked: Material) -> str:
     """When monitoring saw nothing, and what was lost."""
     rows, amounts = asked.rows["dark"], {row["what"]: row["amount"] for row in asked.rows["watching"]}
+    last = next((row["last"] for row in asked.rows["watching"] if row["what"] == "optimizer steps taken"), None)
+    since = last if asked.run.get("status") == "running" and last and _seconds_since(last, asked.now) >= _SILENT_S else None
     # An observer's silence and the gap in the records are one darkness, told twice.
     gaps = [row["seconds"] for row in rows if row["what"] in ("no process", "no record") and row["seconds"] is not None]
-    parts = [f"nothing was recorded for {duration(sum(gaps))} in {plural(len(gaps), 'interval')}"] if gaps else []
+    parts = [f"the run has no end, and nothing of it is on record since {when(since)}"] if since else []
+    parts += [f"nothing was recorded for {duration(sum(gaps))} in {plural(len(gaps), 'interval')}"] if gaps else []
     for what, noun, many in (
         ("silent", "silence was noticed by an observer", "silences were noticed by an observer"),
         ("blocked", "topic was not understood for a time", "topics were not understood for a time"),
@@ -279,20 +299,23 @@ def corrections(asked: Material) -> str:
 def state(asked: Material) -> str:
     """The state on the date."""
     found = next(iter(asked.rows["state"]), None)
+    if asked.on is None or not asked.run:
+        day, end = "No date was asked for: at its last record", asked.now
+    else:
+        end = datetime.combine(asked.on + timedelta(days=1), time(), UTC)
+        day = f"At the end of {asked.on.isoformat()} (UTC)" if end <= asked.now else f"{asked.on.isoformat()} (UTC) is not over: so far"
     if found is None:
-        return (
-            f"At the end of {asked.on.isoformat()} (UTC) this run had not begun."
-            if asked.on
-            else "Unknown: nothing of this run is on record."
-        )
-    day = f"At the end of {asked.on.isoformat()} (UTC)" if asked.on else "No date was asked for: at its last record"
-    end = datetime.combine(asked.on + timedelta(days=1), time(), UTC) if asked.on else asked.now
-    silent_s = (min(end, asked.now) - found["time"].replace(tzinfo=UTC)).total_seconds()
+        return f"{day} this run had not begun." if asked.on and asked.run else "Unknown: nothing of this run is on record."
+    silent_s = _seconds_since(found["time"], min(end, asked.now))
     heard = "was running" if silent_s < _SILENT_S else f"had not ended, and had not been heard for {duration(silent_s)}"
     status = heard if found["status"] == "running" else f"had {found['status']}"
     loss = "no validation loss" if found["validation loss"] is None else f"validation loss {number(found['validation loss'])}"
     seeds = counted(row["stage"].replace("_", " ").lower() for row in asked.rows["seeds"]) or "none"
     return f"{day} this run {status}, in epoch {found['epoch']}, with {loss}; seeds: {seeds}; last record by then: {when(found['time'])}."
+
+
+def _seconds_since(time: datetime, now: datetime) -> float:
+    return (now - time.replace(tzinfo=UTC)).total_seconds()
 
 
 def tests(asked: Material) -> str:
@@ -306,9 +329,17 @@ def tests(asked: Material) -> str:
     )
     if asked.rows["trail"]:
         return f"{measured}; whether it was accepted is unknown, for a part of the trail could not be read."
-    if not signed:
-        return f"{measured}; nobody's acceptance is on record."
-    names = listed([f"{row['by whom']} ({row['role']}) on {row['when'].date().isoformat()}" for row in signed])
-    strange = sum(row["that is"] == "not the one that came out" for row in signed)
-    other = f", of which {strange} for another model than the one that came out" if strange else ""
-    return f"{measured}; it was accepted by {names}{other}."
+    told = [
+        f"{words} {listed(names)}"
+        for kind, words in _ACCEPTED.items()
+        if (names := [f"{row['by whom']} ({row['role']}) on {row['when'].date().isoformat()}" for row in signed if row["that is"] == kind])
+    ]
+    accepted = listed(told) or "nobody's acceptance is on record"
+    return f"{measured}; {accepted}."
+
+
+_ACCEPTED = {
+    "the one that came out": "it was accepted by",
+    "its failure was accepted": "a failure of the run was accepted by",
+    "not the one that came out": "another model than the one that came out was accepted by",
+}

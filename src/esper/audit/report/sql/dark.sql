@@ -24,10 +24,7 @@ UNION ALL
 SELECT time, NULL, NULL, epoch, 'dropped', format('{} samples of {}, steps {} to {}: no room', count, topic, first_step, last_step), count
 FROM dropped_samples WHERE run = $run
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, 'gone', format('records of {}, sequences {} to {}: deleted on Kafka before they were copied', gone.topic, gone.pair[1], gone.pair[2]),
-    gone.pair[2] - gone.pair[1] + 1
-FROM (
-    SELECT entry.key AS topic, unnest(from_json(entry.value, '[["BIGINT"]]')) AS pair
-    FROM (SELECT unnest(map_entries(from_json(gone, '{"topics":"MAP(VARCHAR, JSON)"}').topics)) AS entry FROM positions WHERE run = $run AND gone IS NOT NULL)
-) AS gone
+SELECT NULL, NULL, NULL, NULL, 'gone', format('records of {}, sequences {} to {}: deleted on Kafka before they were copied', topic, first, last),
+    last - first + 1
+FROM gone_ranges WHERE run = $run
 ORDER BY "from" NULLS LAST, what, "what is known"
