@@ -12,7 +12,7 @@ def test_a_sound_log_is_ok_line_by_line(esper: Esper) -> None:
     said = esper("doctor")
     assert said.code == 0
     assert {line.split()[0] for line in said.lines} == {"ok"}
-    assert [line.split()[1] for line in said.lines] == ["python", "sqlite", "torch", "disk", "log", "free", "run"]
+    assert [line.split()[1] for line in said.lines] == ["sql", "python", "sqlite", "torch", "disk", "log", "free", "run"]
 
 
 def test_a_damaged_run_makes_the_exit_code_1(esper: Esper, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_run_that_cannot_be_resumed_comes_without_the_command(esper: Esper, tm
 
 def test_json_is_one_object_per_check(esper: Esper) -> None:
     checks = [json.loads(line) for line in esper("doctor", "--json").lines]
-    assert {"name": "log", "verdict": "ok"}.items() <= checks[4].items()
+    assert {"name": "log", "verdict": "ok"}.items() <= checks[5].items()
 
 
 def test_a_log_that_does_not_exist_can_be_asked_about(esper: Esper, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
+from esper.audit.door.confinement import landlock_version
 from esper.cli.arguments import Subcommands, log_name, log_option, mirror_of, new_command
 from esper.cli.kafka_log import caught_up
 from esper.cli.output import Output
@@ -27,10 +29,13 @@ def add(commands: Subcommands) -> None:
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Runs every check. Returns 1 where one is bad."""
     mirror = mirror_of(arguments)
-    checks = out.rows(
+    examined = (
         examine(Path(log_name(arguments)), every_run=arguments.all)
         if mirror is None
-        else _examine_kafka(*mirror, every_run=arguments.all, option=log_option(arguments)),
+        else _examine_kafka(*mirror, every_run=arguments.all, option=log_option(arguments))
+    )
+    checks = out.rows(
+        chain([_door()], examined),
         lambda check: out.item(check.verdict, _STYLES[check.verdict], f"{check.name:<12}", check.answer),
         json=arguments.json,
     )
@@ -52,6 +57,15 @@ def _examine_kafka(directory: Directory, settings: KafkaSettings, *, every_run: 
     except EsperError as error:
         yield Diagnosis("cluster", "bad", str(error))
     yield from examine(directory.path, every_run=every_run, option=option)
+
+
+def _door() -> Diagnosis:
+    """Whether the kernel confines what `esper sql` runs."""
+    version = landlock_version()
+    words = (
+        f"a query is confined by Landlock {version}" if version else "this kernel has no Landlock: DuckDB and limits alone confine a query"
+    )
+    return Diagnosis("sql", "ok" if version else "warning", words)
 
 
 def _answers(name: str, problems: Sequence[str], fine: str) -> Iterator[Diagnosis]:
