@@ -293,3 +293,13 @@ def test_who_accepted_is_told_and_what(changed: duckdb.DuckDBPyConnection, diges
         SELECT 'audit:a:1', 1, TIMESTAMP '2026-03-01 18:00:00', run, 'Grace', 'quality', 'a pilot', {accepted} FROM run_ends
     """)  # noqa: S608 - of our own.
     assert answers(report_of(changed))[12].endswith(f"; {said}")
+
+
+def test_the_model_that_came_out_is_known_though_the_start_of_the_run_is_not(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("""
+        INSERT INTO sign_offs (run, moment, time, about, "by", role, note, model_digest)
+        SELECT 'audit:a:1', 1, TIMESTAMP '2026-03-01 18:00:00', run, 'Grace', 'quality', 'a pilot', model_digest FROM run_ends
+    """)
+    changed.execute("DELETE FROM runs")
+    assert answers(report_of(changed))[8].endswith("the digest of the model that came out begins with db35ffe9f70fd855.")
+    assert answers(report_of(changed))[12].endswith("; it was accepted by Grace (quality) on 2026-03-01.")

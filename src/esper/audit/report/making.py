@@ -17,7 +17,7 @@ import duckdb
 
 from esper.audit.compliance.running import CheckResult
 from esper.audit.report.clauses import CLAUSES, Clause
-from esper.audit.report.model_file import ComparedModel, compare_model
+from esper.audit.report.model_file import ComparedModel, compare_model, digest_at_end
 from esper.audit.report.questions import QUESTIONS, Question, Statement
 from esper.audit.report.sentences import Material
 from esper.audit.report.timeline_drawing import PlacedViolation, TimelineDrawing, draw
@@ -114,7 +114,8 @@ def make_report(
     asked = {name: _Asked(connection, statement(name, values)) for name in names}
     known = {result.check.name: result for result in results if result.run == run}
     compared = None if model is None else compare_model(connection, run, model)
-    material = Material({name: one.as_rows() for name, one in asked.items()}, known, now, on, compared)
+    rows = {name: one.as_rows() for name, one in asked.items()}
+    material = Material(rows, known, now, on, compared, digest_at_end(connection, run))
     epochs = _epochs_of(connection, run, known.values())
     checked = {name: _checked(result, epochs) for name, result in known.items()}
     violations = tuple(one for check in checked.values() for one in check.violations)

@@ -59,7 +59,7 @@ class Tensor(NamedTuple):
 
 def compare_model(connection: duckdb.DuckDBPyConnection, run: str, path: Path) -> ComparedModel:
     """The file at `path`, or the one in that folder, against the end of `run`. What cannot be read or compared is unknown."""
-    expected = _one(connection, "SELECT arg_max(model_digest, moment) FROM run_ends WHERE run = ? AND status = 'finished'", run)
+    expected = digest_at_end(connection, run)
     try:
         file = _file_at(path)
         with _mapped(file) as data:
@@ -81,6 +81,11 @@ def compare_model(connection: duckdb.DuckDBPyConnection, run: str, path: Path) -
     if left_out:
         return replace(found, verdict="unknown", why=_left_out(left_out))
     return replace(found, why="its tensors are not those of the model at the run's end")
+
+
+def digest_at_end(connection: duckdb.DuckDBPyConnection, run: str) -> str | None:
+    """The digest of the model that came out of `run`; None where the log has none."""
+    return _one(connection, "SELECT arg_max(model_digest, moment) FROM run_ends WHERE run = ? AND status = 'finished'", run)
 
 
 def tensors_in(data: mmap.mmap | bytes, name: str) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ class Material:
     now: datetime
     on: date | None = None
     model: ComparedModel | None = None
+    digest: str | None = None
+    """Of the model that came out."""
 
     @property
     def run(self) -> ResultRow:
@@ -240,7 +242,7 @@ def _since(asked: Material) -> str:
 
 def model(asked: Material) -> str:
     """The comparison of a file with the model that came out."""
-    digest = asked.run.get("digest of the model")
+    digest = asked.digest
     if asked.model is None:
         came = (
             f"the digest of the model that came out begins with {digest[:16]}"
