@@ -8,7 +8,7 @@ from esper.audit.ownership import owned
 from esper.oona.directory import Directory
 
 reading._PAGE = 50
-reading.MOST_RECORDS = 200
+reading.MOST_RECORDS = 150
 
 
 def main() -> None:

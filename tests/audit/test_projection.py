@@ -92,7 +92,7 @@ def test_a_run_that_is_being_written_is_read_on(directory: Directory, records: t
 
 def test_batches_of_any_size_give_the_same_tables(copied: Directory, projection: Projection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esper.audit.reading._PAGE", 7)
-    monkeypatch.setattr("esper.audit.reading.MOST_RECORDS", 14)
+    monkeypatch.setattr("esper.audit.reading.MOST_RECORDS", 7)
     with Projection(copied) as made:
         made.refresh()
         assert made.digests() == projection.digests()

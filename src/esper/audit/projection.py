@@ -23,6 +23,7 @@ import pyarrow as pa
 from esper.audit.checkpoint_files import digest_of_files
 from esper.audit.reading import (
     FILES,
+    MOST_RECORDS,
     SCHEMA,
     Batch,
     Reached,
@@ -504,7 +505,7 @@ def _connected(path: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={**_SETTINGS, "enable_external_access": True})
     try:
         named = os.fspath(path).replace("'", "''")
-        connection.execute(f"ATTACH '{named}' AS audit (RECOVERY_MODE no_wal_writes)")
+        connection.execute(f"ATTACH '{named}' AS audit (RECOVERY_MODE no_wal_writes, ROW_GROUP_SIZE {MOST_RECORDS})")
         connection.execute("USE audit")
         connection.execute("SET enable_external_access = false")
     except BaseException:

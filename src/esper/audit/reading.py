@@ -4,8 +4,10 @@ A record is judged once, when it is read: it decodes, it stands in its kind's to
 follows from its predecessor's. A record that fails is kept all the same: checks find it. Nothing is written here.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +26,10 @@ from esper.oona.run_log import RunLog
 
 RUN, OBSERVED = "run", "observed"
 FILES: Mapping[str, str] = {RUN: RUN_FILE, OBSERVED: OBSERVED_FILE}
-MOST_RECORDS = 10_000
-"""Of one batch."""
-_MOST_BYTES = 64 << 20
-_PAGE = 1000
+MOST_RECORDS = 16_384
+"""Of one batch, and of one piece of a table in the file: what is full is written while the next batch is read."""
+_MOST_BYTES = 128 << 20
+_PAGE = 1024
 _LONGEST_PROBLEM = 500
 Row = tuple[object, ...]
 _INTEGER, _TEXT = pa.int64(), pa.string()
@@ -52,7 +54,7 @@ SCHEMA = pa.schema(
         ("trace", _TEXT),
         ("chain", pa.binary()),
         ("follows", pa.bool_()),
-        ("data", _TEXT),
+        ("data", pa.large_string()),
         ("problem", _TEXT),
     ]
 )
@@ -159,7 +161,7 @@ class Reader:
                     self._pages.append(arrow_of([self._row(file, row, record) for row, record in page]))
                     self._records += len(page)
                     self._reached[run, file] = reached = reached._replace(row=page[-1][0])
-                    if self._records >= MOST_RECORDS - _PAGE or self._bytes >= _MOST_BYTES:
+                    if self._records >= MOST_RECORDS or self._bytes >= _MOST_BYTES:
                         # The stamp is of the whole file: it stands where all of it was read, and so with the last batch alone.
                         self._reached[run, file] = reached._replace(stamp="")
                         yield self._taken()
@@ -193,14 +195,30 @@ def row_of(file: str, row: int, record: Record, follows: bool | None = None, pro
         record
     )
     place = (identity, run, topic, file, row, writer, sequence, fact, moment, generation, incarnation, kind, (time - SINCE) // MICROSECOND)
-    text = data.decode(errors="backslashreplace")
-    return *place, epoch, step, cause, trace, tied, follows, text, None if problem is None else problem[:_LONGEST_PROBLEM]
+    return *place, epoch, step, cause, trace, tied, follows, _utf8(data), None if problem is None else problem[:_LONGEST_PROBLEM]
+
+
+def _utf8(data: bytes) -> bytes:
+    """`data`, its bytes that are not UTF-8 written as escapes."""
+    if data.isascii():
+        return data
+    return data.decode(errors="backslashreplace").encode()
 
 
 def arrow_of(rows: Sequence[Row]) -> pa.Table:
     """Rows of `events` as a table."""
     columns = tuple(zip(*rows, strict=True)) or ((),) * len(SCHEMA)
-    return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
+    made = (
+        _texts(column) if name == "data" else pa.array(column, kind)
+        for name, kind, column in zip(SCHEMA.names, SCHEMA.types, columns, strict=True)
+    )
+    return pa.table(list(made), schema=SCHEMA)
+
+
+def _texts(payloads: Sequence[bytes]) -> pa.Array:
+    """UTF-8 texts as an array: joined, for they are nearly all that a table holds, and `pa.array` copies each several times."""
+    ends = array("q", accumulate(map(len, payloads), initial=0))
+    return pa.LargeStringArray.from_buffers(len(payloads), pa.py_buffer(ends), pa.py_buffer(b"".join(payloads)))
 
 
 def _undecodable(record: Record) -> str | None:
