@@ -17,8 +17,8 @@ is not a number, and DuckDB sorts NaN above everything: write `coalesce(isfinite
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Annotated, NoReturn
 
@@ -60,6 +60,8 @@ class Check:
     digest: str
     source: str
     """The name of its file, for messages."""
+    by_kind: Mapping[str, str] = field(default_factory=dict)
+    """More violations by kind of event, which are asked for where a run has that kind."""
 
     @property
     def name(self) -> str:

@@ -83,8 +83,9 @@ def run_checks(
     """
     with _about(connection, runs) as own:
         ends = {RunId(run): int(moment) for run, moment in own.execute("SELECT run, max(moment) FROM events GROUP BY run").fetchall()}
+        kinds = {kind for (kind,) in own.execute("SELECT DISTINCT type FROM events").fetchall()}
         for check in checks:
-            yield from _results(own, check, {run: ends.get(run, 0) for run in sorted(runs)}, most)
+            yield from _results(own, check, kinds, {run: ends.get(run, 0) for run in sorted(runs)}, most)
 
 
 @contextmanager
@@ -108,10 +109,13 @@ def _fill(connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[st
     connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", [list(map(str, row)) for row in rows])
 
 
-def _results(connection: duckdb.DuckDBPyConnection, check: Check, ends: Mapping[RunId, int], most: int) -> Iterator[CheckResult]:
-    """The results of `check`; `ends` are the runs that are asked about, with their last moments."""
+def _results(
+    connection: duckdb.DuckDBPyConnection, check: Check, kinds: Collection[str], ends: Mapping[RunId, int], most: int
+) -> Iterator[CheckResult]:
+    """The results of `check`; `ends` are the runs that are asked about, with their last moments, `kinds` are theirs."""
+    violations = "\nUNION ALL\n".join((check.violations, *(select for kind, select in check.by_kind.items() if kind in kinds)))
     try:
-        query = _QUERY.format(population=check.population, violations=check.violations, most=most)
+        query = _QUERY.format(population=check.population, violations=violations, most=most)
         rows = connection.execute(query).fetchall()
     except duckdb.Error as error:
         expected = "expected population to give run, and violations to give run, moment and what"
