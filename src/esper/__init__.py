@@ -35,3 +35,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'esper' has no attribute {name!r}; it has {', '.join(__all__)}")
     found: object = resolve_name(_PLACES[name])
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

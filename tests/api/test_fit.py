@@ -444,6 +444,11 @@ def test_importing_esper_imports_nothing_that_training_needs() -> None:
     assert in_a_process_without_torch(program) == "[]\n"
 
 
+def test_what_esper_has_is_listed_without_torch() -> None:
+    program = "import esper; print([name for name in dir(esper) if not name.startswith('_')], 'torch' in sys.modules)"
+    assert in_a_process_without_torch(program) == "['Grow', 'Result', 'Task', 'fit', 'measure', 'open', 'sql'] False\n"
+
+
 @pytest.mark.whole
 def test_a_history_is_read_without_torch(finished: tuple[Path, Result]) -> None:
     log, result = finished

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.drawing import decision_table, panel, stages_in_words
+from esper.cli.drawing import _DECISION_WORDS, decision_table, panel, stages_in_words
 from esper.events.envelope import EventId, Moment, RunId
 from esper.events.kinds.control import Adaptation, DecisionMade, GateRule
 from esper.events.kinds.lifecycle import Stage
@@ -39,14 +39,16 @@ def test_the_header_says_what_how_far_and_how_fast(synthetic_log: Path) -> None:
 
 
 def test_losses_come_with_the_best_the_curve_and_the_wait_for_data(synthetic_log: Path) -> None:
-    line = at_epoch(synthetic_log, 9)[1]
-    assert line == " loss  train 0.293  valid 0.320  best 0.320 @9  █▇▆▅▄▃▂▁▁  acc 90.5 %  lr 3.0e-3  data wait 3 %"
+    assert at_epoch(synthetic_log, 9)[1:3] == [
+        " loss  train 0.293  valid 0.320  best 0.320 @9  █▇▆▅▄▃▂▁▁ 0.320 .. 1.400",
+        "       acc 90.5 %  lr 3.0e-3  data wait 3 %",
+    ]
 
 
 def test_what_was_lost_and_rolled_back_is_shown(synthetic_log: Path) -> None:
     lines = at_epoch(synthetic_log, 14)
-    assert lines[2].startswith(" log   233 records on disk · 3 lost · 1 rolled back")
-    assert lines[2].endswith("checkpoint epoch-000012 · 773852b5")
+    assert lines[3].startswith(" log   233 records on disk · 3 lost · 1 rolled back")
+    assert lines[3].endswith("checkpoint epoch-000012 · 773852b5")
 
 
 def test_each_site_has_a_box_with_a_lane_per_slot_that_was_used(synthetic_log: Path) -> None:
@@ -71,8 +73,9 @@ def test_before_the_first_epoch_nothing_is_made_up(synthetic_log: Path) -> None:
 
 def test_the_last_decisions_stand_below_with_their_numbers(synthetic_log: Path) -> None:
     lines = at_epoch(synthetic_log, 4)
-    assert lines[-6] == "   4  germinate hidden.0 s2  best of 5 improved 3.1 % < …  conf 0.990 urg 0.900  refused: cap"
-    assert [line.split()[0] for line in lines[-6:]] == ["4", "4", "4", "4", "3", "1"]
+    assert lines[-8] == "   4  germinate hidden.0 s2  best of 5 improved 3.1 % < …  conf 0.990 urg 0.900  refused: cap"
+    assert [line.split()[0] for line in lines[-8:-2]] == ["4", "4", "4", "4", "3", "1"]
+    assert " ".join(" ".join(lines[-2:]).split()) == _DECISION_WORDS
 
 
 def test_a_run_without_a_record_is_said_to_have_none() -> None:
@@ -111,7 +114,7 @@ def test_an_ended_life_says_when_and_why() -> None:
 
 def test_where_room_is_short_the_reason_gives_way_and_then_the_oldest_stages() -> None:
     ended = life((Stage.GERMINATED, 1), (Stage.TRAINING, 2), (Stage.GRAFTING, 5), (Stage.CULLED, 8))
-    assert stages_in_words(ended, 20, {}, 45).plain == "germ ━ train ━━━ graft ━━━ culled @8: no gra…"
+    assert stages_in_words(ended, 20, {}, 45).plain == "germ ━ train ━━━ graft ━━━ culled @8: no …"
     assert stages_in_words(ended, 20, {}, 30).plain == "… graft ━━━ culled @8…"
 
 

@@ -19,8 +19,10 @@ from esper.cli.text import (
     separated,
     share,
     short_id,
+    span,
     sparkline,
     timestamp,
+    whole_words,
 )
 from esper.events.envelope import EventId, RunId
 from tests.cli.conftest import rendered
@@ -98,7 +100,20 @@ def test_a_long_curve_keeps_its_width_and_hides_no_nan() -> None:
 
 def test_text_that_is_cut_has_an_ellipsis() -> None:
     assert [elided("abcdef", width) for width in (6, 5, 4, 1)] == ["abcdef", "ab…ef", "ab…f", "…"]
-    assert [rendered(one_line("one", "four", "six"), width=width) for width in (14, 9)] == [["one  four  six"], ["one  fou…"]]
+    assert [rendered(one_line("one", "four", "six"), width=width) for width in (14, 9)] == [["one  four  six"], ["one  …"]]
+    assert rendered(one_line("longer", "x"), width=4) == ["lon…"]
+
+
+@pytest.mark.parametrize(
+    ("width", "words"), [(23, "gain 0.27 over, n 350 z"), (22, "gain 0.27 over, n …"), (12, "gain 0.27 …"), (3, "g…z")]
+)
+def test_a_sentence_without_room_loses_whole_words(width: int, words: str) -> None:
+    assert whole_words("gain 0.27 over, n 350 z", width) == words
+
+
+def test_the_range_of_a_curve_is_that_of_its_finite_values() -> None:
+    assert span([1.616, None, NAN, 1.61]) == "1.610 .. 1.616"
+    assert span([None]) == "unknown"
 
 
 def test_separated_parts_are_not_broken_and_keep_the_width() -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from esper.cli.text import (
     UNKNOWN,
     elided,
+    hanging,
     learning_rate,
     metric,
     one_line,
@@ -25,7 +26,9 @@ from esper.cli.text import (
     rounded,
     share,
     short_id,
+    span,
     sparkline,
+    whole_words,
 )
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Stage
@@ -72,6 +75,10 @@ _PLANNED = {
     Stage.EVALUATING: "policy.evaluate_epochs",
     Stage.FINE_TUNING: "policy.fine_tune_epochs",
 }
+_DECISION_WORDS = (
+    "conf: confidence that the change helps, urg: urgency, both 0 to 1; shadow: validation with the seed tried beside the host; "
+    "z: gain over its standard error"
+)
 _HOUSEKEEPING = frozenset({Adaptation.ADVANCE, Adaptation.NONE})
 _LONGEST_NAME = 24
 _WITH_REASONS = 90
@@ -94,14 +101,26 @@ def panel(folded: FoldedRun, width: int) -> Group:
         _header(folded, started),
         _losses(folded),
         _log(folded),
-        *(one_line(f"     {note.text}", style="yellow") for note in folded.timeline.notes[-2:]),
+        *(hanging("       ", note.text, style="yellow") for note in folded.timeline.notes[-2:]),
         *_sites(folded, started, width),
-        decision_table(islice(filter(is_adaptation, folded.timeline.latest()), _DECISIONS), width),
+        *_latest_decisions(folded, width),
     )
 
 
-def _ends(left: Text, *right: RenderableType) -> Table:
-    """A line with `left` at its left end, cut where there is no room, and `right` at its right end."""
+def _latest_decisions(folded: FoldedRun, width: int) -> Iterator[RenderableType]:
+    latest = list(islice(filter(is_adaptation, folded.timeline.latest()), _DECISIONS))
+    if latest:
+        yield decision_table(latest, width)
+        yield words_of_decisions()
+
+
+def words_of_decisions() -> Table:
+    """The meanings of the short words in decisions and their reasons."""
+    return hanging(" ", _DECISION_WORDS, style="dim")
+
+
+def _ends(left: RenderableType, *right: RenderableType) -> Table:
+    """A line with `left` at its left end, which is one line, and `right` at its right end."""
     columns = (Column(no_wrap=True, justify="right") for _ in right)
     grid = Table.grid(Column(ratio=1, no_wrap=True, overflow="ellipsis"), *columns, padding=(0, 0, 0, 1), expand=True)
     grid.add_row(left, *right)
@@ -110,9 +129,11 @@ def _ends(left: Text, *right: RenderableType) -> Table:
 
 def _header(folded: FoldedRun, started: RunStarted) -> Table:
     state, telemetry = folded.state, folded.telemetry
-    left = Text(f" esper · {started.task} · run {short_id(folded.run)} · rng {started.rng_seed}", style="bold")
-    if state.status.value in ("finished", "failed"):
-        left.append(f" · {state.status.value}", style="green" if state.status.value == "finished" else "red")
+    style = "green" if state.status.value == "finished" else "red"
+    status = [Text(state.status.value, style=style)] if state.status.value in ("finished", "failed") else []
+    left = one_line(
+        f" esper · {started.task}", f"run {short_id(folded.run)}", *status, f"rng {started.rng_seed}", between=" · ", style="bold"
+    )
     done = state.epochs[-1].epoch if state.epochs else 0
     speed = "" if telemetry.step_ms is None else f"{rounded(telemetry.step_ms, 1)} ms/step"
     if started.epochs is None:
@@ -120,21 +141,25 @@ def _header(folded: FoldedRun, started: RunStarted) -> Table:
     return _ends(left, f"epoch {done}/{started.epochs}", ProgressBar(started.epochs, done, width=18), speed)
 
 
-def _losses(folded: FoldedRun) -> Text:
+def _losses(folded: FoldedRun) -> Group:
+    """The losses with the curve of the validation loss and its range, and below what else was measured."""
     state, telemetry, completed = folded.state, folded.telemetry, folded.timeline.completed
     last = state.epochs[-1] if state.epochs else None
     validation = [None if row.validation is None else row.validation.loss for row in state.epochs]
     best = None if completed is None else completed.system
     rate = telemetry.learning_rate if completed is None else next(iter(completed.learning_rates), None)
-    return one_line(
+    losses = one_line(
         f" loss  train {rounded(last.train.loss if last else None)}",
         f"valid {rounded(validation[-1] if validation else None)}",
         *([] if best is None or best.best_loss is None else [f"best {rounded(best.best_loss)} @{best.best_epoch}"]),
-        Text(sparkline(validation[-60:], 10), style="cyan"),
+        *([Text(sparkline(validation[-60:], 10), style="cyan").append(f" {span(validation[-60:])}", style="dim")] if validation else []),
+    )
+    measured = [
         *first_metrics({} if last is None or last.validation is None else last.validation.metrics),
         *([] if rate is None else [f"lr {learning_rate(rate)}"]),
         *([] if telemetry.data_wait is None else [f"data wait {percent(telemetry.data_wait, 0)}"]),
-    )
+    ]
+    return Group(losses, one_line(f"       {measured[0]}", *measured[1:])) if measured else Group(losses)
 
 
 def first_metrics(metrics: Mapping[str, float]) -> list[str]:
@@ -145,13 +170,13 @@ def first_metrics(metrics: Mapping[str, float]) -> list[str]:
 def _log(folded: FoldedRun) -> Table:
     state, telemetry = folded.state, folded.telemetry
     lost = sum(state.dropped.values())
-    left = Text(f" log   {plural(telemetry.records, 'record')} on disk · ").append(f"{lost} lost", style="red" if lost else "")
-    if telemetry.doing is not None and state.end is None:
-        left.append(f" · {telemetry.doing}", style="dim")
+    parts = [Text(f" log   {plural(telemetry.records, 'record')} on disk"), Text(f"{lost} lost", style="red" if lost else "")]
     if state.rollbacks:
-        left.append(f" · {len(state.rollbacks)} rolled back", style="red")
+        parts.append(Text(f"{len(state.rollbacks)} rolled back", style="red"))
+    if telemetry.doing is not None and state.end is None:
+        parts.append(Text(telemetry.doing, style="dim"))
     kept = f"{state.checkpoints[-1].name} · {state.checkpoints[-1].digest[:8]}" if state.checkpoints else "none yet"
-    return _ends(left, Text(f"checkpoint {kept}", style="dim"))
+    return _ends(one_line(*parts, between=" · "), Text(f"checkpoint {kept}", style="dim"))
 
 
 def _sites(folded: FoldedRun, started: RunStarted, width: int) -> Iterator[RenderableType]:
@@ -214,19 +239,19 @@ def stages_in_words(life: Life, epoch: int, planned: Mapping[Stage, int], width:
     `planned` is the length in epochs that the settings give a stage. Stages that took no epoch are left out; where room is short the
     oldest give way to an ellipsis.
     """
-    past = [_past(span, epoch) for span in life.spans[:-1] if _length(span, epoch) > 0]
+    past = [_past(stay, epoch) for stay in life.spans[:-1] if _length(stay, epoch) > 0]
     now = _now(life, epoch, planned)
     # A long reason gives way to the past down to a third of the room, then the past gives way from its front.
-    now.truncate(max(width - sum(part.cell_len for part in past), width // 3), overflow="ellipsis")
+    now.plain = whole_words(now.plain, max(width - sum(part.cell_len for part in past), width // 3))
     while past and sum(part.cell_len for part in past) + now.cell_len > width:
         past = [Text("… ", style="dim"), *past[2:]] if len(past) > 1 else []
     return Text().join((*past, now))
 
 
-def _past(span: Span, epoch: int) -> Text:
-    length = _length(span, epoch)
-    bar = "" if span.stage in OVER else f"{'━' * length if length <= _LONGEST_BAR else f'━{length}━'} "
-    return Text(f"{LOOKS[span.stage].word} {bar}", style=LOOKS[span.stage].style)
+def _past(stay: Span, epoch: int) -> Text:
+    length = _length(stay, epoch)
+    bar = "" if stay.stage in OVER else f"{'━' * length if length <= _LONGEST_BAR else f'━{length}━'} "
+    return Text(f"{LOOKS[stay.stage].word} {bar}", style=LOOKS[stay.stage].style)
 
 
 def _now(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
@@ -242,8 +267,8 @@ def _now(life: Life, epoch: int, planned: Mapping[Stage, int]) -> Text:
     return Text(f"{word.upper()} {_length(last, epoch)}{of}", style=style)
 
 
-def _length(span: Span, epoch: int) -> int:
-    return (span.to_epoch if span.to_epoch is not None else epoch) - span.from_epoch
+def _length(stay: Span, epoch: int) -> int:
+    return (stay.to_epoch if stay.to_epoch is not None else epoch) - stay.from_epoch
 
 
 def is_adaptation(decided: DecisionRow) -> bool:
@@ -281,7 +306,7 @@ def decision_table(decisions: Iterable[DecisionRow], width: int, *, reasons: boo
         blueprint = "" if reasons or decision.blueprint is None else f" {decision.blueprint}"
         name = elided(adaptation(decision) + blueprint, name_width)
         outcome = {"refused": f"refused: {decided.rule}", "pending": "no outcome yet"}.get(decided.fate, decided.fate)
-        cells = (name, decision.reason) if reasons else (name,)
+        cells = (name, one_line(*decision.reason.split(" "), between=" ")) if reasons else (name,)
         table.add_row(str(decided.epoch), *cells, confidence_and_urgency(decision), Text(outcome, style=_STYLES[decided.fate]))
     return table
 

@@ -64,7 +64,7 @@ def _started(folded: FoldedRun) -> RenderableType:
     return separated((name, run.task, f"rng {run.rng_seed}", epochs, plural(run.parameters, "parameter"), grows))
 
 
-def _epoch(folded: FoldedRun) -> Text:
+def _epoch(folded: FoldedRun) -> RenderableType:
     completed = folded.timeline.completed
     assert completed is not None
     system = completed.system
@@ -74,8 +74,8 @@ def _epoch(folded: FoldedRun) -> Text:
         f"valid {rounded(system.validation_loss)}",
         *([] if system.best_loss is None else [f"best {rounded(system.best_loss)} @{system.best_epoch}"]),
         *first_metrics(system.validation_metrics),
-        plural(system.parameters, "parameter"),
         f"{sum(system.stages[stage] for stage in system.stages if stage in LIVE)} live",
+        plural(system.parameters, "parameter"),
         *(f"lr {learning_rate(value)}" for value in completed.learning_rates[:1]),
     )
 

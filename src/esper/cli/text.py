@@ -82,11 +82,43 @@ def escaped(text: str, kept: str = "") -> str:
     return "".join(one if one.isprintable() or one in kept else one.encode("unicode_escape").decode() for one in text)
 
 
-def one_line(*parts: str | Text, style: str = "") -> Text:
-    """`parts` with two spaces between them in one line, cut with an ellipsis where there is no room."""
-    text = Text("  ").join(part if isinstance(part, Text) else Text(part) for part in parts)
-    text.style, text.no_wrap, text.overflow = style, True, "ellipsis"
-    return text
+def whole_words(text: str, width: int) -> str:
+    """`text` in at most `width` characters: as many whole words as there is room for, and an ellipsis for the others."""
+    if len(text) <= width:
+        return text
+    kept = ""
+    for word in text.split(" "):
+        longer = f"{kept} {word}" if kept else word
+        if len(longer) + 2 > width:
+            break
+        kept = longer
+    return f"{kept} …" if kept else elided(text, width)
+
+
+class _OneLine:
+    """As many parts as one line holds whole; an ellipsis stands for those behind it."""
+
+    def __init__(self, parts: Iterable[str | Text], between: str, style: str) -> None:
+        self._parts = [part if isinstance(part, Text) else Text(part) for part in parts]
+        self._between, self._style = between, style
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        kept = len(self._parts)
+        while kept > 1 and self._width(kept) > options.max_width:
+            kept -= 1
+        parts = self._parts[:kept] + ([Text("…")] if kept < len(self._parts) else [])
+        text = Text(self._between).join(parts)
+        text.style, text.no_wrap, text.overflow = self._style, True, "ellipsis"
+        yield text
+
+    def _width(self, kept: int) -> int:
+        lengths = [part.cell_len for part in self._parts[:kept]] + ([1] if kept < len(self._parts) else [])
+        return sum(lengths) + len(self._between) * (len(lengths) - 1)
+
+
+def one_line(*parts: str | Text, between: str = "  ", style: str = "") -> _OneLine:
+    """`parts` in one line; where there is no room for all, those at its end are left out, whole, for an ellipsis."""
+    return _OneLine(parts, between, style)
 
 
 class _Separated:
@@ -118,6 +150,12 @@ def hanging(head: str | Text, words: str, *, style: str = "") -> Table:
     grid.add_column()
     grid.add_row(head, words, style=style)
     return grid
+
+
+def span(values: Sequence[float | None]) -> str:
+    """The least and the greatest of `values`, which a curve runs between."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return f"{rounded(min(finite))} .. {rounded(max(finite))}" if finite else UNKNOWN
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

@@ -15,7 +15,7 @@ from esper.cli.commands.audit_tables import require_duckdb
 from esper.cli.drawing import adaptation, confidence_and_urgency, evidence
 from esper.cli.kafka_log import followed
 from esper.cli.output import Output
-from esper.cli.text import count, metric, rounded
+from esper.cli.text import count, metric, rounded, whole_words
 from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record, RunId
@@ -131,10 +131,7 @@ def _line(record: Record, width: int | None) -> Text:
         words = words_of(codec.decode(record))
     except DataError as error:
         return text.append(f"not understood: {error}", style="red")
-    text.append(words, style="not dim")
-    if width is not None:
-        text.truncate(max(width, text.cell_len - len(words) + 20), overflow="ellipsis")
-    return text
+    return text.append(words if width is None else whole_words(words, max(width - text.cell_len, 20)), style="not dim")
 
 
 def words_of(event: Event) -> str:

@@ -1,7 +1,6 @@
 """`esper show`: the full report of a run at a moment."""
 
 import argparse
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.columns import Columns
@@ -12,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, log_option, new_command, resume_hint_of, whole_number
-from esper.cli.drawing import LOOKS, OVER, decision_table, evidence, is_adaptation, refusals
+from esper.cli.drawing import LOOKS, OVER, decision_table, evidence, is_adaptation, refusals, words_of_decisions
 from esper.cli.output import Output
 from esper.cli.text import (
     UNKNOWN,
@@ -25,6 +24,7 @@ from esper.cli.text import (
     rounded,
     separated,
     short_id,
+    span,
     sparkline,
     timestamp,
 )
@@ -163,9 +163,7 @@ def _losses(folded: FoldedRun, width: int) -> Iterator[RenderableType]:
     last = Column(no_wrap=True, justify="right", min_width=9)
     grid = Table.grid(Column(no_wrap=True), last, Column(no_wrap=True, min_width=22), padding=(0, 2, 0, 0))
     for name, values in (("train", train), ("valid", valid)):
-        finite = [value for value in values if value is not None and math.isfinite(value)]
-        span = f"{rounded(min(finite))} .. {rounded(max(finite))}" if finite else UNKNOWN
-        grid.add_row(f"  {name}", rounded(values[-1]), span, Text(sparkline(values, max(10, width - 48)), style="cyan"))
+        grid.add_row(f"  {name}", rounded(values[-1]), span(values), Text(sparkline(values, max(10, width - 48)), style="cyan"))
     yield grid
     if completed is not None:
         best, validation = completed.system, rows[-1].validation
@@ -211,6 +209,8 @@ def _decisions(folded: FoldedRun, width: int, everything: bool) -> Iterator[Rend
         yield decision_table([one], width, reasons=False)
         words = f"{reference(one.id)} from {evidence(one.decision)}: {one.decision.reason}"
         yield Padding(f"{words}\n{one.detail}" if one.detail else words, (0, 0, 0, 6), style="dim")
+    if shown:
+        yield words_of_decisions()
     if len(made) > len(shown):
         hidden = f"{len(made) - len(shown)} of housekeeping or for doing nothing are not shown: --all shows them"
         yield _indented(hidden, "dim")
@@ -248,8 +248,8 @@ def lane(life: Life, epoch: int, axis: int, width: int) -> Text:
     text = Text()
     scale = scale_of(axis, width)
     for first in range(1, axis + 1, scale):
-        span = _during(life, first, first + scale - 1, epoch + 1)
-        look = LOOKS[Stage.DORMANT if span is None else span.stage]
+        stay = _during(life, first, first + scale - 1, epoch + 1)
+        look = LOOKS[Stage.DORMANT if stay is None else stay.stage]
         text.append(look.glyph, style=look.style)
     return text
 
@@ -261,12 +261,12 @@ def scale_of(axis: int, width: int) -> int:
 
 def _during(life: Life, first: int, last: int, now: int) -> Span | None:
     found = None
-    for span in life.spans:
-        ends = now if span.to_epoch is None else span.to_epoch
-        if span.stage in OVER:
-            ends = span.from_epoch + 1
-        if ends > span.from_epoch and span.from_epoch + 1 <= last and ends >= first:
-            found = span
+    for stay in life.spans:
+        ends = now if stay.to_epoch is None else stay.to_epoch
+        if stay.stage in OVER:
+            ends = stay.from_epoch + 1
+        if ends > stay.from_epoch and stay.from_epoch + 1 <= last and ends >= first:
+            found = stay
     return found
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from esper.cli.arguments import Subcommands, directory_of, log_of, log_option, new_command, whole_number
 from esper.cli.commands.distributed import add_kafka, kafka_of
-from esper.cli.drawing import is_adaptation, refusals
+from esper.cli.drawing import is_adaptation, refusals, words_of_decisions
 from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.cli.text import count, metric, one_line, rounded, separated, short_id
@@ -301,9 +301,11 @@ def growth_summary(folded: FoldedRun) -> Iterator[RenderableType]:
     turns += [(note.moment, f"{note.epoch:>5}  {note.text}") for note in folded.timeline.notes if note.kind == RunRolledBack.KIND]
     if len(turns) > _TURNS:
         yield Text(f"{'':>7}{plural(len(turns) - _TURNS, 'earlier turn')} are not told here", style="dim")
-    yield from (one_line(words) for _, words in sorted(turns)[-_TURNS:])
+    yield from (one_line(*words.split(", "), between=", ") for _, words in sorted(turns)[-_TURNS:])
     if not turns:
         yield Text(f"{'':>7}nothing grew")
+    else:
+        yield words_of_decisions()
     yield Text(f"{'':>7}refused by the gate: {refusals(folded.state)}")
 
 
