@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.main import build_parser
+from esper.cli.parsing import build_parser
 
 PAGE = (Path(__file__).parents[2] / "docs" / "shell.md").read_text()
 

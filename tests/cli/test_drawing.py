@@ -115,7 +115,7 @@ def test_an_ended_life_says_when_and_why() -> None:
 def test_where_room_is_short_the_reason_gives_way_and_then_the_oldest_stages() -> None:
     ended = life((Stage.GERMINATED, 1), (Stage.TRAINING, 2), (Stage.GRAFTING, 5), (Stage.CULLED, 8))
     assert stages_in_words(ended, 20, {}, 45).plain == "germ ━ train ━━━ graft ━━━ culled @8: no …"
-    assert stages_in_words(ended, 20, {}, 30).plain == "… graft ━━━ culled @8…"
+    assert stages_in_words(ended, 20, {}, 30).plain == "… graft ━━━ culled …"
 
 
 def test_an_undone_life_says_so() -> None:

@@ -4,64 +4,25 @@
 of a pipe has gone, the command ends quietly with 0. Any other exception is a fault of Esper and keeps its traceback.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
-from esper.cli.commands import (
-    alerts,
-    answering,
-    audit_tables,
-    checking,
-    distributed,
-    doctor,
-    log,
-    querying,
-    replay,
-    reporting,
-    runs,
-    services,
-    show,
-    trainings,
-)
-from esper.cli.output import Output, warn
 from esper.errors import EsperError
 
 DONE, WRONG, INTERRUPTED = 0, 1, 130
-_COMMANDS = (
-    trainings,
-    runs,
-    show,
-    log,
-    replay,
-    services,
-    alerts,
-    doctor,
-    querying,
-    audit_tables,
-    checking,
-    reporting,
-    answering,
-    distributed,
-)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command."""
-    parser = argparse.ArgumentParser(
-        prog="esper", description="Trains networks that grow while they train, and shows their runs from a log."
-    )
-    parser.add_argument("--version", action="version", version=f"esper {version('esper-training')}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in _COMMANDS:
-        module.add(commands)
-    return parser
+_TRAINING = frozenset(("train", "demo", "resume"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (None: that of the process) and returns the exit code; one that is not understood exits with 2."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in _TRAINING and not {"-h", "--help"} & set(words) and sys.stderr.isatty():
+        # Before anything is imported that takes time: whoever waits sees at once that it has begun.
+        print("esper: loading torch", file=sys.stderr, flush=True)
+    from esper.cli.output import Output, warn
+    from esper.cli.parsing import build_parser
+
     arguments = build_parser().parse_args(argv)
     out = Output()
     try:

@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from esper.cli.commands.trainings import _load_torch, comparison, growth_summary
-from esper.cli.output import Output
+from esper.cli.commands.trainings import comparison, growth_summary
 from esper.demo.comparison import Compared
 from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
@@ -22,19 +20,10 @@ from esper.events.envelope import RunId
 from esper.history.run_history import FoldedRun, open_run
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from tests.cli.conftest import Esper, Terminal, rendered
+from tests.cli.conftest import Esper, rendered
 from tests.synthetic import RUN, started, ticking
 
 PYTHON = (sys.executable, "-m", "esper.cli")
-
-
-def test_a_terminal_says_what_it_waits_for_while_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    terminal, pipe = Terminal(), StringIO()
-    _load_torch(Output(terminal))
-    _load_torch(Output(pipe))
-    assert "loading torch" in terminal.getvalue()
-    assert pipe.getvalue() == ""
 
 
 @pytest.mark.whole

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +90,7 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Where it is stopped, the last line is the command that resumes it."""
     by, approved_by = person_or_none("--by", arguments.by), person_or_none("--approved-by", arguments.approved_by)
     cluster = _cluster(arguments)
-    _load_torch(out)
+    _require_torch()
     from esper.api.task import recipe_of
     from esper.demo.comparison import compare, require_comparable
     from esper.processes.train import fresh_run_id, require_trainable, train
@@ -135,10 +134,10 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     elif arguments.checkpoints is not None or arguments.into is not None:
         raise SettingsError("--checkpoints and --into: expected --log kafka://host:port with them, got a log in a directory")
     cluster = _cluster(arguments)
-    _load_torch(out)
+    _require_torch()
     from esper.api.task import recipe_of
     from esper.demo.tasks import find_task
-    from esper.processes.train import require_trainable, resume, run_settings, run_started
+    from esper.processes.train import resume, run_settings, run_started
 
     directory = directory_of(arguments, create=address is not None)
     run = directory.resolve(arguments.run) if address is None or cluster is None else _taken_over(arguments, cluster, directory)
@@ -149,7 +148,6 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     task = find_task(begun.task)
     settings = run_settings(begun.settings)
     recipe = recipe_of(task, settings)
-    require_trainable(recipe, settings)
     with _watched(directory, run, cluster, arguments):
         trained = _conduct(lambda: resume(recipe, settings, directory, run), arguments, out, directory, run)
         _conclude(trained, [], arguments, out)
@@ -200,12 +198,10 @@ def _watched(directory: Directory, run: RunId, cluster: "KafkaSettings | None", 
         yield
 
 
-def _load_torch(out: Output) -> None:
-    """Imports torch, behind a status line on a terminal, for that takes seconds. Raises SettingsError where torch is missing."""
+def _require_torch() -> None:
+    """Raises SettingsError where torch is missing."""
     if find_spec("torch") is None:
         raise SettingsError('training needs torch, and it is not installed: pip install "esper-training[train]"')
-    with out.console.status("loading torch", refresh_per_second=4) if out.interactive else nullcontext():
-        import_module("esper.demo.comparison")
 
 
 def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, RunSettings]":
