@@ -161,6 +161,14 @@ def test_the_time_before_a_resume_is_dark(changed: duckdb.DuckDBPyConnection) ->
     assert answers(report_of(changed))[6].startswith("Nothing was recorded for 2 min 30 s in 1 interval, 3 samples")
 
 
+def test_epochs_that_no_observer_came_to_are_dark_and_raise_no_alert(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("DELETE FROM events WHERE file = 'observed' AND moment > 100")
+    changed.execute("DELETE FROM alerts")
+    said = answers(report_of(changed))
+    assert said[5] == "No alert fired; no observer came to the last 7 epochs."
+    assert said[6].endswith("have no measurement and no observer came to the last 7 epochs.")
+
+
 def test_what_kafka_had_deleted_is_counted(changed: duckdb.DuckDBPyConnection) -> None:
     gone = '{"topics":{"telemetry.training.steps":[[3,5],[9,9]]},"rows":0,"ends":[],"row":0,"moment":0}'
     changed.execute("UPDATE positions SET gone = ? WHERE file = 'run'", [gone])

@@ -162,8 +162,9 @@ def alerts(asked: Material) -> str:
     """The alerts that fired, and their receivers."""
     fired = asked.rows["alerts"]
     watched = any(row["what"] == "observers that started" and row["amount"] for row in asked.rows["watching"])
+    left = f"; {left}" if watched and (left := _not_observed(asked)) else ""
     if not fired:
-        return "No alert fired." if watched else "Unknown: nobody observed this run, so no alert could fire."
+        return f"No alert fired{left}." if watched else "Unknown: nobody observed this run, so no alert could fire."
     told = sum(bool(row["delivered"]) for row in fired)
     failed = sum(bool(row["failed"]) and not row["delivered"] for row in fired)
     held = sum(bool(row["suppressed"]) and not row["delivered"] and not row["failed"] for row in fired)
@@ -175,14 +176,27 @@ def alerts(asked: Material) -> str:
     still = sum(row["resolved"] is None for row in fired)
     ends = f"{plural(still, 'alert is', 'alerts are')} not resolved" if still else "all are resolved"
     levels = counted(row["severity"] for row in fired)
-    return f"{plural(len(fired), 'alert')} fired ({levels}): {listed(parts)}; {ends}."
+    return f"{plural(len(fired), 'alert')} fired ({levels}): {listed(parts)}; {ends}{left}."
+
+
+def _not_observed(asked: Material) -> str:
+    """The epochs at the end that no observer came to; empty where it came to the end, or a run goes on and it is on its way."""
+    epochs = next((row["amount"] for row in asked.rows["watching"] if row["what"] == "epochs after all that an observer derived"), 0)
+    if not epochs or (asked.run.get("status") == "running" and not _open_since(asked)):
+        return ""
+    return f"no observer came to the last {plural(epochs, 'epoch')}"
+
+
+def _open_since(asked: Material) -> datetime | None:
+    """The time of the last record of a run that has no end and is not heard any more; None: it has one, or is."""
+    last = next((row["last"] for row in asked.rows["watching"] if row["what"] == "optimizer steps taken"), None)
+    return last if asked.run.get("status") == "running" and last and _seconds_since(last, asked.now) >= _SILENT_S else None
 
 
 def dark(asked: Material) -> str:
     """When monitoring saw nothing, and what was lost."""
     rows, amounts = asked.rows["dark"], {row["what"]: row["amount"] for row in asked.rows["watching"]}
-    last = next((row["last"] for row in asked.rows["watching"] if row["what"] == "optimizer steps taken"), None)
-    since = last if asked.run.get("status") == "running" and last and _seconds_since(last, asked.now) >= _SILENT_S else None
+    since = _open_since(asked)
     # An observer's silence and the gap in the records are one darkness, told twice.
     gaps = [row["seconds"] for row in rows if row["what"] in ("no process", "no record") and row["seconds"] is not None]
     parts = [f"the run has no end, and nothing of it is on record since {when(since)}"] if since else []
@@ -203,6 +217,7 @@ def dark(asked: Material) -> str:
     if not amounts.get("observers that started"):
         parts = parts or [f"each of {plural(taken, 'step')} was measured"]
         return f"Nobody observed the run; {listed(parts)}."
+    parts += [left] if (left := _not_observed(asked)) else []
     if not parts:
         return f"Never, as far as the log can show: each of {plural(taken, 'step')} was measured, and no record is known to be lost."
     return f"{_sentence(parts)}."
