@@ -3,6 +3,24 @@
 from typing import Any
 
 from esper.events.kinds.run import Code, Determinism, Hardware, RunStarted
+from esper.events.kinds.training import Component, Model, Precision, TrainingDescribed
+
+
+def training_described(**fields: Any) -> TrainingDescribed:
+    """How a run is trained of which nothing is known but `fields`."""
+    unremarkable: dict[str, Any] = {
+        "model": Model(kind="torch.nn.Linear", digest="0" * 64, parameters=100, trainable=100, modules=(), left_out=0),
+        "optimizer": Component(kind="torch.optim.adam.Adam", options={"lr": 0.01}, digest=None),
+        "groups": (),
+        "scheduler": None,
+        "objective": Component(kind="torch.nn.functional.mse_loss", options={}, digest=None),
+        "metrics": {},
+        "loaders": (),
+        "precision": Precision(parameters=("float32",), default="float32", autocast=None, float32_matmul="highest", cudnn_tf32=True),
+        "policy": None,
+        "sources": (),
+    }
+    return TrainingDescribed(**unremarkable | fields)
 
 
 def run_started(**fields: Any) -> RunStarted:

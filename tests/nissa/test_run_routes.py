@@ -1,11 +1,18 @@
 """The API's answers about a finished run, over HTTP."""
 
+import json
+import shutil
+
 import pytest
 
+from esper.events.codec import encode
+from esper.events.envelope import RunId
 from esper.folds.run_state import digest
 from esper.history.run_history import open_run
+from esper.oona.emitter import Emitter
+from tests.beginnings import run_started, training_described
 from tests.nissa.server import Client
-from tests.synthetic import EPOCHS, RUN
+from tests.synthetic import EPOCHS, RUN, ticking
 
 SHORT = RUN[-6:]
 
@@ -63,3 +70,21 @@ def test_an_unknown_run_is_not_found_and_not_repeated(finished: Client) -> None:
     answer = finished.get("/api/v1/runs/not-a-run-at-all")
     assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:unknown-run")
     assert b"not-a-run-at-all" not in answer.body
+
+
+def test_how_a_run_was_trained_is_not_found_where_its_log_does_not_say(finished: Client) -> None:
+    answer = finished.get(f"/api/v1/runs/{SHORT}/how")
+    assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:not-described")
+
+
+def test_how_a_run_was_trained_is_what_its_log_has(finished: Client) -> None:
+    run = RunId("019ca945-0000-7000-8000-0000007c21ab")
+    directory = finished.service.directory
+    with directory.create(run) as log, Emitter(log, run, clock=ticking()) as emitter:
+        emitter.emit(run_started(), epoch=0, step=0)
+        emitter.emit(training_described(), epoch=0, step=0)
+    try:
+        answer = finished.get(f"/api/v1/runs/{run}/how").json
+        assert answer == {"run": run, **json.loads(encode(training_described()))}
+    finally:
+        shutil.rmtree(directory.path / run)

@@ -16,6 +16,7 @@ from esper.events.kinds.telemetry import StepsMeasured
 from esper.oona.catch_up import _OUTSIDE, CatchUp, DivergedError, _first_difference
 from esper.oona.emitter import Emitter
 from esper.oona.writer import append_drafts
+from tests.beginnings import training_described
 from tests.oona.memory import MemoryLog
 from tests.oona.samples import RUN, command, draft, everything, finished, kinds, measure, saved, started, steps, ticking
 
@@ -280,7 +281,7 @@ def test_only_the_streams_that_did_not_end_are_ended_after_a_kill() -> None:
 def test_changes_of_the_environment_stand_in_run_resumed() -> None:
     log = cut(WHOLE, 6)
     ahead = CatchUp(log, Moment(6), "0001")
-    ahead.compare_start(started(revision="def"))
+    ahead.compare_start(started(revision="def"), training_described())
     with emitter_on(log, ahead) as emitter:
         emitter.emit(command(2), epoch=2, step=4)
     resumed = decode(everything(log)[6])
@@ -309,7 +310,7 @@ def test_who_resumes_a_run_is_noted_where_it_is_another_and_nobody_has_to_be_nam
     said: tuple[str | None, str | None], changes: tuple[str, ...]
 ) -> None:
     ahead = CatchUp(begun_by("ada", "lab"), Moment(2), "0000")
-    ahead.compare_start(started(by=said[0], account=said[1]))
+    ahead.compare_start(started(by=said[0], account=said[1]), training_described())
     assert ahead.environment_changes == changes
 
 
@@ -323,7 +324,7 @@ def test_a_run_begun_again_by_another_keeps_who_started_it() -> None:
 def test_another_start_is_a_divergence_even_where_nothing_is_to_be_met_again() -> None:
     ahead = CatchUp(cut(WHOLE, 6), Moment(6), "0001")
     with pytest.raises(DivergedError, match=r"data\.task 'spirals', got 'digits'") as raised:
-        ahead.compare_start(started(task="digits"))
+        ahead.compare_start(started(task="digits"), training_described())
     assert raised.value.where == "topic system.events.run, sequence 1, field data.task"
 
 

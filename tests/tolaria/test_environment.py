@@ -2,7 +2,6 @@
 
 import os
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,37 +161,3 @@ def test_packages_are_those_installed_with_python_itself() -> None:
 def test_the_machine_is_described() -> None:
     said = environment.hardware(CPU)
     assert (said.device, said.cores > 0, said.memory_bytes > 0, said.processor != "") == ("cpu", True, True, True)
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one commit, as the working directory."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("one")
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.example")
-    for words in (("init", "-q"), ("add", "a.txt"), ("commit", "-q", "-m", "one")):
-        subprocess.run(("git", *identity, *words), check=True)
-    return tmp_path
-
-
-def test_the_revision_is_said_and_nothing_more_where_nothing_changed(repository: Path) -> None:
-    head = subprocess.run(("git", "rev-parse", "HEAD"), check=True, capture_output=True, text=True, cwd=repository).stdout.strip()
-    said = environment.code()
-    assert (said.revision, said.dirty_digest) == (head, None)
-
-
-def test_what_was_changed_beside_the_revision_has_a_digest(repository: Path) -> None:
-    (repository / "a.txt").write_text("two")
-    two = environment.code()
-    (repository / "a.txt").write_text("three")
-    three = environment.code()
-    assert two.revision == three.revision
-    assert None not in (two.dirty_digest, three.dirty_digest)
-    assert two.dirty_digest != three.dirty_digest
-
-
-def test_outside_of_a_repository_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    said = environment.code()
-    assert (said.revision, said.dirty_digest) == (None, None)

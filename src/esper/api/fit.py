@@ -75,6 +75,8 @@ def fit(
     checkpoints: str | Path | None = None,
     by: str | None = None,
     approved_by: str | None = None,
+    record_argv: bool = True,
+    record_source: bool = True,
 ) -> Result:
     """The model trained for `epochs`, grown where `grow` (None: nowhere) found it worth it, and its run in `log`.
 
@@ -89,6 +91,10 @@ def fit(
     machine's run over: it is copied into `log`, and the trainer there ends. `by` names the person who starts the run and `approved_by` who
     approved its limits, for RunStarted; one that is resumed keeps its own, and RunResumed says who else was named. SIGINT and SIGTERM end a
     training after the step under way, and it can be resumed.
+
+    The log has how it was trained (`esper show RUN --how`), the command line, and the source that no revision gives: the changes of a dirty
+    tree, or the script and its modules outside of a repository. Secrets are masked as well as they can be told; `record_argv=False` and
+    `record_source=False` leave the command line and the source out.
 
     While it trains, torch runs on `threads` threads with deterministic algorithms, and every random generator begins anew with each epoch;
     afterwards all of that is as it was. `deterministic=False` is for operations that have no deterministic kernel on a GPU, and for speed:
@@ -131,6 +137,8 @@ def fit(
         device=where,
         by=person_or_none("by=", by),
         approved_by=person_or_none("approved_by=", approved_by),
+        argv=record_argv,
+        source=record_source,
     )
     training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.
     if checkpoints is not None and (kafka is None or resume is None):

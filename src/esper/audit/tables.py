@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 
 from esper.events.fields import ByColumn, Columns, Event
-from esper.events.kinds import KINDS, accountability, control, epoch, kernels, lifecycle, observability, run, telemetry
+from esper.events.kinds import KINDS, accountability, control, epoch, kernels, lifecycle, observability, run, telemetry, training
 from esper.events.meanings import field_meanings
 
 # Words of SQL that are names of fields.
@@ -71,6 +71,18 @@ class Table:
 
 TABLES = (
     Table("runs", "Runs as they started: settings, code, data, machine; one row a run.", (run.RunStarted,)),
+    Table(
+        "descriptions",
+        "How runs are trained: a row at a run's start, and one after a resume where the code gave something else; modules has the model.",
+        (training.TrainingDescribed,),
+        without=("model.modules",),
+    ),
+    Table(
+        "modules",
+        "Modules of the models of descriptions, before anything grew: a row each.",
+        (training.TrainingDescribed,),
+        rows={training.TrainingDescribed: "model.modules"},
+    ),
     Table("resumes", "Runs that went on after an interruption.", (run.RunResumed,)),
     Table(
         "run_ends",

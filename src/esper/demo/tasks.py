@@ -32,14 +32,14 @@ class TensorBatches:
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, *, shuffle: bool) -> None:
-        self.inputs, self.targets, self._batch_size, self._shuffle = inputs, targets, batch_size, shuffle
+        self.inputs, self.targets, self.batch_size, self.shuffle = inputs, targets, batch_size, shuffle
 
     def __len__(self) -> int:
-        return math.ceil(len(self.inputs) / self._batch_size)
+        return math.ceil(len(self.inputs) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.inputs)) if self._shuffle else torch.arange(len(self.inputs))
-        for chosen in order.split(self._batch_size):
+        order = torch.randperm(len(self.inputs)) if self.shuffle else torch.arange(len(self.inputs))
+        for chosen in order.split(self.batch_size):
             yield self.inputs[chosen], self.targets[chosen]
 
 

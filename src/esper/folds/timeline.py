@@ -22,6 +22,7 @@ from esper.events.kinds.control import (
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped
+from esper.events.kinds.training import TrainingDescribed
 from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
 
@@ -86,6 +87,7 @@ class Timeline:
     """
 
     started: RunStarted | None = None
+    described: TrainingDescribed | None = None
     completed: EpochCompleted | None = None
     notes: list[Note] = field(default_factory=list)
     settled: DecisionRow | None = None
@@ -118,6 +120,8 @@ class Timeline:
         match event:
             case RunStarted():
                 self.started = event
+            case TrainingDescribed():
+                self.described = event
             case EpochCompleted():
                 self.completed = event
             case SeedTransitioned():

@@ -11,6 +11,7 @@ from esper.events.fields import Count
 from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.lifecycle import SeedEvaluated, Stage
 from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Site
+from esper.events.kinds.training import TrainingDescribed
 from esper.folds.control_state import CommandRow, Counts, Fate
 from esper.folds.run_state import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, Status, digest
 from esper.folds.seeds import Slot
@@ -76,6 +77,12 @@ class _DecisionView(View, DecisionMade):
 
 
 _DecisionPage = view_model("DecisionPage", "Decisions, oldest first.", run=str, decisions=tuple[_DecisionView, ...], after=Count | None)
+
+
+class _HowView(View, TrainingDescribed):
+    """How a run is trained."""
+
+    run: str
 
 
 class _StateView(View):
@@ -159,6 +166,17 @@ def show_run(asked: OfRun) -> _RunView:
         ranges = tuple(view_of(_GoneView, topic=topic, first=first, last=last) for topic, first, last in gone.ranges)
         told = {"blocked": blocked, "notes": notes, "gone_records": gone.count, "gone": ranges}
         return view_of(_RunView, known.state, started, summary=line, digest=run.digest(), **told)
+
+
+@run_routes.get("/{run}/how", responses=_OF_RUN)
+@about_run
+def show_how(asked: OfRun) -> _HowView:
+    """How a run is trained, as its log had it last: model, optimizer, scheduler, loss, loaders, number formats, source."""
+    with asked.backend.runs.use(asked.run) as run:
+        described = run.history.known.timeline.described
+    if described is None:
+        raise ProblemError(404, "not-described", f"the log of run {asked.run} does not have how it was trained")
+    return view_of(_HowView, described, run=asked.run)
 
 
 @run_routes.get("/{run}/state", responses=_OF_RUN)

@@ -2,12 +2,14 @@
 
 A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must equal the next logged one in its topic,
 type, epoch, step and comparison form (payload without volatile fields). Ids need no translation: `Emitter.emit` returns the logged id.
-RunResumed, SamplesDropped, StreamEnded and RunFailed are not compared: they depend on how fast the machine was, or are the failure that the
-resume repairs.
+RunResumed, SamplesDropped, StreamEnded, TrainingDescribed and RunFailed are not compared: they depend on how fast the machine was, or on
+the code that goes on, or are the failure that the resume repairs.
 
 RunStarted is compared at every resume, from whichever checkpoint: where no fact is left to compare, nothing else would notice other data or
-settings. Its code, packages, hardware, what torch's libraries were told, and who said to have started and approved it under which account,
-are not compared: RunStarted keeps what it says, and RunResumed records the changes.
+settings. Its code, packages, hardware, what torch's libraries were told, who said to have started and approved it under which account, and
+the user's name, tags, notes and config are not compared: RunStarted keeps what it says, and RunResumed records the changes. Where the code
+gives another model, optimizer, loss, loader or source than the last TrainingDescribed has, RunResumed names them, and a new
+TrainingDescribed follows; optimizer and scheduler are compared only where no checkpoint restores them.
 """
 
 from collections import deque
@@ -20,12 +22,14 @@ from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded
+from esper.events.kinds.training import TrainingDescribed
 from esper.events.topics import FACTS
 from esper.oona.contract import Log, records_of
 
-_OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND})
+_OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND, TrainingDescribed.KIND})
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
-_PEOPLE = ("by", "approved_by", "account")
+_NOT_COMPARED = ("by", "approved_by", "account", "name", "tags", "notes", "config")
+_RESTORED = ("optimizer", "groups", "scheduler")
 
 
 class DivergedError(LogError):
@@ -45,15 +49,20 @@ class CatchUp:
     def __init__(self, log: Log, after: Moment | None, checkpoint: str | None) -> None:
         """Reads the facts of `log`, and keeps those after moment `after`: all of them for None, when there is no `checkpoint`."""
         self.environment_changes: tuple[str, ...] = ()
+        self.described: TrainingDescribed | None = None
+        """To be emitted after RunResumed; None: the log has it."""
         self._checkpoint = checkpoint
         self._matched_to = Moment(after or 0)
         self._logged_to = Moment(0)
         self._started: Record | None = None
+        self._described: Record | None = None
         self._pending: deque[Record] = deque()
         for record in records_of(log, FACTS):
             self._logged_to = record.moment
             if record.type == RunStarted.KIND:
                 self._started = record
+            if record.type == TrainingDescribed.KIND:
+                self._described = record
             if record.moment > self._matched_to and record.type not in _OUTSIDE:
                 self._pending.append(record)
 
@@ -76,8 +85,8 @@ class CatchUp:
             environment_changes=self.environment_changes,
         )
 
-    def compare_start(self, event: RunStarted) -> None:
-        """Compares the start of this execution with the run's, and notes changes of the environment for RunResumed.
+    def compare_start(self, event: RunStarted, described: TrainingDescribed) -> None:
+        """Compares the start of this execution with the run's, and notes changes of the environment and of the training for RunResumed.
 
         Raises DivergedError, naming the field, for another task, other settings, data or sites.
         """
@@ -85,9 +94,22 @@ class CatchUp:
             return
         _require_same(self._started, event, epoch=self._started.epoch, step=self._started.step)
         before, after = _environment(decode_as(self._started, RunStarted)), _environment(event)
-        unsaid = {name for name in _PEOPLE if after[name] is None}  # Nobody else was named.
+        unsaid = {name for name in _NOT_COMPARED if not after[name]}  # Nobody else was named.
         changed = (name for name in sorted((before.keys() | after.keys()) - unsaid) if before.get(name) != after.get(name))
         self.environment_changes = tuple(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in changed)
+        self._compare_description(described)
+
+    def _compare_description(self, event: TrainingDescribed) -> None:
+        """Keeps `event` for after RunResumed where it is not what the log has."""
+        if self._described is None:
+            self.described = event
+            return
+        before = decode_as(self._described, TrainingDescribed)
+        event = event.model_copy(update={name: getattr(before, name) for name in _RESTORED} if self._checkpoint is not None else {})
+        changed = [name for name in TrainingDescribed.model_fields if getattr(before, name) != getattr(event, name)]
+        if changed:
+            self.described = event
+            self.environment_changes += (f"{', '.join(changed)} changed: the next TrainingDescribed has what was given now",)
 
     def match_next(self, event: Event, *, epoch: int, step: int) -> EventId:
         """The id of the next pending fact. Raises DivergedError, naming place and field, where `event` is not that fact."""
@@ -105,7 +127,8 @@ def _environment(event: RunStarted) -> dict[str, JsonValue]:
     parts = {name: form[name] for name in _ENVIRONMENT}
     named = {f"{name}.{key}": value for name, part in parts.items() if isinstance(part, dict) for key, value in part.items()}
     libraries: dict[str, JsonValue] = {f"variable {name}": value for name, value in event.determinism.variables.items()}
-    return named | libraries | {"code path of MKL": event.determinism.mkl_cbwr} | {name: getattr(event, name) for name in _PEOPLE}
+    named |= libraries | {"code path of MKL": event.determinism.mkl_cbwr}
+    return named | {name: getattr(event, name) for name in _NOT_COMPARED}
 
 
 def _require_same(record: Record, event: Event, *, epoch: int, step: int) -> None:

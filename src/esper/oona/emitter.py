@@ -254,6 +254,8 @@ class Emitter:
         self._catch_up = None
         self._incarnation += 1
         self._put_own(catch_up.resumed(self._incarnation), epoch, step)
+        if catch_up.described is not None:
+            self._put_own(catch_up.described, epoch, step)
         self._writer.beat(beating)
 
     def _report_dropped(self, epoch: int, step: int) -> None:

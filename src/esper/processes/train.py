@@ -31,6 +31,7 @@ from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, Pairs, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
+from esper.events.kinds.training import TrainingDescribed
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
 from esper.kasmina.compiler import KernelCompiler
@@ -47,8 +48,9 @@ from esper.oona.run_log import RunLog
 from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
-from esper.tolaria import environment
+from esper.tolaria import environment, source_code
 from esper.tolaria.checkpoints import verify_checkpoint
+from esper.tolaria.description import describe
 from esper.tolaria.determinism import determinism_settings, deterministic, without_a_kernel
 from esper.tolaria.objective import Batches, Objective
 from esper.tolaria.pairs import measure_of, warning
@@ -113,7 +115,7 @@ class Recipe:
     """The part of a training that only code can give: the model with its optimizer, the data, the objective.
 
     `sites` and `policy` replace those of the settings; `test` is evaluated once, at the end. `by` names the person who starts the run,
-    `approved_by` who approved its limits; None: not said.
+    `approved_by` who approved its limits; None: not said. `argv`, `source`: the command line and the source are recorded.
     """
 
     task: str
@@ -130,6 +132,14 @@ class Recipe:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     by: str | None = None
     approved_by: str | None = None
+    argv: bool = True
+    source: bool = True
+
+    @property
+    def loaders(self) -> Mapping[str, Batches]:
+        """The data by name, where they are given."""
+        data = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: batches for name, batches in data.items() if batches is not None}
 
 
 @dataclass(frozen=True)
@@ -266,6 +276,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         requested = stack.enter_context(_stopped_by_signals())
         compiler = KernelCompiler(directory.path / ".kernels")
         stack.callback(compiler.close)
+        described = _described(recipe)  # Before a layer of the model is adopted as a site.
         training = _training(recipe, settings, emitter, compiler, directory.checkpoints(log.run))
         # The model of a training that does not finish becomes plain again, so that it can be resumed.
         unfinished = stack.enter_context(ExitStack())
@@ -279,7 +290,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
                 if pairs is not None:
                     evaluator = replace(evaluator, measure=measure_of(recipe.objective, pairs))
                 trainer = Trainer(training, train=recipe.train, objective=recipe.objective, evaluator=evaluator, stop=stop)
-                _begin(trainer, _start(recipe, settings, training.host, pairs), log, ahead, point)
+                _begin(trainer, (_start(recipe, settings, training.host, pairs), described), log, ahead, point)
             with bind_metrics(log.run, lambda event: training.measure(CustomMetricRecorded, lambda: event)):
                 metrics = _finish(recipe, training, emitter, trainer.train())
         except Interrupted:
@@ -320,7 +331,6 @@ def _at(training: Training) -> dict[str, int]:
 
 
 def _training(recipe: Recipe, settings: RunSettings, emitter: Emitter, compiler: KernelCompiler, checkpoints: Path) -> Training:
-    recipe.model.to(recipe.device)
     seed_optimizer, policy = _seed_optimizer(recipe, settings), settings.policy
     return Training(
         host=Host(recipe.model, settings.growth, seed_optimizer=seed_optimizer, sites=recipe.sites, rng_seed=settings.trainer.rng_seed),
@@ -350,13 +360,12 @@ def _pairs(settings: RunSettings, host: Host, evaluator: Evaluator, log: Log) ->
 
 
 def _start(recipe: Recipe, settings: RunSettings, host: Host, pairs: Pairs | None) -> RunStarted:
-    data = (("train", recipe.train), ("valid", recipe.valid), ("test", recipe.test))
     return RunStarted(
         task=recipe.task,
         settings=settings.dotted(),
-        code=environment.code(),
+        code=source_code.code(argv=recipe.argv),
         packages=environment.packages(),
-        data=tuple(_fingerprint(name, batches) for name, batches in data if batches is not None),
+        data=tuple(_fingerprint(name, batches) for name, batches in recipe.loaders.items()),
         rng_seed=settings.trainer.rng_seed,
         determinism=determinism_settings(settings.trainer.digest),
         hardware=environment.hardware(recipe.device),
@@ -375,14 +384,28 @@ def _fingerprint(name: str, batches: Batches) -> DataFingerprint:
         return environment.data_fingerprint(name, batches)
 
 
-def _begin(trainer: Trainer, start: RunStarted, log: Log, ahead: CatchUp | None, point: _ResumePoint) -> None:
+def _described(recipe: Recipe) -> TrainingDescribed:
+    return describe(
+        recipe.model.to(recipe.device),
+        recipe.optimizer,
+        scheduler=recipe.scheduler,
+        objective=recipe.objective,
+        loaders=recipe.loaders,
+        policy=recipe.policy,
+        device=recipe.device,
+        source=recipe.source,
+    )
+
+
+def _begin(trainer: Trainer, start: tuple[RunStarted, TrainingDescribed], log: Log, ahead: CatchUp | None, point: _ResumePoint) -> None:
     """Starts the run, or restores the checkpoint of `point` and what else the log has."""
     saved, _, problems = point
     if ahead is not None:
-        ahead.compare_start(start)
+        ahead.compare_start(*start)
         ahead.environment_changes += problems
     if saved is None:
-        trainer.start(start)
+        started, described = start
+        trainer.start(started, described if ahead is None else None)  # After RunResumed, where the log lacks it.
     else:
         evaluations = {(event.site, event.seed, record.epoch): record.id for record, event in _events(log, SeedEvaluated)}
         trainer.resume(saved.checkpoint, saved.digest, evaluations)

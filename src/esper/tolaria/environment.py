@@ -4,8 +4,6 @@ import hashlib
 import math
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence, Sized
 from contextlib import suppress
 from functools import cache
@@ -17,21 +15,12 @@ import psutil
 import torch
 from torch import Tensor
 
-from esper.events.kinds.run import Code, DataFingerprint, Hardware
+from esper.events.kinds.run import DataFingerprint, Hardware
 from esper.tolaria.determinism import seed_epoch, seed_own, undisturbed, untouched
 
 _PACKAGES = ("esper-training", "torch", "numpy", "safetensors", "pydantic", "apsw", "scikit-learn")
 _SAMPLES = 256
 _READ_TWICE = 8
-_GIT_WAIT_S = 5.0
-
-
-def code() -> Code:
-    """The revision of the working directory's repository and a digest of what was changed in it; absent outside of one."""
-    revision = _git("rev-parse", "HEAD")
-    changed = None if revision is None else _git("diff", "HEAD")
-    digest = hashlib.sha256(changed.encode()).hexdigest() if changed else None
-    return Code(revision=None if revision is None else revision.strip(), dirty_digest=digest, argv=tuple(sys.argv))
 
 
 @cache
@@ -127,11 +116,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=_GIT_WAIT_S, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
-        return None
-    return done.stdout if done.returncode == 0 else None

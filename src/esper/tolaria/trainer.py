@@ -23,6 +23,7 @@ from esper.events.kinds.epoch import EpochCompleted, Measured, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
+from esper.events.kinds.training import TrainingDescribed
 from esper.folds.transitions import LIVE
 from esper.tolaria.adaptation import adapt, collect_kernels, submit_waiting
 from esper.tolaria.checkpoints import restore_checkpoint, roll_back, save_checkpoint
@@ -62,9 +63,14 @@ class Trainer:
         # A short epoch is measured at its last step, as far as its length is known before.
         self._measured_step = min(filter(None, (self._settings.measure_every, optimizer_steps(train, self._settings))))
 
-    def start(self, started: RunStarted) -> None:
-        """Begin the run's history: RunStarted, then a checkpoint of the untrained state, both on disk when it returns."""
+    def start(self, started: RunStarted, described: TrainingDescribed | None = None) -> None:
+        """Begin the run's history: RunStarted, TrainingDescribed unless the log has it, then a checkpoint of the untrained state.
+
+        All of it is on disk when it returns.
+        """
         self._training.emit(started)
+        if described is not None:
+            self._training.emit(described)
         save_checkpoint(self._training, "start")
 
     def resume(self, checkpoint: str, digest: str, evaluations: Mapping[tuple[str, int, int], EventId]) -> None:

@@ -9,9 +9,13 @@ import pytest
 from esper.audit.report.making import Report
 from esper.audit.report.questions import QUESTIONS
 from esper.audit.report.sentences import LOG_CHECKS
+from esper.events.kinds.run import Code, Determinism
+from esper.events.kinds.training import Source
 from esper.oona.directory import Directory
+from esper.oona.emitter import Emitter
 from tests.audit.report.reports import DIGEST, NOW, answers, failed, passed, projected, report_of
-from tests.synthetic import RUN, write_run
+from tests.beginnings import run_started, training_described
+from tests.synthetic import RUN, ticking, write_run
 
 pytestmark = pytest.mark.whole
 
@@ -23,8 +27,8 @@ GOLDEN = {
     "each has its reason below.",
     3: "Ada Example started the run with its limits under the account ada, and Grace Example approved them: two different names; the "
     "limits were the same from epoch 1 to 14.",
-    4: "It can be identified: code, data, packages, settings, random seed and hardware are on record; for a repeat, the data themselves "
-    "have to be at hand (1 data set, known by digests); whether it gives the same bits was not tried here.",
+    4: "It can be identified in part; for a repeat, the log lacks description of the training and the data themselves have to be at hand "
+    "(1 data set, known by digests); whether it gives the same bits was not tried here.",
     5: "8 alerts fired (6 warning, 2 critical): of 8 no delivery is on record; all are resolved.",
     6: "3 samples were dropped before being taken and 3 of 252 steps have no measurement.",
     8: "Unknown: no file was given to compare; the digest of the model that came out begins with db35ffe9f70fd855.",
@@ -122,8 +126,41 @@ def test_a_limit_that_was_another_from_the_first_epoch_on_is_named(changed: duck
 def test_what_a_repeat_lacks_is_named(changed: duckdb.DuckDBPyConnection) -> None:
     changed.execute("UPDATE runs SET code_revision = NULL, determinism_mkl_cbwr = NULL, code_dirty_digest = ?", [DIGEST])
     said = answers(report_of(changed))[4]
-    assert said.startswith("It can be identified in part; for a repeat, the log lacks revision, code path of MKL is not pinned")
+    assert said.startswith("It can be identified in part; for a repeat, the log lacks revision and description of the training, code path")
     assert "uncommitted changes that are known by their digest alone" in said
+
+
+def identified(folder: Path, **described: object) -> Report:
+    """The report of a run whose code was changed, and that was described so."""
+    directory = Directory(folder / "log", create=True)
+    code = Code(revision="0" * 40, dirty_digest=DIGEST, argv=("train.py",))
+    with directory.create(RUN) as log, Emitter(log, RUN, clock=ticking()) as emitter:
+        emitter.emit(run_started(code=code, packages={"torch": "2"}, settings={"a": 1}, determinism=PINNED), epoch=0, step=0)
+        emitter.emit(training_described(**described), epoch=0, step=0)
+    with projected(directory.path, folder) as made:
+        return report_of(made.connection)
+
+
+PINNED = Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr="AVX2,STRICT", variables={}, digest="full")
+
+
+def test_changes_that_stand_in_the_log_are_no_longer_known_by_their_digest_alone(tmp_path: Path) -> None:
+    diff = Source(name="git diff", text="-1", size_bytes=2, digest=DIGEST, complete=True, masked=0)
+    rows = identified(tmp_path, sources=(diff,))
+    assert "the log lacks data sets" in answers(rows)[4]
+    assert "uncommitted" not in answers(rows)[4]
+
+
+def test_changes_that_were_cut_are_known_by_their_digest_alone(tmp_path: Path) -> None:
+    diff = Source(name="git diff", text="-", size_bytes=2, digest=DIGEST, complete=False, masked=0)
+    assert "uncommitted changes that are known by their digest alone" in answers(identified(tmp_path, sources=(diff,)))[4]
+
+
+def test_optimizer_loss_and_model_are_pieces_of_what_a_repeat_needs(tmp_path: Path) -> None:
+    section = next(section for section in identified(tmp_path).sections if section.number == 4)
+    pieces = {row[1]: row[2] for row in section.tables[0].rows}
+    assert pieces["optimizer"] == "torch.optim.adam.Adam, 0 groups of parameters"
+    assert (pieces["loss"], pieces["scheduler"]) == ("torch.nn.functional.mse_loss", "none")
 
 
 # 5: alerts

@@ -78,8 +78,9 @@ QUESTIONS = (
         (Statement("manifest", "What a repeat needs"),),
         sentences.identity,
         ("run.manifest_complete",),
-        "A data set's digest covers at most 256 samples, evenly spaced: others may differ. Files that version control does not know, "
-        "and packages that are not named here, are not covered. That the same settings give the same bits is shown by a repeat alone.",
+        "A data set's digest covers at most 256 samples, evenly spaced: others may differ. Files that no version control "
+        "knows are on record where Python had loaded them, to a limit; packages that are not named here are not "
+        "covered. That the same settings give the same bits is shown by a repeat alone.",
     ),
     Question(
         5,

@@ -153,7 +153,7 @@ def identity(asked: Material) -> str:
     parts += [f"{listed(loose)} {'is' if len(loose) == 1 else 'are'} not pinned"] if loose else []
     parts += ["its code had uncommitted changes that are known by their digest alone"] if changed else []
     parts += [f"the data themselves have to be at hand ({plural(len(data), 'data set')}, known by digests)"] if data else []
-    whole = "It can be identified: code, data, packages, settings, random seed and hardware are on record"
+    whole = "It can be identified: code, data, packages, settings, optimizer, model, random seed and hardware are on record"
     head = "It can be identified in part" if missing else whole
     return f"{head}; for a repeat, {listed(parts) or 'nothing is missing'}; whether it gives the same bits was not tried here."
 

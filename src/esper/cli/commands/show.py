@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, log_option, new_command, resume_hint_of, whole_number
+from esper.cli.commands.diff import how
 from esper.cli.drawing import LOOKS, OVER, decision_table, evidence, is_adaptation, refusals, words_of_decisions
 from esper.cli.output import Output
 from esper.cli.text import (
@@ -43,7 +44,8 @@ def add(commands: Subcommands) -> None:
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--at", type=whole_number, metavar="MOMENT", help="the run at this moment")
     when.add_argument("--epoch", type=whole_number, metavar="N", help="the run when this epoch was over")
-    parser.add_argument("--all", action="store_true", help="also decisions about housekeeping and to do nothing")
+    parser.add_argument("--how", action="store_true", help="how it was trained: model, optimizer, data loaders, loss, code")
+    parser.add_argument("--all", action="store_true", help="also decisions about housekeeping and to do nothing; with --how all there is")
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
@@ -58,7 +60,11 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         out.json(_as_json(folded, gone))
     else:
         status = None if interrupted is None else "interrupted"
-        out.print(*report(folded, out.width, everything=arguments.all, status=status))
+        if arguments.how:
+            out.print(*_heading(folded, status or folded.state.status.value), Text("\nhow it was trained", style="bold"))
+            out.print(*how(folded, everything=arguments.all))
+        else:
+            out.print(*report(folded, out.width, everything=arguments.all, status=status))
         tail = f"{folded.run[-6:]}{log_option(arguments)}"
         if gone:
             out.print(Text(f"\n{gone.words()}"))
@@ -86,6 +92,7 @@ def _as_json(folded: FoldedRun, gone: Gone) -> dict[str, object]:
         "first_time": telemetry.first_time,
         "last_time": telemetry.last_time,
         "started": state.started,
+        "described": timeline.described,
         "end": state.end,
         "epochs": state.epochs,
         "seeds": [{**dict(slot.row), "last_command": slot.command} for slot in state.slots.values()],

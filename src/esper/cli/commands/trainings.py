@@ -72,10 +72,22 @@ def add(commands: Subcommands) -> None:
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
     train.add_argument("--by", metavar="NAME", help="the person who starts the run, for its log")
     train.add_argument("--approved-by", metavar="NAME", help="the person who approved its limits, for its log")
+    train.add_argument("--no-argv", action="store_true", help="leave the command line out of the log")
+    train.add_argument("--no-source", action="store_true", help="leave the source that no revision gives out of the log")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
     demo = new_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
     demo.set_defaults(
-        task="digits", epochs=None, rng_seed=None, threads=None, deterministic=None, set=[], compare=True, by=None, approved_by=None
+        task="digits",
+        epochs=None,
+        rng_seed=None,
+        threads=None,
+        deterministic=None,
+        set=[],
+        compare=True,
+        by=None,
+        approved_by=None,
+        no_argv=False,
+        no_source=False,
     )
     resume = new_command(commands, "resume", _run_resume, "resume a run that was interrupted", run=True, json=outcome)
     words = "with --log kafka://host:port: the run's folder of checkpoints, or a log's directory with the run in it"
@@ -100,6 +112,7 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     if arguments.compare:
         require_comparable(task)
     recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by)
+    recipe = replace(recipe, argv=not arguments.no_argv, source=not arguments.no_source)
     require_trainable(recipe, settings)
     directory = directory_of(arguments, create=True)
     run = fresh_run_id()

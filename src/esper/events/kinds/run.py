@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from esper.events import topics
 from esper.events.fields import VOLATILE, Count, Digest, Event, Metrics, NonNegative, Part
@@ -16,7 +16,8 @@ class Code(Part):
     """Of the version control system; null outside of one."""
     dirty_digest: Digest | None
     """Of uncommitted changes; null: there are none, or it is not known."""
-    argv: Annotated[tuple[str, ...], VOLATILE]
+    argv: Annotated[tuple[str, ...] | None, VOLATILE]
+    """The command line, secrets masked; null: it was not to be recorded."""
 
 
 class DataFingerprint(Part):
@@ -112,6 +113,14 @@ class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
     """The person who approved its limits, as given; null: not said."""
     account: Annotated[str | None, VOLATILE]
     """The operating system's account that its process ran under; null: unknown."""
+    name: Annotated[str | None, VOLATILE] = None
+    """The user's name for the run; other runs may have it too. Null: not said."""
+    tags: Annotated[tuple[str, ...], VOLATILE] = ()
+    """The user's, as given, each once."""
+    notes: Annotated[str | None, VOLATILE] = None
+    """The user's note; null: not said."""
+    config: Annotated[dict[str, JsonValue], VOLATILE] = Field(default_factory=dict)
+    """Values of the user's own, secrets masked; no part of Esper reads them."""
 
 
 class RunResumed(Event, kind="esper.run.resumed.v1", topic=topics.RUN):
