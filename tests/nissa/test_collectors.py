@@ -51,8 +51,9 @@ def test_espers_own_metrics_have_one_owner_each() -> None:
 
 def test_no_metric_but_the_one_that_names_the_run_has_a_label_without_bounds() -> None:
     labels = {name: set(described[1]) for table in (COUNTERS, SCRAPED) for name, described in table.items()}
-    unbounded = {"run", "task", "seed", "site", "kernel", "blueprint", "machine"}
+    unbounded = {"id", "task", "seed", "site", "kernel", "blueprint", "machine"}
     assert [name for name, found in labels.items() if unbounded & found] == ["esper_run_info"]
+    assert not [name for name in COUNTERS if "run" in labels[name]]
 
 
 def test_a_users_collector_is_found_by_its_path() -> None:

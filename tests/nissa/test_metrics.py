@@ -2,19 +2,21 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import generate_latest
 
 from esper.events.codec import decode
-from esper.events.envelope import Record
+from esper.events.envelope import Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertResolved
 from esper.events.kinds.telemetry import CustomMetricRecorded, Gpu, StepsMeasured
 from esper.nissa.collectors import Collectors
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.families import SCRAPED
+from esper.nissa.gauges import read_gauges
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.oona.directory import Directory
 from tests.folds.histories import fold
@@ -117,12 +119,34 @@ def test_a_latency_that_is_not_finite_has_no_place_in_a_histogram(records: tuple
     assert values["esper_step_duration_seconds_bucket", ("0.001",)] == 1
 
 
-def test_the_gauges_of_one_run_are_of_the_newest_live_one(records: tuple[Record, ...]) -> None:
+def test_the_gauges_of_a_run_are_labelled_with_the_end_of_its_id(records: tuple[Record, ...]) -> None:
     values = following(new_metrics(), records)
-    assert values["esper_run_info", (RUN, "digits")] == 1
-    assert values["esper_epoch", ()] == 14
-    assert values["esper_loss", ("validation",)] == pytest.approx(0.2285, abs=1e-4)
-    assert values["esper_accuracy_ratio", ("train",)] > 0.9
+    assert values["esper_run_info", (RUN, "7c21ab", "digits")] == 1
+    assert values["esper_epoch", ("7c21ab",)] == 14
+    assert values["esper_loss", ("7c21ab", "validation")] == pytest.approx(0.2285, abs=1e-4)
+    assert values["esper_accuracy_ratio", ("7c21ab", "train")] > 0.9
+
+
+def many(records: tuple[Record, ...], runs: Sequence[RunId]) -> dict[tuple[str, tuple[str, ...]], float]:
+    """The gauges while all of `runs` are live; each has the first records of the synthetic run."""
+    metrics = new_metrics()
+    for run in runs:
+        metrics.take(run, [record._replace(run=run) for record in records[:40]])
+    metrics.status = replace(metrics.status, live=frozenset(runs))
+    return {(name, tuple(labels)): value for name, value, *labels in read_gauges(metrics) if value is not None}
+
+
+def test_the_twenty_newest_live_runs_have_gauges_and_every_live_run_is_named(records: tuple[Record, ...]) -> None:
+    runs = [RunId(f"019ca945-0a00-7000-8000-0000007c{number:04x}") for number in range(25)]
+    values = many(records, runs)
+    assert [labels for name, labels in values if name == "esper_epoch"] == [(run[-6:],) for run in reversed(runs[5:])]
+    assert {labels for name, labels in values if name == "esper_run_info"} == {(run, run[-6:], "digits") for run in runs}
+
+
+def test_two_live_runs_whose_ids_end_alike_are_told_apart(records: tuple[Record, ...]) -> None:
+    runs = [RunId(f"019ca945-0a00-7000-8000-00000{number}7c21ab") for number in range(2)]
+    values = many(records, runs)
+    assert {labels for name, labels in values if name == "esper_epoch"} == {(run,) for run in runs}
 
 
 def test_without_a_live_run_its_gauges_are_absent_and_counters_stay(records: tuple[Record, ...]) -> None:
@@ -199,7 +223,7 @@ def test_a_gauge_that_is_no_number_says_so(records: tuple[Record, ...]) -> None:
     event = next(event for record in records if isinstance(event := decode(record), StepsMeasured))
     steps = event.steps.model_copy(update={"loss": (float("nan"),) * len(event.steps.loss)})
     following(metrics, [standing(event.model_copy(update={"steps": steps}), RUN)])
-    assert b"esper_step_loss NaN\n" in generate_latest(metrics.registry)
+    assert b'esper_step_loss{run="7c21ab"} NaN\n' in generate_latest(metrics.registry)
 
 
 def test_no_series_tells_when_a_counter_was_made() -> None:

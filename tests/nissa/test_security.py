@@ -109,7 +109,7 @@ def test_no_answer_allows_another_origin(open_one: Client) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/v1/runs", "/nothing"])
 def test_every_answer_keeps_a_browser_from_anything_else(open_one: Client, path: str) -> None:
     headers = open_one.get(path).headers
-    assert headers["content-security-policy"].startswith("default-src 'self';")
+    assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'self';")
     assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
 
 

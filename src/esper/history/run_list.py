@@ -58,6 +58,11 @@ class RunList:
         self._listed: tuple[RunSummary, ...] = ()
         self._listed_at = -_AGAIN_S
 
+    @property
+    def path(self) -> Path:
+        """The log's directory."""
+        return self._directory.path
+
     def lines(self) -> Sequence[RunSummary]:
         """The line of every run that is not hidden, the newest first; at most a second old."""
         with self._lock:

@@ -14,6 +14,7 @@ from esper.events.fields import Count, NonNegative
 from esper.nissa.backend import Backend, ByBackend, View, send, view_model, view_of
 from esper.nissa.collectors import CollectorStatus
 from esper.nissa.custom_metrics import CustomBatch
+from esper.nissa.pages import page_routes
 from esper.nissa.problems import Problem, install_handlers, responses
 from esper.nissa.record_routes import record_routes
 from esper.nissa.run_routes import run_routes
@@ -143,7 +144,7 @@ def build_app(backend: Backend, *, version: str, token: str | None) -> FastAPI:
     about: dict[str, Any] = {"title": "Esper", "version": version, "description": _ABOUT, "openapi_url": "/api/v1/openapi.json"}
     app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.backend = backend
-    for routes in (_service_routes, run_routes, record_routes, sql_routes):
+    for routes in (_service_routes, run_routes, record_routes, sql_routes, page_routes):
         app.include_router(routes)
     install_handlers(app)
     app.add_middleware(SecurityMiddleware, settings=backend.settings, token=token)

@@ -1,4 +1,4 @@
-"""Metrics that are read when they are asked for: stages and health of seeds, the newest live run, resources, the following.
+"""Metrics that are read when they are asked for: stages of seeds, the newest live runs, resources, the following.
 
 A value that was never measured, or that is too old, is absent; it is never zero.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from esper.events.envelope import RunId
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured
 from esper.nissa.families import COUNTERS, SCRAPED
@@ -19,6 +20,9 @@ from esper.nissa.kafka_status import KafkaStatus
 from esper.nissa.metrics import FollowedRun, FollowStatus, LogMetrics
 
 _STALE_S = 60.0  # Age at which resources are no longer shown: a machine whose agent has gone is unknown.
+
+MOST_RUNS = 20
+"""The newest live runs that have gauges of their own, so that the number of series has a limit; `esper_run_info` names them all."""
 
 Value = tuple[str, float | None, *tuple[str, ...]]
 """Name of a metric, its value (None: not measured, so absent), the values of its labels."""
@@ -42,7 +46,10 @@ def read_gauges(metrics: LogMetrics) -> Iterator[Value]:
     if live:
         stages = Counter(stage for run in live for stage in run.stages.values())
         yield from (("esper_seeds", stages[stage], stage) for stage in Stage)
-        yield from _of_run(live[0])
+        names = _labels(live)
+        for run in live[:MOST_RUNS]:
+            yield from ((one[0], one[1], names[run.run], *one[2:]) for one in _of_run(run))
+        yield from (("esper_run_info", 1, run.run, names[run.run], run.started.task) for run in live if run.started is not None)
     if (machine := metrics.machine()) is not None:
         measured_at = machine[0].timestamp()
         yield "esper_resources_measured_timestamp_seconds", measured_at
@@ -54,11 +61,16 @@ def read_gauges(metrics: LogMetrics) -> Iterator[Value]:
     yield from _of_kafka(metrics.kafka())
 
 
+def _labels(live: Sequence[FollowedRun]) -> dict[RunId, str]:
+    """The label `run` of each run: the end of its id, which people see and type; the whole id where another live run has that end."""
+    ends = Counter(run.run[-6:] for run in live)
+    return {run.run: run.run[-6:] if ends[run.run[-6:]] == 1 else run.run for run in live}
+
+
 def _of_run(run: FollowedRun) -> Iterator[Value]:
     yield "esper_step", run.step
     yield "esper_run_last_record_timestamp_seconds", None if run.time is None else run.time.timestamp()
     if run.started is not None:
-        yield "esper_run_info", 1, run.run, run.started.task
         yield "esper_epochs_planned", run.started.epochs
         yield "esper_parameters", run.started.parameters if run.completed is None else run.completed.system.parameters
     if run.completed is not None:
