@@ -255,8 +255,8 @@ class Projection:
     def _insert_batch(self, batch: Batch) -> None:
         with self._registered("batch", batch.table), self._transaction():
             # Facts apart: payloads are compressed two thousand at a time, and who asks for facts has not to open those of telemetry.
-            for which in ("fact IS NOT NULL", "fact IS NULL"):
-                self._connection.execute(f"INSERT INTO events SELECT * FROM batch WHERE {which}")
+            facts, others = (f"SELECT * FROM batch WHERE fact IS {which}" for which in ("NOT NULL", "NULL"))
+            self._connection.execute(f"INSERT INTO events {facts} UNION ALL {others}")
             self._count("events", batch.table.num_rows)
             for table, kind in tables_of(batch.kinds):
                 self._count(table.name, self._connection.execute(insertion(table, kind, "batch")).fetchall()[0][0])
