@@ -46,7 +46,7 @@ $(BIN)/pip:
 
 $(READY_DEMO): pyproject.toml | $(BIN)/pip
 	@echo "esper: installing; torch for Linux is the CUDA build: about 2.5 GB to download, 5.3 GB unpacked, a minute on a fast line"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,nissa,audit]'
 	@touch $@
 
 $(READY): pyproject.toml | $(BIN)/pip
