@@ -105,9 +105,8 @@ class Bridge:
 
         Raises LogError for a directory that cannot be read; whatever Kafka does is waited for.
         """
-        for run in self._directory.names(hidden=True):
-            if (position := bridged_to(self._directory.path / run)) is not None:
-                self._positions[run] = position
+        reached = ((run, bridged_to(self._directory.path / run)) for run in self._directory.names(hidden=True))
+        self._positions |= {run: position for run, position in reached if position is not None}
         follower = await asyncio.to_thread(Follower, self._directory, self._positions, from_start=True, limit=_PAGE)
         busy_at = time.monotonic()
         try:

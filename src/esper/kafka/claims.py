@@ -149,16 +149,26 @@ async def read_claim(producer: AIOKafkaProducer, settings: KafkaSettings, run: R
         probe = await producer.send_and_wait(settings.topic(CLAIMS), b"probe", key=key)
         await producer.abort_transaction()
     place = TopicPartition(probe.topic, probe.partition)
+    offsets = await _offsets_of(key, place, probe.offset, settings)
+    found = await _last_committed(key, place, offsets, settings) if offsets else None
+    return None if found is None else _parsed(found, run)
+
+
+async def _offsets_of(key: bytes, place: TopicPartition, before: int, settings: KafkaSettings) -> list[int]:
+    """The offsets of messages with that key, committed or not."""
     offsets: list[int] = []
     async with consuming(settings, fetch_wait_ms=20, committed=False) as consumer:
         begin = (await consumer.beginning_offsets([place]))[place]
         consumer.assign([place])
         consumer.seek(place, begin)
-        while await consumer.position(place) < probe.offset:
+        while await consumer.position(place) < before:
             for messages in (await consumer.getmany(place, timeout_ms=20)).values():
-                offsets += [one.offset for one in messages if one.key == key and one.offset < probe.offset]
-    if not offsets:
-        return None
+                offsets += [one.offset for one in messages if one.key == key and one.offset < before]
+    return offsets
+
+
+async def _last_committed(key: bytes, place: TopicPartition, offsets: Sequence[int], settings: KafkaSettings) -> bytes | None:
+    """The last value with that key at one of `offsets` that was committed. Raises LogError where a transaction stays open."""
     found: bytes | None = None
     async with consuming(settings, fetch_wait_ms=20) as consumer:
         consumer.assign([place])
@@ -173,7 +183,7 @@ async def read_claim(producer: AIOKafkaProducer, settings: KafkaSettings, run: R
             raise LogError(
                 f"Kafka at {settings.bootstrap}: expected the transactions of {where} to end, got one that stays open"
             ) from error
-    return None if found is None else _parsed(found, run)
+    return found
 
 
 def _parsed(value: bytes, run: RunId) -> Claim:

@@ -108,16 +108,20 @@ async def _seen(producer: AIOKafkaProducer, settings: KafkaSettings, offsets: Ma
                 return
         elif mend and now > lost_since + _LOST_S:
             lost_since = now
-            async with producer.transaction():
-                for place in lost:
-                    # Private: aiokafka adds partitions with their records only.
-                    producer._txn_manager.maybe_add_partition_to_txn(place)
+            await _mend(producer, lost)
         if hidden and now > began_at + _OTHERS_END_S:
             first = min(hidden)
-            raise LogError(
-                f"Kafka at {settings.bootstrap}: {_named(hidden)}: expected readers to see what is committed up to offset {hidden[first]}, "
-                f"got {stable.get(first)}: a transaction that was ended is still open, or its writer is stuck"
-            )
+            expected = f"expected readers to see what is committed up to offset {hidden[first]}, got {stable.get(first)}"
+            why = "a transaction that was ended is still open, or its writer is stuck"
+            raise LogError(f"Kafka at {settings.bootstrap}: {_named(hidden)}: {expected}: {why}")
+
+
+async def _mend(producer: AIOKafkaProducer, lost: Iterable[TopicPartition]) -> None:
+    """Ends one more transaction in each partition, in place of one whose marker was lost."""
+    async with producer.transaction():
+        for place in lost:
+            # Private: aiokafka adds partitions with their records only.
+            producer._txn_manager.maybe_add_partition_to_txn(place)
 
 
 async def ends_of(client: AIOKafkaClient, places: Collection[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:

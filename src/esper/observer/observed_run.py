@@ -11,7 +11,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import FoldBlocked
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.topic import MonitorSettings
-from esper.oona.contract import START, Position, records_between
+from esper.oona.contract import START, Position, SavedState, records_between
 from esper.oona.directory import Directory
 from esper.oona.follower import RunPage
 from esper.oona.observed import Observed, observed_records
@@ -43,12 +43,7 @@ class ObservedRun:
         store = Observed(directory.path / name, name)
         try:
             saved = store.saved()
-            monitor, state_to = RunMonitor(name, settings), START
-            try:
-                if saved.parts:
-                    monitor, state_to = RunMonitor.load(name, saved.parts), saved.state_to
-            except DataError as error:
-                report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
+            monitor, state_to = _loaded(name, saved, settings, report)
             own = observed_records(directory.path / name, name, topics.OBSERVERS) if state_to == START else ()
             with directory.open(name) as log:
                 monitor.fold(lambda: records_between(log, state_to, saved.derived_to), own)
@@ -102,3 +97,13 @@ class ObservedRun:
                 self.save((), with_state=True)
         finally:
             self.store.close()
+
+
+def _loaded(run: RunId, saved: SavedState, settings: MonitorSettings, report: Callable[[str], None]) -> tuple[RunMonitor, Position]:
+    """The monitor as it was saved, with the position that it had come to; a new one, reported, where this version cannot read it."""
+    try:
+        if saved.parts:
+            return RunMonitor.load(run, saved.parts), saved.state_to
+    except DataError as error:
+        report(f"{error}; folding its {saved.derived_to.records_since(START)} records again")
+    return RunMonitor(run, settings), START

@@ -81,33 +81,38 @@ def query(
     written, or beside which a write-ahead log lies. Never ask for a file that this process itself writes: POSIX takes a process's locks
     on a file away when any of its descriptors is closed.
     """
-    began = time.monotonic()
-    encoded = _encoded(sql)
+    began, encoded = time.monotonic(), _encoded(sql)
     descriptor = _opened(file)
     try:
-        request = {
-            "file": descriptor,
-            "sql": sql,
-            "parameters": dict(parameters or {}),
-            "before": list(before),
-            "rows": limits.rows,
-            "threads": limits.threads,
-            "memory_bytes": limits.memory_mb * _MB,
-            "parent": os.getpid(),
-            "deadline_s": limits.time_s + _GRACE_S,
-        }
-        ended = _asked(descriptor, request, limits, began)
+        asked = {"sql": sql, "parameters": dict(parameters or {}), "before": list(before)}
+        ended = _asked(descriptor, {**asked, **_bounds(descriptor, limits)}, limits, began)
     finally:
         os.close(descriptor)
     _refuse_write_ahead(file)
     if ended.code != 0:
         raise refusal(ended.code, bytes(ended.report), encoded, limits.model_dump(), os.fspath(file))
+    return Answer(_table(ended.result, file), time.monotonic() - began)
+
+
+def _bounds(descriptor: int, limits: QueryLimits) -> dict[str, object]:
+    """The part of a request that says which file, whose child, and within which limits."""
+    return {
+        "file": descriptor,
+        "rows": limits.rows,
+        "threads": limits.threads,
+        "memory_bytes": limits.memory_mb * _MB,
+        "parent": os.getpid(),
+        "deadline_s": limits.time_s + _GRACE_S,
+    }
+
+
+def _table(result: bytearray, file: Path) -> pa.Table:
     try:
-        table = pa.ipc.open_stream(pa.py_buffer(ended.result)).read_all()
+        table = pa.ipc.open_stream(pa.py_buffer(result)).read_all()
         table.validate()
     except pa.ArrowException as error:
         raise DataError(f"expected the result of a query from {file}, got what is none: {error}") from error
-    return Answer(table, time.monotonic() - began)
+    return table
 
 
 def _encoded(sql: str) -> bytes:

@@ -119,21 +119,10 @@ def make_report(
     epochs = _epochs_of(connection, run, known.values())
     checked = {name: _checked(result, epochs) for name, result in known.items()}
     violations = tuple(one for check in checked.values() for one in check.violations)
-    heading = next(iter(material.rows["heading"]), {})
-    drawn = draw(material.rows["losses"], material.rows["spans"], material.rows["marks"], violations)
-    return Report(
-        run,
-        now,
-        moment,
-        on,
-        compared,
-        tuple(heading.items()),
-        tuple(checked.values()),
-        drawn,
-        violations,
-        tuple(_section(question, material, asked, checked) for question in QUESTIONS),
-        tuple(Mapped(clause, _checks(clause.checks, checked)) for clause in CLAUSES),
-    )
+    sections = tuple(_section(question, material, asked, checked) for question in QUESTIONS)
+    clauses = tuple(Mapped(clause, _checks(clause.checks, checked)) for clause in CLAUSES)
+    heading, drawn = tuple(material.run.items()), draw(rows["losses"], rows["spans"], rows["marks"], violations)
+    return Report(run, now, moment, on, compared, heading, tuple(checked.values()), drawn, violations, sections, clauses)
 
 
 class _Asked:

@@ -21,7 +21,7 @@ from esper.settings import nearest
 from esper.words import duration, plural
 
 if TYPE_CHECKING:
-    from esper.audit.projection import Refreshed
+    from esper.audit.projection import Refreshed, State
 
 
 class _Rebuilt(NamedTuple):
@@ -115,20 +115,18 @@ def _run_status(arguments: argparse.Namespace, out: Output) -> int:
     owner = owner_of(directory)
     snapshot = snapshot_of(directory, waiting=wait_for)
     state = state_of(snapshot.path)
+    size_bytes = snapshot.path.stat().st_size
     if arguments.json:
-        out.json(
-            {
-                "file": str(snapshot.path),
-                "as_of": snapshot.as_of,
-                "size_bytes": snapshot.path.stat().st_size,
-                "owner": owner,
-                **state._asdict(),
-            }
-        )
-        return 1 if state.problems or state.conflicts else 0
-    followed = "no process follows the log" if owner is None else f"process {owner} follows the log"
-    age = duration((datetime.now(UTC) - snapshot.as_of).total_seconds())
-    out.line(f"{plural(state.runs, 'run')}, {decimal(snapshot.path.stat().st_size)}, {age} old; {followed}")
+        out.json({"file": snapshot.path, "as_of": snapshot.as_of, "size_bytes": size_bytes, "owner": owner, **state._asdict()})
+    else:
+        followed = "no process follows the log" if owner is None else f"process {owner} follows the log"
+        age = duration((datetime.now(UTC) - snapshot.as_of).total_seconds())
+        out.line(f"{plural(state.runs, 'run')}, {decimal(size_bytes)}, {age} old; {followed}")
+        _draw(state, out)
+    return 1 if state.problems or state.conflicts else 0
+
+
+def _draw(state: "State", out: Output) -> None:
     drawing = Drawing("table", "rows", box=None, pad_edge=False)
     for name, rows in state.tables.items():
         drawing.add_row(name, Text(f"{rows:,}", justify="right"))
@@ -137,7 +135,6 @@ def _run_status(arguments: argparse.Namespace, out: Output) -> int:
         out.item("unread", "red", short_id(run), problem)
     for run, found in state.conflicts.items():
         out.item("altered", "red", short_id(run), f"{plural(found, 'record')} not as they were read before: FROM conflicts")
-    return 1 if state.problems or state.conflicts else 0
 
 
 def _run_schema(arguments: argparse.Namespace, out: Output) -> int:

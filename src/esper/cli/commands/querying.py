@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esper.cli.answers import FORMATS, format_of, lines, show, summary, write
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command, whole_number
@@ -13,6 +14,9 @@ from esper.cli.sql_shell import run_shell
 from esper.errors import RuleError, SettingsError
 from esper.settings import settings_of
 from esper.words import plural
+
+if TYPE_CHECKING:
+    from esper.audit.asking import Asked
 
 
 def add(commands: Subcommands) -> None:
@@ -34,8 +38,7 @@ def add(commands: Subcommands) -> None:
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Answers the statement, or those that are typed. Returns 1 where one that came from a pipe failed."""
     require_duckdb()
-    from esper.audit.asking import Asked, Scope, ask
-    from esper.audit.door.answer import Answer
+    from esper.audit.asking import Scope, ask
     from esper.audit.door.query import QueryLimits
     from esper.audit.examples import examples
 
@@ -47,27 +50,28 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     directory = directory_of(arguments)
     scope = Scope(None if arguments.run is None else directory.resolve(arguments.run), arguments.at, arguments.epoch)
 
-    def asked(statement: str) -> Asked:
+    def asked(statement: str) -> "Asked":
         return ask(directory, statement, scope=scope, limits=limits, waiting=wait_for)
 
-    def answer(statement: str) -> Answer:
-        return asked(statement).answer
-
     if arguments.statement is None and arguments.out is None and chosen == "table":
-        return run_shell(answer, out, examples=examples())
+        return run_shell(lambda statement: asked(statement).answer, out, examples=examples())
     if arguments.statement is None and sys.stdin.isatty():
         raise RuleError(f"expected a statement to write as {chosen}, got none: esper sql 'SELECT ...' --format {chosen}")
     found = asked(arguments.statement if arguments.statement is not None else sys.stdin.read())
-    if arguments.out is not None:
-        write(found.answer, chosen, arguments.out)
-        out.line(f"{plural(found.answer.arrow.num_rows, 'row')} in {arguments.out}")
+    _write(found, chosen, arguments.out, out)
+    return 0
+
+
+def _write(found: "Asked", chosen: str, file: Path | None, out: Output) -> None:
+    if file is not None:
+        write(found.answer, chosen, file)
+        out.line(f"{plural(found.answer.arrow.num_rows, 'row')} in {file}")
     elif chosen == "table":
         show(found.answer, out)
         out.line(summary(found.answer, found.as_of))
     else:
         for line in lines(found.answer, chosen):
             out.raw(line)
-    return 0
 
 
 def _limit(typed: str) -> tuple[str, object]:
