@@ -65,7 +65,7 @@ class Output:
 
     def item(self, mark: str, style: str, name: str, words: str) -> None:
         """Writes `words` behind a styled mark and a name: wrapped beside them on a terminal, in one line in a pipe."""
-        head = Text(f"{mark:<12}", style=style).append(f" {name} ", style="")
+        head = Text(f"{mark:<8}", style=style).append(f" {name} ", style="")
         if self.interactive:
             self.print(hanging(head, words))
         else:

@@ -133,7 +133,7 @@ def _draw(results: Sequence["CheckResult"], out: Output, *, every: bool) -> None
         for result in mine:
             if every or result.violations:
                 words = f"{result.check.header.title} ({result.population:,} asked about)"
-                out.item(result.verdict.value, _STYLES[result.verdict.value], f"{result.check.name:<28}", words)
+                out.item(f"{result.verdict.value:<12}", _STYLES[result.verdict.value], f"{result.check.name:<28}", words)
             for violation in result.shown[:_LINES]:
                 out.line(f"    moment {violation.moment}: {violation.what}")
             if result.violations > _LINES:
