@@ -23,6 +23,7 @@ from esper.errors import DataError, LogError, RuleError, SettingsError
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunResumed, RunStarted
+from esper.events.kinds.training import TrainingDescribed
 from esper.oona.directory import Directory
 from esper.processes.train import Result
 from esper.tolaria.objective import Batch
@@ -459,3 +460,27 @@ def test_a_history_is_read_without_torch(finished: tuple[Path, Result]) -> None:
 def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(AttributeError, match=r"has no attribute 'fitt'; it has Grow, Result, Task, fit, measure, open"):
         esper.fitt  # noqa: B018 - looking it up is what fails
+
+
+# Labels
+
+
+def test_labels_and_source_stand_in_the_log_with_secrets_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", "--token", "abc", "--lr=0.1"])
+    labels: dict[str, Any] = {"name": "baseline", "tags": ["a"], "notes": "n", "config": {"lr": 0.1, "api_key": "abc"}}
+    result = fit(tmp_path, epochs=1, grow=None, record_source=False, **labels)
+    [started] = events(Directory(tmp_path), result.run, RunStarted)
+    assert (started.name, started.tags, started.notes, started.config) == ("baseline", ("a",), "n", {"lr": 0.1, "api_key": "***"})
+    assert started.code.argv == ("train.py", "--token", "***", "--lr=0.1")
+    assert [one.sources for one in events(Directory(tmp_path), result.run, TrainingDescribed)] == [None]
+
+
+def test_command_line_is_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    result = fit(tmp_path, epochs=1, grow=None, record_argv=False)
+    assert [one.code.argv for one in events(Directory(tmp_path), result.run, RunStarted)] == [None]
+
+
+def test_label_that_cannot_be_kept_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="config: expected a mapping"):
+        fit(tmp_path / "log", config=[1])
+    assert not (tmp_path / "log").exists()

@@ -77,14 +77,28 @@ def test_how_a_run_was_trained_is_not_found_where_its_log_does_not_say(finished:
     assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:not-described")
 
 
-def test_how_a_run_was_trained_is_what_its_log_has(finished: Client) -> None:
+def test_labels_and_how_a_run_was_trained_are_what_its_log_has(finished: Client) -> None:
     run = RunId("019ca945-0000-7000-8000-0000007c21ab")
     directory = finished.service.directory
     with directory.create(run) as log, Emitter(log, run, clock=ticking()) as emitter:
-        emitter.emit(run_started(), epoch=0, step=0)
+        emitter.emit(run_started(name="baseline", tags=("good",), notes="n", config={"lr": 0.01}), epoch=0, step=0)
         emitter.emit(training_described(), epoch=0, step=0)
     try:
+        assert finished.get("/api/v1/runs/baseline").json["labels"] == {
+            "name": "baseline",
+            "tags": ["good"],
+            "notes": "n",
+            "config": {"lr": 0.01},
+        }
+        assert [one["run"] for one in finished.get("/api/v1/runs?tag=good&where=config.lr%3C0.1").json["runs"]] == [run]
+        assert finished.get("/api/v1/runs?where=config.lr%3E0.1").json["runs"] == []
         answer = finished.get(f"/api/v1/runs/{run}/how").json
         assert answer == {"run": run, **json.loads(encode(training_described()))}
     finally:
         shutil.rmtree(directory.path / run)
+
+
+def test_condition_that_is_none_is_refused_without_repeating_it(finished: Client) -> None:
+    answer = finished.get("/api/v1/runs?where=strange%3E1")
+    assert (answer.status, answer.json["type"]) == (409, "urn:esper:problem:not-a-condition")
+    assert b"strange" not in answer.body

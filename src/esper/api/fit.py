@@ -1,7 +1,7 @@
 """`esper.fit` trains a model that may grow, and leaves its history in a log."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
+from esper.history.labels import labels_of
+from esper.history.run_list import resolve_run
 from esper.kasmina.growth import Choice, SeedOptimizer
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
@@ -75,6 +77,10 @@ def fit(
     checkpoints: str | Path | None = None,
     by: str | None = None,
     approved_by: str | None = None,
+    name: str | None = None,
+    tags: Sequence[str] = (),
+    notes: str | None = None,
+    config: Mapping[str, object] | None = None,
     record_argv: bool = True,
     record_source: bool = True,
 ) -> Result:
@@ -91,6 +97,9 @@ def fit(
     machine's run over: it is copied into `log`, and the trainer there ends. `by` names the person who starts the run and `approved_by` who
     approved its limits, for RunStarted; one that is resumed keeps its own, and RunResumed says who else was named. SIGINT and SIGTERM end a
     training after the step under way, and it can be resumed.
+
+    `name`, `tags`, `notes` and `config`, a mapping of values of your own (at most 16 KiB as JSON), label the run in its log: lists show and
+    pick it by them, and a name that no other run has is taken wherever a run's id is.
 
     The log has how it was trained (`esper show RUN --how`), the command line, and the source that no revision gives: the changes of a dirty
     tree, or the script and its modules outside of a repository. Secrets are masked as well as they can be told; `record_argv=False` and
@@ -137,6 +146,7 @@ def fit(
         device=where,
         by=person_or_none("by=", by),
         approved_by=person_or_none("approved_by=", approved_by),
+        labels=labels_of(name, tags, notes, config),
         argv=record_argv,
         source=record_source,
     )
@@ -160,7 +170,7 @@ def fit(
 def _existing(text: str, directory: Directory, cluster: "KafkaSettings | None", checkpoints: str | Path | None) -> RunId:
     """The run that `text` means in `directory`; with `checkpoints` on the cluster, taken over from there."""
     if cluster is None or checkpoints is None:
-        return directory.resolve(text)
+        return resolve_run(directory, text)
     from esper.processes.taking_over import take_run_over
 
     with ThreadPoolExecutor(1) as pool:  # A notebook's thread has a loop that runs already.

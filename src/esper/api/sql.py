@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from esper.errors import SettingsError
+from esper.history.run_list import resolve_run
 from esper.oona.directory import Directory
 
 if TYPE_CHECKING:
@@ -39,5 +40,5 @@ def sql(
     from esper.audit.door.query import QueryLimits
 
     directory = Directory(Path(log))
-    scope = Scope(None if run is None else directory.resolve(run), at, epoch)
+    scope = Scope(None if run is None else resolve_run(directory, run), at, epoch)
     return ask(directory, statement, parameters=parameters, scope=scope, limits=QueryLimits(time_s=time_s)).answer

@@ -17,6 +17,7 @@ from esper.events.envelope import RunId
 from esper.events.topics import TOPICS
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History
+from esper.history.run_list import resolve_run
 from esper.kafka.cluster import SCHEME, KafkaSettings, is_kafka
 from esper.oona.directory import Directory
 
@@ -113,7 +114,7 @@ def run_of(arguments: argparse.Namespace) -> tuple[Directory, RunId]:
     if mirror is not None:
         return mirror[0], kafka_log.caught_up_run(*mirror, arguments.run)
     directory = directory_of(arguments)
-    return directory, directory.resolve(arguments.run)
+    return directory, resolve_run(directory, arguments.run)
 
 
 def history_of(arguments: argparse.Namespace) -> tuple[Directory, History]:

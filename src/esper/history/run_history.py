@@ -28,6 +28,7 @@ from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
 from esper.folds.control_state import DecisionRow
 from esper.folds.run_state import BlockedError, RunState, digest, step
 from esper.folds.timeline import Life, Timeline
+from esper.history.run_list import resolve_run
 from esper.oona.contract import START, Log, Position, pages_of, records_of
 from esper.oona.directory import Directory
 from esper.oona.gone import Gone
@@ -293,12 +294,12 @@ class History:
 
 
 def open_run(run: str, log: str | Path = "runs") -> History:
-    """The history of `run` (an id, a unique prefix or suffix, or `latest`) in the log directory `log`.
+    """The history of `run` (an id, a unique prefix or suffix, a unique name, or `latest`) in the log directory `log`.
 
     Raises LogError where there is no such directory, RuleError where `run` means no run of it or several, naming those there are.
     """
     directory = Directory(Path(log))
-    identity = directory.resolve(run)
+    identity = resolve_run(directory, run)
     return History(directory.open(identity), identity)
 
 

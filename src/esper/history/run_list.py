@@ -4,8 +4,8 @@
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -14,18 +14,20 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue
 
-from esper.errors import EsperError
+from esper.errors import AmbiguousRunError, EsperError, UnknownRunError
 from esper.events.codec import decode, decode_as
 from esper.events.envelope import RunId
 from esper.events.fields import WORDS, Count, Float
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
 from esper.events.topics import EPOCH, RUN
+from esper.history.labels import Condition
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory, RunEntry
 from esper.oona.file import RUN_FILE
 
 _AGAIN_S = 1.0
+_SHOWN = 10
 _T = TypeVar("_T")
 
 RunStatus = Literal["live", "finished", "failed", "interrupted", "unreadable"]
@@ -43,6 +45,9 @@ class RunSummary:
     epochs: Count | None = None
     validation_loss: Float | None = None
     parameters: Count | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    config: Mapping[str, JsonValue] = field(default_factory=dict)
     holder: Annotated[int | None, Field(exclude=True)] = None
     sealed: bool = False
     problem: str | None = None
@@ -81,7 +86,7 @@ class RunList:
 
     def resolve(self, ref: str) -> RunId:
         """The run that `ref` means, as `Directory.resolve`."""
-        return self._directory.resolve(ref)
+        return _by_name(self._directory, ref, self.lines)
 
     def _line(self, run: RunId) -> RunSummary | None:
         files, line = self._known.get(run, (None, None))
@@ -103,6 +108,38 @@ def summaries(directory: Directory) -> Iterator[RunSummary]:
         line = _summary(directory, name)
         if line is not None:
             yield line
+
+
+VALUES = ("run", "standing", "task", "name", "epoch", "epochs", "validation_loss", "parameters")
+"""Names of a run's line that a condition may compare, besides those of its config."""
+
+
+def is_picked(line: RunSummary, tags: Collection[str], conditions: Iterable[Condition]) -> bool:
+    """True for a run that has all of `tags` and meets all of `conditions`."""
+    values = {name: getattr(line, name) for name in VALUES} | {"config": line.config}
+    return set(tags) <= set(line.tags) and all(one.holds(values) for one in conditions)
+
+
+def resolve_run(directory: Directory, text: str) -> RunId:
+    """The run that `text` means: as `Directory.resolve` has it, else the one run of that name.
+
+    Raises UnknownRunError, or AmbiguousRunError with the candidates.
+    """
+    return _by_name(directory, text, lambda: tuple(summaries(directory)))
+
+
+def _by_name(directory: Directory, text: str, lines: Callable[[], Sequence[RunSummary]]) -> RunId:
+    try:
+        return directory.resolve(text)
+    except UnknownRunError:
+        named = [line.run for line in lines() if line.name == text]
+        if not named:
+            raise
+        if len(named) > 1:
+            raise AmbiguousRunError(
+                f"{len(named)} runs have the name {text!r} in {directory.path}; there are: {', '.join(named[:_SHOWN])}"
+            ) from None
+        return named[0]
 
 
 def began(run: RunId) -> datetime | None:
@@ -137,6 +174,9 @@ def _of_mark(run: RunId, mark: Mapping[str, JsonValue]) -> RunSummary:
         epochs=epochs,
         validation_loss=WORDS.get(loss) if isinstance(loss, str) else float(loss) if isinstance(loss, int | float) else None,
         parameters=_typed(mark.get("parameters"), int),
+        name=_typed(mark.get("name"), str),
+        tags=tuple(map(str, _typed(mark.get("tags"), list) or ())),
+        config=_typed(mark.get("config"), dict) or {},
         sealed=True,
     )
 
@@ -166,6 +206,9 @@ def _of_log(directory: Directory, entry: RunEntry) -> RunSummary:
         epochs=started.epochs if started else None,
         validation_loss=epoch.validation_loss if epoch else None,
         parameters=grown.parameters if grown else None,
+        name=started.name if started else None,
+        tags=started.tags if started else (),
+        config=started.config if started else {},
         holder=entry.holder,
     )
 

@@ -4,9 +4,9 @@ from bisect import bisect_right
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, StringConstraints
 
-from esper.errors import UnknownRunError
+from esper.errors import SettingsError, UnknownRunError
 from esper.events.fields import Count
 from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.lifecycle import SeedEvaluated, Stage
@@ -16,12 +16,14 @@ from esper.folds.control_state import CommandRow, Counts, Fate
 from esper.folds.run_state import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, Status, digest
 from esper.folds.seeds import Slot
 from esper.folds.timeline import Note, Span
-from esper.history.run_list import RunStatus, RunSummary
+from esper.history.labels import condition
+from esper.history.run_list import VALUES, RunStatus, RunSummary, is_picked
 from esper.nissa.backend import ByBackend, OfRun, PageSize, View, about_run, send, view_model, view_of
 from esper.nissa.problems import ProblemError, responses
 
 _Moment = Annotated[int, Query(ge=0, le=2**53)]
 _OF_RUN = responses(404, 409, 503)
+_Label = Annotated[str, StringConstraints(max_length=500)]
 run_routes = APIRouter(prefix="/api/v1/runs", tags=["runs"])
 
 _RunPage = view_model("RunPage", "Runs, the newest first.", runs=tuple[RunSummary, ...], cursor=str | None, total=Count)
@@ -33,6 +35,15 @@ class _GoneView(View):
     topic: str
     first: Count
     last: Count
+
+
+class _LabelsView(View):
+    """The labels of a run, as the user gave them."""
+
+    name: str | None
+    tags: tuple[str, ...]
+    notes: str | None
+    config: dict[str, JsonValue]
 
 
 class _RunView(View):
@@ -53,6 +64,8 @@ class _RunView(View):
     gone: tuple[_GoneView, ...]
     settings: dict[str, JsonValue] = Field({})
     sites: tuple[Site, ...]
+    labels: _LabelsView | None
+    """Null: the run has not begun."""
     rng_seed: int | None = None
     code: Code | None = None
     packages: dict[str, str] = Field({})
@@ -136,15 +149,24 @@ _SeedsView = view_model(
 )
 
 
-@run_routes.get("", response_model=_RunPage, responses=responses(503))
+@run_routes.get("", response_model=_RunPage, responses=responses(409, 503))
 def list_runs(
     backend: ByBackend,
+    *,
     limit: PageSize = 100,
     cursor: Annotated[str | None, Query(max_length=128, description="The last run of the page before.")] = None,
     standing: Annotated[RunStatus | None, Query(description="Only runs that stand so.")] = None,
+    tag: Annotated[tuple[_Label, ...], Query(description="Only runs with all of these tags.")] = (),
+    where: Annotated[tuple[_Label, ...], Query(description="Only runs where all of these hold, like `config.lr > 0.01`.")] = (),
 ) -> Response:
     """Every run, the newest first."""
-    found = [run for run in backend.run_list.lines() if standing is None or run.standing == standing]
+    try:
+        conditions = [condition(text, VALUES) for text in where]
+    except SettingsError:
+        words = f"expected a condition NAME OP VALUE of one of {', '.join(VALUES)} or config.<name>, like 'config.lr > 0.01'"
+        raise ProblemError(409, "not-a-condition", words) from None
+    lines = (run for run in backend.run_list.lines() if standing is None or run.standing == standing)
+    found = [run for run in lines if is_picked(run, tag, conditions)]
     # Ids begin with their time, so the order of the names is newest first, and runs that began since the page before change nothing.
     rest = [run for run in found if cursor is None or run.run < cursor]
     chosen = tuple(rest[:limit])
@@ -164,7 +186,8 @@ def show_run(asked: OfRun) -> _RunView:
         notes, started = tuple(known.timeline.notes), known.state.started
         gone = run.history.gone
         ranges = tuple(view_of(_GoneView, topic=topic, first=first, last=last) for topic, first, last in gone.ranges)
-        told = {"blocked": blocked, "notes": notes, "gone_records": gone.count, "gone": ranges}
+        labels = None if started is None else view_of(_LabelsView, started)
+        told = {"labels": labels, "blocked": blocked, "notes": notes, "gone_records": gone.count, "gone": ranges}
         return view_of(_RunView, known.state, started, summary=line, digest=run.digest(), **told)
 
 

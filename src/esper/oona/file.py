@@ -254,7 +254,9 @@ def mark_of(heads: Heads, first: Record, last: Record) -> str:
     summary: dict[str, JsonValue] = {"status": "finished"}
     if last.type == RunFinished.KIND:  # Of a run that is no training, a list shows only that it has ended.
         began = decode(first)
-        summary |= {"task": began.task if isinstance(began, RunStarted) else None, "epochs": last.epoch}
+        summary |= {"task": None, "epochs": last.epoch}
+        if isinstance(began, RunStarted):
+            summary |= began.model_dump(mode="json", include={"task", "name", "tags", "config"})
         summary |= decode(last).model_dump(mode="json", include={"parameters", "metrics"})
     return json.dumps(_end_of(heads) | {"summary": summary})
 

@@ -32,6 +32,7 @@ from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, Pairs, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.kinds.training import TrainingDescribed
+from esper.history.labels import Labels
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
 from esper.kasmina.compiler import KernelCompiler
@@ -132,6 +133,7 @@ class Recipe:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     by: str | None = None
     approved_by: str | None = None
+    labels: Labels = field(default_factory=Labels)
     argv: bool = True
     source: bool = True
 
@@ -375,6 +377,10 @@ def _start(recipe: Recipe, settings: RunSettings, host: Host, pairs: Pairs | Non
         epochs=settings.trainer.epochs,
         by=recipe.by,
         approved_by=recipe.approved_by,
+        name=recipe.labels.name,
+        tags=recipe.labels.tags,
+        notes=recipe.labels.notes,
+        config=dict(recipe.labels.config),
         account=environment.account(),
     )
 

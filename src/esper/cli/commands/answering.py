@@ -10,6 +10,7 @@ from esper.errors import RuleError, SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.accountability import HoldReleased, RunHeld, RunSignedOff, TrailEvent
 from esper.events.kinds.run import RunFinished
+from esper.history.run_list import resolve_run
 from esper.history.trail import end_of, holds_in_force
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
@@ -37,7 +38,7 @@ def _run_sign_off(arguments: argparse.Namespace, out: Output) -> int:
     by = person("--by", arguments.by)
     role, note = said("--role", arguments.role, "the role of a person"), said("--note", arguments.note, "a text")
     directory = directory_of(arguments)
-    run = directory.resolve(arguments.run)
+    run = resolve_run(directory, arguments.run)
     end, event = end_of(directory, run)
     model = event.model_digest if isinstance(event, RunFinished) else None
     accepted = "which failed" if model is None else f"with model {model[:12]}"
@@ -56,7 +57,7 @@ def _run_hold(arguments: argparse.Namespace, out: Output) -> int:
     today = datetime.now(UTC).date()
     until = None if arguments.until is None else _day("--until", arguments.until, today)
     directory = directory_of(arguments)
-    run = directory.resolve(arguments.run)
+    run = resolve_run(directory, arguments.run)
     if arguments.release:
         released = plural(_held(directory, run, today), "hold")
         words = f"run {short_id(run)} is no longer held; {by} released {released}: {why}"

@@ -16,6 +16,7 @@ from esper.cli.text import UNKNOWN, count, hanging, short_id
 from esper.events.kinds.training import Component, Loader, Source, TrainingDescribed
 from esper.history.comparing import Compared, module_words, side_by_side
 from esper.history.run_history import FoldedRun, History
+from esper.history.run_list import resolve_run
 from esper.words import plural
 
 
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     directory = directory_of(arguments)
     folded: list[FoldedRun] = []
     for text in (arguments.one, arguments.other):
-        identity = directory.resolve(text)
+        identity = resolve_run(directory, text)
         with History(directory.open(identity), identity) as history:
             folded.append(history.folded())
     found = side_by_side(*folded)
@@ -88,6 +89,8 @@ def how(folded: FoldedRun, *, everything: bool) -> Iterator[RenderableType]:
     clip, accumulate = started.settings.get("trainer.clip"), started.settings.get("trainer.accumulate")
     yield hanging("  step       ", f"gradient norm clipped at {_value(clip)}, {_value(accumulate)} micro-batches a step")
     yield hanging("  seed       ", f"rng {started.rng_seed}, {started.epochs or UNKNOWN} epochs, device {started.hardware.device}")
+    for name, value in started.config.items():
+        yield hanging("  config     ", f"{name} {_value(value)}")
     yield from _code(folded, described.sources, everything=everything)
 
 

@@ -12,6 +12,7 @@ from esper.cli.commands.audit_tables import require_duckdb, wait_for
 from esper.cli.output import Output
 from esper.cli.sql_shell import run_shell
 from esper.errors import RuleError, SettingsError
+from esper.history.run_list import resolve_run
 from esper.settings import settings_of
 from esper.words import plural
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     limits = settings_of(QueryLimits, dict(map(_limit, arguments.limit)), "limit")
     chosen = format_of(arguments.format, arguments.out)
     directory = directory_of(arguments)
-    scope = Scope(None if arguments.run is None else directory.resolve(arguments.run), arguments.at, arguments.epoch)
+    scope = Scope(None if arguments.run is None else resolve_run(directory, arguments.run), arguments.at, arguments.epoch)
 
     def asked(statement: str) -> "Asked":
         return ask(directory, statement, scope=scope, limits=limits, waiting=wait_for)

@@ -14,6 +14,7 @@ from esper.cli.text import hanging, short_id
 from esper.durable import replace_durably
 from esper.errors import DataError, SettingsError
 from esper.events.envelope import RunId
+from esper.history.run_list import resolve_run
 from esper.oona.directory import Directory
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         raise SettingsError(f"--model: expected a file or a folder, got nothing at {arguments.model}")
     # The whole log: holds and acceptances stand in runs of their own.
     directory = directory_of(arguments)
-    name = directory.resolve(arguments.run)
+    name = resolve_run(directory, arguments.run)
     report = _made(directory, name, on, arguments.model)
     from esper.audit.report.render import html_of, json_of
 

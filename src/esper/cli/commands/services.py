@@ -13,6 +13,7 @@ from esper.cli.arguments import Subcommands, directory_of, factor, log_name, mir
 from esper.cli.output import Output
 from esper.cli.text import short_id
 from esper.errors import SettingsError
+from esper.history.run_list import resolve_run
 from esper.observer.build import observe, rebuild
 from esper.observer.delivery.delivery_file import DELIVERY_TOML
 from esper.observer.leader import LEAVE_AFTER_S
@@ -93,7 +94,7 @@ def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
 def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
     """Makes the states again. Returns 1 where one is not the state that was saved."""
     directory = directory_of(arguments)
-    runs = tuple(directory.resolve(name) for name in arguments.run) or None
+    runs = tuple(resolve_run(directory, name) for name in arguments.run) or None
     rebuilt = out.rows(
         rebuild(directory, runs),
         lambda made: out.line(f"{short_id(made.run)}  {made.records:>9,} records  {made.digest[:16]}  {_REBUILT[made.same]}"),

@@ -148,9 +148,13 @@ def _heading(folded: FoldedRun, status: str) -> Iterator[RenderableType]:
     yield separated((f"task {run.task}", f"rng {run.rng_seed}", status, epoch, incarnation), indent=2)
     yield separated((times, f"step {count(telemetry.step)}", f"{count(telemetry.records)} records"), indent=2)
     yield separated((parameters, f"device {run.hardware.device}", code), indent=2)
+    if run.name or run.tags:
+        yield separated(filter(None, (run.name, *(f"#{tag}" for tag in run.tags))), indent=2)
     people = (run.by and f"started by {run.by}", run.approved_by and f"limits approved by {run.approved_by}")
     if any(people):
         yield separated(filter(None, people), indent=2)
+    if run.notes:
+        yield hanging("  note: ", run.notes)
     yield _indented(f"state at moment {state.moment}: {digest(state)}", "dim")
     if isinstance(state.end, RunFailed):
         yield _indented(f"failed ({state.end.kind}) in {state.end.where}: {state.end.error}", "red")

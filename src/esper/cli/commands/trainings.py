@@ -27,8 +27,10 @@ from esper.events.envelope import RunId
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.run import RunRolledBack
 from esper.folds.control_state import DecisionRow
+from esper.history.labels import labels_of
 from esper.history.resume import Variant, is_resumable, resume_hint
 from esper.history.run_history import FoldedRun
+from esper.history.run_list import resolve_run
 from esper.kafka.cluster import is_kafka
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
@@ -72,6 +74,9 @@ def add(commands: Subcommands) -> None:
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting by its dotted name; repeatable")
     train.add_argument("--by", metavar="NAME", help="the person who starts the run, for its log")
     train.add_argument("--approved-by", metavar="NAME", help="the person who approved its limits, for its log")
+    train.add_argument("--name", metavar="NAME", help="a name for the run, taken wherever its id is")
+    train.add_argument("--tag", action="append", default=[], metavar="TAG", help="a tag for the run; repeatable")
+    train.add_argument("--note", metavar="TEXT", help="a note about the run")
     train.add_argument("--no-argv", action="store_true", help="leave the command line out of the log")
     train.add_argument("--no-source", action="store_true", help="leave the source that no revision gives out of the log")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
@@ -86,6 +91,9 @@ def add(commands: Subcommands) -> None:
         compare=True,
         by=None,
         approved_by=None,
+        name=None,
+        tag=[],
+        note=None,
         no_argv=False,
         no_source=False,
     )
@@ -112,7 +120,8 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     if arguments.compare:
         require_comparable(task)
     recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by)
-    recipe = replace(recipe, argv=not arguments.no_argv, source=not arguments.no_source)
+    labels = labels_of(arguments.name, arguments.tag, arguments.note)
+    recipe = replace(recipe, labels=labels, argv=not arguments.no_argv, source=not arguments.no_source)
     require_trainable(recipe, settings)
     directory = directory_of(arguments, create=True)
     run = fresh_run_id()
@@ -153,7 +162,7 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     from esper.processes.train import resume, run_settings, run_started
 
     directory = directory_of(arguments, create=address is not None)
-    run = directory.resolve(arguments.run) if address is None or cluster is None else _taken_over(arguments, cluster, directory)
+    run = resolve_run(directory, arguments.run) if address is None or cluster is None else _taken_over(arguments, cluster, directory)
     with directory.open(run) as log:
         begun = run_started(log)
     _require_resumable(run, begun, arguments)
