@@ -10,7 +10,7 @@ from esper.audit.door.answer import Answer
 from esper.audit.door.query import QueryLimits, query
 from esper.audit.ownership import ProjectionSnapshot, snapshot_of
 from esper.audit.projection import opened
-from esper.audit.tables import described
+from esper.audit.tables import described, sql_text
 from esper.errors import RuleError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
@@ -59,9 +59,8 @@ def _views(snapshot: ProjectionSnapshot, scope: Scope) -> tuple[str, ...]:
             raise RuleError("expected a run whose moment or epoch is meant, got none: name it with --run")
         return ()
     moment = _moment(snapshot, scope.run, scope)
-    of_run = "'" + scope.run.replace("'", "''") + "'"
     return tuple(
-        f'CREATE TEMP VIEW "{name}" AS FROM audit.main."{name}" WHERE run = {of_run}'
+        f'CREATE TEMP VIEW "{name}" AS FROM audit.main."{name}" WHERE run = {sql_text(scope.run)}'
         + ("" if moment is None or "moment" not in {column.name for column in columns} else f" AND moment <= {moment}")
         for name, _, columns in described()
     )

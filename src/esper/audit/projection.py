@@ -25,11 +25,11 @@ from esper.audit.reading import (
     FILES,
     MOST_RECORDS,
     SCHEMA,
-    Batch,
+    EventRow,
+    EventRows,
+    LastOfTopic,
     Reached,
     Reader,
-    Row,
-    TopicState,
     arrow_of,
     has_file,
     row_of,
@@ -48,6 +48,7 @@ from esper.audit.tables import (
     described,
     insertion,
     selection,
+    sql_text,
     tables_of,
 )
 from esper.errors import DataError, LogError
@@ -85,7 +86,7 @@ class State(NamedTuple):
     conflicts: dict[RunId, int]
 
 
-class View(NamedTuple):
+class StoredView(NamedTuple):
     """A view or a macro: its name, `VIEW`, `MACRO` or `MACRO TABLE`, its meaning in a line, and the statement that makes it."""
 
     name: str
@@ -237,12 +238,12 @@ class Projection:
     def _reader(self, runs: Collection[RunId]) -> Reader:
         rows = {(run, file): row for run, file, row in self._connection.execute('SELECT run, file, "row" FROM positions').fetchall()}
         topics = {
-            (run, topic): TopicState(Admission(sequence or 0, b"", ((incarnation, 1),) if incarnation else ()), bytes(tied or b""))
+            (run, topic): LastOfTopic(Admission(sequence or 0, b"", ((incarnation, 1),) if incarnation else ()), bytes(tied or b""))
             for run, topic, sequence, incarnation, tied in self._connection.execute(_LAST_OF_TOPICS, [list(runs)]).fetchall()
         }
         return Reader(self.directory, rows, topics)
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: EventRows) -> None:
         """Makes `batch` durable, all or nothing. A record that a typed table refuses stays in `events`, with the reason."""
         try:
             self._insert_batch(batch)
@@ -252,7 +253,7 @@ class Projection:
                 raise DataError(f"cannot project {batch.table.num_rows} records: {_first_line(error)}") from error
             self._insert_batch(marked)
 
-    def _insert_batch(self, batch: Batch) -> None:
+    def _insert_batch(self, batch: EventRows) -> None:
         with self._registered("batch", batch.table), self._transaction():
             # Facts apart: payloads are compressed two thousand at a time, and who asks for facts has not to open those of telemetry.
             facts, others = (f"SELECT * FROM batch WHERE fact IS {which}" for which in ("NOT NULL", "NULL"))
@@ -262,7 +263,7 @@ class Projection:
                 self._count(table.name, self._connection.execute(insertion(table, kind, "batch")).fetchall()[0][0])
             self._reach(batch.reached)
 
-    def _marked(self, batch: Batch) -> Batch:
+    def _marked(self, batch: EventRows) -> EventRows:
         """`batch` with a problem at every record that a typed table refuses."""
         problems = batch.table.column("problem").to_pylist()
         with closing(duckdb.connect(config=dict(_SETTINGS))) as scratch:
@@ -314,7 +315,7 @@ class Projection:
             self._connection.execute("UPDATE positions SET compared_at = ? WHERE run = ? AND file = ?", [_now(), run, file])
         return new
 
-    def _note(self, run: RunId, file: str, after: int, upto: int, rows: Sequence[Row]) -> int:
+    def _note(self, run: RunId, file: str, after: int, upto: int, rows: Sequence[EventRow]) -> int:
         """Notes the conflicts between `rows` and what was read before of rows `after` to `upto`."""
         given = {"run": run, "file": file, "after": after, "upto": upto, "now": _now()}
         with self._registered("found", arrow_of(rows)), self._transaction():
@@ -454,14 +455,14 @@ def state_of(snapshot: Path) -> State:
         )
 
 
-def views() -> Iterator[View]:
+def views() -> Iterator[StoredView]:
     """Every view and macro, in the order in which they are made. The comment above each statement is its meaning."""
     folder = files("esper.audit") / "views"
     for path in sorted((path for path in folder.iterdir() if path.name.endswith(".sql")), key=lambda path: path.name):
         text = path.read_text(encoding="utf-8")
         meaning = text.partition("\n")[0].removeprefix("-- ")
         kind = "VIEW" if "CREATE VIEW" in text else "MACRO TABLE" if "AS TABLE" in text else "MACRO"
-        yield View(path.name.removesuffix(".sql"), kind, meaning, text)
+        yield StoredView(path.name.removesuffix(".sql"), kind, meaning, text)
 
 
 @cache
@@ -474,7 +475,7 @@ def _version() -> str:
     return hashlib.sha256("\x1f".join((*own, *typed, *(view.text for view in views()))).encode()).hexdigest()
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _ahead(batches: Iterator[EventRows]) -> Iterator[EventRows]:
     """The same batches; the next one is read, on a thread of its own, while one is written."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, batches, None)
@@ -506,8 +507,8 @@ def _connected(path: Path) -> duckdb.DuckDBPyConnection:
     """
     connection = duckdb.connect(config={**_SETTINGS, "enable_external_access": True})
     try:
-        named = os.fspath(path).replace("'", "''")
-        connection.execute(f"ATTACH '{named}' AS audit (RECOVERY_MODE no_wal_writes, ROW_GROUP_SIZE {MOST_RECORDS})")
+        named = sql_text(os.fspath(path))
+        connection.execute(f"ATTACH {named} AS audit (RECOVERY_MODE no_wal_writes, ROW_GROUP_SIZE {MOST_RECORDS})")
         connection.execute("USE audit")
         connection.execute("SET enable_external_access = false")
     except BaseException:

@@ -24,14 +24,14 @@ from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK, read_mark
 from esper.oona.observed import is_observed, observed_rows
 from esper.oona.run_log import RunLog
 
-RUN, OBSERVED = "run", "observed"
-FILES: Mapping[str, str] = {RUN: RUN_FILE, OBSERVED: OBSERVED_FILE}
+WRITTEN, OBSERVED = "run", "observed"
+FILES: Mapping[str, str] = {WRITTEN: RUN_FILE, OBSERVED: OBSERVED_FILE}
 MOST_RECORDS = 16_384
 """Of one batch, and of one piece of a table in the file: what is full is written while the next batch is read."""
 _MOST_BYTES = 128 << 20
 _PAGE = 1024
 _LONGEST_PROBLEM = 500
-Row = tuple[object, ...]
+EventRow = tuple[object, ...]
 _INTEGER, _TEXT = pa.int64(), pa.string()
 SCHEMA = pa.schema(
     [
@@ -61,7 +61,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(slots=True)
-class TopicState:
+class LastOfTopic:
     """The last record of one topic of a run that was read: what admitted it, and its chain.
 
     `undigested` is that record, where `admission` has no digest of it yet.
@@ -87,7 +87,7 @@ class Reached(NamedTuple):
     mark: str | None = None
 
 
-class Batch(NamedTuple):
+class EventRows(NamedTuple):
     """Rows for `events`, the kinds in them that have tables, and how far the files were read with them."""
 
     table: pa.Table
@@ -98,7 +98,7 @@ class Batch(NamedTuple):
 def stamp_of(folder: Path, file: str) -> str:
     """Size, time and identity of a file, its WAL and its seal: where they are the same, nothing was written. Empty: there is no file."""
     found = []
-    for path in (folder / FILES[file], folder / (FILES[file] + "-wal"), *((folder / SEAL_MARK,) if file == RUN else ())):
+    for path in (folder / FILES[file], folder / (FILES[file] + "-wal"), *((folder / SEAL_MARK,) if file == WRITTEN else ())):
         try:
             status = path.stat()
         except OSError:
@@ -139,7 +139,9 @@ def has_file(directory: Directory, run: RunId, file: str) -> bool:
 class Reader:
     """Reads files of a directory on from `rows` and gathers their records into batches; `topics` is where each run's topics stood."""
 
-    def __init__(self, directory: Directory, rows: Mapping[tuple[RunId, str], int], topics: Mapping[tuple[RunId, str], TopicState]) -> None:
+    def __init__(
+        self, directory: Directory, rows: Mapping[tuple[RunId, str], int], topics: Mapping[tuple[RunId, str], LastOfTopic]
+    ) -> None:
         self._directory = directory
         self._rows = rows
         self._topics = dict(topics)
@@ -148,14 +150,14 @@ class Reader:
         self._kinds: set[str] = set()
         self._reached: dict[tuple[RunId, str], Reached] = {}
 
-    def batches(self, files: Iterable[tuple[RunId, str]]) -> Iterator[Batch]:
+    def batches(self, files: Iterable[tuple[RunId, str]]) -> Iterator[EventRows]:
         """Everything new in `files`, in batches of whole pages. A file that cannot be read has a problem, and the others are read."""
         for run, file in files:
             folder = self._directory.path / run
             reached = Reached(run, file, self._rows.get((run, file), 0), stamp_of(folder, file))
             try:
-                gone = gone_of(self._directory, run) if file == RUN else None
-                self._reached[run, file] = reached = reached._replace(gone=gone, mark=read_mark(folder) if file == RUN else None)
+                gone = gone_of(self._directory, run) if file == WRITTEN else None
+                self._reached[run, file] = reached = reached._replace(gone=gone, mark=read_mark(folder) if file == WRITTEN else None)
                 for page in rows_of(self._directory, run, file, reached.row):
                     # A page at a time: the next one takes the memory of its texts again, which the processor still has at hand.
                     self._pages.append(arrow_of([self._row(file, row, record) for row, record in page]))
@@ -171,10 +173,10 @@ class Reader:
         if self._reached:
             yield self._taken()
 
-    def _row(self, file: str, row: int, record: Record) -> Row:
+    def _row(self, file: str, row: int, record: Record) -> EventRow:
         problem, follows = _undecodable(record), None
-        if file == RUN:
-            state = self._topics.setdefault((record.run, record.topic), TopicState())
+        if file == WRITTEN:
+            state = self._topics.setdefault((record.run, record.topic), LastOfTopic())
             follows = record.chain == chain(record, state.chain)
             problem = _refused(state, record) or problem
             state.chain = record.chain or b""
@@ -183,13 +185,13 @@ class Reader:
         self._bytes += len(record.data)
         return row_of(file, row, record, follows, problem)
 
-    def _taken(self) -> Batch:
-        batch = Batch(pa.concat_tables([SCHEMA.empty_table(), *self._pages]), frozenset(self._kinds), tuple(self._reached.values()))
+    def _taken(self) -> EventRows:
+        batch = EventRows(pa.concat_tables([SCHEMA.empty_table(), *self._pages]), frozenset(self._kinds), tuple(self._reached.values()))
         self._pages, self._records, self._bytes, self._kinds, self._reached = [], 0, 0, set(), {}
         return batch
 
 
-def row_of(file: str, row: int, record: Record, follows: bool | None = None, problem: str | None = None) -> Row:
+def row_of(file: str, row: int, record: Record, follows: bool | None = None, problem: str | None = None) -> EventRow:
     """`record` as a row of `events`; a payload that is not UTF-8 is written with escapes, and has a problem."""
     identity, run, topic, writer, sequence, fact, moment, generation, incarnation, kind, time, epoch, step, cause, trace, tied, data = (
         record
@@ -205,7 +207,7 @@ def _utf8(data: bytes) -> bytes:
     return data.decode(errors="backslashreplace").encode()
 
 
-def arrow_of(rows: Sequence[Row]) -> pa.Table:
+def arrow_of(rows: Sequence[EventRow]) -> pa.Table:
     """Rows of `events` as a table."""
     columns = tuple(zip(*rows, strict=True)) or ((),) * len(SCHEMA)
     made = (
@@ -231,7 +233,7 @@ def _undecodable(record: Record) -> str | None:
     return None if kind.TOPIC in ("*", record.topic) else f"{record.type} stands in topic {record.topic}, expected {kind.TOPIC}"
 
 
-def _refused(state: TopicState, record: Record) -> str | None:
+def _refused(state: LastOfTopic, record: Record) -> str | None:
     """The reason why `record` does not come after those of its topic that were read; None: it does, and `state` has it now."""
     known, following = state.admission, state.admission.sequence + 1
     if record.sequence == following and known.incarnations and known.incarnations[-1][0] == record.incarnation:

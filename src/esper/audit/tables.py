@@ -319,17 +319,19 @@ def comments(name: str, meaning: str, columns: Sequence[Column]) -> Iterator[str
 
 def comment_on(kind: str, name: str, meaning: str) -> str:
     """The statement that keeps the meaning of one thing in the database."""
-    return f"COMMENT ON {kind} {name} IS {_text(meaning)}"
+    return f"COMMENT ON {kind} {name} IS {sql_text(meaning)}"
 
 
 def selection(table: Table, kind: type[Event], source: str) -> str:
     """The SELECT that gives the rows of `table` from the records of `kind` in the relation `source`, which is like `events`."""
     own = {column.name: column.expression for column in (*PLACE, *(() if table.rows else _IDENTITY), *_payload_columns(table, kind))}
     if table.status:
-        own["status"] = _text(table.status[kind])
+        own["status"] = sql_text(table.status[kind])
     listed = ", ".join(f"{own.get(column.name, 'NULL')} AS {_quoted(column.name)}" for column in columns_of(table))
     structure = json.dumps({path[0]: _structure_below(kind, path[:1], _paths(table, kind)) for path in _paths(table, kind)})
-    read = f"SELECT *, from_json_strict(data, {_text(structure)}) AS j FROM {source} WHERE type = {_text(kind.KIND)} AND problem IS NULL"
+    read = (
+        f"SELECT *, from_json_strict(data, {sql_text(structure)}) AS j FROM {source} WHERE type = {sql_text(kind.KIND)} AND problem IS NULL"
+    )
     return f"SELECT {listed} FROM ({read})"
 
 
@@ -494,7 +496,8 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(text: str) -> str:
+def sql_text(text: str) -> str:
+    """`text` as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
 
 

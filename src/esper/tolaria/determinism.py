@@ -79,7 +79,7 @@ def _code_path() -> str | None:
 
 
 def without_a_kernel(error: BaseException) -> str | None:
-    """How to go on after `error` of an operation that torch has no deterministic kernel for; None after any other."""
+    """The way to go on after `error` of an operation that torch has no deterministic kernel for; None after any other."""
     if not isinstance(error, RuntimeError) or "use_deterministic_algorithms" not in str(error):
         return None
     return (
@@ -134,7 +134,7 @@ def _reachable(source: object, seen: set[int], depth: int) -> Iterator[object]:
 
 
 def _parts(source: object) -> Iterable[object]:
-    """What `source` holds: its items or attributes; of a function what it closes over, its defaults, and generators that it names."""
+    """Contents of `source`: its items or attributes; of a function what it closes over, its defaults, and generators that it names."""
     match source:
         case dict():
             return source.values()

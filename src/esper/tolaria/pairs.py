@@ -99,7 +99,7 @@ def find_pairs(model: nn.Module, batches: Iterable[Batch], objective: Objective,
 
 
 def warning(pairs: Pairs, least: int) -> str:
-    """What a person should know of `pairs` before the first step, where `least` are needed: too few, or batches that could not be cut."""
+    """A warning about `pairs` before the first step, where `least` are needed: too few, or batches that could not be cut."""
     if pairs.count >= least and (pairs.of != "batches" or pairs.count >= _WANTED):
         return ""
     few = f"; fewer than {least} give no confidence, so that nothing will be grafted" if pairs.count < least else ""
@@ -265,7 +265,7 @@ def _spare(objective: Objective) -> Objective:
 
 
 def _held(objective: Objective) -> Mapping[str, object]:
-    """What the loss of `objective` holds, by name: numbers, texts, and copies of tensors."""
+    """Contents of the loss of `objective`, by name: numbers, texts, and copies of tensors."""
     loss = getattr(objective, "loss", objective)
     parts = loss.named_modules() if isinstance(loss, nn.Module) else (("", loss),)
     return {f"{name}.{key}": copy.deepcopy(value) for name, part in parts for key, value in _values(part)}

@@ -101,7 +101,7 @@ def _optimizer_states(training: Training) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _own_parameters(training: Training) -> dict[str, nn.Parameter]:
-    """What the host's optimizer trains beside the model, such as the learned weight of a loss, by place in a snapshot."""
+    """Parameters that the host's optimizer trains beside the model, such as the learned weight of a loss, by place in a snapshot."""
     of_model = {id(parameter) for parameter in training.host.model.parameters()}
     parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
     return {f"optimizer/host/own/{index}": one for index, one in enumerate(parameters) if id(one) not in of_model}

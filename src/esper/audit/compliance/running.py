@@ -12,7 +12,7 @@ from enum import StrEnum
 import duckdb
 
 from esper.audit.compliance.check_files import Check
-from esper.audit.tables import OWN, TABLES
+from esper.audit.tables import OWN, TABLES, sql_text
 from esper.errors import DataError
 from esper.events.envelope import RunId
 from esper.folds.transitions import LIVE, edges
@@ -98,7 +98,7 @@ def _about(connection: duckdb.DuckDBPyConnection, runs: Collection[RunId]) -> It
         ((others,),) = own.execute("SELECT count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]).fetchall()
         # A filter on every run would only mislead the planner about how many rows there are.
         for name in (*OWN, *(table.name for table in TABLES)) if others else ():
-            own.execute(f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE run IN ({", ".join(map(_text, runs))})')
+            own.execute(f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE run IN ({", ".join(map(sql_text, runs))})')
         _fill(own, "legal_edges", ("from_stage", "command", "to_stage"), edges())
         _fill(own, "live_stages", ("stage",), ((stage,) for stage in sorted(LIVE)))
         yield own
@@ -133,7 +133,3 @@ def _results(
             shown.setdefault(run, []).append(Violation(moment, what or f"expected: {check.header.title}"))
     for run, up_to in ends.items():
         yield CheckResult(check, run, up_to, population.get(run, 0), totals.get(run, 0), tuple(shown.get(run, ())))
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

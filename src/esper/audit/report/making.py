@@ -21,6 +21,7 @@ from esper.audit.report.model_file import ComparedModel, compare_model, digest_a
 from esper.audit.report.questions import QUESTIONS, Question, Statement
 from esper.audit.report.sentences import Material
 from esper.audit.report.timeline_drawing import PlacedViolation, TimelineDrawing, draw
+from esper.audit.tables import sql_text
 from esper.events.topics import TOPICS
 
 VERSION = 1
@@ -162,7 +163,7 @@ def _literal(value: CellValue) -> str:
         case dict():
             return f"{{{', '.join(f'{_literal(key)}: {_literal(inner)}' for key, inner in value.items())}}}"
         case _:
-            return "'" + str(value).replace("'", "''") + "'"
+            return sql_text(str(value))
 
 
 def _last_moment(connection: duckdb.DuckDBPyConnection, run: str, day: date | None) -> int:
