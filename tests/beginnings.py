@@ -34,6 +34,7 @@ def run_started(**fields: Any) -> RunStarted:
         "rng_seed": 0,
         "determinism": Determinism(threads=1, deterministic_algorithms=True, mkl_cbwr=None, variables={}, digest="full"),
         "hardware": Hardware(machine="m", processor="p", cores=2, memory_bytes=1, operating_system="o", device="cpu", gpus=()),
+        "passed_over": {},
         "sites": (),
         "pairs": None,
         "parameters": 100,

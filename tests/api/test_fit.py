@@ -20,16 +20,20 @@ from torch import Tensor, nn
 
 import esper
 from esper.errors import DataError, LogError, RuleError, SettingsError
-from esper.events.kinds.epoch import EpochCompleted
+from esper.events.envelope import EventId
+from esper.events.kinds.control import DecisionMade
+from esper.events.kinds.epoch import EpochCompleted, SystemState
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
-from esper.events.kinds.run import CheckpointSaved, RunFailed, RunResumed, RunStarted
+from esper.events.kinds.run import CheckpointSaved, RunFailed, RunResumed, RunStarted, SiteFrozen
 from esper.events.kinds.training import TrainingDescribed
 from esper.oona.directory import Directory
 from esper.processes.train import Result
+from esper.tamiyo.policy import decide
+from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted
 from tests.recipes import Acting, events, grafts
-from tests.tolaria.worlds import STEPS, batches, loss_of, perceptron, samples
+from tests.tolaria.worlds import ADVANCE, GERMINATE, STEPS, Step, batches, decided, loss_of, perceptron, samples
 
 GROWING = esper.Grow(sites="0", blueprints=("mlp:2",), policy=grafts, max_parameters=9.0)
 
@@ -97,6 +101,62 @@ def test_what_is_saved_rebuilds_the_model_from_a_fresh_host(finished: tuple[Path
     spec.loader.exec_module(grown)
     inputs, _ = samples()
     assert torch.equal(output_of(grown.rebuild(perceptron(rng_seed=99)), inputs), output_of(result.model, inputs))
+
+
+class Later(nn.Module):
+    """A layer that is called once in a pass, and twice from the 20th pass in train mode on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.entry, self.step, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += self.training
+        x = self.step(torch.tanh(self.entry(x)))
+        found: Tensor = self.head(self.step(x) if self.passes >= 20 else x)
+        return found
+
+
+def learns_then_decides(state: SystemState, evidence: EventId) -> tuple[DecisionMade, ...]:
+    """Germinates at "step" after epoch 1, trains from epoch 2 on, then decides as Tamiyo does."""
+    lines: dict[int, list[Step]] = {1: [GERMINATE], 2: [ADVANCE, ADVANCE]}
+    if state.epoch in lines:
+        return tuple(decided(line, evidence).model_copy(update={"site": "step"}) for line in lines[state.epoch])
+    return decide(state, evidence, PolicySettings(train_epochs=9))
+
+
+def test_a_layer_that_shows_late_that_nothing_can_grow_there_is_frozen_once_and_training_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    growing = esper.Grow(policy=learns_then_decides, blueprints=("mlp:2",), max_parameters=9.0)
+    result = fit(tmp_path, Later(), epochs=14, grow=growing)
+    directory = Directory(tmp_path)
+    (started,) = events(directory, result.run, RunStarted)
+    assert [site.name for site in started.sites] == ["entry", "step"]
+    assert started.passed_over == {"head": "its outputs are the model's own"}
+    (frozen,) = events(directory, result.run, SiteFrozen)
+    assert (frozen.site, frozen.reason) == ("step", "one pass called it twice")
+    ends = [event for event in events(directory, result.run, SeedTransitioned) if event.to_stage is Stage.CULLED]
+    assert [(event.site, event.reason) for event in ends] == [("step", "it cannot learn here: one pass called it twice")]
+    told = "esper: nothing can grow at 'step' from step 20 on: one pass called it twice; training goes on\n"
+    assert capsys.readouterr().err.count(told) == 1
+    with result.history as history:
+        assert history.state.status == "finished"
+
+
+def test_a_frozen_site_is_frozen_after_a_resume_and_said_once(tmp_path: Path) -> None:
+    growing = esper.Grow(policy=learns_then_decides, blueprints=("mlp:2",), max_parameters=9.0, settings={"trainer.checkpoint_every": 2})
+    whole = fit(tmp_path / "one", Later(), epochs=9, grow=growing)
+    for at in (5 * STEPS + 2, 7 * STEPS + 2):  # Before the checkpoint that has it, and after.
+        log, model = tmp_path / str(at), Later()
+        with pytest.raises(Interrupted):
+            fit(log, model, epochs=9, grow=growing, train=Acting(at, lambda: signal.raise_signal(signal.SIGINT)))
+        model.passes = (at // STEPS // 2) * 2 * STEPS
+        resumed = fit(log, model, epochs=9, grow=growing, train=Acting(0, lambda: None), resume="latest")
+        assert len(events(Directory(log), resumed.run, SiteFrozen)) == 1
+        assert resumed.metrics == whole.metrics
 
 
 # What is minimised

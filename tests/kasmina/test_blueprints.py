@@ -42,7 +42,7 @@ def test_a_name_that_is_none_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "reason"),
     [
-        ("conv:8", LINEAR, "image-shaped"),
+        ("conv:8", LINEAR, "the input of a convolution"),
         ("mlp:24", CONV, "a vector"),
         ("signal:12", CONV, "a vector"),
         ("signal:12", nn.Linear(4, 12, device="meta"), "at least 10 inputs"),

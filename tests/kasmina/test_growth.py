@@ -9,7 +9,7 @@ from esper.kasmina.growth import AUTO_SITES, Choice, GrowthSettings, find_sites
 
 
 def names(model: nn.Module, choice: Choice, *blueprints: str) -> list[str]:
-    return [site.name for site in find_sites(model, GrowthSettings(blueprints=blueprints or None), choice)]
+    return [site.name for site in find_sites(model, GrowthSettings(blueprints=blueprints or None), choice)[0]]
 
 
 def block() -> nn.Sequential:
@@ -47,8 +47,30 @@ def test_auto_passes_over_layers_that_are_never_called() -> None:
 
 
 def test_auto_without_a_layer_that_can_grow_is_refused() -> None:
-    with pytest.raises(SettingsError, match="name sites explicitly"):
+    words = r"can grow, got one in which '0' cannot \(its outputs are the model's own\); grow=None .* records the training all the same"
+    with pytest.raises(SettingsError, match=words):
         names(nn.Sequential(nn.Linear(4, 2)), "auto")
+
+
+def test_a_model_without_layers_and_a_script_say_what_is_missing() -> None:
+    with pytest.raises(SettingsError, match="got a Embedding without any; grow=None"):
+        names(nn.Embedding(4, 2), "auto")
+    with pytest.warns(FutureWarning, match="deprecated"):
+        script = torch.jit.script(nn.Linear(4, 2))
+    with pytest.raises(SettingsError, match=r"got a torch.jit script, .*: give the model that was scripted; grow=None"):
+        names(script, "auto")
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    found: object = torch.compile(model)
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def test_what_wraps_a_model_or_a_part_of_it_stands_in_no_name() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), compiled(block()), nn.Linear(16, 2))
+    for wrapped in (model, nn.DataParallel(model), compiled(model), nn.DataParallel(compiled(model))):
+        assert names(wrapped, "auto") == ["0", "1.0", "1.2"]
 
 
 def test_a_glob_takes_the_layers_whose_names_it_matches() -> None:
@@ -86,7 +108,7 @@ class Scaled(nn.Linear):
 
 def adopted() -> nn.Module:
     layer = nn.Linear(16, 16)
-    find_sites(nn.Sequential(layer), GrowthSettings(), nn.Linear)[0].adopt()
+    find_sites(nn.Sequential(layer), GrowthSettings(), nn.Linear)[0][0].adopt()
     return layer
 
 

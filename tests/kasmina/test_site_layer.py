@@ -106,23 +106,45 @@ def test_a_forward_between_steps_leaves_nothing_behind() -> None:
     assert growth.captures == []
 
 
-def test_a_layer_that_one_loss_goes_through_twice_is_refused_by_name() -> None:
+def twice() -> nn.Sequential:
+    """A model that calls its layer twice."""
     shared = nn.Linear(20, 20)
-    model = nn.Sequential(shared, nn.ReLU(), shared)
-    host, _ = listening(model, "0")
-    model(batch("linear", 0)[0]).sum().backward()
-    with pytest.raises(RuleError, match=r"site '0'.*epoch 1, step 1"):
+    return nn.Sequential(shared, nn.ReLU(), shared)
+
+
+def test_a_site_that_one_loss_goes_through_twice_is_frozen_once_and_training_goes_on() -> None:
+    model = twice()
+    host, growth = listening(model, "0")
+    for _ in range(2):
+        model(batch("linear", 0)[0]).sum().backward()
         host.end_step(lr=1e-3)
+        host.begin_step(epoch=1, step=2, measure=True)
+    assert host.frozen == {"0": "one pass called it twice"}
+    assert (host.take_frozen(), host.take_frozen()) == (host.frozen, {})
+    assert (growth.captures, host.affordable("0")) == ([], ())
 
 
-def test_a_layer_called_twice_is_refused_at_the_first_measured_step() -> None:
-    shared = nn.Linear(20, 20)
-    model = nn.Sequential(shared, nn.ReLU(), shared)
+def test_a_site_called_twice_is_frozen_at_the_first_measured_step() -> None:
+    model = twice()
     host = host_of(model, sites="0")
     host.begin_step(epoch=1, step=1, measure=True)
     model(batch("linear", 0)[0]).sum().backward()
-    with pytest.raises(RuleError, match="site '0'"):
-        host.end_step(lr=1e-3)
+    host.end_step(lr=1e-3)
+    assert list(host.frozen) == ["0"]
+
+
+def test_a_site_stays_frozen_when_the_host_is_restored_and_is_told_once() -> None:
+    model, other = twice(), host_of(twice(), sites="0")
+    host = host_of(model, sites="0")
+    before = host.state()
+    host.begin_step(epoch=1, step=1, measure=True)
+    model(batch("linear", 0)[0]).sum().backward()
+    host.end_step(lr=1e-3)
+    host.take_frozen()
+    other.restore(*host.state())
+    host.restore(*before)
+    assert list(host.frozen) == list(other.frozen) == ["0"]
+    assert (host.take_frozen(), other.take_frozen()) == ({}, {})
 
 
 def test_a_discarded_forward_is_not_a_second_call() -> None:
@@ -134,12 +156,20 @@ def test_a_discarded_forward_is_not_a_second_call() -> None:
     assert growth.captures == []
 
 
-def test_a_site_without_a_gradient_is_refused_by_name() -> None:
-    model = linear_model()
-    model[0].requires_grad_(False)
-    listening(model, "0")
-    with pytest.raises(RuleError, match=r"'0'.*frozen"):
-        model(batch("linear", 0)[0])
+def test_a_frozen_site_before_a_new_head_has_a_gradient_to_learn_from_and_the_head_takes_the_same_steps() -> None:
+    def trained(frozen: nn.Sequential, *, grow: bool) -> list[torch.Tensor]:
+        frozen[0].requires_grad_(False).eval()
+        host, growth = listening(frozen, "0") if grow else (None, None)
+        x, _ = batch("linear", 0)
+        frozen(x).square().sum().backward()
+        if host is not None and growth is not None:
+            assert [capture.gradient is not None for capture in growth.captures] == [True]
+        return [parameter.grad for parameter in frozen.parameters() if parameter.grad is not None]
+
+    alone, beside = trained(linear_model(), grow=False), trained(linear_model(), grow=True)
+    assert len(alone) == len(beside) > 0
+    for one, other in zip(alone, beside, strict=True):
+        assert torch.equal(one, other)
 
 
 class Checkpointed(nn.Module):
@@ -165,11 +195,12 @@ def test_a_recomputation_is_neither_counted_nor_measured() -> None:
     assert host.seeds["inner.0", 0].skipped == 0
 
 
-def test_reentrant_checkpointing_is_refused_by_name() -> None:
+def test_a_site_in_reentrant_checkpointing_is_frozen() -> None:
     model = Checkpointed(reentrant=True)
-    listening(model, "inner.0")
-    with pytest.raises(RuleError, match=r"'inner\.0' outside reentrant checkpointing"):
-        model(batch("linear", 0)[0]).sum().backward()
+    host, _ = listening(model, "inner.0")
+    model(batch("linear", 0)[0]).sum().backward()
+    host.end_step(lr=1e-3)
+    assert host.frozen == {"inner.0": "it is called in a backward pass (checkpointing with use_reentrant=True)"}
 
 
 @pytest.mark.whole

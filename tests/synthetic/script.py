@@ -110,6 +110,7 @@ def started(planned: int = EPOCHS, task: str = "digits") -> RunStarted:
             machine="synthetic", processor="none", cores=2, memory_bytes=8_000_000_000, operating_system="none", device="cpu", gpus=()
         ),
         sites=SITES,
+        passed_over={},
         pairs=Pairs(of="samples", count=350, pieces=1, reason="the loss gives one number a sample"),
         parameters=460,
         epochs=planned,

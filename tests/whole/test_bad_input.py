@@ -26,7 +26,7 @@ from esper.events.topics import FACTS
 from esper.folds.run_state import Status
 from esper.kasmina.blueprints import Blueprint
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, RunSettings, fresh_run_id, resume, train
+from esper.processes.train import Recipe, RunSettings, fresh_run_id, require_trainable, resume, train
 from esper.tolaria.objective import Batch, Objective
 from tests.folds.histories import fold
 from tests.whole.conftest import ROOT, Grown
@@ -47,7 +47,7 @@ def short(*more: dict[str, JsonValue]) -> RunSettings:
     ("more", "message"),
     [
         ({"growth.sites": "layer*"}, r"expected sites to match a layer, 'layer\*' matches none; the model has '0', '2'"),
-        ({"growth.sites": "1"}, r"expected a Linear or Conv2d as a site, got '1': a GELU cannot be one"),
+        ({"growth.sites": "1"}, r"expected a Linear, Conv1d or Conv2d as a site, got '1': a GELU cannot be one"),
         ({"growth.blueprints": ["conv:8"]}, r"expected a blueprint that fits site '0' \(Linear 64.6\), none does: conv needs"),
         ({"growth.blueprints": ["mpl:8"]}, r"setting growth\.blueprints: expected a blueprint such as mlp:24 .* got 'mpl:8'"),
         ({"growth.blueprints": []}, r"setting growth\.blueprints: expected one or more, got none"),
@@ -57,7 +57,7 @@ def test_settings_that_fit_no_host_leave_no_run_behind(tmp_path: Path, more: dic
     directory, settings = Directory(tmp_path), short(more)
 
     with pytest.raises(SettingsError, match=message):
-        train(recipe_of(TASKS["digits"], settings), settings, directory, fresh_run_id())
+        require_trainable(recipe_of(TASKS["digits"], settings), settings)
 
     assert directory.runs() == []
     assert list(tmp_path.iterdir()) == []

@@ -150,7 +150,7 @@ def fit(
         argv=record_argv,
         source=record_source,
     )
-    training.require_trainable(recipe, settings)  # Before there is a directory, or a process that observes it.
+    training.require_trainable(recipe, settings, resumed=resume is not None)  # Before there is a directory, or a process that observes it.
     if checkpoints is not None and (kafka is None or resume is None):
         raise SettingsError("checkpoints=: expected kafka= and resume= with it; a run in this log has its checkpoints there")
     cluster = None if kafka is None else _cluster(kafka, Path(log))

@@ -102,6 +102,7 @@ TABLES = (
         (run.RunRolledBack,),
         without=("seeds",),
     ),
+    Table("frozen_sites", "Sites where nothing can grow any more, with the reason.", (run.SiteFrozen,)),
     Table("dropped_samples", "Telemetry that found no room before it was taken.", (run.SamplesDropped,)),
     Table(
         "epochs",

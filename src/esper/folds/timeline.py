@@ -21,7 +21,7 @@ from esper.events.kinds.control import (
 )
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped, SiteFrozen
 from esper.events.kinds.training import TrainingDescribed
 from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
@@ -197,10 +197,16 @@ def note_of(event: Event) -> str | None:
         case RunRolledBack(blamed=blamed):
             whom = "no seed is blamed" if blamed is None else f"{blamed.site} s{blamed.seed} is blamed"
             return f"rolled back from epoch {event.from_epoch} to {event.to_epoch} ({event.checkpoint}): {event.reason}; {whom}"
-        case RunFinished():
-            early = ", stopped early" if event.stopped_early else ""
-            return f"finished{early}: {event.parameters:,} parameters, model {event.model_digest[:8]}"
-        case RunFailed():
-            return f"failed ({event.kind}) in {event.where}: {event.error}"
+        case SiteFrozen():
+            return f"nothing can grow at {event.site} any more: {event.reason}"
+        case RunFinished() | RunFailed():
+            return _end_in_words(event)
         case _:
             return None
+
+
+def _end_in_words(event: RunFinished | RunFailed) -> str:
+    if isinstance(event, RunFailed):
+        return f"failed ({event.kind}) in {event.where}: {event.error}"
+    early = ", stopped early" if event.stopped_early else ""
+    return f"finished{early}: {event.parameters:,} parameters, model {event.model_digest[:8]}"

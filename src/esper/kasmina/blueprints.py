@@ -1,20 +1,20 @@
-"""Blueprints of seeds, and the bodies built from them beside a Linear or a Conv2d.
+"""Blueprints of seeds, and the bodies built from them beside a Linear, a Conv1d or a Conv2d.
 
 A blueprint for a layer is a *spec*: canonical JSON, the only thing that a body is ever built from. A body is `features`, then `last`, an
 affine layer that starts at zero, so that a seed is born without any effect (Net2Net, Chen et al. 2016; GradMax, Evci et al. 2022; ReZero,
 Bachlechner et al. 2021). Bodies are plain torch layers. GroupNorm and LayerNorm only: BatchNorm would carry state from batch to batch.
 
     mlp:24      Linear(in, 24), GELU, Linear(24, out)                                             for a Linear
-    lowrank:8   Linear(in, 8, no bias), Linear(8, out); beside a Conv2d the same in convolutions
+    lowrank:8   Linear(in, 8, no bias), Linear(8, out); beside a convolution the same in convolutions
     signal:12   Conv1d(1, 12, 5), GELU, Conv1d(12, 12, 5, stride 2), GELU, mean to 5, Linear(60, out): a vector as a signal   for a Linear
-    conv:8      Conv2d(in, 8, as the site's), GroupNorm(1), GELU, Conv2d(8, out, 1)               for a Conv2d
+    conv:8      Conv2d(in, 8, as the site's), GroupNorm(1), GELU, Conv2d(8, out, 1)               for a Conv2d; of Conv1d for a Conv1d
 
 `mlp:24:dropout=0.1` puts Dropout before the last layer (mlp, conv and signal).
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,12 @@ from torch import nn
 from esper.errors import DataError
 from esper.events.digests import canonical
 
-Layer = nn.Linear | nn.Conv2d
+Convolution = nn.Conv1d | nn.Conv2d
+Layer = nn.Linear | Convolution
 """A layer that can be a site, and the last layer of a body."""
+
+_CONVOLUTIONS: dict[str, type[Convolution]] = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d}
+"""By their name in a spec."""
 
 SPEC_FORMAT = 1
 _MINIMUM_SIGNAL = 10
@@ -60,8 +64,8 @@ class Blueprint:
     def misfit(self, layer: Layer) -> str | None:
         """Reason why this blueprint does not fit beside `layer`; None where it fits."""
         if self.kind == "conv" and isinstance(layer, nn.Linear):
-            return "conv needs an image-shaped input, a Conv2d"
-        if self.kind in ("mlp", "signal") and isinstance(layer, nn.Conv2d):
+            return "conv needs the input of a convolution, a Conv1d or Conv2d"
+        if self.kind in ("mlp", "signal") and isinstance(layer, Convolution):
             return f"{self.kind} needs a vector, a Linear"
         if self.kind == "signal" and features_of(layer)[0] < _MINIMUM_SIGNAL:
             return f"signal needs at least {_MINIMUM_SIGNAL} inputs"
@@ -89,7 +93,7 @@ def _dropout(text: str, kind: str, option: str) -> float:
 
 
 def features_of(layer: Layer) -> tuple[int, int]:
-    """(inputs, outputs): numbers of features of a Linear, of channels of a Conv2d."""
+    """(inputs, outputs): numbers of features of a Linear, of channels of a convolution."""
     return (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else (layer.in_channels, layer.out_channels)
 
 
@@ -98,15 +102,15 @@ def layer_text(layer: Layer) -> str:
     inputs, outputs = features_of(layer)
     if isinstance(layer, nn.Linear):
         return f"Linear {inputs}→{outputs}"
-    return f"Conv2d {inputs}→{outputs} {layer.kernel_size[0]}x{layer.kernel_size[1]}"
+    return f"Conv{len(layer.kernel_size)}d {inputs}→{outputs} {'x'.join(map(str, layer.kernel_size))}"
 
 
 def _geometry(layer: Layer) -> dict[str, JsonValue]:
-    """The layer's kind and, of a Conv2d, its geometry, as they stand in a spec."""
+    """The layer's kind and, of a convolution, its geometry, as they stand in a spec."""
     if isinstance(layer, nn.Linear):
         return {"layer": "linear"}
     return {
-        "layer": "conv2d",
+        "layer": f"conv{len(layer.kernel_size)}d",
         "kernel": list(layer.kernel_size),
         "stride": list(layer.stride),
         "padding": layer.padding if isinstance(layer.padding, str) else list(layer.padding),
@@ -115,15 +119,14 @@ def _geometry(layer: Layer) -> dict[str, JsonValue]:
     }
 
 
-def _conv2d(inputs: int, outputs: int, geometry: Mapping[str, Any], *, bias: bool = True) -> nn.Conv2d:  # Any: nn.Conv2d refuses the rest.
-    kernel, stride, dilation = (_pair(geometry[name]) for name in ("kernel", "stride", "dilation"))
-    padding = geometry["padding"] if isinstance(geometry["padding"], str) else _pair(geometry["padding"])
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, padding_mode=geometry["padding_mode"], bias=bias)
-
-
-def _pair(values: Iterable[int]) -> tuple[int, int]:
-    first, second = values
-    return first, second
+# Any: torch refuses the rest.
+def _convolution(inputs: int, outputs: int, geometry: Mapping[str, Any], *, bias: bool = True) -> Convolution:
+    kind = _CONVOLUTIONS[geometry["layer"]]
+    kernel, stride, dilation = (tuple(geometry[name]) for name in ("kernel", "stride", "dilation"))
+    padding = geometry["padding"] if isinstance(geometry["padding"], str) else tuple(geometry["padding"])
+    if {len(part) for part in (kernel, stride, dilation, padding) if isinstance(part, tuple)} != {1 if kind is nn.Conv1d else 2}:
+        raise ValueError(f"expected a number a dimension, got {dict(geometry)}")
+    return kind(inputs, outputs, kernel, stride, padding, dilation, padding_mode=geometry["padding_mode"], bias=bias)
 
 
 def read_spec(spec: str) -> tuple[Blueprint, Layer]:
@@ -133,7 +136,7 @@ def read_spec(spec: str) -> tuple[Blueprint, Layer]:
         blueprint = Blueprint.parse(Blueprint(raw["kind"], raw["hyper"]["width"], raw["hyper"].get("dropout", 0.0)).name)
         sizes = (raw["inputs"], raw["outputs"])
         with torch.device("meta"):
-            layer: Layer = _conv2d(*sizes, raw) if raw["layer"] == "conv2d" else nn.Linear(*sizes)
+            layer: Layer = nn.Linear(*sizes) if raw["layer"] == "linear" else _convolution(*sizes, raw)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(f"expected the spec of a blueprint, got {spec!r}: {error!r}") from error
     if blueprint.spec("-", layer) != spec:
@@ -147,10 +150,10 @@ def build(spec: str) -> tuple[nn.Sequential, Layer]:
     kind, width, (inputs, outputs) = blueprint.kind, blueprint.width, features_of(layer)
     drop = (nn.Dropout(blueprint.dropout),) if blueprint.dropout else ()
     with torch.device("meta"):
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, Convolution):
             inner = () if kind == "lowrank" else (nn.GroupNorm(1, width), nn.GELU(), *drop)
-            first = _conv2d(inputs, width, _geometry(layer), bias=kind != "lowrank")
-            return nn.Sequential(first, *inner), nn.Conv2d(width, outputs, 1)
+            first = _convolution(inputs, width, _geometry(layer), bias=kind != "lowrank")
+            return nn.Sequential(first, *inner), type(first)(width, outputs, 1)
         if kind == "mlp":
             return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), *drop), nn.Linear(width, outputs)
         if kind == "lowrank":

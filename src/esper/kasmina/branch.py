@@ -25,12 +25,13 @@ class Trace:
 
     def record(self, hidden: Tensor, delta: Tensor) -> None:
         """Keeps samples of a pass, of its gradient once there is one."""
-        self.hidden, self.delta, self.samples, self.gradient = sample(hidden.detach()), sample(delta.detach()), delta.shape[0], None
+        self.hidden, self.delta = (sample(values.detach(), channels_first=True) for values in (hidden, delta))
+        self.samples, self.gradient = delta.shape[0], None
         if delta.requires_grad:
             delta.register_hook(self._on_gradient)
 
     def _on_gradient(self, gradient: Tensor) -> None:
-        self.gradient = sample(gradient.detach())
+        self.gradient = sample(gradient.detach(), channels_first=True)
 
 
 class Branch(nn.Module):

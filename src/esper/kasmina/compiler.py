@@ -141,14 +141,14 @@ def _probe(request: KernelRequest, batch: int) -> Tensor:
     """An input of `batch` samples that the layer of the spec would take, drawn from a generator of its own."""
     _, layer = read_spec(request.spec)
     size = [features_of(layer)[0]]
-    if isinstance(layer, nn.Conv2d):
+    if not isinstance(layer, nn.Linear):
         size += [max(8, dilation * (kernel - 1) + 1) for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)]
     generator = torch.Generator().manual_seed(request.rng_seed)
     return torch.randn(batch, *size, generator=generator, device="cpu", dtype=torch.float32).to(DTYPES[request.dtype])
 
 
 def _measure(branch: Branch, request: KernelRequest, digest: str) -> KernelCharacterized:
-    """Cost of the body at batch 1 (beside a Conv2d on the image of `_probe`), on the CPU."""
+    """Cost of the body at batch 1 (beside a convolution on the input of `_probe`), on the CPU."""
     x = _probe(request, 1)
     with torch.no_grad():
         flops = _flops(branch, x)

@@ -16,6 +16,7 @@ from esper.errors import DataError, SettingsError
 from esper.events.fields import Finite, Part, Positive
 from esper.events.kinds.run import Site
 from esper.kasmina.blueprints import Blueprint, Layer, features_of, layer_text
+from esper.kasmina.calls import Calls, plainly_named
 from esper.kasmina.compiler import parameter_count
 from esper.kasmina.site_layer import HostSite, SiteLayer
 from esper.kasmina.slots import HostSlot
@@ -26,6 +27,9 @@ Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 SeedOptimizer = Callable[[list[nn.Parameter], float], Optimizer]
 
 AUTO_SITES = 16
+# Frozen layers before a new head that may grow: each makes a backward pass through what lies between.
+_NEIGHBOURS = 2
+_NAMED = 6
 _DEFAULTS = ("mlp:24", "lowrank:8", "signal:12", "conv:8")
 # These call kernels that read their layers' weights and never call the layers (TransformerEncoderLayer: in eval mode).
 _BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -56,15 +60,19 @@ class GrowthSettings(Part):
     """Largest gradient norm of each seed, apart from the host's."""
 
 
-def find_sites(model: nn.Module, growth: GrowthSettings, choice: Choice | None = None) -> list[HostSite]:
-    """The sites of `model`, not adopted yet, in the model's order, shared layers once, children of a match skipped.
+def find_sites(
+    model: nn.Module, growth: GrowthSettings, choice: Choice | None = None, calls: Calls | None = None
+) -> tuple[list[HostSite], dict[str, str]]:
+    """The sites of `model`, not adopted yet, and why other layers are passed over, by name; both in the model's order.
 
-    `choice` replaces `growth.sites`. "auto": every trainable Linear and Conv2d that a blueprint fits, but for the last one (its outputs are
-    the answer itself); of more than `AUTO_SITES` those spread evenly. Raises SettingsError: for an explicit choice every match must be able
-    to be a site.
+    `choice` replaces `growth.sites`; shared layers are looked at once, children of a match skipped. "auto": every trainable Linear, Conv1d
+    and Conv2d that a blueprint fits, but for those that `calls` refuses and the last one, whose outputs are the answer itself; where only
+    the last is trained, the frozen ones just before it; of more than `AUTO_SITES` those spread evenly. Raises SettingsError: for an
+    explicit choice every match must be able to be a site.
     """
-    choice, blueprints = choice or growth.sites, _parsed(growth.blueprints)
-    found = _automatic(model, blueprints) if choice == "auto" else _chosen(model, choice)
+    choice, blueprints, calls = choice or growth.sites, _parsed(growth.blueprints), calls or Calls()
+    passed_over: dict[str, str] = {}
+    found = _automatic(model, blueprints, calls, passed_over) if choice == "auto" else _chosen(model, choice, calls)
     sites = []
     for name, layer in found:
         inputs, outputs = features_of(layer)
@@ -75,7 +83,7 @@ def find_sites(model: nn.Module, growth: GrowthSettings, choice: Choice | None =
             raise SettingsError(f"expected a blueprint that fits site {name!r} ({layer_text(layer)}), none does: {why}")
         site = Site(name=name, layer=layer_text(layer), inputs=inputs, outputs=outputs, slots=growth.slots, blueprints=names)
         sites.append(HostSite(site, layer, [HostSlot(site=name, seed=seed) for seed in range(growth.slots)]))
-    return sites
+    return sites, passed_over
 
 
 def _parsed(names: tuple[str, ...] | None) -> tuple[Blueprint, ...]:
@@ -87,23 +95,55 @@ def _parsed(names: tuple[str, ...] | None) -> tuple[Blueprint, ...]:
         raise SettingsError(f"setting growth.blueprints: {error}") from error
 
 
-def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...]) -> list[tuple[str, Layer]]:
-    layers = [(name, layer, _refusal(name, layer, bypassed)) for name, layer, bypassed in _walk(model) if isinstance(layer, Layer)]
-    for _, layer, refusal in layers:
+def _automatic(model: nn.Module, blueprints: tuple[Blueprint, ...], calls: Calls, passed_over: dict[str, str]) -> list[tuple[str, Layer]]:
+    """The layers that "auto" takes; why it does not take others stands in `passed_over` afterwards."""
+    layers = [(name, layer, bypassed) for name, layer, bypassed in _walk(model) if isinstance(layer, Layer)]
+    for name, layer, bypassed in layers:
         if isinstance(layer, SiteLayer):
-            raise SettingsError(refusal)
-    trainable = [
-        (name, layer)
-        for name, layer, refusal in layers[:-1]
-        if refusal is None and any(parameter.requires_grad for parameter in layer.parameters())
-    ]
-    found = [(name, layer) for name, layer in trainable if not all(blueprint.misfit(layer) for blueprint in blueprints)]
+            raise SettingsError(f"expected a layer that can be a site, got {name!r}: {_refusal(layer, bypassed)}")
+    last = next((layer for _, layer, _ in layers if calls.is_last(layer)), layers[-1][1] if layers else None)
+    able: list[tuple[str, Layer]] = []
+    for name, layer, bypassed in layers:
+        uncalled = "a pass does not call it" if id(layer) in calls.uncalled else None
+        reason = _refusal(layer, bypassed) or calls.refusals.get(id(layer)) or uncalled or _unfit(layer, blueprints)
+        if layer is last:
+            reason = "its outputs are the model's own"
+        if reason is None:
+            able.append((name, layer))
+        else:
+            passed_over[name] = reason
+    trainable = [(name, layer) for name, layer in able if any(parameter.requires_grad for parameter in layer.parameters())]
+    found = (
+        trainable
+        or sorted((one for one in able if id(one[1]) in calls.frozen), key=lambda one: calls.order.index(id(one[1])))[-_NEIGHBOURS:]
+    )
+    taken = {name for name, _ in found}
+    passed_over |= {name: "it is frozen" for name, layer in able if name not in taken}
     if not found:
-        raise SettingsError("expected a model with a Linear or Conv2d that can grow and is not its last layer; name sites explicitly")
+        raise SettingsError(_nothing_grows(model, passed_over))
     return found[:: math.ceil(len(found) / AUTO_SITES)]
 
 
-def _chosen(model: nn.Module, choice: Choice) -> list[tuple[str, Layer]]:
+def _unfit(layer: Layer, blueprints: tuple[Blueprint, ...]) -> str | None:
+    misfits = [blueprint.misfit(layer) for blueprint in blueprints]
+    return "; ".join(map(str, misfits)) if all(misfits) else None
+
+
+def _nothing_grows(model: nn.Module, passed_over: dict[str, str]) -> str:
+    """What is missing in a model in which nothing can grow."""
+    if isinstance(model, torch.jit.ScriptModule):
+        found = "a torch.jit script, whose layers cannot be changed: give the model that was scripted"
+    elif passed_over:
+        shown = [f"{name!r} cannot ({reason})" for name, reason in list(passed_over.items())[:_NAMED]]
+        more = f" and {len(passed_over) - _NAMED} more" if len(passed_over) > _NAMED else ""
+        found = f"one in which {', '.join(shown)}{more}"
+    else:
+        found = f"a {type(model).__name__} without any"
+    all_the_same = "grow=None (growth.enabled=false) records the training all the same"
+    return f"expected a model with a Linear, Conv1d or Conv2d that can grow, got {found}; {all_the_same}"
+
+
+def _chosen(model: nn.Module, choice: Choice, calls: Calls) -> list[tuple[str, Layer]]:
     found: list[tuple[str, Layer]] = []
     taken: tuple[str, ...] = ()
     for name, module, bypassed in _walk(model):
@@ -111,20 +151,21 @@ def _chosen(model: nn.Module, choice: Choice) -> list[tuple[str, Layer]]:
             continue
         taken += (f"{name}." if name else "",)
         if not isinstance(module, Layer):
-            raise SettingsError(f"expected a Linear or Conv2d as a site, got {name!r}: a {type(module).__name__} cannot be one yet")
-        if (refusal := _refusal(name, module, bypassed)) is not None:
-            raise SettingsError(refusal)
+            raise SettingsError(f"expected a Linear, Conv1d or Conv2d as a site, got {name!r}: a {type(module).__name__} cannot be one yet")
+        if (refusal := _refusal(module, bypassed) or calls.refusals.get(id(module))) is not None:
+            raise SettingsError(f"expected a layer that can be a site, got {name!r}: {refusal}")
         found.append((name, module))
     if not found:
-        names = ", ".join(repr(name) for name, layer in model.named_modules() if isinstance(layer, Layer))
-        raise SettingsError(f"expected sites to match a layer, {choice!r} matches none; the model has {names or 'no Linear or Conv2d'}")
+        names = ", ".join(repr(name) for name, layer, _ in _walk(model) if isinstance(layer, Layer))
+        none = "no Linear, Conv1d or Conv2d"
+        raise SettingsError(f"expected sites to match a layer, {choice!r} matches none; the model has {names or none}")
     return found
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
     """(name, module, inside a module that bypasses its layers), each module once."""
     bypassing: tuple[str, ...] = ()
-    for name, module in model.named_modules():
+    for name, module in plainly_named(model):
         yield name, module, name.startswith(bypassing)
         if isinstance(module, _BYPASSING):
             bypassing += (f"{name}." if name else "",)
@@ -138,19 +179,18 @@ def _is_chosen(name: str, module: nn.Module, choice: Choice) -> bool:
     return choice(name, module)
 
 
-def _refusal(name: str, layer: Layer, bypassed: bool) -> str | None:
+def _refusal(layer: nn.Module, bypassed: bool) -> str | None:
     """Reason why a layer cannot be a site; None where it can."""
-    got = f"expected a layer that can be a site, got {name!r}:"
     if isinstance(layer, SiteLayer):
-        return f"{got} an earlier training has grown it; go on with the result.model of that fit, a plain copy (Host.export_plain)"
+        return "an earlier training has grown it; go on with the result.model of that fit, a plain copy (Host.export_plain)"
     if "forward" in vars(layer):
-        return f"{got} its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
+        return "its instance has a forward of its own (a compiled module, Accelerate or PEFT hooks): attach before wrapping"
     if len(signature(layer.forward).parameters) != 1:
-        return f"{got} its forward takes more than the input"
+        return "its forward takes more than the input"
     if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
-        return f"{got} its shape is not known yet: run the model once before"
+        return "its shape is not known yet: run the model once before"
     if bypassed:
-        return f"{got} the module around it reads its weights without calling it (MultiheadAttention, TransformerEncoderLayer)"
+        return "the module around it reads its weights without calling it (MultiheadAttention, TransformerEncoderLayer)"
     return None
 
 
@@ -172,12 +212,18 @@ def seed_optimizer_like(optimizer: Optimizer, factor: float) -> SeedOptimizer:
 
 
 def require_growth(
-    model: nn.Module, growth: GrowthSettings, optimizer: Optimizer, seed_optimizer: SeedOptimizer, *, sites: Choice | None = None
+    model: nn.Module,
+    growth: GrowthSettings,
+    optimizer: Optimizer,
+    seed_optimizer: SeedOptimizer,
+    *,
+    sites: Choice | None = None,
+    calls: Calls | None = None,
 ) -> None:
     """Raises SettingsError where nothing that the settings ask for can grow in `model`, which is left as it is."""
     own = sum(parameter.numel() for parameter in model.parameters())
     limit = int(growth.max_parameters * own)
-    found = find_sites(model, growth, sites)
+    found, _ = find_sites(model, growth, sites, calls)
     sizes = sorted((parameter_count(site.spec(name)), name, site.name) for site in found for name in site.site.blueprints)
     (least, blueprint, name), (most, _, _) = sizes[0], sizes[-1]
     if own + least > limit:

@@ -23,6 +23,7 @@ from esper.events.kinds.run import Site
 from esper.folds.seeds import SeedKey
 from esper.folds.transitions import IN_TASK_GRAPH, ISOLATED, LIVE, next_stage
 from esper.kasmina.branch import Branch
+from esper.kasmina.calls import Calls, unwrapped
 from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, parameter_count
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, find_sites
 from esper.kasmina.health.meter import Health, HealthMeter, HealthSample
@@ -47,12 +48,13 @@ class Host:
         seed_optimizer: SeedOptimizer,
         sites: Choice | None = None,
         rng_seed: int = 0,
+        calls: Calls | None = None,
     ) -> None:
-        """Adopts the sites of `model`; `sites` replaces what the settings name. Raises SettingsError."""
+        """Adopts the sites of `model`; `sites` replaces what the settings name, `calls` are those of a pass. Raises SettingsError."""
         self.model = model
         self._rng_seed, self._clip, self._seed_optimizer, self._health_meter = rng_seed, growth.clip, seed_optimizer, HealthMeter()
         self._host_parameters = list(model.parameters())
-        found = find_sites(model, growth, sites) if growth.enabled else []
+        found, self.passed_over = find_sites(model, growth, sites, calls) if growth.enabled else ([], {})
         self._host_sites = {host_site.name: host_site for host_site in found}
         for host_site in found:
             host_site.adopt()
@@ -61,12 +63,24 @@ class Host:
         self._lr: float | None = None
         self._epoch, self._step, self._measuring = 0, 0, False
         self._capturing: list[HostSite] = []
+        self._told: set[str] = set()
         self._wire()
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """The sites, in the model's order."""
         return tuple(host_site.site for host_site in self._host_sites.values())
+
+    @property
+    def frozen(self) -> Mapping[str, str]:
+        """Why nothing can grow any more, by site: what a pass did there was found to be nothing that a seed can learn from."""
+        return {name: host_site.frozen for name, host_site in self._host_sites.items() if host_site.frozen is not None}
+
+    def take_frozen(self) -> Mapping[str, str]:
+        """Those of `frozen` that were not returned before."""
+        fresh = {name: reason for name, reason in self.frozen.items() if name not in self._told}
+        self._told.update(fresh)
+        return fresh
 
     @property
     def seeds(self) -> Mapping[SeedKey, HostSlot]:
@@ -82,8 +96,10 @@ class Host:
         return self._host_size + sum(slot.size for slot in self.seeds.values() if slot.stage in IN_TASK_GRAPH)
 
     def affordable(self, site: str) -> tuple[str, ...]:
-        """The blueprints that a life could begin with at `site` now, by the limit of parameters."""
+        """The blueprints that a life could begin with at `site` now, by the limit of parameters; none where it is frozen."""
         host_site = self._host_sites[site]
+        if host_site.frozen is not None:
+            return ()
         sizes = {name: parameter_count(host_site.spec(name)) for name in host_site.site.blueprints}
         return tuple(name for name, size in sizes.items() if self._total_with(host_site, size) <= self.parameters_limit)
 
@@ -94,9 +110,10 @@ class Host:
         """
         self._epoch, self._step, self._measuring = epoch, step, measure
         if measure:
-            self._health_meter.arm(self.model, self._host_sites.values())
+            self._health_meter.arm(unwrapped(self.model), self._host_sites.values())
         isolated = [host_site for host_site, slot in self._living if slot.stage in ISOLATED]
-        self._capturing = list(self._host_sites.values()) if measure else list(dict.fromkeys(isolated))
+        capturing = self._host_sites.values() if measure else dict.fromkeys(isolated)
+        self._capturing = [host_site for host_site in capturing if host_site.frozen is None]
         for host_site in self._capturing:
             host_site.enable(learning=host_site in isolated, hooks=self._health_meter.hooks if measure else None)
         for host_site, slot in self._living:
@@ -110,16 +127,15 @@ class Host:
 
         `lr` is the host's, for germinations to come. `scale` is the loss scaler's; weighting micro-batches by their samples is understood.
         `stepped` is False where the host's step was skipped (the scaler found an infinite gradient): seeds in the task graph do not step
-        either. Raises RuleError for a site that one loss went through twice.
+        either. A site that one loss went through twice is frozen from now on.
         """
         self._lr = lr
-        where = f"epoch {self._epoch}, step {self._step}"
-        captures = {host_site.name: host_site.take_captures(where) for host_site in self._capturing}
+        captures = {host_site.name: host_site.take_captures() for host_site in self._capturing}
         for host_site in self._capturing:
             host_site.enable(learning=False, hooks=None)
             self._learn_isolated(host_site, captures[host_site.name])
         if self._measuring:
-            self._health_meter.take(self._host_sites.values(), captures, scale=scale, sound=stepped)
+            self._health_meter.take(self._capturing, captures, scale=scale, sound=stepped)
             self._measuring = False
         for _, slot in self._living:
             if stepped and slot.learns_task and not slot.recovering:
@@ -268,7 +284,9 @@ class Host:
             if slot.branch is not None
             for name, tensor in slot.branch.state_dict().items()
         }
-        return tensors, SeedTable(format=1, lr=self._lr, slots=tuple(self.seeds.values())).model_dump(mode="json", by_alias=True)
+        return tensors, SeedTable(format=1, lr=self._lr, slots=tuple(self.seeds.values()), frozen=dict(self.frozen)).model_dump(
+            mode="json", by_alias=True
+        )
 
     def restore(self, tensors: Mapping[str, Tensor], state: JsonValue) -> None:
         """Restore what `state` returned, in place, whatever seeds exist now. Then load the host's own state_dict, then the optimizers'.
@@ -286,10 +304,12 @@ class Host:
             if slot.stage in LIVE and slot.stage is not Stage.GERMINATED:
                 self._revive(self._host_sites[slot.site], slot, tensors)
         self._lr, self._measuring = table.lr, False
+        self._told.update(table.frozen)
         self._health_meter.hooks.disarm()
         self._health_meter = HealthMeter(slots)
         for host_site in self._host_sites.values():
             host_site.slots = [slot for slot in slots if slot.site == host_site.name]
+            host_site.frozen = host_site.frozen or table.frozen.get(host_site.name)  # A rollback does not make another model of it.
             host_site.enable(learning=False, hooks=None)
         self._wire()
 

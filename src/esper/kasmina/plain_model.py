@@ -16,6 +16,7 @@ from torch.fx import Graph, GraphModule
 
 from esper.errors import DataError
 from esper.kasmina.branch import Branch
+from esper.kasmina.calls import unwrapped
 from esper.kasmina.site_layer import HostSite, SiteLayer
 
 _TENSORS = "model.safetensors"
@@ -23,12 +24,16 @@ _WRITTEN = (nn.Linear, nn.GELU, nn.GroupNorm, nn.Dropout, nn.Unflatten, nn.Flatt
 
 
 def export_plain(model: nn.Module) -> nn.Module:
-    """An independent plain copy of `model` that computes what it computes now, seeds that act included; others are left out."""
-    copy = deepcopy(model)
+    """An independent plain copy of `model` that computes what it computes now, seeds that act included; others are left out.
+
+    Nothing wraps it or its modules: it is not compiled, and not parallel.
+    """
+    copy = deepcopy(unwrapped(model))
     plain = {id(module): _plain(module.esper_site) for module in list(copy.modules()) if isinstance(module, SiteLayer)}
     for parent in list(copy.modules()):
         for name, child in parent._modules.items():
-            parent._modules[name] = plain.get(id(child), child)
+            inner = child and unwrapped(child)
+            parent._modules[name] = plain.get(id(inner), inner)
     return plain.get(id(copy), copy)
 
 
@@ -156,8 +161,7 @@ def save_grown(plain: nn.Module, folder: Path) -> Path:
 def _sites(plain: nn.Module) -> str:
     written = ""
     for name, site in plain.named_modules():
-        seeds = site._modules.get("seeds")
-        if isinstance(site, GraphModule) and seeds is not None:
+        if isinstance(site, GraphModule) and (seeds := site._modules.get("seeds")) is not None:
             rows = (
                 f"        {slot!r}: (\n            {_source(parts.features)},\n            {_source(parts.last)},\n        ),\n"
                 for slot, parts in seeds.named_children()

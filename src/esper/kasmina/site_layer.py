@@ -67,7 +67,7 @@ class HostSite:
     """A site: its layer and slots, the branches that act, its captures.
 
     `active` is the one truth test of a dormant site. While the site is measured, it gives its output to `hooks`, the very object, so that
-    the activation behind it can be recognized.
+    the activation behind it can be recognized. `frozen` is the reason why nothing is captured, and so nothing can grow, here any more.
     """
 
     site: Site
@@ -77,12 +77,18 @@ class HostSite:
     learning: bool = False
     hooks: ActivationHooks | None = None
     captures: list[Capture] = field(default_factory=list)
+    frozen: str | None = None
     active: bool = False
 
     @property
     def name(self) -> str:
         """The layer's name in the model."""
         return self.site.name
+
+    @property
+    def channels_first(self) -> bool:
+        """Units of the output are its second dimension, not its last."""
+        return not isinstance(self.layer, nn.Linear)
 
     def spec(self, blueprint: str) -> str:
         """The spec of a seed of `blueprint` here."""
@@ -140,36 +146,42 @@ class HostSite:
         """The site's output, from the layer's; captures it where captures are on."""
         for branch in self.acting:
             y = branch(x, y)
-        if (self.learning or self.hooks is not None) and self.layer.training and torch.is_grad_enabled():
-            self._capture(x, y)
+        if (self.learning or self.hooks is not None) and torch.is_grad_enabled() and (self.layer.training or not y.requires_grad):
+            y = self._capture(x, y)
         return y
 
-    def _capture(self, x: Tensor, y: Tensor) -> None:
+    def _capture(self, x: Tensor, y: Tensor) -> Tensor:
+        """Captures input and output; the output, which asks for a gradient here where it and all before it are frozen."""
         if _backward_task() != _NO_BACKWARD:
             if not self.captures:
-                raise RuleError(f"expected site {self.name!r} outside reentrant checkpointing: use checkpoint(..., use_reentrant=False)")
-            return
+                self.freeze("it is called in a backward pass (checkpointing with use_reentrant=True)")
+            return y
         if not y.requires_grad:
-            raise RuleError(f"expected a site whose output needs a gradient, got {self.name!r}: it and all before it are frozen")
+            y = y.detach().requires_grad_().clone()  # A copy: an activation may change it in place.
         value = y.detach()
         capture = Capture(
             x=x.detach() if self.learning else None,
             version=x._version,
             spread=value.float().std() if self.learning else None,
-            sample=sample(value) if self.hooks is not None else None,
+            sample=sample(value, channels_first=self.channels_first) if self.hooks is not None else None,
             samples=y.shape[0] if y.dim() > 1 else 1,
         )
         y.register_hook(capture.on_gradient)
         self.captures.append(capture)
         if self.hooks is not None:
-            self.hooks.add_output(self.name, y)
+            self.hooks.add_output(self.name, y, channels_first=self.channels_first)
+        return y
 
-    def take_captures(self, where: str) -> list[Capture]:
-        """This step's captures with a gradient; clears all. Raises RuleError for a layer that one loss went through twice."""
+    def take_captures(self) -> list[Capture]:
+        """This step's captures with a gradient; clears all. None, and frozen from now on, where one loss went through the layer twice."""
         captures, self.captures = [capture for capture in self.captures if capture.gradient is not None], []
         if len({capture.task for capture in captures}) < len(captures):
-            raise RuleError(f"expected site {self.name!r} to be called once in a forward pass, got two calls ({where})")
-        return captures
+            self.freeze("one pass called it twice")
+        return [] if self.frozen else captures
+
+    def freeze(self, reason: str) -> None:
+        """From now on nothing is captured here, so that nothing can grow; what acts already goes on."""
+        self.frozen = self.frozen or reason
 
 
 def _backward_task() -> int:

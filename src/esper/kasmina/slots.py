@@ -139,6 +139,7 @@ class SeedTable(BaseModel):
     format: Literal[1]
     lr: float | None
     slots: tuple[HostSlot, ...]
+    frozen: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def from_json(cls, state: JsonValue) -> "SeedTable":

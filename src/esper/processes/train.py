@@ -35,6 +35,7 @@ from esper.events.kinds.training import TrainingDescribed
 from esper.history.labels import Labels
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
+from esper.kasmina.calls import Calls
 from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_growth, seed_optimizer_like
 from esper.kasmina.host import Host
@@ -197,13 +198,22 @@ def resume(recipe: Recipe, settings: RunSettings, directory: Directory, run: Run
             "is not known, so that a resumed run would see others"
         )
     with directory.resume(run) as log:
+        recipe = _with_logged_sites(recipe, settings, log)
         return _run(recipe, settings, directory, log, resume_point(log, directory.checkpoints(run)))
 
 
-def require_trainable(recipe: Recipe, settings: RunSettings) -> None:
+def _with_logged_sites(recipe: Recipe, settings: RunSettings, log: Log) -> Recipe:
+    """`recipe` with the sites that "auto" found when the run began: a pass of a model that has been trained since may take another way."""
+    names = {site.name for _, started in _events(log, RunStarted) for site in started.sites}
+    automatic = (recipe.sites or settings.growth.sites) == "auto"
+    return replace(recipe, sites=lambda name, _module: name in names) if automatic and names else recipe
+
+
+def require_trainable(recipe: Recipe, settings: RunSettings, *, resumed: bool = False) -> None:
     """Raises SettingsError or DataError for a recipe that cannot be trained, before there is a run: what cannot work leaves nothing behind.
 
-    The objective is measured on the first validation batch; what code of the user's raises there is raised.
+    The objective is measured on the first validation batch; what code of the user's raises there is raised. Where a run can grow that is
+    `resumed` was found when it began.
     """
     require_model(recipe.model)
     require_optimizer(recipe.model, recipe.optimizer)
@@ -213,15 +223,17 @@ def require_trainable(recipe: Recipe, settings: RunSettings) -> None:
         require_batches("test", recipe.test)
     if recipe.scheduler is not None:
         require_scheduler(recipe.scheduler, recipe.optimizer, settings.trainer, steps)
-    if settings.growth.enabled:
-        require_growth(recipe.model, settings.growth, recipe.optimizer, _seed_optimizer(recipe, settings), sites=recipe.sites)
+    evaluator = Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device)
     try:
-        require_evaluable(Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device))
+        require_evaluable(evaluator)
     except EsperError:
         raise
     except Exception as error:
         _report(f"{raised(error)}; no run was begun")
         raise
+    if settings.growth.enabled and not resumed:
+        seed_optimizer, calls = _seed_optimizer(recipe, settings), evaluator.calls(settings.trainer.rng_seed)
+        require_growth(recipe.model, settings.growth, recipe.optimizer, seed_optimizer, sites=recipe.sites, calls=calls)
 
 
 def _seed_optimizer(recipe: Recipe, settings: RunSettings) -> SeedOptimizer:
@@ -279,11 +291,11 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         compiler = KernelCompiler(directory.path / ".kernels")
         stack.callback(compiler.close)
         described = _described(recipe)  # Before a layer of the model is adopted as a site.
-        training = _training(recipe, settings, emitter, compiler, directory.checkpoints(log.run))
+        evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
+        training = _training(recipe, settings, emitter, compiler, directory.checkpoints(log.run), calls=_calls(settings, evaluator, log))
         # The model of a training that does not finish becomes plain again, so that it can be resumed.
         unfinished = stack.enter_context(ExitStack())
         unfinished.callback(training.host.release)
-        evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         stop = _stop_unless_taken_over(requested, log.path)
         try:
             # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
@@ -332,10 +344,12 @@ def _at(training: Training) -> dict[str, int]:
     return {"epoch": training.counters.epoch, "step": training.counters.step}
 
 
-def _training(recipe: Recipe, settings: RunSettings, emitter: Emitter, compiler: KernelCompiler, checkpoints: Path) -> Training:
-    seed_optimizer, policy = _seed_optimizer(recipe, settings), settings.policy
+def _training(
+    recipe: Recipe, settings: RunSettings, emitter: Emitter, compiler: KernelCompiler, checkpoints: Path, *, calls: Calls | None
+) -> Training:
+    seed_optimizer, policy, rng_seed = _seed_optimizer(recipe, settings), settings.policy, settings.trainer.rng_seed
     return Training(
-        host=Host(recipe.model, settings.growth, seed_optimizer=seed_optimizer, sites=recipe.sites, rng_seed=settings.trainer.rng_seed),
+        host=Host(recipe.model, settings.growth, seed_optimizer=seed_optimizer, sites=recipe.sites, rng_seed=rng_seed, calls=calls),
         optimizer=recipe.optimizer,
         scheduler=recipe.scheduler,
         sink=emitter,
@@ -346,7 +360,16 @@ def _training(recipe: Recipe, settings: RunSettings, emitter: Emitter, compiler:
         policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
         compiler=compiler,
         checkpoints=checkpoints,
+        tell=_report,
     )
+
+
+def _calls(settings: RunSettings, evaluator: Evaluator, log: RunLog) -> Calls | None:
+    """How a pass goes through the model's layers; None where nothing can grow, or the run has begun and its sites are known."""
+    if not settings.growth.enabled or any(_events(log, RunStarted)):
+        return None
+    with bind_metrics(log.run, lambda _event: None):  # A metric that is measured here belongs to no epoch: it is not recorded.
+        return evaluator.calls(settings.trainer.rng_seed)
 
 
 def _pairs(settings: RunSettings, host: Host, evaluator: Evaluator, log: Log) -> Pairs | None:
@@ -372,6 +395,7 @@ def _start(recipe: Recipe, settings: RunSettings, host: Host, pairs: Pairs | Non
         determinism=determinism_settings(settings.trainer.digest),
         hardware=environment.hardware(recipe.device),
         sites=host.sites,
+        passed_over=host.passed_over,
         pairs=pairs,
         parameters=host.parameters(),
         epochs=settings.trainer.epochs,

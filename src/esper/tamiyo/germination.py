@@ -143,6 +143,8 @@ def _no_room(view: PolicyInput, place: _RaceSite | None) -> str:
     """Reason in words why the best site has no room for a race; empty where it has, or gets no more."""
     state = view.state
     if place is None:
+        if frozen := next((row for row in state.sites if row.frozen is not None and all(site.frozen for site in state.sites)), None):
+            return f"nothing can grow at {frozen.site}: {frozen.frozen}"
         sites = {row.site for row in state.sites}
         if any(seed.stage is Stage.DORMANT and seed.site in sites for seed in state.seeds):
             return f"no blueprint is small enough: {state.parameters} parameters of at most {state.parameters_limit}"

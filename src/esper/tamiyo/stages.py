@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
+from esper.folds.transitions import ISOLATED
 from esper.tamiyo.evidence import confidence, describe, epochs, usable_z
 from esper.tamiyo.policy_input import PolicyInput
 
@@ -22,11 +23,14 @@ def decide_alone(view: PolicyInput, seed: SeedRow) -> tuple[DecisionMade, ...]:
 
 
 def cull_broken(view: PolicyInput, seed: SeedRow) -> tuple[DecisionMade, ...]:
-    """A cull where the seed made a non-finite value, was disabled by one, or makes the validation loss non-finite."""
+    """A cull where the seed made a non-finite value or was disabled by one, makes the validation loss non-finite, or cannot learn here."""
     if seed.stage not in _HAS_BODY:
         return ()
     if seed.recovering:
         return (view.decision(Adaptation.CULL, seed, "a non-finite value of its own disabled it"),)
+    frozen = next((row.frozen for row in view.state.sites if row.site == seed.site), None)
+    if frozen is not None and seed.stage in ISOLATED | {Stage.LOADING}:
+        return (view.decision(Adaptation.CULL, seed, f"it cannot learn here: {frozen}"),)
     fresh = view.fresh(seed)
     if fresh is not None and math.isfinite(fresh.loss_without) and not math.isfinite(fresh.loss_with):
         reason = f"loss {fresh.loss_with:.4g} with it, {fresh.loss_without:.4g} without"

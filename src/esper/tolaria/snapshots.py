@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from esper.errors import DataError
 from esper.events.digests import canonical
 from esper.events.kinds.epoch import StateDigests
+from esper.kasmina.calls import unwrapped
 from esper.kasmina.host import Host
 from esper.tolaria.determinism import digest_of_tensors, random_state_digest
 from esper.tolaria.trainer_state import Counters, Rewindable
@@ -46,7 +47,7 @@ def put_back(snapshot: Snapshot, training: Training) -> tuple[Rewindable, Counte
     Raises ValueError, RuntimeError or KeyError for a host, optimizer or scheduler that it was not taken of.
     """
     training.host.restore(_named("seeds/", snapshot.tensors), snapshot.body["seeds"])
-    training.host.model.load_state_dict(_named("model/", snapshot.tensors))
+    unwrapped(training.host.model).load_state_dict(_named("model/", snapshot.tensors))
     for place, parameter in _own_parameters(training).items():
         parameter.data.copy_(snapshot.tensors[place])
     for name, optimizer in _optimizers(training):
@@ -78,7 +79,7 @@ def state_digests(training: Training) -> StateDigests:
 def _parameters(host: Host) -> dict[str, Tensor]:
     """The tensors of model and seeds, buffers included."""
     tensors: dict[str, Tensor] = {}
-    for name, value in host.model.state_dict().items():
+    for name, value in unwrapped(host.model).state_dict().items():
         if not isinstance(value, Tensor):
             kind = type(value).__name__
             raise DataError(f"a checkpoint holds the model's tensors; its state {name!r} is a {kind}: make it a buffer")

@@ -57,7 +57,8 @@ def _is_ready(training: Training, seed: HostSlot) -> bool:
 def _site(training: Training, name: str, health: Health) -> SiteRow:
     counters, blueprints = training.counters, training.host.affordable(name)
     refused, failed = counters.refused.get(name, 0), counters.failed.get(name, 0)
-    return SiteRow(site=name, refused=refused, failed=failed, blueprints=blueprints, **_measured(health, SiteRow))
+    frozen = training.host.frozen.get(name)
+    return SiteRow(site=name, refused=refused, failed=failed, blueprints=blueprints, frozen=frozen, **_measured(health, SiteRow))
 
 
 def _seed(training: Training, seed: HostSlot, health: Health, *, ready: bool) -> SeedRow:

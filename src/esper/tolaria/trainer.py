@@ -21,7 +21,7 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Command
 from esper.events.kinds.epoch import EpochCompleted, Measured, SystemState
 from esper.events.kinds.lifecycle import Stage
-from esper.events.kinds.run import BlamedSeed, RunStarted
+from esper.events.kinds.run import BlamedSeed, RunStarted, SiteFrozen
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.events.kinds.training import TrainingDescribed
 from esper.folds.transitions import LIVE
@@ -171,6 +171,9 @@ class Trainer:
         optimizer.step()
         # 3. seeds: those beside the host learn alone, those in its graph take their own steps
         host.end_step(lr=float(optimizer.param_groups[0]["lr"]))
+        for site, reason in host.take_frozen().items():
+            training.emit(SiteFrozen(site=site, reason=reason))
+            training.tell(f"nothing can grow at {site!r} from step {step} on: {reason}; training goes on")
         self._advance_schedule("step")
         # 4. keep the numbers where they are: no transfer here
         means = {name: _weighted(parts, name, sizes) for name in parts[0]} if len(parts) > 1 else parts[0]

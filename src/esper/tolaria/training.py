@@ -139,8 +139,8 @@ Policy = Callable[[SystemState, EventId], tuple[DecisionMade, ...]]
 class Training:
     """Parts and state of one training; `progress`, `counters` and `evaluations` change.
 
-    `checkpoints` is their folder. `evaluations` are the ids of SeedEvaluated by site, slot and epoch, of the whole run: a rollback
-    withdraws no record.
+    `checkpoints` is their folder, `tell` takes what a person should see at once, in a line. `evaluations` are the ids of SeedEvaluated by
+    site, slot and epoch, of the whole run: a rollback withdraws no record.
     """
 
     host: Host
@@ -154,6 +154,7 @@ class Training:
     policy: Policy
     compiler: KernelCompiler
     checkpoints: Path
+    tell: Callable[[str], None] = lambda _line: None
     progress: Rewindable = field(default_factory=Rewindable)
     counters: Counters = field(default_factory=Counters)
     evaluations: dict[tuple[str, int, int], EventId] = field(default_factory=dict)

@@ -21,8 +21,9 @@ from esper.events.kinds.epoch import Measured
 from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated, Stage
 from esper.events.kinds.run import Pairs
 from esper.folds.seeds import SeedKey
+from esper.kasmina.calls import Calls, calls_of
 from esper.kasmina.slots import HostSlot
-from esper.tolaria.determinism import seed_own, undisturbed
+from esper.tolaria.determinism import seed_epoch, seed_own, undisturbed, untouched
 from esper.tolaria.objective import Batch, Batches, Objective, to_device
 from esper.tolaria.pairs import Measure, find_pairs, given
 from esper.tolaria.training import Training
@@ -88,6 +89,20 @@ class Evaluator:
             self._begin()
             batches = (to_device(batch, self.device) for batch in self.batches)
             return find_pairs(self.model, batches, self.objective, length=length, least=least)
+
+    def calls(self, rng_seed: int) -> Calls:
+        """How a pass on the first batch, in train mode, goes through the model's layers; model, data and random state stay as they were.
+
+        Nothing is known where the pass fails, as it may on a batch that is not one to train on: what cannot grow shows while it trains.
+        """
+        with undisturbed(self.device), untouched((self.batches, self.objective)):
+            seed_epoch(rng_seed, 0)
+            self._begin()
+            try:
+                batch = to_device(next(iter(self.batches)), self.device)
+                return calls_of(self.model, lambda model: self.objective(model, batch)[0])
+            except Exception:
+                return Calls()  # The user's code, perhaps on a batch that it was not written for.
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

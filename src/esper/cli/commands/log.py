@@ -172,6 +172,7 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     ),
     training.TrainingDescribed: lambda event: f"{event.model.kind}, {event.optimizer.kind}, {event.objective.kind}",
     run_kinds.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {decimal(event.size_bytes)}",
+    run_kinds.SiteFrozen: lambda event: f"{event.site}: {event.reason}",
     run_kinds.CheckpointPruned: lambda event: f"{event.checkpoint}: {event.reason}",
     run_kinds.StreamEnded: lambda event: f"last step {event.last_step}",
     epoch.EpochCompleted: _epoch,

@@ -34,6 +34,8 @@ class SiteRow(Part):
     """Commands and kernels that failed here so far."""
     blueprints: tuple[str, ...] = ()
     """Blueprints that may be tried here now; others would exceed the limit of parameters."""
+    frozen: str | None = None
+    """The reason why nothing can grow here any more, see SiteFrozen; null: it can."""
 
 
 class GateSettings(Part):

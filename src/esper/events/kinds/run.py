@@ -101,6 +101,8 @@ class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
     determinism: Determinism
     hardware: Hardware
     sites: tuple[Site, ...]
+    passed_over: Annotated[dict[str, str], VOLATILE]
+    """Layers that sites = "auto" does not take, by name, with the reason; empty where sites were named."""
     pairs: Pairs | None
     """By what seeds are judged; null: nothing may grow."""
     parameters: Count
@@ -133,6 +135,14 @@ class RunResumed(Event, kind="esper.run.resumed.v1", topic=topics.RUN):
     """In force from this record on."""
     environment_changes: tuple[str, ...]
     """Differences from the start, a sentence each."""
+
+
+class SiteFrozen(Event, kind="esper.site.frozen.v1", topic=topics.RUN):
+    """Nothing can grow at a site from this step on, and its seeds that are not in the host's output yet are culled; training goes on."""
+
+    site: str
+    reason: str
+    """The way in which a pass used the layer that no seed can learn from."""
 
 
 class CheckpointSaved(Event, kind="esper.checkpoint.saved.v1", topic=topics.RUN):

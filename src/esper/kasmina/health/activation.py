@@ -41,6 +41,7 @@ class ActivationHooks:
     def __init__(self) -> None:
         # By id, a site's output or what a passing module made of it, with the site's name. It is held, so that its id stays its own.
         self._outputs: dict[int, tuple[str, Tensor]] = {}
+        self._channels_first: set[str] = set()
         self._nodes: dict[Node, str] = {}  # Of the outputs that no module has taken.
         self._after: dict[str, Tensor] = {}
         self._functions: dict[str, _Function | None] = {}
@@ -65,8 +66,10 @@ class ActivationHooks:
         self._outputs.clear()
         self._nodes.clear()
 
-    def add_output(self, name: str, y: Tensor) -> None:
+    def add_output(self, name: str, y: Tensor, *, channels_first: bool = False) -> None:
         """Makes `y` known as the output of site `name` in this forward pass."""
+        if channels_first:
+            self._channels_first.add(name)
         self._outputs[id(y)] = (name, y)
         if y.grad_fn is not None:
             self._nodes[y.grad_fn] = name
@@ -79,13 +82,15 @@ class ActivationHooks:
 
     # The inputs of the hooks below are whatever a module was called with: only a known tensor is looked at.
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def _passed(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if (name := self._taken(inputs)) is not None:
             self._outputs[id(output)] = (name, output)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def _activated(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if (name := self._taken(inputs)) is not None:
-            self._after[name] = sample(output.detach())
+            self._after[name] = sample(output.detach(), channels_first=name in self._channels_first)
 
     def _taken(self, inputs: tuple[Any, ...]) -> str | None:
         """The site whose output a module took."""
@@ -95,6 +100,7 @@ class ActivationHooks:
         self._nodes = {node: name for node, name in self._nodes.items() if name != taken[0]}
         return taken[0]
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # It keeps the signature; torch does not say so.
     def _finished(self, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
         unknown = {node: name for node, name in self._nodes.items() if name not in self._functions}
         self._outputs.clear()

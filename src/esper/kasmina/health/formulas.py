@@ -2,7 +2,7 @@
 
 A measurement takes at most 256 rows and 64 features of an output, strided, so that its cost does not grow with the layer (full tensors
 would cost 58 ms for a convolution of 64x32x32: measured). A row of a Linear is one position of its leading dimensions, of a
-Conv2d one pixel of one sample; the stride through the rows shares no factor with the image, or one column would be seen for all.
+convolution one place of one sample; the stride through the rows shares no factor with the image, or one column would be seen for all.
 
 Formulas, over a sample S of R rows and F units (tests compare each with a slow float64 reference):
   activation_variance   mean over units of mean over rows of (S - mean over rows)^2
@@ -28,8 +28,12 @@ _TAU = 0.025
 _PRESSURE_ELEMENTS = 1 << 17
 
 
-def sample(y: Tensor) -> Tensor:
-    """(rows, units): at most 256 rows and 64 units of an output, copied, in float32. Channels of an image are its units."""
+def sample(y: Tensor, *, channels_first: bool = False) -> Tensor:
+    """(rows, units): at most 256 rows and 64 units of an output, copied, in float32. Channels of an image are its units.
+
+    `channels_first`: so are those of a signal, (samples, channels, length), which a Linear's output does not tell.
+    """
+    y = y.unsqueeze(-1) if channels_first and y.dim() == 3 else y
     rows = y.reshape(-1, y.shape[-1]) if y.dim() != 4 else y.permute(0, 2, 3, 1)
     units = slice(None, None, math.ceil(rows.shape[-1] / UNITS))
     if y.dim() != 4:

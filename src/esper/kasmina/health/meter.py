@@ -96,7 +96,7 @@ class HealthMeter:
         self.hooks.disarm()
         found: dict[_MeasuredRow, _Numbers] = {}
         for host_site in host_sites:
-            found[_MeasuredRow(host_site.name)] = self._site(host_site.name, captures[host_site.name], scale, sound)
+            found[_MeasuredRow(host_site.name)] = self._site(host_site, captures[host_site.name], scale, sound)
             for slot in host_site.slots:
                 trace = Trace() if slot.branch is None or slot.branch.trace is None else slot.branch.trace
                 if slot.stage in LIVE:
@@ -127,7 +127,8 @@ class HealthMeter:
         self._pressures.clear()
         return found
 
-    def _site(self, name: str, captures: list[Capture], scale: float, sound: bool) -> _Numbers:
+    def _site(self, host_site: HostSite, captures: list[Capture], scale: float, sound: bool) -> _Numbers:
+        name = host_site.name
         measured = [(capture.sample, capture.gradient) for capture in captures if capture.sample is not None]
         if not measured:
             return [None] * len(_STATISTICS)
@@ -137,7 +138,7 @@ class HealthMeter:
         pressure = G = None
         if sound:
             factor = sum(capture.samples for capture in captures) / scale
-            pressure, G = factor * formulas.pressure(gradient), factor * formulas.sample(gradient)
+            pressure, G = factor * formulas.pressure(gradient), factor * formulas.sample(gradient, channels_first=host_site.channels_first)
             self._pressures.setdefault(name, []).append(pressure)
         return [*_of_units(S, G, self.hooks.behind(name, S), S), pressure]
 
