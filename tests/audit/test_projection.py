@@ -61,7 +61,7 @@ def test_every_record_of_a_sound_log_stands_in_its_tables(ask: Ask) -> None:
 
 
 def test_the_rows_of_columns_are_those_that_a_reader_of_the_log_gets(ask: Ask, history: History) -> None:
-    expected = [(row["step"], row["loss"], row["gradient_norm"]) for row in history.frame("telemetry.training.steps")]
+    expected = [(row["step"], row["loss"], row["gradient_norm"]) for row in history.frame("telemetry.training.steps").rows()]
     assert repr(ask("SELECT step, loss, gradient_norm FROM steps ORDER BY moment, step")) == repr(expected)
 
 

@@ -100,26 +100,26 @@ def test_events_come_with_the_records_they_stand_in(history: History) -> None:
 
 
 def test_a_frame_of_steps_has_one_row_a_step(history: History) -> None:
-    rows = history.frame(STEPS)
+    rows = history.frame(STEPS).rows()
     steps = [row["step"] for row in rows if "loss" in row]
     expected = [step for step in range(1, EPOCHS * STEPS_PER_EPOCH + 1) if step not in (106, 107, 108)]
     assert steps == expected
 
 
 def test_a_loss_that_was_nan_is_nan_in_the_frame(history: History) -> None:
-    poisoned = [row for row in history.frame(STEPS) if row.get("step") == ROLLBACK_EPOCH * STEPS_PER_EPOCH]
+    poisoned = [row for row in history.frame(STEPS).rows() if row.get("step") == ROLLBACK_EPOCH * STEPS_PER_EPOCH]
     loss = poisoned[0]["loss"]
     assert isinstance(loss, float)
     assert math.isnan(loss)
 
 
 def test_a_frame_of_health_has_one_row_a_seed_and_none_where_nothing_was_measured(history: History) -> None:
-    rows = [row for row in history.frame(SEED_HEALTH) if row.get("epoch") == 1 and "seed" in row]
+    rows = [row for row in history.frame(SEED_HEALTH).rows() if row.get("epoch") == 1 and "seed" in row]
     assert [(row["site"], row["seed"], row["health_score"]) for row in rows] == [(FIRST, None, None), (SECOND, None, None)]
 
 
 def test_a_frame_of_epochs_names_nested_values_by_their_path(history: History) -> None:
-    row = history.frame(EPOCH)[0]
+    row = history.frame(EPOCH).rows()[0]
     assert (row["epoch"], row["validation.loss"], row["validation.metrics.accuracy"]) == (1, 1.4, 0.5)
     assert row["system.parameters"] == 460
 
@@ -218,7 +218,7 @@ def test_telemetry_changes_no_state(tmp_path: Path, history: History) -> None:
 
 def test_every_topic_can_be_asked_for(history: History) -> None:
     for topic in TOPICS:
-        assert isinstance(history.frame(topic), list)
+        assert isinstance(history.frame(topic).rows(), list)
 
 
 def _transition() -> SeedTransitioned:

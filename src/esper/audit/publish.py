@@ -16,11 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from io import BufferedRandom
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import duckdb
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -39,6 +41,9 @@ _WITH_STATISTICS = ("VARCHAR", "BIGINT", "BOOLEAN", "TIMESTAMP", "BLOB", "DECIMA
 # Of a row group, whichever is reached first: the rows are DuckDB's own, the bytes are what a table takes of memory.
 _MOST_ROWS, _MOST_BYTES = 122_880, 64 << 20
 _VECTOR = 2048
+_FLAT = ("VARCHAR", "BIGINT", "BOOLEAN", "TIMESTAMP", "DOUBLE")
+Form = Literal["parquet", "csv"]
+"""The kinds of file that a run's tables are written as."""
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # linux/fcntl.h: paths are relative to the working directory.
 
@@ -117,8 +122,10 @@ def publish_snapshot(snapshot: Path, folder: Path) -> Published:
             return _write(connection, draft, folder, None)
 
 
-def publish_run(directory: Directory, run: RunId, folder: Path) -> Published:
-    """As `publish`, of one run, by a projection of its own that does not stay.
+def publish_run(directory: Directory, run: RunId, folder: Path, form: Form = "parquet") -> Published:
+    """As `publish`, of one run in files of `form`, by a projection of its own that does not stay.
+
+    In CSV what has parts is a JSON text, bytes are hex, and NULL is an empty field where an empty text is "".
 
     Raises LogError also where the run cannot be read to its end.
     """
@@ -128,13 +135,14 @@ def publish_run(directory: Directory, run: RunId, folder: Path) -> Published:
         with Projection(directory, own / AUDIT_FILE) as projection:
             for reached in projection.refresh([run]).problems:
                 raise LogError(f"cannot publish run {run}: {reached.problem}")
-            published = _write(projection.connection, draft, folder, run)
+            published = _write(projection.connection, draft, folder, run, form)
         shutil.rmtree(own)
         return published
 
 
-def _write(connection: duckdb.DuckDBPyConnection, draft: Path, folder: Path, run: RunId | None) -> Published:
-    tables = tuple(_write_table(connection, draft, name, meaning, columns) for name, meaning, columns in described())
+def _write(connection: duckdb.DuckDBPyConnection, draft: Path, folder: Path, run: RunId | None, form: Form = "parquet") -> Published:
+    write = _write_table if form == "parquet" else _write_csv
+    tables = tuple(write(connection, draft, name, meaning, columns) for name, meaning, columns in described())
     now, positions = datetime.now(UTC), _positions(connection)
     manifest = Manifest(esper=version("esper-training"), published_at=now, run=run, positions=positions, tables=tables)
     write_durably(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
@@ -155,12 +163,42 @@ def _write_table(connection: duckdb.DuckDBPyConnection, draft: Path, name: str, 
             for group in _row_groups(reader):
                 writer.write_table(group)
                 rows += group.num_rows
-        file.flush()
-        os.fsync(file.fileno())
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _durable_digest(file)
     size = path.stat().st_size
     return PublishedTable(name=name, meaning=meaning, file=path.name, rows=rows, size_bytes=size, sha256=digest, columns=written)
+
+
+def _write_csv(connection: duckdb.DuckDBPyConnection, draft: Path, name: str, meaning: str, columns: Sequence[Column]) -> PublishedTable:
+    """Writes a table in the order of its rows as CSV (RFC 4180), with a line of names."""
+    written = tuple(PublishedColumn(name=one.name, type=one.type, meaning=one.meaning) for one in columns)
+    path, rows = draft / f"{name}.csv", 0
+    reader = connection.sql(f'SELECT {", ".join(map(_flat_column, columns))} FROM "{name}"').to_arrow_reader(_VECTOR)
+    with path.open("w+b") as file:
+        with pyarrow.csv.CSVWriter(file, reader.schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+        digest = _durable_digest(file)
+    size = path.stat().st_size
+    return PublishedTable(name=name, meaning=meaning, file=path.name, rows=rows, size_bytes=size, sha256=digest, columns=written)
+
+
+def _flat_column(column: Column) -> str:
+    """The column as something that CSV has."""
+    quoted = f'"{column.name}"'
+    if column.type == "BLOB":
+        return f"lower(hex({quoted})) AS {quoted}"
+    if column.type not in _FLAT:
+        return f"CAST({quoted if column.type in ('HUGEINT', 'JSON') else f'to_json({quoted})'} AS VARCHAR) AS {quoted}"
+    return quoted
+
+
+def _durable_digest(file: BufferedRandom) -> str:
+    """sha256 over what was written to `file`, which is on disk when it returns."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _row_groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
@@ -268,18 +306,21 @@ def _readme(manifest: Manifest) -> str:
     """The README of the folder."""
     of = "a log" if manifest.run is None else f"run {manifest.run}"
     tables = "\n".join(f"| [{table.file}]({table.file}) | {table.rows} | {table.meaning} |" for table in manifest.tables)
-    return _README.format(of=of, esper=manifest.esper, at=f"{manifest.published_at:%Y-%m-%d %H:%M:%S}", manifest=MANIFEST, tables=tables)
+    form = Path(manifest.tables[0].file).suffix.removeprefix(".")
+    return _README.format(
+        of=of, esper=manifest.esper, at=f"{manifest.published_at:%Y-%m-%d %H:%M:%S}", manifest=MANIFEST, tables=tables, form=form
+    )
 
 
 _README = """# The tables of {of}
 
-Published by Esper {esper} at {at} UTC, a Parquet file a table. `{manifest}` has the type and the meaning
+Published by Esper {esper} at {at} UTC, a file a table. `{manifest}` has the type and the meaning
 of every column, the number of rows and the sha256 of every file, and how far the log was read.
 
 ```
-duckdb:  SELECT epoch, adaptation, reason FROM 'decisions.parquet' WHERE run = '...' ORDER BY moment
-pandas:  pandas.read_parquet("decisions.parquet")        polars:  polars.scan_parquet("decisions.parquet")
-Spark:   spark.read.parquet("/path/to/decisions.parquet")
+duckdb:  SELECT epoch, adaptation, reason FROM 'decisions.{form}' WHERE run = '...' ORDER BY moment
+pandas:  pandas.read_{form}("decisions.{form}")        polars:  polars.scan_{form}("decisions.{form}")
+Spark:   spark.read.{form}("/path/to/decisions.{form}")
 ```
 
 Times are in UTC. NULL is not measured; NaN and infinity were measured, so a limit needs a test for both. The values of `settings` are

@@ -15,12 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel
-
 from esper.errors import DataError, RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
-from esper.events.fields import Columns, Event
+from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
@@ -28,6 +26,7 @@ from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
 from esper.folds.control_state import DecisionRow
 from esper.folds.run_state import BlockedError, RunState, digest, step
 from esper.folds.timeline import Life, Timeline
+from esper.history.frame import TOPIC_OF, Frame, frame_of, rows_of
 from esper.history.run_list import resolve_run
 from esper.oona.contract import START, Log, Position, pages_of, records_of
 from esper.oona.directory import Directory
@@ -38,7 +37,6 @@ _MEASURED = frozenset({Heartbeat.KIND, StepsMeasured.KIND})
 _RUN_ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
 _EPOCH_TOPICS = frozenset({EPOCH, RUN})
 EPOCH_ENDS = frozenset({EpochCompleted.KIND, RunRolledBack.KIND})
-_COORDINATES = ("moment", "sequence", "fact", "time", "epoch", "step", "type")
 
 
 @dataclass(slots=True)
@@ -254,13 +252,14 @@ class History:
         for record in self.records(frozenset({topic})):
             yield record, decode(record)
 
-    def frame(self, topic: str) -> list[dict[str, object]]:
-        """`topic` as flat rows for a data frame: one a record, one a measured step or seed where a record holds columns.
+    def frame(self, topic: str) -> Frame:
+        """`topic` ("steps", "epochs", "health", or its whole name) as a table: a row a record, or one a measured step or seed.
 
-        `pandas.DataFrame(history.frame(topic))` is a table. Coordinates stand first; what was not measured is None. An entry of columns
-        replaces a coordinate of its name: `step` of a measured step is that step. StreamEnded has no row.
+        Coordinates stand first; what was not measured is None. An entry of columns replaces a coordinate of its name: `step` of a measured
+        step is that step. StreamEnded has no row. Raises RuleError for a topic that there is not.
         """
-        return [row for record, event in self.events(topic) if not isinstance(event, StreamEnded) for row in _rows_of(record, event)]
+        events = self.events(TOPIC_OF.get(topic, topic))
+        return frame_of([row for record, event in events if not isinstance(event, StreamEnded) for row in rows_of(record, event)])
 
     def close(self) -> None:
         """Closes the log where it holds a file open."""
@@ -305,29 +304,3 @@ def open_run(run: str, log: str | Path = "runs") -> History:
 
 def _is_beyond(record: Record, moment: int | None, epoch: int | None) -> bool:
     return (moment is not None and record.moment > moment) or (epoch is not None and record.epoch > epoch)
-
-
-def _rows_of(record: Record, event: Event) -> Iterator[dict[str, object]]:
-    row: dict[str, object] = {name: getattr(record, name) for name in _COORDINATES}
-    columns: dict[str, tuple[object, ...]] = {}
-    for name, value in event:
-        if isinstance(value, Columns):
-            columns |= dict(value)
-        elif isinstance(value, dict) and name == "metrics" and all(isinstance(column, tuple) for column in value.values()):
-            columns |= {f"metrics.{metric}": column for metric, column in value.items()}
-        else:
-            row |= _flat(name, value)
-    if not columns:
-        yield row
-        return
-    for entry in zip(*columns.values(), strict=True):
-        yield row | dict(zip(columns, entry, strict=True))
-
-
-def _flat(name: str, value: object) -> dict[str, object]:
-    """`value` under `name`; the fields of a part under dotted names."""
-    if isinstance(value, BaseModel):
-        return {path: inner for field_name, part in value for path, inner in _flat(f"{name}.{field_name}", part).items()}
-    if isinstance(value, dict):
-        return {f"{name}.{key}": item for key, item in value.items()}
-    return {name: value}

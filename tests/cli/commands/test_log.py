@@ -1,5 +1,6 @@
 """`esper log` and `esper export`."""
 
+import csv
 import json
 import re
 import subprocess
@@ -126,3 +127,19 @@ def test_without_what_tables_need_it_says_what_to_install(esper: Esper, tmp_path
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     said = esper("export", "latest", "--format", "parquet", "--out", str(tmp_path / "out"))
     assert (said.code, said.err) == (1, "esper: this needs pyarrow: pip install 'esper-training[audit]'\n")
+
+
+def test_the_tables_of_a_run_are_written_as_csv(esper: Esper, tmp_path: Path) -> None:
+    said = esper("export", "latest", "--format", "csv", "--out", str(tmp_path / "out"))
+    assert said.code == 0
+    with (tmp_path / "out" / "steps.csv").open(newline="") as file:
+        steps = list(csv.DictReader(file))
+    assert (steps[0]["run"], steps[0]["step"], float(steps[0]["loss"]) > 0) == (RUN, "1", True)
+    assert any(row["loss"] == "nan" for row in steps)
+    with (tmp_path / "out" / "runs.csv").open(newline="") as file:
+        [run] = csv.DictReader(file)
+    assert json.loads(run["settings"])["gate.cooldown"] == 3
+    assert (run["rng_seed"], run["notes"], json.loads(run["tags"])) == ("0", "", [])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {table["file"] for table in manifest["tables"]} == {path.name for path in (tmp_path / "out").glob("*.csv")}
+    assert "pandas.read_csv" in (tmp_path / "out" / "README.md").read_text()

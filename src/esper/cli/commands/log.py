@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.filesize import decimal
 from rich.text import Text
@@ -38,10 +38,10 @@ def add(commands: Subcommands) -> None:
     )
     parser.add_argument("--follow", action="store_true", help="continue with new records until the run ends")
     parser.add_argument("--format", choices=("table", "jsonl"), default="table", help="a table, or JSON with payloads as they were written")
-    words = "a run as files: JSON lines by topic and date, or tables as Parquet"
+    words = "a run as files: JSON lines by topic and date, or tables as Parquet or CSV"
     parser = new_command(commands, "export", _run_export, words, run=True, json="what was written as one JSON object", kafka=True)
-    words = "jsonl: one JSON object a line, payloads as they were written; parquet: the tables that SQL has of the run"
-    parser.add_argument("--format", choices=("jsonl", "parquet"), required=True, help=words)
+    words = "jsonl: one JSON object a line, payloads as they were written; parquet and csv: the tables that SQL has of the run"
+    parser.add_argument("--format", choices=("jsonl", "parquet", "csv"), required=True, help=words)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default: export-<run> in the current directory)")
 
 
@@ -75,7 +75,7 @@ def _run_export(arguments: argparse.Namespace, out: Output) -> int:
     folder = arguments.out or Path(f"export-{history.run[-6:]}")
     with history:
         gone = history.gone
-        exported = _tables(directory, history.run, folder) if arguments.format == "parquet" else _lines(history, folder)
+        exported = _lines(history, folder) if arguments.format == "jsonl" else _tables(directory, history.run, folder, arguments.format)
     if gone:
         print(f"esper: run {history.run}: {gone.words()}", file=sys.stderr)
     if arguments.json:
@@ -98,11 +98,11 @@ def _lines(history: History, folder: Path) -> _Exported:
     return _Exported(made, made.files, f"{count(made.records)} records of run {made.run}, up to moment {made.moment}")
 
 
-def _tables(directory: Directory, run: RunId, folder: Path) -> _Exported:
+def _tables(directory: Directory, run: RunId, folder: Path, form: Literal["parquet", "csv"]) -> _Exported:
     require_duckdb()
     from esper.audit.publish import publish_run
 
-    made = publish_run(directory, run, folder)
+    made = publish_run(directory, run, folder, form)
     return _Exported(made, made.files, f"{count(made.rows)} rows in {len(made.files)} tables of run {run}, {decimal(made.size_bytes)}")
 
 
