@@ -1,5 +1,6 @@
 """A model file is compared with the log by the digest of its tensors; where that cannot be, it is said why."""
 
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -130,3 +131,9 @@ def test_a_file_that_is_none_is_unknown(told: duckdb.DuckDBPyConnection, tmp_pat
 
 def test_a_folder_without_a_model_is_unknown(told: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     assert "model.safetensors or tensors.safetensors" in compare_model(told, "run", tmp_path).why
+
+
+def test_what_is_no_file_is_unknown_and_nothing_waits_for_it(told: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    found = compare_model(told, "run", tmp_path / "pipe")
+    assert (found.verdict, found.why.endswith("it is no file")) == ("unknown", True)

@@ -348,3 +348,9 @@ def test_the_model_that_came_out_is_known_though_the_start_of_the_run_is_not(cha
     changed.execute("DELETE FROM runs")
     assert answers(report_of(changed))[8].endswith("the digest of the model that came out begins with db35ffe9f70fd855.")
     assert answers(report_of(changed))[12].endswith("; it was accepted by Grace (quality) on 2026-03-01.")
+
+
+def test_test_data_are_told_from_validation_data_though_no_data_set_is_named(changed: duckdb.DuckDBPyConnection) -> None:
+    changed.execute("UPDATE run_ends SET metrics = MAP {'test_loss': 0.25, 'validation_loss': 0.5}")
+    changed.execute("UPDATE runs SET data = []")
+    assert answers(report_of(changed))[12].startswith("The model that came out was measured on the test data: test_loss 0.25; ")

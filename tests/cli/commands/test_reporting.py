@@ -38,6 +38,13 @@ def test_the_page_is_written_where_it_is_asked_for(esper: Esper, here: Path) -> 
     assert sorted(path.name for path in here.iterdir()) == ["page.html", "page.json"]
 
 
+@pytest.mark.parametrize("name", ["page.json", ".", "/"])
+def test_a_page_that_its_json_would_replace_is_refused(esper: Esper, here: Path, name: str) -> None:
+    said = esper("report", "latest", "--out", name)
+    assert (said.code, list(here.iterdir())) == (1, [])
+    assert said.err.startswith("esper: --out: expected a page's name, like report.html")
+
+
 def test_json_writes_no_file(esper: Esper, here: Path) -> None:
     told = json.loads(esper("report", "latest", "--json", "--on", "2026-02-28").out)
     assert (told["format"], told["on"], told["sections"][10]["answer"]) == (

@@ -156,8 +156,10 @@ def _tensor(entry: Mapping[str, object], start: int, size: int) -> Tensor:
 
 
 def _file_at(path: Path) -> Path:
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():
+        raise DataError(f"{path}: expected a safetensors file, got none that can be read: it is no file")
     found = [path / name for name in _FILES if (path / name).is_file()]
     if not found:
         raise DataError(f"{path}: expected {' or '.join(_FILES)} in it, got neither")

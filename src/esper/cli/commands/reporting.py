@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     on = None if arguments.on is None else day("--on", arguments.on)
     if arguments.model is not None and not arguments.model.exists():
         raise SettingsError(f"--model: expected a file or a folder, got nothing at {arguments.model}")
+    if arguments.out is not None and (arguments.out.suffix == ".json" or arguments.out.is_dir()):
+        raise SettingsError(f"--out: expected a page's name, like report.html, beside which report.json is put; got {arguments.out}")
     # The whole log: holds and acceptances stand in runs of their own.
     directory = directory_of(arguments)
     name = resolve_run(directory, arguments.run)
