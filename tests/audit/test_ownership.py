@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from esper.audit.ownership import SNAPSHOTS, owned, owner_of, place_of, snapshot_of
+from esper.audit.ownership import SNAPSHOTS, is_current, owned, owner_of, place_of, snapshot_of
 from esper.audit.projection import opened
 from esper.errors import LogError
 from esper.oona.directory import Directory
@@ -93,6 +93,16 @@ def test_a_process_that_follows_makes_the_snapshots_that_others_ask_for(written:
     with following(written) as process:
         assert owner_of(written) == process.pid
         assert runs_in(snapshot_of(written).path) == 1
+
+
+def test_a_snapshot_answers_the_next_request_too_until_something_is_written_or_compared(written: Directory) -> None:
+    snapshot_of(written)
+    with owned(written) as projection:
+        assert is_current(projection, [])
+        assert not is_current(projection, [RUN])
+        write_run(written, run=OTHER)
+        projection.refresh()
+        assert not is_current(projection, [])
 
 
 def test_a_process_that_follows_compares_the_runs_that_others_ask_about(written: Directory) -> None:

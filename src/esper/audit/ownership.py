@@ -103,7 +103,7 @@ def snapshot_of(
 
 
 def follow(directory: Directory, *, stop: Callable[[], bool], report: Callable[[Refreshed], None]) -> None:
-    """Owns the projection until `stop`: reads what is new, and answers requests for snapshots, at most one in ten seconds.
+    """Owns the projection until `stop`: reads what is new, and answers requests for snapshots; a new one is made every ten seconds at most.
 
     Raises LogError where another process owns it.
     """
@@ -114,13 +114,21 @@ def follow(directory: Directory, *, stop: Callable[[], bool], report: Callable[[
             if refreshed.records or refreshed.problems:
                 report(refreshed)
             requests = _requests(directory)
-            if requests and time.monotonic() >= answered_at + _LEAST_BETWEEN_S:
-                answered_at = time.monotonic()
-                _answer(projection, [run for _, runs in requests for run in runs])
+            compare = [run for _, runs in requests for run in runs]
+            is_due = time.monotonic() >= answered_at + _LEAST_BETWEEN_S
+            if requests and (is_due or is_current(projection, compare)):
+                answered_at = time.monotonic() if is_due else answered_at
+                _answer(projection, compare)
                 for path, _ in requests:
                     path.unlink(missing_ok=True)
             else:
                 time.sleep(_TURN_S)
+
+
+def is_current(projection: Projection, compare: Sequence[RunId]) -> bool:
+    """True where the newest snapshot answers a request as it is: nothing was written since, and nothing is to be compared."""
+    newest = next(_snapshots(projection.directory), None)
+    return not compare and newest is not None and newest.path.stem == projection.version
 
 
 def _made_here(directory: Directory, compare: Sequence[RunId]) -> ProjectionSnapshot | None:
