@@ -1,7 +1,7 @@
 """What people and checks say about a run, where a test says only what matters to it."""
 
 from esper.events.envelope import RunId
-from esper.events.kinds.accountability import ComplianceChecked, HoldReleased, RunHeld, RunSignedOff
+from esper.events.kinds.accountability import AlertAcknowledged, ComplianceChecked, HoldReleased, RunHeld, RunSignedOff
 from tests.synthetic import RUN
 
 
@@ -18,6 +18,13 @@ def released(about: RunId = RUN) -> HoldReleased:
 def signed_off(about: RunId = RUN, note: str = "good enough") -> RunSignedOff:
     """A sign-off of a run that finished."""
     return RunSignedOff(about=about, by="Grace", role="model owner", note=note, model_digest="ab" * 32, up_to=233)
+
+
+def acknowledged(fingerprint: str, until: str, about: RunId = RUN, rule: str = "loss-not-finite") -> AlertAcknowledged:
+    """An alert that somebody took over."""
+    return AlertAcknowledged(
+        about=about, fingerprint=fingerprint, rule=rule, since="2026-03-01T12:00:04.000000Z", until=until, note="on it", by="Ada"
+    )
 
 
 def checked(about: RunId = RUN) -> ComplianceChecked:

@@ -16,7 +16,7 @@ from tests.cli.conftest import Esper
 
 NEAREST = [
     (("shwo", "latest"), "argument COMMAND: unknown command 'shwo', perhaps show; there are: train, demo, "),
-    (("alerts", "lst"), "argument WHAT: unknown command 'lst', perhaps list; there are: list, rules, test"),
+    (("alerts", "lst"), "argument WHAT: unknown command 'lst', perhaps list; there are: list, ack, rules, test"),
     (("log", "latest", "--format", "jsnl"), "argument --format: unknown value 'jsnl', perhaps jsonl; there are: table, jsonl"),
     (("train", "digits", "--epohcs", "3"), "esper train: error: unknown argument --epohcs, perhaps --epochs; esper train --help lists"),
     (("runs", "--jsn"), "unknown argument --jsn, perhaps --json; "),

@@ -211,6 +211,11 @@ TABLES = (
         (accountability.RunHeld, accountability.HoldReleased),
         status={accountability.RunHeld: "held", accountability.HoldReleased: "released"},
     ),
+    Table(
+        "acknowledgements",
+        "Alerts that people took over, until when; `about` is the run whose alert it is.",
+        (accountability.AlertAcknowledged,),
+    ),
 )
 BY_NAME = {table.name: table for table in TABLES}
 UNTABLED = (run.StreamEnded,)

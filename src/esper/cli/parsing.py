@@ -60,6 +60,7 @@ EXAMPLES = {
     "agent": "esper agent --interval 10",
     "alerts": "esper alerts list",
     "alerts list": "esper alerts list latest",
+    "alerts ack": 'esper alerts ack 7c21ab-3f9a2c1d --for 2h --by Ada --note "the learning rate is lowered"',
     "alerts rules": "esper alerts rules",
     "alerts test": "esper alerts test --delivery delivery.toml",
     "doctor": "esper doctor --all",

@@ -1,14 +1,16 @@
 """The alerts of a log: which are pending or firing, which are resolved, and the outcome of their delivery."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from esper.errors import LogError
 from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, RunId
+from esper.events.kinds.accountability import AlertAcknowledged
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
 from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
+from esper.history.trail import AlertKey, acknowledgements_of
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed, is_settled, observed_records
 
@@ -16,6 +18,7 @@ _SUPPRESSED = {
     "rate_limit": "held back by the rate limit",
     "stale": "not sent, too old",
     "not_delivered": "not sent, for nobody there was told that it fires",
+    "acknowledged": "not sent, for it was acknowledged",
 }
 
 
@@ -43,12 +46,24 @@ class AlertLine:
     moment: Moment
     value: float | None
     summary: str
+    fingerprint: str
+    acknowledged: AlertAcknowledged | None = None
+    """The newest acknowledgement, also one that is over."""
     fired: bool = False
     told: list[_Delivery] = field(default_factory=list)
 
 
+def alert_id(run: RunId, fingerprint: str) -> str:
+    """The id by which people name an alert: the ends of its run's id and the beginning of its fingerprint."""
+    return f"{run[-6:]}-{fingerprint[:8]}"
+
+
 def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
     """Every alert of `run`, in the order in which they began."""
+    return _alerts_of(directory, run, acknowledgements_of(directory))
+
+
+def _alerts_of(directory: Directory, run: RunId, taken_over: Mapping[AlertKey, AlertAcknowledged]) -> tuple[AlertLine, ...]:
     lines: dict[tuple[str, str], AlertLine] = {}
     changes: dict[EventId, tuple[AlertLine, AlertStatus]] = {}
     for record in observed_records(directory.path / run, run, topics.ALERTS):
@@ -67,6 +82,8 @@ def alerts_of(directory: Directory, run: RunId) -> tuple[AlertLine, ...]:
                     moment=record.moment,
                     value=event.value,
                     summary=event.annotations.get("summary", ""),
+                    fingerprint=event.fingerprint,
+                    acknowledged=taken_over.get((run, event.fingerprint)),
                 )
             line.status, line.changed, line.moment, line.value = status, changed, record.moment, event.value
             line.fired = line.fired or status == "firing"
@@ -83,11 +100,12 @@ def current_alerts(directory: Directory, unreadable: Callable[[LogError], None])
 
     A run whose observed file is sealed has none and is not opened. The error of one that cannot be read is passed to `unreadable`.
     """
+    taken_over = acknowledgements_of(directory)
     for run in directory.names(hidden=True):
         folder = directory.path / run
         if is_observed(folder) and not is_settled(folder):
             try:
-                lines = alerts_of(directory, run)
+                lines = _alerts_of(directory, run, taken_over)
             except LogError as error:
                 unreadable(error)
                 continue

@@ -1,23 +1,25 @@
-"""The trail of a log, read: the holds of its runs that are in force, and who signed a run off. Nothing is written.
+"""The trail of a log, read: the holds of its runs that are in force, who signed a run off, who took over an alert. Nothing is written.
 
 The trail stands in the runs `audit:<machine>:<date>`. Those of several machines are merged by time, so their clocks must agree better than
 people answer each other. A part of the trail that cannot be read is an error, for a hold may stand there.
 """
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 
 from esper.errors import RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds.accountability import HoldReleased, RunHeld, RunSignedOff
+from esper.events.kinds.accountability import AlertAcknowledged, HoldReleased, RunHeld, RunSignedOff
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.topics import RUN, TRAIL
 from esper.oona.contract import records_of
 from esper.oona.daily_run import AUDIT
 from esper.oona.directory import Directory
 
+AlertKey = tuple[RunId, str]
+"""Run and fingerprint of an alert."""
 Holds = tuple[tuple[Record, RunHeld], ...]
 
 
@@ -39,6 +41,16 @@ def holds_in_force(directory: Directory, on: date) -> dict[RunId, Holds]:
 def sign_offs_of(directory: Directory, run: RunId) -> tuple[tuple[Record, RunSignedOff], ...]:
     """Every sign-off of `run`, oldest first. Raises as `holds_in_force` does."""
     return tuple((record, event) for record, event in _said(directory) if isinstance(event, RunSignedOff) and event.about == run)
+
+
+def acknowledgements_of(directory: Directory) -> dict[AlertKey, AlertAcknowledged]:
+    """The newest acknowledgement of every alert that was ever acknowledged, by its run and fingerprint. Raises as `holds_in_force` does."""
+    return {(event.about, event.fingerprint): event for _, event in _said(directory) if isinstance(event, AlertAcknowledged)}
+
+
+def until_of(acknowledged: AlertAcknowledged) -> datetime:
+    """The end of an acknowledgement."""
+    return datetime.fromisoformat(acknowledged.until)
 
 
 def _said(directory: Directory) -> Iterator[tuple[Record, Event]]:

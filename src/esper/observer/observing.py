@@ -19,6 +19,7 @@ from esper.events import topics
 from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
 from esper.folds.monitoring.topic import MonitorSettings
+from esper.observer.acknowledged import Acknowledgements
 from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_record
 from esper.observer.observed_run import ObservedRun
@@ -75,6 +76,7 @@ class Observer:
         self._closed = False
         self._unwritten: dict[RunId, list[AlertOutcome]] = {}
         self._ticked_at = -settings.tick_s
+        self._acknowledgements = Acknowledgements(directory, now, report)
         positions = self._positions()
         self._follower = Follower(directory, positions, from_start=from_start)
         if self._deliverer is not None:
@@ -142,11 +144,14 @@ class Observer:
         """Gives the deliverer the alerts that were derived before, and their outcomes."""
         for run in runs:
             with self._guarded(run):
-                for record in observed_records(self._directory.path / run, run, topics.ALERTS):
+                records = observed_records(self._directory.path / run, run, topics.ALERTS)
+                offered = []
+                for record in records:
                     if record.type in _OFFERED:
-                        deliverer.offer(record)
+                        offered.append(record)
                     elif record.type in _OUTCOMES:
                         deliverer.settled(record)
+                self._deliver(deliverer, offered)
 
     def _take(self, page: RunPage) -> None:
         run = self._open(page.run)
@@ -157,9 +162,23 @@ class Observer:
             self._park(page.run)
 
     def _offer(self, new: Iterable[Record]) -> None:
-        offered = [record for record in new if record.type in _OFFERED]
-        if self._deliverer is not None and offered:
-            self._deliverer.offer(*offered)
+        if self._deliverer is not None:
+            self._deliver(self._deliverer, [record for record in new if record.type in _OFFERED])
+
+    def _deliver(self, deliverer: Deliverer, alerts: Iterable[Record]) -> None:
+        for record in alerts:
+            if self._acknowledgements.silences(record):
+                deliverer.hold(record)
+            else:
+                deliverer.offer(record)
+
+    def _tell_again(self) -> None:
+        """Records anew that alerts fire whose acknowledgement is over, so that they are delivered again."""
+        self._acknowledgements.refresh()
+        for name, event, ended in self._acknowledgements.over():
+            with self._guarded(name):
+                run = self._open(name)
+                self._offer(run.save(run.monitor.own_record(event, ended), with_state=True))
 
     def _open(self, name: RunId) -> ObservedRun:
         if name in self._runs:
@@ -215,6 +234,7 @@ class Observer:
         for name in self._runs.keys() - self._follower.behind:
             with self._guarded(name):
                 self._judge(name, free=name not in live)
+        self._tell_again()
         for name in list(self._unsettled):
             with self._guarded(name):
                 self._settle(name)

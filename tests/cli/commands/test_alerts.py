@@ -1,11 +1,15 @@
 """`esper alerts`."""
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Esper
+from esper.history.trail import acknowledgements_of, until_of
+from esper.oona.directory import Directory
+from tests.cli.conftest import Esper, Said
 from tests.synthetic import RUN
 
 
@@ -79,3 +83,53 @@ def test_a_handler_that_reaches_nobody_makes_the_exit_code_1(esper: Esper, tmp_p
     said = esper("alerts", "test", "--log", str(tmp_path))
     assert said.code == 1
     assert said.out.startswith("failed    hook")
+
+
+# Taking one over
+
+
+def ids(esper: Esper, log: Path) -> dict[str, str]:
+    """The ids of the alerts that fire, as the list has them, by rule."""
+    lines = [line for line in esper("alerts", "list", "--log", str(log)).lines if line.startswith(("firing ", "    id "))]
+    return {rule.split()[2]: name.split()[1] for rule, name in zip(lines[::2], lines[1::2], strict=True)}
+
+
+def ack(esper: Esper, log: Path, alert: str, *more: str, lasting: str = "2h") -> Said:
+    return esper("alerts", "ack", alert, "--for", lasting, "--by", "Ada", "--note", "the rate is lowered", "--log", str(log), *more)
+
+
+def test_an_alert_is_taken_over_by_the_id_that_the_list_has(esper: Esper, observed_log: Path) -> None:
+    alert = ids(esper, observed_log)["run-rolled-back"]
+    said = ack(esper, observed_log, alert)
+    assert re.fullmatch(
+        r"run-rolled-back of run …7c21ab is silent until \d{4}-\d\d-\d\d \d\d:\d\d UTC, as Ada said: the rate is lowered\n", said.out
+    )
+    assert "acknowledged until" in esper("alerts", "list", "--log", str(observed_log)).out
+    [row] = [
+        row for line in esper("alerts", "list", "--json", "--log", str(observed_log)).lines if (row := json.loads(line))["acknowledged"]
+    ]
+    assert (row["rule"], row["acknowledged"]["by"], row["acknowledged"]["note"]) == ("run-rolled-back", "Ada", "the rate is lowered")
+
+
+def test_what_was_recorded_is_a_fact_of_the_trail(esper: Esper, observed_log: Path) -> None:
+    alert = ids(esper, observed_log)["run-rolled-back"]
+    written = json.loads(ack(esper, observed_log, alert, "--json", lasting="30m").out)
+    directory = Directory(observed_log)
+    [event] = acknowledgements_of(directory).values()
+    assert written == {"type": "esper.alert.acknowledged.v1", "data": json.loads(event.model_dump_json())}
+    lasts = until_of(event) - datetime.now(UTC)
+    assert timedelta(minutes=29) < lasts <= timedelta(minutes=30)
+
+
+def test_an_alert_that_does_not_fire_is_refused_with_those_that_do(esper: Esper, observed_log: Path) -> None:
+    alert = ids(esper, observed_log)["run-rolled-back"]
+    said = ack(esper, observed_log, f"{alert[:-1]}z")
+    assert (said.code, said.out) == (1, "")
+    assert f"expected the id of an alert that fires, got '{alert[:-1]}z', perhaps {alert}; there are: " in said.err
+
+
+@pytest.mark.parametrize("lasting", ["2", "2x", "0m", "400d", ""])
+def test_a_time_that_is_none_is_refused(esper: Esper, observed_log: Path, lasting: str) -> None:
+    said = ack(esper, observed_log, "any", lasting=lasting)
+    assert (said.code, said.out) == (1, "")
+    assert f"--for: expected a time like 30m, 2h or 1d, a year at most, got {lasting!r}" in said.err

@@ -64,7 +64,9 @@ def notified(of: AlertRecord, outcome: Literal["delivered", "failed"] = "deliver
     )
 
 
-def suppressed(of: AlertRecord, why: Literal["rate_limit", "stale", "not_delivered"], handler: str = "team") -> AlertSuppressed:
+def suppressed(
+    of: AlertRecord, why: Literal["rate_limit", "stale", "not_delivered", "acknowledged"], handler: str = "team"
+) -> AlertSuppressed:
     """The outcome of an alert that was not."""
     return AlertSuppressed(alert=of.record.id, fingerprint=of.event.fingerprint, handler=handler, why=why)
 

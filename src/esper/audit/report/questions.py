@@ -89,8 +89,8 @@ QUESTIONS = (
         (Statement("alerts", "Alerts that fired"),),
         sentences.alerts,
         ("alert.complete", "alert.handled"),
-        "A delivery shows that a receiver took the message, not that a person read it. What people did outside of the training is not "
-        "in the log. What no rule names raises no alert.",
+        "A delivery shows that a receiver took the message, not that a person read it: `esper alerts ack` is how a person says so. What "
+        "people did outside of the training is not in the log otherwise. What no rule names raises no alert.",
     ),
     Question(
         6,

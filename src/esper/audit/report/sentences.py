@@ -173,6 +173,8 @@ def alerts(asked: Material) -> str:
     parts += [f"{failed:,} could not be delivered"] if failed else []
     parts += [f"{held:,} {'was' if held == 1 else 'were'} held back"] if held else []
     parts += [f"of {silent:,} no delivery is on record"] if silent else []
+    taken = sum(bool(row["who took it over"]) for row in fired)
+    parts += [f"{taken:,} {'was' if taken == 1 else 'were'} taken over by a person"] if taken else []
     still = sum(row["resolved"] is None for row in fired)
     ends = f"{plural(still, 'alert is', 'alerts are')} not resolved" if still else "all are resolved"
     levels = counted(row["severity"] for row in fired)

@@ -2,35 +2,43 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rich.text import Text
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, log_name, log_option, new_command, run_of
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.cli.text import hanging, short_id
-from esper.errors import LogError
+from esper.errors import LogError, RuleError, SettingsError
 from esper.events.envelope import RunId
+from esper.events.kinds.accountability import AlertAcknowledged
 from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
-from esper.history.alert_lines import AlertLine, alerts_of, current_alerts
+from esper.history.alert_lines import AlertLine, alert_id, alerts_of, current_alerts
 from esper.history.resume import log_flag
+from esper.history.trail import until_of
 from esper.kafka.cluster import is_kafka
 from esper.observer.build import watching_of
 from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.delivery.handlers import build_handlers, run_handler_tests
 from esper.observer.rule_files import changed_settings
+from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed
+from esper.settings import nearest, person, said
 from esper.words import duration
 
+_LASTING = re.compile(r"(?P<amount>[0-9]{1,6})(?P<unit>[mhd])", re.ASCII)
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": ""}
 
 
 def add(commands: Subcommands) -> None:
     """Adds the commands."""
-    parser = commands.add_parser("alerts", help="what is firing, the rules in force, and a test of the handlers")
+    parser = commands.add_parser("alerts", help="what is firing, taking one over, the rules in force, and a test of the handlers")
     parts = parser.add_subparsers(metavar="WHAT", required=True)
     listed = new_command(
         parts,
@@ -41,6 +49,13 @@ def add(commands: Subcommands) -> None:
         kafka=True,
     )
     listed.add_argument("run", metavar="RUN", nargs="?", help=RUN_HELP)
+    ack = new_command(
+        parts, "ack", _run_ack, "take over an alert that fires: it is silent until then", json="what was recorded as one JSON object"
+    )
+    ack.add_argument("alert", metavar="ALERT", help="its id in `esper alerts list`")
+    ack.add_argument("--for", dest="lasting", metavar="TIME", required=True, help="how long it is silent, like 30m, 2h or 1d")
+    ack.add_argument("--by", metavar="NAME", required=True, help="the person who takes it over")
+    ack.add_argument("--note", metavar="TEXT", required=True, help="what is done about it")
     rules = new_command(
         parts,
         "rules",
@@ -68,6 +83,41 @@ def _run_list(arguments: argparse.Namespace, out: Output) -> int:
     return 1 if unreadable else 0
 
 
+def _run_ack(arguments: argparse.Namespace, out: Output) -> int:
+    """Records that a person has taken over an alert."""
+    by, note = person("--by", arguments.by), said("--note", arguments.note, "a text")
+    lasting = _lasting("--for", arguments.lasting)
+    directory = directory_of(arguments)
+    known = {alert_id(line.run, line.fingerprint): line for line in current_alerts(directory, warn) if line.status == "firing"}
+    line = known.get(arguments.alert)
+    if line is None:
+        there = ", ".join(known) or "none"
+        raise RuleError(
+            f"expected the id of an alert that fires, got {arguments.alert!r}{nearest(arguments.alert, known)}; there are: {there}"
+        )
+    until = f"{datetime.now(UTC) + lasting:%Y-%m-%dT%H:%M:%SZ}"
+    event = AlertAcknowledged(about=line.run, fingerprint=line.fingerprint, rule=line.rule, since=line.since, until=until, note=note, by=by)
+    append_to_trail(directory, [event], lambda: datetime.now(UTC))
+    if arguments.json:
+        out.json({"type": event.KIND, "data": event})
+    else:
+        out.line(" ".join(f"{line.rule} of run {short_id(line.run)} is silent until {_utc(until)}, as {by} said: {note}".split()))
+    return 0
+
+
+def _lasting(name: str, text: str) -> timedelta:
+    """The duration that `text` names. Raises SettingsError."""
+    found = _LASTING.fullmatch(text)
+    lasting = timedelta(seconds=int(found["amount"]) * _UNITS[found["unit"]]) if found else timedelta(0)
+    if not timedelta(0) < lasting <= timedelta(days=366):
+        raise SettingsError(f"{name}: expected a time like 30m, 2h or 1d, a year at most, got {text!r}")
+    return lasting
+
+
+def _utc(written: str) -> str:
+    return f"{written[:16].replace('T', ' ')} UTC"
+
+
 def _none(directory: Directory, run: RunId, log: str) -> str:
     """Why `run` has no alerts: it had none, or it was never observed."""
     if is_observed(directory.path / run):
@@ -85,6 +135,11 @@ def _print_alert(line: AlertLine, log: str, out: Output) -> None:
     out.line(head, f"    {since}")
     if line.summary:
         out.print(hanging("    ", line.summary))
+    if line.status != "resolved":
+        out.line(Text(f"    id {alert_id(line.run, line.fingerprint)}", style="dim"))
+    if (taken := line.acknowledged) is not None:
+        ended = "acknowledged until" if until_of(taken) > datetime.now(UTC) else "was acknowledged until"
+        out.print(hanging("    ", f"{ended} {_utc(taken.until)} by {taken.by}: {taken.note}"))
     for told in line.told:
         words = f"{told.handler}: {told.what} {told.outcome}{f', {told.error}' if told.error else ''}"
         out.print(hanging("    ", words, style="dim"))

@@ -1,4 +1,4 @@
-"""Statements of checks and people about runs: results of compliance checks, sign-offs, holds and their release."""
+"""Statements of checks and people about runs: results of compliance checks, sign-offs, holds and their release, acknowledged alerts."""
 
 from typing import Annotated, Literal
 
@@ -61,5 +61,21 @@ class HoldReleased(Event, kind="esper.hold.released.v1", topic=topics.TRAIL):
     by: str
 
 
-TrailEvent = ComplianceChecked | RunSignedOff | RunHeld | HoldReleased
+class AlertAcknowledged(Event, kind="esper.alert.acknowledged.v1", topic=topics.TRAIL):
+    """A person has taken over an alert that fires: until then its handlers are not told of it, and afterwards again if it still fires."""
+
+    about: RunId
+    """The run whose alert it is."""
+    fingerprint: Digest
+    """Of the alert."""
+    rule: str
+    since: str
+    """The time at which the alert's condition began to hold."""
+    until: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+    """The end of the acknowledgement, in UTC."""
+    note: str
+    by: str
+
+
+TrailEvent = ComplianceChecked | RunSignedOff | RunHeld | HoldReleased | AlertAcknowledged
 """What stands in the trail, but for the ends of its streams."""

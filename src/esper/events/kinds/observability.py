@@ -99,7 +99,7 @@ class AlertNotified(_Delivery, kind="esper.alert.notified.v1", topic=topics.ALER
 class AlertSuppressed(_Delivery, kind="esper.alert.suppressed.v1", topic=topics.ALERTS):
     """An alert was deliberately not delivered; `why` is the rule that held it back."""
 
-    why: Literal["rate_limit", "stale", "not_delivered"]
+    why: Literal["rate_limit", "stale", "not_delivered", "acknowledged"]
 
 
 class ObserverStarted(Event, kind="esper.observer.started.v1", topic=topics.OBSERVERS):

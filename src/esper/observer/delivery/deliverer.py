@@ -125,6 +125,12 @@ class Deliverer:
         for worker in self._workers.values():
             worker.offer(offered)
 
+    def hold(self, alert: Record) -> None:
+        """Takes a record of AlertFiring that a person has acknowledged: nobody is told, and that is recorded. Raises as `offer`."""
+        self._check()
+        for worker in self._workers.values():
+            worker.hold(alert_of(alert))
+
     def settled(self, outcome: Record) -> None:
         """Takes, before `start`, a record of AlertNotified or AlertSuppressed; the outcomes of an unknown handler are ignored."""
         event = decode(outcome)
@@ -186,6 +192,10 @@ class _Worker:
         with self._lock:
             self._record([outcome for alert in alerts for outcome in self.outbox.offer(alert, self._now())])
         self._wake()
+
+    def hold(self, alert: AlertRecord) -> None:
+        with self._lock:
+            self._record(self.outbox.hold(alert))
 
     def outstanding(self, run: RunId | None) -> int:
         with self._lock:

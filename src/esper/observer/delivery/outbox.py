@@ -43,7 +43,7 @@ _QUIET_S = 5.0
 _SUMMARY_AT_LATEST_S = 60.0
 """A summary is sent when no alert was suppressed for five seconds, and a minute after the first one at the latest."""
 
-_Suppressed = Literal["rate_limit", "stale", "not_delivered"]
+_Suppressed = Literal["rate_limit", "stale", "not_delivered", "acknowledged"]
 _Known = Literal["offered", "delivered", "failed"] | _Suppressed
 """An alert that was offered to this outbox, or an outcome that was read back and whose alert was not offered yet."""
 
@@ -166,6 +166,14 @@ class Outbox:
         self._known.move_to_end(alert.record.id)
         self._grant(now)
         return self._offer_firing(alert, before, now) if alert.firing else self._offer_resolved(alert, before)
+
+    def hold(self, alert: AlertRecord) -> tuple[AlertOutcome, ...]:
+        """Takes a firing that a person has acknowledged, and sends it to nobody; its resolution neither, unless it is offered anew."""
+        if SEVERITIES.index(alert.event.severity) < SEVERITIES.index(self._limits.severity) or alert.record.id in self._known:
+            return ()
+        self._known[alert.record.id] = "acknowledged"
+        self._missed[alert.key] = None
+        return (self._suppressed(alert, "acknowledged"),)
 
     def next_step(self, now: Now) -> Step:
         """Outcomes to record and a message to send, which must be answered by `answered` before the next call."""

@@ -9,6 +9,10 @@ SELECT
         FROM notifications AS n JOIN alerts AS a ON a.run = n.run AND a.id = n.alert
         WHERE n.run = h.run AND a.status = 'firing' AND a.fingerprint = h.fingerprint AND a.since = h.since
     ) AS "who was told",
+    (
+        SELECT string_agg(format('{} until {}: {}', k.by, replace(k.until[:16], 'T', ' '), k.note), '; ' ORDER BY k.time)
+        FROM acknowledgements AS k WHERE k.about = h.run AND k.fingerprint = h.fingerprint
+    ) AS "who took it over",
     h.resolved,
     (
         SELECT arg_min(t.what, t.moment) FROM (
