@@ -1,4 +1,4 @@
-"""Labels are checked before they are written; conditions compare one value of a run."""
+"""RunLabels are checked before they are written; conditions compare one value of a run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from esper.errors import SettingsError
-from esper.history.labels import Labels, condition, labels_of
+from esper.history.labels import RunLabels, condition, labels_of
 from esper.history.run_list import VALUES
 from esper.masking import MASK
 
@@ -25,8 +25,8 @@ VALUES_OF_RUN: Mapping[str, object] = {
 
 def test_labels_are_kept_as_given() -> None:
     given = labels_of("  baseline ", ["a", "b", "a"], "one\ntwo", {"lr": 0.1, "layers": [1, 2], "deep": {"x": None}})
-    assert given == Labels("baseline", ("a", "b"), "one\ntwo", {"lr": 0.1, "layers": [1, 2], "deep": {"x": None}})
-    assert labels_of() == Labels()
+    assert given == RunLabels("baseline", ("a", "b"), "one\ntwo", {"lr": 0.1, "layers": [1, 2], "deep": {"x": None}})
+    assert labels_of() == RunLabels()
 
 
 def test_values_that_json_lacks_are_given_a_form() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from esper.events.kinds.lifecycle import Evaluation
-from esper.tamiyo.evidence import _z_score, confidence, describe, phi, usable_z
+from esper.tamiyo.evidence import _z_score, confidence, evidence_in_words, phi, usable_z
 
 
 def evidence(mean: float = 0.0018, standard_error: float = 0.0004, n: int = 350, k: int = 3) -> Evaluation:
@@ -52,6 +52,6 @@ def test_confidence_pays_for_every_alternative_tried(z: float | None, k: int, ex
 
 
 def test_a_comparison_reads_as_a_sentence() -> None:
-    assert describe(evidence(), 8) == "0.2715 against 0.2733 (-0.7 %), n 350, z 4.5, best of 3 tried"
-    assert describe(evidence(n=5), 8).endswith("n 5: fewer than 8 pairs give no confidence")
-    assert describe(evidence(mean=math.nan), 8) == "0.2715 against 0.2733 (difference unknown), n 350, z unknown, best of 3 tried"
+    assert evidence_in_words(evidence(), 8) == "0.2715 against 0.2733 (-0.7 %), n 350, z 4.5, best of 3 tried"
+    assert evidence_in_words(evidence(n=5), 8).endswith("n 5: fewer than 8 pairs give no confidence")
+    assert evidence_in_words(evidence(mean=math.nan), 8) == "0.2715 against 0.2733 (difference unknown), n 350, z unknown, best of 3 tried"

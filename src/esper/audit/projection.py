@@ -33,7 +33,7 @@ from esper.audit.reading import (
     arrow_of,
     has_file,
     row_of,
-    rows_of,
+    row_pages,
     stamp_of,
 )
 from esper.audit.tables import (
@@ -305,7 +305,7 @@ class Projection:
             return 0
         last, before, new = int(known[0][0]), 0, 0
         try:
-            for page in rows_of(self.directory, run, file, 0) if has_file(self.directory, run, file) else ():
+            for page in row_pages(self.directory, run, file, 0) if has_file(self.directory, run, file) else ():
                 new += self._note(run, file, before, page[-1][0], [row_of(file, row, record) for row, record in page if row <= last])
                 before = page[-1][0]
         except LogError:

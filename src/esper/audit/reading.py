@@ -108,7 +108,7 @@ def stamp_of(folder: Path, file: str) -> str:
     return " ".join(found)
 
 
-def rows_of(directory: Directory, run: RunId, file: str, after: int) -> Iterator[tuple[tuple[int, Record], ...]]:
+def row_pages(directory: Directory, run: RunId, file: str, after: int) -> Iterator[tuple[tuple[int, Record], ...]]:
     """Pages of the records of one file after row `after`, each with its row. Raises LogError where the file cannot be read."""
     folder = directory.path / run
     if file == OBSERVED:
@@ -158,7 +158,7 @@ class Reader:
             try:
                 gone = gone_of(self._directory, run) if file == WRITTEN else None
                 self._reached[run, file] = reached = reached._replace(gone=gone, mark=read_mark(folder) if file == WRITTEN else None)
-                for page in rows_of(self._directory, run, file, reached.row):
+                for page in row_pages(self._directory, run, file, reached.row):
                     # A page at a time: the next one takes the memory of its texts again, which the processor still has at hand.
                     self._pages.append(arrow_of([self._row(file, row, record) for row, record in page]))
                     self._records += len(page)

@@ -17,7 +17,7 @@ from esper.words import not_finite
 Flat = Mapping[str, JsonValue]
 
 
-class Compared(NamedTuple):
+class ComparedValue(NamedTuple):
     """A name with its value in each of two runs; None: the run has none of that name."""
 
     name: str
@@ -34,29 +34,29 @@ class SideBySide(NamedTuple):
     """Two runs: what each was trained by, and what came of it."""
 
     runs: tuple[str, str]
-    settings: tuple[Compared, ...]
-    outcomes: tuple[Compared, ...]
+    settings: tuple[ComparedValue, ...]
+    outcomes: tuple[ComparedValue, ...]
 
 
 def side_by_side(one: FoldedRun, other: FoldedRun) -> SideBySide:
     """Every setting and every outcome that either run has, in the order of the first."""
 
-    def compared(flat: Callable[[FoldedRun], Flat]) -> tuple[Compared, ...]:
+    def compared(flat: Callable[[FoldedRun], Flat]) -> tuple[ComparedValue, ...]:
         first, second = flat(one), flat(other)
-        return tuple(Compared(name, first.get(name), second.get(name)) for name in dict.fromkeys(chain(first, second)))
+        return tuple(ComparedValue(name, first.get(name), second.get(name)) for name in dict.fromkeys(chain(first, second)))
 
     return SideBySide((one.run, other.run), compared(settings_of_run), compared(outcomes))
 
 
 def settings_of_run(folded: FoldedRun) -> Flat:
-    """How a run was trained, by dotted names: what it was given by code, its settings, config, data, packages and machine."""
+    """The training of a run, by dotted names: what it was given by code, its settings, config, data, packages and machine."""
     started, described = folded.timeline.started, folded.timeline.described
     found = {} if started is None else dict(_of_start(started))
     return found if described is None else found | dict(_of_description(described))
 
 
 def outcomes(folded: FoldedRun) -> Flat:
-    """What came of a run as far as it is known."""
+    """The outcome of a run as far as it is known."""
     state, telemetry = folded.state, folded.telemetry
     completed = folded.timeline.completed
     stages = [life.stage for life in folded.timeline.lives if not life.undone]

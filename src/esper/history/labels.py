@@ -1,4 +1,4 @@
-"""Labels that the user gives a run: a name, tags, a note, and a config of values; and conditions that pick runs by them.
+"""RunLabels that the user gives a run: a name, tags, a note, and a config of values; and conditions that pick runs by them.
 
 A condition is `NAME OP VALUE`, like `config.lr > 0.01`: a comparison of one value, and no language; SQL asks everything else.
 """
@@ -32,11 +32,11 @@ _OPERATORS: Mapping[str, Callable[[JsonValue, JsonValue], bool]] = {
     ">=": operator.ge,  # type: ignore[dict-item]
 }
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-CONFIG = "config."
+_CONFIG_PREFIX = "config."
 
 
 @dataclass(frozen=True)
-class Labels:
+class RunLabels:
     """The labels of a run as its log has them: checked, and secrets masked. None and empty: not given."""
 
     name: str | None = None
@@ -47,9 +47,9 @@ class Labels:
 
 def labels_of(
     name: str | None = None, tags: Sequence[str] = (), notes: str | None = None, config: Mapping[str, object] | None = None
-) -> Labels:
+) -> RunLabels:
     """The labels of these. Raises SettingsError that names the argument, for what is too long, empty, or no value that JSON has."""
-    return Labels(
+    return RunLabels(
         name=None if name is None else _name(name),
         tags=_tags(tags),
         notes=None if notes is None else mask_text(_text("notes", notes, _NOTES_CHARACTERS)),
@@ -122,7 +122,7 @@ def _key(place: str, key: object) -> str:
 
 
 @dataclass(frozen=True)
-class Condition:
+class LabelCondition:
     """A comparison of one value of a run with another, like `config.lr > 0.01`."""
 
     name: str
@@ -142,7 +142,7 @@ class Condition:
         return _OPERATORS[self.operator](one, other)
 
 
-def condition(text: str, known: Iterable[str]) -> Condition:
+def condition(text: str, known: Iterable[str]) -> LabelCondition:
     """The condition in `text`: NAME, an operator (= != < <= > >=) and a value, JSON or bare text. `known` are names besides config's.
 
     Raises SettingsError for what is none, and for a name that no run has.
@@ -151,7 +151,7 @@ def condition(text: str, known: Iterable[str]) -> Condition:
     names = [*sorted(known), "config.<name>"]
     if found is None:
         raise SettingsError(f"where: expected NAME OP VALUE like 'config.lr > 0.01', got {text!r:.80}")
-    if found["name"] not in names and not found["name"].startswith(CONFIG):
+    if found["name"] not in names and not found["name"].startswith(_CONFIG_PREFIX):
         raise SettingsError(f"where: expected one of {', '.join(names)}, got {found['name']!r}; `esper sql` asks for everything else")
     try:
         value = json.loads(found["value"])
@@ -159,7 +159,7 @@ def condition(text: str, known: Iterable[str]) -> Condition:
         value = found["value"].strip("'")
     if isinstance(value, dict | list):
         raise SettingsError(f"where: expected a number, a text, true, false or null to compare with, got {found['value']!r:.80}")
-    return Condition(found["name"], found["op"], value)
+    return LabelCondition(found["name"], found["op"], value)
 
 
 def _found(name: str, values: Mapping[str, object]) -> JsonValue:

@@ -21,7 +21,7 @@ from esper.events.fields import WORDS, Count, Float
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted
 from esper.events.topics import EPOCH, RUN
-from esper.history.labels import Condition
+from esper.history.labels import LabelCondition
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory, RunEntry
 from esper.oona.file import RUN_FILE
@@ -114,7 +114,7 @@ VALUES = ("run", "standing", "task", "name", "epoch", "epochs", "validation_loss
 """Names of a run's line that a condition may compare, besides those of its config."""
 
 
-def is_picked(line: RunSummary, tags: Collection[str], conditions: Iterable[Condition]) -> bool:
+def is_picked(line: RunSummary, tags: Collection[str], conditions: Iterable[LabelCondition]) -> bool:
     """True for a run that has all of `tags` and meets all of `conditions`."""
     values = {name: getattr(line, name) for name in VALUES} | {"config": line.config}
     return set(tags) <= set(line.tags) and all(one.holds(values) for one in conditions)

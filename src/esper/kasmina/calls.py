@@ -1,4 +1,4 @@
-"""How a forward pass goes through the layers of a model: one pass on one batch, before anything is trained, which leaves no trace.
+"""The way of a forward pass through the layers of a model: one pass on one batch, before anything is trained, which leaves no trace.
 
 A layer can be a site where a pass calls it exactly once and reads its weight nowhere else. Whether that is so stands in no module tree.
 """
@@ -108,7 +108,7 @@ def _refusal(called: int, read: int, without_gradient: bool) -> str | None:
 
 
 def _reads(loss: Tensor) -> Counter[int]:
-    """How often the graph behind `loss` reads each parameter, by the parameter's id."""
+    """Number of times that the graph behind `loss` reads each parameter, by the parameter's id."""
     reads = Counter[int]()
     waiting: list[Node] = [] if loss.grad_fn is None else [loss.grad_fn]
     seen = set(waiting)

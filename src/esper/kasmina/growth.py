@@ -130,7 +130,7 @@ def _unfit(layer: Layer, blueprints: tuple[Blueprint, ...]) -> str | None:
 
 
 def _nothing_grows(model: nn.Module, passed_over: dict[str, str]) -> str:
-    """What is missing in a model in which nothing can grow."""
+    """The reason why nothing can grow in a model, in words."""
     if isinstance(model, torch.jit.ScriptModule):
         found = "a torch.jit script, whose layers cannot be changed: give the model that was scripted"
     elif passed_over:

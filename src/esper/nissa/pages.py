@@ -57,7 +57,7 @@ page_routes = APIRouter(include_in_schema=False)
 
 @page_routes.get("/")
 def index(request: Request, backend: ByBackend) -> Response:
-    """What this is, the alerts that fire, the newest runs, and where everything else is."""
+    """The first page: what this is, the alerts that fire, the newest runs, and where everything else is."""
     firing, runs = backend.metrics.firing(), backend.run_list.lines()
     alerts = [
         (

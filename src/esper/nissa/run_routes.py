@@ -93,7 +93,7 @@ _DecisionPage = view_model("DecisionPage", "Decisions, oldest first.", run=str, 
 
 
 class _HowView(View, TrainingDescribed):
-    """How a run is trained."""
+    """The training of a run."""
 
     run: str
 
@@ -194,7 +194,7 @@ def show_run(asked: OfRun) -> _RunView:
 @run_routes.get("/{run}/how", responses=_OF_RUN)
 @about_run
 def show_how(asked: OfRun) -> _HowView:
-    """How a run is trained, as its log had it last: model, optimizer, scheduler, loss, loaders, number formats, source."""
+    """The training of a run as its log had it last: model, optimizer, scheduler, loss, loaders, number formats, source."""
     with asked.backend.runs.use(asked.run) as run:
         described = run.history.known.timeline.described
     if described is None:

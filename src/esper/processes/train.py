@@ -32,7 +32,7 @@ from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, Pairs, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.kinds.training import TrainingDescribed
-from esper.history.labels import Labels
+from esper.history.labels import RunLabels
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
 from esper.kasmina.calls import Calls
@@ -134,7 +134,7 @@ class Recipe:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     by: str | None = None
     approved_by: str | None = None
-    labels: Labels = field(default_factory=Labels)
+    labels: RunLabels = field(default_factory=RunLabels)
     argv: bool = True
     source: bool = True
 
@@ -365,7 +365,7 @@ def _training(
 
 
 def _calls(settings: RunSettings, evaluator: Evaluator, log: RunLog) -> Calls | None:
-    """How a pass goes through the model's layers; None where nothing can grow, or the run has begun and its sites are known."""
+    """The way of a pass through the model's layers; None where nothing can grow, or the run has begun and its sites are known."""
     if not settings.growth.enabled or any(_events(log, RunStarted)):
         return None
     with bind_metrics(log.run, lambda _event: None):  # A metric that is measured here belongs to no epoch: it is not recorded.

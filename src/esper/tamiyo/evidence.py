@@ -37,7 +37,7 @@ def confidence(z: float | None, k: int) -> float:
     return 0.0 if z is None else phi(z) ** max(1, k)
 
 
-def describe(evidence: Evaluation, least_pairs: int, k: int | None = None) -> str:
+def evidence_in_words(evidence: Evaluation, least_pairs: int, k: int | None = None) -> str:
     """The comparison in words, like `0.2715 against 0.2733 (-0.7 %), n 350, z 4.1, best of 3 tried`."""
     words = f"{evidence.loss_with:.4g} against {evidence.loss_without:.4g} ({gain_in_words(evidence)}), n {evidence.n}"
     if evidence.n < least_pairs:

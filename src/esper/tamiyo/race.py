@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
-from esper.tamiyo.evidence import confidence, describe, epochs, gain_in_words, usable_z
+from esper.tamiyo.evidence import confidence, epochs, evidence_in_words, gain_in_words, usable_z
 from esper.tamiyo.policy_input import PolicyInput, full_name, short_name
 from esper.tamiyo.stages import cull_broken, decide_alone
 
@@ -67,7 +67,7 @@ def shadow(view: PolicyInput) -> str:
     if not candidates:
         return ""
     best = candidates[0]
-    return f"shadow of {full_name(best.seed)}: {describe(best.evidence, view.settings.least_pairs, _tried(candidates))}"
+    return f"shadow of {full_name(best.seed)}: {evidence_in_words(best.evidence, view.settings.least_pairs, _tried(candidates))}"
 
 
 def _candidates(view: PolicyInput, seeds: Sequence[SeedRow]) -> list[_Candidate]:
@@ -92,7 +92,7 @@ def _tried(candidates: list[_Candidate]) -> int:
 
 def _graft(view: PolicyInput, candidates: list[_Candidate]) -> DecisionMade:
     best, tried = candidates[0], _tried(candidates)
-    reason = f"shadow {describe(best.evidence, view.settings.least_pairs, tried)}, alpha {best.evidence.alpha:.4g}"
+    reason = f"shadow {evidence_in_words(best.evidence, view.settings.least_pairs, tried)}, alpha {best.evidence.alpha:.4g}"
     if len(candidates) > 1:
         reason += f"; next {short_name(candidates[1].seed)} {gain_in_words(candidates[1].evidence)}"
     urgency = min(1.0, view.epochs_in(best.seed) / view.planned(view.settings.train_epochs))
@@ -120,7 +120,7 @@ def _overdue(view: PolicyInput, seeds: list[SeedRow], candidates: list[_Candidat
     for seed in seeds:
         lasted, own = view.epochs_in(seed), measured.get(seed.seed)
         if seed.stage is Stage.TRAINING and lasted >= patience * planned:
-            words = "no usable comparison" if own is None else f"shadow {describe(own, view.settings.least_pairs, tried)}"
+            words = "no usable comparison" if own is None else f"shadow {evidence_in_words(own, view.settings.least_pairs, tried)}"
             reason = f"no graft in {epochs(lasted)}, {patience} x the {planned} planned: {words}"
             culls.append(view.decision(Adaptation.CULL, seed, reason, rests_on=seed if own else None))
     return culls

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.folds.transitions import ISOLATED
-from esper.tamiyo.evidence import confidence, describe, epochs, usable_z
+from esper.tamiyo.evidence import confidence, epochs, evidence_in_words, usable_z
 from esper.tamiyo.policy_input import PolicyInput
 
 _HAS_BODY = frozenset({Stage.LOADING, Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING})
@@ -87,11 +87,11 @@ def _evaluating(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
         return
     if fresh is None or z is None:
         if lasted >= settings.patience * planned:
-            words = "no evaluation" if fresh is None else describe(fresh, settings.least_pairs)
+            words = "no evaluation" if fresh is None else evidence_in_words(fresh, settings.least_pairs)
             reason = f"not shown to help in {epochs(lasted)}, {settings.patience} x the {planned} planned: {words}"
             yield view.decision(Adaptation.CULL, seed, reason, rests_on=seed if fresh else None)
         return
-    words, urgency, kept = describe(fresh, settings.least_pairs), min(1.0, lasted / planned), confidence(z, fresh.k)
+    words, urgency, kept = evidence_in_words(fresh, settings.least_pairs), min(1.0, lasted / planned), confidence(z, fresh.k)
     useless = _useless(view, seed, words, confidence(-z, fresh.k), urgency)
     if view.gate_passes(useless):
         yield useless
@@ -122,7 +122,7 @@ def _fine_tuning(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
     """
     settings, evidence, lasted, left = view.settings, seed.evaluation, view.epochs_in(seed), view.epochs_left
     z, k = usable_z(evidence, settings.least_pairs), 1 if evidence is None else evidence.k
-    words = "never evaluated" if evidence is None else describe(evidence, settings.least_pairs)
+    words = "never evaluated" if evidence is None else evidence_in_words(evidence, settings.least_pairs)
     urgency = min(1.0, lasted / view.planned(settings.fine_tune_epochs))
     useless = _useless(view, seed, words, confidence(None if z is None else -z, k), urgency)
     at_the_end = left is not None and left <= 1

@@ -1,4 +1,4 @@
-"""What a training is given, described: model, optimizer, scheduler, loss, loaders, number formats. Values alone, no address in memory.
+"""A training described: model, optimizer, scheduler, loss, loaders, number formats. Values alone, no address in memory.
 
 An object is described by the name of its class and its public attributes. No code of the user's runs for it: neither `repr` nor a property.
 The same objects give the same description in every process.
@@ -50,7 +50,7 @@ def describe(
     device: torch.device,
     source: bool,
 ) -> TrainingDescribed:
-    """How the training of these begins. `model` has no sites yet; `source`: the source is described too."""
+    """The training of these, described. `model` has no sites yet; `source`: the source is described too."""
     loss, metrics = (objective.loss, objective.metrics) if isinstance(objective, Supervised) else (objective, {})
     return TrainingDescribed(
         model=_model(model),
@@ -231,7 +231,7 @@ def _groups(optimizer: Optimizer, model: nn.Module) -> tuple[ParameterGroup, ...
 
 
 def _of_scheduler(scheduler: Scheduler) -> Mapping[str, object]:
-    """What a scheduler is made of; torch keeps a part of it, such as the schedulers of a sequence, in private attributes."""
+    """Parts of a scheduler; torch keeps a part of it, such as the schedulers of a sequence, in private attributes."""
     found = {name.lstrip("_"): value for name, value in vars(scheduler).items()}
     return {name: value for name, value in found.items() if name not in _OF_SCHEDULERS}
 

@@ -91,7 +91,7 @@ class Evaluator:
             return find_pairs(self.model, batches, self.objective, length=length, least=least)
 
     def calls(self, rng_seed: int) -> Calls:
-        """How a pass on the first batch, in train mode, goes through the model's layers; model, data and random state stay as they were.
+        """The way of a pass on the first batch, in train mode, through the model's layers; model, data and random state stay as they were.
 
         Nothing is known where the pass fails, as it may on a batch that is not one to train on: what cannot grow shows while it trains.
         """

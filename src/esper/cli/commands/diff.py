@@ -14,7 +14,7 @@ from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command
 from esper.cli.output import Output
 from esper.cli.text import UNKNOWN, count, hanging, short_id
 from esper.events.kinds.training import Component, Loader, Source, TrainingDescribed
-from esper.history.comparing import Compared, module_words, side_by_side
+from esper.history.comparing import ComparedValue, module_words, side_by_side
 from esper.history.run_history import FoldedRun, History
 from esper.history.run_list import resolve_run
 from esper.words import plural
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _table(title: str, rows: Iterable[Compared], runs: tuple[str, str], width: int) -> Table:
+def _table(title: str, rows: Iterable[ComparedValue], runs: tuple[str, str], width: int) -> Table:
     """A row a name, with its value in each run; those that differ stand out."""
     name = Column(Text(title, style="bold"), ratio=2, overflow="fold")
     values = (Column(short_id(one), ratio=3, overflow="fold") for one in runs)  # type: ignore[arg-type] # ids of runs
@@ -66,7 +66,7 @@ def _value(value: JsonValue) -> str:
 
 
 def how(folded: FoldedRun, *, everything: bool) -> Iterator[RenderableType]:
-    """How a run was trained, part by part; `everything`: all modules, options and texts of the source too."""
+    """The training of a run, part by part; `everything`: all modules, options and texts of the source too."""
     started, described = folded.timeline.started, folded.timeline.described
     if started is None or described is None:
         yield Text("  the log does not say how it was trained")

@@ -1,4 +1,4 @@
-"""How a run is trained: its model, optimizer, data loaders and source, as code gave them. Learning rates in force stand in each epoch.
+"""The training of a run: its model, optimizer, data loaders and source, as code gave them. Learning rates in force stand in each epoch.
 
 What is large or binary never stands here: weights are in checkpoints, data have fingerprints. A text stands here at most to its limit,
 and its size and digest are those of the whole.
@@ -121,7 +121,7 @@ class Source(Part):
 
 
 class TrainingDescribed(Event, kind="esper.training.described.v1", topic=topics.RUN):
-    """How a run is trained. Follows RunStarted; and RunResumed, where the code that goes on gives something else."""
+    """The training of a run as code gave it. Follows RunStarted; and RunResumed, where the code that goes on gives something else."""
 
     model: Model
     optimizer: Component
