@@ -54,8 +54,11 @@ def test_other_loss_that_goes_on_is_described_after_the_resume(tmp_path: Path) -
     other = replace(recipe(Acting(10_000, burst)), objective=Supervised(F.cross_entropy))
     resume(unsourced(other), settings(), directory, RUN)
     (resumed,) = events(directory, RUN, RunResumed)
-    assert [one.objective.kind.rpartition(".")[2] for one in events(directory, RUN, TrainingDescribed)] == ["loss_of", "cross_entropy"]
-    assert resumed.environment_changes == ("objective, metrics changed: the next TrainingDescribed has what was given now",)
+    assert [one.loss is not None and one.loss.kind.rpartition(".")[2] for one in events(directory, RUN, TrainingDescribed)] == [
+        "loss_of",
+        "cross_entropy",
+    ]
+    assert resumed.environment_changes == ("loss, metrics changed: the next TrainingDescribed has what was given now",)
 
 
 def test_loader_with_other_workers_is_described_after_the_resume(tmp_path: Path) -> None:

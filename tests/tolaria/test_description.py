@@ -47,7 +47,10 @@ def described(
 
 
 def loss_of(loss: Any) -> Component:
-    return described(objective=Supervised(loss)).objective
+    found = described(objective=Supervised(loss))
+    assert found.loss is not None
+    assert found.objective is None
+    return found.loss
 
 
 def loader_of(batches: Batches) -> Loader:
@@ -169,7 +172,10 @@ def test_loss_is_named() -> None:
     assert loss_of(functools.partial(smooth, beta=0.5)).options == {"beta": 0.5}
     assert (loss_of(Focal(2.0)).kind, loss_of(Focal(2.0)).options) == (f"{__name__}.Focal", {"gamma": 2.0})
     assert loss_of(Focal(2.0).forward).kind == f"{__name__}.Focal.forward"
-    assert described(objective=WithoutMetrics(lambda _model, _batch: torch.zeros(()))).objective.kind.endswith("<lambda>")
+    found = described(objective=WithoutMetrics(lambda _model, _batch: torch.zeros(())))
+    assert found.loss is None
+    assert found.objective is not None
+    assert found.objective.kind.endswith("<lambda>")
 
 
 def test_loss_of_the_users_own_has_a_digest_of_its_source() -> None:

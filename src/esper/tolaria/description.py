@@ -51,13 +51,14 @@ def describe(
     source: bool,
 ) -> TrainingDescribed:
     """The training of these, described. `model` has no sites yet; `source`: the source is described too."""
-    loss, metrics = (objective.loss, objective.metrics) if isinstance(objective, Supervised) else (objective, {})
+    loss, metrics = (objective.loss, objective.metrics) if isinstance(objective, Supervised) else (None, {})
     return TrainingDescribed(
         model=_model(model),
         optimizer=_component(optimizer, getattr(optimizer, "defaults", {})),
         groups=_groups(optimizer, model),
         scheduler=None if scheduler is None else _component(scheduler, _of_scheduler(scheduler)),
-        objective=_component(getattr(loss, "loss", loss)),
+        loss=None if loss is None else _component(loss),
+        objective=_component(getattr(objective, "loss", objective)) if loss is None else None,
         metrics={name: _component(metric) for name, metric in metrics.items()},
         loaders=tuple(_loader(name, batches) for name, batches in loaders.items()),
         precision=_precision(model, device),

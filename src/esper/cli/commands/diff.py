@@ -78,7 +78,9 @@ def how(folded: FoldedRun, *, everything: bool) -> Iterator[RenderableType]:
         yield hanging(f"    group {number}  ", f"{of}: {_options(_told(group.options, everything=everything))}")
     scheduler = "none" if described.scheduler is None else _component(described.scheduler, described.scheduler.options)
     yield hanging("  scheduler  ", scheduler)
-    yield hanging("  loss       ", _component(described.objective, described.objective.options))
+    for title, minimised in (("loss", described.loss), ("objective", described.objective)):
+        if minimised is not None:
+            yield hanging(f"  {title:<9}  ", _component(minimised, minimised.options))
     for name, one in described.metrics.items():
         yield hanging("  metric     ", f"{name}: {_component(one, one.options)}")
     if described.policy is not None:

@@ -170,7 +170,9 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     run_kinds.RunStarted: lambda event: (
         f"{event.task}, rng {event.rng_seed}, {count(event.parameters)} parameters, {plural(len(event.sites), 'site')}"
     ),
-    training.TrainingDescribed: lambda event: f"{event.model.kind}, {event.optimizer.kind}, {event.objective.kind}",
+    training.TrainingDescribed: lambda event: (
+        f"{event.model.kind}, {event.optimizer.kind}, {(event.loss or event.objective or event.optimizer).kind}"
+    ),
     run_kinds.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {decimal(event.size_bytes)}",
     run_kinds.SiteFrozen: lambda event: f"{event.site}: {event.reason}",
     run_kinds.CheckpointPruned: lambda event: f"{event.checkpoint}: {event.reason}",

@@ -127,8 +127,10 @@ class TrainingDescribed(Event, kind="esper.training.described.v1", topic=topics.
     optimizer: Component
     groups: tuple[ParameterGroup, ...]
     scheduler: Component | None
-    objective: Component
-    """The loss or the objective."""
+    loss: Component | None
+    """The function of output and target that is minimised; null: an objective is."""
+    objective: Component | None
+    """The function of model and batch that is minimised; null: a loss is."""
     metrics: dict[str, Component]
     loaders: tuple[Loader, ...]
     precision: Precision

@@ -22,7 +22,7 @@ pieces AS (
     UNION ALL SELECT 6, 'training', 'model', format('{}, {} parameters, structure {}', model_kind, model_parameters, model_digest), 'recorded' FROM described
     UNION ALL SELECT 6, 'training', 'optimizer', format('{}, {} groups of parameters', optimizer_kind, len(groups)), 'recorded' FROM described
     UNION ALL SELECT 6, 'training', 'scheduler', coalesce(scheduler_kind, 'none'), 'recorded' FROM described
-    UNION ALL SELECT 6, 'training', 'loss', objective_kind, 'recorded' FROM described
+    UNION ALL SELECT 6, 'training', 'loss', coalesce(loss_kind, objective_kind), 'recorded' FROM described
     UNION ALL
     SELECT 6, 'training', 'batches of ' || part.name, format('{} samples, {}', coalesce(CAST(part.batch_size AS VARCHAR), 'unknown'), part.kind), 'recorded'
     FROM (SELECT unnest(loaders) AS part FROM described)
