@@ -309,13 +309,16 @@ class _RuleReader:
         else:
             seeds = ("site", "seed") if self.written.topic == SEED_HEALTH else ()
             available = (*seeds, "metric") if isinstance(source, MetricSource) else (*seeds, "metric", "detector")
-        value = () if isinstance(source, EventSource) and source.field is None else ("value",)
+        value = () if isinstance(source, EventSource) and source.field is None else ("value", "share")
+        place = ("place",) if "site" in available else ()
         for name, template in self.written.labels.items():
             if not _LABEL.fullmatch(name) or name in _RESERVED:
                 self.refuse("labels", f"expected a label like team, none of {', '.join(sorted(_RESERVED))}; got {name!r}", None, name)
             self._check_template("labels", name, template, available)
         for name, template in self.written.annotations.items():
-            self._check_template("annotations", name, template, tuple(dict.fromkeys((*available, *self.written.labels, *value, *fields))))
+            self._check_template(
+                "annotations", name, template, tuple(dict.fromkeys((*available, *self.written.labels, *value, *place, *fields)))
+            )
 
     def _check_template(self, key: str, name: str, template: str, allowed: Sequence[str]) -> None:
         try:

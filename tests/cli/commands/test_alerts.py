@@ -17,6 +17,7 @@ def test_what_fires_is_listed_with_the_moment_to_look_at(esper: Esper, observed_
     said = esper("alerts", "list", "--log", str(observed_log))
     assert said.code == 0
     assert "firing   critical run-rolled-back" in said.out
+    assert "activation_variance of layer hidden.0 (host) does not change any more" in said.out
     assert f"esper show 7c21ab --at 189 --log {observed_log}" in said.out
 
 

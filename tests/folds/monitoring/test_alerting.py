@@ -13,7 +13,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.observability import AlertFiring, AlertResolved, AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.folds.monitoring.alerting import AlertSettings, AlertState, update_alerts
+from esper.folds.monitoring.alerting import AlertSettings, AlertState, _place, _share, update_alerts
 from esper.folds.monitoring.conditions import RuleInput
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.topic import MonitorSettings
@@ -421,3 +421,13 @@ def test_anomalies_of_several_seeds_are_alerts_of_their_own() -> None:
     seeds = [FOUND.model_copy(update={"site": "layer0", "seed": seed}) for seed in (0, 1)]
     found = stepped(Rule("spikes", topics.STEPS, SPIKE, "warning"), seen(0, *seeds))
     assert [labels["seed"] for _, labels, _ in found] == ["0", "1"]
+
+
+@pytest.mark.parametrize(("ratio", "words"), [(1.0, "all"), (0.75, "75 %"), (0.0412, "4.12 %"), (float("nan"), "NaN")])
+def test_a_text_has_a_ratio_in_percent(ratio: float, words: str) -> None:
+    assert _share(ratio) == words
+
+
+def test_a_text_names_the_layer_and_whose_units_they_are() -> None:
+    places = [_place(labels) for labels in ({"site": "0"}, {"site": "net.2", "seed": "3"}, {"site": ""}, {"metric": "loss"})]
+    assert places == ["layer 0 (host)", "layer net.2 (seed 3)", "the model, one layer (host)", "-"]

@@ -180,7 +180,9 @@ class _Step:
 
     def _change(self, kind: type[AlertChange], name: str, alert: _Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(alert.labels)
-        values = {"value": "unknown"} | dict(alert.about) | labels | ({} if alert.value is None else {"value": _written(alert.value)})
+        values = {"value": "unknown", "share": "unknown"} | dict(alert.about) | {"place": _place(labels)} | labels
+        if alert.value is not None:
+            values |= {"value": _written(alert.value), "share": _share(alert.value)}
         self.events.append(
             kind(
                 fingerprint=_fingerprint(self.given.topic, name, labels),
@@ -200,6 +202,19 @@ def _about(rule: Rule, event: Event) -> Labels:
     names = {name for _, template in rule.annotations for name in template_fields(template)} & type(event).model_fields.keys()
     values = ((name, getattr(event, name)) for name in sorted(names))
     return tuple((name, " ".join(str(value).split())[:_LONGEST]) for name, value in values if value is not None)
+
+
+def _place(labels: Mapping[str, str]) -> str:
+    """The layer that an alert is about, its own units or a seed's; "-" for one that is about none."""
+    if "site" not in labels:
+        return "-"
+    layer = f"layer {labels['site']}" if labels["site"] else "the model, one layer"
+    return f"{layer} ({'host' if 'seed' not in labels else 'seed ' + labels['seed']})"
+
+
+def _share(ratio: float) -> str:
+    """A ratio as a person says it."""
+    return "all" if ratio == 1.0 else f"{100 * ratio:.3g} %" if math.isfinite(ratio) else _written(ratio)
 
 
 def _written(value: float) -> str:
