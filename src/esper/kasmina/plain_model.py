@@ -103,7 +103,7 @@ class Grown(nn.Module):
     def __init__(self, layer, seeds):
         super().__init__()
         self.layer = layer
-        self.seeds = nn.ModuleDict({slot: Seed(*parts) for slot, parts in seeds.items()})
+        self.seeds = nn.ModuleDict({slot: Seed(*parts) for slot, parts in seeds.items()}).to(layer.weight)
 
     def forward(self, input):
         y = self.layer(input)
