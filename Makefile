@@ -14,9 +14,9 @@ demo: $(READY_DEMO) ## Trains a growing network on handwritten digits, beside st
 demo-kafka: $(READY) ## A broker, two trainings, a bridge, two workers and Nissa: records, an alert, a worker that is killed. Needs Java and Maven.
 	@$(BIN)/python deploy/kafka/demo.py
 
-test: $(READY) ## Everything: unit tests, whole trainings, kills, real Kafka brokers (one for each of two processes), whose jars are fetched.
+test: $(READY) ## The tests, real Kafka brokers included (one for each of two processes; the jars are fetched): some minutes. ALL=1: the long ones too.
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python deploy/kafka/local_kafka.py --fetch; fi
-	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(if $(ALL),,-m "not long") -n auto --maxprocesses 2 --dist loadfile -o console_output_style=count --durations 10
 
 unit: $(READY) ## The short tests, on all cores: less than half a minute.
 	$(BIN)/python -m pytest -m "not whole and not kafka" -n auto --maxprocesses 4 --dist loadfile

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nissa.programs import program
+from tests.programs import program
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from esper.kafka.ledger import LedgerSettings
 from esper.kafka.owned_ledgers import OwnedLedgers
 from esper.kafka.worker_metrics import metrics_text
 from tests.kafka.memory_cluster import SETTINGS
-from tests.nissa.programs import program
+from tests.programs import program
 
 _LONG_S, _AT_ONCE_S, _WITHIN_S = 30.0, 0.01, 10.0
 

@@ -9,6 +9,7 @@ import pytest
 
 from esper.masking import MASK
 from esper.tolaria.source_code import code, sources
+from tests.programs import program
 
 REPORT = """
 import json, sys
@@ -25,8 +26,9 @@ def reported(script: Path, *arguments: str) -> tuple[dict[str, object], list[dic
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository(pytestconfig: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one commit, as the working directory."""
+    program(pytestconfig, "git")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("one")
     identity = ("-c", "user.name=a", "-c", "user.email=a@b.example")

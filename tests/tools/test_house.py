@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.programs import program
 from tools.house import House, main, measure, read_checkout
 
 RUN = "def run(times: int) -> int:\n    return times\n"
@@ -88,7 +89,8 @@ def test_lists_stand_under_the_table_when_they_are_asked_for(checkout: Path, cap
     assert capsys.readouterr().out.startswith(table + "\npackages:\n  esper ")
 
 
-def test_revision_stands_beside_the_work_tree(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_revision_stands_beside_the_work_tree(checkout: Path, capsys: pytest.CaptureFixture[str], pytestconfig: pytest.Config) -> None:
+    program(pytestconfig, "git")
     git = ("git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@example.org")
     subprocess.run((*git, "init", "--quiet"), check=True)
     subprocess.run((*git, "add", "."), check=True)

@@ -3,7 +3,6 @@
 import os
 import pty
 import select
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from esper.cli.parsing import build_parser, parsers_of
 from tests.cli.conftest import Esper
+from tests.programs import program
 
 RUN, OTHER = "01a22cd4-6516-7a80-8eae-522343a24f69", "01a22cd4-6516-7a80-8eae-5223431b2c3d"
 FIRST = sorted(words[0] for words, _ in parsers_of(build_parser()) if len(words) == 1)
@@ -52,12 +52,6 @@ def _run(folder: Path, *words: str) -> list[str]:
     return sorted(line.partition("\t")[0] for line in done.stdout.splitlines() if line)
 
 
-def _need(shell: str) -> None:
-    if shutil.which(shell) is None:
-        assert not os.environ.get("CI"), f"{shell} is not installed"
-        pytest.skip(f"{shell} is not installed")
-
-
 @pytest.mark.parametrize(("typed", "completed"), COMPLETED)
 def test_bash_completes(folder: Path, typed: str, completed: list[str]) -> None:
     *before, last = typed.split(" ")
@@ -67,8 +61,8 @@ def test_bash_completes(folder: Path, typed: str, completed: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("typed", "completed"), COMPLETED)
-def test_fish_completes(folder: Path, typed: str, completed: list[str]) -> None:
-    _need("fish")
+def test_fish_completes(pytestconfig: pytest.Config, folder: Path, typed: str, completed: list[str]) -> None:
+    program(pytestconfig, "fish")
     assert _run(folder, "fish", "--no-config", "-c", f"source script.fish; complete -C '{typed}'") == completed
 
 
@@ -77,8 +71,8 @@ ALONE = [(typed, *completed) for typed, completed in COMPLETED if len(completed)
 
 @pytest.mark.whole
 @pytest.mark.parametrize(("typed", "completed"), ALONE)
-def test_zsh_completes_what_is_typed_at_its_prompt(folder: Path, typed: str, completed: str) -> None:
-    _need("zsh")
+def test_zsh_completes_what_is_typed_at_its_prompt(pytestconfig: pytest.Config, folder: Path, typed: str, completed: str) -> None:
+    program(pytestconfig, "zsh")
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.nissa.programs import program, report
+from tests.programs import program, report
 
 HOST = "127.0.0.1"
 _PATIENCE_S = 60.0

@@ -1,4 +1,4 @@
-"""Programs of others that some tests run against: Prometheus and Alertmanager, as Debian packs them."""
+"""Programs of others that some tests run against, as Debian packs them."""
 
 import os
 import shutil
@@ -26,4 +26,4 @@ def report(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> 
     missing = config.stash.get(_missing, nothing)
     for name in sorted(missing):
         terminalreporter.section(f"NOT TESTED AGAINST {name.upper()}", red=True, bold=True)
-        terminalreporter.line("on Debian: apt-get install prometheus prometheus-alertmanager")
+        terminalreporter.line("on Debian: apt-get install prometheus prometheus-alertmanager git zsh fish")
