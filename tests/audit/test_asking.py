@@ -1,11 +1,12 @@
 """`esper.sql`: rows of everything, of a run, of a run as it stood."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 import esper
-from esper.errors import LogError, RuleError
+from esper.errors import LogError, RuleError, SettingsError
 from esper.history.run_history import History
 from esper.oona.directory import Directory
 from tests.synthetic import RUN, write_run
@@ -68,3 +69,10 @@ def test_what_is_written_next_is_in_the_next_answer(directory: Directory) -> Non
 def test_a_log_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="nowhere"):
         esper.sql("SELECT 1", tmp_path / "nowhere")
+
+
+def test_a_limit_or_a_parameter_that_is_none_is_refused_in_a_line(two_runs: Path) -> None:
+    with pytest.raises(SettingsError, match=r"setting esper\.sql\.time_s: expected a number greater than or equal to 0\.1, got 0"):
+        esper.sql("SELECT 1", two_runs, time_s=0)
+    with pytest.raises(RuleError, match=r"expected parameters that JSON has"):
+        esper.sql("SELECT $d", two_runs, parameters={"d": date(2026, 3, 1)})  # type: ignore[dict-item]

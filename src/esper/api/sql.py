@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from esper.errors import SettingsError
 from esper.history.run_list import resolve_run
 from esper.oona.directory import Directory
+from esper.settings import settings_of
 
 if TYPE_CHECKING:
     from esper.audit.door.answer import Answer
@@ -32,7 +33,8 @@ def sql(
     may take `time_s` seconds and a gigabyte of memory. docs/tables.md has the tables.
 
     Raises RuleError for a statement that does not only read or that DuckDB does not take, and for a run, moment or epoch that there is not;
-    LimitError, which is one, for one that costs too much; LogError where the log cannot be read; SettingsError where DuckDB is missing.
+    LimitError, which is one, for one that costs too much; LogError where the log cannot be read; SettingsError where DuckDB is missing, and
+    for a `time_s` that is no limit.
     """
     if find_spec("duckdb") is None or find_spec("pyarrow") is None:
         raise SettingsError("esper.sql needs duckdb and pyarrow: pip install 'esper-training[audit]'")
@@ -41,4 +43,6 @@ def sql(
 
     directory = Directory(Path(log))
     scope = Scope(None if run is None else resolve_run(directory, run), at, epoch)
-    return ask(directory, statement, parameters=parameters, scope=scope, limits=QueryLimits(time_s=time_s)).answer
+    return ask(
+        directory, statement, parameters=parameters, scope=scope, limits=settings_of(QueryLimits, {"time_s": time_s}, "esper.sql")
+    ).answer

@@ -149,8 +149,13 @@ def _refuse_write_ahead(file: Path) -> None:
 def _asked(descriptor: int, request: Mapping[str, object], limits: QueryLimits, began: float) -> _Ended:
     """The end of the child: its code, result and report. Raises LimitError where it took too long or wrote too much."""
     path = [os.fspath(Path(entry).absolute()) for entry in sys.path]
+    try:
+        written = json.dumps(request).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        types = "numbers, texts, true, false, null, lists and maps of them; a date is a text with $name::DATE"
+        raise RuleError(f"expected parameters that JSON has, {types}; got one that it has not: {error}") from error
     with tempfile.TemporaryFile() as ahead:  # A pipe would have to be written while the child's are read.
-        ahead.write(json.dumps(path).encode() + b"\n" + json.dumps(request).encode())
+        ahead.write(json.dumps(path).encode() + b"\n" + written)
         ahead.seek(0)
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT],
