@@ -199,7 +199,7 @@ def codec_and_chain_us(directory: Directory) -> tuple[float, float]:
 def epoch_completed(slots: int) -> EpochCompleted:
     """The end of an epoch with `slots` seeds in training, every third of which was evaluated."""
     measured = Measured(loss=0.4, metrics={"accuracy": 0.8}, samples=1000)
-    evaluation = Evaluation(epoch=5, alpha=0.5, n=8, k=2, mean=0.01, standard_error=0.002, loss_without=0.41, loss_with=0.4)
+    evaluation = Evaluation(epoch=5, alpha=0.5, n=8, k=2, look=1, mean=0.01, standard_error=0.002, loss_without=0.41, loss_with=0.4)
     seed = SeedRow(
         site="blocks.3.fc", seed=0, stage=Stage.TRAINING, life=3, blueprint="mlp:24", kernel="5f0c9d1e7a3b48266d2c", alpha=0.25, ready=False
     ).model_copy(update=dict.fromkeys(("activation_variance", "gradient_variance", "dead_neuron_ratio", "health_score"), 0.3123))

@@ -161,7 +161,15 @@ class GrowingRun:
             self._say(KernelCharacterized(key=key, kernel=key, checks=("zero delta at birth",), **costs), cause=self._say(compiled))
             return
         evaluation = Evaluation(
-            epoch=self.epoch, alpha=0.5, n=350, k=3, mean=0.0018, standard_error=0.0004, loss_without=self._losses[-1], loss_with=0.2
+            epoch=self.epoch,
+            alpha=0.5,
+            n=350,
+            k=3,
+            look=1,
+            mean=0.0018,
+            standard_error=0.0004,
+            loss_without=self._losses[-1],
+            loss_with=0.2,
         )
         purpose = "shadow" if stage is Stage.TRAINING else "evaluation"
         event = SeedEvaluated.model_validate(

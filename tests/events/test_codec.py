@@ -75,7 +75,16 @@ EVALUATIONS = st.builds(
     life=COUNT,
     purpose=st.sampled_from(["shadow", "evaluation"]),
     evaluation=st.builds(
-        Evaluation, epoch=COUNT, alpha=SHARE, n=COUNT, k=COUNT, mean=ANY, standard_error=POSITIVE, loss_without=ANY, loss_with=ANY
+        Evaluation,
+        epoch=COUNT,
+        alpha=SHARE,
+        n=COUNT,
+        k=COUNT,
+        look=COUNT,
+        mean=ANY,
+        standard_error=POSITIVE,
+        loss_without=ANY,
+        loss_with=ANY,
     ),
     metrics_without=METRICS,
     metrics_with=METRICS,
@@ -202,7 +211,7 @@ def test_state_of_ten_thousand_seeds_fits_a_record() -> None:
     rows = []
     for index, (loss, share) in enumerate(zip(floats, shares, strict=True)):
         evaluation = Evaluation(
-            epoch=index, alpha=share, n=index, k=index, mean=loss, standard_error=share, loss_without=loss, loss_with=loss
+            epoch=index, alpha=share, n=index, k=index, look=index, mean=loss, standard_error=share, loss_without=loss, loss_with=loss
         )
         health = dict.fromkeys(
             ("alpha", "activation_variance", "gradient_variance", "dead_neuron_ratio", "avg_correlation", "health_score"), share

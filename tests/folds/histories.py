@@ -182,7 +182,7 @@ def evaluation(site: str = "layer0", seed: int = 0, life: int = 1, mean: float =
         seed=seed,
         life=life,
         purpose="shadow",
-        evaluation=Evaluation(epoch=1, alpha=0.5, n=16, k=3, mean=mean, standard_error=0.01, loss_without=1.0, loss_with=0.9),
+        evaluation=Evaluation(epoch=1, alpha=0.5, n=16, k=3, look=1, mean=mean, standard_error=0.01, loss_without=1.0, loss_with=0.9),
         metrics_without={},
         metrics_with={},
     )

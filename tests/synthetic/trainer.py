@@ -131,6 +131,7 @@ class Trainer:
             alpha=0.5 if shadow else 1.0,
             n=350,
             k=3 if shadow else 1,
+            look=1,
             mean=0.0018 if shadow else 0.0222,
             standard_error=0.00044 if shadow else 0.00247,
             loss_without=0.2733,

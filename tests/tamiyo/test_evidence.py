@@ -8,8 +8,10 @@ from esper.events.kinds.lifecycle import Evaluation
 from esper.tamiyo.evidence import _z_score, confidence, evidence_in_words, phi, usable_z
 
 
-def evidence(mean: float = 0.0018, standard_error: float = 0.0004, n: int = 350, k: int = 3) -> Evaluation:
-    return Evaluation(epoch=3, alpha=0.5, n=n, k=k, mean=mean, standard_error=standard_error, loss_without=0.2733, loss_with=0.2715)
+def evidence(mean: float = 0.0018, standard_error: float = 0.0004, n: int = 350, k: int = 3, look: int = 1) -> Evaluation:
+    return Evaluation(
+        epoch=3, alpha=0.5, n=n, k=k, look=look, mean=mean, standard_error=standard_error, loss_without=0.2733, loss_with=0.2715
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,14 +46,49 @@ def test_eight_pairs_are_needed() -> None:
     assert usable_z(None, 8) is None
 
 
+# T(z)^(k l (l + 1)); T at z 1 for 349 and for 7 degrees of freedom, from tables.
+T_349, T_7 = 0.8410, 0.8247
+
+
 @pytest.mark.parametrize(
-    ("z", "k", "expected"), [(1.0, 1, 0.841345), (1.0, 3, 0.595555), (None, 1, 0.0), (math.inf, 9, 1.0), (-math.inf, 9, 0.0), (0.0, 0, 0.5)]
+    ("z", "n", "k", "look", "expected"),
+    [
+        (1.0, 350, 1, 1, T_349**2),
+        (1.0, 350, 3, 1, T_349**6),
+        (1.0, 350, 1, 2, T_349**6),
+        (1.0, 350, 2, 7, T_349**112),
+        (1.0, 8, 1, 1, T_7**2),
+        (1.0, 7, 1, 1, 0.0),
+        (math.nan, 350, 1, 1, 0.0),
+        (math.inf, 350, 9, 7, 1.0),
+        (-math.inf, 350, 9, 7, 0.0),
+        (0.0, 350, 0, 0, 0.25),
+    ],
 )
-def test_confidence_pays_for_every_alternative_tried(z: float | None, k: int, expected: float) -> None:
-    assert confidence(z, k) == pytest.approx(expected, abs=1e-6)
+def test_confidence_pays_for_every_alternative_and_every_look(z: float, n: int, k: int, look: int, expected: float) -> None:
+    found = evidence(math.copysign(1.0, z) if math.isinf(z) else z, 0.0 if math.isinf(z) else 1.0, n, k, look)
+    assert confidence(found, 8) == pytest.approx(expected, abs=2e-4)
+
+
+def test_confidence_that_a_seed_harms_is_that_of_the_other_sign() -> None:
+    assert confidence(evidence(0.3, 0.1), 8, harm=True) == confidence(evidence(-0.3, 0.1), 8)
+
+
+def test_more_alternatives_may_have_been_tried_than_the_evidence_knows_of() -> None:
+    assert confidence(evidence(k=3), 8, tried=9) == confidence(evidence(k=9), 8)
+
+
+def test_without_evidence_there_is_no_confidence() -> None:
+    assert confidence(None, 8) == 0.0
+
+
+def test_all_looks_together_spend_the_promise_and_no_more() -> None:
+    """Seeds that stay below each look's limit by chance alone do so with the promised share, however many looks there are."""
+    assert math.prod(0.7 ** (1 / (look * (look + 1))) for look in range(1, 2000)) == pytest.approx(0.7, abs=1e-3)
 
 
 def test_a_comparison_reads_as_a_sentence() -> None:
     assert evidence_in_words(evidence(), 8) == "0.2715 against 0.2733 (-0.7 %), n 350, z 4.5, best of 3 tried"
+    assert evidence_in_words(evidence(look=3), 8).endswith("best of 3 tried, look 3")
     assert evidence_in_words(evidence(n=5), 8).endswith("n 5: fewer than 8 pairs give no confidence")
     assert evidence_in_words(evidence(mean=math.nan), 8) == "0.2715 against 0.2733 (difference unknown), n 350, z unknown, best of 3 tried"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, Command, DecisionMade
@@ -168,14 +169,16 @@ def computed_again(system: SystemState, decision: DecisionMade) -> tuple[float, 
     if decision.adaptation is Adaptation.GRAFT:
         fresh = (columns["site"] == decision.site) & (columns["stage"] == Stage.TRAINING) & (columns["evaluated_epoch"] == system.epoch)
         due = fresh & (columns["epochs_in_stage"] >= 3) & ~columns["recovering"] & ~harmful(columns)
-        return phi_of(columns, row, 1.0) ** int(columns["evaluated_k"][due].sum()), min(1.0, epochs / max(1, min(3, left)))
+        return student_of(columns, row, 1.0) ** int(columns["evaluated_k"][due].sum()), min(1.0, epochs / max(1, min(3, left)))
     if decision.adaptation is Adaptation.FOSSILIZE:
         planned = 10 if columns["stage"][row] == Stage.FINE_TUNING else 1
-        return phi_of(columns, row, 1.0) ** tried, min(1.0, epochs / max(1, min(planned, left)))
+        return student_of(columns, row, 1.0) ** tried, min(1.0, epochs / max(1, min(planned, left)))
     if decision.adaptation is Adaptation.CULL:
         planned = 10 if columns["stage"][row] == Stage.FINE_TUNING else 1
         judged_by_evidence = decision.reason.startswith("without it is better")
-        return (phi_of(columns, row, -1.0) ** tried, min(1.0, epochs / max(1, min(planned, left)))) if judged_by_evidence else (1.0, 1.0)
+        return (
+            (student_of(columns, row, -1.0) ** tried, min(1.0, epochs / max(1, min(planned, left)))) if judged_by_evidence else (1.0, 1.0)
+        )
     return None
 
 
@@ -185,14 +188,16 @@ def harmful(columns: dict[str, Any]) -> Any:
     return np.isfinite(without) & ~np.isfinite(with_seed) & (columns["evaluated"] != np.array(None))
 
 
-def phi_of(columns: dict[str, Any], row: int, sign: float) -> float:
-    """The normal distribution function at sign * mean / standard error; 0 where it cannot be used."""
+def student_of(columns: dict[str, Any], row: int, sign: float) -> float:
+    """Student's distribution function at sign * mean / standard error, for one look; 0 where it cannot be used."""
     n, mean, error = columns["evaluated_n"][row], columns["evaluated_mean"][row], columns["evaluated_standard_error"][row]
     if n is None or n < 8 or not np.isfinite(mean) or np.isnan(error):
         return 0.0
     with np.errstate(divide="ignore", over="ignore"):
         z = sign * np.float64(mean) / np.float64(error) if mean else 0.0
-    return 0.5 * math.erfc(-float(z) / math.sqrt(2.0))
+    look = max(1, columns["evaluated_look"][row])
+    below = float(student.cdf(z, n - 1))
+    return math.pow(below, look * (look + 1))
 
 
 def test_doing_nothing_carries_the_numbers_of_the_plateau() -> None:

@@ -41,13 +41,22 @@ def test_a_larger_gain_that_may_be_chance_loses_to_a_smaller_one_that_is_not() -
     assert wanted(system) == [(CANCEL, "a", 0), (GRAFT, "a", 1)]
 
 
-@pytest.mark.parametrize(("z", "candidates", "expected"), [(1.3, 1, 1), (1.3, 2, 0), (1.6, 2, 1), (1.6, 3, 0), (1.8, 3, 1)])
+@pytest.mark.parametrize(("z", "candidates", "expected"), [(1.6, 1, 1), (1.6, 2, 0), (1.9, 2, 1), (1.9, 3, 0), (2.1, 3, 1)])
 def test_confidence_falls_with_every_alternative_tried(z: float, candidates: int, expected: int) -> None:
     system = state(*(trained(slot, 0.001 * z - 1e-6 * slot) for slot in range(candidates)))
 
     (graft,) = [decision for decision in decisions(system) if decision.adaptation is GRAFT]
 
     assert (graft.confidence > 0.7) == expected
+
+
+@pytest.mark.parametrize(
+    ("z", "look", "expected"), [(1.6, 1, 1), (1.6, 2, 0), (2.1, 2, 1), (2.1, 3, 0), (2.4, 3, 1), (2.7, 7, 0), (2.9, 7, 1)]
+)
+def test_confidence_falls_with_every_look_at_the_race(z: float, look: int, expected: int) -> None:
+    (graft,) = [one for one in decisions(state(trained(0, 0.001 * z, epochs=2 + look, look=look))) if one.adaptation in (GRAFT, CULL)]
+
+    assert (graft.adaptation is GRAFT and graft.confidence > 0.7) == expected
 
 
 def test_a_graft_that_is_not_convincing_is_wished_for_and_nobody_is_cancelled() -> None:

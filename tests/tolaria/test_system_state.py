@@ -13,7 +13,7 @@ from esper.tolaria.training import TrainerSettings
 from tests.tolaria.worlds import CULL, GRAFTED, SITE, TRAINING, World, perceptron
 
 OTHER = (Adaptation.GERMINATE, 1, "lowrank:1")
-EVALUATION = Evaluation(epoch=3, alpha=0.5, n=20, k=3, mean=0.1, standard_error=0.02, loss_without=1.0, loss_with=0.9)
+EVALUATION = Evaluation(epoch=3, alpha=0.5, n=20, k=3, look=1, mean=0.1, standard_error=0.02, loss_without=1.0, loss_with=0.9)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_forgotten_slot_leaves_the_others() -> None:
 
 
 def test_progress_survives_being_written_and_read() -> None:
-    evaluation = Evaluation(epoch=1, alpha=0.5, n=1, k=3, mean=math.inf, standard_error=math.nan, loss_without=1.0, loss_with=2.0)
+    evaluation = Evaluation(epoch=1, alpha=0.5, n=1, k=3, look=1, mean=math.inf, standard_error=math.nan, loss_without=1.0, loss_with=2.0)
     progress = after(math.inf, 1.0).noted("a", 0, evaluation=evaluation)
     again = Rewindable.model_validate_json(progress.model_dump_json())
     assert again.model_dump_json() == progress.model_dump_json()

@@ -132,7 +132,7 @@ def weighed(values: Floats, weights: Floats) -> Losses:
 
 
 def evaluated(without: Losses, with_seed: Losses) -> Evaluation:
-    return _paired_evaluation(without, with_seed, epoch=1, alpha=1.0, k=1)
+    return _paired_evaluation(without, with_seed, epoch=1, alpha=1.0, k=1, look=1)
 
 
 def test_a_comparison_is_paired() -> None:
@@ -271,6 +271,24 @@ def test_a_seed_is_evaluated_when_a_decision_about_it_is_near(
 ) -> None:
     made, _ = grown(tmp_path, *life)
     assert bool(examined(made, at[0], epochs_left=at[1])) is due
+
+
+LOOKS = [  # (script, its last epoch), (epoch examined, epochs left), the look
+    ((TRAINING, 2), (5, 50), 1),
+    ((TRAINING, 2), (11, 50), 7),
+    ((EVALUATING, 7), (8, 50), 1),
+    ((EVALUATING, 7), (10, 50), 3),
+    ((FINE_TUNING, 8), (18, 50), 1),
+    ((FINE_TUNING, 8), (20, 50), 3),
+    ((FINE_TUNING, 8), (9, 1), 1),
+]
+
+
+@pytest.mark.parametrize(("life", "at", "look"), LOOKS)
+def test_looks_at_a_seed_are_counted_in_its_stage(tmp_path: Path, life: tuple[Script, int], at: tuple[int, int], look: int) -> None:
+    made, _ = grown(tmp_path, *life)
+    (said,) = examined(made, at[0], epochs_left=at[1])
+    assert said.evaluation.look == look
 
 
 def test_a_fossilized_seed_is_judged_no_more(tmp_path: Path) -> None:

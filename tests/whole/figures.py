@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, assert_never
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import betainc, ndtr
 
 from esper.events.envelope import EventId, Record
 from esper.events.kinds.control import Adaptation, Command, CommandApplied, CommandIssued, DecisionMade
@@ -108,12 +108,15 @@ class Known:
         return SURE
 
     def _confidence(self, decision: DecisionMade, sign: int, k: int | None = None) -> float:
-        """Phi(z)^k with z = mean(d) / its standard error."""
+        """T(z)^(k l (l + 1)) with z = mean(d) / its standard error, T Student's for n - 1 degrees of freedom, by the incomplete beta."""
         (evidence,) = self._evidence(decision)
-        if evidence.evaluation.n < PAIRS_NEEDED:
+        found = evidence.evaluation
+        if found.n < PAIRS_NEEDED:
             return 0.0
-        z = np.float64(sign) * np.float64(evidence.evaluation.mean) / np.float64(evidence.evaluation.standard_error)
-        return float(ndtr(z) ** (evidence.evaluation.k if k is None else k))
+        z, freedom = np.float64(sign) * np.float64(found.mean) / np.float64(found.standard_error), found.n - 1
+        tail = 0.5 * betainc(freedom / 2, 0.5, freedom / (freedom + z**2))
+        below = 1.0 - tail if z > 0 else tail
+        return float(below ** ((found.k if k is None else k) * found.look * (found.look + 1)))
 
     def _tried(self, decision: DecisionMade) -> int:
         """Every alternative that was tried at the site at this epoch's end: all candidates, all alphas."""

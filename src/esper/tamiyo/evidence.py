@@ -1,12 +1,22 @@
 """Confidence from a paired comparison that a seed helps, or that it does not.
 
-The same validation samples (or batch means) are measured without and with a seed: d = loss(without) - loss(with), above 0 where the seed
-helps. z = mean(d) / its standard error, both weighted by samples; the confidence that the seed helps is Phi(z)^k, with k the alternatives
-of which this is the best: the probability that the best of k that do nothing stays below z (Sidak's correction, k independent tries). The
-confidence that it does not help is Phi(-z)^k.
+The same parts of the validation data are measured without and with a seed: d = loss(without) - loss(with), above 0 where the seed helps;
+z = mean(d) / its standard error, both weighted by samples. With T the distribution function of Student's t for n - 1 degrees of freedom, n
+pairs, the confidence that the seed helps is T(z)^(k l (l + 1)), and that it does not help T(-z)^(k l (l + 1)): k alternatives were tried of
+which this is the best, and this is the l-th look at the seed in its stage.
+
+**What is promised.** Of seeds without effect at most the share 1 - c ever passes a limit c, however often they are looked at. T(z)^k is the
+probability that the best of k such seeds stays below z (Sidak 1967, J. Am. Stat. Assoc. 62, 626: exact where they are independent, and too
+small where they rise and fall together, as alphas and looks do). Each look spends the share 1 / (l (l + 1)) of the promise, a half, a
+sixth, a twelfth, which add up to 1: so the product over all looks of c^share is c. Spending over looks is Lan and DeMets' (1983, Biometrika
+70, 659). Their boundaries for data that accumulate do not hold here: the data stay the same, the seed changes, and how looks hang together
+is not known. Equal shares of the planned looks would need their number, and lose more at the first look, at which most seeds that help a
+lot are found (`benchmarks/races.py`).
 """
 
 import math
+
+from scipy.special import stdtr
 
 from esper.events.kinds.lifecycle import Evaluation
 
@@ -32,9 +42,16 @@ def usable_z(evidence: Evaluation | None, least_pairs: int) -> float | None:
     return _z_score(evidence.mean, evidence.standard_error)
 
 
-def confidence(z: float | None, k: int) -> float:
-    """Phi(z)^k, in 0..1, never NaN; 0 where z is unknown. Pass -z for the confidence that the seed does not help."""
-    return 0.0 if z is None else phi(z) ** max(1, k)
+def confidence(evidence: Evaluation | None, least_pairs: int, *, tried: int | None = None, harm: bool = False) -> float:
+    """Confidence that the seed helps, or with `harm` that it does not: in 0..1, never NaN; 0 where z is unknown.
+
+    `tried` alternatives, where there are more than the evidence says.
+    """
+    z = usable_z(evidence, least_pairs)
+    if evidence is None or z is None:
+        return 0.0
+    k, look = max(1, evidence.k if tried is None else tried), max(1, evidence.look)
+    return float(stdtr(evidence.n - 1, -z if harm else z)) ** (k * look * (look + 1))
 
 
 def evidence_in_words(evidence: Evaluation, least_pairs: int, k: int | None = None) -> str:
@@ -45,7 +62,8 @@ def evidence_in_words(evidence: Evaluation, least_pairs: int, k: int | None = No
     z = usable_z(evidence, least_pairs)
     words += ", z unknown" if z is None else f", z {z:.1f}"
     tried = evidence.k if k is None else k
-    return f"{words}, best of {tried} tried" if tried > 1 else words
+    words += f", best of {tried} tried" if tried > 1 else ""
+    return f"{words}, look {evidence.look}" if evidence.look > 1 else words
 
 
 def gain_in_words(evidence: Evaluation) -> str:

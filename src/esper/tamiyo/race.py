@@ -1,8 +1,9 @@
 """The candidates of one site, from germination to the graft: the best that passes is grafted, the others are cancelled.
 
 Only evaluations made at this epoch's end are compared. k counts every alternative tried at the site (all candidates, all alphas), since
-the best of all of them is what is grafted. A graft that the gate's cap or frequency would refuse is still wished for, but then no seed is
-cancelled or culled for it. A candidate without enough evidence trains on, at most `patience` times the planned epochs.
+the best of all of them is what is grafted; that a race is looked at after each epoch is paid for in the confidence (`evidence`). A graft
+that the gate's cap or frequency would refuse is still wished for, but then no seed is cancelled or culled for it. A candidate without
+enough evidence trains on, at most `patience` times the planned epochs.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
-from esper.tamiyo.evidence import confidence, epochs, evidence_in_words, gain_in_words, usable_z
+from esper.tamiyo.evidence import confidence, epochs, evidence_in_words, gain_in_words
 from esper.tamiyo.policy_input import PolicyInput, full_name, short_name
 from esper.tamiyo.stages import cull_broken, decide_alone
 
@@ -23,7 +24,6 @@ class _Candidate(NamedTuple):
     seed: SeedRow
     evidence: Evaluation
     gain: float
-    z: float | None
 
 
 class _RaceResult(NamedTuple):
@@ -81,9 +81,9 @@ def _candidates(view: PolicyInput, seeds: Sequence[SeedRow]) -> list[_Candidate]
         evidence = view.fresh(seed)
         if seed.stage is Stage.TRAINING and view.epochs_in(seed) >= planned and evidence is not None:
             gain = evidence.mean if math.isfinite(evidence.mean) else -math.inf
-            found.append(_Candidate(seed, evidence, gain, usable_z(evidence, view.settings.least_pairs)))
-    tried = _tried(found)
-    return sorted(found, key=lambda one: (confidence(one.z, tried) > limit, one.gain), reverse=True)
+            found.append(_Candidate(seed, evidence, gain))
+    tried, least = _tried(found), view.settings.least_pairs
+    return sorted(found, key=lambda one: (confidence(one.evidence, least, tried=tried) > limit, one.gain), reverse=True)
 
 
 def _tried(candidates: list[_Candidate]) -> int:
@@ -96,7 +96,7 @@ def _graft(view: PolicyInput, candidates: list[_Candidate]) -> DecisionMade:
     if len(candidates) > 1:
         reason += f"; next {short_name(candidates[1].seed)} {gain_in_words(candidates[1].evidence)}"
     urgency = min(1.0, view.epochs_in(best.seed) / view.planned(view.settings.train_epochs))
-    sure = confidence(best.z, tried)
+    sure = confidence(best.evidence, view.settings.least_pairs, tried=tried)
     return view.decision(Adaptation.GRAFT, best.seed, reason, confidence=sure, urgency=urgency, rests_on=best.seed)
 
 

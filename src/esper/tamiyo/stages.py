@@ -91,8 +91,9 @@ def _evaluating(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
             reason = f"not shown to help in {epochs(lasted)}, {settings.patience} x the {planned} planned: {words}"
             yield view.decision(Adaptation.CULL, seed, reason, rests_on=seed if fresh else None)
         return
-    words, urgency, kept = evidence_in_words(fresh, settings.least_pairs), min(1.0, lasted / planned), confidence(z, fresh.k)
-    useless = _useless(view, seed, words, confidence(-z, fresh.k), urgency)
+    least = settings.least_pairs
+    words, urgency, kept = evidence_in_words(fresh, least), min(1.0, lasted / planned), confidence(fresh, least)
+    useless = _useless(view, seed, words, confidence(fresh, least, harm=True), urgency)
     if view.gate_passes(useless):
         yield useless
     elif z < settings.needed_z and (worse := _worse_than_before(view, seed, fresh)):
@@ -121,16 +122,17 @@ def _fine_tuning(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
     A decision that the gate will refuse is made every `fine_tune_epochs` and at the end, not after each epoch.
     """
     settings, evidence, lasted, left = view.settings, seed.evaluation, view.epochs_in(seed), view.epochs_left
-    z, k = usable_z(evidence, settings.least_pairs), 1 if evidence is None else evidence.k
-    words = "never evaluated" if evidence is None else evidence_in_words(evidence, settings.least_pairs)
+    least = settings.least_pairs
+    words = "never evaluated" if evidence is None else evidence_in_words(evidence, least)
     urgency = min(1.0, lasted / view.planned(settings.fine_tune_epochs))
-    useless = _useless(view, seed, words, confidence(None if z is None else -z, k), urgency)
+    useless = _useless(view, seed, words, confidence(evidence, least, harm=True), urgency)
     at_the_end = left is not None and left <= 1
     if view.fresh(seed) is not None and view.gate_passes(useless):
         yield useless
     elif lasted >= settings.fine_tune_epochs or at_the_end:
         reason = f"trained with the host for {epochs(lasted)}: {words}"
-        final = view.decision(Adaptation.FOSSILIZE, seed, reason, confidence=confidence(z, k), urgency=urgency, rests_on=seed)
+        sure = confidence(evidence, least)
+        final = view.decision(Adaptation.FOSSILIZE, seed, reason, confidence=sure, urgency=urgency, rests_on=seed)
         if at_the_end or lasted % settings.fine_tune_epochs == 0 or view.gate_passes(final):
             yield final
 

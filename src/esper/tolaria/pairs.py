@@ -93,7 +93,7 @@ def find_pairs(model: nn.Module, batches: Iterable[Batch], objective: Objective,
         "unreduced": f"{name} is asked for reduction='none'",
         "pieces_of_outputs": f"{name} is evaluated on each piece of a batch's outputs",
         "pieces_of_batches": f"{name} is evaluated on each piece of a batch",
-        "batches": next(reversed(problems.values()), "") if pieces > 1 else "there are enough batches",
+        "batches": problems.get("batches") or (next(reversed(problems.values()), "") if pieces > 1 else "there are enough batches"),
     }
     return Pairs(of=of, count=count[of], pieces=pieces if of.startswith("pieces") else 1, reason=reason[of])
 
@@ -149,7 +149,7 @@ def given(objective: Objective, model: nn.Module, batch: Batch) -> BatchLosses:
     size = size_of(batch)
     if loss.numel() % size:
         return _of_pieces(loss, metrics, [loss], [(0, size)])
-    return BatchLosses(loss, metrics, size, *_by_sample(loss, torch.ones_like(loss), size))
+    return BatchLosses(loss, metrics, size, *_by_sample(loss, None, size))
 
 
 def _whole(objective: Objective, model: nn.Module, batch: Batch) -> BatchLosses:
@@ -170,8 +170,9 @@ def _unreduced(objective: Supervised, asked: _Asked, model: nn.Module, batch: Ba
     size, each = size_of(batch), asked.loss(output, targets)
     shares = _class_weights(objective.loss, targets, each)
     values, weights = _by_sample(each, shares, size)
+    total = each.numel() if shares is None else shares.sum()
     # In a mean the sum is divided by all shares; a sum, and the mean over a batch that is more than one over its numbers, are larger.
-    scale = {"sum": shares.sum(), "batchmean": shares.sum() / size}.get(asked.reduction, 1.0)
+    scale = {"sum": total, "batchmean": total / size}.get(asked.reduction, 1.0)
     return BatchLosses(loss, metrics, size, values * scale, weights)
 
 
@@ -200,14 +201,16 @@ def _spans(size: int, pieces: int) -> list[tuple[int, int]]:
     return [(size * piece // pieces, size * (piece + 1) // pieces) for piece in range(pieces)]
 
 
-def _by_sample(each: Tensor, shares: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The mean of `each` sample's numbers, weighted by `shares`, and the sample's weight; samples of no weight are left out.
+def _by_sample(each: Tensor, shares: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """The mean of `each` sample's numbers, weighted by `shares`, and the sample's weight; samples of no weight are left out. None: all 1.
 
     Raises DataError where there are not as many numbers for each of `size` samples.
     """
     if each.numel() % size:
         raise DataError(f"expected as many losses for each of {size} samples, got {each.numel()}")
-    total = shares.double().reshape(size, -1).sum(1)
+    if shares is None:
+        return each.double().reshape(size, -1).mean(1), torch.ones(size, dtype=torch.float64, device=each.device)
+    total = shares.reshape(size, -1).sum(1)
     sums, kept = each.double().reshape(size, -1).sum(1), total > 0
     return sums[kept] / total[kept], total[kept] * (size / total.sum())
 
@@ -229,17 +232,17 @@ def _asked(loss: Loss) -> _Asked | None:
     return None if reduction is None else _Asked(partial(taking, reduction="none"), str(reduction.default))
 
 
-def _class_weights(loss: Loss, targets: Tensor, each: Tensor) -> Tensor:
-    """The share that each number has in the mean of `loss`: 1, but for torch's cross entropy of class indices."""
+def _class_weights(loss: Loss, targets: Tensor, each: Tensor) -> Tensor | None:
+    """The share that each number has in the mean of torch's cross entropy of class indices; None, in any other loss: all have the same."""
     inner, given = (loss.func, loss.keywords) if isinstance(loss, partial) else (loss, {})
     if isinstance(inner, nn.CrossEntropyLoss | nn.NLLLoss):
         weight, ignored = inner.weight, inner.ignore_index
     elif inner in (F.cross_entropy, F.nll_loss):
         weight, ignored = given.get("weight"), given.get("ignore_index", -100)
     else:
-        return torch.ones_like(each)
+        return None
     if targets.is_floating_point():  # Probabilities of classes: the mean is over samples.
-        return torch.ones_like(each)
+        return None
     kept = targets != ignored
     shares = kept.double() if weight is None else kept * weight.double()[torch.where(kept, targets, 0)]
     return shares.reshape(each.shape)

@@ -87,6 +87,10 @@ class _Schedule(Protocol):
         """Epochs over which alpha rises linearly, step by step, to 1."""
 
     @property
+    def evaluate_epochs(self) -> int:
+        """Epochs in EVALUATING before a decision; the seed is evaluated at the end of each."""
+
+    @property
     def fine_tune_epochs(self) -> int:
         """Epochs in FINE_TUNING after which, as at the last epoch but one, a seed is evaluated before it is fossilized."""
 

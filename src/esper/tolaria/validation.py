@@ -143,7 +143,7 @@ class Evaluator:
             yield from self.batches
 
 
-def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int) -> Evaluation:
+def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int, look: int) -> Evaluation:
     """The gain d = loss(without) - loss(with) of two passes over the same data, paired and weighted by samples, with its standard error.
 
     With shares p = weight / sum of weights: mean = sum(p d), and standard error = sqrt(sum(p^2 (d - mean)^2 / (1 - p))), which is
@@ -151,7 +151,7 @@ def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha:
     estimator for the mean (Horn, Horn and Duncan 1975, J. Am. Stat. Assoc. 70, 380; MacKinnon and White 1985). Cochran's estimator of a
     ratio, as in Gatz and Smith (1995, Atmos. Environ. 29, 1185), is too small for few and unequal batches: by 10 % in variance for 64,
     64, 64 and 2 samples.
-    Fewer than two pairs have no standard error: it is NaN. `epoch`, `alpha` and `k` are those of `Evaluation`.
+    Fewer than two pairs have no standard error: it is NaN. `epoch`, `alpha`, `k` and `look` are those of `Evaluation`.
     """
     (values, weights), (values_with, _) = without.parts, with_seed.parts
     difference, share = values - values_with, weights / weights.sum()
@@ -163,6 +163,7 @@ def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha:
         alpha=alpha,
         n=n,
         k=k,
+        look=look,
         mean=mean,
         standard_error=error,
         loss_without=without.mean,
@@ -172,7 +173,7 @@ def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha:
 
 def is_seed_due(training: Training) -> bool:
     """True where a seed is evaluated at this epoch's end."""
-    return any(_needs_shadow(training, seed) or _needs_evaluation(training, seed) for seed in training.host.seeds.values())
+    return any(_look(training, seed) for seed in training.host.seeds.values())
 
 
 def evaluate_seeds(training: Training, evaluator: Evaluator, losses: Losses) -> None:
@@ -191,24 +192,28 @@ def evaluate_seeds(training: Training, evaluator: Evaluator, losses: Losses) -> 
 
     seeds = sorted(training.host.seeds.items())
     for place, seed in seeds:
-        if _needs_shadow(training, seed):
+        if seed.stage is Stage.TRAINING and _look(training, seed):
             _record(training, "shadow", place, [(alpha, losses, losses_at(place, alpha)) for alpha in training.schedule.alphas])
     for place, seed in seeds:
-        if _needs_evaluation(training, seed):
+        if seed.stage is not Stage.TRAINING and _look(training, seed):
             without = losses_at(place, 0.0)
             assert seed.alpha is not None
             _record(training, "evaluation", place, [(seed.alpha, without, losses)])
 
 
-def _needs_shadow(training: Training, seed: HostSlot) -> bool:
-    lasted = training.counters.epoch - seed.since_epoch
-    return seed.stage is Stage.TRAINING and not seed.recovering and lasted >= training.schedule.train_epochs
-
-
-def _needs_evaluation(training: Training, seed: HostSlot) -> bool:
-    epoch = training.counters.epoch
-    tuned = epoch - seed.since_epoch >= training.schedule.fine_tune_epochs or training.settings.epochs - epoch <= 1
-    return (seed.stage is Stage.EVALUATING or (seed.stage is Stage.FINE_TUNING and tuned)) and not seed.recovering
+def _look(training: Training, seed: HostSlot) -> int:
+    """Which look at the seed in its stage is due at this epoch's end, from 1; 0: none."""
+    epoch, schedule = training.counters.epoch, training.schedule
+    if seed.recovering:
+        return 0
+    lasted = epoch - seed.since_epoch
+    if seed.stage is Stage.TRAINING:
+        return max(0, lasted - schedule.train_epochs + 1)
+    if seed.stage is Stage.EVALUATING:
+        return max(1, lasted - schedule.evaluate_epochs + 1)  # It is recorded before it may be decided.
+    if seed.stage is Stage.FINE_TUNING:
+        return max(int(training.settings.epochs - epoch <= 1), lasted - schedule.fine_tune_epochs + 1)
+    return 0
 
 
 def _record(
@@ -216,9 +221,10 @@ def _record(
 ) -> None:
     """Record the best of `tried`: an alpha with the losses without and with the seed."""
     (site, seed), epoch, life = place, training.counters.epoch, training.host.seeds[place].life
+    look = _look(training, training.host.seeds[place])
     assert life is not None
     compared = [
-        (_paired_evaluation(without, with_seed, epoch=epoch, alpha=alpha, k=len(tried)), without, with_seed)
+        (_paired_evaluation(without, with_seed, epoch=epoch, alpha=alpha, k=len(tried), look=look), without, with_seed)
         for alpha, without, with_seed in tried
     ]
     # A NaN gain never wins over a number; where every gain is NaN, NaN is recorded.

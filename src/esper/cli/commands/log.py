@@ -162,7 +162,8 @@ def _steps(event: telemetry.StepsMeasured) -> str:
 def _evaluated(event: lifecycle.SeedEvaluated) -> str:
     found = event.evaluation
     compared = f"{rounded(found.loss_with, 4)} with, {rounded(found.loss_without, 4)} without"
-    return f"{_seed(event)} @{event.life} {event.purpose} at alpha {rounded(found.alpha, 2)}: {compared}, n {found.n}, best of {found.k}"
+    weighed = f"n {found.n}, best of {found.k}, look {found.look}"
+    return f"{_seed(event)} @{event.life} {event.purpose} at alpha {rounded(found.alpha, 2)}: {compared}, {weighed}"
 
 
 # Any: the key is the kind that the function takes, and `words_of` looks it up by the event's own type.

@@ -35,6 +35,8 @@ class Evaluation(Part):
     n: Count
     k: Count
     """Alternatives that were tried, of which this is the best."""
+    look: Count
+    """Which look at the seed in its stage this is: 1 is the first at which it may pass."""
     mean: Float
     """The gain, weighted by samples; above 0 where the seed helps."""
     standard_error: NonNegative
