@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from esper.errors import LogError
+from esper.errors import LogError, RuleError
 from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, RunId
 from esper.events.kinds.accountability import AlertAcknowledged
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed
-from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
-from esper.history.trail import AlertKey, acknowledgements_of
+from esper.events.kinds.run import RunFailed
+from esper.folds.monitoring.open_alerts import FAILED_FOR, AlertChange, AlertStatus, status_of
+from esper.history.trail import AlertKey, acknowledgements_of, end_of
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed, is_settled, observed_records
 
@@ -96,7 +98,7 @@ def _alerts_of(directory: Directory, run: RunId, taken_over: Mapping[AlertKey, A
 
 
 def current_alerts(directory: Directory, unreadable: Callable[[LogError], None]) -> Iterator[AlertLine]:
-    """The alerts that are pending or firing in any run, the newest run first.
+    """The alerts that are pending or firing in any run, the newest run first; none of a run that failed more than FAILED_FOR ago.
 
     A run whose observed file is sealed has none and is not opened. The error of one that cannot be read is passed to `unreadable`.
     """
@@ -109,4 +111,14 @@ def current_alerts(directory: Directory, unreadable: Callable[[LogError], None])
             except LogError as error:
                 unreadable(error)
                 continue
-            yield from (line for line in lines if line.status != "resolved")
+            current = [line for line in lines if line.status != "resolved"]
+            if current and not _failed_long_ago(directory, run):
+                yield from current
+
+
+def _failed_long_ago(directory: Directory, run: RunId) -> bool:
+    try:
+        record, end = end_of(directory, run)
+    except RuleError:  # It goes on, or was interrupted.
+        return False
+    return isinstance(end, RunFailed) and datetime.now(UTC) - record.time > FAILED_FOR

@@ -9,7 +9,7 @@ import threading
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import product
 from operator import itemgetter
 
@@ -23,7 +23,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.kernels import KernelCharacterized, KernelCompiled, KernelCompileFailed
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
-from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, RunStarted, SamplesDropped
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped
 from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured, SeedHealthMeasured, StepsMeasured
 from esper.folds.monitoring import open_alerts
 from esper.folds.monitoring.open_alerts import OpenAlert, OpenAlerts
@@ -110,6 +110,7 @@ class LogMetrics:
         self._runs: dict[RunId, FollowedRun] = {}
         self._steps: dict[RunId, int] = {}
         self._open_alerts: OpenAlerts = {}
+        self._failed: dict[RunId, datetime] = {}
         self._counters = {name: Counter(name, text, [*labels], registry=self.registry) for name, (text, labels, _) in COUNTERS.items()}
         self._histograms = {
             name: Histogram(name, text, registry=self.registry, buckets=buckets) for name, (text, buckets) in HISTOGRAMS.items()
@@ -156,15 +157,17 @@ class LogMetrics:
         return max(measured, key=itemgetter(0), default=None)
 
     def firing(self) -> tuple[OpenAlert, ...]:
-        """Every alert that fires now, oldest first."""
+        """Every alert that fires now, oldest first; none of a run that failed more than FAILED_FOR ago."""
         with self._lock:
-            return tuple(alert for alert in self._open_alerts.values() if alert.firing)
+            over = {run for run, failed in self._failed.items() if datetime.now(UTC) - failed > open_alerts.FAILED_FOR}
+            return tuple(alert for alert in self._open_alerts.values() if alert.firing and alert.record.run not in over)
 
     def forget_alerts(self, gone: Callable[[RunId], bool]) -> None:
         """Drops the alerts of runs that are `gone`: nothing can resolve them any more."""
         lost = {run for run in {run for run, _ in self._open_alerts} if gone(run)}
         with self._lock:
             self._open_alerts = {key: alert for key, alert in self._open_alerts.items() if key[0] not in lost}
+            self._failed = {run: failed for run, failed in self._failed.items() if not gone(run)}
 
     def _count(self, name: str, *labels: str, by: float = 1) -> None:
         counter = self._counters[name]
@@ -191,6 +194,10 @@ class LogMetrics:
                     if followed is not None:
                         followed.apply(event)
                     self._open_alerts = open_alerts.apply_change(self._open_alerts, record, event)
+                    if isinstance(event, RunFailed):
+                        self._failed[record.run] = record.time
+                    elif isinstance(event, RunResumed):
+                        self._failed.pop(record.run, None)
                 self._count_event(event)
 
     def _count_event(self, event: Event) -> None:

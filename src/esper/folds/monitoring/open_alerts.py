@@ -4,12 +4,15 @@ For every reader of that topic. A host of cells reads `AlertState.firing`, from 
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Literal, NamedTuple
 
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
 
+FAILED_FOR = timedelta(days=1)
+"""Time after which nothing fires any more for a run that failed and was not resumed: nothing of its own can resolve it. Chosen."""
 AlertStatus = Literal["pending", "firing", "resolved"]
 
 
