@@ -28,6 +28,6 @@ WHERE a.status = 'firing' AND (t.outcomes IS NOT NULL OR p.read_at > a.time + IN
 SELECT
     run, moment,
     format('{} {}: expected a handler to be told within 15 minutes, got {}', rule, labels, CASE
-        WHEN outcomes = 0 THEN 'no outcome' WHEN handled IS NULL THEN 'failed deliveries alone' ELSE 'the first delivery after ' || took
+        WHEN outcomes = 0 THEN 'no outcome' WHEN handled IS NULL THEN 'failed deliveries alone' ELSE 'the first outcome after ' || took
     END) AS what
 FROM population WHERE NOT coalesce(took <= INTERVAL 15 MINUTE, false)
