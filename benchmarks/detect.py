@@ -44,10 +44,10 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured
 from esper.folds.monitoring.cell import Cell, from_bytes, to_bytes
+from esper.folds.monitoring.derive import RULE_VERSIONS, TopicState
 from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import measurements_of
-from esper.folds.monitoring.topic import RULE_VERSIONS, TopicState
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, fresh_run_id, run_settings, train
 from esper.tolaria.trainer import UnstableError

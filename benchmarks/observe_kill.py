@@ -32,7 +32,7 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertSuppressed
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory

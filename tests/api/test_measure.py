@@ -24,8 +24,8 @@ from esper.events.kinds.observability import AlertFiring
 from esper.events.kinds.run import RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.topics import CUSTOM_METRICS
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.rule_files import parse_rules
 from esper.oona.directory import Directory
 from esper.processes.train import Recipe, bind_metrics, fresh_run_id, resume, train

@@ -14,8 +14,8 @@ from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.observability import FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import StreamEnded
 from esper.folds.monitoring.cell import from_bytes
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 
 OWN = frozenset(kind.KIND for kind in (ObserverStarted, RunWentSilent, RunHeardAgain, FoldUnblocked))
 RUN_PART, STOPPED_PART = "run", "stopped"

@@ -20,8 +20,8 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunWentSilent
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES, DEAD_LETTER_SUFFIX, LIFECYCLE, OBSERVERS, STEPS
 from esper.folds.monitoring import cell
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.kafka import ledger as ledgers
 from esper.kafka.bridging import Bridge

@@ -16,8 +16,8 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, RunWentSilent
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES, LIFECYCLE, OBSERVERS, RUN, STEPS
 from esper.folds.monitoring import cell, topic
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.kafka import ledger as ledgers
 from esper.kafka.cluster_topics import CHANGELOG
 from esper.kafka.ledger import Ledger, LedgerSettings

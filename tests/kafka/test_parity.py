@@ -19,7 +19,7 @@ from random import Random
 import pytest
 
 from esper.errors import LogError
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.kafka import ledger as ledgers
 from esper.kafka.bridging import Bridge

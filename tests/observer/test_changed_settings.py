@@ -9,7 +9,7 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.observability import ObserverStarted, WindowAggregated
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.observer.build import _RULES, observer_maker, rebuild, watching_of
 from esper.observer.observing import ObserverSettings

@@ -18,7 +18,7 @@ from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import AlertFiring, RunHeardAgain, RunWentSilent
 from esper.events.topics import OBSERVERS
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.observer.leader import observer_of
 from esper.observer.observing import Observer, ObserverSettings

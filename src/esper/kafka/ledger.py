@@ -32,7 +32,7 @@ from esper.errors import DataError, EsperError, LogError
 from esper.events.cloudevents import record_from
 from esper.events.envelope import Record, RunId
 from esper.events.topics import DEAD_LETTER_SUFFIX, DERIVED
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.kafka.clients import Outgoing, consuming, explain_errors, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, INPUTS

@@ -15,8 +15,8 @@ from esper.errors import DataError, LogError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.topics import DEAD_LETTER_SUFFIX
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.kafka.ledger_states import HostedRun, Saved, SavedStates, Stop
 
 Message: TypeAlias = "ConsumerRecord[bytes, bytes]"

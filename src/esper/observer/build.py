@@ -13,9 +13,9 @@ from pathlib import Path
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.topics import OBSERVERS
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.rules import Rule
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
 from esper.observer.leader import LEAVE_AFTER_S, lead, take_lock

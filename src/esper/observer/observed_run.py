@@ -9,8 +9,8 @@ from esper.errors import DataError
 from esper.events import topics
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import FoldBlocked
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.oona.contract import START, Position, SavedState, records_between
 from esper.oona.directory import Directory
 from esper.oona.follower import RunPage

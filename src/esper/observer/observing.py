@@ -18,7 +18,7 @@ from esper.errors import EsperError
 from esper.events import topics
 from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
-from esper.folds.monitoring.topic import MonitorSettings
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.observer.acknowledged import Acknowledgements
 from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_record

@@ -10,10 +10,10 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.telemetry import HealthColumns, SeedHealthMeasured, StepColumns, StepsMeasured
 from esper.folds.monitoring.cell import Cell, from_bytes, to_bytes
+from esper.folds.monitoring.derive import TopicState
 from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import FloatArray, measurements_of
-from esper.folds.monitoring.topic import TopicState
 
 SETTINGS = DetectorSettings()
 Row = tuple[str, int | None]

@@ -16,8 +16,8 @@ from esper.events.kinds.observability import AlertFiring, AlertPending, AlertRes
 from esper.events.kinds.run import RunFinished, StreamEnded
 from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured, SeedHealthMeasured, StepColumns, StepsMeasured
 from esper.folds.monitoring.cell import Applied, Blocked, Cell, Outcome, advance, from_bytes, to_bytes
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.open_alerts import AlertChange
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.rule_files import parse_rules
 from tests.folds.histories import START, Writer, completed, transition
 

@@ -15,8 +15,8 @@ from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, Stream
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.folds.monitoring.alerting import AlertSettings, AlertState, _place, _share, update_alerts
 from esper.folds.monitoring.conditions import RuleInput
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
-from esper.folds.monitoring.topic import MonitorSettings
 from tests.folds.histories import transition
 from tests.folds.monitoring.streams import Host, TimedWriter, losses, resources, spoken, watching
 

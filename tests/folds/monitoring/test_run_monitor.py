@@ -7,8 +7,8 @@ import pytest
 
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import FoldUnblocked
+from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.folds.monitoring.topic import MonitorSettings
 from esper.observer.build import builtin_rules
 from esper.oona.directory import Directory
 from tests.kafka.delivery import mixed

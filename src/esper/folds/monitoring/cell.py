@@ -29,7 +29,7 @@ from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import FoldBlocked
 from esper.events.topics import DEAD_LETTER_SUFFIX, FACTS
 from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
-from esper.folds.monitoring.topic import RULE_VERSIONS, Derivation, MonitorSettings, TopicState, derive_events
+from esper.folds.monitoring.derive import RULE_VERSIONS, Derivation, MonitorSettings, TopicState, derive_events
 
 _UNTOUCHED = TopicState()
 

@@ -13,7 +13,7 @@ from esper.events.kinds.observability import AlertFiring, AnomalyDetected
 from esper.events.kinds.run import StreamEnded
 from esper.folds.monitoring.alerting import AlertSettings
 from esper.folds.monitoring.cell import to_bytes
-from esper.folds.monitoring.topic import _BOUND, MonitorSettings, TopicState
+from esper.folds.monitoring.derive import _BOUND, MonitorSettings, TopicState
 from esper.folds.monitoring.windows import WindowSettings
 from esper.observer.rule_files import parse_rules
 from tests.folds.monitoring.streams import RULES, SETTINGS, Host, TimedWriter, health, histories, losses, resources, spoken, watching
