@@ -43,6 +43,7 @@ def test_how_names_every_part_of_a_training(esper: Esper, trained: tuple[Path, R
         "    group 0  all parameters: lr 0.1, weight_decay 0, momentum 0.9, nesterov false",
         "  scheduler  none",
         "  loss       tests.tolaria.worlds.loss_of",
+        "  pairs      20 of samples: the loss gives one number a sample",
         "  metric     accuracy: tests.recipes.",
         "  policy     tests.recipes.grafts",
         "  precision  float32, no autocast",

@@ -13,6 +13,7 @@ from rich.text import Text
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command
 from esper.cli.output import Output
 from esper.cli.text import UNKNOWN, count, hanging, short_id
+from esper.events.kinds.run import RunStarted
 from esper.events.kinds.training import Component, Loader, Source, TrainingDescribed
 from esper.history.comparing import ComparedValue, module_words, side_by_side
 from esper.history.run_history import FoldedRun, History
@@ -78,11 +79,7 @@ def how(folded: FoldedRun, *, everything: bool) -> Iterator[RenderableType]:
         yield hanging(f"    group {number}  ", f"{of}: {_options(_told(group.options, everything=everything))}")
     scheduler = "none" if described.scheduler is None else _component(described.scheduler, described.scheduler.options)
     yield hanging("  scheduler  ", scheduler)
-    for title, minimised in (("loss", described.loss), ("objective", described.objective)):
-        if minimised is not None:
-            yield hanging(f"  {title:<9}  ", _component(minimised, minimised.options))
-    for name, one in described.metrics.items():
-        yield hanging("  metric     ", f"{name}: {_component(one, one.options)}")
+    yield from _minimised(started, described)
     if described.policy is not None:
         yield hanging("  policy     ", _component(described.policy, described.policy.options))
     for loader in described.loaders:
@@ -94,6 +91,16 @@ def how(folded: FoldedRun, *, everything: bool) -> Iterator[RenderableType]:
     for name, value in started.config.items():
         yield hanging("  config     ", f"{name} {_value(value)}")
     yield from _code(folded, described.sources, everything=everything)
+
+
+def _minimised(started: RunStarted, described: TrainingDescribed) -> Iterator[RenderableType]:
+    for title, minimised in (("loss", described.loss), ("objective", described.objective)):
+        if minimised is not None:
+            yield hanging(f"  {title:<9}  ", _component(minimised, minimised.options))
+    if started.pairs is not None:
+        yield hanging("  pairs      ", f"{started.pairs.count} of {started.pairs.of.replace('_', ' ')}: {started.pairs.reason}")
+    for name, one in described.metrics.items():
+        yield hanging("  metric     ", f"{name}: {_component(one, one.options)}")
 
 
 def _model(described: TrainingDescribed, *, everything: bool) -> Iterator[RenderableType]:
