@@ -15,7 +15,7 @@ from esper.events.envelope import EventId, Record
 from esper.events.fields import Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, RunWentSilent
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES, LIFECYCLE, OBSERVERS, RUN, STEPS
-from esper.folds.monitoring import cell, topic
+from esper.folds.monitoring import cell, derive
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.kafka import ledger as ledgers
@@ -105,7 +105,7 @@ def understanding(monkeypatch: pytest.MonkeyPatch, unknown: Callable[[Record], b
 
 def raising(monkeypatch: pytest.MonkeyPatch, at: Iterable[Record]) -> None:
     """Makes a fold raise at the records `at`."""
-    ids, update = {record.id for record in at}, topic.derive_events
+    ids, update = {record.id for record in at}, derive.derive_events
 
     def failing(state: object, record: Record, *rest: object) -> object:
         if record.id in ids:
