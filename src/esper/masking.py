@@ -7,6 +7,7 @@ doubt a value is masked. Pure, and without torch.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from pydantic import JsonValue
 
@@ -70,6 +71,7 @@ _ASSIGNED = re.compile(r"(?P<name>[-+~]*[A-Za-z_][\w./-]*)=(?P<value>.+)", re.DO
 _IN_QUERY = frozenset({"sig", "signature", "code"})
 
 
+@lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """True where a value of this name is taken for a secret: `hf_token`, `apiKey`, `DB_PASSWORD`; not `pad_token`, `max_tokens`, `key`."""
     words = [word.lower() for word in _WORD.findall(name)]

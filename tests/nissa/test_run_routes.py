@@ -1,17 +1,17 @@
 """The API's answers about a finished run, over HTTP."""
 
 import json
-import shutil
+from pathlib import Path
 
 import pytest
 
 from esper.events.codec import encode
-from esper.events.envelope import RunId
 from esper.folds.run_state import digest
 from esper.history.run_history import open_run
+from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from tests.beginnings import run_started, training_described
-from tests.nissa.server import Client
+from tests.nissa.server import Client, serving
 from tests.synthetic import EPOCHS, RUN, ticking
 
 SHORT = RUN[-6:]
@@ -77,25 +77,16 @@ def test_how_a_run_was_trained_is_not_found_where_its_log_does_not_say(finished:
     assert (answer.status, answer.json["type"]) == (404, "urn:esper:problem:not-described")
 
 
-def test_labels_and_how_a_run_was_trained_are_what_its_log_has(finished: Client) -> None:
-    run = RunId("019ca945-0000-7000-8000-0000007c21ab")
-    directory = finished.service.directory
-    with directory.create(run) as log, Emitter(log, run, clock=ticking()) as emitter:
-        emitter.emit(run_started(name="baseline", tags=("good",), notes="n", config={"lr": 0.01}), epoch=0, step=0)
+def test_labels_and_how_a_run_was_trained_are_what_its_log_has(tmp_path: Path) -> None:
+    labels = {"name": "baseline", "tags": ["good"], "notes": "n", "config": {"lr": 0.01}}
+    with Directory(tmp_path).create(RUN) as log, Emitter(log, RUN, clock=ticking()) as emitter:
+        emitter.emit(run_started(**labels | {"tags": ("good",)}), epoch=0, step=0)
         emitter.emit(training_described(), epoch=0, step=0)
-    try:
-        assert finished.get("/api/v1/runs/baseline").json["labels"] == {
-            "name": "baseline",
-            "tags": ["good"],
-            "notes": "n",
-            "config": {"lr": 0.01},
-        }
-        assert [one["run"] for one in finished.get("/api/v1/runs?tag=good&where=config.lr%3C0.1").json["runs"]] == [run]
-        assert finished.get("/api/v1/runs?where=config.lr%3E0.1").json["runs"] == []
-        answer = finished.get(f"/api/v1/runs/{run}/how").json
-        assert answer == {"run": run, **json.loads(encode(training_described()))}
-    finally:
-        shutil.rmtree(directory.path / run)
+    with serving(tmp_path) as client:
+        assert client.get("/api/v1/runs/baseline").json["labels"] == labels
+        assert [one["run"] for one in client.get("/api/v1/runs?tag=good&where=config.lr%3C0.1").json["runs"]] == [RUN]
+        assert client.get("/api/v1/runs?where=config.lr%3E0.1").json["runs"] == []
+        assert client.get(f"/api/v1/runs/{SHORT}/how").json == {"run": RUN, **json.loads(encode(training_described()))}
 
 
 def test_condition_that_is_none_is_refused_without_repeating_it(finished: Client) -> None:

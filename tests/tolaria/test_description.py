@@ -292,3 +292,9 @@ def test_description_holds_no_address_and_is_the_same_in_every_process() -> None
 def test_source_is_left_out_on_request() -> None:
     assert described().sources is None
     assert described(source=True).sources is not None
+
+
+def test_what_wraps_a_model_stands_in_none_of_its_names() -> None:
+    wrapped = nn.DataParallel(MODEL)
+    found = described(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1))
+    assert (found.model, found.groups[0].parameters) == (described().model, None)

@@ -25,6 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from esper.errors import DataError
 from esper.events.digests import digest_of
 from esper.events.kinds.training import Component, Loader, Model, ModuleRow, ParameterGroup, Precision, TrainingDescribed
+from esper.kasmina.calls import unwrapped
 from esper.masking import mask_values
 from esper.tolaria import source_code
 from esper.tolaria.objective import Batches, Objective, Supervised, size_of
@@ -53,9 +54,9 @@ def describe(
     """The training of these, described. `model` has no sites yet; `source`: the source is described too."""
     loss, metrics = (objective.loss, objective.metrics) if isinstance(objective, Supervised) else (None, {})
     return TrainingDescribed(
-        model=_model(model),
+        model=_model(unwrapped(model)),
         optimizer=_component(optimizer, getattr(optimizer, "defaults", {})),
-        groups=_groups(optimizer, model),
+        groups=_groups(optimizer, unwrapped(model)),
         scheduler=None if scheduler is None else _component(scheduler, _of_scheduler(scheduler)),
         loss=None if loss is None else _component(loss),
         objective=_component(getattr(objective, "loss", objective)) if loss is None else None,

@@ -47,7 +47,7 @@ def test_how_names_every_part_of_a_training(esper: Esper, trained: tuple[Path, R
         "  metric     accuracy: tests.recipes.",
         "  policy     tests.recipes.grafts",
         "  precision  float32, no autocast",
-        "  step       gradient norm clipped at 1, 1 micro-batches a step",
+        "  step       gradient norm clipped at 1, micro-batches a step: 1",
         "  source     not recorded, as asked",
     ):
         assert words in said.out

@@ -86,7 +86,8 @@ def how(folded: FoldedRun, *, everything: bool) -> Iterator[RenderableType]:
         yield hanging(f"  {loader.name:<9}  ", _loader(loader, everything=everything))
     yield hanging("  precision  ", _precision(described))
     clip, accumulate = started.settings.get("trainer.clip"), started.settings.get("trainer.accumulate")
-    yield hanging("  step       ", f"gradient norm clipped at {_value(clip)}, {_value(accumulate)} micro-batches a step")
+    clipped = "gradients not clipped" if clip is None else f"gradient norm clipped at {_value(clip)}"
+    yield hanging("  step       ", f"{clipped}, micro-batches a step: {_value(accumulate)}")
     yield hanging("  seed       ", f"rng {started.rng_seed}, {started.epochs or UNKNOWN} epochs, device {started.hardware.device}")
     for name, value in started.config.items():
         yield hanging("  config     ", f"{name} {_value(value)}")

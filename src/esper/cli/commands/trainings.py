@@ -281,7 +281,7 @@ def _conclude(result: "Result", rows: "Sequence[Compared]", arguments: argparse.
             out.print("\n what grew, told again from its log:", *growth_summary(history.known))
     name, log = result.run[-6:], log_option(arguments)
     out.line(Text(" every claim above is in the log:", style="dim"))
-    for command in ("show {}", "replay {}", "log {} --topic decisions"):
+    for command in ("show {}", "show {} --how", "replay {}", "log {} --topic decisions"):
         out.line(f"   esper {command.format(name)}{log}")
 
 
