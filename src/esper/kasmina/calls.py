@@ -89,11 +89,9 @@ def calls_of(model: nn.Module, measure: Callable[[nn.Module], Tensor]) -> Calls:
         inner.train()
         loss = measure(inner).sum()
     reads = _reads(loss)
-    for layer in layers:
-        if (reason := _refusal(times[id(layer)], reads[id(layer.weight)], id(layer) in without_gradient)) is not None:
-            calls.refusals[id(layer)] = reason
-        elif not times[id(layer)]:
-            calls.uncalled.add(id(layer))
+    found = {id(layer): _refusal(times[id(layer)], reads[id(layer.weight)], id(layer) in without_gradient) for layer in layers}
+    calls.refusals = {layer: reason for layer, reason in found.items() if reason is not None}
+    calls.uncalled = {layer for layer, reason in found.items() if reason is None and not times[layer]}
     return calls
 
 
