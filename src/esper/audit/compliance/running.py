@@ -98,7 +98,11 @@ def _about(connection: duckdb.DuckDBPyConnection, runs: Collection[RunId]) -> It
         ((others,),) = own.execute("SELECT count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]).fetchall()
         # A filter on every run would only mislead the planner about how many rows there are.
         for name in (*OWN, *(table.name for table in TABLES)) if others else ():
-            own.execute(f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE run IN ({", ".join(map(sql_text, runs))})')
+            # What people say of a run stands in the trail, which is another run.
+            column = "about" if name == "acknowledgements" else "run"
+            own.execute(
+                f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE {column} IN ({", ".join(map(sql_text, runs))})'
+            )
         _fill(own, "legal_edges", ("from_stage", "command", "to_stage"), edges())
         _fill(own, "live_stages", ("stage",), ((stage,) for stage in sorted(LIVE)))
         yield own
