@@ -99,3 +99,9 @@ def test_run_without_a_checkpoint_begins_again_and_is_not_described_twice(tmp_pa
             file.unlink()
     resume(unsourced(recipe(Acting(10_000, burst))), settings(), directory, RUN)
     assert len(events(directory, RUN, TrainingDescribed)) == 1
+
+
+def test_source_that_was_left_out_stays_out_when_the_run_goes_on(tmp_path: Path) -> None:
+    directory = interrupted(tmp_path)
+    resume(replace(recipe(Acting(10_000, burst)), source=True), settings(), directory, RUN)
+    assert [one.sources for one in events(directory, RUN, TrainingDescribed)] == [None]

@@ -106,6 +106,8 @@ class CatchUp:
             return
         before = decode_as(self._described, TrainingDescribed)
         event = event.model_copy(update={name: getattr(before, name) for name in _RESTORED} if self._checkpoint is not None else {})
+        if before.sources is None:  # Who asked once that the source is left out need not ask again.
+            event = event.model_copy(update={"sources": None})
         changed = [name for name in TrainingDescribed.model_fields if getattr(before, name) != getattr(event, name)]
         if changed:
             self.described = event
