@@ -1,0 +1,1 @@
+"""Programs that measure Esper. Each is run by its path; tests import the corpus."""

@@ -1,0 +1,286 @@
+"""Trains the corpus, reads each log as an observer does, and says which alerts would have come: false ones, missed ones, late ones.
+
+    python benchmarks/alarms.py [--json] [--held-out] [--rng-seeds 0-2] [--only NAME ...] [--jobs 1] [--list]
+
+`corpus/` has the kinds, clean and broken, each in one of two halves by a hash of its name. Detectors are developed on one half; the other
+one is run with --held-out alone, and is worth nothing any more once somebody has tuned to it. Every training runs in a process of its own,
+so that a fault may kill it.
+
+false_alarms_per_clean_run: alerts of each severity that fire in a clean run, on average; runs_with_any: the share of clean runs with any
+warning or critical alert. recall: the share of broken runs, by group, in which an alert of any severity fires at or after the fault's first
+step. delay_steps: from that step to the record that the first such alert is about, median. right_severity: of the runs heard, the share
+whose worst alert after the fault is as bad as the manifest says. right_cause: of the runs heard whose cause a rule of today can name, the
+share in which one of those rules fires; causes_unnamed are those that no rule names. us_per_record: processor time of an observer's cells.
+Peers: a fixed threshold (loss above 3, gradient norm outside 0.001 to 10), a z-score (three standard deviations over 64 values) of the same
+two metrics, and chance: as many alerts a run as ours, at any step.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+import torch
+from corpus import CASES, GROUPS, RNG_SEEDS, Case
+from peers import Measured, alarms, beyond_three_sigma, beyond_threshold
+from rich.console import Console
+from rich.table import Table
+
+from esper.events import codec, topics
+from esper.events.envelope import Record
+from esper.events.kinds.observability import AlertFiring
+from esper.folds.monitoring.measurements import measurements_of
+from esper.folds.monitoring.run_monitor import RunMonitor
+from esper.observer.build import watching_of
+from esper.oona.directory import Directory
+
+LIMIT_S = 240.0
+DRAWS = 50
+WORSE = {"info": 0, "warning": 1, "critical": 2}
+NAMED: dict[str, frozenset[str]] = {
+    "not_finite": frozenset(("loss-not-finite", "gradient-not-finite", "validation-loss-not-finite")),
+    "gradient": frozenset(("gradients-vanishing", "layer-gradients-vanishing", "gradient-explosion")),
+    "learning_rate": frozenset(("loss-oscillating", "loss-diverging", "gradient-explosion")),
+    "activation": frozenset(("seed-dead",)),
+    "labels": frozenset(("loss-drifting",)),
+    "data": frozenset(("loss-drifting", "loss-spike")),
+    "stuck": frozenset(("training-stuck", "layer-stuck")),
+    "process": frozenset(("run-failed", "run-dead")),
+    "growth": frozenset(("repeated-culls", "seed-not-finite", "seed-dead", "run-rolled-back")),
+}
+"""The rules of today that name a cause; a cause without an entry is named by none."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alert that began to fire, in the record of which step."""
+
+    step: int
+    rule: str
+    severity: str
+
+
+@dataclass
+class Judged:
+    """What came of one training: the run's last step, our alerts, and the steps at which each peer complains."""
+
+    case: Case
+    steps: int
+    fired: list[Alarm]
+    peers: dict[str, list[int]] = field(default_factory=dict)
+    us_per_record: float = 0.0
+
+
+def main() -> None:
+    """Trains, judges, and prints a table, or one JSON object with --json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--held-out", action="store_true", help="the other half too: once, when nothing is changed any more")
+    parser.add_argument("--rng-seeds", type=_seeds, default=list(RNG_SEEDS), metavar="FIRST-LAST")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these kinds alone, of the development half")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--list", action="store_true", help="the manifest, and no training")
+    arguments = parser.parse_args()
+    if arguments.list:
+        _show_manifest()
+        return
+    torch.set_num_threads(1)
+    halves = ("development", "held_out") if arguments.held_out else ("development",)
+    results = {}
+    for half in halves:
+        cases = [case for case in CASES if case.half == half and (arguments.only is None or case.name in arguments.only)]
+        results[half] = _results(_judged(cases, arguments.rng_seeds, arguments.jobs))
+    if arguments.json:
+        json.dump(results, sys.stdout)
+        print()
+    else:
+        for half, result in results.items():
+            _show(half, result)
+
+
+def _seeds(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def _judged(cases: Sequence[Case], rng_seeds: Sequence[int], jobs: int) -> list[Judged]:
+    with tempfile.TemporaryDirectory(prefix="esper-alarms-") as folder, ThreadPoolExecutor(jobs) as pool:
+        asked = [(case, rng_seed, Path(folder)) for rng_seed in rng_seeds for case in cases]
+        return list(pool.map(lambda one: _judge(*one), asked))
+
+
+# Training and observing
+
+
+def _train(case: Case, rng_seed: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    sys.stderr = (folder / "stderr").open("w")
+    case.training(rng_seed).fit(folder / "log", rng_seed)
+
+
+def _judge(case: Case, rng_seed: int, folder: Path) -> Judged:
+    place = folder / f"{case.name}-{rng_seed}"
+    place.mkdir()
+    # Forked, so that torch is loaded once; nothing has trained in this process, which forking would not survive.
+    child = multiprocessing.get_context("fork").Process(target=_train, args=(case, rng_seed, place))
+    child.start()
+    child.join(LIMIT_S)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    directory = Directory(place / "log")
+    names = directory.names()
+    if not names or (case.at is None and child.exitcode):
+        raise SystemExit(f"{case.name}, rng seed {rng_seed}: no whole run: {(place / 'stderr').read_text()[-600:]}")
+    with directory.open(names[0]) as log:
+        records = list(log.read(limit=1_000_000).records)
+    judged = _observed(case, records, RunMonitor(names[0], watching_of(directory)))
+    print(f"{case.name} {rng_seed}: {judged.steps} steps, {[(one.rule, one.step) for one in judged.fired][:6]}", file=sys.stderr)
+    return judged
+
+
+def _observed(case: Case, records: list[Record], monitor: RunMonitor) -> Judged:
+    started = time.process_time()
+    derived = [one for record in records for one in monitor.take(record)]
+    us = 1e6 * (time.process_time() - started) / len(records)
+    if not monitor.ended:  # What the observer's clock finds when nothing comes any more and nobody holds the run's lock.
+        derived += monitor.judge_silence(records[-1].time + timedelta(days=1), lock_free=True)
+    fired = [
+        Alarm(one.step, event.rule, event.severity)
+        for one in derived
+        if one.topic == topics.ALERTS and isinstance(event := codec.decode(one), AlertFiring)
+    ]
+    watched = [record for record in records if record.topic == topics.STEPS]
+    measured = [Measured(one.topic, one.step, read) for one in watched if (read := measurements_of(codec.decode(one))) is not None]
+    peers = {
+        name: sorted(step for shown in ("spike", "explosion") for step in alarms(measured, shown, peer))
+        for name, peer in (("threshold", beyond_threshold), ("z_score", beyond_three_sigma))
+    }
+    return Judged(case, max(record.step for record in records), fired, peers, us)
+
+
+# Results
+
+
+def _results(judged: list[Judged]) -> dict[str, object]:
+    clean = [one for one in judged if one.case.at is None]
+    broken = [one for one in judged if one.case.at is not None]
+    heard = {id(one): after for one in broken if (after := [alarm for alarm in one.fired if alarm.step >= (one.case.at or 0)])}
+    known = [one for one in broken if id(one) in heard]
+    named = [one for one in known if one.case.cause in NAMED]
+    return {
+        "clean_runs": len(clean),
+        "broken_runs": len(broken),
+        "false_alarms_per_clean_run": {
+            severity: _mean(sum(alarm.severity == severity for alarm in one.fired) for one in clean) for severity in ("critical", "warning")
+        },
+        "runs_with_any": _mean(any(alarm.severity != "info" for alarm in one.fired) for one in clean),
+        **_recall(broken, {id(one): [alarm.step for alarm in one.fired] for one in broken}),
+        "right_severity": _mean(_worst(heard[id(one)]) == one.case.severity for one in known),
+        "right_cause": _mean(any(alarm.rule in NAMED[one.case.cause] for alarm in heard[id(one)]) for one in named),
+        "causes_unnamed": sorted({one.case.cause for one in broken} - NAMED.keys()),
+        "missed": dict(Counter(one.case.name for one in broken if id(one) not in heard)),
+        "false_alarms": {name: dict(rules) for name, rules in _rules(clean).items()},
+        "us_per_record": round(median(one.us_per_record for one in judged), 1) if judged else None,
+        "peers": {name: _peer(clean, broken, name) for name in ("threshold", "z_score")} | {"chance": _chance(judged, broken)},
+    }
+
+
+def _mean(values: object) -> float | None:
+    listed = list(values)  # type: ignore[call-overload] # generators of numbers and of truths
+    return round(mean(map(float, listed)), 3) if listed else None
+
+
+def _worst(fired: list[Alarm]) -> str:
+    return max((alarm.severity for alarm in fired), key=WORSE.__getitem__)
+
+
+def _rules(clean: list[Judged]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = {}
+    for one in clean:
+        for alarm in one.fired:
+            found.setdefault(one.case.name, Counter())[alarm.rule] += 1
+    return found
+
+
+def _recall(broken: list[Judged], steps: dict[int, list[int]]) -> dict[str, object]:
+    """Recall by group and over all, and the delay, of alarms at `steps` of each broken run."""
+    first = {id(one): min((step for step in steps[id(one)] if step >= (one.case.at or 0)), default=None) for one in broken}
+    delays = [step - (one.case.at or 0) for one in broken if (step := first[id(one)]) is not None]
+    groups = [group for group in GROUPS if any(one.case.group == group for one in broken)]
+    by_group = {group: _mean(first[id(one)] is not None for one in broken if one.case.group == group) for group in groups}
+    overall = _mean(step is not None for step in first.values())
+    return {"recall": by_group, "recall_overall": overall, "delay_steps": float(median(delays)) if delays else None}
+
+
+def _peer(clean: list[Judged], broken: list[Judged], name: str) -> dict[str, object]:
+    return {
+        "false_alarms_per_clean_run": _mean(len(one.peers[name]) for one in clean),
+        "runs_with_any": _mean(bool(one.peers[name]) for one in clean),
+        **_recall(broken, {id(one): one.peers[name] for one in broken}),
+    }
+
+
+def _chance(judged: list[Judged], broken: list[Judged]) -> dict[str, object]:
+    """As many alerts a run as ours, at any of its steps: recall over many draws."""
+    random, rate = np.random.default_rng(0), mean(len(one.fired) for one in judged) if judged else 0.0
+    hits: dict[str, list[bool]] = {}
+    for one in broken:
+        for _ in range(DRAWS):
+            steps = random.uniform(0, one.steps, random.poisson(rate))
+            hits.setdefault(one.case.group, []).append(bool((steps >= (one.case.at or 0)).any()))
+    overall = _mean(hit for group in hits.values() for hit in group)
+    return {"alerts_per_run": round(rate, 3), "recall": {group: _mean(hit) for group, hit in hits.items()}, "recall_overall": overall}
+
+
+def _show(half: str, result: dict[str, object]) -> None:
+    table = Table(title=f"{half}: {result['clean_runs']} clean and {result['broken_runs']} broken runs")
+    for column in ("what", "alerts", "fixed threshold", "3-sigma z-score", "chance"):
+        table.add_column(column)
+    peers = result["peers"]
+    assert isinstance(peers, dict)
+    columns = [result, peers["threshold"], peers["z_score"], peers["chance"]]
+    for name in (
+        "false_alarms_per_clean_run",
+        "runs_with_any",
+        "recall_overall",
+        "delay_steps",
+        "right_severity",
+        "right_cause",
+        "us_per_record",
+    ):
+        table.add_row(name, *(_text(column.get(name)) for column in columns))
+    recall = result["recall"]
+    assert isinstance(recall, dict)
+    for group in recall:
+        table.add_row(f"recall, {group}", *(_text(column["recall"].get(group)) for column in columns))
+    console = Console(width=140)
+    console.print(table)
+    for name in ("missed", "false_alarms", "causes_unnamed"):
+        console.print(f"{name}: {result[name]}")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_text(number)} {name}" for name, number in value.items())
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _show_manifest() -> None:
+    for case in CASES:
+        fault = "clean" if case.at is None else f"{case.severity} from step {case.at} ({case.cause}): {case.told}"
+        print(f"{case.half:12} {case.group:12} {case.name}: {fault}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Trainings that are wired wrongly, most of them from the start: they learn nothing, or less than they would."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .case import Case, Pair, Severity, Training, struck
+from .parts import adam, classes, classify, images, mlp, random_of, sgd, trained
+
+NEVER: Severity = "warning"
+
+
+def _wired(name: str, make: Any, cause: str, told: str, *, at: int = 0, severity: Severity = NEVER) -> Case:
+    return Case(name, "wiring", make, at, severity, cause, told)
+
+
+def _with_bias(model: nn.Sequential, layer: int, value: float) -> nn.Sequential:
+    nn.init.constant_(model.get_parameter(f"{layer}.bias"), value)
+    return model
+
+
+def _scaled(model: nn.Module, factor: float) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(factor)
+    return model
+
+
+def _shuffled(rng_seed: int) -> Pair:
+    inputs, labels = classes(rng_seed)
+    return inputs, labels[torch.randperm(len(labels), generator=random_of(rng_seed, "shuffled"))]
+
+
+class Detached(nn.Module):
+    """A body whose output is cut off from the gradient, before a head that learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(F.relu(self.body(inputs)).detach())  # type: ignore[no-any-return]
+
+
+class LeftOnEval(nn.Sequential):
+    """Layers that stay in eval mode whatever is asked of them."""
+
+    def train(self, mode: bool = True) -> "LeftOnEval":
+        """Ignores the mode, except for the flag that `training` shows."""
+        super().train(False)
+        self.training = mode
+        return self
+
+
+def _skips(training: Training, since: int, batch: Pair) -> Pair:
+    if since == 0:
+        training.optimizer.step = lambda *_args, **_named: None
+    return batch
+
+
+def _only(*names: str) -> Any:
+    def optimize(model: nn.Module) -> torch.optim.Optimizer:
+        return adam()(nn.ParameterList([model.get_parameter(name) for name in names]))
+
+    return optimize
+
+
+def _body_at_zero(model: nn.Module) -> torch.optim.Optimizer:
+    body, head = model.get_submodule("0"), model.get_submodule("2")
+    groups: list[dict[str, Any]] = [{"params": body.parameters(), "lr": 0.0}, {"params": head.parameters()}]
+    return torch.optim.Adam(groups, lr=3e-3)
+
+
+def _scheduled_to_zero(rng_seed: int) -> Training:
+    made = classify(rng_seed)
+    made.options["scheduler"] = torch.optim.lr_scheduler.LambdaLR(made.optimizer, lambda epoch: 0.0 if epoch else 1.0)  # type: ignore[index]
+    return made
+
+
+def _normal_on_eval() -> LeftOnEval:
+    return LeftOnEval(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(512, 4))
+
+
+WIRING = (
+    _wired(
+        "all_units_dead",
+        lambda s: classify(s, _with_bias(mlp(16, 32, 4), 0, -100.0)),
+        "activation",
+        "no unit of the hidden layer is ever active: its output is constant, and it gets no gradient",
+    ),
+    _wired(
+        "labels_shuffled",
+        lambda s: classify(s, data=_shuffled(s)),
+        "labels",
+        "inputs say nothing about the labels: the loss stays at guessing",
+    ),
+    _wired("learning_rate_zero", lambda s: classify(s, optimize=adam(0.0)), "learning_rate", "the learning rate is 0"),
+    _wired(
+        "learning_rate_tiny",
+        lambda s: classify(s, optimize=sgd(1e-9)),
+        "learning_rate",
+        "the learning rate is too small to change anything",
+    ),
+    _wired(
+        "layer_not_in_optimizer",
+        lambda s: classify(s, optimize=_only("2.weight", "2.bias")),
+        "optimizer",
+        "layer 0 is not in the optimizer",
+    ),
+    _wired("layer_detached", lambda s: classify(s, Detached()), "gradient", "layer body gets no gradient"),
+    _wired(
+        "group_at_zero",
+        lambda s: classify(s, optimize=_body_at_zero),
+        "learning_rate",
+        "the first parameter group has a learning rate of 0",
+    ),
+    _wired("scheduled_to_zero", _scheduled_to_zero, "learning_rate", "the learning rate is 0 from the second epoch on", at=20),
+    _wired("steps_skipped_for_ever", lambda s: struck(classify(s), 80, _skips), "optimizer", "no parameter changes any more", at=80),
+    _wired(
+        "left_on_eval",
+        lambda s: trained(_normal_on_eval(), images(s), F.cross_entropy),
+        "mode",
+        "normalisation and dropout are never in train mode",
+    ),
+)
