@@ -87,14 +87,6 @@ def test_a_reader_is_woken_by_the_writer(directory: Directory) -> None:
         thread.join()
 
 
-def test_a_run_that_was_removed_or_moved_while_it_is_written_takes_nothing(directory: Directory) -> None:
-    with directory.create(RUN) as log:
-        log.append(RECORDS[:100])
-        (directory.path / RUN).rename(directory.path / "elsewhere")
-        with pytest.raises(LogError, match="it was removed, moved or replaced while it was written"):
-            log.append(RECORDS[100:200])
-
-
 def test_a_closed_log_takes_nothing(directory: Directory) -> None:
     log = directory.create(RUN)
     log.close()

@@ -54,7 +54,11 @@ class DailyRun:
     def append(self, events: Sequence[Event]) -> None:
         """Makes `events` durable, all or none, before it returns. Raises LogError."""
         with self._lock:
-            self._append(self._today(), [(event.TOPIC, event) for event in events])
+            try:
+                self._append(self._today(), [(event.TOPIC, event) for event in events])
+            except LogError:
+                self._leave()  # How it ends is not known: the next append reads it.
+                raise
 
     def close(self) -> None:
         """Ends the stream and closes the file; today's run may go on later."""
@@ -64,6 +68,11 @@ class DailyRun:
                 with log:
                     self._end(log)
 
+    def _leave(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()
+
     def _append(self, log: RunLog, events: Sequence[tuple[str, Event]]) -> None:
         numbered = enumerate(events, log.heads().moment + 1)
         append_drafts(log, [Draft(event, topic, moment, 1, self._clock(), 0, 0, None, None) for moment, (topic, event) in numbered])
@@ -71,9 +80,8 @@ class DailyRun:
     def _today(self) -> RunLog:
         day = f"{self._clock():%Y-%m-%d}"
         if self._log is None or day != self._day:
-            if self._log is not None:
-                self._log.close()
-            self._log, self._day = None, day
+            self._leave()
+            self._day = day
             self._end_earlier(day)
             self._log = self._opened(day)
         return self._log

@@ -61,11 +61,11 @@ CREATE TABLE records (
 ) STRICT;
 CREATE INDEX facts ON records (row) WHERE fact IS NOT NULL;
 """
+# With the row, which SQLite would choose: a writer that does not know the log's end writes nothing, for the row is taken.
 INSERT = (
-    "INSERT INTO records (topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO records (row, topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-INSERT_AT = INSERT.replace("(topic", "(row, topic").replace("VALUES (", "VALUES (?, ")
 Row = tuple[Any, ...]  # Any: SQLite checks the types, the tables are STRICT.
 _Value = TypeVar("_Value")
 
@@ -76,6 +76,7 @@ _REASONS: tuple[tuple[type[apsw.Error], str], ...] = (
     (apsw.ReadOnlyError, "the file or its folder is read-only"),
     (apsw.CantOpenError, "the file or its folder is missing, or may not be opened or written"),
     (apsw.BusyError, "another process holds it"),
+    (apsw.ConstraintError, "it does not end where its writer left it, or another process writes it too; nothing was written"),
 )
 
 
@@ -209,7 +210,7 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
 
 
 def to_row(record: Record) -> Row:
-    """`record` as the parameters of INSERT."""
+    """`record` as the parameters of INSERT behind its row."""
     _, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, cause, trace, chain, data = record
     return topic, sequence, fact, moment, incarnation, kind, (time - SINCE) // MICROSECOND, epoch, step, cause, trace, chain, data
 

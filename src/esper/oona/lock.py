@@ -47,6 +47,11 @@ class Lock:
             status = os.fstat(self._descriptor)
             self._identity = status.st_dev, status.st_ino
             _held[self._identity] = os.getpid()
+            # Two processes lock two files where one was removed in between; only the one at the path counts.
+            lost = _holder(path) != os.getpid()
+        if lost:
+            self.release()
+            raise LogError(f"cannot lock {path}: it was removed or replaced at that moment; try again")
 
     def release(self) -> None:
         """Gives the lock back; a second call does nothing, nor does one in a forked child, which holds no lock."""

@@ -22,6 +22,7 @@ from esper.oona.gone import TopicEnd
 from esper.oona.heads import Heads
 from esper.oona.lock import holder_of
 from esper.oona.notifier import Notifier
+from esper.oona.places import Places
 from esper.oona.run_log import checked
 
 _GONE = "INSERT INTO meta VALUES ('gone', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
@@ -46,6 +47,7 @@ class MirroredRun:
         if file.read_mark(folder) is not None:
             raise LogError(f"cannot copy run {run} into {folder}: it is sealed")
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
+        self._places = Places(self._connection, self._path)
         self._notifier = Notifier(folder.parent, run)
         try:
             self.heads = self._found()
@@ -77,9 +79,11 @@ class MirroredRun:
         heads.gone = heads.gone.having(heads.unknown)
         connection = self._open()
         with file.explained(self._path, "append to"), connection:
-            connection.executemany(file.INSERT_AT, ((row, *file.to_row(record)) for row, record in rows))
+            connection.executemany(file.INSERT, ((row, *file.to_row(record)) for row, record in rows))
             if heads.gone != self.heads.gone:
                 connection.execute(_GONE, (heads.gone.to_text(),))
+            self._places.require("append to")
+        self._places.require("append to")
         self.heads = heads
         self._beat(rows[-1][1])
         self._notifier.notify()
@@ -101,6 +105,7 @@ class MirroredRun:
     def seal(self) -> bool:
         """Seals the copy of a finished run, as its writer sealed it. False when readers held the file open for five seconds."""
         connection = self._open()
+        self._places.require("seal")
         with file.explained(self._path, "read"):
             first, last = (file.to_record(self.heads.run, self.heads.writer, row) for row in connection.execute(_ENDS))
         sealed = file.leave_wal(connection, self._path)
@@ -113,10 +118,12 @@ class MirroredRun:
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._notifier.close()
+        try:
+            if self._connection is not None:
+                self._connection = None
+                self._places.close()
+        finally:
+            self._notifier.close()
 
     def __enter__(self) -> Self:
         return self

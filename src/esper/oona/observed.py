@@ -17,6 +17,7 @@ from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
 from esper.oona import file
 from esper.oona.contract import START, ConflictError, Page, Position, SavedState
 from esper.oona.file import OBSERVED_FILE, OBSERVED_MARK
+from esper.oona.places import Places
 
 _TABLES = """
 CREATE TABLE derived (
@@ -48,6 +49,7 @@ class Observed:
         with file.explained(self._path, "unseal"):
             self._mark.unlink(missing_ok=True)
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
+        self._places = Places(self._connection, self._path)
         found, _ = file.read_meta(self._connection, self._path)
         if found != run:
             self.close()
@@ -80,6 +82,8 @@ class Observed:
                 if parts is not None:
                     connection.execute(_REACH, (_STATE, derived_to.to_text()))
                     connection.executemany(_KEEP, parts.items())
+            self._places.require("append to")
+        self._places.require("append to")
         return new
 
     def _insert(self, connection: apsw.Connection, record: Record) -> bool:
@@ -95,9 +99,11 @@ class Observed:
     def seal(self) -> bool:
         """Closes the file as ended, until it is opened for writing again; false when readers held it open for five seconds."""
         connection = self._open()
-        sealed = file.leave_wal(connection, self._path)
+        self._places.require("seal")
         (count,) = connection.execute("SELECT count(*) FROM derived").fetchall()[0]
-        self.close()
+        sealed = file.leave_wal(connection, self._path)
+        connection.close()
+        self._connection = None
         if sealed:
             file.write_mark(self._mark, f"{count}\n")
         return sealed
@@ -110,8 +116,8 @@ class Observed:
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         if self._connection is not None:
-            self._connection.close()
             self._connection = None
+            self._places.close()
 
     def __enter__(self) -> Self:
         return self

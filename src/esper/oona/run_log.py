@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +28,7 @@ from esper.oona.gone import Gone
 from esper.oona.heads import Heads
 from esper.oona.lock import Lock, holder_of
 from esper.oona.notifier import POLL_S, Listener, Notifier
+from esper.oona.places import Places
 
 _RESERVE_BYTES = 1 << 20
 _RESTORE = "restore the file from a copy or a mirror"
@@ -270,8 +271,8 @@ class _Writer:
                 raise LogError(
                     f"run {self.heads.run} cannot go on in {folder}: {what}; go on from Kafka: esper resume RUN --log kafka://..."
                 )
+            self._places = Places(self._connection, self._path, folder / file.WRITER_LOCK)
             self._make_reserve()
-            self._file = self._found()
         except BaseException:
             self._connection.close()
             raise
@@ -281,37 +282,25 @@ class _Writer:
         connection = self._writing("append to")
         heads = reached or self.heads.after(records)
         with file.explained(self._path, "append to"), connection:
-            if self.heads.gone:  # Where the last records are gone, SQLite's next row is not the log's.
-                connection.executemany(
-                    file.INSERT_AT, ((row, *file.to_row(record)) for row, record in enumerate(records, start=self.heads.row + 1))
-                )
-            else:
-                connection.executemany(file.INSERT, map(file.to_row, records))
-        # A file that was removed takes everything that is written, and keeps nothing.
-        if self._found() != self._file:
-            raise LogError(f"cannot append to {self._path}: it was removed, moved or replaced while it was written")
+            rows = enumerate(records, start=self.heads.row + 1)
+            connection.executemany(file.INSERT, ((row, *file.to_row(record)) for row, record in rows))
+            self._places.require("append to")  # Before the commit: what is refused is not written.
+        self._places.require("append to")
         self.heads = heads
         self._notifier.notify()
 
-    def _found(self) -> tuple[int, int] | None:
-        """The identity of the file at the path now; None where there is none."""
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
-
     def seal(self) -> bool:
         connection = self._writing("seal")
+        self._places.require("seal")
         with file.explained(self._path, "read"):
             ends = [file.to_record(self.heads.run, self.heads.writer, row) for row in connection.execute(_ENDS)]
         if not ends:
             raise RuleError(f"cannot seal {self._path}: expected records, got none")
+        self.free_reserve()
         sealed = file.leave_wal(connection, self._path)
         connection.close()
         self._connection = None
         if sealed:
-            self.free_reserve()
             file.write_mark(self._folder / file.SEAL_MARK, file.mark_of(self.heads, ends[0], ends[-1]))
             self._notifier.notify()
         return sealed
@@ -329,7 +318,9 @@ class _Writer:
             raise
 
     def free_reserve(self) -> None:
-        self._reserve.unlink(missing_ok=True)
+        if self._connection is not None and self._places.lost is None:  # Else it is freed already, or another's.
+            with suppress(OSError):  # What is written next says whether there is room.
+                self._reserve.unlink(missing_ok=True)
 
     def _writing(self, doing: str) -> apsw.Connection:
         if os.getpid() != self._process:
@@ -341,12 +332,14 @@ class _Writer:
     def close(self) -> None:
         if os.getpid() != self._process:
             return
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self.free_reserve()
-        self._notifier.close()
-        self._lock.release()
+        try:
+            if self._connection is not None:
+                self.free_reserve()
+                self._connection = None
+                self._places.close()
+        finally:
+            self._notifier.close()
+            self._lock.release()
 
 
 @contextmanager
