@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from esper.events.envelope import RunId
 from esper.history.checks import Diagnosis, examine
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory, new_run_id
@@ -177,3 +178,31 @@ def test_runs_that_were_not_checked_are_unknown_never_fine(tmp_path: Path, monke
     write_run(Directory(tmp_path), until_epoch=1, finish=False)
     check = named(tmp_path, "runs")
     assert (check.verdict, check.answer) == ("unknown", "0 of 1 were checked, the newest: --all checks every one")
+
+
+def test_records_that_an_observer_has_seen_are_missed_at_the_end_of_a_log(tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=3, finish=False)
+    with Directory(tmp_path).open(RUN) as log, Observed(tmp_path / RUN, RUN) as observed:
+        observed.save([], log.end())
+    assert named(tmp_path, "run 7c21ab").verdict == "warning"
+    with closing(sqlite3.connect(tmp_path / RUN / RUN_FILE)) as connection, connection:
+        connection.execute("DELETE FROM records WHERE row > (SELECT max(row) - 3 FROM records)")
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, "ends 3 records before the one that was observed last" in check.answer) == ("bad", True)
+
+
+def test_an_empty_log_beside_checkpoints_has_lost_its_records(tmp_path: Path) -> None:
+    Directory(tmp_path).create(RUN).close()
+    assert named(tmp_path, "run 7c21ab").verdict == "warning"
+    (tmp_path / RUN / "checkpoints" / "epoch-000001").mkdir(parents=True)
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, "got an empty log" in check.answer) == ("bad", True)
+
+
+def test_the_observed_file_of_another_run_is_found(tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=3)
+    (tmp_path / "other").mkdir()
+    Observed(tmp_path / "other", RunId("other")).close()
+    shutil.copy(tmp_path / "other" / OBSERVED_FILE, tmp_path / RUN)
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, "got that of run other" in check.answer) == ("bad", True)

@@ -19,9 +19,11 @@ from esper.errors import EsperError, LogError
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_list import RunSummary, summaries
 from esper.history.trail import trail_runs
+from esper.oona.contract import START, Position
 from esper.oona.directory import Directory, file_system_of, refuse_network
-from esper.oona.file import read_refused
-from esper.oona.observed import check_observed
+from esper.oona.file import CHECKPOINTS, read_refused
+from esper.oona.observed import check_observed, observed_to
+from esper.oona.run_log import RESTORE, RunLog
 
 _Verdict = Literal["ok", "warning", "bad", "unknown"]
 _PYTHON = (3, 11)
@@ -148,12 +150,15 @@ def _run(directory: Directory, one: RunSummary, option: str) -> Diagnosis:
     refused = read_refused(directory.path / one.run)
     if problem := one.problem or refused:
         return Diagnosis(name, "bad", problem)
+    folder = directory.path / one.run
     try:
+        check_observed(folder, one.run)
+        observed = observed_to(folder)  # Before the log, which goes on.
         with directory.open(one.run) as log:
             if log.run != one.run:
                 raise LogError(f"expected run {one.run} in {log.path}, got {log.run}: name the directory so, or move a copy out of the log")
             heads = log.heads()
-        check_observed(directory.path / one.run)
+            _require_witnessed(folder, log, observed)
     except EsperError as error:
         return Diagnosis(name, "bad", str(error))
     onward = resume_hint(one.run, one.task, option)
@@ -170,3 +175,13 @@ def _run(directory: Directory, one: RunSummary, option: str) -> Diagnosis:
             return Diagnosis(name, "warning", f"{words}; {advice}")
         case standing:
             return Diagnosis(name, "warning" if heads.gone else "ok", f"{words}; {standing}")
+
+
+def _require_witnessed(folder: Path, log: RunLog, observed: Position) -> None:
+    """Raises LogError where what stands beside a log knows of records that are missing at its end, which no chain shows."""
+    end = log.end()
+    if missing := observed.records_since(end):
+        raise LogError(f"cannot trust {folder}: the log ends {missing} records before the one that was observed last; {RESTORE}")
+    checkpoints = folder / CHECKPOINTS
+    if not end.records_since(START) and checkpoints.is_dir() and any(checkpoints.iterdir()):
+        raise LogError(f"cannot trust {folder}: expected the records of what is in {checkpoints}, got an empty log; {RESTORE}")

@@ -181,13 +181,29 @@ def end_of_observed(folder: Path) -> Position:
         return _at(_end(connection))
 
 
-def check_observed(folder: Path) -> None:
-    """Raises LogError, saying what may be done, where the observed file in `folder` is damaged; no file is none. Reads all of it."""
+def observed_to(folder: Path) -> Position:
+    """The position in its log up to which the run in `folder` is observed; the start where it is not. Raises LogError."""
+    if not is_observed(folder):
+        return START
+    with _reading(folder) as connection:
+        text = connection.execute("SELECT position FROM progress WHERE name = ?", (_DERIVED,)).get
+    return START if text is None else Position.from_text(str(text))
+
+
+def check_observed(folder: Path, run: RunId) -> None:
+    """Raises LogError, saying what may be done, where the observed file of `run` in `folder` is damaged, or another's. Reads all of it.
+
+    No file is none.
+    """
     if not is_observed(folder):
         return
+    path = folder / OBSERVED_FILE
     try:
         with _reading(folder) as connection:
-            file.check_integrity(connection, folder / OBSERVED_FILE)
+            file.check_integrity(connection, path)
+            found, _ = file.read_meta(connection, path)
+            if found != run:
+                raise LogError(f"expected the observed file of run {run} at {path}, got that of run {found}: move it away")
     except LogError as error:
         raise LogError(f"{error}, or remove it: the run is whole, only what people were told of it is lost then") from error
 

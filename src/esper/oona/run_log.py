@@ -31,7 +31,7 @@ from esper.oona.notifier import POLL_S, Listener, Notifier
 from esper.oona.places import Places
 
 _RESERVE_BYTES = 1 << 20
-_RESTORE = "restore the file from a copy or a mirror"
+RESTORE = "restore the file from a copy or a mirror"
 _LISTED = "SELECT count(*), coalesce(sum(fact), 0) FROM records INDEXED BY facts WHERE fact IS NOT NULL"
 _LAST_FACT = f"SELECT fact FROM records NOT INDEXED WHERE topic IN ({', '.join(map(repr, sorted(FACTS)))}) ORDER BY row DESC LIMIT 1"  # noqa: S608
 _ENDS = "SELECT * FROM records WHERE row IN ((SELECT min(row) FROM records), (SELECT max(row) FROM records))"
@@ -231,14 +231,14 @@ class RunLog:
         if not self._is_counted:
             marked = file.in_mark(file.read_mark(self.path), "records", int)
             if marked and (found := self._last_row(connection)) != marked:
-                raise LogError(f"cannot trust {self._file}: expected {marked} records, as the run's mark says, got {found}; {_RESTORE}")
+                raise LogError(f"cannot trust {self._file}: expected {marked} records, as the run's mark says, got {found}; {RESTORE}")
             self._is_counted = True
         if not self._is_indexed and _is_of_facts(topics):
             listed, total = connection.execute(_LISTED).fetchall()[0]
             last = connection.execute(_LAST_FACT).get
             if (listed, total) != (last or 0, (last or 0) * ((last or 0) + 1) // 2):
                 what = f"expected its index to lead to every fact up to the last one's number, {last}, got {listed}"
-                raise LogError(f"cannot trust {self._file}: {what}; {_RESTORE}")
+                raise LogError(f"cannot trust {self._file}: {what}; {RESTORE}")
             self._is_indexed = True
 
     def _records(self, rows: list[file.Row]) -> tuple[Record, ...]:
@@ -364,11 +364,11 @@ def checked(connection: apsw.Connection, path: Path) -> Heads:
                     heads.pass_over(row[0])
                 heads.verify(file.to_record(heads.run, heads.writer, row))
             except DataError as error:
-                raise LogError(f"cannot trust {path}: {error}; {_RESTORE}") from error
+                raise LogError(f"cannot trust {path}: {error}; {RESTORE}") from error
     heads.reach_ends()
     if heads.unknown != heads.gone.rows:
         what = f"expected {heads.gone.count} records to be gone, got {heads.gone.count - heads.gone.rows + heads.unknown}"
-        raise LogError(f"cannot trust {path}: {what}; {_RESTORE}")
+        raise LogError(f"cannot trust {path}: {what}; {RESTORE}")
     return heads
 
 
