@@ -103,3 +103,14 @@ def test_a_disk_without_room_for_the_reserve_takes_no_run(small: Path) -> None:
         Directory(small).create(RUN)
     assert os.fspath(small) in str(raised.value)
     assert not list(small.rglob("reserve"))
+
+
+def test_last_words_are_written_though_the_reserve_cannot_be_freed(tmp_path: Path) -> None:
+    with Directory(tmp_path).create(RUN) as log:
+        (tmp_path / RUN / "reserve").unlink()
+        (tmp_path / RUN / "reserve").mkdir()  # As where a permission was lost.
+        emitter = Emitter(log, RUN, clock=ticking())
+        emitter.emit(pruned(1), epoch=0, step=0)
+        emitter.fail("error", "permission lost", where="epoch 0", epoch=0, step=0)
+    with Directory(tmp_path).open(RUN) as log:
+        assert everything(log)[-1].type == RunFailed.KIND

@@ -214,3 +214,19 @@ def test_the_traceback_of_a_loaders_worker_is_two_of_its_lines(directory: Direct
         "OSError raised by the training data at batch 1 of the epoch: Caught OSError in DataLoader worker process 0. ... "
         "OSError: cannot read 0.png; run " in capfd.readouterr().err
     )
+
+
+def test_a_log_that_is_gone_does_not_hide_why_a_training_ends(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log, run = tmp_path / "here", fresh_run_id()
+
+    def moves_and_bursts(_output: Tensor, _target: Tensor) -> Tensor:
+        if (log / run / "checkpoints").exists():
+            log.rename(tmp_path / "there")
+            burst()
+        return loss_of(_output, _target)
+
+    with pytest.raises(BurstError):
+        train(_with(Supervised(moves_and_bursts)), ALONE, Directory(log, create=True), run)
+    assert f"esper: how run {run[-6:]} ended could not be recorded: cannot append to {log / run}" in capfd.readouterr().err
+    with Directory(tmp_path / "there").resume(run):
+        pass

@@ -52,7 +52,8 @@ class Places:
                 with suppress(apsw.Error):
                     self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        self._connection.close()
+        with suppress(apsw.Error):  # What was acknowledged is on the disk, and the next writer tidies up.
+            self._connection.close()
 
 
 _GONE: _Identity = (-1, -1)

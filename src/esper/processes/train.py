@@ -308,10 +308,12 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
             with bind_metrics(log.run, lambda event: training.measure(CustomMetricRecorded, lambda: event)):
                 metrics = _finish(recipe, training, emitter, trainer.train())
         except Interrupted:
-            emitter.stop(**_at(training))  # Every topic ends, so observers see that the training was stopped on purpose.
+            with _reported_trouble(log.run):  # Every topic ends, so observers see that the training was stopped on purpose.
+                emitter.stop(**_at(training))
             raise
         except BaseException as error:
-            _fail(error, training, emitter)
+            with _reported_trouble(log.run):
+                _fail(error, training, emitter)
             if (advice := without_a_kernel(error)) is not None:
                 _report(advice)
             if isinstance(error, Exception) and not isinstance(error, EsperError):
@@ -457,6 +459,15 @@ def _finish(recipe: Recipe, training: Training, emitter: Emitter, outcome: Train
     training.emit(finished)
     emitter.commit()
     return finished.metrics
+
+
+@contextmanager
+def _reported_trouble(run: RunId) -> Iterator[None]:
+    """Within, a log that cannot take how a run ends is reported, and does not hide why it ends."""
+    try:
+        yield
+    except EsperError as error:
+        _report(f"how run {run[-6:]} ended could not be recorded: {error}")
 
 
 def _fail(error: BaseException, training: Training, emitter: Emitter) -> None:
