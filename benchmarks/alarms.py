@@ -18,9 +18,11 @@ two metrics, and chance: as many alerts a run as ours, at any step.
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -124,8 +126,13 @@ def _judged(cases: Sequence[Case], rng_seeds: Sequence[int], jobs: int) -> list[
 
 def _train(case: Case, rng_seed: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    sys.stderr = (folder / "stderr").open("w")
-    case.training(rng_seed).fit(folder / "log", rng_seed)
+    sys.stderr = (folder / "stderr").open("w", buffering=1)
+    try:
+        case.training(rng_seed).fit(folder / "log", rng_seed)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # At once: this process believes that it has the threads of the one it was forked from, and would wait for them.
 
 
 def _judge(case: Case, rng_seed: int, folder: Path) -> Judged:
@@ -141,7 +148,9 @@ def _judge(case: Case, rng_seed: int, folder: Path) -> Judged:
     directory = Directory(place / "log")
     names = directory.names()
     if not names or (case.at is None and child.exitcode):
-        raise SystemExit(f"{case.name}, rng seed {rng_seed}: no whole run: {(place / 'stderr').read_text()[-600:]}")
+        raise SystemExit(
+            f"{case.name}, rng seed {rng_seed}: no whole run, exit status {child.exitcode}: {(place / 'stderr').read_text()[-600:]}"
+        )
     with directory.open(names[0]) as log:
         records = list(log.read(limit=1_000_000).records)
     judged = _observed(case, records, RunMonitor(names[0], watching_of(directory)))

@@ -90,7 +90,7 @@ class Struck:
     """Batches that are counted over all epochs; from the step after `at` on each goes through `act`. `shown`: how many were given."""
 
     def __init__(self, inner: Any, at: int, act: Callable[[int, Pair], Pair]) -> None:
-        self._inner, self._at, self._act = inner, at, act
+        self._inner, self.at, self._act = inner, at, act
         self.shown = 0
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class Struck:
     def __iter__(self) -> Iterator[Pair]:
         for batch in self._inner:
             self.shown += 1
-            yield self._act(self.shown - 1 - self._at, batch) if self.shown > self._at else batch
+            yield self._act(self.shown - 1 - self.at, batch) if self.shown > self.at else batch
 
 
 class StruckLater:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .case import Case, Pair, Severity, Training, struck
-from .parts import adam, classes, classify, images, mlp, random_of, sgd, trained
+from .parts import adam, classes, classify, images, mlp, random_of, regress, sgd, trained
 
 NEVER: Severity = "warning"
 
@@ -84,6 +84,49 @@ def _normal_on_eval() -> LeftOnEval:
     return LeftOnEval(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(512, 4))
 
 
+class Saturated(nn.Module):
+    """A head that is so far in the flat of its sigmoid that nothing moves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _scaled(mlp(16, 32, 4), 30.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Squashed logits."""
+        return torch.sigmoid(self.inner(inputs))
+
+
+class Clipped(nn.Module):
+    """Logits of which the negative ones are cut off."""
+
+    def __init__(self, active: Any) -> None:
+        super().__init__()
+        self.inner, self.active = mlp(16, 32, 4), active
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits that went through one activation too many."""
+        return self.active(self.inner(inputs))  # type: ignore[no-any-return]
+
+
+def _spread(output: Tensor, target: Tensor) -> Tensor:
+    """The mistake of a column against a row: every output against every target."""
+    return (output - target.squeeze(1)).square().mean(1)
+
+
+def _constant_inputs(rng_seed: int) -> Pair:
+    inputs, labels = classes(rng_seed)
+    return torch.ones_like(inputs), labels
+
+
+def _one_off(rng_seed: int) -> Pair:
+    inputs, labels = classes(rng_seed)
+    return inputs, labels.roll(1)
+
+
+def _zeroed(rng_seed: int) -> Training:
+    return classify(rng_seed, _scaled(mlp(16, 32, 4), 0.0))
+
+
 WIRING = (
     _wired(
         "all_units_dead",
@@ -124,5 +167,36 @@ WIRING = (
         lambda s: trained(_normal_on_eval(), images(s), F.cross_entropy),
         "mode",
         "normalisation and dropout are never in train mode",
+    ),
+    _wired("constant_input", lambda s: classify(s, data=_constant_inputs(s)), "data", "every input is the same"),
+    _wired("output_saturated", lambda s: classify(s, Saturated()), "output", "outputs are in the flat of the sigmoid, and hardly change"),
+    _wired(
+        "softmax_twice",
+        lambda s: classify(s, Clipped(lambda o: o.softmax(1))),
+        "output",
+        "the loss takes logits, and is given probabilities",
+    ),
+    _wired("output_cut_at_zero", lambda s: classify(s, Clipped(F.relu)), "output", "logits below zero are cut off"),
+    _wired(
+        "column_against_row",
+        lambda s: regress(s, loss=_spread),
+        "loss",
+        "each output is compared with every target: the best is their mean",
+    ),
+    _wired("targets_one_off", lambda s: classify(s, data=_one_off(s)), "labels", "targets are those of the sample before"),
+    _wired("weights_all_zero", _zeroed, "weights", "all weights begin at zero, and units stay equal"),
+    _wired("weights_huge", lambda s: classify(s, _scaled(mlp(16, 32, 4), 60.0)), "weights", "weights begin sixty times too large"),
+    _wired(
+        "decay_too_strong",
+        lambda s: classify(s, optimize=adam(3e-3, weight_decay=3.0)),
+        "decay",
+        "the weight decay leaves the weights at zero",
+    ),
+    _wired("clipped_to_nothing", lambda s: classify(s, optimize=sgd(0.05), clip=1e-6), "gradient", "gradients are clipped to a millionth"),
+    _wired(
+        "nearly_all_dropped",
+        lambda s: classify(s, mlp(16, 32, 4, between=lambda _: nn.Dropout(0.995))),
+        "activation",
+        "dropout leaves one unit in 200",
     ),
 )
