@@ -172,17 +172,16 @@ def test_saving_again_replaces_what_was_saved(tmp_path: Path) -> None:
     assert torch.equal(output_of(rebuilt(folder, MODELS["linear"]()), x), output_of(host.model, x))
 
 
-def test_no_other_account_reads_or_changes_what_was_saved(tmp_path: Path) -> None:
-    model, folder = nn.Linear(2, 2), tmp_path / "grown"
-    before = os.umask(0)
+@pytest.mark.parametrize(("umask", "folder_mode", "file_mode"), [(0o022, "0o755", "0o644"), (0o077, "0o700", "0o600")])
+def test_the_umask_decides_who_may_read_what_was_saved(tmp_path: Path, umask: int, folder_mode: str, file_mode: str) -> None:
+    folder = tmp_path / "grown"
+    before = os.umask(umask)
     try:
-        save_grown(model, folder)
-        (folder / "grown.py").chmod(0o666)
-        save_grown(model, folder)
+        save_grown(nn.Linear(2, 2), folder)
     finally:
         os.umask(before)
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (folder, *folder.iterdir())}
-    assert modes == {"grown": "0o700", "model.safetensors": "0o600", "grown.py": "0o600"}
+    assert modes == {"grown": folder_mode, "model.safetensors": file_mode, "grown.py": file_mode}
 
 
 def test_saving_leaves_the_host_as_it_was(tmp_path: Path) -> None:

@@ -145,14 +145,13 @@ def tensors(path=TENSORS):
 def save_grown(plain: nn.Module, folder: Path) -> Path:
     """Write the result of `export_plain` into `folder`, made if missing, and return it. Raises DataError for a body without source form.
 
-    Its files are the owner's alone whatever the umask is: weights may be secret, and `grown.py` is run by whoever rebuilds the model.
+    Whoever may read its files is decided by the umask, as of any file.
     """
     tensors = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in plain.state_dict().items()})
     source = _SOURCE.substitute(tensors=_TENSORS, sites=_sites(plain)).encode()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in {_TENSORS: tensors, "grown.py": source}.items():
         draft = folder / f".{name}.{os.getpid()}"
-        draft.touch(mode=0o600)
         draft.write_bytes(content)
         draft.replace(folder / name)
     return folder

@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from typing import Any
@@ -260,7 +260,8 @@ def _batch_size(batches: Batches) -> int | None:
     size = getattr(batches, "__dict__", {}).get("batch_size")
     if isinstance(size, int):
         return size
-    if isinstance(batches, Sequence) and len(batches):
+    # Of any other class, asking for a batch is a call of the user's own code.
+    if isinstance(batches, list | tuple) and type(batches) in (list, tuple) and batches:
         with suppress(DataError):
             return size_of(batches[0])
     return None
