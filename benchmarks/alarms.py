@@ -24,9 +24,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean, median
@@ -160,15 +160,12 @@ def _judge(case: Case, rng_seed: int, folder: Path) -> Judged:
 
 def _observed(case: Case, records: list[Record], monitor: RunMonitor) -> Judged:
     started = time.process_time()
-    derived = [one for record in records for one in monitor.take(record)]
+    fired = _fired(one for record in records for one in monitor.take(record))
     us = 1e6 * (time.process_time() - started) / len(records)
     if not monitor.ended:  # What the observer's clock finds when nothing comes any more and nobody holds the run's lock.
-        derived += monitor.judge_silence(records[-1].time + timedelta(days=1), lock_free=True)
-    fired = [
-        Alarm(one.step, event.rule, event.severity)
-        for one in derived
-        if one.topic == topics.ALERTS and isinstance(event := codec.decode(one), AlertFiring)
-    ]
+        silent = _fired(monitor.judge_silence(records[-1].time + timedelta(days=1), lock_free=True))
+        # The last steps before a process died stand in no record.
+        fired += [replace(alarm, step=max(alarm.step, case.at or 0)) for alarm in silent]
     watched = [record for record in records if record.topic == topics.STEPS]
     measured = [Measured(one.topic, one.step, read) for one in watched if (read := measurements_of(codec.decode(one))) is not None]
     peers = {
@@ -176,6 +173,11 @@ def _observed(case: Case, records: list[Record], monitor: RunMonitor) -> Judged:
         for name, peer in (("threshold", beyond_threshold), ("z_score", beyond_three_sigma))
     }
     return Judged(case, max(record.step for record in records), fired, peers, us)
+
+
+def _fired(derived: Iterable[Record]) -> list[Alarm]:
+    alerts = [(one.step, codec.decode(one)) for one in derived if one.topic == topics.ALERTS]
+    return [Alarm(step, event.rule, event.severity) for step, event in alerts if isinstance(event, AlertFiring)]
 
 
 # Results

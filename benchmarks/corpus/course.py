@@ -16,11 +16,12 @@ from .parts import adam, classes, classify, convolutions, images, mlp, regress, 
 AT = 130
 
 
-def _learning_rate(factor: float, until: int = 10**9) -> Any:
+def _learning_rate(rate: float, until: int = 10**9) -> Any:
+    """Sets the rate before every step: a rollback does not bring the old one back."""
+
     def act(training: Training, since: int, batch: Pair) -> Pair:
-        if since in {0, until}:
-            for group in training.optimizer.param_groups:
-                group["lr"] *= factor if since == 0 else 1 / factor
+        for group in training.optimizer.param_groups:
+            group["lr"] = rate if since < until else 3e-3
         return batch
 
     return act
@@ -28,7 +29,7 @@ def _learning_rate(factor: float, until: int = 10**9) -> Any:
 
 def _to_and_fro(training: Training, since: int, batch: Pair) -> Pair:
     for group in training.optimizer.param_groups:
-        group["lr"] = 0.9 if since % 24 < 6 else 0.01
+        group["lr"] = 0.35 if since % 24 < 6 else 0.01
     return batch
 
 
@@ -101,16 +102,16 @@ COURSE = (
         AT,
         "critical",
         "learning_rate",
-        "the learning rate is 300 times what it was, and the loss is lost",
-        lambda s: struck(classify(s), AT, _learning_rate(300.0)),
+        "the learning rate is 170 times what it was, and the loss is lost",
+        lambda s: struck(classify(s), AT, _learning_rate(0.5)),
     ),
     _course(
         "learning_rate_spikes",
         AT,
         "warning",
         "learning_rate",
-        "the learning rate was 100 times too high for eight steps, and the loss rose",
-        lambda s: struck(classify(s), AT, _learning_rate(100.0, 8)),
+        "the learning rate was 20 times too high for eight steps, and the loss rose",
+        lambda s: struck(classify(s), AT, _learning_rate(0.06, 8)),
     ),
     _course(
         "swings",

@@ -142,6 +142,22 @@ def _not_finite(training: Training, _since: int, batch: Pair) -> Pair:
     return batch
 
 
+def _host_fades(training: Training, _since: int, batch: Pair) -> Pair:
+    """Once something has grown beside it the host's own layer is forgotten."""
+    if _acting(training):
+        with torch.no_grad():
+            training.model.get_parameter("0.weight").mul_(0.9)
+    return batch
+
+
+def _host_stops(training: Training, _since: int, batch: Pair) -> Pair:
+    """Once something has grown nothing that is the host's is trained any more."""
+    if _acting(training):
+        for group in training.optimizer.param_groups:
+            group["lr"] = 0.0
+    return batch
+
+
 def _grown(rng_seed: int, act: Act | None = None, **settings: Any) -> Training:
     grow = esper.Grow(sites="0", max_parameters=30.0, settings={**HARM, **settings})
     made = classify(rng_seed, mlp(16, 3, 4), data=classes(rng_seed, 480, wrong=0.0), grow=grow, epochs=36)
@@ -149,8 +165,8 @@ def _grown(rng_seed: int, act: Act | None = None, **settings: Any) -> Training:
 
 
 def _growth(name: str, severity: Severity, told: str, make: Callable[[int], Training]) -> Case:
-    # The first graft cannot come before the window's three epochs and one of learning.
-    return Case(name, "growth", make, 40, severity, "growth", told)
+    # The first graft comes after six epochs of ten steps, for every rng seed.
+    return Case(name, "growth", make, 60, severity, "growth", told)
 
 
 GROWTH = (
@@ -163,4 +179,6 @@ GROWTH = (
         "seeds learn at ten thousand times the host's rate, and none is of use",
         lambda s: _grown(s, **{"growth.seed_lr": 1e4}),
     ),
+    _growth("host_fades_beside_seed", "critical", "the host's layer fades since a seed was grafted", lambda s: _grown(s, _host_fades)),
+    _growth("learning_ends_with_graft", "warning", "the learning rate is 0 since a seed was grafted", lambda s: _grown(s, _host_stops)),
 )

@@ -69,7 +69,7 @@ def words(rng_seed: int, samples: int = 480, length: int = 10, kinds: int = 12) 
     return text[:, :-1], text[:, 1:]
 
 
-def images(rng_seed: int, samples: int = 480, noise: float = 0.7) -> Pair:
+def images(rng_seed: int, samples: int = 480, noise: float = 3.0) -> Pair:
     """Images of 1x8x8, each of four patterns with noise."""
     random = random_of(rng_seed, "images")
     patterns, labels = torch.randn(4, 1, 8, 8, generator=random), torch.randint(4, (samples,), generator=random)
