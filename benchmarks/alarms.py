@@ -1,6 +1,6 @@
 """Trains the corpus, reads each log as an observer does, and says which alerts would have come: false ones, missed ones, late ones.
 
-    python benchmarks/alarms.py [--json] [--held-out] [--rng-seeds 0-2] [--only NAME ...] [--jobs 1] [--list]
+    python benchmarks/alarms.py [--json] [--held-out] [--rng-seeds 0-2] [--only NAME ...] [--jobs 1] [--peers PYTHON] [--list]
 
 `corpus/` has the kinds, clean and broken, each in one of two halves by a hash of its name. Detectors are developed on one half; the other
 one is run with --held-out alone, and is worth nothing any more once somebody has tuned to it. Every training runs in a process of its own,
@@ -12,13 +12,15 @@ step. delay_steps: from that step to the record that the first such alert is abo
 whose worst alert after the fault is as bad as the manifest says. right_cause: of the runs heard whose cause a rule of today can name, the
 share in which one of those rules fires; causes_unnamed are those that no rule names. us_per_record: processor time of an observer's cells.
 Peers: a fixed threshold (loss above 3, gradient norm outside 0.001 to 10), a z-score (three standard deviations over 64 values) of the same
-two metrics, and chance: as many alerts a run as ours, at any step.
+two metrics, and chance: as many alerts a run as ours, at any step. With --peers also public detectors (`alarm_peers.py`), by the Python of
+an environment that has them.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +42,9 @@ from rich.table import Table
 
 from esper.events import codec, topics
 from esper.events.envelope import Record
+from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.observability import AlertFiring
+from esper.events.kinds.telemetry import StepsMeasured
 from esper.folds.monitoring.measurements import measurements_of
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.observer.build import watching_of
@@ -74,12 +78,13 @@ class Alarm:
 
 @dataclass
 class Judged:
-    """What came of one training: the run's last step, our alerts, and the steps at which each peer complains."""
+    """What came of one training: the run's last step, our alerts, what each peer says, and the lines that a training loop logs."""
 
     case: Case
     steps: int
     fired: list[Alarm]
-    peers: dict[str, list[int]] = field(default_factory=dict)
+    peers: dict[str, list[Alarm]] = field(default_factory=dict)
+    lines: list[dict[str, float | None]] = field(default_factory=list)
     us_per_record: float = 0.0
 
 
@@ -91,6 +96,7 @@ def main() -> None:
     parser.add_argument("--rng-seeds", type=_seeds, default=list(RNG_SEEDS), metavar="FIRST-LAST")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these kinds alone, of the development half")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--peers", metavar="PYTHON", help="judge public detectors too, by this Python, which has them")
     parser.add_argument("--list", action="store_true", help="the manifest, and no training")
     arguments = parser.parse_args()
     if arguments.list:
@@ -101,7 +107,10 @@ def main() -> None:
     results = {}
     for half in halves:
         cases = [case for case in CASES if case.half == half and (arguments.only is None or case.name in arguments.only)]
-        results[half] = _results(_judged(cases, arguments.rng_seeds, arguments.jobs))
+        judged = _judged(cases, arguments.rng_seeds, arguments.jobs)
+        if arguments.peers:
+            _ask_peers(arguments.peers, judged)
+        results[half] = _results(judged)
     if arguments.json:
         json.dump(results, sys.stdout)
         print()
@@ -169,10 +178,34 @@ def _observed(case: Case, records: list[Record], monitor: RunMonitor) -> Judged:
     watched = [record for record in records if record.topic == topics.STEPS]
     measured = [Measured(one.topic, one.step, read) for one in watched if (read := measurements_of(codec.decode(one))) is not None]
     peers = {
-        name: sorted(step for shown in ("spike", "explosion") for step in alarms(measured, shown, peer))
+        name: [Alarm(step, shown, "warning") for shown in ("spike", "explosion") for step in alarms(measured, shown, peer)]
         for name, peer in (("threshold", beyond_threshold), ("z_score", beyond_three_sigma))
     }
-    return Judged(case, max(record.step for record in records), fired, peers, us)
+    return Judged(case, max(record.step for record in records), fired, peers, _lines(records), us)
+
+
+def _lines(records: list[Record]) -> list[dict[str, float | None]]:
+    """What a training loop would have logged, in order."""
+    lines: list[dict[str, float | None]] = []
+    for record in records:
+        event = codec.decode(record) if record.topic in {topics.STEPS, topics.EPOCH} else None
+        if isinstance(event, StepsMeasured):
+            columns, rate = event.steps, next(iter(event.learning_rates), None)
+            for step, loss, norm in zip(columns.step, columns.loss, columns.gradient_norm, strict=True):
+                lines.append({"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate})
+        elif isinstance(event, EpochCompleted) and event.validation is not None:
+            lines.append({"step": record.step, "eval_loss": event.validation.loss})
+    return lines
+
+
+def _ask_peers(python: str, judged: list[Judged]) -> None:
+    """Adds what the detectors that `python` has say of each training."""
+    asked = "".join(json.dumps(one.lines) + "\n" for one in judged)
+    script = str(Path(__file__).with_name("alarm_peers.py"))
+    answers = subprocess.run([python, script], input=asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    for one, answer in zip(judged, answers, strict=True):
+        for name, found in json.loads(answer).items():
+            one.peers[name] = [Alarm(step, name, severity) for step, severity in found]
 
 
 def _fired(derived: Iterable[Record]) -> list[Alarm]:
@@ -192,9 +225,7 @@ def _results(judged: list[Judged]) -> dict[str, object]:
     return {
         "clean_runs": len(clean),
         "broken_runs": len(broken),
-        "false_alarms_per_clean_run": {
-            severity: _mean(sum(alarm.severity == severity for alarm in one.fired) for one in clean) for severity in ("critical", "warning")
-        },
+        "false_alarms_per_clean_run": _false([one.fired for one in clean]),
         "runs_with_any": _mean(any(alarm.severity != "info" for alarm in one.fired) for one in clean),
         **_recall(broken, {id(one): [alarm.step for alarm in one.fired] for one in broken}),
         "right_severity": _mean(_worst(heard[id(one)]) == one.case.severity for one in known),
@@ -203,7 +234,7 @@ def _results(judged: list[Judged]) -> dict[str, object]:
         "missed": dict(Counter(one.case.name for one in broken if id(one) not in heard)),
         "false_alarms": {name: dict(rules) for name, rules in _rules(clean).items()},
         "us_per_record": round(median(one.us_per_record for one in judged), 1) if judged else None,
-        "peers": {name: _peer(clean, broken, name) for name in ("threshold", "z_score")} | {"chance": _chance(judged, broken)},
+        "peers": {name: _peer(clean, broken, name) for name in broken[0].peers} | {"chance": _chance(judged, broken)},
     }
 
 
@@ -236,10 +267,14 @@ def _recall(broken: list[Judged], steps: dict[int, list[int]]) -> dict[str, obje
 
 def _peer(clean: list[Judged], broken: list[Judged], name: str) -> dict[str, object]:
     return {
-        "false_alarms_per_clean_run": _mean(len(one.peers[name]) for one in clean),
-        "runs_with_any": _mean(bool(one.peers[name]) for one in clean),
-        **_recall(broken, {id(one): one.peers[name] for one in broken}),
+        "false_alarms_per_clean_run": _false([one.peers[name] for one in clean]),
+        "runs_with_any": _mean(any(alarm.severity != "info" for alarm in one.peers[name]) for one in clean),
+        **_recall(broken, {id(one): [alarm.step for alarm in one.peers[name]] for one in broken}),
     }
+
+
+def _false(fired: list[list[Alarm]]) -> dict[str, float | None]:
+    return {severity: _mean(sum(alarm.severity == severity for alarm in one) for one in fired) for severity in ("critical", "warning")}
 
 
 def _chance(judged: list[Judged], broken: list[Judged]) -> dict[str, object]:
@@ -256,11 +291,11 @@ def _chance(judged: list[Judged], broken: list[Judged]) -> dict[str, object]:
 
 def _show(half: str, result: dict[str, object]) -> None:
     table = Table(title=f"{half}: {result['clean_runs']} clean and {result['broken_runs']} broken runs")
-    for column in ("what", "alerts", "fixed threshold", "3-sigma z-score", "chance"):
-        table.add_column(column)
     peers = result["peers"]
     assert isinstance(peers, dict)
-    columns = [result, peers["threshold"], peers["z_score"], peers["chance"]]
+    for column in ("what", "alerts", *peers):
+        table.add_column(column)
+    columns = [result, *peers.values()]
     for name in (
         "false_alarms_per_clean_run",
         "runs_with_any",
