@@ -14,13 +14,14 @@ from esper.events.envelope import Record
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.run import Code, DataFingerprint, RunFinished
+from esper.events.kinds.training import Source, TrainingDescribed
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.file import MIRRORED_MARK, RUN_FILE
 from tests.audit.compliance.asking import ask, named
 from tests.audit.compliance.finished import SAVED, observe, save_checkpoints, write_finished
 from tests.audit.compliance.forging import Forger
-from tests.beginnings import run_started
+from tests.beginnings import run_started, training_described
 from tests.folds.histories import completed, decision
 from tests.synthetic import RUN, ticking, write_run
 
@@ -30,6 +31,7 @@ ABOUT_FILES = {"log.readable"}
 ABOUT_RECORDS = {"log.sequence", "log.chain", "log.clock_sane", "log.schema_known", "log.conflict", "projection.rederivable"}
 ABOUT_EPOCHS = {"run.epochs_complete", "replay.state", "settings.change_recorded", "decision.explained"}
 ABOUT_ENDS = {"log.tail", "run.manifest_complete"}
+SOURCE = Source(name="train.py", text="print()", size_bytes=7, digest="ab" * 32, complete=True, masked=0)
 
 
 def test_nothing_can_be_said_of_a_run_that_is_not_there(directory: Directory, empty_projection: Path) -> None:
@@ -97,13 +99,24 @@ def test_the_checkpoints_of_a_copy_from_kafka_are_not_asked_about(directory: Dir
     assert ask(directory, RUN, empty_projection)["checkpoint.attested"].verdict is Verdict.INCONCLUSIVE
 
 
-def plain_run(directory: Directory) -> None:
+@pytest.mark.parametrize(("sources", "verdict"), [((), Verdict.PASS), ((SOURCE,), Verdict.PASS), (None, Verdict.FAIL)])
+def test_code_without_a_revision_is_known_by_its_source(
+    directory: Directory, empty_projection: Path, sources: tuple[Source, ...] | None, verdict: Verdict
+) -> None:
+    """An empty list says that all of it is of installed packages."""
+    plain_run(directory, None, training_described(sources=sources))
+    assert "run.manifest_complete" in named(ask(directory, RUN, empty_projection), verdict)
+
+
+def plain_run(directory: Directory, revision: str | None = "0" * 40, description: TrainingDescribed | None = None) -> None:
     """Writes a run without sites, in which nothing is decided but to do nothing; its limits are the defaults."""
     limits: dict[str, JsonValue] = {f"gate.{name}": value for name, value in GateSettings()}
     data = (DataFingerprint(name="train", length=10, kind="tensors", digest="ab" * 32),)
     with directory.create(RUN) as log, Emitter(log, RUN, clock=ticking()) as emitter:
-        code = Code(revision="0" * 40, dirty_digest=None, argv=())
+        code = Code(revision=revision, dirty_digest=None, argv=())
         emitter.emit(run_started(settings=limits, code=code, data=data, packages={"torch": "2"}), epoch=0, step=0)
+        if description is not None:
+            emitter.emit(description, epoch=0, step=0)
         for epoch in (1, 2, 3):
             evidence = emitter.emit(completed(epoch), epoch=epoch, step=10 * epoch)
             emitter.emit(decision(Adaptation.NONE, evidence, None, None), epoch=epoch, step=10 * epoch)
