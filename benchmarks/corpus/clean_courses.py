@@ -17,12 +17,14 @@ EPOCH = 20
 """Steps of an epoch of the everyday trainings."""
 
 
-def _scheduled(training: Training, make: Callable[[Optimizer], Any], every: str = "epoch") -> Training:
+def scheduled(training: Training, make: Callable[[Optimizer], Any], every: str = "epoch") -> Training:
+    """The training with the schedule that `make` gives its optimizer, stepped at every epoch's end or after every step."""
     scheduler = {"scheduler": make(training.optimizer), "scheduler_every": every}
     return replace(training, options={**training.options, **scheduler})
 
 
-def _warm_up(optimizer: Optimizer) -> Any:
+def warm_up(optimizer: Optimizer) -> Any:
+    """Sixty steps up to the learning rate."""
     return lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 60))
 
 
@@ -134,24 +136,24 @@ def _case(group: str, name: str, make: Callable[[int], Training]) -> Case:
 SCHEDULES = tuple(
     _case("schedule", name, make)
     for name, make in {
-        "warm_up": lambda s: _scheduled(classify(s), _warm_up, "step"),
-        "cosine": lambda s: _scheduled(classify(s), lambda o: lr_scheduler.CosineAnnealingLR(o, 12)),
-        "cosine_restarts": lambda s: _scheduled(
+        "warm_up": lambda s: scheduled(classify(s), warm_up, "step"),
+        "cosine": lambda s: scheduled(classify(s), lambda o: lr_scheduler.CosineAnnealingLR(o, 12)),
+        "cosine_restarts": lambda s: scheduled(
             classify(s, optimize=sgd(0.2), epochs=16), lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4)
         ),
-        "falls_in_steps": lambda s: _scheduled(classify(s, optimize=sgd(0.2)), lambda o: lr_scheduler.StepLR(o, 4, 0.1)),
-        "falls_on_plateau": lambda s: _scheduled(regress(s), lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=1)),
-        "cyclic": lambda s: _scheduled(regress(s, optimize=sgd(0.02)), lambda o: lr_scheduler.CyclicLR(o, 0.005, 0.1, 30), "step"),
-        "one_cycle": lambda s: _scheduled(classify(s), lambda o: lr_scheduler.OneCycleLR(o, 0.02, total_steps=240), "step"),
-        "exponential_decay": lambda s: _scheduled(classify(s, optimize=sgd(0.1)), lambda o: lr_scheduler.ExponentialLR(o, 0.8)),
-        "polynomial_decay": lambda s: _scheduled(classify(s), _polynomial, "step"),
+        "falls_in_steps": lambda s: scheduled(classify(s, optimize=sgd(0.2)), lambda o: lr_scheduler.StepLR(o, 4, 0.1)),
+        "falls_on_plateau": lambda s: scheduled(regress(s), lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=1)),
+        "cyclic": lambda s: scheduled(regress(s, optimize=sgd(0.02)), lambda o: lr_scheduler.CyclicLR(o, 0.005, 0.1, 30), "step"),
+        "one_cycle": lambda s: scheduled(classify(s), lambda o: lr_scheduler.OneCycleLR(o, 0.02, total_steps=240), "step"),
+        "exponential_decay": lambda s: scheduled(classify(s, optimize=sgd(0.1)), lambda o: lr_scheduler.ExponentialLR(o, 0.8)),
+        "polynomial_decay": lambda s: scheduled(classify(s), _polynomial, "step"),
         "momentum": lambda s: classify(s, optimize=sgd(0.05, momentum=0.9, nesterov=True)),
         "rms_prop": lambda s: classify(s, optimize=lambda m: torch.optim.RMSprop(m.parameters(), lr=1e-3)),
         "adagrad": lambda s: classify(s, optimize=lambda m: torch.optim.Adagrad(m.parameters(), lr=0.05)),
         "decoupled_decay": lambda s: regress(s, optimize=lambda m: torch.optim.AdamW(m.parameters(), lr=3e-3, weight_decay=0.1)),
         "accumulated": lambda s: classify(s, accumulate=4, epochs=20),
         "near_the_edge": lambda s: regress(s, optimize=sgd(0.25, momentum=0.5), clip=None),
-        "restarted_high": lambda s: _scheduled(
+        "restarted_high": lambda s: scheduled(
             classify(s), lambda o: lr_scheduler.MultiplicativeLR(o, lambda e: 8.0 if e % 5 == 0 else 0.6)
         ),
     }.items()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import esper
 
 from .case import Case, Pair, Training
+from .clean_courses import scheduled, warm_up
 from .parts import (
     Attention,
     Recurrent,
@@ -68,6 +69,14 @@ class Bag(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """Logits."""
         return self.last(self.embedded(text).mean(1))  # type: ignore[no-any-return]
+
+
+class LastPlace(Recurrent):
+    """The class of a sequence, by a GRU's state at its end."""
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Logits of twelve kinds."""
+        return super().forward(text)[:, -1]
 
 
 class Variational(nn.Module):
@@ -224,6 +233,8 @@ MODELS = _made(
         "lstm": lambda s: trained(Recurrent(nn.LSTM), words(s), of_places, adam(1e-2), epochs=12),
         "attention": lambda s: trained(Attention(), words(s), of_places, epochs=12),
         "attention_tied_weights": lambda s: trained(Attention(tied=True), words(s), of_places, epochs=12),
+        "gru_classifier": lambda s: trained(LastPlace(), _bagged(s), F.cross_entropy, epochs=20),
+        "transformer_with_warm_up": lambda s: scheduled(trained(Attention(), words(s), of_places, adam(1e-2)), warm_up, "step"),
         "convolution": lambda s: trained(convolutions(), images(s), F.cross_entropy, sgd(0.02, momentum=0.9)),
         "convolution_plain": lambda s: trained(convolutions(normal=False), images(s), F.cross_entropy),
         "bag_of_words": lambda s: trained(Bag(), _bagged(s), F.cross_entropy, adam(1e-2), epochs=20),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from .case import Case, Pair, Severity, Training, struck, struck_valid
-from .clean_courses import _scheduled
+from .clean_courses import scheduled
 from .parts import adam, classes, classify, convolutions, images, mlp, regress, sgd, trained, values
 
 AT = 130
@@ -160,7 +160,7 @@ COURSE = (
         "warning",
         "learning_rate",
         "the schedule ends after two epochs, long before the loss is down",
-        lambda s: _scheduled(classify(s, optimize=sgd(0.02)), lambda o: lr_scheduler.MultiStepLR(o, [2], 1e-4)),
+        lambda s: scheduled(classify(s, optimize=sgd(0.02)), lambda o: lr_scheduler.MultiStepLR(o, [2], 1e-4)),
     ),
     _course(
         "capacity_too_small",
