@@ -1,12 +1,27 @@
-"""Files that are on the disk when a call returns: first their bytes, then their names."""
+"""Files that are on the disk when a call returns: first their bytes, then their names. No link is followed, for what has a name that is
+written here was not necessarily put there by Esper.
+"""
 
 import os
 from pathlib import Path
+from typing import BinaryIO
+
+
+def new_file(path: Path) -> BinaryIO:
+    """A new file at `path`, to be written. Another that had the name loses it, and is not touched."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
+
+
+def appended(path: Path) -> BinaryIO:
+    """The file at `path`, made if need be, to be written at its end. Raises OSError for a link."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return os.fdopen(descriptor, "ab")
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes `content` to the file at `path`; its name is durable only after `sync_folder`."""
-    with path.open("wb") as file:
+    """Writes `content` to a new file at `path`; its name is durable only after `sync_folder`."""
+    with new_file(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

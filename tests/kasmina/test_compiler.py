@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from esper.errors import DataError, RuleError
@@ -96,6 +98,17 @@ def test_a_damaged_file_is_made_again(damage: object, tmp_path: Path) -> None:
     again = compile_kernel(order(), tmp_path)
     assert (again.from_cache, again.digest) == (False, made.digest)
     assert compile_kernel(order(), tmp_path).from_cache
+
+
+def test_a_forged_kernel_with_a_digest_of_its_own_is_made_again(tmp_path: Path) -> None:
+    made = compile_kernel(order(), tmp_path)
+    forged = {name: tensor.clone() for name, tensor in made.tensors.items()}
+    forged["last.weight"].fill_(0.01)
+    with safe_open(file_of(made, tmp_path), framework="pt") as file:
+        metadata = file.metadata() | {"digest": compiler_module._digest(made.request, forged)}
+    save_file(forged, file_of(made, tmp_path), metadata)
+    again = compile_kernel(order(), tmp_path)
+    assert (again.from_cache, again.digest) == (False, made.digest)
 
 
 @pytest.mark.parametrize(("failing", "kept"), [(1, False), (2, True)], ids=["lost", "done but reported lost"])

@@ -19,7 +19,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunRolledBack
 from esper.kasmina.randomness import derive
-from esper.tolaria.checkpoints import _name_of, _prune, _read, _write, restore_checkpoint, roll_back, save_checkpoint
+from esper.tolaria.checkpoints import _name_of, _prune, _read, _write, restore_checkpoint, roll_back, save_checkpoint, verify_checkpoint
 from esper.tolaria.snapshots import Snapshot
 from esper.tolaria.trainer_state import KeptCheckpoint
 from esper.tolaria.training import Scheduler, TrainerSettings
@@ -459,3 +459,23 @@ def test_pruning_removes_a_checkpoint_and_a_second_time_nothing(tmp_path: Path) 
     _prune(tmp_path / NAME)
     _prune(tmp_path / NAME)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc", "..", ".hidden", "a/b", ""])
+def test_the_name_of_a_checkpoint_is_never_a_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="checkpoint"):
+        CheckpointSaved(checkpoint=name, digest="0" * 64, size_bytes=1, reason="due", duration_s=0.0)
+    with pytest.raises(DataError, match="expected a checkpoint's name"):
+        verify_checkpoint(tmp_path, name, "0" * 64)
+
+
+def test_no_checkpoint_is_written_or_read_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "outside" / "epoch-000001").mkdir(parents=True)
+    (tmp_path / "checkpoints").symlink_to("outside")
+    for act in (lambda folder: verify_checkpoint(folder, "epoch-000001", "0" * 64), lambda folder: _write(folder, "epoch-000001", EMPTY)):
+        with pytest.raises(DataError, match="got a link"):
+            act(tmp_path / "checkpoints")
+    assert (tmp_path / "outside" / "epoch-000001").is_dir()
+
+
+EMPTY = Snapshot({}, {})

@@ -107,6 +107,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Reference = Annotated[EventId, Field(json_schema_extra={"x-reference": True})]
+CheckpointName = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$")]
+"""Names a folder of its run: never a path."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Metrics = dict[str, Float]
 

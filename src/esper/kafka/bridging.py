@@ -20,6 +20,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
+from esper.durable import new_file
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.kafka.claims import Claim, TakenOverError, own_claim, transactional_id
@@ -242,5 +243,6 @@ def bridged_to(folder: Path) -> Position | None:
 def _replace(path: Path, text: str) -> None:
     """Writes `text` to `path`: a reader, and a crash, find the old text or the new one."""
     draft = path.with_name(path.name + ".new")
-    draft.write_text(text)
+    with new_file(draft) as file:
+        file.write(text.encode())
     draft.rename(path)

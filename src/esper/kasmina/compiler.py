@@ -1,4 +1,4 @@
-"""Kernels: a blueprint compiled for one life of one seed, as a content-addressed file that is verified on load.
+"""Kernels: a blueprint compiled for one life of one seed, as a file that is named by what it is made from, and compared with it on load.
 
 A *request* (spec, rng seed, dtype) names a kernel before it exists: its key is sha256 over format, spec, rng seed and dtype. Compiling is:
 build, initialise, probe at batch 1 and 2, prove that the delta at birth is zero, finite forward and backward, two equal forwards, measure,
@@ -211,7 +211,23 @@ def _read(request: KernelRequest, path: Path) -> Kernel:
         raise KernelError(f"expected a kernel in {path.name}, got a damaged file: {error!r}") from error
     if _digest(request, tensors) != characterization.kernel:
         raise KernelError(f"expected the kernel of {request.key} in {path.name}: these tensors are not its")
+    _require_made(request, tensors, path)
     return Kernel(request, characterization, tensors, from_cache=True)
+
+
+def _require_made(request: KernelRequest, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises KernelError unless `tensors` are what making the kernel gives: the digest in a file is by whoever wrote it.
+
+    Other processors round otherwise, by less than the tolerance.
+    """
+    branch = request.empty_branch()
+    branch.set_alpha(0.0)
+    initialise(branch.features, branch.last, request.rng_seed)
+    made = branch.state_dict()
+    if {name: tensor.shape for name, tensor in made.items()} != {name: tensor.shape for name, tensor in tensors.items()} or not all(
+        tensor.dtype == tensors[name].dtype and torch.allclose(tensor, tensors[name], rtol=1e-3, atol=1e-6) for name, tensor in made.items()
+    ):
+        raise KernelError(f"expected the kernel of {request.key} in {path.name}, got other weights than it is born with")
 
 
 class KernelCompiler:

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from esper.durable import appended
 from esper.errors import LogError
 from esper.observer.observing import Observer
 from esper.oona.directory import Directory
+from esper.oona.file import explained
 from esper.oona.lock import Lock, holder_of
 
 _LOCK = "observer.lock"
@@ -108,7 +110,9 @@ def start_watchers(directory: Directory, *, observer: bool = True) -> None:
 
 def _start(directory: Directory, command: str, log: Path) -> None:
     words = [sys.executable, "-m", "esper.cli", command, "--log", os.fspath(directory.path.absolute()), "--background"]
-    with log.open("ab") as output:
+    with explained(log, "write"):
+        opened = appended(log)
+    with opened as output:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
 
     def wait() -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -66,6 +67,8 @@ INSERT = (
     "INSERT INTO records (row, topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+# Without what ANALYZE leaves behind.
+_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE NOT (type = 'table' AND name GLOB 'sqlite_stat[1-4]')"
 Row = tuple[Any, ...]  # Any: SQLite checks the types, the tables are STRICT.
 _Value = TypeVar("_Value")
 
@@ -99,8 +102,9 @@ def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> N
     """
     draft = path.with_name(path.name + ".new")
     with explained(path, "create"):
-        draft.unlink(missing_ok=True)
-        with closing(apsw.Connection(os.fspath(draft))) as connection:
+        for left in (draft, Path(f"{draft}-journal")):
+            left.unlink(missing_ok=True)
+        with closing(_connect(draft, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)) as connection:
             # One call each: apsw stops at the row that a pragma answers with.
             connection.pragma("application_id", _APPLICATION_ID)
             connection.pragma("user_version", _FORMAT)
@@ -117,13 +121,18 @@ def open_for_writing(path: Path) -> apsw.Connection:
     """A connection that appends durably. The caller holds the run's lock. Raises LogError for a file that is not fit to be continued."""
     _check_header(path)
     with explained(path, "open for writing"):
-        connection = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         if connection.pragma("journal_mode", "wal") != "wal":
             raise LogError(f"cannot open {path} for writing: expected a file system that allows SQLite's WAL mode")
         connection.pragma("synchronous", "full")
         connection.pragma("mmap_size", 0)
         return connection
+
+
+def _connect(path: Path, flags: int) -> apsw.Connection:
+    """A connection to the file itself, never through a link: it would be another's."""
+    return apsw.Connection(os.fspath(path.parent.resolve() / path.name), flags=flags | apsw.SQLITE_OPEN_NOFOLLOW)
 
 
 def open_for_reading(path: Path, *, immutable: bool) -> apsw.Connection:
@@ -177,14 +186,29 @@ def _read_header(path: Path) -> tuple[bytes, int]:
             file.xClose()
 
 
-def read_meta(connection: apsw.Connection, path: Path) -> tuple[RunId, str]:
-    """The run and the writer of a file. Raises LogError where they are missing."""
+def read_meta(connection: apsw.Connection, path: Path, tables: str = _TABLES) -> tuple[RunId, str]:
+    """The run and the writer of a file. Raises LogError where they are missing, and where its schema is not that of `tables`.
+
+    A trigger or a view would make the file do, or show, what was never written to it.
+    """
     with explained(path, "read"):
+        for found in connection.execute(_SCHEMA).fetchall():
+            if found not in _schema_of(tables):
+                raise LogError(
+                    f"cannot trust {path}: expected the tables and indexes of an Esper log, got {found[0]} {found[1]!r} beside them"
+                )
         rows = {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
     try:
         return RunId(rows["run"]), rows["writer"]
     except KeyError as error:
         raise LogError(f"cannot read {path}: expected {error} in its table meta; the file is damaged") from error
+
+
+@cache
+def _schema_of(tables: str) -> frozenset[tuple[object, ...]]:
+    with closing(apsw.Connection(":memory:")) as connection:
+        connection.execute(_META + tables)
+        return frozenset(connection.execute(_SCHEMA).fetchall())
 
 
 def read_gone(connection: apsw.Connection, path: Path) -> Gone:

@@ -34,7 +34,7 @@ class Lock:
             if holder is not None:
                 raise LogError(_refusal(path, what, holder))
             try:
-                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             except OSError as error:
                 raise LogError(f"cannot open the lock of {what} at {path}: {error.strerror}") from error
             try:

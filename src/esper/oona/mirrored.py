@@ -12,6 +12,7 @@ from typing import Self
 
 import apsw
 
+from esper.durable import appended
 from esper.errors import DataError, LogError
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
@@ -40,7 +41,7 @@ class MirroredRun:
         if not self._path.exists():
             with file.explained(folder, "make the folder"):
                 folder.mkdir(parents=True, exist_ok=True)
-                self._mark.touch()
+                appended(self._mark).close()
             file.create_file(self._path, run, writer)
         elif not self._mark.exists() or holder_of(folder / file.WRITER_LOCK) is not None:
             raise LogError(f"cannot copy run {run} into {folder}: it was written there: name another directory for the mirror")
@@ -140,7 +141,7 @@ class MirroredRun:
         over = record.topic == RUN and record.type in _SILENT
         time = 0 if over else record.time.timestamp()
         with file.explained(self._mark, "write"):
-            self._mark.touch()
+            appended(self._mark).close()
             os.utime(self._mark, (time, time))
 
     def _found(self) -> Heads:

@@ -50,7 +50,7 @@ class Observed:
             self._mark.unlink(missing_ok=True)
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
         self._places = Places(self._connection, self._path)
-        found, _ = file.read_meta(self._connection, self._path)
+        found, _ = file.read_meta(self._connection, self._path, _TABLES)
         if found != run:
             self.close()
             raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {found}")
@@ -201,7 +201,7 @@ def check_observed(folder: Path, run: RunId) -> None:
     try:
         with _reading(folder) as connection:
             file.check_integrity(connection, path)
-            found, _ = file.read_meta(connection, path)
+            found, _ = file.read_meta(connection, path, _TABLES)
             if found != run:
                 raise LogError(f"expected the observed file of run {run} at {path}, got that of run {found}: move it away")
     except LogError as error:

@@ -17,7 +17,7 @@ from typing import Self
 
 import apsw
 
-from esper.durable import sync_folder
+from esper.durable import new_file, sync_folder
 from esper.errors import DataError, LogError, RuleError
 from esper.events.envelope import TRAINER, Record, RunId
 from esper.events.kinds.run import RunFinished
@@ -308,7 +308,7 @@ class _Writer:
     def _make_reserve(self) -> None:
         """Makes a file that keeps room for RunFailed on a disk that fills up. Raises LogError on a disk that is full already."""
         try:
-            with file.explained(self._reserve, "write"), self._reserve.open("wb") as reserve:
+            with file.explained(self._reserve, "write"), new_file(self._reserve) as reserve:
                 # Written, not truncated to its length or fallocated: a hole keeps no room, and not every system has the other.
                 reserve.write(bytes(_RESERVE_BYTES))
                 reserve.flush()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from esper.durable import new_file
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.kafka.bridging import Bridge, bridged_to
@@ -129,7 +130,8 @@ class _Reporter:
             "free_bytes": disk.free,
         }
         draft = self._directory.path / f"{BRIDGE_STATE}.new"
-        draft.write_text(json.dumps(written) + "\n")
+        with new_file(draft) as file:
+            file.write((json.dumps(written) + "\n").encode())
         draft.rename(self._directory.path / BRIDGE_STATE)
         self._report_changes(sum(waiting.values()), disk.free, disk.free < _LOW_DISK * disk.total)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from esper.durable import new_file
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.kafka.clients import without_repeats
@@ -159,7 +160,8 @@ class _Reporter:
             "unreadable": state.unreadable,
         }
         draft = self._directory.path / f"{MIRROR_STATE}.new"
-        draft.write_text(json.dumps(written) + "\n")
+        with new_file(draft) as file:
+            file.write((json.dumps(written) + "\n").encode())
         draft.rename(self._directory.path / MIRROR_STATE)
         self._report_changes()
 

@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
+from esper.durable import appended
 from esper.errors import LogError, SettingsError
 from esper.events.envelope import RunId
 from esper.kafka.cluster import SCHEME, KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import BRIDGE, check_needs
 from esper.kafka.probing import RefusedError
 from esper.oona.directory import Directory
+from esper.oona.file import explained
 from esper.processes.bridge import BRIDGE_LOG, BRIDGE_STATE, bridge_of, waiting_records
 from esper.processes.child import ChildProcess
 
@@ -74,7 +77,7 @@ def _shipped_to(path: Path) -> object:
 def shipping(directory: Directory, settings: KafkaSettings, run: RunId) -> Iterator[None]:
     """Within, a bridge ships `directory`; it goes on until all is shipped. How much of `run` waits at the end is on standard error."""
     words = ["bridge", "--kafka", SCHEME + settings.bootstrap, "--log", os.fspath(directory.path.absolute()), "--background"]
-    with (directory.path / BRIDGE_LOG).open("ab") as output:
+    with _bridge_log(directory) as output:
         bridge = ChildProcess(
             "bridge", words, _report, output=output.fileno(), wanted=lambda: bridge_of(directory.path) is None, outlives=True
         )
@@ -111,3 +114,9 @@ def _is_away(path: Path) -> bool:
         return json.loads((path / BRIDGE_STATE).read_text())["away_since"] is not None
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _bridge_log(directory: Directory) -> BinaryIO:
+    path = directory.path / BRIDGE_LOG
+    with explained(path, "write"):
+        return appended(path)

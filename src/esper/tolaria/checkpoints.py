@@ -114,7 +114,7 @@ def _kept(training: Training, name: str, digest: str) -> None:
     if dropped:
         training.sink.commit()
     for one in dropped:
-        _prune(training.checkpoints / one.name)
+        _prune(_place(training.checkpoints, one.name))
 
 
 def _name_of(epoch: int) -> str:
@@ -138,7 +138,7 @@ def _write(folder: Path, name: str, snapshot: Snapshot) -> tuple[str, int]:
 
 def _put(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
     """Write the folder of a checkpoint under another name, then rename it; where that fails nothing is left."""
-    temporary, final = folder / f".{name}.partial", folder / name
+    temporary, final = folder / f".{name}.partial", _place(folder, name)
     _prune(temporary)
     try:
         temporary.mkdir(parents=True)
@@ -166,7 +166,7 @@ def _read(folder: Path, name: str, expected_digest: str, device: torch.device) -
 
 def verify_checkpoint(folder: Path, name: str, expected_digest: str) -> tuple[dict[str, JsonValue], bytes]:
     """The manifest and the bytes of the tensors. Raises DataError naming the file that is missing, damaged or not what was logged."""
-    path = folder / name
+    path = _place(folder, name)
     try:
         body = dict(json.loads((path / _MANIFEST).read_bytes()))
         data = (path / _TENSORS).read_bytes()
@@ -180,6 +180,15 @@ def verify_checkpoint(folder: Path, name: str, expected_digest: str) -> tuple[di
     if body["format"] != _FORMAT:
         raise DataError(f"checkpoint {path}: expected format {_FORMAT}, got {body['format']!r}")
     return body, data
+
+
+def _place(folder: Path, name: str) -> Path:
+    """The folder of checkpoint `name`. Raises DataError for a path and for a link: it would lead out of the run."""
+    if not name or name.startswith(".") or Path(name).name != name:
+        raise DataError(f"expected a checkpoint's name in {folder}, got {name!r}")
+    if folder.is_symlink() or (folder / name).is_symlink():
+        raise DataError(f"expected a folder at {folder / name}, got a link: Esper follows none in a run's folder")
+    return folder / name
 
 
 def _prune(path: Path) -> None:

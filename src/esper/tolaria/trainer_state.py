@@ -8,7 +8,7 @@ from functools import reduce
 
 from pydantic import Field
 
-from esper.events.fields import Count, Float, Part
+from esper.events.fields import CheckpointName, Count, Float, Part
 from esper.events.kinds.control import FieldReported
 from esper.events.kinds.epoch import KEPT_LOSSES
 from esper.events.kinds.lifecycle import Evaluation
@@ -105,7 +105,7 @@ def _standing_for(earlier: float | None, loss: float) -> float:
 class KeptCheckpoint(Part):
     """A checkpoint that has not been pruned; `loss` is the validation loss of its epoch, None for the untrained model."""
 
-    name: str
+    name: CheckpointName
     digest: str
     epoch: Count
     loss: Float | None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from esper.events import topics
-from esper.events.fields import VOLATILE, Count, Digest, Event, Metrics, NonNegative, Part
+from esper.events.fields import VOLATILE, CheckpointName, Count, Digest, Event, Metrics, NonNegative, Part
 from esper.events.kinds.lifecycle import SeedRows
 
 
@@ -128,7 +128,7 @@ class RunStarted(Event, kind="esper.run.started.v1", topic=topics.RUN):
 class RunResumed(Event, kind="esper.run.resumed.v1", topic=topics.RUN):
     """A run goes on after an interruption, from `checkpoint` (null: from the first epoch)."""
 
-    checkpoint: str | None
+    checkpoint: CheckpointName | None
     caught_up_to: Count
     """The last moment of the log up to which training caught up."""
     incarnation: Count
@@ -148,7 +148,7 @@ class SiteFrozen(Event, kind="esper.site.frozen.v1", topic=topics.RUN):
 class CheckpointSaved(Event, kind="esper.checkpoint.saved.v1", topic=topics.RUN):
     """A checkpoint of the start of the next epoch is on disk under the run's `checkpoints/`; `digest` covers all of its files."""
 
-    checkpoint: str
+    checkpoint: CheckpointName
     """Its name under the run's `checkpoints/`."""
     digest: Digest
     size_bytes: Annotated[Count, VOLATILE]
@@ -160,7 +160,7 @@ class CheckpointSaved(Event, kind="esper.checkpoint.saved.v1", topic=topics.RUN)
 class CheckpointPruned(Event, kind="esper.checkpoint.pruned.v1", topic=topics.RUN):
     """A checkpoint is no longer kept; its files may be gone from here on."""
 
-    checkpoint: str
+    checkpoint: CheckpointName
     reason: str
 
 
@@ -178,7 +178,7 @@ class RunRolledBack(Event, kind="esper.run.rolled-back.v1", topic=topics.RUN):
     """The epoch that training had reached."""
     to_epoch: Count
     """The epoch at whose end the checkpoint was made."""
-    checkpoint: str
+    checkpoint: CheckpointName
     reason: str
     blamed: BlamedSeed | None
     """Null where no alpha changed since the checkpoint."""
