@@ -353,7 +353,14 @@ def test_many_are_posted_in_several_requests() -> None:
     assert {got.path for got in inbox.got} == {"/prefix/api/v2/alerts"}
 
 
-def test_the_first_refusal_is_the_answer() -> None:
+def test_a_request_that_is_refused_keeps_back_no_other() -> None:
+    with http_server(inbox=Inbox(status=400)) as inbox:
+        answer = sent_again(inbox, 2 * AT_ONCE + 1)
+    assert (answer.delivered, answer.final) == (False, True)
+    assert [len(json.loads(got.body)) for got in inbox.got] == [AT_ONCE, AT_ONCE, 1]
+
+
+def test_where_nobody_can_take_them_the_first_failure_is_the_answer() -> None:
     with http_server(inbox=Inbox(status=500)) as inbox:
         assert not sent_again(inbox, 2 * AT_ONCE).delivered
     assert len(inbox.got) == 1

@@ -218,11 +218,13 @@ def alertmanager(settings: AlertmanagerSettings) -> Send:
     endpoint = endpoint_of(settings, below=_ALERTMANAGER_PATH)
 
     async def send(notices: Sequence[Notice], now: datetime) -> AttemptResult:
+        refused: AttemptResult | None = None
         for start in range(0, len(notices), AT_ONCE):
             answer = await post(endpoint, alerts_body(notices[start : start + AT_ONCE], now, settings.resend_s), {}, now)
-            if not answer.delivered:
-                return answer
-        return AttemptResult(delivered=True)
+            if not (answer.delivered or answer.final):
+                return answer  # Nobody is there, or not now: the others fare no better.
+            refused = refused or (None if answer.delivered else answer)
+        return refused or AttemptResult(delivered=True)
 
     return send
 
