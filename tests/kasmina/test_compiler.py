@@ -1,7 +1,9 @@
 """Kernels: a key names one content, and a file that is not whole is never used."""
 
+import gc
 import os
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +196,18 @@ def test_a_compiler_hands_over_what_it_was_given(tmp_path: Path) -> None:
     for width in (3, 4, 5):
         compiler.submit(order(f"mlp:{width}"))
     assert [compiler.wait(order(f"mlp:{width}").key, 30).request for width in (5, 4, 3)] == [order(f"mlp:{width}") for width in (5, 4, 3)]
+    compiler.close()
+
+
+def test_a_compiler_keeps_no_kernel_that_was_waited_for_and_has_it_again(tmp_path: Path) -> None:
+    compiler = KernelCompiler(tmp_path)
+    compiler.submit(order())
+    first = compiler.wait(order().key, 30)
+    kept, first = weakref.ref(first.tensors["last.weight"]), replace(first, tensors={})
+    gc.collect()
+    assert kept() is None
+    again = compiler.wait(order().key, 30)
+    assert (again.from_cache, again.digest) == (True, first.digest)
     compiler.close()
 
 

@@ -234,26 +234,31 @@ class KernelCompiler:
     """A thread that compiles kernels beside training into one folder, one after another, in the order of submission.
 
     It emits nothing and takes nothing from training. Its queue is bounded by the slots of the host: a slot has one request at a time.
+    A kernel that was waited for is kept in its file alone; who waits again has it read again.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-kernels")
+        self._requests: dict[str, KernelRequest] = {}
         self._kernels: dict[str, Future[Kernel]] = {}
 
     def submit(self, request: KernelRequest) -> None:
         """Compiles `request` soon; a request submitted before is not compiled again."""
-        if request.key not in self._kernels:
+        if request.key not in self._requests:
+            self._requests[request.key] = request
             self._kernels[request.key] = self._thread.submit(compile_kernel, request, self._folder)
 
     def wait(self, key: str, timeout_s: float) -> Kernel:
         """The kernel of a submitted request; raises what compiling it raised, KernelError when it is not there in time."""
-        if key not in self._kernels:
+        if key not in self._requests:
             raise RuleError(f"expected the key of a submitted order, got {key!r}")
+        kernel = self._kernels.pop(key, None) or self._thread.submit(compile_kernel, self._requests[key], self._folder)
         try:
-            return self._kernels[key].result(timeout_s)
+            return kernel.result(timeout_s)
         except LateError as error:
+            self._kernels[key] = kernel
             raise KernelError(f"expected kernel {key[:12]} within {timeout_s:g} s, it is still being compiled") from error
 
     def close(self) -> None:
