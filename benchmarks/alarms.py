@@ -23,6 +23,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -51,6 +52,8 @@ from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 
 LIMIT_S = 240.0
+ALONE = threading.Lock()
+"""Held by a thread that does more than wait: a process that is forked beside it would keep the locks that it holds, for ever."""
 DRAWS = 50
 WORSE = {"info": 0, "warning": 1, "critical": 2}
 NAMED: dict[str, frozenset[str]] = {
@@ -146,20 +149,24 @@ def _train(case: Case, rng_seed: int, folder: Path) -> None:
 
 def _judge(case: Case, rng_seed: int, folder: Path) -> Judged:
     place = folder / f"{case.name}-{rng_seed}"
-    place.mkdir()
+    place.mkdir(parents=True)
     # Forked, so that torch is loaded once; nothing has trained in this process, which forking would not survive.
     child = multiprocessing.get_context("fork").Process(target=_train, args=(case, rng_seed, place))
-    child.start()
+    with ALONE:
+        child.start()
     child.join(LIMIT_S)
     if child.is_alive():
         child.kill()
         child.join()
+    with ALONE:
+        return _read(case, rng_seed, place, child.exitcode)
+
+
+def _read(case: Case, rng_seed: int, place: Path, status: int | None) -> Judged:
     directory = Directory(place / "log")
     names = directory.names()
-    if not names or (case.at is None and child.exitcode):
-        raise SystemExit(
-            f"{case.name}, rng seed {rng_seed}: no whole run, exit status {child.exitcode}: {(place / 'stderr').read_text()[-600:]}"
-        )
+    if not names or (case.at is None and status):
+        raise SystemExit(f"{case.name}, rng seed {rng_seed}: no whole run, exit status {status}: {(place / 'stderr').read_text()[-600:]}")
     with directory.open(names[0]) as log:
         records = list(log.read(limit=1_000_000).records)
     judged = _observed(case, records, RunMonitor(names[0], watching_of(directory)))
