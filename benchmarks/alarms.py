@@ -55,7 +55,7 @@ LIMIT_S = 240.0
 ALONE = threading.Lock()
 """Held by a thread that does more than wait: a process that is forked beside it would keep the locks that it holds, for ever."""
 DRAWS = 50
-WORSE = {"info": 0, "warning": 1, "critical": 2}
+WORSE = {"critical": 2, "warning": 1, "info": 0}
 NAMED: dict[str, frozenset[str]] = {
     "not_finite": frozenset(("loss-not-finite", "gradient-not-finite", "validation-loss-not-finite")),
     "gradient": frozenset(("gradients-vanishing", "layer-gradients-vanishing", "gradient-explosion")),
@@ -281,7 +281,7 @@ def _peer(clean: list[Judged], broken: list[Judged], name: str) -> dict[str, obj
 
 
 def _false(fired: list[list[Alarm]]) -> dict[str, float | None]:
-    return {severity: _mean(sum(alarm.severity == severity for alarm in one) for one in fired) for severity in ("critical", "warning")}
+    return {severity: _mean(sum(alarm.severity == severity for alarm in one) for one in fired) for severity in WORSE}
 
 
 def _chance(judged: list[Judged], broken: list[Judged]) -> dict[str, object]:
