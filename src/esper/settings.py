@@ -61,9 +61,9 @@ def read_text(what: str, named: Path | None, usual: Path | None = None) -> tuple
 
 
 def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
-    """The secret in a file, without its line's end, or in an environment variable; None where neither is named.
+    """The secret in a file of one line, without its end and a byte order mark, or in an environment variable; None where neither is named.
 
-    Raises SettingsError that names the place, never the content.
+    Raises SettingsError that names the place, never the content, and no place that may be a secret typed where a path is meant.
     """
     if file is None:
         if variable is not None and not os.environ.get(variable):
@@ -73,12 +73,16 @@ def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
         with Path(file).open("rb") as opened:
             found = opened.read(LONGEST_SECRET_BYTES + 1)
     except OSError as error:
-        raise SettingsError(f"expected a secret in {file}: {error.strerror}") from error
-    text = found.decode(errors="replace").rstrip("\r\n")  # A UnicodeDecodeError would carry the bytes along.
+        place = file if "/" in file else "the file that is named"
+        raise SettingsError(f"expected a secret in {place}: {error.strerror}") from (error if "/" in file else None)
+    # A UnicodeDecodeError would carry the bytes along.
+    text = found.decode(errors="replace").removeprefix("\ufeff").rstrip("\r\n")
     if "\ufffd" in text:
         raise SettingsError(f"expected a secret in {file}, as UTF-8: found other bytes")
     if not text or len(found) > LONGEST_SECRET_BYTES:
         raise SettingsError(f"expected a secret of 1 to {LONGEST_SECRET_BYTES} bytes in {file}, found {len(found)}")
+    if not text.isprintable():
+        raise SettingsError(f"expected a secret of one line in {file}, found another line or a control character")
     return SecretStr(text)
 
 

@@ -61,7 +61,7 @@ def test_a_token_that_is_none_is_refused_and_not_shown(tmp_path: Path, token: st
 
 
 def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"nissa\.token_file: cannot read"):
+    with pytest.raises(SettingsError, match=r"nissa\.token_file: expected a secret in .*nothing: No such file"):
         read_token(NissaSettings(token_file=tmp_path / "nothing"))
 
 

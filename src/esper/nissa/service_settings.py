@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import SettingsError
-from esper.settings import TomlFile, read_text, settings_of
+from esper.settings import TomlFile, read_secret, read_text, settings_of
 
 TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
 _SHORTEST_TOKEN = 16
@@ -65,10 +65,11 @@ def read_token(settings: NissaSettings) -> str | None:
     """The token that requests must bring; None where none is set and none is needed. Raises SettingsError, and never shows it."""
     if settings.token_file is not None:
         try:
-            text = settings.token_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"setting nissa.token_file: cannot read {settings.token_file}") from error
-        return _checked(text, f"setting nissa.token_file, {settings.token_file}")
+            found = read_secret(str(settings.token_file), None)
+        except SettingsError as error:
+            raise SettingsError(f"setting nissa.token_file: {error}") from error
+        assert found is not None
+        return _checked(found.get_secret_value().strip(), f"setting nissa.token_file, {settings.token_file}")
     if token := os.environ.get(TOKEN_VARIABLE):
         return _checked(token, f"the environment variable {TOKEN_VARIABLE}")
     if not _is_loopback(settings.host):

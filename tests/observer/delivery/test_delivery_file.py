@@ -10,11 +10,13 @@ from esper.observer.delivery.delivery_file import (
     DEFAULT,
     AlertmanagerSettings,
     AppriseSettings,
+    HttpSettings,
     LogSettings,
     WebhookSettings,
     parse_delivery,
     readable,
 )
+from esper.observer.delivery.http_handlers import endpoint_of
 from esper.settings import LONGEST_SECRET_BYTES, read_secret
 
 WHOLE = """
@@ -99,7 +101,7 @@ MISTAKES = {
     "no url": (webhook().replace('url = "http://a"', ""), 1, "handler 'team': expected one of url, url_file, url_env"),
     "two urls": (webhook('url_env = "U"'), 5, "expected one of url, url_file, url_env, got url and url_env"),
     "two secrets": (webhook('secret_env = "U"', 'secret_file = "/s"'), 5, "expected one of secret_file, secret_env, got"),
-    "a relative path": (webhook('secret_file = "s"'), 5, "secret_file: expected an absolute path, got 's'"),
+    "a relative path": (webhook('secret_file = "s"'), 5, "secret_file: expected an absolute path$"),
     "a bad variable": (webhook('secret_env = "$U"'), 5, "secret_env: String should match pattern"),
     "a secret itself": (webhook('secret = "hush"'), 5, "secret: unknown key"),
     "a url with spaces": (webhook().replace("http://a", "http://a b"), 4, "url: expected ASCII letters without spaces"),
@@ -148,7 +150,14 @@ def test_a_secret_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [(b"", "found 0"), (b"x" * (LONGEST_SECRET_BYTES + 1), "found 65537"), (b"\xffhush", "as UTF-8")]
+    ("content", "expected"),
+    [
+        (b"", "found 0"),
+        (b"x" * (LONGEST_SECRET_BYTES + 1), "found 65537"),
+        (b"\xffhush", "as UTF-8"),
+        (b"hush\nhush\n", "one line"),
+        (b"hush\x1b[0m", "one line"),
+    ],
 )
 def test_what_is_no_secret_is_refused_without_being_shown(tmp_path: Path, content: bytes, expected: str) -> None:
     file = tmp_path / "secret"
@@ -157,6 +166,31 @@ def test_what_is_no_secret_is_refused_without_being_shown(tmp_path: Path, conten
         revealed(file)
     assert str(file) in str(refused.value)
     assert "hush" not in str(refused.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbfhush\n")
+    assert revealed(tmp_path / "secret") == "hush"
+
+
+@pytest.mark.parametrize("content", ["\N{LEFT DOUBLE QUOTATION MARK}hush\N{RIGHT DOUBLE QUOTATION MARK}", " hush", "hush "])
+def test_a_token_that_no_header_can_carry_is_refused_when_it_is_read(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    (settings,) = parse_delivery(webhook(f'token_file = "{tmp_path / "token"}"'), "delivery.toml").handlers
+    assert isinstance(settings, HttpSettings)
+    with pytest.raises(SettingsError, match=f"expected a token of ASCII letters in {tmp_path / 'token'}") as refused:
+        endpoint_of(settings)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["token_file", "secret_file"])
+def test_a_secret_that_is_typed_where_a_path_is_meant_is_not_repeated(name: str) -> None:
+    with pytest.raises(SettingsError, match="expected an absolute path") as refused:
+        parse_delivery(webhook(f'{name} = "hush-hush"'), "delivery.toml")
+    assert "hush" not in str(refused.value)
+    with pytest.raises(SettingsError, match="expected a secret in the file that is named: No such file") as missing:
+        read_secret("hush-hush", None)
+    assert "hush" not in str(missing.value)
 
 
 def test_where_there_is_nothing_the_place_is_named(tmp_path: Path) -> None:

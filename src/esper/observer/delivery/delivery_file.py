@@ -147,7 +147,7 @@ def _handler(file: TomlFile, place: int, table: dict[str, Any]) -> HandlerSettin
     if not isinstance(kind, str) or kind not in _KINDS:
         reason = _MAIL if isinstance(kind, str) and kind in {"smtp", "mail", "email"} else f"expected one of {', '.join(_KINDS)},"
         file.refuse(("handlers", place, "kind"), f"kind: {reason} got {'nothing' if kind is None else repr(kind)}")
-    handler: HandlerSettings = file.table(_KINDS[kind], ("handlers", place), secret=("url",))
+    handler: HandlerSettings = file.table(_KINDS[kind], ("handlers", place), secret=("url", "url_file", "token_file", "secret_file"))
     for group in _ONE_OF:
         given = [key for key in group if getattr(handler, key, None) is not None]
         if len(given) > 1:

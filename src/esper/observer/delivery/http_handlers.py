@@ -70,6 +70,10 @@ def endpoint_of(settings: HttpSettings, *, below: str = "", hidden: Sequence[Sec
     url, place = read_url(settings)
     parts = _checked(url.get_secret_value(), place)
     token = read_secret(settings.token_file, settings.token_env)
+    if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().strip() == token.get_secret_value()):
+        raise SettingsError(
+            f"expected a token of ASCII letters in {settings.token_file or settings.token_env}, found others, or a space around it"
+        )
     if token is not None and parts.scheme != "https" and parts.hostname not in _THIS_MACHINE:
         raise SettingsError(f"{place}: expected https where a token is sent, or this machine")
     path = parts.path.rstrip("/") + below if below else parts.path or "/"
