@@ -103,7 +103,8 @@ class Experts(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits."""
         answers = torch.stack([expert(inputs) for expert in self.experts], 1)
-        return (self.gate(inputs).softmax(1)[:, :, None] * answers).sum(1)
+        logits: Tensor = (self.gate(inputs).softmax(1)[:, :, None] * answers).sum(1)
+        return logits
 
 
 class Rivals(nn.Module):
@@ -125,7 +126,8 @@ class Target(nn.Module):
 def _bound(output: Tensor, target: Tensor) -> Tensor:
     made, mean, log_variance = output.split((16, 4, 4), 1)
     divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
-    return (made - target).square().sum(1) + divergence
+    bound: Tensor = (made - target).square().sum(1) + divergence
+    return bound
 
 
 def _reversed(values: Tensor) -> Tensor:

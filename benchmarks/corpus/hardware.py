@@ -158,8 +158,8 @@ def _host_stops(training: Training, _since: int, batch: Pair) -> Pair:
     return batch
 
 
-def _grown(rng_seed: int, act: Act | None = None, **settings: Any) -> Training:
-    grow = esper.Grow(sites="0", max_parameters=30.0, settings={**HARM, **settings})
+def _grown(rng_seed: int, act: Act | None = None, settings: dict[str, Any] | None = None) -> Training:
+    grow = esper.Grow(sites="0", max_parameters=30.0, settings={**HARM, **(settings or {})})
     made = classify(rng_seed, mlp(16, 3, 4), data=classes(rng_seed, 480, wrong=0.0), grow=grow, epochs=36)
     return made if act is None else struck(made, 30, act)
 
@@ -177,7 +177,7 @@ GROWTH = (
         "seeds_learn_too_fast",
         "warning",
         "seeds learn at ten thousand times the host's rate, and none is of use",
-        lambda s: _grown(s, **{"growth.seed_lr": 1e4}),
+        lambda s: _grown(s, settings={"growth.seed_lr": 1e4}),
     ),
     _growth("host_fades_beside_seed", "critical", "the host's layer fades since a seed was grafted", lambda s: _grown(s, _host_fades)),
     _growth("learning_ends_with_graft", "warning", "the learning rate is 0 since a seed was grafted", lambda s: _grown(s, _host_stops)),
