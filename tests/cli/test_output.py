@@ -76,3 +76,12 @@ def test_no_text_steers_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert foreign not in file.getvalue()
     warn(foreign)
     assert capsys.readouterr().err == f"esper: {shown}\n"
+
+
+@pytest.mark.parametrize("steering", ["\x1b[31m", "\r\n", "\x9b31m", "\u202e", "\U000e0001"])
+def test_json_escapes_what_a_terminal_would_obey_and_says_the_same(steering: str) -> None:
+    file = StringIO()
+    Output(file).json({"name": f"a{steering}b é"})
+    line = file.getvalue().removesuffix("\n")
+    assert line.isprintable()
+    assert json.loads(line) == {"name": f"a{steering}b é"}

@@ -1,12 +1,12 @@
 """A log on Kafka as the commands read it: its mirror, caught up when they begin."""
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from esper.cli.output import warn
 from esper.errors import SettingsError, UnknownRunError
 from esper.events.envelope import RunId, is_training
 from esper.kafka.cluster import KAFKA_TOML, KafkaSettings, kafka_settings
@@ -79,4 +79,4 @@ def _resolved(settings: KafkaSettings, text: str) -> RunId:
 
 
 def _notice(text: str) -> None:
-    print(f"esper: {text}", file=sys.stderr)
+    warn(text)

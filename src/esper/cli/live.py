@@ -5,7 +5,6 @@ from the trainer, and costs a training nothing but the drawing. An error here en
 ends the training.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from esper.cli.drawing import decision_table, first_metrics, is_adaptation, panel
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.cli.text import hanging, learning_rate, one_line, rounded, separated, short_id
 from esper.events.codec import decode_as
 from esper.events.envelope import Record, RunId
@@ -110,7 +109,7 @@ def live_display(directory: Directory, run: RunId, out: Output) -> Iterator[None
         except BrokenPipeError:
             return
         except Exception as error:
-            print(f"esper: the display has ended, training goes on: {error}", file=sys.stderr)
+            warn(f"the display has ended, training goes on: {error}")
 
     thread = threading.Thread(target=show, name="live display", daemon=True)
     thread.start()

@@ -1,5 +1,6 @@
 """The shell's standard output: styled on a terminal, the same words without colours or cursor movements in a pipe, JSON for programs."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -98,10 +99,12 @@ class Output:
     def json(self, value: object) -> None:
         """Writes `value` as one line of JSON: models, dataclasses and maps as objects, what is not finite as the log's own words.
 
-        A named tuple is an object too, but not within another value.
+        A named tuple is an object too, but not within another value. What a terminal would obey is escaped, as JSON does it.
         """
         named = value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else value
-        self.raw(to_json(named, inf_nan_mode="strings", fallback=_plain).decode())
+        text = to_json(named, inf_nan_mode="strings", fallback=_plain).decode()
+        # Outside of strings JSON is ASCII that is printed as it is.
+        self.raw(text if text.isprintable() else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text))
 
     def raw(self, line: str) -> None:
         """Writes `line` as it is."""

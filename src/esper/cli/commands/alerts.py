@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,7 +76,7 @@ def _run_list(arguments: argparse.Namespace, out: Output) -> int:
     lines: Iterable[AlertLine] = current_alerts(directory, unreadable.append) if run is None else alerts_of(directory, run)
     written = out.rows(lines, lambda line: _print_alert(line, log_option(arguments), out), json=arguments.json)
     for error in unreadable:
-        print(f"esper: {error}", file=sys.stderr)
+        warn(error)
     if not (written or unreadable or arguments.json):
         out.line("nothing is pending or firing" if run is None else _none(directory, run, log_name(arguments)))
     return 1 if unreadable else 0

@@ -1,7 +1,6 @@
 """`esper log` and `esper export`: a run's records, on standard output or as files."""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +13,7 @@ from esper.cli.arguments import Subcommands, history_of, mirror_of, new_command,
 from esper.cli.commands.audit_tables import require_duckdb
 from esper.cli.drawing import adaptation, confidence_and_urgency, evidence
 from esper.cli.kafka_log import followed
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.cli.text import count, metric, rounded, whole_words
 from esper.errors import DataError
 from esper.events import codec
@@ -55,7 +54,7 @@ def _run_log(arguments: argparse.Namespace, out: Output) -> int:
         nonlocal alone
         how = resume_hint_of(directory, history, arguments)
         if how is not None and not alone:
-            print(f"esper: no process writes this run now, and it has not ended: {how}; waiting until it goes on", file=sys.stderr)
+            warn(f"no process writes this run now, and it has not ended: {how}; waiting until it goes on")
         alone = how is not None
 
     directory, history = history_of(arguments)
@@ -77,7 +76,7 @@ def _run_export(arguments: argparse.Namespace, out: Output) -> int:
         gone = history.gone
         exported = _lines(history, folder) if arguments.format == "jsonl" else _tables(directory, history.run, folder, arguments.format)
     if gone:
-        print(f"esper: run {history.run}: {gone.words()}", file=sys.stderr)
+        warn(f"run {history.run}: {gone.words()}")
     if arguments.json:
         out.json(exported.report)
     else:

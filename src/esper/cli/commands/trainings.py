@@ -20,7 +20,7 @@ from esper.cli.arguments import Subcommands, directory_of, log_of, log_option, n
 from esper.cli.commands.distributed import add_kafka, kafka_of
 from esper.cli.drawing import is_adaptation, refusals, words_of_decisions
 from esper.cli.live import live_display
-from esper.cli.output import Output
+from esper.cli.output import Output, warn
 from esper.cli.text import count, metric, one_line, rounded, separated, short_id
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
@@ -186,7 +186,7 @@ def _taken_over(arguments: argparse.Namespace, cluster: "KafkaSettings", directo
         find_task(begun.task)
 
     def report(line: str) -> None:
-        print(f"esper: {line}", file=sys.stderr)
+        warn(line)
 
     return take_run_over(cluster, directory, arguments.run, arguments.checkpoints, require=require, report=report)
 
@@ -261,7 +261,7 @@ def _conduct(training: "Callable[[], Result]", arguments: argparse.Namespace, ou
         with display:
             return training()
     except Interrupted as stopped:
-        print(f"esper: {stopped}; all of it is in the log. To go on:", file=sys.stderr)
+        warn(f"{stopped}; all of it is in the log. To go on:")
         kafka = f" --kafka {arguments.kafka}" if arguments.kafka else ""
         print(f"esper resume {run[-6:]}{log_option(arguments)}{kafka}", file=sys.stderr)
         raise KeyboardInterrupt from None
