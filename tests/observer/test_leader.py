@@ -1,8 +1,12 @@
 """Who observes: one process at a time, and what a training says of the observer that it starts."""
 
 import os
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Self, cast
 
 import pytest
@@ -41,6 +45,31 @@ def test_an_observer_whose_lock_was_removed_takes_it_again_and_begins_anew(tmp_p
 
     leader.lead(Directory(tmp_path), make, stop=lambda: len(made) == 3, leave_after_s=None, waiting=lambda _pid: None)
     assert len(made) == 3
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[int]:
+    """The pid of another process that holds the lock at `path`."""
+    program = "import sys; from pathlib import Path; from esper.oona.lock import Lock; Lock(Path(sys.argv[1]), 'it'); print(); input()"
+    with Popen([sys.executable, "-uc", program, path], stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        yield process.pid
+        process.communicate(b"\n")
+
+
+def test_of_those_that_leave_by_themselves_one_waits(tmp_path: Path) -> None:
+    directory, waited = Directory(tmp_path), list[int]()
+    with holding(tmp_path / leader._LOCK) as present:
+        with holding(tmp_path / leader._NEXT_LOCK):
+            leader.lead(directory, _never, stop=lambda: False, leave_after_s=60.0, waiting=waited.append)
+        assert waited == []
+        leader.lead(directory, _never, stop=lambda: bool(waited), leave_after_s=60.0, waiting=waited.append)
+        assert waited == [present]
+
+
+def _never() -> Observer:
+    raise AssertionError("another observes")
 
 
 @pytest.mark.whole

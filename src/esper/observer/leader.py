@@ -23,6 +23,7 @@ from esper.oona.file import explained
 from esper.oona.lock import Lock, holder_of
 
 _LOCK = "observer.lock"
+_NEXT_LOCK = "observer.next.lock"
 LEAVE_AFTER_S = 60.0
 OBSERVE_VARIABLE = "ESPER_OBSERVE"
 _TURN_S = 0.25
@@ -50,24 +51,34 @@ def lead(
 ) -> None:
     """Waits for the lock of `directory`, then observes until `stop`, or until nothing was left to do for `leave_after_s`.
 
-    `waiting` is called once with the pid of the present leader. Where the directory is emptied meanwhile, a new lock is taken.
+    `waiting` is called once with the pid of the present leader. Where the directory is emptied meanwhile, a new lock is taken. Of those
+    that leave by themselves one waits at a time, and any other leaves at once: every training starts one.
     """
     has_waited = False
-    while not stop():
-        holder = observer_of(directory)
-        lock = _free_lock(directory) if holder is None else None
-        if lock is not None:
-            late_s = None if leave_after_s is None else min(leave_after_s, _LATE_S if has_waited else math.inf)
-            try:
-                if _observe(directory, make, stop, late_s):
+    place: Lock | None = None
+    try:
+        while not stop():
+            holder = observer_of(directory)
+            lock = _free_lock(directory) if holder is None else None
+            if lock is not None:
+                late_s = None if leave_after_s is None else min(leave_after_s, _LATE_S if has_waited else math.inf)
+                if place is not None:
+                    place.release()
+                try:
+                    if _observe(directory, make, stop, late_s):
+                        return
+                finally:
+                    lock.release()
+                continue
+            if not has_waited and holder is not None:
+                if leave_after_s is not None and (place := _next_place(directory)) is None:
                     return
-            finally:
-                lock.release()
-            continue
-        if not has_waited and holder is not None:
-            has_waited = True
-            waiting(holder)
-        time.sleep(_WAIT_S)
+                has_waited = True
+                waiting(holder)
+            time.sleep(_WAIT_S)
+    finally:
+        if place is not None:
+            place.release()
 
 
 def _free_lock(directory: Directory) -> Lock | None:
@@ -76,6 +87,14 @@ def _free_lock(directory: Directory) -> Lock | None:
     except LogError:
         if observer_of(directory) is None:
             raise  # No process holds it: it cannot be made.
+        return None
+
+
+def _next_place(directory: Directory) -> Lock | None:
+    """The place of the one that waits; None where another has it."""
+    try:
+        return Lock(directory.path / _NEXT_LOCK, f"the place after the observer of {directory.path}")
+    except LogError:
         return None
 
 
