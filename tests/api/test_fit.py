@@ -371,10 +371,18 @@ def test_a_finished_run_is_not_resumed(finished: tuple[Path, Result]) -> None:
         fit(log, resume="latest")
 
 
-def test_an_interrupted_run_is_resumed_to_the_same_end(finished: tuple[Path, Result], tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_end_by_any_script(
+    finished: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     stops = Acting(STEPS + 1, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted):
         fit(tmp_path, train=stops)
+    [run] = Directory(tmp_path).names()
+    assert (
+        capfd.readouterr().err
+        == f"esper: run {run[-6:]} stopped in epoch 2 after step {STEPS + 1}; esper.fit(..., resume={run[-6:]!r}) goes on\n"
+    )
+    monkeypatch.setattr("sys.argv", ["goes_on.py"])
     resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest")
     assert resumed.metrics == finished[1].metrics
     with resumed.history as history:

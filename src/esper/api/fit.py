@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run
 from esper.settings import person_or_none
 from esper.tolaria.objective import Batch, Batches, Loss, Metric, Objective, Supervised, WithoutMetrics
 from esper.tolaria.requirements import require_function, require_model
+from esper.tolaria.trainer import Interrupted
 from esper.tolaria.training import Policy, Scheduler
 from esper.tolaria.user_code import named
 
@@ -159,12 +161,16 @@ def fit(
     conduct = training.train if resume is None else training.resume
     if observe:
         start_watchers(directory, observer=cluster is None)
-    if cluster is None:
-        return conduct(recipe, settings, directory, run)
-    from esper.processes.shipping import shipping
+    with ExitStack() as stack:
+        if cluster is not None:
+            from esper.processes.shipping import shipping
 
-    with shipping(directory, cluster, run):
-        return conduct(recipe, settings, directory, run)
+            stack.enter_context(shipping(directory, cluster, run))
+        try:
+            return conduct(recipe, settings, directory, run)
+        except Interrupted as error:
+            sys.stderr.write(f"esper: run {run[-6:]} {error}; esper.fit(..., resume={run[-6:]!r}) goes on\n")
+            raise
 
 
 def _existing(text: str, directory: Directory, cluster: "KafkaSettings | None", checkpoints: str | Path | None) -> RunId:

@@ -230,8 +230,8 @@ def require_growth(
         needed, enough = (math.ceil(100 * (1 + size / own)) / 100 for size in (least, most))
         raise SettingsError(
             f"setting growth.max_parameters: nothing can grow: the model has {own} parameters and may have {limit}, the smallest seed "
-            f"({blueprint} at {name!r}) adds {least}; expected at least {needed:g}, {enough:g} for every blueprint (or smaller blueprints, "
-            "or no growth)"
+            f"({blueprint} at {name!r}) adds {least}; expected at least {needed:g} times its own, {enough:g} for "
+            f"every blueprint: esper.Grow(max_parameters={enough:g}), smaller blueprints, or grow=None"
         )
     try:
         seed_optimizer([nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1))], 1e-3)

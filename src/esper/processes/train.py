@@ -198,15 +198,21 @@ def resume(recipe: Recipe, settings: RunSettings, directory: Directory, run: Run
             "is not known, so that a resumed run would see others"
         )
     with directory.resume(run) as log:
-        recipe = _with_logged_sites(recipe, settings, log)
+        recipe = _as_logged(recipe, settings, log)
         return _run(recipe, settings, directory, log, resume_point(log, directory.checkpoints(run)))
 
 
-def _with_logged_sites(recipe: Recipe, settings: RunSettings, log: Log) -> Recipe:
-    """`recipe` with the sites that "auto" found when the run began: a pass of a model that has been trained since may take another way."""
-    names = {site.name for _, started in _events(log, RunStarted) for site in started.sites}
-    automatic = (recipe.sites or settings.growth.sites) == "auto"
-    return replace(recipe, sites=lambda name, _module: name in names) if automatic and names else recipe
+def _as_logged(recipe: Recipe, settings: RunSettings, log: Log) -> Recipe:
+    """`recipe` by the name that the run began with, whatever the resuming script is called, and with the sites that "auto" found then.
+
+    A pass of a model that has been trained since may take another way.
+    """
+    started = next((event for _, event in _events(log, RunStarted)), None)
+    if started is None:
+        return recipe
+    names = {site.name for site in started.sites}
+    automatic = (recipe.sites or settings.growth.sites) == "auto" and names
+    return replace(recipe, task=started.task, sites=(lambda name, _module: name in names) if automatic else recipe.sites)
 
 
 def require_trainable(recipe: Recipe, settings: RunSettings, *, resumed: bool = False) -> None:
