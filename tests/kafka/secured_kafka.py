@@ -51,6 +51,7 @@ class SecuredKafka:
         text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # Java reads no other form.
         (folder / "server.pem").write_bytes(text + b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
         (folder / "password").write_text(f"{PASSWORD}\n")
+        (folder / "wrong").write_text("of-nobody\n")
         listeners = {"SASL_PLAINTEXT": sasl, "SSL": tls, "SASL_SSL": lost}
         given_out = {"PLAINTEXT": port, "SASL_PLAINTEXT": sasl, "SSL": tls, "SASL_SSL": nowhere}
         properties = {

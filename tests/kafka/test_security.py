@@ -110,7 +110,7 @@ def connect(settings: KafkaSettings) -> float:
 CLOSED = "closed connection: the listener may ask for TLS or a password; security is 'plaintext'"
 REFUSED: dict[str, tuple[Callable[[SecuredKafka], dict[str, Any]], str]] = {
     "a wrong password": (
-        lambda made: made.settings("bridge", BASE, password_file=str(made.folder / "ca.pem")).model_dump(),
+        lambda made: made.settings("bridge", BASE, password_file=str(made.folder / "wrong")).model_dump(),
         "expected user 'bridge' to be let in, got a refusal: Authentication failed .* invalid credentials",
     ),
     "an unknown user": (lambda made: made.settings("stranger", BASE).model_dump(), "expected user 'stranger' to be let in"),
@@ -295,7 +295,7 @@ def test_faust_gives_its_client_what_ours_are_given(security: str, mechanism: st
 
 
 def test_a_worker_process_that_is_refused_ends_with_the_reason(secured: SecuredKafka, tmp_path: Path) -> None:
-    settle(tmp_path, "worker", secured.folder / "ca.pem")
+    settle(tmp_path, "worker", secured.folder / "wrong")
     command = [sys.executable, "-W", "ignore", "-m", "streams", f"kafka://{secured.sasl}", "--settings", os.fspath(tmp_path)]
     ended = subprocess.run(command, cwd=Path(__file__).parents[2], text=True, capture_output=True, timeout=_ENDS_S, check=False)
     assert ended.returncode == FAILED
@@ -330,7 +330,7 @@ async def _fence(settings: KafkaSettings) -> None:
 def test_commands_that_are_refused_end_at_once_with_the_reason(
     command: list[str], secured: SecuredKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settle(tmp_path, "bridge", secured.folder / "ca.pem")
+    settle(tmp_path, "bridge", secured.folder / "wrong")
     began = time.monotonic()
     assert main([*command, "--kafka", f"kafka://{secured.sasl}", "--log", str(tmp_path)]) == 1
     assert "expected user 'bridge' to be let in, got a refusal" in capsys.readouterr().err
