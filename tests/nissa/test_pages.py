@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from esper.oona.directory import Directory
+from esper.oona.emitter import Emitter
+from tests.beginnings import run_started
 from tests.nissa.server import Client, serving
-from tests.synthetic import RUN, write_run
+from tests.synthetic import RUN, ticking, write_run
 
 
 class Page(HTMLParser):
@@ -85,6 +87,14 @@ def test_what_stands_in_a_log_is_text(tmp_path: Path) -> None:
         body = client.get("/").body
     assert b"<script" not in body
     assert "<script>alert(1)</script>" in Page(body).words
+
+
+def test_a_name_stands_beside_its_run_s_id(tmp_path: Path) -> None:
+    directory = Directory(tmp_path, create=True)
+    with directory.create(RUN) as log, Emitter(log, RUN, clock=ticking()) as emitter:
+        emitter.emit(run_started(name="baseline"), epoch=0, step=0)
+    with serving(tmp_path) as client:
+        assert "baseline" in Page(client.get("/").body).words
 
 
 def test_the_token_is_asked_for_here_too(tmp_path: Path) -> None:

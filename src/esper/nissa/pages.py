@@ -124,13 +124,14 @@ def _runs(runs: Sequence[RunSummary]) -> Iterator[str]:
     if not runs:
         yield "<p>None yet: <code>esper train digits</code>.</p>"
         return
-    columns = ("run", "began (UTC)", "standing", "epoch", "validation loss", "parameters", "task")
+    columns = ("run", "name", "began (UTC)", "standing", "epoch", "validation loss", "parameters", "task")
     rows: list[_Row] = []
     for run in runs[:_MOST_RUNS]:
         of = "" if run.epochs is None else f" / {run.epochs:,}"
         rows.append(
             (
                 (None, _run_link(run.run)),
+                (None, run.name or NOTHING),
                 ("time", NOTHING if run.began is None else when(run.began)),
                 (run.standing, run.standing),
                 ("number", f"{shown(run.epoch)}{of}"),
