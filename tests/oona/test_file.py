@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from esper.errors import LogError
@@ -64,6 +65,23 @@ def test_a_sealed_run_that_was_cut_off_is_not_read(directory: Directory) -> None
                 reading()
         with pytest.raises(LogError, match="expected records 30, as its records have it, in its mark"):
             log.heads()
+
+
+def test_a_file_that_grows_while_it_is_looked_at_is_not_called_damaged(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sealed(directory) / RUN_FILE
+
+    class Growing(apsw.VFSFile):
+        def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802 - SQLite's name.
+            with path.open("r+b") as opened:  # A page more, as by another process's checkpoint.
+                first = opened.read(32)
+                page_bytes, pages = int.from_bytes(first[16:18], "big"), int.from_bytes(first[28:32], "big")
+                opened.truncate((pages + 1) * page_bytes)
+                opened.seek(28)
+                opened.write((pages + 1).to_bytes(4, "big"))
+            return super().xRead(amount, offset)
+
+    monkeypatch.setattr(apsw, "VFSFile", Growing)
+    file.open_for_reading(path, immutable=True).close()
 
 
 def test_a_sealed_run_is_not_resumed(directory: Directory) -> None:

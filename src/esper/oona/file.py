@@ -181,7 +181,9 @@ def _read_header(path: Path) -> tuple[bytes, int]:
         file = apsw.VFSFile("", os.fspath(path.absolute()), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         try:
             size_bytes = file.xFileSize()
-            return (file.xRead(min(size_bytes, _HEADER_BYTES), 0) if size_bytes else b""), size_bytes
+            header = file.xRead(min(size_bytes, _HEADER_BYTES), 0) if size_bytes else b""
+            # The size after the header: a checkpoint between the two reads would make a healthy file look cut off.
+            return header, file.xFileSize()
         finally:
             file.xClose()
 
