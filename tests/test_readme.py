@@ -86,7 +86,7 @@ def test_the_demo_compares_and_names_the_next_commands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for word in ("grown", "host alone", "wider static", "what grew, told again from its log", "germinated 0 s0", "esper replay"):
         assert word in done.stdout
-    [named] = re.findall(r"esper show (\w{6})", done.stdout)
+    [named] = set(re.findall(r"esper show (\w{6})", done.stdout))
     shown = run([sys.executable, "-m", "esper.cli", "show", "latest"], tmp_path).stdout
     assert shown.startswith(f"run …{named} "), "what the README shows after the demo is the grown run"
     assert "fossilized" in shown

@@ -17,7 +17,9 @@ import pytest
 
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
-from tests.synthetic import write_run
+from esper.oona.emitter import Emitter
+from tests.beginnings import run_started, training_described
+from tests.synthetic import ticking, write_run
 
 pytestmark = pytest.mark.whole
 ROOT = Path(__file__).parents[2]
@@ -86,11 +88,15 @@ def test_a_live_tail_has_a_proper_end_when_the_service_is_told_to_end(log: Path)
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log with a finished run and one that was interrupted."""
-    path = tmp_path_factory.mktemp("log")
-    run = write_run(Directory(path))
-    write_run(Directory(path), run=RunId(run.replace("7c21ab", "7c21ac")), finish=False)
-    return path
+    """A log with a finished run, one that was interrupted, and one that says how it is trained."""
+    directory = Directory(tmp_path_factory.mktemp("log"))
+    run = write_run(directory)
+    write_run(directory, run=RunId(run.replace("7c21ab", "7c21ac")), finish=False)
+    described = RunId(run.replace("7c21ab", "7c21ad"))
+    with directory.create(described) as opened, Emitter(opened, described, clock=ticking()) as emitter:
+        emitter.emit(run_started(name="described"), epoch=0, step=0)
+        emitter.emit(training_described(), epoch=0, step=0)
+    return directory.path
 
 
 @pytest.fixture(scope="module")

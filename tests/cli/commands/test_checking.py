@@ -68,7 +68,7 @@ def test_without_a_run_it_says_what_is_checked(esper: Esper) -> None:
 def test_a_whole_run_passes(esper: Esper) -> None:
     said = esper("compliance", "000001")
     assert (said.code, said.lines[-1]) == (0, "run …000001: 25 PASS")
-    assert "PASS     log.chain" in said.out
+    assert "PASS         log.chain" in said.out
     assert "1 run checked as of" in said.err
 
 
@@ -76,10 +76,10 @@ def test_a_whole_run_passes(esper: Esper) -> None:
 def test_a_violation_is_shown_with_its_moment_and_fails(esper: Esper) -> None:
     said = esper("compliance", "latest", "--check", "decision.thresholds", *CHAIN)
     assert said.code == 1
-    assert [line[:58].rstrip() for line in said.lines] == [
-        "FAIL     decision.thresholds          What was germinated,",
-        "    moment 41: graft of seed 0 of site hidden.2: expected",
-        "PASS     log.chain                    The chain of every r",
+    assert [line[:62].rstrip() for line in said.lines] == [
+        "FAIL         decision.thresholds          What was germinated,",
+        "    moment 41: graft of seed 0 of site hidden.2: expected a co",
+        "PASS         log.chain                    The chain of every r",
         "run …000002: 1 PASS, 1 FAIL",
     ]
     assert said.lines[0].endswith(" above the limits in force. (11 asked about)")
@@ -89,10 +89,10 @@ def test_a_violation_is_shown_with_its_moment_and_fails(esper: Esper) -> None:
 @pytest.mark.usefixtures("log")
 def test_of_all_runs_only_what_fails_is_shown(esper: Esper) -> None:
     said = esper("compliance", "--all", "--check", "decision.thresholds", *CHAIN)
-    assert [line[:27] for line in said.lines] == [
+    assert [line[:31] for line in said.lines] == [
         "run …000001: 2 PASS",
-        "FAIL     decision.threshold",
-        "    moment 41: graft of see",
+        "FAIL         decision.threshold",
+        "    moment 41: graft of seed 0 ",
         "run …000002: 1 PASS, 1 FAIL",
     ]
     assert said.code == 1

@@ -136,7 +136,7 @@ def row_of(name: str, folder: Path) -> Row:
     train, valid = batches[: _TRAIN // _BATCH], batches[_TRAIN // _BATCH :]
     torch.manual_seed(1)
     model = kind.make()
-    grow = esper.Grow(max_parameters=20.0, settings={"policy.tolerance": 0.5})
+    grow = esper.Grow(max_parameters=20.0, settings={"policy.tolerance": 0.5, "gate.confidence_above": 0.2})
     refused: str | None = None
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=1e-2)
