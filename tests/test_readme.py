@@ -48,6 +48,7 @@ def test_every_benchmark_starts_from_anywhere(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.whole
+@pytest.mark.long
 def test_every_esper_command_in_the_readme_works_in_order(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("esper ") and command.split()[1] not in UNTIL_INTERRUPTED]
     assert [command.split()[1] for command in commands][:2] == ["train", "runs"]
@@ -81,6 +82,7 @@ def test_a_command_that_runs_until_it_is_interrupted_says_what_it_does_and_ends(
 
 
 @pytest.mark.whole
+@pytest.mark.long
 def test_the_demo_compares_and_names_the_next_commands(tmp_path: Path) -> None:
     done = run([sys.executable, "-m", "esper.cli", "demo"], tmp_path)
     assert done.returncode == 0, done.stderr

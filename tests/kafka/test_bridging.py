@@ -190,6 +190,7 @@ def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster:
 
 
 @pytest.mark.chaos
+@pytest.mark.long
 def test_an_outage_longer_than_every_timeout_loses_nothing(own_kafka: LocalKafka, tmp_path: Path) -> None:
     settings = KafkaSettings(bootstrap=own_kafka.bootstrap, partitions=2, replication=1, request_timeout_s=SHORT_S)
     asyncio.run(create_topics(settings))

@@ -95,6 +95,7 @@ def test_an_observer_of_a_directory_comes_to_what_a_plain_loop_comes_to(logs: Lo
     assert_same(rng_seed, judge(logs, MONITOR, found, states))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rng_seed", range(4))
 def test_ledgers_that_change_hands_come_to_what_a_plain_loop_comes_to(
     cluster: Cluster, logs: Logs, tmp_path: Path, rng_seed: int, monkeypatch: pytest.MonkeyPatch

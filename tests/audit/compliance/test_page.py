@@ -19,6 +19,7 @@ def test_the_table_of_checks_is_as_generated() -> None:
 
 
 @pytest.mark.whole
+@pytest.mark.long
 def test_the_checks_find_what_the_table_of_tampering_says() -> None:
     assert part_of(TEXT, "tampering").splitlines() == tampering_table().splitlines()
 

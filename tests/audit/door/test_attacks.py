@@ -36,7 +36,7 @@ def test_an_attack_of_each_family_ends_as_the_table_says(place: Arena) -> None:
 
 
 class TestEveryAttack:
-    pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]  # noqa: RUF012 - pytest reads it.
+    pytestmark = [pytest.mark.whole, pytest.mark.long, pytest.mark.timeout(600)]  # noqa: RUF012 - pytest reads it.
 
     def test_it_ends_as_the_table_says(self, result: Result) -> None:
         expected = [(attack.family, attack.name, attack.outcome) for attack in ATTACKS]
