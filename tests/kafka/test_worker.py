@@ -82,7 +82,11 @@ def sample(metrics: str, name: str) -> float:
 def metrics_at_rest(port: int) -> str:
     """The metrics of the worker at `port` once it has read everything, and has taken note of a transaction."""
     deadline = time.monotonic() + _WITHIN_S
-    while sample(metrics := page(port, "/metrics"), "esper_worker_lag_records") or not sample(metrics, "esper_worker_transactions_total"):
+    while (  # Between two partitions a worker has no series of its own.
+        "\nesper_worker_lag_records" not in (metrics := page(port, "/metrics"))
+        or sample(metrics, "esper_worker_lag_records")
+        or not sample(metrics, "esper_worker_transactions_total")
+    ):
         assert time.monotonic() < deadline, metrics
         time.sleep(0.2)
     return metrics
