@@ -60,7 +60,7 @@ def _examine_kafka(directory: Directory, settings: KafkaSettings, *, every_run: 
 
 
 def _door() -> Diagnosis:
-    """Whether the kernel confines what `esper sql` runs."""
+    """Confinement by the kernel of what `esper sql` runs, or that there is none."""
     version = landlock_version()
     words = (
         f"a query is confined by Landlock {version}" if version else "this kernel has no Landlock: DuckDB and limits alone confine a query"
