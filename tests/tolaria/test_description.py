@@ -242,6 +242,15 @@ def test_number_formats_are_those_in_force() -> None:
         assert described().precision.autocast == "bfloat16"
 
 
+class Answering:
+    """Answers for every name with something of its own."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> int:
+        raise AssertionError(f"no code of the user's own runs for {name}")
+
+
 class Odd:
     """Options of every kind."""
 
@@ -251,7 +260,7 @@ class Odd:
         self.text = "x" * 10_000
         self.api_key = "abc"
         self.itself = self
-        self.kind = nn.Linear
+        self.kind, self.functions, self.answers = nn.Linear, F, Answering()
         self.device, self.dtype = torch.device("cpu"), torch.float16
         self.names = OrderedDict(a=1)
         self.surrogate = "\udce9"
@@ -274,7 +283,17 @@ def test_options_are_plain_values_with_secrets_masked() -> None:
     assert found["many"] == {"kind": "builtins.list", "length": 1000}
     assert (len(str(found["text"])), found["api_key"], found["kind"]) == (500, MASK, "torch.nn.modules.linear.Linear")
     assert (found["device"], found["dtype"], found["names"], found["surrogate"]) == ("cpu", "torch.float16", {"a": 1}, "?")
+    assert (found["functions"], found["answers"]) == ("torch.nn.functional", {"kind": f"{__name__}.Answering"})
     assert not {"_private", "costly"} & found.keys()
+
+
+def test_module_that_a_loss_closes_over_is_its_name() -> None:
+    """`torch` itself has an object that answers for every name, and everything in it would be described."""
+    functions, everything = F, torch
+    assert loss_of(lambda output, target: functions.mse_loss(output, everything.tanh(target))).options == {
+        "everything": "torch",
+        "functions": "torch.nn.functional",
+    }
 
 
 def test_description_holds_no_address_and_is_the_same_in_every_process() -> None:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -75,24 +76,39 @@ def _component(given: object, options: Mapping[str, object] | None = None) -> Co
 
 
 def _kind(given: object) -> str:
-    """The whole name of a class or function, else of the object's class."""
-    if isinstance(given, functools.partial):
-        return _kind(given.func)
-    named = given if hasattr(given, "__qualname__") else type(given)
-    module = getattr(named, "__module__", None)
-    name: str = getattr(named, "__qualname__", type(given).__qualname__)
+    """The whole name of a class, function or module, else of the object's class."""
+    if isinstance(given, ModuleType):
+        return given.__name__
+    named = _named(given)
+    module, name = getattr(named, "__module__", None), str(getattr(named, "__qualname__", type(given).__qualname__))
     return f"{module}.{name}" if isinstance(module, str) else name
+
+
+def _named(given: object) -> Any:  # Any: a class, a function or what wraps one.
+    """What bears the name of `given`: not asked of an object of the user's, which may answer for every name."""
+    if isinstance(given, functools.partial):
+        return _named(given.func)
+    bears = isinstance(given, type) or inspect.isroutine(given) or "__qualname__" in _dict(given)
+    return given if bears else type(given)
+
+
+def _dict(given: object) -> dict[Any, object]:  # Any: a class may put what it likes there.
+    """The `__dict__` of `given` without its `__getattr__`."""
+    try:
+        found = object.__getattribute__(given, "__dict__")
+    except AttributeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _source_digest(given: object) -> str | None:
     """sha256 over the source of the user's own class or function."""
-    named = given.func if isinstance(given, functools.partial) else given
-    named = named if hasattr(named, "__qualname__") else type(named)
+    named = _named(given)
     try:
-        file = inspect.getsourcefile(named)  # type: ignore[arg-type] # it raises TypeError for what has no source
+        file = inspect.getsourcefile(named)
         if file is None or (os.path.isfile(file) and not source_code.is_own(file)):  # noqa: PTH113 - a cell of a notebook has no file.
             return None
-        return hashlib.sha256(inspect.getsource(named).encode(errors="replace")).hexdigest()  # type: ignore[arg-type]
+        return hashlib.sha256(inspect.getsource(named).encode(errors="replace")).hexdigest()
     except (OSError, TypeError, SyntaxError):
         return None
 
@@ -104,9 +120,9 @@ def _attributes(given: object) -> Mapping[str, object]:
     if inspect.isfunction(given):
         cells = zip(given.__code__.co_freevars, given.__closure__ or (), strict=False)
         return {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
-    if isinstance(given, type) or inspect.isroutine(given):
+    if isinstance(given, type | ModuleType) or inspect.isroutine(given):
         return {}
-    found = getattr(given, "__dict__", {}).items()
+    found = _dict(given).items()
     state = {"training"} if isinstance(given, nn.Module) else set()
     return {name: value for name, value in found if isinstance(name, str) and not name.startswith("_") and name not in state}
 
@@ -168,7 +184,7 @@ def _object(value: object, depth: int) -> JsonValue:
     if isinstance(value, nn.Module | Optimizer):  # Described in its own place.
         return {"kind": kind}
     options = _options(_attributes(value), _OF_SCHEDULERS, depth - 1) if depth > 0 else {}
-    return {"kind": kind, "options": options} if options else kind if callable(value) else {"kind": kind}
+    return {"kind": kind, "options": options} if options else kind if callable(value) or isinstance(value, ModuleType) else {"kind": kind}
 
 
 def _tensor(value: Tensor) -> JsonValue:
@@ -257,7 +273,7 @@ def _loader(name: str, batches: Batches) -> Loader:
 
 
 def _batch_size(batches: Batches) -> int | None:
-    size = getattr(batches, "__dict__", {}).get("batch_size")
+    size = _dict(batches).get("batch_size")
     if isinstance(size, int):
         return size
     # Of any other class, asking for a batch is a call of the user's own code.
@@ -277,7 +293,7 @@ def _sampler(loader: "DataLoader[object]") -> Component | None:
     """The sampler of samples, or that of batches where it is one of the user's own."""
     own = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
     sampler: object = loader.batch_sampler if own else loader.sampler
-    found = {name.lstrip("_"): value for name, value in getattr(sampler, "__dict__", {}).items()}
+    found = {name.lstrip("_"): value for name, value in _dict(sampler).items()}
     return _component(sampler, {name: value for name, value in found.items() if name not in ("data_source", "dataset", "generator")})
 
 
