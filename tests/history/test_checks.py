@@ -1,5 +1,6 @@
 """What the doctor says about a machine and a log."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -11,26 +12,36 @@ from pathlib import Path
 import pytest
 
 from esper.events.envelope import RunId
-from esper.history.checks import Diagnosis, examine
+from esper.history.checks import examine
+from esper.history.run_checks import Diagnosis
+from esper.oona.contract import Position
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory, new_run_id
-from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK
+from esper.oona.file import OBSERVED_FILE, OBSERVED_MARK, RUN_FILE, SEAL_MARK
+from esper.oona.lock import Lock
 from esper.oona.observed import Observed
+from esper.oona.writer import append_drafts
+from tests.audit.compliance.finished import save_checkpoints
 from tests.nissa.samples import anomaly
 from tests.oona.processes import NOBODY, child, line, open_to_others
-from tests.oona.samples import lose_from_index
+from tests.oona.samples import OTHER, draft, lose_from_index, steps
 from tests.synthetic import BEGAN, RUN, write_run
 from tests.trails import held, signed_off
 
 
 def named(log: Path, name: str) -> Diagnosis:
-    """The one answer about `name`."""
-    [found] = [check for check in examine(log) if check.name == name]
-    return found
+    """The first answer about `name`: of a run, that about its log."""
+    return answers(log, name)[0]
 
 
-def test_a_sound_log_has_no_bad_answer(synthetic_log: Path) -> None:
-    assert {check.verdict for check in examine(synthetic_log)} == {"ok"}
+def answers(log: Path, name: str = "run 7c21ab") -> list[Diagnosis]:
+    """Every answer about `name`."""
+    return [check for check in examine(log) if check.name == name]
+
+
+def test_a_sound_log_has_no_bad_answer(tmp_path: Path) -> None:
+    finished(tmp_path)
+    assert {check.verdict for check in examine(tmp_path)} == {"ok"}
 
 
 def test_torch_is_found_without_being_imported(synthetic_log: Path) -> None:
@@ -110,7 +121,8 @@ def test_a_file_that_was_cut_off_is_bad(tmp_path: Path) -> None:
 def finished(path: Path) -> Path:
     """The folder of a sealed run in the log at `path`."""
     write_run(Directory(path))
-    assert named(path, "run 7c21ab").verdict == "ok"
+    save_checkpoints(Directory(path), RUN)
+    assert [check.verdict for check in answers(path)] == ["ok"]
     return path / RUN
 
 
@@ -206,3 +218,153 @@ def test_the_observed_file_of_another_run_is_found(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "other" / OBSERVED_FILE, tmp_path / RUN)
     check = named(tmp_path, "run 7c21ab")
     assert (check.verdict, "got that of run other" in check.answer) == ("bad", True)
+
+
+@pytest.mark.parametrize("change", ["metrics.validation_loss", "task", "epochs", "parameters", "name", "tags"])
+def test_a_summary_that_was_edited_is_found(tmp_path: Path, change: str) -> None:
+    mark = finished(tmp_path) / SEAL_MARK
+    edited = json.loads(mark.read_text())
+    *outer, name = ("summary", *change.split("."))
+    part = edited
+    for key in outer:
+        part = part[key]
+    part[name] = ["better"]
+    mark.write_text(json.dumps(edited))
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, f"expected {change.partition('.')[0]} " in check.answer) == ("bad", True)
+
+
+def test_the_mark_of_a_run_that_has_not_finished_is_forged(tmp_path: Path) -> None:
+    write_run(Directory(tmp_path), until_epoch=3, finish=False)
+    with Directory(tmp_path).resume(RUN) as log:
+        log.seal()
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, "expected a run that has finished" in check.answer) == ("bad", True)
+
+
+def test_a_checkpoint_that_was_altered_is_bad(tmp_path: Path) -> None:
+    tensors = finished(tmp_path) / "checkpoints" / "epoch-000008" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"0")
+    assert [check.verdict for check in answers(tmp_path)] == ["ok", "bad"]
+    assert "epoch-000008 is damaged, and resuming passes it over" in answers(tmp_path)[1].answer
+
+
+def test_a_whole_checkpoint_in_the_place_of_another_is_bad(tmp_path: Path) -> None:
+    place = finished(tmp_path) / "checkpoints"
+    shutil.rmtree(place / "epoch-000008")
+    shutil.copytree(place / "epoch-000012", place / "epoch-000008")
+    assert "the log has another digest" in answers(tmp_path)[1].answer
+
+
+def test_a_checkpoint_that_is_gone_or_was_left_is_named(tmp_path: Path) -> None:
+    place = finished(tmp_path) / "checkpoints"
+    (place / "epoch-000012").rename(place / ".epoch-000016.partial")
+    gone, left = answers(tmp_path)[1:]
+    assert (gone.verdict, gone.answer) == ("warning", f"1 checkpoint of 2 that its log keeps is gone from {place}: epoch-000012")
+    assert (left.verdict, left.answer.startswith(f".epoch-000016.partial in {place} is not in the log")) == ("warning", True)
+
+
+def test_a_checkpoint_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    place = finished(tmp_path / "runs") / "checkpoints" / "epoch-000008"
+    place.rename(tmp_path / "outside")
+    place.symlink_to(tmp_path / "outside")
+    assert [check.verdict for check in answers(tmp_path / "runs")] == ["ok", "bad"]
+
+
+EDITS = {
+    "a record": "UPDATE derived SET data = CAST(replace(data, '9.0', '9.1') AS BLOB) WHERE row = 3",
+    "its topic": "UPDATE derived SET topic = 'observability.trends' WHERE row = 3",
+    "its time": "UPDATE derived SET time = time + 1 WHERE row = 3",
+    "its id": "UPDATE derived SET id = 'other' WHERE row = 3",
+    "a row in the middle": "DELETE FROM derived WHERE row = 3",
+    "the last row": "DELETE FROM derived WHERE row = (SELECT max(row) FROM derived)",
+    "every row": "DELETE FROM derived",
+    "a row more": "INSERT INTO derived SELECT 99, 'other', topic, writer, moment, generation, incarnation, type, time, epoch, step, cause, "
+    "trace, data FROM derived WHERE row = 1",
+    "a time that is none": "UPDATE derived SET time = 9223372036854775807 WHERE row = 3",
+    "a position": """UPDATE progress SET position = '{"run.sqlite":1}' WHERE name = 'derived'""",
+    "a position that is none": "UPDATE progress SET position = 'x' WHERE name = 'state'",
+    "no position": "DELETE FROM progress",
+    "a part of the state": "UPDATE cells SET state = x'00' WHERE name = 'one'",
+    "a part less": "DELETE FROM cells",
+    "the end": "UPDATE meta SET value = '{}' WHERE key = 'end'",
+    "no end": "DELETE FROM meta WHERE key = 'end'",
+    "its run": "UPDATE meta SET value = 'other' WHERE key = 'run'",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+def test_what_is_edited_in_an_observed_file_is_found(tmp_path: Path, edit: str) -> None:
+    folder = finished(tmp_path)
+    with Observed(folder, RUN) as observed:
+        observed.save([anomaly(RUN, str(number)) for number in range(9)], Position.at(RUN_FILE, 7), {"one": b"1", "two": b"2"})
+    assert [check.verdict for check in answers(tmp_path)] == ["ok"]
+    with closing(sqlite3.connect(folder / OBSERVED_FILE)) as connection, connection:
+        assert connection.execute(edit).rowcount > 0
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, OBSERVED_FILE in check.answer) == ("bad", True)
+
+
+def test_an_observed_file_whose_mark_has_another_count_or_that_is_gone_is_bad(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    with Observed(folder, RUN) as observed:
+        observed.save([anomaly(RUN, "1")])
+        observed.seal()
+    (folder / OBSERVED_MARK).write_text("2\n")
+    assert "expected 1, the number of records beside it, got '2'" in named(tmp_path, "run 7c21ab").answer
+    (folder / OBSERVED_FILE).unlink()
+    assert "what people were told of the run is lost" in named(tmp_path, "run 7c21ab").answer
+
+
+def test_entries_of_an_index_that_lead_nowhere_are_counted(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(finished(tmp_path) / RUN_FILE)) as connection, connection:
+        (made,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'facts'").fetchone()
+        connection.execute("DROP INDEX facts")
+        connection.execute("CREATE INDEX facts ON records (row)")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'facts'", (made,))
+    check = named(tmp_path, "run 7c21ab")
+    assert (check.verdict, "entries in index facts" in check.answer) == ("bad", True)
+
+
+def test_what_a_run_leaves_that_is_killed_while_it_is_made_is_named(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / OTHER).mkdir()
+    (tmp_path / OTHER / "lock").touch()
+    (tmp_path / OTHER / "run.sqlite.new").touch()
+    check = named(tmp_path, "run 000002")
+    assert (check.verdict, "killed while it made the run; it may be removed" in check.answer) == ("warning", True)
+    lock = Lock(tmp_path / OTHER / "lock", "another")
+    assert not answers(tmp_path, "run 000002")
+    lock.release()
+
+
+def test_a_run_whose_log_is_gone_is_bad(tmp_path: Path) -> None:
+    (finished(tmp_path) / RUN_FILE).unlink()
+    assert [check.verdict for check in answers(tmp_path)] == ["bad"]
+    (tmp_path / RUN / SEAL_MARK).unlink()
+    assert [check.verdict for check in answers(tmp_path)] == ["bad"]
+
+
+def test_a_copy_that_no_command_finds_is_named(tmp_path: Path) -> None:
+    shutil.copytree(finished(tmp_path), tmp_path / f".{RUN}.copy")
+    check = named(tmp_path, "run b.copy")
+    assert (check.verdict, "no command finds it by that name" in check.answer) == ("warning", True)
+
+
+def test_a_folder_of_the_users_is_no_run(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "one.txt").write_text("mine")
+    assert {check.verdict for check in examine(tmp_path)} == {"ok"}
+
+
+def test_a_machines_run_that_was_altered_is_found(tmp_path: Path) -> None:
+    run = RunId("machine:here:2026-01-01")
+    with Directory(tmp_path).create(run, "agent") as log:
+        append_drafts(log, [draft(steps(number), number, step=number) for number in range(1, 21)])
+    assert named(tmp_path, "machine runs").verdict == "ok"
+    with closing(sqlite3.connect(tmp_path / run / RUN_FILE)) as connection, connection:
+        connection.execute("UPDATE records SET step = step + 1 WHERE row = 20")
+    assert named(tmp_path, "machine runs").verdict == "bad"

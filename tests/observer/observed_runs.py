@@ -1,8 +1,6 @@
 """A run that is written a few records at a time, so that an observer can be stopped between any two of them."""
 
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +22,7 @@ from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
-from esper.oona.observed import read_observed
+from esper.oona.observed import Observed, observed_to, read_observed
 from esper.oona.run_log import RunLog
 
 NOW = datetime(2026, 3, 1, 13, 0, tzinfo=UTC)
@@ -82,10 +80,13 @@ def read(directory: Directory, run: RunId) -> tuple[Record, ...]:
 
 
 def forget_state(folder: Path) -> None:
-    """Deletes the state that an observer saved; derived records and their position stay."""
-    with closing(sqlite3.connect(folder / OBSERVED_FILE)) as connection, connection:
-        connection.execute("DELETE FROM progress WHERE name = 'state'")
-        connection.execute("DELETE FROM cells")
+    """Makes the observed file anew without the state that an observer saved; derived records and their position stay."""
+    run = RunId(folder.name)
+    records, derived_to = read_observed(folder, run, limit=1_000_000).records, observed_to(folder)
+    for left in folder.glob(f"{OBSERVED_FILE}*"):
+        left.unlink()
+    with Observed(folder, run) as store:
+        store.save(records, derived_to)
 
 
 def firing(records: tuple[Record, ...]) -> list[Record]:

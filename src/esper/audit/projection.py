@@ -20,7 +20,6 @@ from typing import NamedTuple, Self
 import duckdb
 import pyarrow as pa
 
-from esper.audit.checkpoint_files import digest_of_files
 from esper.audit.reading import (
     FILES,
     MOST_RECORDS,
@@ -55,6 +54,7 @@ from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.fields import Event
 from esper.folds.admit import Admission
+from esper.oona.checkpoint_files import digest_of_files
 from esper.oona.directory import Directory
 from esper.oona.file import MIRRORED_MARK
 

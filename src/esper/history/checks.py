@@ -7,25 +7,28 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import apsw
 
-from esper.errors import EsperError, LogError
-from esper.history.resume import log_flag, resume_hint
-from esper.history.run_list import RunSummary, summaries
-from esper.history.trail import trail_runs
-from esper.oona.contract import START, Position
+from esper.errors import EsperError
+from esper.events.codec import decode
+from esper.events.envelope import RunId, is_training
+from esper.events.kinds.kernels import KernelCharacterized
+from esper.events.topics import CHARACTERIZED
+from esper.history.kernel_files import SUFFIX, check_kernel
+from esper.history.resume import log_flag
+from esper.history.run_checks import Diagnosis, check_run, check_strangers
+from esper.history.run_list import summaries
+from esper.oona.contract import records_of
+from esper.oona.daily_run import AUDIT
 from esper.oona.directory import Directory, file_system_of, refuse_network
-from esper.oona.file import CHECKPOINTS, read_refused
-from esper.oona.observed import check_observed, observed_to
-from esper.oona.run_log import RESTORE, RunLog
+from esper.oona.file import KERNELS
 
-_Verdict = Literal["ok", "warning", "bad", "unknown"]
 _PYTHON = (3, 11)
 # Before it a WAL database can be corrupted when two connections write and checkpoint at once (sqlite.org, release log of 3.51.3).
 _SQLITE = (3, 51, 3)
@@ -33,16 +36,9 @@ _LEAST_FREE_BYTES = 1_000_000_000
 NEWEST = 20
 
 
-class Diagnosis(NamedTuple):
-    """A question and its answer: `bad` stops work, `warning` may."""
-
-    name: str
-    verdict: _Verdict
-    answer: str
-
-
 def examine(log: Path, *, every_run: bool = False, option: str | None = None) -> Iterator[Diagnosis]:
-    """Every check, one after another: the programs, then the log at `log`, its trail, and its runs (the newest 20, or every one).
+    """Every check, one after another: the programs, then the log at `log`, its trail and
+    kernels, and its runs (the newest 20, or every one).
 
     `option` is the `--log` option for next commands, with a space before it, where that is not `log`.
     """
@@ -60,8 +56,12 @@ def examine(log: Path, *, every_run: bool = False, option: str | None = None) ->
     yield from place
     yield _free(log)
     if exists and all(check.verdict != "bad" for check in place):
-        yield from _trail(Directory(log))
-        yield from _runs(log, every_run, log_flag(log) if option is None else option)
+        directory = Directory(log)
+        yield from _others(directory, every_run)
+        runs = [run for run in directory.names() if directory.has_log(run)]
+        yield from _kernels(directory, runs if every_run else runs[:NEWEST])
+        yield from check_strangers(directory)
+        yield from _runs(directory, len(runs), every_run, log_flag(log) if option is None else option)
 
 
 def _version(name: str, found: tuple[int, ...], least: tuple[int, ...], words: str, advice: str = "") -> Diagnosis:
@@ -119,25 +119,30 @@ def _free(log: Path) -> Diagnosis:
     return Diagnosis("free space", "warning", f"{words}: a full disk stops training; what was acknowledged stays readable")
 
 
-def _trail(directory: Directory) -> Iterator[Diagnosis]:
-    """The answer about all runs of the trail, or one about each that is damaged; none where there is no trail."""
-    records, damaged = 0, 0
-    for run in trail_runs(directory):
-        try:
-            with directory.open(run) as log:
-                records += log.heads().row
-        except EsperError as error:
-            damaged += 1
-            yield Diagnosis("trail", "bad", str(error))
-    if records and not damaged:
-        yield Diagnosis("trail", "ok", f"{records} records, every number and chain is right")
+def _others(directory: Directory, every_run: bool) -> Iterator[Diagnosis]:
+    """The answers about the runs that are no trainings, all of the trail and the newest others: one about each kind or bad run."""
+    groups: dict[str, list[RunId]] = {}
+    for run in directory.names(hidden=True):
+        if not is_training(run) and directory.has_log(run):
+            groups.setdefault(run.partition(":")[0], []).append(run)
+    for kind, runs in groups.items():
+        name = "trail" if kind == AUDIT else f"{kind} runs"
+        records, damaged = 0, 0
+        for run in runs if every_run or kind == AUDIT else runs[:NEWEST]:
+            try:
+                with directory.open(run) as log:
+                    records += log.heads().row
+            except EsperError as error:
+                damaged += 1
+                yield Diagnosis(name, "bad", str(error))
+        if records and not damaged:
+            yield Diagnosis(name, "ok", f"{records} records, every number and chain is right")
 
 
-def _runs(log: Path, every_run: bool, option: str) -> Iterator[Diagnosis]:
-    directory = Directory(log)
-    count, checked = len(directory.names()), 0
+def _runs(directory: Directory, count: int, every_run: bool, option: str) -> Iterator[Diagnosis]:
+    checked = 0
     for one in islice(summaries(directory), None if every_run else NEWEST):
-        yield _run(directory, one, option)
+        yield from check_run(directory, one, option)
         checked += 1
     if checked < count and not every_run:
         yield Diagnosis("runs", "unknown", f"{checked} of {count} were checked, the newest: --all checks every one")
@@ -145,43 +150,32 @@ def _runs(log: Path, every_run: bool, option: str) -> Iterator[Diagnosis]:
         yield Diagnosis("runs", "ok", "none yet")
 
 
-def _run(directory: Directory, one: RunSummary, option: str) -> Diagnosis:
-    name = f"run {one.run[-6:]}"
-    refused = read_refused(directory.path / one.run)
-    if problem := one.problem or refused:
-        return Diagnosis(name, "bad", problem)
-    folder = directory.path / one.run
-    try:
-        check_observed(folder, one.run)
-        observed = observed_to(folder)  # Before the log, which goes on.
-        with directory.open(one.run) as log:
-            if log.run != one.run:
-                raise LogError(f"expected run {one.run} in {log.path}, got {log.run}: name the directory so, or move a copy out of the log")
-            heads = log.heads()
-            _require_witnessed(folder, log, observed)
-    except EsperError as error:
-        return Diagnosis(name, "bad", str(error))
-    onward = resume_hint(one.run, one.task, option)
-    words = f"{heads.row - heads.gone.count} records, every number and chain is right"
-    if heads.gone:
-        words = f"{words}; {heads.gone.words()}"
-    match one.standing:
-        case "live":
-            return Diagnosis(name, "ok", f"{words}; {'another machine' if one.holder is None else f'process {one.holder}'} writes it")
-        case "interrupted":
-            return Diagnosis(name, "warning", f"{words}; interrupted in epoch {heads.epoch}: {onward}")
-        case "finished" if not one.sealed:
-            advice = f"finished but not sealed, which an observer does: esper observe{option}"
-            return Diagnosis(name, "warning", f"{words}; {advice}")
-        case standing:
-            return Diagnosis(name, "warning" if heads.gone else "ok", f"{words}; {standing}")
+def _kernels(directory: Directory, runs: Iterable[RunId]) -> Iterator[Diagnosis]:
+    """The answer about all kernels that runs share, or one about each that is damaged, or not as `runs` have it."""
+    folder, wrong, sound = directory.path / KERNELS, 0, 0
+    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    recorded = dict(pair for run in runs for pair in _characterized(directory, run)) if paths else {}
+    for path in paths:
+        try:
+            key, digest = check_kernel(path)
+        except EsperError as error:
+            found = Diagnosis("kernels", "bad", f"{error}; remove it: it is made again when it is needed")
+        else:
+            sound += 1
+            if recorded.get(key, digest) == digest:
+                continue
+            found = Diagnosis(
+                "kernels", "warning", f"{path} is not as a run of this log was given it: altered, or made by another processor"
+            )
+        wrong += 1
+        yield found
+    if sound and not wrong:
+        yield Diagnosis("kernels", "ok", f"{sound}, each has the name and the digest of what is in it")
 
 
-def _require_witnessed(folder: Path, log: RunLog, observed: Position) -> None:
-    """Raises LogError where what stands beside a log knows of records that are missing at its end, which no chain shows."""
-    end = log.end()
-    if missing := observed.records_since(end):
-        raise LogError(f"cannot trust {folder}: the log ends {missing} records before the one that was observed last; {RESTORE}")
-    checkpoints = folder / CHECKPOINTS
-    if not end.records_since(START) and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        raise LogError(f"cannot trust {folder}: expected the records of what is in {checkpoints}, got an empty log; {RESTORE}")
+def _characterized(directory: Directory, run: RunId) -> Iterator[tuple[str, str]]:
+    """Key and digest of the kernels of `run`; of one that cannot be read nothing, for its own check says so."""
+    with suppress(EsperError), directory.open(run) as log:
+        for record in records_of(log, frozenset({CHARACTERIZED})):
+            if isinstance(event := decode(record), KernelCharacterized):
+                yield event.key, event.kernel

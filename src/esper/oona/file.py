@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -26,7 +26,7 @@ from pydantic import JsonValue
 from esper.durable import replace_durably, sync_folder
 from esper.errors import DataError, LogError
 from esper.events.codec import decode
-from esper.events.envelope import MICROSECOND, SINCE, Moment, Record, RunId, heartbeat_id, read_time, record_id, written_time
+from esper.events.envelope import MICROSECOND, SINCE, Moment, Record, RunId, heartbeat_id, is_training, read_time, record_id, written_time
 from esper.events.kinds.run import RunFinished, RunStarted
 from esper.events.kinds.telemetry import Heartbeat
 from esper.oona.gone import NOTHING_GONE, Gone
@@ -36,6 +36,8 @@ RUN_FILE = "run.sqlite"
 WRITER_LOCK = "lock"
 RESERVE = "reserve"
 CHECKPOINTS = "checkpoints"
+KERNELS = ".kernels"
+"""In the log's directory, shared by its runs."""
 SEAL_MARK = "sealed"
 FENCED_MARK = "fenced"
 OBSERVED_FILE = "observed.sqlite"
@@ -231,8 +233,23 @@ def check_integrity(connection: apsw.Connection, path: Path) -> None:
     """
     with explained(path, "check"):
         answer = connection.pragma("integrity_check", 1)  # The first fault is enough.
+        if answer == "ok":
+            answer = _surplus(connection)
     if answer != "ok":
         raise LogError(f"cannot trust {path}: the file is damaged: {' '.join(str(answer).split())}; restore it from a copy or a mirror")
+
+
+def _surplus(connection: apsw.Connection) -> str:
+    """The first index with entries that lead to no row of their own, which SQLite's check does not look for; "ok" where there is none."""
+    for name, table, sql in connection.execute("SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index'").fetchall():
+        where = str(sql).partition(" WHERE ")[2] or "1"
+        listed, there = (
+            connection.execute(f'SELECT count(*) FROM "{table}" {how} WHERE {where}').get  # noqa: S608 - the schema is Esper's own.
+            for how in (f'INDEXED BY "{name}"', "NOT INDEXED")
+        )
+        if listed != there:
+            return f"expected {there} entries in index {name}, got {listed}"
+    return "ok"
 
 
 def to_row(record: Record) -> Row:
@@ -334,18 +351,28 @@ def _parsed(mark: str | None) -> dict[str, JsonValue]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def require_end(folder: Path, heads: Heads) -> None:
-    """Raises LogError where the run in `folder` is sealed, and its mark holds another end than `heads`."""
+def require_end(folder: Path, heads: Heads, ends: Sequence[Record]) -> None:
+    """Raises LogError where the run in `folder` is sealed, and its mark holds another end or summary than its records give.
+
+    `ends` are its first and its last record.
+    """
     mark, path = read_mark(folder), folder / SEAL_MARK
     if mark is None:
         return
-    marked = _parsed(mark)
-    for name, found in _end_of(heads).items():
+    marked = _flat(_parsed(mark))
+    for name, found in _flat(_parsed(mark_of(heads, ends[0], ends[-1])) if ends else _end_of(heads)).items():
         if marked.get(name) != found:
             raise LogError(
                 f"cannot trust run {folder.name}: expected {name} {found!r}, as its records have it, in its mark {path}, "
                 f"got {marked.get(name, 'nothing')!r}; restore the run from a copy or a mirror"
             )
+    if is_training(heads.run) and [record.type for record in ends[-1:]] != [RunFinished.KIND]:
+        raise LogError(f"cannot trust run {folder.name}: expected a run that has finished, for it has the mark {path}; remove the mark")
+
+
+def _flat(mark: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    summary = mark.get("summary")
+    return {name: value for name, value in mark.items() if name != "summary"} | (summary if isinstance(summary, dict) else {})
 
 
 def sealed_ago_s(folder: Path, now: datetime) -> float:

@@ -2,17 +2,24 @@
 
 One process writes it, the holder of the observer's lock; any number read. Derived records are kept for good: an alert that was delivered
 cannot be derived again. The state can be folded again from the run. Nothing here knows what is derived, or from what.
+
+Its end stands in `meta`: the number of records, the chain over all of them, the positions, and a digest of each part of the state. What is
+edited, removed or added by anyone who does not make the end anew is found by it.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import apsw
 
-from esper.errors import LogError
+from esper.errors import DataError, LogError
+from esper.events.digests import chain
 from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
 from esper.oona import file
 from esper.oona.contract import START, ConflictError, Page, Position, SavedState
@@ -34,6 +41,30 @@ _INSERT = f"INSERT INTO derived ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 
 _REACH = "INSERT INTO progress VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET position = excluded.position"
 _KEEP = "INSERT INTO cells VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET state = excluded.state"
 _DERIVED, _STATE = "derived", "state"
+_KEEP_END = "INSERT INTO meta VALUES ('end', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of an observed file: how many records stand there, the chain over them, positions, and sha256 of each part of the state."""
+
+    records: int = 0
+    chain: str = ""
+    positions: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def after(self, record: Record) -> "_End":
+        """The end with `record` behind it."""
+        before = bytes.fromhex(self.chain) + f"{record.id} {record.generation} ".encode()
+        return replace(self, records=self.records + 1, chain=chain(record, before).hex())
+
+    def keeping(self, parts: Mapping[str, bytes]) -> "_End":
+        """The end with these parts of the state beside the others."""
+        return replace(self, parts={**self.parts, **{name: hashlib.sha256(state).hexdigest() for name, state in parts.items()}})
+
+    def to_text(self) -> str:
+        """The end as it stands in `meta`."""
+        return json.dumps({"records": self.records, "chain": self.chain, "positions": self.positions, "parts": self.parts})
 
 
 class Observed:
@@ -51,9 +82,16 @@ class Observed:
         self._connection: apsw.Connection | None = file.open_for_writing(self._path)
         self._places = Places(self._connection, self._path)
         found, _ = file.read_meta(self._connection, self._path, _TABLES)
-        if found != run:
+        try:
+            if found != run:
+                raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {found}")
+            end = _written_end(self._connection, self._path)
+            with file.explained(self._path, "read"):
+                found_end = replace(_last_of(self._connection), chain=end.chain, parts=end.parts)
+            _require_end(self._path, end, found_end)
+        except BaseException:
             self.close()
-            raise LogError(f"cannot write {self._path}: expected the observed file of run {run}, got that of run {found}")
+            raise
 
     def derived_to(self) -> Position:
         """The position up to which records are derived; the state is not read."""
@@ -82,9 +120,19 @@ class Observed:
                 if parts is not None:
                     connection.execute(_REACH, (_STATE, derived_to.to_text()))
                     connection.executemany(_KEEP, parts.items())
+            if new or derived_to is not None:
+                self._move_end(connection, new, parts or {})
             self._places.require("append to")
         self._places.require("append to")
         return new
+
+    def _move_end(self, connection: apsw.Connection, new: Sequence[Record], parts: Mapping[str, bytes]) -> None:
+        """Keeps the end after these. The one before is read where it stands: this process may have the file open twice."""
+        end = _written_end(connection, self._path).keeping(parts)
+        for record in new:
+            end = end.after(record)
+        end = replace(end, positions=_last_of(connection).positions)
+        connection.execute(_KEEP_END, (end.to_text(),))
 
     def _insert(self, connection: apsw.Connection, record: Record) -> bool:
         if connection.execute(_INSERT, _to_row(record)).fetchone() is not None:
@@ -150,7 +198,7 @@ def read_observed(
     query = f"SELECT row, {_COLUMNS} FROM derived WHERE row > ?{among} ORDER BY row LIMIT ?"  # noqa: S608
     with _reading(folder) as connection:
         rows: list[file.Row] = connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
-        end = _end(connection)
+        end = _last_row(connection)
     last = int(rows[-1][0]) if rows and len(rows) == limit else max(row, end)
     return Page(tuple(_to_record(run, found) for found in rows), _at(last))
 
@@ -178,7 +226,7 @@ def end_of_observed(folder: Path) -> Position:
     if not is_observed(folder):
         return _at(0)
     with _reading(folder) as connection:
-        return _at(_end(connection))
+        return _at(_last_row(connection))
 
 
 def observed_to(folder: Path) -> Position:
@@ -191,19 +239,24 @@ def observed_to(folder: Path) -> Position:
 
 
 def check_observed(folder: Path, run: RunId) -> None:
-    """Raises LogError, saying what may be done, where the observed file of `run` in `folder` is damaged, or another's. Reads all of it.
+    """Raises LogError, saying what may be done, where the observed file of `run` in `folder` is damaged, altered, or another's.
 
-    No file is none.
+    Reads all of it. No file is none.
     """
+    path, mark = folder / OBSERVED_FILE, folder / OBSERVED_MARK
     if not is_observed(folder):
+        if is_settled(folder):
+            raise LogError(f"expected {path} beside its mark {mark}, got nothing: what people were told of the run is lost")
         return
-    path = folder / OBSERVED_FILE
     try:
         with _reading(folder) as connection:
-            file.check_integrity(connection, path)
             found, _ = file.read_meta(connection, path, _TABLES)
             if found != run:
                 raise LogError(f"expected the observed file of run {run} at {path}, got that of run {found}: move it away")
+            file.check_integrity(connection, path)
+            end = _found_end(connection, path, run)
+            _require_end(path, _written_end(connection, path), end)
+        _require_mark(mark, end.records)
     except LogError as error:
         raise LogError(f"{error}, or remove it: the run is whole, only what people were told of it is lost then") from error
 
@@ -217,7 +270,56 @@ def _reading(folder: Path) -> Iterator[apsw.Connection]:
         yield connection
 
 
-def _end(connection: apsw.Connection) -> int:
+def _written_end(connection: apsw.Connection, path: Path) -> _End:
+    """The end that the observer kept. Raises LogError where there is none beside records, or something else."""
+    with file.explained(path, "read"):
+        text = connection.execute("SELECT value FROM meta WHERE key = 'end'").get
+    if text is None:
+        return _End()
+    try:
+        return _End(**json.loads(str(text)))
+    except (ValueError, TypeError) as error:
+        raise LogError(f"cannot trust {path}: expected its end in its table meta, got {str(text)[:80]!r}") from error
+
+
+def _last_of(connection: apsw.Connection) -> _End:
+    """Number of records and positions, at one look; nothing is read of what stands between."""
+    positions = {str(name): str(text) for name, text in connection.execute("SELECT name, position FROM progress")}
+    return _End(_last_row(connection), positions=positions)
+
+
+def _found_end(connection: apsw.Connection, path: Path, run: RunId) -> _End:
+    """The end that follows from everything in the file. Raises LogError for a record that cannot be read, or is missing."""
+    with file.explained(path, "read"):
+        end = replace(_last_of(connection), records=0)
+        for row in connection.execute(f"SELECT row, {_COLUMNS} FROM derived ORDER BY row"):  # noqa: S608
+            try:
+                end = end.after(_to_record(run, row))
+            except (TypeError, OverflowError, DataError) as error:
+                raise LogError(f"cannot trust {path}: row {row[0]} holds no record: {error}") from error
+            if row[0] != end.records:
+                raise LogError(f"cannot trust {path}: expected row {end.records}, got row {row[0]}")
+        return end.keeping({str(name): bytes(state) for name, state in connection.execute("SELECT name, state FROM cells")})
+
+
+def _require_end(path: Path, written: _End, found: _End) -> None:
+    for name in _End.__dataclass_fields__:
+        if (expected := getattr(written, name)) != (got := getattr(found, name)):
+            what = "other ones" if isinstance(got, dict) else "another" if isinstance(got, str) else got
+            expected = "those" if isinstance(expected, dict) else "the one" if isinstance(expected, str) else expected
+            raise LogError(f"cannot trust {path}: expected {expected} {name} that its observer wrote, got {what}: move it away")
+
+
+def _require_mark(mark: Path, records: int) -> None:
+    """Raises LogError where `mark` is there with another number of records."""
+    with file.explained(mark, "read"):
+        if mark.exists() and (text := mark.read_text(errors="replace")) != f"{records}\n":
+            raise LogError(
+                f"cannot trust {mark}: expected {records}, the number of records beside it, got {text.strip()[:20]!r}: remove it"
+            )
+
+
+def _last_row(connection: apsw.Connection) -> int:
     ends: list[file.Row] = connection.execute("SELECT coalesce(max(row), 0) FROM derived").fetchall()
     return int(ends[0][0])
 

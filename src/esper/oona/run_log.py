@@ -102,7 +102,8 @@ class RunLog:
             return self._writer.heads.copy()
         with self._reading() as connection:
             heads = checked(connection, self._file)
-        file.require_end(self.path, heads)
+            ends = self._records(connection.execute(_ENDS).fetchall())
+        file.require_end(self.path, heads, ends)
         return heads
 
     def append(self, records: tuple[Record, ...], reached: Heads | None = None) -> None:
@@ -355,8 +356,8 @@ def _locked(folder: Path, run: str) -> Iterator[Lock]:
 
 def checked(connection: apsw.Connection, path: Path) -> Heads:
     """The file's end, after a check of SQLite's structure and of every number and chain. Raises LogError at the first fault."""
-    file.check_integrity(connection, path)
     heads = Heads(*file.read_meta(connection, path), gone=file.read_gone(connection, path))
+    file.check_integrity(connection, path)
     with file.explained(path, "read"):
         for following, row in enumerate(connection.execute("SELECT * FROM records ORDER BY row"), start=1):
             try:

@@ -45,7 +45,7 @@ from esper.oona.catch_up import CatchUp, DivergedError
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter, FailureKind
-from esper.oona.file import fenced_by
+from esper.oona.file import KERNELS, fenced_by
 from esper.oona.run_log import RunLog
 from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
@@ -294,7 +294,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads, enabled=settings.trainer.deterministic))
         emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
         requested = stack.enter_context(_stopped_by_signals())
-        compiler = KernelCompiler(directory.path / ".kernels")
+        compiler = KernelCompiler(directory.path / KERNELS)
         stack.callback(compiler.close)
         described = _described(recipe)  # Before a layer of the model is adopted as a site.
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)

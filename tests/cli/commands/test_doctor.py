@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 from esper.oona.directory import Directory
+from tests.audit.compliance.finished import save_checkpoints
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, write_run
 
 
-def test_a_sound_log_is_ok_line_by_line(esper: Esper) -> None:
-    said = esper("doctor")
+def test_a_sound_log_is_ok_line_by_line(esper: Esper, tmp_path: Path) -> None:
+    write_run(Directory(tmp_path))
+    save_checkpoints(Directory(tmp_path), RUN)
+    said = esper("doctor", "--log", str(tmp_path))
     assert said.code == 0
     assert {line.split()[0] for line in said.lines} == {"ok"}
     assert [line.split()[1] for line in said.lines] == ["sql", "python", "sqlite", "torch", "disk", "log", "free", "run"]
@@ -27,7 +30,7 @@ def test_a_run_that_cannot_be_resumed_comes_without_the_command(esper: Esper, tm
     compared, new = tmp_path / "compared", tmp_path / "new"
     write_run(Directory(compared, create=True), until_epoch=1, finish=False, task="digits (host)")
     Directory(new, create=True).create(RUN).close()
-    assert esper("doctor", "--log", str(compared)).lines[-1].endswith("compared with another run, and does not go on alone")
+    assert esper("doctor", "--log", str(compared)).lines[-2].endswith("compared with another run, and does not go on alone")
     assert esper("doctor", "--log", str(new)).lines[-1].endswith("interrupted before it began: start it again")
 
 

@@ -11,7 +11,8 @@ from esper.cli.arguments import Subcommands, log_name, log_option, mirror_of, ne
 from esper.cli.kafka_log import caught_up
 from esper.cli.output import Output
 from esper.errors import EsperError
-from esper.history.checks import Diagnosis, examine
+from esper.history.checks import examine
+from esper.history.run_checks import Diagnosis
 from esper.kafka.cluster import KafkaSettings
 from esper.oona.directory import Directory
 
