@@ -249,11 +249,11 @@ def test_a_ledger_that_is_behind_takes_no_run_for_silent(cluster: MemoryCluster,
     cluster.ship(log)
 
     async def live() -> None:
-        now = log[-1].time + timedelta(seconds=1)
-        ledger = await Ledger.open(KAFKA, 0, SETTINGS, now=lambda: now)
+        now, later_s = log[-1].time + timedelta(seconds=1), [0.0]
+        ledger = await Ledger.open(KAFKA, 0, SETTINGS, now=lambda: now + timedelta(seconds=later_s[0]), passed_s=lambda: later_s[0])
         await turned(ledger, sum(map(len, cluster.logs.values())))
         assert kinds(cluster, RunWentSilent) == []
-        now += timedelta(hours=1)
+        later_s[0] = 3600.0
         await turned(ledger)
         assert kinds(cluster, RunWentSilent) == [RunWentSilent.KIND]
         await ledger.abandon()

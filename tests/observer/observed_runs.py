@@ -126,6 +126,10 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
+    def passed_s(self) -> float:
+        """The monotonic clock beside it."""
+        return (self.now - self.start).total_seconds()
+
     def at(self, second: float) -> None:
         self.now = self.start + timedelta(seconds=second)
 

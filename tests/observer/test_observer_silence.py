@@ -47,7 +47,7 @@ def beat(growing: Growing, at: datetime) -> None:
 def test_a_run_that_was_idle_and_died_is_idle_no_more_from_when_it_was_dead(growing: Growing, records: tuple[Record, ...]) -> None:
     growing.write(100)
     clock = Clock(records[99].time)
-    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+    with Observer(growing.directory, SOON, now=clock, passed_s=clock.passed_s, report=problems.append) as observer:
         observer.turn(0.0)
         beat(growing, clock.start + timedelta(seconds=40))
         for second in (65, 105, 110):
@@ -66,7 +66,7 @@ def test_a_silent_run_that_goes_on_to_its_end_and_is_sealed_at_once_is_silent_no
 ) -> None:
     growing.write(100)
     clock = Clock(records[99].time)
-    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+    with Observer(growing.directory, SOON, now=clock, passed_s=clock.passed_s, report=problems.append) as observer:
         for second in (0, 70):
             clock.at(second)
             observer.turn(0.0)
@@ -85,7 +85,7 @@ def test_a_run_that_was_killed_stays_dead_when_another_observer_takes_over(growi
     growing.log.close()
     clock = Clock(records[99].time)
     for _ in range(2):
-        with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+        with Observer(growing.directory, SOON, now=clock, passed_s=clock.passed_s, report=problems.append) as observer:
             for _ in range(4):
                 observer._follower._listed_at = 0.0  # As after a second: whose lock is free is looked at again.
                 observer.turn(0.0)
@@ -98,7 +98,7 @@ def test_a_run_that_is_not_read_to_its_end_yet_is_not_silent(growing: Growing, r
     for second in range(10, 201, 10):
         beat(growing, clock.start + timedelta(seconds=second))
     clock.at(201)
-    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+    with Observer(growing.directory, SOON, now=clock, passed_s=clock.passed_s, report=problems.append) as observer:
         observer._follower._limit = 101  # A page ends with the first beat.
         observer.turn(0.0)
         observer.turn(0.0)
@@ -112,7 +112,7 @@ def test_a_run_that_beats_is_not_dead_for_the_age_of_what_was_blocked(
     beat(growing, records[99].time + timedelta(seconds=200))
     observe_by_an_older_version(growing, monkeypatch)
     clock = Clock(records[99].time + timedelta(seconds=201))
-    with Observer(growing.directory, SOON, now=clock, report=problems.append) as observer:
+    with Observer(growing.directory, SOON, now=clock, passed_s=clock.passed_s, report=problems.append) as observer:
         observer.turn(0.0)
         observer.turn(0.0)
     assert [state for _, state, _ in changes(growing, "fold-blocked")] == ["firing", "resolved"]
@@ -124,3 +124,20 @@ def test_a_rebuild_knows_of_a_silent_run(growing: Growing) -> None:
     with growing.observer(HEARING) as observer:
         observer.turn(0.0)
     assert [made.same for made in rebuild(growing.directory)] == [True]
+
+
+@pytest.mark.parametrize("set_by_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_neither_makes_a_run_silent_nor_hides_that_it_is(
+    growing: Growing, records: tuple[Record, ...], set_by_s: float
+) -> None:
+    growing.write(100)
+    clock, passed = Clock(records[99].time), [0.0]
+    with Observer(growing.directory, SOON, now=clock, passed_s=lambda: passed[0], report=problems.append) as observer:
+        observer.turn(0.0)
+        clock.at(set_by_s)
+        for passed[0] in (1.0, 59.0):
+            observer.turn(0.0)
+        assert changes(growing, "run-dead") == []
+        passed[0] = 61.0
+        observer.turn(0.0)
+    assert changes(growing, "run-dead") == [("run-dead", "firing", clock.start + timedelta(seconds=60))]

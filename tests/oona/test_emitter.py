@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -13,11 +14,12 @@ from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, Record, heartbeat_id, record_id
 from esper.events.fields import Event
 from esper.events.kinds.observability import ObserverStarted
-from esper.events.kinds.run import RunFailed, RunResumed, SamplesDropped, StreamEnded
+from esper.events.kinds.run import ClockJumped, RunFailed, RunResumed, SamplesDropped, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, ResourcesMeasured, StepsMeasured
 from esper.oona.contract import RunWriter
 from esper.oona.emitter import Emitter
 from esper.oona.heads import Heads
+from esper.oona.steady_clock import SteadyClock
 from tests.oona.memory import MemoryLog
 from tests.oona.samples import RUN, command, everything, finished, kinds, measure, pruned, saved, steps, ticking
 
@@ -396,3 +398,35 @@ def test_a_fact_too_large_for_a_record_stops_the_run() -> None:
     with pytest.raises(LogError) as raised:
         emitter.close()
     assert isinstance(raised.value.__cause__, DataError)
+
+
+def test_a_clock_that_was_ahead_for_a_moment_is_a_fact_and_moves_no_record(log: RunWriter) -> None:
+    wall_s, passed_s = [1_772_000_000.0], [0.0]
+    clock = SteadyClock(lambda: wall_s[0], lambda: passed_s[0])
+    with Emitter(log, RUN, clock=clock, heartbeat_s=NEVER_S) as emitter:
+        for second in range(20):
+            emitter.emit(command(second), epoch=0, step=second)
+            passed_s[0] += 1
+            wall_s[0] += 1 + (3600 if second == 4 else -3600 if second == 6 else 0)
+    records = everything(log)
+    times = [(record.time - records[0].time).total_seconds() for record in records if record.type == command(0).KIND]
+    assert times == [float(second) for second in range(20)]
+    jumps = [(record.step, decode(record)) for record in records if record.type == ClockJumped.KIND]
+    assert jumps == [(6, ClockJumped(apart_s=3600.0, followed=False)), (16, ClockJumped(apart_s=0.0, followed=True))]
+
+
+def test_a_run_goes_on_from_the_time_of_its_last_record_though_the_clock_was_set_back_between() -> None:
+    log = MemoryLog(RUN)
+    for wall_s in (1_772_000_000.0, 1_771_990_000.0):
+        passed_s = [0.0]
+        clock = SteadyClock(lambda: wall_s + passed_s[0], lambda: passed_s[0])  # noqa: B023 - called in this round alone.
+        with Emitter(log, RUN, clock=clock, heartbeat_s=NEVER_S) as emitter:
+            for passed_s[0] in (1.0, 2.0, 3.0):
+                emitter.emit(command(1), epoch=0, step=1)
+    times = [record.time for record in everything(log) if record.type == command(1).KIND]
+    assert [(after - before).total_seconds() for before, after in pairwise(times)] == [1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_nobody_else_may_say_that_the_clock_jumped() -> None:
+    with emitter_on(MemoryLog(RUN)) as emitter, pytest.raises(RuleError, match="written by the emitter itself"):
+        emitter.emit(ClockJumped(apart_s=1.0, followed=True), epoch=0, step=0)

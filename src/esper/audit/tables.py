@@ -103,6 +103,7 @@ TABLES = (
         without=("seeds",),
     ),
     Table("frozen_sites", "Sites where nothing can grow any more, with the reason.", (run.SiteFrozen,)),
+    Table("clock_jumps", "Where the machine's clock and the time that passed went apart or came together.", (run.ClockJumped,)),
     Table("dropped_samples", "Telemetry that found no room before it was taken.", (run.SamplesDropped,)),
     Table(
         "epochs",

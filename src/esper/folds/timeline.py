@@ -21,7 +21,7 @@ from esper.events.kinds.control import (
 )
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped, SiteFrozen
+from esper.events.kinds.run import ClockJumped, RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped, SiteFrozen
 from esper.events.kinds.training import TrainingDescribed
 from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
@@ -199,13 +199,16 @@ def note_of(event: Event) -> str | None:
             return f"rolled back from epoch {event.from_epoch} to {event.to_epoch} ({event.checkpoint}): {event.reason}; {whom}"
         case SiteFrozen():
             return f"nothing can grow at {event.site} any more: {event.reason}"
-        case RunFinished() | RunFailed():
-            return _end_in_words(event)
+        case ClockJumped() | RunFinished() | RunFailed():
+            return _in_words(event)
         case _:
             return None
 
 
-def _end_in_words(event: RunFinished | RunFailed) -> str:
+def _in_words(event: ClockJumped | RunFinished | RunFailed) -> str:
+    if isinstance(event, ClockJumped):
+        beside = f"{abs(event.apart_s):,.1f} s {'ahead of' if event.apart_s > 0 else 'behind'} the time that passed"
+        return f"the machine's clock was {beside}; {'records follow it' if event.followed else 'records go on with that time'}"
     if isinstance(event, RunFailed):
         return f"failed ({event.kind}) in {event.where}: {event.error}"
     early = ", stopped early" if event.stopped_early else ""

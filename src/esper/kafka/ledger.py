@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -40,6 +40,7 @@ from esper.kafka.ledger_recovery import beginning, check_partitions, messages_be
 from esper.kafka.ledger_runs import LedgerRuns, Letter, Message, raised_at
 from esper.kafka.ledger_states import Positions, Saved, SavedStates
 from esper.kafka.transactions import ended, transact
+from esper.oona.steady_clock import SteadyClock
 
 _MESSAGES, _WAIT_MS = 500, 20
 # Measured with 100 runs: 50 fetches a second and ledger cost the broker so much that a record was derived from a third later.
@@ -77,7 +78,14 @@ class Ledger:
     """Partition `partition` of every input topic. One task calls `turn` again and again, then `close`, or after an error `abandon`."""
 
     def __init__(
-        self, settings: KafkaSettings, partition: int, ledger: LedgerSettings, now: Callable[[], datetime], progress: Callable[[], None]
+        self,
+        settings: KafkaSettings,
+        partition: int,
+        ledger: LedgerSettings,
+        *,
+        now: Callable[[], datetime],
+        passed_s: Callable[[], float],
+        progress: Callable[[], None],
     ) -> None:
         self.partition = partition
         self.positions: dict[str, int] = {}
@@ -90,14 +98,14 @@ class Ledger:
         self.last_transaction_s = 0.0
         self.expired: dict[str, int] = {}
         """Messages that retention had cut before they were read, by topic."""
-        self._settings, self._ledger, self._now, self._progress = settings, ledger, now, progress
+        self._settings, self._ledger, self._now, self._passed_s, self._progress = settings, ledger, now, passed_s, progress
         self._places = {topic: TopicPartition(settings.topic(topic), partition) for topic in INPUTS}
         self._stack = AsyncExitStack()
         self._meta = Positions()
         self._committing: asyncio.Task[None] | None = None
         self._committed_at = time.monotonic()
         self._asked_at = -_TICK_S
-        self._unread: tuple[datetime, dict[str, int]] | None = None
+        self._unread: tuple[datetime, float, dict[str, int]] | None = None
         self._runs: LedgerRuns
         self._producer: AIOKafkaProducer
         self._consumer: AIOKafkaConsumer
@@ -109,7 +117,8 @@ class Ledger:
         partition: int,
         ledger: LedgerSettings,
         *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] | None = None,
+        passed_s: Callable[[], float] = time.monotonic,
         progress: Callable[[], None] = lambda: None,
     ) -> Self:
         """The ledger of `partition`, recovered: former owners are fenced, states are as of `derived_to`. It may be cancelled.
@@ -117,7 +126,7 @@ class Ledger:
         `progress` is called whenever messages came. Raises LogError where the cluster cannot be used, and where its topics do not go with
         the saved positions, FoldError where a fold raised at a record that was applied before.
         """
-        self = cls(settings, partition, ledger, now, progress)
+        self = cls(settings, partition, ledger, now=now or SteadyClock(), passed_s=passed_s, progress=progress)
         try:
             with explain_errors(settings):
                 self._producer = await self._stack.enter_async_context(producing(settings, f"ledger-{partition}"))
@@ -208,15 +217,16 @@ class Ledger:
         """Judges silence as of a moment once everything that was there at that moment is applied: what waits to be read is not silent."""
         if time.monotonic() >= self._asked_at + _TICK_S:
             check_partitions(self._consumer, self._settings)
-            self._asked_at, now = time.monotonic(), self._now()
+            self._asked_at = time.monotonic()
+            asked = self._now(), self._passed_s()
             ends = await offsets_of(self._consumer.end_offsets, self._places)
             heads = {topic: max(end, self._consumer.highwater(self._places[topic]) or 0) for topic, end in ends.items()}
             self.lag = {topic: head - await self._position(topic) for topic, head in heads.items()}
-            self._unread = self._unread or (now, ends)
+            self._unread = self._unread or (*asked, ends)
         if self._unread is not None:
-            now, ends = self._unread
+            now, passed_s, ends = self._unread
             if all([await self._position(topic) >= end for topic, end in ends.items()]):
-                self._runs.judge_silence(now)
+                self._runs.judge_silence(now, passed_s)
                 self._unread = None
 
     async def _position(self, topic: str) -> int:

@@ -116,10 +116,10 @@ class LedgerRuns:
             run.stopped = {topic: stop for topic, stop in stops.items() if topic in run.monitor.blocked} | run.stopped
             self._own(name, run, run.monitor.unblocked(stops, self._now()))
 
-    def judge_silence(self, now: datetime) -> None:
-        """Records the silence of trainings that began or ended as of `now`."""
+    def judge_silence(self, now: datetime, passed_s: float) -> None:
+        """Records the silence of trainings that began or ended as of `now`, when the monotonic clock showed `passed_s`."""
         for name, run in self._runs.items():
-            self._own(name, run, run.monitor.judge_silence(now, lock_free=None))
+            self._own(name, run, run.monitor.judge_silence(now, passed_s, lock_free=None))
 
     def due(self, state_every_s: float, pack_after_s: float) -> tuple[set[RunId], list[RunId]]:
         """The runs to save and to pack now, at most 20 of those that are not urgent."""

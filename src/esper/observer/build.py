@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +23,7 @@ from esper.observer.rule_files import parse_rules, parse_watching
 from esper.oona.contract import START, records_between
 from esper.oona.directory import Directory
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
+from esper.oona.steady_clock import SteadyClock
 from esper.settings import read_text
 
 _RULES = "alerts.toml"
@@ -82,7 +82,7 @@ def observer_maker(
         Observer,
         directory,
         ObserverSettings(monitor=watching_of(directory, rules), fresh_s=handlers.deliver_within_s),
-        now=lambda: datetime.now(UTC),
+        now=SteadyClock(),
         make_deliverer=partial(make_deliverer, directory, handlers),
         from_start=from_start,
         report=_report,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Self
+from typing import NamedTuple, Self
 
 from esper.errors import DataError
 from esper.events import topics
@@ -17,10 +17,17 @@ from esper.oona.follower import RunPage
 from esper.oona.observed import Observed, observed_records
 
 
+class Clocks(NamedTuple):
+    """The clocks of an observer: `now` for its own records, `passed_s` for how long nothing came."""
+
+    now: Callable[[], datetime]
+    passed_s: Callable[[], float]
+
+
 class ObservedRun:
     """A run that is open. Methods return the derived records that are new, and raise LogError where they cannot be saved."""
 
-    def __init__(self, monitor: RunMonitor, store: Observed, position: Position, now: Callable[[], datetime]) -> None:
+    def __init__(self, monitor: RunMonitor, store: Observed, position: Position, clocks: Clocks) -> None:
         self.monitor = monitor
         self.store = store
         self.position = position
@@ -30,12 +37,10 @@ class ObservedRun:
         """Records that were derived when the run was opened, from topics that were blocked."""
         self.was_free = False
         self.has_new = True
-        self._now = now
+        self._clocks = clocks
 
     @classmethod
-    def open(
-        cls, directory: Directory, name: RunId, settings: MonitorSettings, now: Callable[[], datetime], report: Callable[[str], None]
-    ) -> Self:
+    def open(cls, directory: Directory, name: RunId, settings: MonitorSettings, clocks: Clocks, report: Callable[[str], None]) -> Self:
         """The run as its last observer saved it, with `settings` in force; topics that are blocked are tried again.
 
         A state of another version is reported, and folded again from the run's first record.
@@ -53,9 +58,9 @@ class ObservedRun:
                 monitor.unreadable = False
                 past = records_between(log, START, saved.derived_to) if blocked else ()
                 again = [record for record in past if record.topic in blocked]
-            run = cls(monitor, store, saved.derived_to, now)
+            run = cls(monitor, store, saved.derived_to, clocks)
             found = [one for record in again for one in monitor.take(record)]
-            run.recovered = run.save((*found, *monitor.unblocked(blocked, now())), with_state=bool(blocked))
+            run.recovered = run.save((*found, *monitor.unblocked(blocked, clocks.now())), with_state=bool(blocked))
         except BaseException:
             store.close()
             raise
@@ -65,11 +70,11 @@ class ObservedRun:
         """Derives what follows from a page, and saves it."""
         monitor, found = self.monitor, list[Record]()
         if page.error is not None and not monitor.unreadable:  # Recorded once, however often a damaged file grows.
-            found += monitor.own_record(FoldBlocked(topic=topics.RUN, sequence=0, reason=str(page.error)), self._now())
+            found += monitor.own_record(FoldBlocked(topic=topics.RUN, sequence=0, reason=str(page.error)), self._clocks.now())
             monitor.unreadable = True
         elif page.error is None and monitor.unreadable:
             monitor.unreadable = False
-            found += monitor.unblocked((topics.RUN,), self._now())
+            found += monitor.unblocked((topics.RUN,), self._clocks.now())
         for record in page.records:
             found += monitor.take(record)
         self.position, self.has_new = page.position, True
@@ -80,8 +85,8 @@ class ObservedRun:
         return self.save(found, with_state=own or page.ended or time.monotonic() >= self.saved_at + state_every_s)
 
     def judge_silence(self, *, free: bool) -> tuple[Record, ...]:
-        """The records of a silence that began or ended by the clock; not saved."""
-        return self.monitor.judge_silence(self._now(), lock_free=free)
+        """The records of a silence that began or ended by the clocks; not saved."""
+        return self.monitor.judge_silence(self._clocks.now(), self._clocks.passed_s(), lock_free=free)
 
     def save(self, records: Iterable[Record], *, with_state: bool) -> tuple[Record, ...]:
         """Saves derived records with the position, and with the parts of the state that changed."""

@@ -2,7 +2,7 @@
 
 Derived records are saved in one transaction with the position that they were derived to; the state is saved with them at times. A killed
 observer's successor loads the state, folds up to that position without writing, and goes on: the derived records are the same, whenever it
-was killed. Only silence is judged by a clock.
+was killed. Only silence is judged by a clock: that of the time that passes (`passed_s`), which nobody sets.
 """
 
 import threading
@@ -22,7 +22,7 @@ from esper.folds.monitoring.derive import MonitorSettings
 from esper.observer.acknowledged import Acknowledgements
 from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_record
-from esper.observer.observed_run import ObservedRun
+from esper.observer.observed_run import Clocks, ObservedRun
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
 from esper.oona.file import read_mark, sealed_ago_s
@@ -60,11 +60,13 @@ class Observer:
         settings: ObserverSettings,
         *,
         now: Callable[[], datetime],
+        passed_s: Callable[[], float] = time.monotonic,
         make_deliverer: Callable[[Recorder], Deliverer] | None = None,
         from_start: bool = False,
         report: Callable[[str], None],
     ) -> None:
         self._directory, self._settings, self._now, self._report = directory, settings, now, report
+        self._clocks = Clocks(now, passed_s)
         self._deliverer = None if make_deliverer is None else make_deliverer(self.record)
         self._runs: dict[RunId, ObservedRun] = {}
         self._parked: set[RunId] = set()
@@ -184,7 +186,7 @@ class Observer:
         if name in self._runs:
             return self._runs[name]
         report = self._report if name not in self._troubled else lambda _: None
-        run = self._runs[name] = ObservedRun.open(self._directory, name, self._settings.monitor, self._now, report)
+        run = self._runs[name] = ObservedRun.open(self._directory, name, self._settings.monitor, self._clocks, report)
         self._offer(run.recovered)
         self._parked.discard(name)
         self._unsettled.discard(name)

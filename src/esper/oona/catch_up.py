@@ -2,8 +2,8 @@
 
 A training that is resumed runs the epochs after its checkpoint again. Each fact that it emits must equal the next logged one in its topic,
 type, epoch, step and comparison form (payload without volatile fields). Ids need no translation: `Emitter.emit` returns the logged id.
-RunResumed, SamplesDropped, StreamEnded, TrainingDescribed and RunFailed are not compared: they depend on how fast the machine was, or on
-the code that goes on, or are the failure that the resume repairs.
+RunResumed, SamplesDropped, ClockJumped, StreamEnded, TrainingDescribed and RunFailed are not compared: they depend on the machine, or
+on the code that goes on, or are the failure that the resume repairs.
 
 RunStarted is compared at every resume, from whichever checkpoint: where no fact is left to compare, nothing else would notice other data or
 settings. Its code, packages, hardware, what torch's libraries were told, who said to have started and approved it under which account, and
@@ -21,12 +21,12 @@ from esper.events.codec import decode, decode_as
 from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
-from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded
+from esper.events.kinds.run import ClockJumped, RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded
 from esper.events.kinds.training import TrainingDescribed
 from esper.events.topics import FACTS
 from esper.oona.contract import Log, records_of
 
-_OUTSIDE = frozenset({RunResumed.KIND, SamplesDropped.KIND, StreamEnded.KIND, RunFailed.KIND, TrainingDescribed.KIND})
+_OUTSIDE = frozenset(kind.KIND for kind in (RunResumed, SamplesDropped, ClockJumped, StreamEnded, RunFailed, TrainingDescribed))
 _ENVIRONMENT = frozenset({"code", "packages", "hardware"})
 _NOT_COMPARED = ("by", "approved_by", "account", "name", "tags", "notes", "config")
 _RESTORED = ("optimizer", "groups", "scheduler")

@@ -7,9 +7,8 @@ of earlier days.
 
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime
 from threading import Lock
 
 from esper.errors import EsperError, LogError
@@ -21,6 +20,7 @@ from esper.oona.file import MIRRORED_MARK, RUN_FILE, WRITER_LOCK
 from esper.oona.heads import Draft
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
+from esper.oona.steady_clock import Clock, go_on_from
 from esper.oona.writer import append_drafts
 
 AUDIT = "audit"
@@ -39,7 +39,7 @@ class DailyRun:
     end: the next process that opens one of this kind ends it.
     """
 
-    def __init__(self, directory: Directory, kind: str, writer: str, clock: Callable[[], datetime], *, instances: int = 1) -> None:
+    def __init__(self, directory: Directory, kind: str, writer: str, clock: Clock, *, instances: int = 1) -> None:
         self._directory = directory
         self._prefix = f"{kind}:{_machine_name()}"
         self._writer = writer
@@ -84,6 +84,7 @@ class DailyRun:
             self._day = day
             self._end_earlier(day)
             self._log = self._opened(day)
+            go_on_from(self._clock, self._log.heads().time)
         return self._log
 
     def _opened(self, day: str) -> RunLog:
@@ -115,7 +116,7 @@ class DailyRun:
         self._append(log, [(name, event) for name, _, event in log.heads().stream_ends()])
 
 
-def append_to_trail(directory: Directory, events: Sequence[TrailEvent], clock: Callable[[], datetime]) -> None:
+def append_to_trail(directory: Directory, events: Sequence[TrailEvent], clock: Clock) -> None:
     """Makes `events` durable in today's run of the trail, all or none, before it returns. Up to nine processes may do so at a time.
 
     Raises LogError where that fails, and for a run that is a copy from Kafka: what is said there would reach nobody else.

@@ -19,19 +19,20 @@ from esper.events import topics
 from esper.events.envelope import EventId, Record, RunId
 from esper.events.fields import Event
 from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded, Tail
+from esper.events.kinds.run import ClockJumped, RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded, Tail
 from esper.events.kinds.telemetry import Doing, Heartbeat
 from esper.oona.catch_up import CatchUp
 from esper.oona.contract import RunWriter
 from esper.oona.heads import Draft, Telemetry
-from esper.oona.writer import Clock, Writer, append_drafts
+from esper.oona.steady_clock import Clock, SteadyClock
+from esper.oona.writer import Writer, append_drafts
 
 FailureKind = Literal["error", "diverged", "rollbacks", "log"]
 
 _CAPACITY = 8192  # Records waiting for the writer; at 10,000 a second that covers a disk that stalls for most of a second.
 
 _ANCHORS = frozenset({RunStarted, RunResumed, EpochCompleted})
-_OWN = frozenset({RunResumed, SamplesDropped, StreamEnded, Heartbeat})
+_OWN = frozenset({RunResumed, SamplesDropped, ClockJumped, StreamEnded, Heartbeat})
 _NOBODY = 0  # No thread has this identity.
 
 
@@ -58,7 +59,8 @@ class _Dropped:
 class Emitter:
     """The one source of a run's records. Not for other threads and not for forked children: they get RuleError.
 
-    `clock` gives aware UTC times and is called on both threads. `catch_up` is given when a run is resumed. Close it before its log.
+    `clock` is called on both threads; the jumps that a steady one noticed are recorded. `catch_up` is given when a run is resumed. Close it
+    before its log.
     """
 
     def __init__(
@@ -77,6 +79,9 @@ class Emitter:
         self._log = log
         self._prefix = f"{run}/"
         self._clock = clock
+        self._steady = clock if isinstance(clock, SteadyClock) else None
+        if self._steady is not None:
+            self._steady.go_on_from(heads.time)
         self._capacity = capacity
         self._moment = int(heads.moment)
         self._incarnation = heads.incarnation
@@ -128,6 +133,8 @@ class Emitter:
             self._go_live(self._catch_up, epoch, step)
         if self._dropped and len(self._queue) <= self._capacity // 2:
             self._report_dropped(epoch, step)
+        if self._steady is not None and self._steady.jump is not None:
+            self._report_jump(self._steady, epoch, step)
         return self._put(event, stream, epoch, step, cause=cause, trace=trace)
 
     def measure(self, kind: type[Event], build: Callable[[], Event], *, epoch: int, step: int) -> None:
@@ -149,6 +156,8 @@ class Emitter:
             return
         if self._dropped and len(self._queue) <= self._capacity // 2:
             self._report_dropped(epoch, step)
+        if self._steady is not None and self._steady.jump is not None:
+            self._report_jump(self._steady, epoch, step)
         self._put(Telemetry(kind, build), stream, epoch, step)
 
     def commit(self) -> None:
@@ -263,6 +272,11 @@ class Emitter:
             event = SamplesDropped(topic=name, count=dropped.count, first_step=dropped.first_step, last_step=dropped.last_step)
             self._put_own(event, epoch, step)
         self._dropped.clear()
+
+    def _report_jump(self, clock: SteadyClock, epoch: int, step: int) -> None:
+        jump = clock.take_jump()
+        if jump is not None:
+            self._put_own(jump, epoch, step)
 
     def _put_own(self, event: Event, epoch: int, step: int) -> None:
         """Puts an event of the run's own topic; its epoch and step are at least those of the topic's end."""

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime
 
 from esper.errors import DataError, LogError
 from esper.events.codec import encode
@@ -18,8 +17,7 @@ from esper.events.fields import Event
 from esper.events.kinds.telemetry import Doing, Heartbeat
 from esper.oona.contract import RunWriter
 from esper.oona.heads import Draft, Telemetry
-
-Clock = Callable[[], datetime]
+from esper.oona.steady_clock import Clock
 
 # A group is what came in within _LINGER_S, at most _GROUP records: measured, groups of 100 cost a tenth of single records, and larger ones
 # gain little but make a commit wait longer.

@@ -6,7 +6,6 @@ What cannot be measured is absent: without a driver there are no GPUs, and the f
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +20,7 @@ from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 from esper.oona.lock import Lock
+from esper.oona.steady_clock import SteadyClock
 
 AGENT_LOCK = "agent.lock"
 
@@ -83,7 +83,7 @@ class Agent:
         """Raises LogError, with the pid, where another agent measures for this directory."""
         self._lock = Lock(directory.path / AGENT_LOCK, f"the machine of {directory.path}")
         self._path = directory.path
-        self._run = DailyRun(directory, "machine", "agent", lambda: datetime.now(UTC))
+        self._run = DailyRun(directory, "machine", "agent", SteadyClock())
         self._gpus = gpus
         self._follower = Follower(directory, topics=frozenset({RUN}))
         self._dropped = 0

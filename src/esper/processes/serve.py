@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -44,6 +43,7 @@ from esper.observer.leader import OBSERVE_VARIABLE, observer_of
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.follower import DerivedFollower, Follower, RunPage
+from esper.oona.steady_clock import SteadyClock
 from esper.processes.child import ChildProcess
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Service:
         self.metrics.kafka = partial(read_kafka_status, directory.path, mirrored=kafka is not None)
         self.runs = OpenRuns(directory)
         self.run_list = RunList(directory)
-        self._custom_run = DailyRun(directory, "nissa", "nissa", lambda: datetime.now(UTC), instances=9)
+        self._custom_run = DailyRun(directory, "nissa", "nissa", SteadyClock(), instances=9)
         tails = Tails(settings.tails)
         self.reader = LogReader(directory, self.metrics, tails.notify, self.runs.release)
         collectors = Collectors(self.metrics, [find_collector(path) for path in settings.collectors])

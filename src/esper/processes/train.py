@@ -47,6 +47,7 @@ from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter, FailureKind
 from esper.oona.file import KERNELS, fenced_by
 from esper.oona.run_log import RunLog
+from esper.oona.steady_clock import SteadyClock
 from esper.settings import nearest, settings_of
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
@@ -292,7 +293,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
     ahead = CatchUp(log, moment, None if saved is None else saved.checkpoint) if log.heads().moment > 0 else None
     with ExitStack() as stack:
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads, enabled=settings.trainer.deterministic))
-        emitter = stack.enter_context(Emitter(log, log.run, clock=lambda: datetime.now(UTC), catch_up=ahead))
+        emitter = stack.enter_context(Emitter(log, log.run, clock=SteadyClock(), catch_up=ahead))
         requested = stack.enter_context(_stopped_by_signals())
         compiler = KernelCompiler(directory.path / KERNELS)
         stack.callback(compiler.close)

@@ -13,7 +13,7 @@ from esper.events.kinds.observability import RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import STEPS
-from esper.folds.monitoring.silence import SilenceSettings, SilenceState, judge_silence, update_silence
+from esper.folds.monitoring.silence import RunTime, SilenceSettings, SilenceState, judge_silence, update_silence
 from tests.folds.histories import START, started
 from tests.folds.monitoring.streams import TimedWriter, losses
 
@@ -140,3 +140,21 @@ def test_a_clock_behind_the_records_or_without_a_number_shows_no_silence() -> No
     state = after((1000, started()))
     assert said(verdict(state, 0)) is None
     assert said(verdict(state, math.nan)) is None
+
+
+def test_time_passes_on_a_runs_side_by_the_monotonic_clock_alone() -> None:
+    first = RunTime.at(None, last_s=NOW, host_s=NOW + 5, passed_s=100)
+    assert first.now_s == NOW + 5
+    for host_s in (NOW + 3600, NOW - 3600, NOW + 5):
+        assert RunTime.at(first, last_s=NOW, host_s=host_s, passed_s=130).now_s == NOW + 35
+
+
+@pytest.mark.parametrize(("host_s", "age_s"), [(3605, 10), (-3600, 0), (17, 7)])
+def test_a_record_that_came_since_is_no_older_than_the_time_that_passed_since(host_s: float, age_s: float) -> None:
+    first = RunTime.at(None, last_s=NOW, host_s=NOW, passed_s=100)
+    assert RunTime.at(first, last_s=NOW + 10, host_s=NOW + host_s, passed_s=110).now_s == NOW + 10 + age_s
+
+
+def test_the_first_look_at_a_run_compares_the_clocks_and_finds_no_record_of_the_future() -> None:
+    assert RunTime.at(None, last_s=NOW, host_s=NOW + 3600, passed_s=0).now_s == NOW + 3600
+    assert RunTime.at(None, last_s=NOW, host_s=NOW - 3600, passed_s=0).now_s == NOW

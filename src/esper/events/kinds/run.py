@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from esper.events import topics
-from esper.events.fields import VOLATILE, CheckpointName, Count, Digest, Event, Metrics, NonNegative, Part
+from esper.events.fields import VOLATILE, CheckpointName, Count, Digest, Event, Float, Metrics, NonNegative, Part
 from esper.events.kinds.lifecycle import SeedRows
 
 
@@ -193,6 +193,15 @@ class SamplesDropped(Event, kind="esper.samples.dropped.v1", topic=topics.RUN):
     count: Count
     first_step: Count
     last_step: Count
+
+
+class ClockJumped(Event, kind="esper.clock.jumped.v1", topic=topics.RUN):
+    """The machine's clock and the time that passed went apart, or are together again. Times of records go on with the time that passed."""
+
+    apart_s: Float
+    """The machine's clock minus the time of the records before this one; positive where the clock is ahead."""
+    followed: bool
+    """True: from this record on times are the machine's clock's again; false: they are not."""
 
 
 class Tail(Part):

@@ -31,7 +31,7 @@ from esper.folds.monitoring.cell import (
     to_bytes,
 )
 from esper.folds.monitoring.derive import RULE_VERSIONS, MonitorSettings
-from esper.folds.monitoring.silence import SilenceState, judge_silence, update_silence
+from esper.folds.monitoring.silence import RunTime, SilenceState, judge_silence, update_silence
 
 _WRITER = "observer"
 SETTINGS = "settings"
@@ -54,6 +54,7 @@ class RunMonitor:
         self._cells: dict[str, Cell] = {}
         self._latest: _Latest = (None, Moment(0), 1, 0, 0)
         self._changed = {SETTINGS}
+        self._time: RunTime | None = None
 
     @property
     def ended(self) -> bool:
@@ -134,11 +135,15 @@ class RunMonitor:
         )
         return (record, *self._advance(record))
 
-    def judge_silence(self, now: datetime, *, lock_free: bool | None) -> tuple[Record, ...]:
-        """The record of a training's silence that began or ended by the clock, and what is derived from it; none where nothing changed."""
-        if not is_training(self.run):
+    def judge_silence(self, now: datetime, passed_s: float, *, lock_free: bool | None) -> tuple[Record, ...]:
+        """The record of a training's silence that began or ended by the clock, and what is derived from it; none where nothing changed.
+
+        `passed_s` is the host's monotonic clock. Everything that stands in the log was applied.
+        """
+        if not is_training(self.run) or self.silence.last_s is None:
             return ()
-        self.silence, found = judge_silence(self.silence, (now - SINCE).total_seconds(), lock_free, self.settings.silence)
+        self._time = RunTime.at(self._time, self.silence.last_s, (now - SINCE).total_seconds(), passed_s)
+        self.silence, found = judge_silence(self.silence, self._time.now_s, lock_free, self.settings.silence)
         if found is None:
             return ()
         event, since_s = found

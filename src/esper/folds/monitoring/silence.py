@@ -1,15 +1,19 @@
-"""Silence of a run: dead without any record, idle with heartbeats alone. Pure; the clock is passed in.
+"""Silence of a run: dead without any record, idle with heartbeats alone. Pure; the clocks are passed in.
 
 A host keeps one `SilenceState` a run, applies every record to it, judges it now and then, and writes the resulting event as the observer's
 own record. A free lock counts only for a run that was read to its end after it: look at the lock first, then read, then judge; a run that
 ended in between is not dead. A run that ended is never silent until it is resumed; nor is one whose topics ended, for it was stopped.
 
+A host's clock may be set while it looks. So the time on a run's side (`RunTime`) passes by its monotonic clock. Its other clock gives the
+age of a record only where that one does not: when a host looks at a run for the first time.
+
 Each change is one event. A silence that began before the observer did is recorded too, at the time at which it began: delivery decides by
 that time whether it is still news.
 """
 
+import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -18,6 +22,25 @@ from esper.events.fields import Event, Finite, Part
 from esper.events.kinds.observability import RunHeardAgain, RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
+
+
+class RunTime(NamedTuple):
+    """The time on the side of a run's records, `now_s` in seconds since 1970, when a host's monotonic clock showed `passed_s`."""
+
+    now_s: float
+    passed_s: float
+    last_s: float
+
+    @classmethod
+    def at(cls, before: "RunTime | None", last_s: float, host_s: float, passed_s: float) -> "RunTime":
+        """The time of a run whose last record is of `last_s`, read to its end; `before` is that of the judgement before this one.
+
+        `host_s` is the host's clock. A record that came since is no older than the time that passed since.
+        """
+        if before is not None and before.last_s == last_s:
+            return cls(before.now_s + passed_s - before.passed_s, passed_s, last_s)
+        oldest_s = math.inf if before is None else passed_s - before.passed_s
+        return cls(last_s + max(0.0, min(host_s - last_s, oldest_s)), passed_s, last_s)
 
 
 class SilenceSettings(Part):
@@ -76,10 +99,9 @@ def _later(known_s: float | None, time_s: float) -> float:
 def judge_silence(
     state: SilenceState, now_s: float, lock_free: bool | None, settings: SilenceSettings
 ) -> tuple[SilenceState, tuple[RunWentSilent | RunHeardAgain, float] | None]:
-    """`state` after the judgement at `now_s`, seconds since 1970; the event to record and the time since which it is true, or mostly None.
+    """`state` after the judgement at `now_s` (`RunTime`); the event to record and the time since which it is true, or mostly None.
 
-    `lock_free`: None where it cannot be known, on another machine. A clock that runs behind the records' shows no silence. At NaN nothing
-    is silent.
+    `lock_free`: None where it cannot be known, on another machine. At NaN nothing is silent.
     """
     moved_s = state.beaten_s if state.moved_s is None else state.moved_s
     if state.last_s is None or moved_s is None:
