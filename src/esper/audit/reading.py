@@ -147,6 +147,7 @@ class Reader:
         self._topics = dict(topics)
         self._pages: list[pa.Table] = []
         self._records = self._bytes = 0
+        self._most = _PAGE  # Twice as many each time: the first are soon there to be written, while more are read.
         self._kinds: set[str] = set()
         self._reached: dict[tuple[RunId, str], Reached] = {}
 
@@ -163,7 +164,7 @@ class Reader:
                     self._pages.append(arrow_of([self._row(file, row, record) for row, record in page]))
                     self._records += len(page)
                     self._reached[run, file] = reached = reached._replace(row=page[-1][0])
-                    if self._records >= MOST_RECORDS or self._bytes >= _MOST_BYTES:
+                    if self._records >= self._most or self._bytes >= _MOST_BYTES:
                         # The stamp is of the whole file: it stands where all of it was read, and so with the last batch alone.
                         self._reached[run, file] = reached._replace(stamp="")
                         yield self._taken()
@@ -188,6 +189,7 @@ class Reader:
     def _taken(self) -> EventRows:
         batch = EventRows(pa.concat_tables([SCHEMA.empty_table(), *self._pages]), frozenset(self._kinds), tuple(self._reached.values()))
         self._pages, self._records, self._bytes, self._kinds, self._reached = [], 0, 0, set(), {}
+        self._most = min(2 * self._most, MOST_RECORDS)
         return batch
 
 
