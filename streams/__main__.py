@@ -13,12 +13,12 @@ from esper.errors import EsperError
 from esper.kafka.cluster import kafka_settings
 from esper.kafka.cluster_topics import WORKER, check_needs
 from esper.kafka.ledger import LedgerSettings
-from esper.kafka.owned_ledgers import FAILED, print_problem
+from esper.kafka.owned_ledgers import FAILED
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 
 from .app import build_app
-from .process import end_late
+from .process import end_late, warn_worker
 
 parser = argparse.ArgumentParser()
 parser.add_argument("kafka")
@@ -31,7 +31,7 @@ logging.getLogger("aiokafka").propagate = False  # Hundreds of lines a second wh
 try:
     asyncio.run(check_needs(settings, WORKER))  # Faust says of a cluster that refuses it only that it cannot connect.
 except EsperError as error:
-    print_problem(str(error))
+    warn_worker(error)
     sys.exit(FAILED)
 app = build_app(settings, LedgerSettings(watching_of(Directory(chosen.settings)), chosen.state_every), port=chosen.port)
 worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)

@@ -11,17 +11,17 @@ import faust
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import LEAD
 from esper.kafka.ledger import LedgerSettings
-from esper.kafka.owned_ledgers import OwnedLedgers, end_process, print_problem
+from esper.kafka.owned_ledgers import OwnedLedgers, end_process
 from esper.kafka.worker_metrics import metrics_text
 
-from .process import new_app
+from .process import new_app, warn_worker
 
 _STUCK_S = 60.0
 
 
 def build_app(settings: KafkaSettings, ledger: LedgerSettings, *, port: int | None) -> faust.App:
     """A worker's application, with a status page and `/metrics` at `port` on loopback where one is given."""
-    app, ledgers = new_app(settings, port=port), OwnedLedgers(settings, ledger, print_problem)
+    app, ledgers = new_app(settings, port=port), OwnedLedgers(settings, ledger, warn_worker)
 
     @app.agent(app.topic(settings.topic(LEAD), value_type=bytes))
     async def member(stream: faust.StreamT[bytes]) -> None:

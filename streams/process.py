@@ -1,13 +1,16 @@
 """What a worker asks of Faust: its options and credentials, and an end in time."""
 
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 import faust
 
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.owned_ledgers import end_process, print_problem
+from esper.kafka.owned_ledgers import end_process
+from esper.stderr import warn
 
+warn_worker = partial(warn, program="esper worker")
 _SESSION_S = 8.0
 _STOP_S = 16.0  # Longer than ledgers take to close, shorter than `esper worker` waits before it kills.
 
@@ -43,5 +46,5 @@ def end_late(worker: faust.Worker) -> NoReturn:
     while not worker.should_stop:
         time.sleep(0.2)
     time.sleep(_STOP_S)
-    print_problem(f"it did not stop within {_STOP_S:g} s of being asked to; the partitions' next owner aborts what is open")
+    warn_worker(f"it did not stop within {_STOP_S:g} s of being asked to; the partitions' next owner aborts what is open")
     end_process()

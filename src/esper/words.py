@@ -44,6 +44,13 @@ def not_finite(value: float) -> str:
     return {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
 
 
+def escaped(text: str, kept: str = "") -> str:
+    """`text` with an escape for each character that a terminal would obey, those in `kept` apart: what stands in a log is shown."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in kept else one.encode("unicode_escape").decode() for one in text)
+
+
 def number(value: float) -> str:
     """A number with four digits that count; NaN and infinities by name."""
     if not math.isfinite(value):

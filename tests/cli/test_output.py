@@ -10,8 +10,9 @@ from typing import NamedTuple
 import pytest
 from rich.text import Text
 
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.folds.sorted_map import SortedMap
+from esper.stderr import warn
 from tests.cli.conftest import Terminal
 
 

@@ -23,6 +23,7 @@ from esper.oona.directory import Directory
 from esper.processes import train as training
 from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
 from esper.settings import person_or_none
+from esper.stderr import warn
 from esper.tolaria.objective import Batch, Batches, Loss, Metric, Objective, Supervised, WithoutMetrics
 from esper.tolaria.requirements import require_function, require_model
 from esper.tolaria.trainer import Interrupted
@@ -169,7 +170,7 @@ def fit(
         try:
             return conduct(recipe, settings, directory, run)
         except Interrupted as error:
-            sys.stderr.write(f"esper: run {run[-6:]} {error}; esper.fit(..., resume={run[-6:]!r}) goes on\n")
+            warn(f"run {run[-6:]} {error}; esper.fit(..., resume={run[-6:]!r}) goes on")
             raise
 
 
@@ -180,11 +181,7 @@ def _existing(text: str, directory: Directory, cluster: "KafkaSettings | None", 
     from esper.processes.taking_over import take_run_over
 
     with ThreadPoolExecutor(1) as pool:  # A notebook's thread has a loop that runs already.
-        return pool.submit(take_run_over, cluster, directory, text, Path(checkpoints), require=lambda *_: None, report=_report).result()
-
-
-def _report(line: str) -> None:
-    sys.stderr.write(f"esper: {line}\n")
+        return pool.submit(take_run_over, cluster, directory, text, Path(checkpoints), require=lambda *_: None, report=warn).result()
 
 
 def _cluster(address: str, log: Path) -> "KafkaSettings":

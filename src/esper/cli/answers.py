@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.cli.output import Output
-from esper.cli.text import count, escaped, short_id
+from esper.cli.text import count, short_id
 from esper.errors import RuleError
 from esper.events.envelope import RunId
-from esper.words import not_finite, plural
+from esper.words import escaped, not_finite, plural
 
 if TYPE_CHECKING:
     from pyarrow import Schema

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from esper.cli.output import warn
 from esper.errors import SettingsError, UnknownRunError
 from esper.events.envelope import RunId, is_training
 from esper.kafka.cluster import KAFKA_TOML, KafkaSettings, kafka_settings
 from esper.oona.directory import Directory, resolve_among
 from esper.oona.file import read_refused
 from esper.settings import user_cache
+from esper.stderr import warn
 
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -39,10 +39,10 @@ def caught_up(directory: Directory, settings: KafkaSettings, run: RunId | None =
     """Brings everything that is on Kafka now into `directory`, or everything of `run`. Raises LogError where the cluster cannot be read."""
     from esper.processes.mirror import catch_up
 
-    catch_up(directory, settings, None if run is None else frozenset({run}), _notice)
+    catch_up(directory, settings, None if run is None else frozenset({run}), warn)
     for name in directory.names(hidden=True) if run is None else (run,):
         if (reason := read_refused(directory.path / name)) is not None:
-            _notice(f"{reason}; what was copied before is shown")
+            warn(f"{reason}; what was copied before is shown")
 
 
 def caught_up_run(directory: Directory, settings: KafkaSettings, text: str) -> RunId:
@@ -76,7 +76,3 @@ def _resolved(settings: KafkaSettings, text: str) -> RunId:
         return RunId(text)
     names = sorted((name for name in asyncio.run(runs_on(settings)) if is_training(name)), reverse=True)
     return resolve_among(text, names, f"Kafka at {settings.bootstrap}")
-
-
-def _notice(text: str) -> None:
-    warn(text)

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from esper.cli.drawing import decision_table, first_metrics, is_adaptation, panel
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.cli.text import hanging, learning_rate, one_line, rounded, separated, short_id
 from esper.events.codec import decode_as
 from esper.events.envelope import Record, RunId
@@ -27,6 +27,7 @@ from esper.folds.transitions import LIVE
 from esper.history.run_history import PAGE, FoldedRun
 from esper.oona.contract import Log
 from esper.oona.directory import Directory
+from esper.stderr import warn
 from esper.words import plural
 
 # Four frames a second: a panel takes a few milliseconds to draw, which are taken from the training's own process.

@@ -20,8 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in _TRAINING and not {"-h", "--help"} & set(words) and sys.stderr.isatty():
         # Before anything is imported that takes time: whoever waits sees at once that it has begun.
         print("esper: loading torch", file=sys.stderr, flush=True)
-    from esper.cli.output import Output, warn
+    from esper.cli.output import Output
     from esper.cli.parsing import build_parser
+    from esper.stderr import warn
 
     arguments = build_parser().parse_args(argv)
     out = Output()

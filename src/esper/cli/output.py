@@ -12,7 +12,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from esper.cli.text import escaped, hanging
+from esper.cli.text import hanging
+from esper.words import escaped
 
 _WIDTH = 100
 _LAYOUT = "\n\t"
@@ -113,11 +114,6 @@ class Output:
     def flush(self) -> None:
         """Hands over what is buffered, so that a reader of a pipe sees it now."""
         self.console.file.flush()
-
-
-def warn(words: object) -> None:
-    """Writes `words` on standard error, behind the program's name."""
-    print(f"esper: {escaped(str(words), _LAYOUT)}", file=sys.stderr)
 
 
 def _plain(value: object) -> object:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.text import Text
 
 from esper.cli.answers import show, summary
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.errors import EsperError, RuleError
 from esper.settings import nearest
+from esper.stderr import warn
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession

@@ -75,13 +75,6 @@ def elided(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(0, width - 1 - end)]}…{text[len(text) - end :]}"
 
 
-def escaped(text: str, kept: str = "") -> str:
-    """`text` with an escape for each character that a terminal would obey, those in `kept` apart: what stands in a log is shown."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() or one in kept else one.encode("unicode_escape").decode() for one in text)
-
-
 def whole_words(text: str, width: int) -> str:
     """`text` in at most `width` characters: as many whole words as there is room for, and an ellipsis for the others."""
     if len(text) <= width:

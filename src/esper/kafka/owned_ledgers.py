@@ -6,7 +6,6 @@ Group membership only hints at which partitions those are; fencing decides who w
 
 import asyncio
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -23,11 +22,6 @@ CLOSE_S = 12.0
 
 _OPENING_S = 120.0
 """Time before a ledger that is being opened is expected to read: it waits for the end of its predecessor's transactions first."""
-
-
-def print_problem(problem: str) -> None:
-    """Writes `problem` of a worker to standard error."""
-    print(f"esper worker: {problem}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def end_process() -> NoReturn:

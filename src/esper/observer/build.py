@@ -1,7 +1,6 @@
 """`esper observe` and `esper rebuild`: an observer assembled from the directory's files, and its states folded again."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +24,9 @@ from esper.oona.directory import Directory
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 from esper.oona.steady_clock import SteadyClock
 from esper.settings import read_text
+from esper.stderr import warn
 
+_warn = partial(warn, program="esper observe")
 _RULES = "alerts.toml"
 
 
@@ -67,7 +68,7 @@ def observe(
         return observer
 
     def wait_for(leader: int) -> None:
-        _report(f"process {leader} observes {directory.path} already; waiting to take over")
+        _warn(f"process {leader} observes {directory.path} already; waiting to take over")
 
     lead(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=wait_for)
 
@@ -85,13 +86,8 @@ def observer_maker(
         now=SteadyClock(),
         make_deliverer=partial(make_deliverer, directory, handlers),
         from_start=from_start,
-        report=_report,
+        report=_warn,
     )
-
-
-def _report(problem: str) -> None:
-    sys.stderr.write(f"esper observe: {problem}\n")
-    sys.stderr.flush()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from esper.observer.observing import Observer
 from esper.oona.directory import Directory
 from esper.oona.file import explained
 from esper.oona.lock import Lock, holder_of
+from esper.stderr import warn
 
 _LOCK = "observer.lock"
 _NEXT_LOCK = "observer.next.lock"
@@ -137,7 +138,6 @@ def _start(directory: Directory, command: str, log: Path) -> None:
     def wait() -> None:
         # A process that is not waited for stays as a zombie. Without its observer the alerts of a training are not delivered.
         if (code := process.wait()) != 0 and command == "observe":
-            sys.stderr.write(f"esper: the observer that this training started ended with {code}; the training goes on. Why: {log}\n")
-            sys.stderr.flush()
+            warn(f"the observer that this training started ended with {code}; the training goes on. Why: {log}")
 
     threading.Thread(target=wait, name=f"esper-{command}", daemon=True).start()

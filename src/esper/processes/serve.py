@@ -45,11 +45,13 @@ from esper.oona.directory import Directory
 from esper.oona.follower import DerivedFollower, Follower, RunPage
 from esper.oona.steady_clock import SteadyClock
 from esper.processes.child import ChildProcess
+from esper.stderr import warn
 
 if TYPE_CHECKING:
     from esper.audit.asking import Asked, Scope
     from esper.processes.kafka_service import KafkaLog
 
+_warn = partial(warn, program="esper nissa")
 _POLL_S = 0.25
 _COUNT_S = 1.0
 _PAGE = 1000
@@ -101,7 +103,7 @@ class LogReader:
                         self._notify([run])
             return
         except EsperError as error:
-            _report(str(error))
+            _warn(str(error))
         except Exception:
             traceback.print_exc(file=sys.stderr)
         self.failed = True
@@ -206,12 +208,7 @@ class Service:
 
 def observer_process(directory: Directory) -> ChildProcess:
     """`esper observe` for `directory`: it waits for the observer's lock like any other."""
-    return ChildProcess("observer", ["observe", "--log", os.fspath(directory.path.absolute())], _report)
-
-
-def _report(line: str) -> None:
-    sys.stderr.write(f"esper nissa: {line}\n")
-    sys.stderr.flush()
+    return ChildProcess("observer", ["observe", "--log", os.fspath(directory.path.absolute())], _warn)
 
 
 def listen(settings: NissaSettings) -> socket.socket:
@@ -246,7 +243,7 @@ def run_service(directory: Directory, settings: NissaSettings, announce: Callabl
         from esper.processes.kafka_service import kafka_processes
 
         build_handlers(delivery_settings(kafka.folder))
-        beside = kafka_processes(directory, kafka, _report)
+        beside = kafka_processes(directory, kafka, _warn)
     listener = listen(settings)
     service = Service(directory, settings, token, kafka)
     config = uvicorn.Config(

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from esper.oona.directory import Directory
 from esper.oona.file import explained
 from esper.processes.bridge import BRIDGE_LOG, BRIDGE_STATE, bridge_of, waiting_records
 from esper.processes.child import ChildProcess
+from esper.stderr import warn
 
 _CHECK_S = 5.0
 _GRACE_S, _POLL_S = 2.0, 0.05
@@ -79,7 +79,7 @@ def shipping(directory: Directory, settings: KafkaSettings, run: RunId) -> Itera
     words = ["bridge", "--kafka", SCHEME + settings.bootstrap, "--log", os.fspath(directory.path.absolute()), "--background"]
     with _bridge_log(directory) as output:
         bridge = ChildProcess(
-            "bridge", words, _report, output=output.fileno(), wanted=lambda: bridge_of(directory.path) is None, outlives=True
+            "bridge", words, warn, output=output.fileno(), wanted=lambda: bridge_of(directory.path) is None, outlives=True
         )
         bridge.start()
         try:
@@ -91,12 +91,7 @@ def shipping(directory: Directory, settings: KafkaSettings, run: RunId) -> Itera
                 bridge_line = (
                     "esper bridge ships them" if process is None else f"the bridge, process {process}, goes on until they are there"
                 )
-                _report(f"{waiting:,} records of the run wait for Kafka at {settings.bootstrap}; {bridge_line}")
-
-
-def _report(line: str) -> None:
-    sys.stderr.write(f"esper: {line}\n")
-    sys.stderr.flush()
+                warn(f"{waiting:,} records of the run wait for Kafka at {settings.bootstrap}; {bridge_line}")
 
 
 def _waiting(directory: Directory, run: RunId) -> int:

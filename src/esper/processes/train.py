@@ -6,7 +6,6 @@ The log states how the process ended: RunFinished, RunFailed, or nothing where t
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +48,7 @@ from esper.oona.file import KERNELS, fenced_by
 from esper.oona.run_log import RunLog
 from esper.oona.steady_clock import SteadyClock
 from esper.settings import nearest, settings_of
+from esper.stderr import warn
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria import environment, source_code
@@ -236,7 +236,7 @@ def require_trainable(recipe: Recipe, settings: RunSettings, *, resumed: bool = 
     except EsperError:
         raise
     except Exception as error:
-        _report(f"{raised(error)}; no run was begun")
+        warn(f"{raised(error)}; no run was begun")
         raise
     if settings.growth.enabled and not resumed:
         seed_optimizer, calls = _seed_optimizer(recipe, settings), evaluator.calls(settings.trainer.rng_seed)
@@ -322,12 +322,10 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
             with _reported_trouble(log.run):
                 _fail(error, training, emitter)
             if (advice := without_a_kernel(error)) is not None:
-                _report(advice)
+                warn(advice)
             if isinstance(error, Exception) and not isinstance(error, EsperError):
                 hint = resume_hint(log.run, recipe.task if training.counters.checkpoints else None, log_flag(directory.path))
-                _report(
-                    f"{raised(error)}; run {log.run[-6:]} ended in epoch {training.counters.epoch}, step {training.counters.step}; {hint}"
-                )
+                warn(f"{raised(error)}; run {log.run[-6:]} ended in epoch {training.counters.epoch}, step {training.counters.step}; {hint}")
             raise
         emitter.close(seal=True)
         _report_rollbacks(log)
@@ -342,11 +340,7 @@ def _report_rollbacks(log: RunLog) -> None:
     ]
     if times:
         more = f", and {len(times) - _TOLD} times more" if len(times) > _TOLD else ""
-        _report(f"run {log.run[-6:]} was rolled back {', '.join(times[:_TOLD])}{more}; what it learned in between is not in the model")
-
-
-def _report(line: str) -> None:
-    sys.stderr.write(f"esper: {line}\n")
+        warn(f"run {log.run[-6:]} was rolled back {', '.join(times[:_TOLD])}{more}; what it learned in between is not in the model")
 
 
 def _at(training: Training) -> dict[str, int]:
@@ -369,7 +363,7 @@ def _training(
         policy=recipe.policy or (lambda state, evidence: decide(state, evidence, policy)),
         compiler=compiler,
         checkpoints=checkpoints,
-        tell=_report,
+        tell=warn,
     )
 
 
@@ -389,7 +383,7 @@ def _pairs(settings: RunSettings, host: Host, evaluator: Evaluator, log: Log) ->
         return None
     pairs = evaluator.find_pairs(settings.policy.least_pairs)
     if words := warning(pairs, settings.policy.least_pairs):
-        _report(words)
+        warn(words)
     return pairs
 
 
@@ -474,7 +468,7 @@ def _reported_trouble(run: RunId) -> Iterator[None]:
     try:
         yield
     except EsperError as error:
-        _report(f"how run {run[-6:]} ended could not be recorded: {error}")
+        warn(f"how run {run[-6:]} ended could not be recorded: {error}")
 
 
 def _fail(error: BaseException, training: Training, emitter: Emitter) -> None:

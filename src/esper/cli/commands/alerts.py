@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.text import Text
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, log_name, log_option, new_command, run_of
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.cli.text import hanging, short_id
 from esper.errors import LogError, RuleError, SettingsError
 from esper.events.envelope import RunId
@@ -28,6 +28,7 @@ from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed
 from esper.settings import nearest, person, said
+from esper.stderr import warn
 from esper.words import duration
 
 _LASTING = re.compile(r"(?P<amount>[0-9]{1,6})(?P<unit>[mhd])", re.ASCII)

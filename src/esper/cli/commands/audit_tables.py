@@ -14,10 +14,11 @@ from rich.text import Text
 from esper.cli.arguments import Subcommands, directory_of, mirror_of, new_command
 from esper.cli.commands.services import stopped_by_signals
 from esper.cli.kafka_log import followed
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.cli.text import hanging, short_id
 from esper.errors import RuleError, SettingsError
 from esper.settings import nearest
+from esper.stderr import warn
 from esper.words import duration, plural
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command, run_of
 from esper.cli.commands.audit_tables import require_duckdb, wait_for
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.cli.text import short_id
 from esper.errors import LogError, SettingsError
 from esper.events.envelope import RunId
@@ -17,6 +17,7 @@ from esper.events.kinds.accountability import ComplianceChecked
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.settings import nearest, person_or_none
+from esper.stderr import warn
 from esper.words import plural
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from esper.cli.output import Output
 from esper.errors import SettingsError
 from esper.kafka.cluster import KafkaSettings
 from esper.oona.directory import Directory
+from esper.stderr import warn
 
 _VARIABLE = "ESPER_KAFKA"
 
@@ -158,8 +158,7 @@ def _report(out: Output, *, child: str = "") -> Callable[[str], None]:
 
     def report(line: str) -> None:
         if child:
-            sys.stderr.write(f"esper {child}: {line}\n")
-            sys.stderr.flush()
+            warn(line, f"esper {child}")
         else:
             out.line(line)
             out.flush()

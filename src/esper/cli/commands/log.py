@@ -13,7 +13,7 @@ from esper.cli.arguments import Subcommands, history_of, mirror_of, new_command,
 from esper.cli.commands.audit_tables import require_duckdb
 from esper.cli.drawing import adaptation, confidence_and_urgency, evidence
 from esper.cli.kafka_log import followed
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.cli.text import count, metric, rounded, whole_words
 from esper.errors import DataError
 from esper.events import codec
@@ -26,6 +26,7 @@ from esper.folds.timeline import note_of
 from esper.history.export import export, line_of
 from esper.history.run_history import History, mean
 from esper.oona.directory import Directory
+from esper.stderr import warn
 from esper.words import duration, plural
 
 

@@ -20,7 +20,7 @@ from esper.cli.arguments import Subcommands, directory_of, log_of, log_option, n
 from esper.cli.commands.distributed import add_kafka, kafka_of
 from esper.cli.drawing import is_adaptation, refusals, words_of_decisions
 from esper.cli.live import live_display
-from esper.cli.output import Output, warn
+from esper.cli.output import Output
 from esper.cli.text import count, metric, one_line, rounded, separated, short_id
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
@@ -35,6 +35,7 @@ from esper.kafka.cluster import is_kafka
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.settings import person_or_none
+from esper.stderr import warn
 from esper.words import plural
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
                 # `extend` keeps each variant as it is trained, so those before an interruption stay.
                 rows.extend(compare(task, settings, directory, trained, say=say, by=by, approved_by=approved_by))
         except (Interrupted, KeyboardInterrupt):
-            print("esper: interrupted while comparing; the grown run is whole, and nothing has to go on", file=sys.stderr)
+            warn("interrupted while comparing; the grown run is whole, and nothing has to go on")
             raise KeyboardInterrupt from None
         finally:
             # The run that was asked for is whole, also where the comparison failed.
@@ -185,10 +186,7 @@ def _taken_over(arguments: argparse.Namespace, cluster: "KafkaSettings", directo
         _require_resumable(run, begun, arguments)
         find_task(begun.task)
 
-    def report(line: str) -> None:
-        warn(line)
-
-    return take_run_over(cluster, directory, arguments.run, arguments.checkpoints, require=require, report=report)
+    return take_run_over(cluster, directory, arguments.run, arguments.checkpoints, require=require, report=warn)
 
 
 def _require_resumable(run: RunId, begun: "RunStarted", arguments: argparse.Namespace) -> None:
