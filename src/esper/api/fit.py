@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 
 from esper.errors import SettingsError
 from esper.events.envelope import RunId
+from esper.extras import require_installed
 from esper.history.labels import labels_of
 from esper.history.run_list import resolve_run
 from esper.kasmina.growth import Choice, SeedOptimizer
@@ -186,8 +186,7 @@ def _existing(text: str, directory: Directory, cluster: "KafkaSettings | None", 
 
 def _cluster(address: str, log: Path) -> "KafkaSettings":
     """The cluster at `address`, checked. Raises SettingsError for one that cannot be used, and where its client is not installed."""
-    if find_spec("aiokafka") is None:
-        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
+    require_installed("Kafka", "kafka", "aiokafka")
     from esper.processes.shipping import checked_cluster
 
     return checked_cluster(address, log)

@@ -1,13 +1,12 @@
 """`esper.sql`: a question in SQL to a log."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from esper.errors import SettingsError
+from esper.extras import require_installed
 from esper.history.run_list import resolve_run
 from esper.oona.directory import Directory
 from esper.settings import settings_of
@@ -36,8 +35,7 @@ def sql(
     LimitError, which is one, for one that costs too much; LogError where the log cannot be read; SettingsError where DuckDB is missing, and
     for a `time_s` that is no limit.
     """
-    if find_spec("duckdb") is None or find_spec("pyarrow") is None:
-        raise SettingsError("esper.sql needs duckdb and pyarrow: pip install 'esper-training[audit]'")
+    require_installed("esper.sql", "audit", "duckdb", "pyarrow")
     from esper.audit.asking import Scope, ask
     from esper.audit.door.query import QueryLimits
 

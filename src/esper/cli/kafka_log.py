@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
-from esper.errors import SettingsError, UnknownRunError
+from esper.errors import UnknownRunError
 from esper.events.envelope import RunId, is_training
+from esper.extras import require_installed
 from esper.kafka.cluster import KAFKA_TOML, KafkaSettings, kafka_settings
 from esper.oona.directory import Directory, resolve_among
 from esper.oona.file import read_refused
@@ -22,8 +22,7 @@ def mirror_at(typed: Path | None, address: str, log: Path) -> tuple[Directory, K
 
     They stand in kafka.toml of the directory `typed`, else of `log`. Where none is typed it is one of the user's cache, by the cluster.
     """
-    if find_spec("aiokafka") is None:
-        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
+    require_installed("Kafka", "kafka", "aiokafka")
     settings = kafka_settings(address, folder_of(KAFKA_TOML, typed, log))
     if typed is None:
         typed = user_cache() / "mirror" / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{settings.bootstrap} {settings.prefix}".strip())

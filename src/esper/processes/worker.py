@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from esper.errors import SettingsError
+from esper.extras import require_installed
 
 STOP_S = 20.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 0.5, 30.0, 60.0
@@ -57,9 +58,7 @@ def _command() -> tuple[list[str], Path | None]:
 
     An installation that is edited has both, and the second is as old as the installation.
     """
-    for name in ("faust", "aiokafka"):
-        if find_spec(name) is None:
-            raise SettingsError(f"esper worker needs {name}: pip install 'esper-training[kafka]'")
+    require_installed("esper worker", "kafka", "faust", "aiokafka")
     checkout = Path(__file__).parents[3]
     if (checkout / "streams" / "__main__.py").exists():
         return [sys.executable, "-m", "streams"], checkout

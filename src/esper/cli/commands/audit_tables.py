@@ -3,7 +3,6 @@
 import argparse
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +15,8 @@ from esper.cli.commands.services import stopped_by_signals
 from esper.cli.kafka_log import followed
 from esper.cli.output import Output
 from esper.cli.text import hanging, short_id
-from esper.errors import RuleError, SettingsError
+from esper.errors import RuleError
+from esper.extras import require_installed
 from esper.settings import nearest
 from esper.stderr import warn
 from esper.words import duration, plural
@@ -53,9 +53,7 @@ def add(commands: Subcommands) -> None:
 
 def require_duckdb() -> None:
     """Raises SettingsError where the libraries of the audit are not installed."""
-    missing = [name for name in ("duckdb", "pyarrow", "jinja2", "prompt_toolkit") if find_spec(name) is None]
-    if missing:
-        raise SettingsError(f"this needs {', '.join(missing)}: pip install 'esper-training[audit]'")
+    require_installed("this", "audit", "duckdb", "pyarrow", "jinja2", "prompt_toolkit")
 
 
 def wait_for(pid: int) -> None:

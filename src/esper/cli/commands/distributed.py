@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.text import Text
@@ -13,6 +12,7 @@ from esper.cli.arguments import Subcommands, directory_of, factor, log_name, mir
 from esper.cli.commands.services import add_parent, stopped_by_signals
 from esper.cli.output import Output
 from esper.errors import SettingsError
+from esper.extras import require_installed
 from esper.kafka.cluster import KafkaSettings
 from esper.oona.directory import Directory
 from esper.stderr import warn
@@ -56,8 +56,8 @@ def add_kafka(parser: argparse.ArgumentParser, words: str) -> None:
 def kafka_of(arguments: argparse.Namespace) -> str | None:
     """The address of the cluster, as it was typed or stands in the environment. Raises SettingsError where its client is not installed."""
     address: str | None = arguments.kafka or os.environ.get(_VARIABLE)
-    if address and find_spec("aiokafka") is None:
-        raise SettingsError("Kafka needs aiokafka: pip install 'esper-training[kafka]'")
+    if address:
+        require_installed("Kafka", "kafka", "aiokafka")
     return address or None
 
 

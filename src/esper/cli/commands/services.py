@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import threading
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.text import Text
@@ -12,7 +11,7 @@ from rich.text import Text
 from esper.cli.arguments import Subcommands, directory_of, factor, log_name, mirror_of, new_command, settings_folder, whole_number
 from esper.cli.output import Output
 from esper.cli.text import short_id
-from esper.errors import SettingsError
+from esper.extras import require_installed
 from esper.history.run_list import resolve_run
 from esper.observer.build import observe, rebuild
 from esper.observer.delivery.delivery_file import DELIVERY_TOML
@@ -107,9 +106,7 @@ def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
 
 def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
     """Serves until it is interrupted. Returns 1 where it could not go on."""
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "sse_starlette") if find_spec(name) is None]
-    if missing:
-        raise SettingsError(f"esper nissa needs {', '.join(missing)}: pip install 'esper-training[nissa]'")
+    require_installed("esper nissa", "nissa", "fastapi", "uvicorn", "prometheus_client", "sse_starlette")
     from esper.nissa.service_settings import nissa_settings
     from esper.processes.serve import run_service
 
@@ -132,8 +129,7 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
 
 def _run_agent(arguments: argparse.Namespace, out: Output) -> int:
     """Measures until it is interrupted."""
-    if find_spec("psutil") is None:
-        raise SettingsError("esper agent needs psutil: pip install 'esper-training[nissa]' (or [train])")
+    require_installed("esper agent", "nissa", "psutil")
     from esper.processes.resource_agent import AGENT_LOCK, Gpus, nvml, run_agent
 
     directory = directory_of(arguments, create=True)

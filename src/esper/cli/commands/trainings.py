@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.run import RunRolledBack
+from esper.extras import require_installed
 from esper.folds.control_state import DecisionRow
 from esper.history.labels import labels_of
 from esper.history.resume import Variant, is_resumable, resume_hint
@@ -111,7 +111,7 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     """Trains a new run. Where it is stopped, the last line is the command that resumes it."""
     by, approved_by = person_or_none("--by", arguments.by), person_or_none("--approved-by", arguments.approved_by)
     cluster = _cluster(arguments)
-    _require_torch()
+    require_installed("training", "train", "torch")
     from esper.api.task import recipe_of
     from esper.demo.comparison import compare, require_comparable
     from esper.processes.train import fresh_run_id, require_trainable, train
@@ -157,7 +157,7 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     elif arguments.checkpoints is not None or arguments.into is not None:
         raise SettingsError("--checkpoints and --into: expected --log kafka://host:port with them, got a log in a directory")
     cluster = _cluster(arguments)
-    _require_torch()
+    require_installed("training", "train", "torch")
     from esper.api.task import recipe_of
     from esper.demo.tasks import find_task
     from esper.processes.train import resume, run_settings, run_started
@@ -216,12 +216,6 @@ def _watched(directory: Directory, run: RunId, cluster: "KafkaSettings | None", 
 
     with shipping(directory, cluster, run):
         yield
-
-
-def _require_torch() -> None:
-    """Raises SettingsError where torch is missing."""
-    if find_spec("torch") is None:
-        raise SettingsError('training needs torch, and it is not installed: pip install "esper-training[train]"')
 
 
 def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, RunSettings]":
