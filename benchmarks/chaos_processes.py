@@ -32,9 +32,10 @@ from aiokafka.abc import ConsumerRebalanceListener
 from esper.errors import LogError
 from esper.kafka import bridging, transactions
 from esper.kafka import ledger as ledgers
-from esper.kafka.clients import Outgoing, without_repeats
+from esper.kafka.clients import Outgoing
 from esper.kafka.cluster import KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import LEAD
+from esper.kafka.event_loop import without_repeats
 from esper.kafka.ledger import Ledger, LedgerSettings
 from esper.kafka.owned_ledgers import OwnedLedgers, end_process
 from esper.observer.build import watching_of

@@ -40,7 +40,8 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory
-from esper.processes.bridge import BRIDGE_STATE, waiting_records
+from esper.processes.bridge import waiting_records
+from esper.state_files import BRIDGE_STATE
 from tests.kafka.made_cluster import Cluster
 
 _ESPER = (sys.executable, "-W", "ignore", "-m", "esper.cli")

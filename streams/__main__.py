@@ -25,6 +25,7 @@ parser.add_argument("kafka")
 parser.add_argument("--settings", type=Path, default=Path())
 parser.add_argument("--state-every", type=float, default=30.0)
 parser.add_argument("--port", type=int)
+parser.add_argument("--parent", type=int)
 chosen = parser.parse_args()
 settings = kafka_settings(chosen.kafka, chosen.settings)
 logging.getLogger("aiokafka").propagate = False  # Hundreds of lines a second while a broker is away; what matters is raised.
@@ -36,5 +37,5 @@ except EsperError as error:
 app = build_app(settings, LedgerSettings(watching_of(Directory(chosen.settings)), chosen.state_every), port=chosen.port)
 worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
 worker.spinner = None
-threading.Thread(target=end_late, args=(worker,), daemon=True).start()
+threading.Thread(target=end_late, args=(worker, chosen.parent), daemon=True).start()
 worker.execute_from_commandline()

@@ -1,5 +1,7 @@
 """What a worker asks of Faust: its options and credentials, and an end in time."""
 
+import os
+import signal
 import time
 from functools import partial
 from typing import Any, NoReturn
@@ -41,10 +43,15 @@ def _credentials(settings: KafkaSettings) -> Any:  # Any: one of Faust's classes
     return None if context is None else faust.SSLCredentials(context)
 
 
-def end_late(worker: faust.Worker) -> NoReturn:
-    """Ends the process `_STOP_S` after Faust began to stop: while a broker is away it may wait for ever. For a thread of its own."""
-    while not worker.should_stop:
+def end_late(worker: faust.Worker, parent: int | None) -> NoReturn:
+    """Ends the process `_STOP_S` after Faust began to stop: while a broker is away it may wait for ever. For a thread of its own.
+
+    Where `parent`, which started this process, has ended, Faust is told to stop.
+    """
+    while not worker.should_stop and parent in (None, os.getppid()):
         time.sleep(0.2)
+    if not worker.should_stop:
+        os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_STOP_S)
     warn_worker(f"it did not stop within {_STOP_S:g} s of being asked to; the partitions' next owner aborts what is open")
     end_process()

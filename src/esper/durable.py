@@ -1,5 +1,5 @@
-"""Files that are on the disk when a call returns: first their bytes, then their names. No link is followed, for what has a name that is
-written here was not necessarily put there by Esper.
+"""Files that are replaced whole or not at all, and on the disk when a call returns: first their bytes, then their names. No link is
+followed, for what has a name that is written here was not necessarily put there by Esper.
 """
 
 import os
@@ -29,11 +29,20 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def replace_durably(path: Path, content: bytes) -> None:
     """Makes or replaces the file at `path`, whole or not at all, with its name. Several processes may do so at once."""
+    replace_file(path, content, durably=True)
+    sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes, *, durably: bool = False) -> None:
+    """Makes or replaces the file at `path`, whole or not at all; its bytes are on the disk only if `durably`, its name is not yet."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write_durably(draft, content)
+        if durably:
+            write_durably(draft, content)
+        else:
+            with new_file(draft) as file:
+                file.write(content)
         draft.replace(path)
-        sync_folder(path.parent)
     except OSError:
         draft.unlink(missing_ok=True)
         raise

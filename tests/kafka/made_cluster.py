@@ -11,10 +11,9 @@ from aiokafka.admin import RecordsToDelete
 
 from esper.events.cloudevents import record_from
 from esper.events.envelope import Record, RunId
-from esper.kafka.clients import administering, consuming
+from esper.kafka.clients import Message, administering, consuming
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, create_topics
-from esper.kafka.ledger_runs import Message
 from esper.kafka.ledger_states import SavedStates
 
 _WITHIN_S = 60.0

@@ -17,10 +17,9 @@ from esper.errors import LogError
 from esper.events.cloudevents import record_from
 from esper.events.envelope import Record
 from esper.kafka import ledger as ledgers
-from esper.kafka.clients import Outgoing, outgoing
+from esper.kafka.clients import Message, Outgoing, outgoing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.ledger import Ledger, LedgerSettings
-from esper.kafka.ledger_runs import Message
 from tests.synthetic import BEGAN
 
 Slot: TypeAlias = "ConsumerRecord[bytes, bytes] | None"

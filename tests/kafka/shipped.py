@@ -11,7 +11,8 @@ from pathlib import Path
 from esper.events.envelope import RunId
 from esper.kafka.cluster_topics import INPUTS
 from esper.oona.directory import Directory
-from esper.processes.bridge import BRIDGE_STATE, bridge_of
+from esper.processes.bridge import bridge_of
+from esper.state_files import BRIDGE_STATE
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import log_of
 

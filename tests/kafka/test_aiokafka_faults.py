@@ -15,10 +15,9 @@ from esper.errors import LogError
 from esper.events.topics import STEPS
 from esper.kafka import clients
 from esper.kafka import ledger as ledgers
-from esper.kafka.clients import LARGEST_BYTES, Outgoing, consuming, producing
+from esper.kafka.clients import LARGEST_BYTES, Outgoing, consuming, messages_between, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.ledger import Ledger, LedgerSettings
-from esper.kafka.ledger_recovery import messages_between
 from esper.kafka.transactions import transact
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.topic_factory import TopicFactory
@@ -91,7 +90,7 @@ def test_a_record_of_two_megabytes_is_sent_and_read_which_aiokafka_s_defaults_re
 
     async def reading() -> list[bytes | None]:
         async with asyncio.timeout(_WITHIN_S), consuming(settings) as consumer:
-            return [message.value async for message in messages_between(consumer, TopicPartition(name, 0), 0, 1, lambda: None)]
+            return [message.value async for message in messages_between(consumer, TopicPartition(name, 0), 0, 1)]
 
     asyncio.run(sending())
     assert asyncio.run(reading()) == [value]

@@ -19,11 +19,13 @@ from esper.kafka.claims import take_over
 from esper.kafka.clients import Outgoing, row_number_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
+from esper.kafka.event_loop import run_in_loop
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from esper.oona.follower import Follower
-from esper.processes.bridge import BRIDGE_STATE, run_bridge
+from esper.processes.bridge import run_bridge
+from esper.state_files import BRIDGE_STATE
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.synthetic import write_run
@@ -180,7 +182,7 @@ def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster:
         return bridge
 
     before = logged(directory)
-    bridge = asyncio.run(fence())
+    bridge = run_in_loop(fence())
     assert bridge.state.fenced == {SECOND}
     assert {key: records for key, records in shipped(cluster).items() if key[0] == SECOND} == {
         key: records for key, records in before.items() if key[0] == SECOND

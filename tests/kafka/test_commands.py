@@ -12,7 +12,7 @@ from esper.events.topics import RUN
 from esper.kafka.clients import administering
 from esper.kafka.cluster_topics import CLAIMS, create_topics, wanted_topics
 from esper.oona.directory import Directory
-from esper.processes.bridge import BRIDGE_STATE
+from esper.state_files import BRIDGE_STATE
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of, run_of
 from tests.synthetic import write_run

@@ -19,7 +19,7 @@ from esper.events.topics import STEPS
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.file import RUN_FILE
-from esper.processes.mirror import mirror_state
+from esper.state_files import MIRROR_STATE, read_state
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.kafka.test_mirroring import ship
@@ -202,12 +202,17 @@ def follower(shipped: Shipped) -> Iterator["subprocess.Popen[str]"]:
 def test_a_process_fills_the_mirror_for_good_and_commands_read_what_it_wrote(
     esper: Typed, shipped: Shipped, follower: "subprocess.Popen[str]"
 ) -> None:
-    wait_until(lambda: mirror_state(shipped.mirror).get("pid") == follower.pid and mirror_state(shipped.mirror)["caught_up_at"] is not None)
+    wait_until(
+        lambda: (
+            read_state(shipped.mirror / MIRROR_STATE).get("pid") == follower.pid
+            and read_state(shipped.mirror / MIRROR_STATE)["caught_up_at"] is not None
+        )
+    )
     go_on(shipped.directory, SECOND, LAST_EPOCH + 2, resumed=False)
     ship(shipped.cluster, shipped.directory)
     said = esper("log", SECOND, "--format", "jsonl", "--log", shipped.address, "--mirror", shipped.mirror)
     assert len(said.out.splitlines()) == len(log_of(shipped.directory, SECOND))
-    state = mirror_state(shipped.mirror)
+    state = read_state(shipped.mirror / MIRROR_STATE)
     assert (state["behind"], state["error"], state["stuck"], state["refused"]) == (0, None, None, {})
     follower.send_signal(signal.SIGTERM)
     out, _ = follower.communicate(timeout=WITHIN_S)

@@ -23,8 +23,8 @@ from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.kafka import ledger as ledgers
 from esper.kafka.bridging import Bridge
-from esper.kafka.clients import without_repeats
 from esper.kafka.cluster_topics import INPUTS
+from esper.kafka.event_loop import without_repeats
 from esper.kafka.ledger import Ledger, LedgerSettings
 from esper.observer.build import builtin_rules
 from esper.observer.observing import Observer, ObserverSettings

@@ -163,6 +163,6 @@ def test_a_process_that_faust_does_not_end_is_ended(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(faust_process, "_STOP_S", 0.01)
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as ended:
-        faust_process.end_late(cast("Any", SimpleNamespace(should_stop=True)))  # Any: of Faust's worker, all that is asked.
+        faust_process.end_late(cast("Any", SimpleNamespace(should_stop=True)), None)  # Any: of Faust's worker, all that is asked.
     assert ended.value.code == FAILED
     assert "did not stop within" in capsys.readouterr().err

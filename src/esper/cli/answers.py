@@ -6,7 +6,6 @@ What stands in a log is shown, never obeyed: characters that would steer a termi
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from esper.cli.output import Output
 from esper.cli.text import count, short_id
+from esper.durable import replace_file
 from esper.errors import RuleError
 from esper.events.envelope import RunId
 from esper.words import escaped, not_finite, plural
@@ -49,17 +49,11 @@ def format_of(typed: str | None, file: Path | None) -> str:
 
 def write(answer: "Answer", format: str, file: Path, width: int = 100) -> None:  # noqa: A002 - the word of the command line.
     """Writes `answer` to `file`, whole or not at all."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    content = _parquet(answer) if format == "parquet" else "".join(line + "\n" for line in lines(answer, format, width)).encode()
     try:
-        if format == "parquet":
-            _write_parquet(answer, draft)
-        else:
-            draft.write_text("".join(line + "\n" for line in lines(answer, format, width)))
-        draft.replace(file)
+        replace_file(file, content)
     except OSError as error:
         raise RuleError(f"cannot write the answer to {file}: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def lines(answer: "Answer", format: str, width: int = 100) -> Iterator[str]:  # noqa: A002 - the word of the command line.
@@ -198,11 +192,13 @@ def _json(value: object) -> object:
             return value
 
 
-def _write_parquet(answer: "Answer", file: Path) -> None:
+def _parquet(answer: "Answer") -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    written = io.BytesIO()
     try:
-        pq.write_table(answer.arrow, file)
+        pq.write_table(answer.arrow, written)
     except pa.ArrowNotImplementedError as error:
         raise RuleError(f"expected columns that Parquet has: {error}; cast it to VARCHAR in the query") from error
+    return written.getvalue()

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from esper.durable import new_file
+from esper.durable import replace_file
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.kafka.claims import Claim, TakenOverError, own_claim, transactional_id
-from esper.kafka.clients import FencedError, outgoing, pause, producing
+from esper.kafka.clients import FencedError, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, CLAIMS, check_needs
+from esper.kafka.event_loop import pause
 from esper.kafka.probing import RefusedError
 from esper.kafka.transactions import transact
 from esper.oona.contract import START, Position
@@ -98,7 +99,7 @@ class Bridge:
                 f"Kafka at {self._settings.bootstrap}: topic {others[0]} was made anew since {self._directory.path} was shipped to it, and"
                 f" what it had is gone; to ship every run again, delete topic {claims} too, then esper topics create"
             )
-        _replace(file, json.dumps(ids) + "\n")
+        replace_file(file, f"{json.dumps(ids)}\n".encode())
         self._checked = True
 
     async def run(self, stop: asyncio.Event, *, drain: bool = False, linger_s: float = 0.0) -> None:
@@ -171,7 +172,7 @@ class Bridge:
                 break
             except TakenOverError as error:
                 self.state.fenced.add(run)
-                _replace(self._directory.path / run / FENCED_MARK, f"{error}\n")
+                replace_file(self._directory.path / run / FENCED_MARK, f"{error}\n".encode())
                 await self._close(run)
                 break
             except LogError as error:
@@ -193,7 +194,7 @@ class Bridge:
 
     def _reached(self, run: RunId, position: Position) -> None:
         self._positions[run] = position
-        _replace(self._directory.path / run / BRIDGED_FILE, position.to_text())
+        replace_file(self._directory.path / run / BRIDGED_FILE, position.to_text().encode())
 
     async def _commit(self, page: RunPage) -> None:
         """Ships what Kafka lacks of the page; with it stands how far the run is on Kafka."""
@@ -238,11 +239,3 @@ def bridged_to(folder: Path) -> Position | None:
         return Position.from_text((folder / BRIDGED_FILE).read_text())
     except (OSError, UnicodeDecodeError, DataError):
         return None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes `text` to `path`: a reader, and a crash, find the old text or the new one."""
-    draft = path.with_name(path.name + ".new")
-    with new_file(draft) as file:
-        file.write(text.encode())
-    draft.rename(path)

@@ -33,7 +33,7 @@ from esper.durable import replace_durably
 from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.events.topics import TELEMETRY
-from esper.kafka.clients import FencedError, Outgoing, consuming, explain_errors, producing
+from esper.kafka.clients import FencedError, Outgoing, consuming, explain_errors, messages_between, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CLAIMS
 from esper.kafka.transactions import transact
@@ -156,28 +156,19 @@ async def read_claim(producer: AIOKafkaProducer, settings: KafkaSettings, run: R
 
 async def _offsets_of(key: bytes, place: TopicPartition, before: int, settings: KafkaSettings) -> list[int]:
     """The offsets of messages with that key, committed or not."""
-    offsets: list[int] = []
     async with consuming(settings, fetch_wait_ms=20, committed=False) as consumer:
         begin = (await consumer.beginning_offsets([place]))[place]
-        consumer.assign([place])
-        consumer.seek(place, begin)
-        while await consumer.position(place) < before:
-            for messages in (await consumer.getmany(place, timeout_ms=20)).values():
-                offsets += [one.offset for one in messages if one.key == key and one.offset < before]
-    return offsets
+        return [one.offset async for one in messages_between(consumer, place, begin, before) if one.key == key]
 
 
 async def _last_committed(key: bytes, place: TopicPartition, offsets: Sequence[int], settings: KafkaSettings) -> bytes | None:
     """The last value with that key at one of `offsets` that was committed. Raises LogError where a transaction stays open."""
     found: bytes | None = None
     async with consuming(settings, fetch_wait_ms=20) as consumer:
-        consumer.assign([place])
-        consumer.seek(place, offsets[0])
         try:
             async with asyncio.timeout(_DECIDED_S):
-                while await consumer.position(place) <= offsets[-1]:
-                    for messages in (await consumer.getmany(place, timeout_ms=20)).values():
-                        found = next((one.value for one in reversed(messages) if one.key == key and one.offset <= offsets[-1]), found)
+                async for one in messages_between(consumer, place, offsets[0], offsets[-1] + 1):
+                    found = one.value if one.key == key else found
         except TimeoutError as error:
             where = f"topic {place.topic}, partition {place.partition}"
             raise LogError(

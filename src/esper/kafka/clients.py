@@ -7,11 +7,11 @@ has 8 MB.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -42,6 +42,9 @@ _ROW = re.compile(rb"[1-9][0-9]{0,18}")
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
+Message: TypeAlias = "ConsumerRecord[bytes, bytes]"
+
+
 class FencedError(LogError):
     """A newer process writes under the same transactional id: this one must not write any more."""
 
@@ -63,11 +66,7 @@ async def producing(settings: KafkaSettings, transactional_id: str) -> AsyncIter
             linger_ms=2,
         )
         try:
-            try:
-                await producer.start()
-            except KafkaConnectionError:
-                await _explain(settings)
-                raise
+            await _start(producer, settings)
             yield producer
         finally:
             await producer.stop()
@@ -90,11 +89,7 @@ async def consuming(settings: KafkaSettings, *, fetch_wait_ms: int = 500, commit
             max_partition_fetch_bytes=LARGEST_BYTES,
         )
         try:
-            try:
-                await consumer.start()
-            except KafkaConnectionError:
-                await _explain(settings)
-                raise
+            await _start(consumer, settings)
             yield consumer
         finally:
             # aiokafka 0.14: the task that fetches may lose its cancellation, and `stop` then waits for it for ever. While a broker is away,
@@ -127,11 +122,7 @@ async def joining(
         )
         member.subscribe([settings.topic(topic)], listener=listener)
         try:
-            try:
-                await member.start()
-            except KafkaConnectionError:
-                await _explain(settings)
-                raise
+            await _start(member, settings)
             yield member
         finally:
             with suppress(TimeoutError):
@@ -145,11 +136,7 @@ async def administering(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminC
     with explain_errors(settings):
         admin = AIOKafkaAdminClient(**settings.client())
         try:
-            try:
-                await admin.start()
-            except KafkaConnectionError:
-                await _explain(settings)
-                raise
+            await _start(admin, settings)
             yield admin
         finally:
             await admin.close()
@@ -171,7 +158,7 @@ def outgoing(settings: KafkaSettings, record: Record, partition: int | None = No
     return Outgoing(settings.topic(record.topic), record.run.encode(), record.data, [*headers(record), *numbered], partition)
 
 
-def row_number_of(message: "ConsumerRecord[bytes, bytes]") -> int | None:
+def row_number_of(message: Message) -> int | None:
     """The number of `message`'s record in its run's log: 1, 2, 3 ... over all topics. None for what no run wrote, such as a derived record.
 
     Raises DataError for a header that is no such number, or stands there twice.
@@ -183,6 +170,26 @@ def row_number_of(message: "ConsumerRecord[bytes, bytes]") -> int | None:
         place = f"topic {message.topic}, partition {message.partition}, offset {message.offset}"
         raise DataError(f"{place}: expected header {ROW_HEADER} to be one number from 1 on, got {found!r:.80}")
     return int(found[0])
+
+
+async def messages_between(
+    consumer: AIOKafkaConsumer, place: TopicPartition, begin: int, end: int, progress: Callable[[], None] = lambda: None
+) -> AsyncIterator[Message]:
+    """The committed messages of [begin, end); `progress` is called whenever some came.
+
+    The position counts, not the messages: markers and aborted records have offsets, too.
+    """
+    if begin >= end:
+        return
+    consumer.assign([place])
+    consumer.seek(place, begin)
+    while await consumer.position(place) < end:
+        for messages in (await consumer.getmany(timeout_ms=20)).values():
+            progress()
+            for message in messages:
+                if message.offset < end:
+                    yield message
+        await asyncio.sleep(0)  # getmany does not suspend while messages are buffered.
 
 
 @contextmanager
@@ -211,20 +218,10 @@ def explain_errors(settings: KafkaSettings) -> Iterator[None]:
         raise LogError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Returns after `seconds`, or as soon as `stop` is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-
-
-def without_repeats(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:  # Any: asyncio's.
-    """A loop's exception handler that leaves out what aiokafka never asks its own futures for: the same error has been raised already."""
-    if not (context.get("message") == "Future exception was never retrieved" and isinstance(context.get("exception"), KafkaError)):
-        asyncio.get_running_loop().default_exception_handler(dict(context))
-
-
-async def _explain(settings: KafkaSettings) -> None:
-    """Raises LogError with the reason why a client could not connect, which aiokafka only logs. Returns where a connection succeeds now."""
-    async with probing(settings):
-        pass
+async def _start(client: Any, settings: KafkaSettings) -> None:  # Any: one of aiokafka's.
+    """Starts a client. Where it cannot connect, raises LogError with the reason, which aiokafka only logs."""
+    try:
+        await client.start()
+    except KafkaConnectionError:
+        async with probing(settings):
+            raise  # A connection succeeds now.

@@ -33,11 +33,11 @@ from esper.events.cloudevents import record_from
 from esper.events.envelope import Record, RunId
 from esper.events.topics import DEAD_LETTER_SUFFIX, DERIVED
 from esper.folds.monitoring.derive import MonitorSettings
-from esper.kafka.clients import Outgoing, consuming, explain_errors, outgoing, producing
+from esper.kafka.clients import Message, Outgoing, consuming, explain_errors, messages_between, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, INPUTS
-from esper.kafka.ledger_recovery import beginning, check_partitions, messages_between, offsets_of
-from esper.kafka.ledger_runs import LedgerRuns, Letter, Message, raised_at
+from esper.kafka.ledger_recovery import beginning, check_partitions, offsets_of
+from esper.kafka.ledger_runs import LedgerRuns, Letter, raised_at
 from esper.kafka.ledger_states import Positions, Saved, SavedStates
 from esper.kafka.transactions import ended, transact
 from esper.oona.steady_clock import SteadyClock
@@ -93,8 +93,6 @@ class Ledger:
         """Offsets between the position and the high watermark, by topic, as of a second ago: what open transactions hold back counts."""
         self.counts = Counter[str]()
         """Records applied, records derived, dead letters, transactions, and messages that retention had cut before they were read."""
-        self.committing_s = 0.0
-        """Time that all transactions together took."""
         self.last_transaction_s = 0.0
         self.expired: dict[str, int] = {}
         """Messages that retention had cut before they were read, by topic."""
@@ -279,7 +277,6 @@ class Ledger:
         await transact(self._producer, self._settings, messages)
         self._committed_at = time.monotonic()
         self.last_transaction_s = self._committed_at - began_at
-        self.committing_s += self.last_transaction_s
         self.counts["transactions"] += 1
 
     # Recovering

@@ -1,7 +1,6 @@
 """The beginning of a ledger: what stands on the cluster must go with the positions that its predecessor saved."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -10,10 +9,7 @@ from esper.errors import LogError
 from esper.events.topics import FACTS
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS
-from esper.kafka.ledger_runs import Message
 from esper.kafka.ledger_states import Positions
-
-_WAIT_MS = 20
 
 
 class Beginning(NamedTuple):
@@ -44,26 +40,6 @@ def check_partitions(consumer: AIOKafkaConsumer, settings: KafkaSettings) -> Non
             raise LogError(
                 f"{where}: expected {settings.partitions} partitions, got {len(found)}; `esper topics check` names all that differ"
             )
-
-
-async def messages_between(
-    consumer: AIOKafkaConsumer, place: TopicPartition, begin: int, end: int, progress: Callable[[], None]
-) -> AsyncIterator[Message]:
-    """The committed messages of [begin, end); `progress` is called whenever some came.
-
-    The position counts, not the messages: markers and aborted records have offsets, too.
-    """
-    if begin >= end:
-        return
-    consumer.assign([place])
-    consumer.seek(place, begin)
-    while await consumer.position(place) < end:
-        for messages in (await consumer.getmany(timeout_ms=_WAIT_MS)).values():
-            progress()
-            for message in messages:
-                if message.offset < end:
-                    yield message
-        await asyncio.sleep(0)  # getmany does not suspend while messages are buffered.
 
 
 async def offsets_of(

@@ -7,9 +7,7 @@ topic that stopped, for another version might not stop there.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
-
-from aiokafka import ConsumerRecord
+from typing import NamedTuple
 
 from esper.errors import DataError, LogError
 from esper.events.codec import decode
@@ -17,9 +15,8 @@ from esper.events.envelope import Record, RunId
 from esper.events.topics import DEAD_LETTER_SUFFIX
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
+from esper.kafka.clients import Message
 from esper.kafka.ledger_states import HostedRun, Saved, SavedStates, Stop
-
-Message: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
 _RUNS_A_COMMIT = 20
 

@@ -20,15 +20,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.partitioner import murmur2
 
 from esper.errors import DataError, LogError
 from esper.events.cloudevents import record_from
 from esper.events.envelope import RunId
 from esper.events.topics import RUN, TELEMETRY, TOPICS
-from esper.kafka.clients import administering, consuming, explain_errors, pause, row_number_of
+from esper.kafka.clients import Message, administering, consuming, explain_errors, row_number_of
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.event_loop import pause
 from esper.kafka.mirrored_runs import Arrived, MirroredRuns
 from esper.oona.directory import Directory
 from esper.oona.file import write_mark
@@ -271,7 +272,7 @@ class _Copying:
             asked += places
         return asked
 
-    def _take(self, found: "dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]") -> None:
+    def _take(self, found: dict[TopicPartition, list[Message]]) -> None:
         arrived: list[Arrived] = []
         for place, messages in found.items():
             topic = place.topic.removeprefix(self.settings.prefix)

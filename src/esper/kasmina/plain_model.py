@@ -4,7 +4,6 @@ A site without seeds is the layer that it was. One with seeds becomes a torch.fx
 and `.alpha`, and a forward that adds them up in the same order, so that the output is the host's, bit for bit.
 """
 
-import os
 from copy import deepcopy
 from pathlib import Path
 from string import Template
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.fx import Graph, GraphModule
 
+from esper.durable import replace_file
 from esper.errors import DataError
 from esper.kasmina.branch import Branch
 from esper.kasmina.calls import unwrapped
@@ -151,9 +151,7 @@ def save_grown(plain: nn.Module, folder: Path) -> Path:
     source = _SOURCE.substitute(tensors=_TENSORS, sites=_sites(plain)).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {_TENSORS: tensors, "grown.py": source}.items():
-        draft = folder / f".{name}.{os.getpid()}"
-        draft.write_bytes(content)
-        draft.replace(folder / name)
+        replace_file(folder / name, content)
     return folder
 
 

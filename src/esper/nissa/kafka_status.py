@@ -1,11 +1,12 @@
 """State of the processes that join a log with Kafka: mirror, deliverer and bridge, as they write it beside the log. None is not known."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from esper.state_files import BRIDGE_STATE, DELIVERY_STATE, MIRROR_STATE, read_state
 
 _FRESH_S = 10.0  # They write every second.
 
@@ -33,7 +34,7 @@ class KafkaStatus:
 
 def read_kafka_status(log: Path, *, mirrored: bool) -> KafkaStatus:
     """The state as it stands beside the log. Of a process that does not write its state any more, only what it did is known."""
-    mirror, delivery, bridge = (_state(log / name) for name in ("mirror.json", "delivery.json", "bridge.json"))
+    mirror, delivery, bridge = (read_state(log / name) for name in (MIRROR_STATE, DELIVERY_STATE, BRIDGE_STATE))
     delivery, bridge = (state if _is_fresh(state) else {} for state in (delivery, bridge))
     refused = mirror.get("refused")
     problem = (mirror.get("error") or mirror.get("stuck")) if _is_fresh(mirror) else "no process copies it now"
@@ -49,14 +50,6 @@ def read_kafka_status(log: Path, *, mirrored: bool) -> KafkaStatus:
         waiting=sum(bridge["waiting"].values()) if bridge else None,
         away_since=bridge.get("away_since"),
     )
-
-
-def _state(path: Path) -> dict[str, Any]:  # Any: JSON that a process of this version wrote.
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 def _is_fresh(state: Mapping[str, Any]) -> bool:

@@ -5,30 +5,26 @@ why, the records that wait, the runs that were taken over elsewhere, and the fre
 """
 
 import asyncio
-import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from esper.durable import new_file
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.kafka.bridging import Bridge, bridged_to
-from esper.kafka.clients import without_repeats
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.event_loop import run_in_loop, until_stopped
 from esper.kafka.probing import RefusedError
 from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.contract import START
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by, read_mark
 from esper.oona.lock import Lock, holder_of
+from esper.state_files import BRIDGE_STATE, write_state
 
-BRIDGE_LOCK, BRIDGE_STATE, BRIDGE_LOG = "bridge.lock", "bridge.json", "bridge.log"
-_EVERY_S = 1.0
+BRIDGE_LOCK, BRIDGE_LOG = "bridge.lock", "bridge.log"
 _STOP_S = 5.0
 _LOW_DISK = 0.05
 
@@ -58,7 +54,7 @@ def run_bridge(
             return
     lock = Lock(directory.path / BRIDGE_LOCK, f"the bridge of {directory.path}")
     try:
-        asyncio.run(_run(directory, settings, stop, report, linger_s=LEAVE_AFTER_S if background else 0.0 if drain else None))
+        run_in_loop(_run(directory, settings, stop, report, linger_s=LEAVE_AFTER_S if background else 0.0 if drain else None))
     finally:
         lock.release()
 
@@ -66,17 +62,16 @@ def run_bridge(
 async def _run(
     directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None], *, linger_s: float | None
 ) -> None:
-    asyncio.get_running_loop().set_exception_handler(without_repeats)
     bridge, stopped = Bridge(directory, settings), asyncio.Event()
     reporter = _Reporter(directory, settings, bridge, report)
     checking = asyncio.create_task(_check(bridge))
-    await _report_until_done(checking, stop, reporter)
+    await until_stopped(checking, stop, each=reporter.write)
     if not checking.done():
         return
     checking.result()
     shipping = asyncio.create_task(bridge.run(stopped, drain=linger_s is not None, linger_s=linger_s or 0.0))
     try:
-        await _report_until_done(shipping, stop, reporter)
+        await until_stopped(shipping, stop, each=reporter.write)
     finally:
         stopped.set()
         # A broker that does not answer is not waited for: what is not committed now is shipped by the next bridge.
@@ -99,12 +94,6 @@ async def _check(bridge: Bridge) -> None:
         return
 
 
-async def _report_until_done(task: "asyncio.Task[Any]", stop: threading.Event, reporter: "_Reporter") -> None:
-    while not (stop.is_set() or task.done()):
-        await asyncio.to_thread(reporter.write)
-        await asyncio.wait([task], timeout=_EVERY_S)
-
-
 class _Reporter:
     """Writes a bridge's state to its file, and reports what changed in it."""
 
@@ -119,20 +108,9 @@ class _Reporter:
         """Writes the state as it is now."""
         state, disk = self._bridge.state, shutil.disk_usage(self._directory.path)
         waiting = {run: count for run in self._directory.names(hidden=True) if (count := self._waiting(run))}
-        written = {
-            "kafka": self._settings.bootstrap,
-            "pid": os.getpid(),
-            "time": time.time(),
-            "away_since": state.away_since,
-            "error": state.error,
-            "waiting": waiting,
-            "fenced": sorted(state.fenced),
-            "free_bytes": disk.free,
-        }
-        draft = self._directory.path / f"{BRIDGE_STATE}.new"
-        with new_file(draft) as file:
-            file.write((json.dumps(written) + "\n").encode())
-        draft.rename(self._directory.path / BRIDGE_STATE)
+        away = {"away_since": state.away_since, "error": state.error}
+        written = {**away, "waiting": waiting, "fenced": sorted(state.fenced), "free_bytes": disk.free}
+        write_state(self._directory.path / BRIDGE_STATE, self._settings.bootstrap, written)
         self._report_changes(sum(waiting.values()), disk.free, disk.free < _LOW_DISK * disk.total)
 
     def _waiting(self, run: RunId) -> int:

@@ -1,4 +1,4 @@
-"""A command of Esper that another process keeps running beside itself, from its start to its own end."""
+"""A process that another one keeps running beside itself, from its start to its own end."""
 
 import os
 import random
@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 _POLL_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _STEADY_S = 1.0, 30.0, 60.0
 
 
 class ChildProcess:
-    """Keeps `esper WORDS` running from `start` to `stop`, and starts it again whenever it ends, after a pause that grows while it fails.
+    """Keeps `module` running with `words` from `start` to `stop`; it is started again when it ends, after a pause that grows with failures.
 
     The command takes `--parent PID` and leaves when that process has ended: so it ends with its parent, also one that was killed. One that
     `outlives` its parent takes no such option, ends by itself, and goes on after `stop`. What the command writes to standard error goes to
@@ -26,6 +27,8 @@ class ChildProcess:
         words: Sequence[str],
         report: Callable[[str], None],
         *,
+        module: str = "esper.cli",
+        folder: Path | None = None,
         stop_s: float = 30.0,
         output: int | None = None,
         wanted: Callable[[], bool] = lambda: True,
@@ -33,11 +36,12 @@ class ChildProcess:
     ) -> None:
         """`name` stands in reports. After `stop_s` a child that was told to stop is killed. `output`: a file's descriptor.
 
-        It is started only while it is `wanted`.
+        It is started in `folder` (None: this process's), and only while it is `wanted`.
         """
-        self._name, self._report, self._stop_s, self._output = name, report, stop_s, output
+        self._name, self._report, self._folder, self._stop_s, self._output = name, report, folder, stop_s, output
+        self._status = 0
         self._wanted, self._outlives = wanted, outlives
-        self._command = [sys.executable, "-m", "esper.cli", *words, *([] if outlives else ["--parent", str(os.getpid())])]
+        self._command = [sys.executable, "-m", module, *words, *([] if outlives else ["--parent", str(os.getpid())])]
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name=f"esper-{name}", daemon=True)
@@ -51,14 +55,15 @@ class ChildProcess:
         """Starts it."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends it, and returns when it has ended; one that `outlives` its parent is only not started again.
+    def stop(self) -> int:
+        """Ends it; its exit status once it has ended, 0 where none ran. One that `outlives` its parent is only not started again.
 
         Nothing happens where it was never started.
         """
         self._stopping.set()
         if self._thread.is_alive() and not self._outlives:
             self._thread.join()
+        return self._status
 
     def _keep(self) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -70,7 +75,7 @@ class ChildProcess:
             began_at = time.monotonic()
             # In a session of its own, so that Ctrl-C reaches it through its parent alone.
             self._process = process = subprocess.Popen(  # noqa: S603
-                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                self._command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
             while process.poll() is None and not self._stopping.wait(_POLL_S):
                 pass
@@ -90,8 +95,8 @@ class ChildProcess:
             return
         process.terminate()
         try:
-            process.wait(self._stop_s)
+            self._status = process.wait(self._stop_s)
         except subprocess.TimeoutExpired:
             self._report(f"the {self._name} did not stop within {self._stop_s:g} s and is killed")
             process.kill()
-            process.wait()
+            self._status = process.wait()

@@ -4,30 +4,25 @@ Its state is written to `delivery.json` in its directory every second. After an 
 """
 
 import asyncio
-import json
-import os
 import random
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 from esper.errors import LogError
 from esper.events.envelope import Record, RunId
-from esper.kafka.clients import without_repeats
 from esper.kafka.cluster import SCHEME, KafkaSettings
 from esper.kafka.delivering import AlertDelivery
+from esper.kafka.event_loop import run_in_loop
 from esper.observer.delivery.deliverer import Deliverer, DeliveryError
 from esper.observer.delivery.delivery_file import DeliverySettings
 from esper.observer.delivery.handlers import build_handlers
 from esper.observer.delivery.notices import linker
 from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_record
 from esper.oona.directory import Directory
-from esper.oona.file import write_mark
+from esper.state_files import DELIVERY_STATE, write_state
 
-DELIVERY_STATE = "delivery.json"
 _EVERY_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 
@@ -50,13 +45,12 @@ def run_delivery(
     def begin() -> AlertDelivery:
         return AlertDelivery(settings, make, report, now=lambda: datetime.now(UTC))
 
-    asyncio.run(_run(directory, settings, begin, stop, report))
+    run_in_loop(_run(directory, settings, begin, stop, report))
 
 
 async def _run(
     directory: Directory, settings: KafkaSettings, begin: Callable[[], AlertDelivery], stop: threading.Event, report: Callable[[str], None]
 ) -> None:
-    asyncio.get_running_loop().set_exception_handler(without_repeats)
     pause_s, error = _FIRST_PAUSE_S, None
     while not stop.is_set():
         stopped, delivery = asyncio.Event(), begin()
@@ -64,9 +58,8 @@ async def _run(
         try:
             while not (stop.is_set() or running.done()):
                 await asyncio.wait([running], timeout=_EVERY_S)
-                state = asdict(delivery.state) | {"kafka": settings.bootstrap, "pid": os.getpid(), "time": time.time(), "error": error}
-                with suppress(LogError):  # A full disk must not keep alerts from people.
-                    await asyncio.to_thread(write_mark, directory.path / DELIVERY_STATE, json.dumps(state))
+                state = {**asdict(delivery.state), "error": error}
+                await asyncio.to_thread(write_state, directory.path / DELIVERY_STATE, settings.bootstrap, state)
                 if delivery.state.ready:
                     pause_s, error = _FIRST_PAUSE_S, None
         finally:

@@ -5,26 +5,21 @@ other programs: when it was caught up last, how far behind it is, why Kafka or t
 """
 
 import asyncio
-import json
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import asdict
 
-from pydantic import JsonValue
-
-from esper.durable import new_file
 from esper.errors import LogError
 from esper.events.envelope import RunId
-from esper.kafka.clients import without_repeats
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.event_loop import run_in_loop, until_stopped
 from esper.kafka.mirroring import MIRROR_LOCK, Mirror
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
+from esper.state_files import MIRROR_STATE, read_state, write_state
 
-MIRROR_STATE = "mirror.json"
 _EVERY_S, _POLL_S = 1.0, 0.1
 _SLOW_S = 5.0
 _OTHER_S = 120.0
@@ -36,16 +31,7 @@ def run_mirror(directory: Directory, settings: KafkaSettings, stop: threading.Ev
 
     Raises LogError where another process fills it.
     """
-    asyncio.run(_run(directory, settings, stop, report))
-
-
-def mirror_state(path: Path) -> Mapping[str, JsonValue]:
-    """The state that the process that fills the directory at `path` wrote last; empty where none ever did."""
-    try:
-        state = json.loads((path / MIRROR_STATE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
+    run_in_loop(_run(directory, settings, stop, report))
 
 
 def catch_up(directory: Directory, settings: KafkaSettings, runs: frozenset[RunId] | None, notice: Callable[[str], None]) -> None:
@@ -55,7 +41,7 @@ def catch_up(directory: Directory, settings: KafkaSettings, runs: frozenset[RunI
     """
     began_at, waited_s = time.time(), time.monotonic()
     while (holder := holder_of(directory.path / MIRROR_LOCK)) is not None:
-        state = mirror_state(directory.path)
+        state = read_state(directory.path / MIRROR_STATE)
         limit_s = _OTHER_S
         if state.get("pid") == holder:
             limit_s = _FOLLOWER_S
@@ -68,7 +54,7 @@ def catch_up(directory: Directory, settings: KafkaSettings, runs: frozenset[RunI
             notice(f"process {holder} fills {directory.path}, and has not caught up: {why}; what is there is shown")
             return
         time.sleep(_POLL_S)
-    asyncio.run(_catch_up(Mirror(settings, directory, runs), notice))
+    run_in_loop(_catch_up(Mirror(settings, directory, runs), notice))
 
 
 @contextmanager
@@ -80,7 +66,7 @@ def filled(directory: Directory, settings: KafkaSettings, runs: frozenset[RunId]
         # The thread's outermost line: what failed is reported by the readers' next command.
         while not stop.is_set():
             try:
-                asyncio.run(_until(Mirror(settings, directory, runs), stop))
+                run_in_loop(_until(Mirror(settings, directory, runs), stop))
             except LogError:
                 stop.wait(_EVERY_S)  # Another process fills it; should that end, this one does.
 
@@ -94,17 +80,14 @@ def filled(directory: Directory, settings: KafkaSettings, runs: frozenset[RunId]
 
 
 async def _until(mirror: Mirror, stop: threading.Event) -> None:
-    asyncio.get_running_loop().set_exception_handler(without_repeats)
     stopped = asyncio.Event()
     filling = asyncio.create_task(mirror.run(stopped))
-    while not (stop.is_set() or filling.done()):
-        await asyncio.wait([filling], timeout=_POLL_S)
+    await until_stopped(filling, stop, every_s=_POLL_S)
     stopped.set()
     await filling
 
 
 async def _catch_up(mirror: Mirror, notice: Callable[[str], None]) -> None:
-    asyncio.get_running_loop().set_exception_handler(without_repeats)
     stopped, slow_at = asyncio.Event(), time.monotonic() + _SLOW_S
     filling = asyncio.create_task(mirror.run(stopped, until_caught_up=True))
     while not filling.done():
@@ -119,15 +102,11 @@ async def _catch_up(mirror: Mirror, notice: Callable[[str], None]) -> None:
 
 
 async def _run(directory: Directory, settings: KafkaSettings, stop: threading.Event, report: Callable[[str], None]) -> None:
-    asyncio.get_running_loop().set_exception_handler(without_repeats)
     mirror, stopped = Mirror(settings, directory), asyncio.Event()
     filling = asyncio.create_task(mirror.run(stopped))
     reporter = _Reporter(directory, settings, mirror, report)
     try:
-        while not (stop.is_set() or filling.done()):
-            await asyncio.wait([filling], timeout=_EVERY_S)
-            if not filling.done():
-                await asyncio.to_thread(reporter.write)
+        await until_stopped(filling, stop, each=reporter.write)
     finally:
         stopped.set()
         await filling
@@ -147,22 +126,7 @@ class _Reporter:
     def write(self) -> None:
         """Writes the state as it is now."""
         state = self._mirror.state
-        written = {
-            "kafka": self._settings.bootstrap,
-            "pid": os.getpid(),
-            "time": time.time(),
-            "caught_up_at": state.caught_up_at,
-            "behind": state.behind,
-            "records": state.records,
-            "error": state.error,
-            "stuck": state.stuck,
-            "refused": state.refused,
-            "unreadable": state.unreadable,
-        }
-        draft = self._directory.path / f"{MIRROR_STATE}.new"
-        with new_file(draft) as file:
-            file.write((json.dumps(written) + "\n").encode())
-        draft.rename(self._directory.path / MIRROR_STATE)
+        write_state(self._directory.path / MIRROR_STATE, self._settings.bootstrap, asdict(state))
         self._report_changes()
 
     def _report_changes(self) -> None:

@@ -5,7 +5,6 @@ is shipped. Whoever starts a bridge later ships what a bridge that died has left
 """
 
 import asyncio
-import json
 import os
 import random
 import time
@@ -23,8 +22,9 @@ from esper.kafka.cluster_topics import BRIDGE, check_needs
 from esper.kafka.probing import RefusedError
 from esper.oona.directory import Directory
 from esper.oona.file import explained
-from esper.processes.bridge import BRIDGE_LOG, BRIDGE_STATE, bridge_of, waiting_records
+from esper.processes.bridge import BRIDGE_LOG, bridge_of, waiting_records
 from esper.processes.child import ChildProcess
+from esper.state_files import BRIDGE_STATE, read_state
 from esper.stderr import warn
 
 _CHECK_S = 5.0
@@ -40,8 +40,8 @@ def checked_cluster(address: str, path: Path) -> KafkaSettings:
     settings = kafka_settings(address, path)
     settings.client()  # Secrets and certificates are read now.
     _check(settings)
-    process = bridge_of(path)
-    if process is not None and (other := _shipped_to(path)) != settings.bootstrap:
+    process, other = bridge_of(path), read_state(path / BRIDGE_STATE).get("kafka", "a cluster that it has not named yet")
+    if process is not None and other != settings.bootstrap:
         raise SettingsError(f"expected {path} to be shipped to {settings.bootstrap}, got a bridge to {other}: end process {process} first")
     return settings
 
@@ -64,13 +64,6 @@ def _check(settings: KafkaSettings) -> None:
         return
     finally:
         random.setstate(drawn)
-
-
-def _shipped_to(path: Path) -> object:
-    try:
-        return json.loads((path / BRIDGE_STATE).read_text())["kafka"]
-    except (OSError, ValueError, KeyError):
-        return "a cluster that it has not named yet"
 
 
 @contextmanager
@@ -98,17 +91,10 @@ def _waiting(directory: Directory, run: RunId) -> int:
     """The number of records of `run` that are not on Kafka; those of its last second are given some time."""
     deadline = time.monotonic() + _GRACE_S
     while waiting := waiting_records(directory, run):
-        if time.monotonic() > deadline or _is_away(directory.path):
+        if time.monotonic() > deadline or read_state(directory.path / BRIDGE_STATE).get("away_since") is not None:
             break
         time.sleep(_POLL_S)
     return waiting
-
-
-def _is_away(path: Path) -> bool:
-    try:
-        return json.loads((path / BRIDGE_STATE).read_text())["away_since"] is not None
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _bridge_log(directory: Directory) -> BinaryIO:

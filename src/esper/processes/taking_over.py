@@ -15,8 +15,8 @@ from esper.events.kinds.run import RunStarted
 from esper.history.resume import log_flag
 from esper.kafka.bridging import BRIDGED_FILE
 from esper.kafka.claims import Claim, take_over
-from esper.kafka.clients import without_repeats
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.event_loop import run_in_loop
 from esper.kafka.mirroring import Mirror, runs_on
 from esper.oona.contract import Position
 from esper.oona.directory import Directory, resolve_among
@@ -43,7 +43,7 @@ def take_run_over(
     """
     if not checkpoints.is_dir():
         raise SettingsError(f"expected the run's checkpoints in {checkpoints}, got {'a file' if checkpoints.exists() else 'nothing'}")
-    return asyncio.run(_take_run_over(settings, directory, text, checkpoints, require=require, report=report))
+    return run_in_loop(_take_run_over(settings, directory, text, checkpoints, require=require, report=report))
 
 
 async def _take_run_over(
@@ -55,7 +55,6 @@ async def _take_run_over(
     require: Callable[[RunId, RunStarted], None],
     report: Callable[[str], None],
 ) -> RunId:
-    asyncio.get_running_loop().set_exception_handler(without_repeats)
     names = sorted((run for run in await runs_on(settings) if is_training(run)), reverse=True)
     run = resolve_among(text, names, f"Kafka at {settings.bootstrap}")
     _require_absent(directory, run)
