@@ -30,14 +30,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.abc import ConsumerRebalanceListener
 
 from esper.errors import LogError
-from esper.kafka import bridging, transactions
-from esper.kafka import ledger as ledgers
+from esper.kafka import transactions
 from esper.kafka.clients import Outgoing
 from esper.kafka.cluster import KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import LEAD
+from esper.kafka.copying import bridging
 from esper.kafka.event_loop import without_repeats
-from esper.kafka.ledger import Ledger, LedgerSettings
-from esper.kafka.owned_ledgers import OwnedLedgers, end_process
+from esper.kafka.ledgers import ledger as ledgers
+from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
+from esper.kafka.ledgers.owned_ledgers import OwnedLedgers, end_process
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 from esper.processes.bridge import run_bridge

@@ -12,8 +12,8 @@ import faust
 from esper.errors import EsperError
 from esper.kafka.cluster import kafka_settings
 from esper.kafka.cluster_topics import WORKER, check_needs
-from esper.kafka.ledger import LedgerSettings
-from esper.kafka.owned_ledgers import FAILED
+from esper.kafka.ledgers.ledger import LedgerSettings
+from esper.kafka.ledgers.owned_ledgers import FAILED
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 

@@ -10,9 +10,9 @@ import faust
 
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import LEAD
-from esper.kafka.ledger import LedgerSettings
-from esper.kafka.owned_ledgers import OwnedLedgers, end_process
-from esper.kafka.worker_metrics import metrics_text
+from esper.kafka.ledgers.ledger import LedgerSettings
+from esper.kafka.ledgers.owned_ledgers import OwnedLedgers, end_process
+from esper.kafka.ledgers.worker_metrics import metrics_text
 
 from .process import new_app, warn_worker
 

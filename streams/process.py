@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import faust
 
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.owned_ledgers import end_process
+from esper.kafka.ledgers.owned_ledgers import end_process
 from esper.stderr import warn
 
 warn_worker = partial(warn, program="esper worker")

@@ -13,8 +13,8 @@ from typing import Any
 import faust
 
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.ledger import LedgerSettings
-from esper.kafka.owned_ledgers import OwnedLedgers
+from esper.kafka.ledgers.ledger import LedgerSettings
+from esper.kafka.ledgers.owned_ledgers import OwnedLedgers
 
 sys.path.append(str(Path(__file__).parents[2]))  # streams
 

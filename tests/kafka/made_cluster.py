@@ -14,7 +14,7 @@ from esper.events.envelope import Record, RunId
 from esper.kafka.clients import Message, administering, consuming
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, create_topics
-from esper.kafka.ledger_states import SavedStates
+from esper.kafka.ledgers.ledger_states import SavedStates
 
 _WITHIN_S = 60.0
 

@@ -16,10 +16,10 @@ from aiokafka.errors import OffsetOutOfRangeError
 from esper.errors import LogError
 from esper.events.cloudevents import record_from
 from esper.events.envelope import Record
-from esper.kafka import ledger as ledgers
 from esper.kafka.clients import Message, Outgoing, outgoing
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.ledger import Ledger, LedgerSettings
+from esper.kafka.ledgers import ledger as ledgers
+from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
 from tests.synthetic import BEGAN
 
 Slot: TypeAlias = "ConsumerRecord[bytes, bytes] | None"

@@ -14,10 +14,10 @@ from aiokafka.errors import MessageSizeTooLargeError
 from esper.errors import LogError
 from esper.events.topics import STEPS
 from esper.kafka import clients
-from esper.kafka import ledger as ledgers
 from esper.kafka.clients import LARGEST_BYTES, Outgoing, consuming, messages_between, producing
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.ledger import Ledger, LedgerSettings
+from esper.kafka.ledgers import ledger as ledgers
+from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
 from esper.kafka.transactions import transact
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.topic_factory import TopicFactory

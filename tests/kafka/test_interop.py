@@ -13,9 +13,9 @@ from cloudevents.core.formats.json import JSONFormat
 from esper.events.cloudevents import HEADERS
 from esper.events.envelope import Record, written_time
 from esper.events.topics import RUN
-from esper.kafka.bridging import Bridge
 from esper.kafka.clients import Outgoing, producing
 from esper.kafka.cluster_topics import INPUTS
+from esper.kafka.copying.bridging import Bridge
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from tests.kafka.made_cluster import Cluster

@@ -20,9 +20,9 @@ from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.file import RUN_FILE
 from esper.state_files import MIRROR_STATE, read_state
+from tests.kafka.copying.test_mirroring import ship
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
-from tests.kafka.test_mirroring import ship
 from tests.synthetic import write_run
 
 pytestmark = pytest.mark.kafka

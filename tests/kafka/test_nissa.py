@@ -19,9 +19,9 @@ from aiokafka.admin import RecordsToDelete
 from local_kafka import LocalKafka
 
 from esper.events.topics import HEARTBEAT, STEPS
-from esper.kafka.bridging import Bridge
 from esper.kafka.clients import administering
-from esper.kafka.mirroring import MIRROR_LOCK
+from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.mirroring import MIRROR_LOCK
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
 from tests.kafka.made_cluster import Cluster

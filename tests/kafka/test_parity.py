@@ -21,19 +21,19 @@ import pytest
 from esper.errors import LogError
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
-from esper.kafka import ledger as ledgers
-from esper.kafka.bridging import Bridge
 from esper.kafka.cluster_topics import INPUTS
+from esper.kafka.copying.bridging import Bridge
 from esper.kafka.event_loop import without_repeats
-from esper.kafka.ledger import Ledger, LedgerSettings
+from esper.kafka.ledgers import ledger as ledgers
+from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
 from esper.observer.build import builtin_rules
 from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.observed import Observed, observed_records
+from tests.kafka.ledgers.test_ledger import DERIVED, drained
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.plain_loop import Logs, Verdict, judge
 from tests.kafka.recorded import log_of, run_of, write_resumed_run
-from tests.kafka.test_ledger import DERIVED, drained
 from tests.kafka.test_worker import worker
 from tests.synthetic import write_run
 

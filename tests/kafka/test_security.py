@@ -19,13 +19,13 @@ from local_kafka import can_run
 from esper.cli.main import main
 from esper.errors import LogError
 from esper.events.topics import DEAD_LETTER_SUFFIX, STEPS
-from esper.kafka.bridging import Bridge
 from esper.kafka.clients import producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, LEAD, READER, WORKER, Needs, check_needs, check_topics, create_topics
-from esper.kafka.ledger import Ledger, LedgerSettings
-from esper.kafka.mirroring import Mirror
-from esper.kafka.owned_ledgers import FAILED
+from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.mirroring import Mirror
+from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
+from esper.kafka.ledgers.owned_ledgers import FAILED
 from esper.kafka.probing import WITHIN_S, RefusedError, probing
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory

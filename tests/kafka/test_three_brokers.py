@@ -7,15 +7,15 @@ import pytest
 from local_kafka import LocalCluster
 
 from esper.errors import LogError
-from esper.kafka.bridging import Bridge
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import create_topics
-from esper.kafka.ledger import Ledger
+from esper.kafka.copying.bridging import Bridge
+from esper.kafka.ledgers.ledger import Ledger
 from esper.oona.directory import Directory
+from tests.kafka.copying.test_bridging import logged, shipped
+from tests.kafka.ledgers.test_ledger import DERIVED, assert_same, derived, expected, opened
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import INTERRUPTED_EPOCH, go_on, run_of
-from tests.kafka.test_bridging import logged, shipped
-from tests.kafka.test_ledger import DERIVED, assert_same, derived, expected, opened
 from tests.synthetic import write_run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from esper.oona.directory import Directory
+from tests.kafka.ledgers.test_ledger import DERIVED, assert_same, expected
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import run_of
-from tests.kafka.test_ledger import DERIVED, assert_same, expected
 from tests.kafka.test_worker import wait_for
 from tests.synthetic import write_run
 

@@ -18,14 +18,14 @@ from urllib.request import urlopen
 import pytest
 from local_kafka import LocalKafka, free_ports
 
-from esper.kafka.bridging import Bridge
-from esper.kafka.owned_ledgers import FAILED
+from esper.kafka.copying.bridging import Bridge
+from esper.kafka.ledgers.owned_ledgers import FAILED
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory
 from streams import process as faust_process
+from tests.kafka.ledgers.test_ledger import DERIVED, assert_same, expected, is_own
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of, run_of
-from tests.kafka.test_ledger import DERIVED, assert_same, expected, is_own
 from tests.synthetic import write_run
 
 pytestmark = pytest.mark.kafka

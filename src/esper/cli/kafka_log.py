@@ -69,7 +69,7 @@ def _resolved(settings: KafkaSettings, text: str) -> RunId:
     """The run that `text` means. Its whole id, or that of a run about no training, is taken as it is."""
     import asyncio
 
-    from esper.kafka.mirroring import runs_on
+    from esper.kafka.copying.mirroring import runs_on
 
     if _WHOLE_ID.fullmatch(text) or ":" in text:
         return RunId(text)

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 _Result = TypeVar("_Result")
 
 
-def run_in_loop(main: Coroutine[Any, Any, _Result]) -> _Result:
+def run_kafka_loop(main: Coroutine[Any, Any, _Result]) -> _Result:
     """The result of `main`, run in an event loop of its own."""
 
     async def run() -> _Result:

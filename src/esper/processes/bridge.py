@@ -13,9 +13,9 @@ from pathlib import Path
 
 from esper.errors import LogError
 from esper.events.envelope import RunId
-from esper.kafka.bridging import Bridge, bridged_to
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.event_loop import run_in_loop, until_stopped
+from esper.kafka.copying.bridging import Bridge, bridged_to
+from esper.kafka.event_loop import run_kafka_loop, until_stopped
 from esper.kafka.probing import RefusedError
 from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.contract import START
@@ -54,7 +54,7 @@ def run_bridge(
             return
     lock = Lock(directory.path / BRIDGE_LOCK, f"the bridge of {directory.path}")
     try:
-        run_in_loop(_run(directory, settings, stop, report, linger_s=LEAVE_AFTER_S if background else 0.0 if drain else None))
+        run_kafka_loop(_run(directory, settings, stop, report, linger_s=LEAVE_AFTER_S if background else 0.0 if drain else None))
     finally:
         lock.release()
 

@@ -14,7 +14,7 @@ from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.kafka.cluster import SCHEME, KafkaSettings
 from esper.kafka.delivering import AlertDelivery
-from esper.kafka.event_loop import run_in_loop
+from esper.kafka.event_loop import run_kafka_loop
 from esper.observer.delivery.deliverer import Deliverer, DeliveryError
 from esper.observer.delivery.delivery_file import DeliverySettings
 from esper.observer.delivery.handlers import build_handlers
@@ -45,7 +45,7 @@ def run_delivery(
     def begin() -> AlertDelivery:
         return AlertDelivery(settings, make, report, now=lambda: datetime.now(UTC))
 
-    run_in_loop(_run(directory, settings, begin, stop, report))
+    run_kafka_loop(_run(directory, settings, begin, stop, report))
 
 
 async def _run(

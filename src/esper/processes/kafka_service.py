@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from esper.kafka.mirroring import MIRROR_LOCK
+from esper.kafka.copying.mirroring import MIRROR_LOCK
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
 from esper.processes.child import ChildProcess

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.event_loop import run_in_loop, until_stopped
-from esper.kafka.mirroring import MIRROR_LOCK, Mirror
+from esper.kafka.copying.mirroring import MIRROR_LOCK, Mirror
+from esper.kafka.event_loop import run_kafka_loop, until_stopped
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
 from esper.state_files import MIRROR_STATE, read_state, write_state
@@ -31,7 +31,7 @@ def run_mirror(directory: Directory, settings: KafkaSettings, stop: threading.Ev
 
     Raises LogError where another process fills it.
     """
-    run_in_loop(_run(directory, settings, stop, report))
+    run_kafka_loop(_run(directory, settings, stop, report))
 
 
 def catch_up(directory: Directory, settings: KafkaSettings, runs: frozenset[RunId] | None, notice: Callable[[str], None]) -> None:
@@ -54,7 +54,7 @@ def catch_up(directory: Directory, settings: KafkaSettings, runs: frozenset[RunI
             notice(f"process {holder} fills {directory.path}, and has not caught up: {why}; what is there is shown")
             return
         time.sleep(_POLL_S)
-    run_in_loop(_catch_up(Mirror(settings, directory, runs), notice))
+    run_kafka_loop(_catch_up(Mirror(settings, directory, runs), notice))
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def filled(directory: Directory, settings: KafkaSettings, runs: frozenset[RunId]
         # The thread's outermost line: what failed is reported by the readers' next command.
         while not stop.is_set():
             try:
-                run_in_loop(_until(Mirror(settings, directory, runs), stop))
+                run_kafka_loop(_until(Mirror(settings, directory, runs), stop))
             except LogError:
                 stop.wait(_EVERY_S)  # Another process fills it; should that end, this one does.
 

@@ -13,11 +13,11 @@ from esper.errors import DataError, LogError, SettingsError
 from esper.events.envelope import RunId, is_training
 from esper.events.kinds.run import RunStarted
 from esper.history.resume import log_flag
-from esper.kafka.bridging import BRIDGED_FILE
-from esper.kafka.claims import Claim, take_over
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.event_loop import run_in_loop
-from esper.kafka.mirroring import Mirror, runs_on
+from esper.kafka.copying.bridging import BRIDGED_FILE
+from esper.kafka.copying.claims import Claim, take_over
+from esper.kafka.copying.mirroring import Mirror, runs_on
+from esper.kafka.event_loop import run_kafka_loop
 from esper.oona.contract import Position
 from esper.oona.directory import Directory, resolve_among
 from esper.oona.file import MIRRORED_MARK, OBSERVED_FILE, OBSERVED_MARK, RUN_FILE, read_mark, write_mark
@@ -43,7 +43,7 @@ def take_run_over(
     """
     if not checkpoints.is_dir():
         raise SettingsError(f"expected the run's checkpoints in {checkpoints}, got {'a file' if checkpoints.exists() else 'nothing'}")
-    return run_in_loop(_take_run_over(settings, directory, text, checkpoints, require=require, report=report))
+    return run_kafka_loop(_take_run_over(settings, directory, text, checkpoints, require=require, report=report))
 
 
 async def _take_run_over(

@@ -23,10 +23,10 @@ from aiokafka import AIOKafkaProducer
 from esper.durable import replace_file
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
-from esper.kafka.claims import Claim, TakenOverError, own_claim, transactional_id
 from esper.kafka.clients import FencedError, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, CLAIMS, check_needs
+from esper.kafka.copying.claims import Claim, TakenOverError, own_claim, transactional_id
 from esper.kafka.event_loop import pause
 from esper.kafka.probing import RefusedError
 from esper.kafka.transactions import transact

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from esper.errors import DataError
 from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.kafka.merging import RowMerge
+from esper.kafka.copying.merging import RowMerge
 
 TOPICS = ("a", "b", "c")
 ROWS = 30

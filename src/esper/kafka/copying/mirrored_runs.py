@@ -16,7 +16,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.run import RunFinished
 from esper.events.topics import DERIVED
 from esper.history.alert_lines import alerts_of
-from esper.kafka.merging import RowMerge
+from esper.kafka.copying.merging import RowMerge
 from esper.oona.contract import ConflictError
 from esper.oona.directory import Directory
 from esper.oona.file import REFUSED_MARK, RUN_FILE, in_mark, read_mark, read_refused, write_mark

@@ -18,9 +18,9 @@ from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES, LIFECYCLE, OBSERV
 from esper.folds.monitoring import cell, derive
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.kafka import ledger as ledgers
 from esper.kafka.cluster_topics import CHANGELOG
-from esper.kafka.ledger import Ledger, LedgerSettings
+from esper.kafka.ledgers import ledger as ledgers
+from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
 from esper.observer.build import builtin_rules
 from esper.oona.directory import Directory
 from tests.kafka.memory_cluster import SETTINGS as KAFKA

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from esper.kafka.owned_ledgers import OwnedLedgers
+from esper.kafka.ledgers.owned_ledgers import OwnedLedgers
 
 _COUNTED = {
     "applied": ("records_applied", "Records that were read and applied."),

@@ -12,9 +12,9 @@ import pytest
 
 from esper.errors import LogError
 from esper.kafka import owned_ledgers
-from esper.kafka.ledger import LedgerSettings
-from esper.kafka.owned_ledgers import OwnedLedgers
-from esper.kafka.worker_metrics import metrics_text
+from esper.kafka.ledgers.ledger import LedgerSettings
+from esper.kafka.ledgers.owned_ledgers import OwnedLedgers
+from esper.kafka.ledgers.worker_metrics import metrics_text
 from tests.kafka.memory_cluster import SETTINGS
 from tests.programs import program
 

@@ -16,7 +16,7 @@ from esper.events.topics import DEAD_LETTER_SUFFIX
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.kafka.clients import Message
-from esper.kafka.ledger_states import HostedRun, Saved, SavedStates, Stop
+from esper.kafka.ledgers.ledger_states import HostedRun, Saved, SavedStates, Stop
 
 _RUNS_A_COMMIT = 20
 

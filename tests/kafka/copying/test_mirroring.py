@@ -16,19 +16,19 @@ from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import EPOCH, STEPS
 from esper.history.alert_lines import current_alerts
 from esper.history.trail import holds_in_force, sign_offs_of
-from esper.kafka.bridging import Bridge
 from esper.kafka.clients import producing
-from esper.kafka.mirrored_runs import Arrived, MirroredRuns
-from esper.kafka.mirroring import POSITIONS_FILE, Mirror, MirrorState, runs_on
+from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.mirrored_runs import Arrived, MirroredRuns
+from esper.kafka.copying.mirroring import POSITIONS_FILE, Mirror, MirrorState, runs_on
 from esper.oona.contract import Position
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, SEAL_MARK, open_for_reading
 from esper.oona.observed import is_settled, observed_records
 from esper.oona.writer import append_drafts
+from tests.kafka.ledgers.test_ledger import DERIVED, derive
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
-from tests.kafka.test_ledger import DERIVED, derive
 from tests.synthetic import BEGAN, write_run
 from tests.trails import held, released, signed_off
 
@@ -222,8 +222,8 @@ async def until(true: Callable[[], bool]) -> None:
 def test_a_history_that_is_larger_than_the_memory_for_it_is_copied_all_the_same(
     cluster: Cluster, directory: Directory, mirrored: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esper.kafka.mirroring._MOST_BYTES", 2000)
-    monkeypatch.setattr("esper.kafka.mirroring._MESSAGES", 2)
+    monkeypatch.setattr("esper.kafka.copying.mirroring._MOST_BYTES", 2000)
+    monkeypatch.setattr("esper.kafka.copying.mirroring._MESSAGES", 2)
     ship(cluster, directory)
     most = 0
     take = MirroredRuns.take

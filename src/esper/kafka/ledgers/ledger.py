@@ -36,9 +36,9 @@ from esper.folds.monitoring.derive import MonitorSettings
 from esper.kafka.clients import Message, Outgoing, consuming, explain_errors, messages_between, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CHANGELOG, INPUTS
-from esper.kafka.ledger_recovery import beginning, check_partitions, offsets_of
-from esper.kafka.ledger_runs import LedgerRuns, Letter, raised_at
-from esper.kafka.ledger_states import Positions, Saved, SavedStates
+from esper.kafka.ledgers.ledger_recovery import beginning, check_partitions, offsets_of
+from esper.kafka.ledgers.ledger_runs import LedgerRuns, Letter, raised_at
+from esper.kafka.ledgers.ledger_states import Positions, Saved, SavedStates
 from esper.kafka.transactions import ended, transact
 from esper.oona.steady_clock import SteadyClock
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import NoReturn
 
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.ledger import Ledger, LedgerSettings
+from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
 
 FAILED = 75
 """The exit status of a worker that is to be started again (EX_TEMPFAIL of sysexits.h)."""

@@ -29,8 +29,8 @@ from esper.events.envelope import RunId
 from esper.events.topics import RUN, TELEMETRY, TOPICS
 from esper.kafka.clients import Message, administering, consuming, explain_errors, row_number_of
 from esper.kafka.cluster import KafkaSettings
+from esper.kafka.copying.mirrored_runs import Arrived, MirroredRuns
 from esper.kafka.event_loop import pause
-from esper.kafka.mirrored_runs import Arrived, MirroredRuns
 from esper.oona.directory import Directory
 from esper.oona.file import write_mark
 from esper.oona.lock import Lock

@@ -13,13 +13,13 @@ from local_kafka import LocalKafka
 
 from esper.errors import LogError
 from esper.events.topics import DERIVED
-from esper.kafka import bridging
-from esper.kafka.bridging import BRIDGED_FILE, Bridge
-from esper.kafka.claims import take_over
 from esper.kafka.clients import Outgoing, row_number_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
-from esper.kafka.event_loop import run_in_loop
+from esper.kafka.copying import bridging
+from esper.kafka.copying.bridging import BRIDGED_FILE, Bridge
+from esper.kafka.copying.claims import take_over
+from esper.kafka.event_loop import run_kafka_loop
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
@@ -182,7 +182,7 @@ def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster:
         return bridge
 
     before = logged(directory)
-    bridge = run_in_loop(fence())
+    bridge = run_kafka_loop(fence())
     assert bridge.state.fenced == {SECOND}
     assert {key: records for key, records in shipped(cluster).items() if key[0] == SECOND} == {
         key: records for key, records in before.items() if key[0] == SECOND

@@ -9,7 +9,7 @@ from esper.errors import LogError
 from esper.events.topics import FACTS
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS
-from esper.kafka.ledger_states import Positions
+from esper.kafka.ledgers.ledger_states import Positions
 
 
 class Beginning(NamedTuple):

@@ -9,11 +9,11 @@ import pytest
 
 from esper.errors import LogError
 from esper.events.envelope import Record
-from esper.kafka import bridging
-from esper.kafka.bridging import Bridge
-from esper.kafka.claims import TOKEN_FILE, own_claim, take_over, transactional_id
 from esper.kafka.clients import FencedError, explain_errors, outgoing, producing
 from esper.kafka.cluster_topics import CLAIMS, INPUTS
+from esper.kafka.copying import bridging
+from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.claims import TOKEN_FILE, own_claim, take_over, transactional_id
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by

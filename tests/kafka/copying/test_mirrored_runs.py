@@ -10,7 +10,7 @@ from esper.errors import LogError
 from esper.events.envelope import Record
 from esper.events.topics import EPOCH, HEARTBEAT, SEED_HEALTH, STEPS
 from esper.history.run_history import History
-from esper.kafka.mirrored_runs import Arrived, MirroredRuns
+from esper.kafka.copying.mirrored_runs import Arrived, MirroredRuns
 from esper.oona.contract import START, records_between, records_of
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, SEAL_MARK
