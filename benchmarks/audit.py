@@ -40,7 +40,8 @@ from esper.audit.ownership import snapshot_of
 from esper.audit.projection import Projection, opened
 from esper.audit.publish import publish
 from esper.audit.reading import Reader
-from esper.audit.tables import BY_NAME, EVENTS, columns_of, ddl, insertion
+from esper.audit.table_sql import columns_of, ddl, insertion
+from esper.audit.tables import BY_NAME, EVENTS
 from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter

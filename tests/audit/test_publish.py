@@ -17,7 +17,8 @@ import pytest
 from esper.audit.ownership import snapshot_of
 from esper.audit.projection import Projection
 from esper.audit.publish import MANIFEST, README, _replace_in_steps, publish, publish_run, publish_snapshot
-from esper.audit.tables import CONFLICTS, described
+from esper.audit.table_sql import described
+from esper.audit.tables import CONFLICTS
 from esper.errors import LogError
 from esper.observer.observing import Observer
 from esper.oona.directory import Directory, new_run_id

@@ -3,7 +3,8 @@
 import duckdb
 import pytest
 
-from esper.audit.tables import BY_NAME, TABLES, Table, columns_of, ddl, described, paths_of, selection
+from esper.audit.table_sql import columns_of, ddl, described, paths_of, selection
+from esper.audit.tables import BY_NAME, TABLES, Table
 from esper.events.fields import Event
 from esper.events.kinds import KINDS
 from esper.events.kinds.run import StreamEnded

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from esper.audit.projection import views
-from esper.audit.tables import Column, described
+from esper.audit.table_sql import described
+from esper.audit.tables import Column
 
 PAGE = Path(__file__).parents[2] / "docs" / "tables.md"
 _HEAD = """# Tables

@@ -35,21 +35,8 @@ from esper.audit.reading import (
     row_pages,
     stamp_of,
 )
-from esper.audit.tables import (
-    BY_NAME,
-    OWN,
-    TABLES,
-    Table,
-    columns_of,
-    comment_on,
-    comments,
-    ddl,
-    described,
-    insertion,
-    selection,
-    sql_text,
-    tables_of,
-)
+from esper.audit.table_sql import columns_of, comment_on, comments, ddl, described, insertion, selection, sql_text, tables_of
+from esper.audit.tables import BY_NAME, OWN, TABLES, Table
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.fields import Event

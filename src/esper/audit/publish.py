@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from esper.audit.projection import AUDIT_FILE, Projection
-from esper.audit.tables import Column, described
+from esper.audit.table_sql import described
+from esper.audit.tables import Column
 from esper.durable import sync_folder, write_durably
 from esper.errors import LogError
 from esper.events.envelope import RunId

@@ -9,7 +9,8 @@ import hashlib
 from functools import cache
 
 from esper.audit.compliance.check_files import Check, Header
-from esper.audit.tables import TABLES, Table, columns_of, selection
+from esper.audit.table_sql import columns_of, selection
+from esper.audit.tables import TABLES, Table
 from esper.events.fields import Event
 
 _SAMPLE = 256

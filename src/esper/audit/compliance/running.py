@@ -12,7 +12,8 @@ from enum import StrEnum
 import duckdb
 
 from esper.audit.compliance.check_files import Check
-from esper.audit.tables import OWN, TABLES, sql_text
+from esper.audit.table_sql import sql_text
+from esper.audit.tables import OWN, TABLES
 from esper.errors import DataError
 from esper.events.envelope import RunId
 from esper.folds.transitions import LIVE, edges

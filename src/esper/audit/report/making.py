@@ -21,7 +21,7 @@ from esper.audit.report.model_file import ComparedModel, compare_model, digest_a
 from esper.audit.report.questions import QUESTIONS, Question, Statement
 from esper.audit.report.sentences import Material
 from esper.audit.report.timeline_drawing import PlacedViolation, TimelineDrawing, draw
-from esper.audit.tables import sql_text
+from esper.audit.table_sql import sql_text
 from esper.events.topics import TOPICS
 
 VERSION = 1

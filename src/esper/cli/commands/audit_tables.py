@@ -140,7 +140,7 @@ def _run_schema(arguments: argparse.Namespace, out: Output) -> int:
     """Shows the tables, or one of them with its columns."""
     require_duckdb()
     from esper.audit.projection import views
-    from esper.audit.tables import described
+    from esper.audit.table_sql import described
 
     tables = {name: (meaning, columns) for name, meaning, columns in described()}
     made = {view.name: view for view in views()}
