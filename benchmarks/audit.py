@@ -37,9 +37,10 @@ from rich.table import Table
 from esper.audit.compliance.catalogue import every_check
 from esper.audit.compliance.running import run_checks
 from esper.audit.ownership import snapshot_of
-from esper.audit.projection import Projection, opened
+from esper.audit.projection import Projection
 from esper.audit.publish import publish
 from esper.audit.reading import Reader
+from esper.audit.snapshot import opened
 from esper.audit.table_sql import columns_of, ddl, insertion
 from esper.audit.tables import BY_NAME, EVENTS
 from esper.events.kinds.telemetry import SeedHealthMeasured
@@ -106,7 +107,7 @@ def measure(directory: Directory, signals: int) -> dict[str, Any]:
             }
             queries = {name: answer_ms(projection, question, asked) for name, question in QUESTIONS.items()}
             refreshed = [refresh_ms(run, projection.refresh) for _ in range(ROUNDS)]
-            published_s = seconds(lambda: publish(projection, directory.path.parent / "published"))
+            published_s = seconds(lambda: publish(projection.connection, directory.path.parent / "published"))
         cold = [refresh_ms(run, lambda: events_in(directory)) for _ in range(ROUNDS)]
         run.train()
         run.finish()

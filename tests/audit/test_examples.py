@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.audit.examples import Example, examples
+from esper.audit.sql_files import Example, examples
 from tests.audit.conftest import Ask
 
 pytestmark = pytest.mark.whole

@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from esper.audit.ownership import SNAPSHOTS, is_current, owned, owner_of, place_of, snapshot_of
-from esper.audit.projection import opened
+from esper.audit.snapshot import opened
 from esper.errors import LogError
 from esper.oona.directory import Directory
 from tests.oona.processes import NOBODY

@@ -16,7 +16,8 @@ import pytest
 
 from esper.audit.ownership import snapshot_of
 from esper.audit.projection import Projection
-from esper.audit.publish import MANIFEST, README, _replace_in_steps, publish, publish_run, publish_snapshot
+from esper.audit.publish import MANIFEST, README, _replace_in_steps, publish, publish_run
+from esper.audit.snapshot import opened
 from esper.audit.table_sql import described
 from esper.audit.tables import CONFLICTS
 from esper.errors import LogError
@@ -53,7 +54,7 @@ def projection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Projection]
 @pytest.fixture(scope="session")
 def published(projection: Projection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its publication."""
-    return publish(projection, tmp_path_factory.mktemp("out") / "tables").folder
+    return publish(projection.connection, tmp_path_factory.mktemp("out") / "tables").folder
 
 
 def manifest(folder: Path) -> dict[str, dict[str, object]]:
@@ -138,7 +139,7 @@ def test_the_query_of_the_readme_can_be_asked(published: Path, monkeypatch: pyte
 def test_a_row_group_holds_no_more_than_what_fits_into_memory(directory: Directory, tmp_path: Path) -> None:
     with Projection(directory) as projection:
         projection.connection.execute("INSERT INTO heartbeats (run, moment) SELECT 'r', unnest(range(300_000))")
-        publish(projection, tmp_path / "out")
+        publish(projection.connection, tmp_path / "out")
     found = pq.read_metadata(tmp_path / "out" / "heartbeats.parquet")
     assert [found.row_group(at).num_rows for at in range(found.num_row_groups)] == [122_880, 122_880, 54_240]
 
@@ -146,41 +147,42 @@ def test_a_row_group_holds_no_more_than_what_fits_into_memory(directory: Directo
 def test_payloads_make_row_groups_of_fewer_rows(directory: Directory, tmp_path: Path) -> None:
     with Projection(directory) as projection:
         projection.connection.execute("INSERT INTO events (run, data) SELECT 'r', repeat('x', 8000) FROM range(18_432)")
-        publish(projection, tmp_path / "out")
+        publish(projection.connection, tmp_path / "out")
     found = pq.read_metadata(tmp_path / "out" / "events.parquet")
     assert [found.row_group(at).num_rows for at in range(found.num_row_groups)] == [10_240, 8_192]
 
 
 def test_the_next_publication_takes_the_place_of_the_last(projection: Projection, tmp_path: Path) -> None:
-    first = publish(projection, tmp_path / "out")
+    first = publish(projection.connection, tmp_path / "out")
     before = (first.folder / MANIFEST).read_bytes()
-    publish(projection, tmp_path / "out")
+    publish(projection.connection, tmp_path / "out")
     assert (tmp_path / "out" / MANIFEST).read_bytes() != before
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.lock"}
 
 
 def test_who_reads_a_file_reads_it_to_its_end(projection: Projection, tmp_path: Path) -> None:
-    made = publish(projection, tmp_path / "out")
+    made = publish(projection.connection, tmp_path / "out")
     with (tmp_path / "out" / "events.parquet").open("rb") as file:
-        publish(projection, tmp_path / "out")
+        publish(projection.connection, tmp_path / "out")
         assert pq.read_table(file).num_rows == made.files["events.parquet"]
 
 
 def test_a_snapshot_is_published_as_the_projection_is(directory: Directory, tmp_path: Path) -> None:
     write_run(directory)
-    made = publish_snapshot(snapshot_of(directory).path, tmp_path / "out")
+    with opened(snapshot_of(directory).path) as connection:
+        made = publish(connection, tmp_path / "out")
     assert (made.files["events.parquet"], made.files["decisions.parquet"]) == (233, 34)
 
 
 def test_an_empty_folder_takes_a_publication(projection: Projection, tmp_path: Path) -> None:
-    publish(projection, tmp_path)
+    publish(projection.connection, tmp_path)
     assert (tmp_path / MANIFEST).exists()
 
 
 def test_a_link_goes_on_to_name_the_publication(projection: Projection, tmp_path: Path) -> None:
     (tmp_path / "named").symlink_to(tmp_path / "out")
-    publish(projection, tmp_path / "named")
-    publish(projection, tmp_path / "named")
+    publish(projection.connection, tmp_path / "named")
+    publish(projection.connection, tmp_path / "named")
     assert (tmp_path / "named").is_symlink()
     assert (tmp_path / "out" / MANIFEST).exists()
 
@@ -188,19 +190,19 @@ def test_a_link_goes_on_to_name_the_publication(projection: Projection, tmp_path
 def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(projection: Projection, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(LogError, match=r"expected no folder, an empty one, or an earlier publication of a log; found no manifest\.json"):
-        publish(projection, tmp_path)
+        publish(projection.connection, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_publication_that_somebody_keeps_more_in_is_refused(projection: Projection, tmp_path: Path) -> None:
-    publish(projection, tmp_path / "out")
+    publish(projection.connection, tmp_path / "out")
     (tmp_path / "out" / "thesis.txt").write_text("years")
     with pytest.raises(LogError, match=r"found thesis\.txt in one"):
-        publish(projection, tmp_path / "out")
+        publish(projection.connection, tmp_path / "out")
 
 
 def test_one_run_does_not_take_the_place_of_all(projection: Projection, tmp_path: Path) -> None:
-    publish(projection, tmp_path / "out")
+    publish(projection.connection, tmp_path / "out")
     with pytest.raises(LogError, match=rf"publication of run {RUN}; found one of a log: name another folder"):
         publish_run(projection.directory, RUN, tmp_path / "out")
 
@@ -208,28 +210,28 @@ def test_one_run_does_not_take_the_place_of_all(projection: Projection, tmp_path
 def test_a_file_in_the_place_of_a_folder_is_refused(projection: Projection, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(LogError, match=r"cannot publish to .*out: Not a directory"):
-        publish(projection, tmp_path / "out")
+        publish(projection.connection, tmp_path / "out")
 
 
 def test_a_publication_that_cannot_be_read_out_leaves_the_last_one(directory: Directory, tmp_path: Path) -> None:
     with Projection(directory) as projection:
-        publish(projection, tmp_path / "out")
+        publish(projection.connection, tmp_path / "out")
         before = (tmp_path / "out" / MANIFEST).read_bytes()
         projection.connection.execute("DROP TABLE windows")
         with pytest.raises(LogError, match=r"cannot publish to .*windows does not exist"):
-            publish(projection, tmp_path / "out")
+            publish(projection.connection, tmp_path / "out")
     assert (tmp_path / "out" / MANIFEST).read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.lock", "runs"}
 
 
 def test_a_full_disk_leaves_the_last_publication(projection: Projection, tmp_path: Path) -> None:
-    publish(projection, tmp_path / "out")
+    publish(projection.connection, tmp_path / "out")
     before = (tmp_path / "out" / MANIFEST).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(LogError, match=r"cannot publish to .*: File too large"):
-            publish(projection, tmp_path / "out")
+            publish(projection.connection, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "out" / MANIFEST).read_bytes() == before
@@ -238,14 +240,14 @@ def test_a_full_disk_leaves_the_last_publication(projection: Projection, tmp_pat
 
 def test_what_a_killed_process_left_is_removed(projection: Projection, tmp_path: Path) -> None:
     (tmp_path / ".out.draft" / ".projection").mkdir(parents=True)
-    publish(projection, tmp_path / "out")
+    publish(projection.connection, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.lock"}
 
 
 def test_two_processes_do_not_publish_to_one_folder(projection: Projection, tmp_path: Path) -> None:
     lock = Lock(tmp_path / ".out.lock", "a publication")
     with pytest.raises(LogError, match=r"the publication .*out is being written by this process"):
-        publish(projection, tmp_path / "out")
+        publish(projection.connection, tmp_path / "out")
     lock.release()
 
 

@@ -14,7 +14,7 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from esper.audit.door.answer import Answer
-from esper.audit.examples import Example
+from esper.audit.sql_files import Example
 from esper.cli.output import Output
 from esper.cli.sql_shell import Query, answer, completer, from_terminal, history_file, is_whole, matches, run_shell, statements
 from esper.errors import RuleError

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from esper.audit.projection import views
+from esper.audit.sql_files import views
 from esper.audit.table_sql import described
 from esper.audit.tables import Column
 

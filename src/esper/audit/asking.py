@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from esper.audit.door.answer import Answer
 from esper.audit.door.query import QueryLimits, query
 from esper.audit.ownership import ProjectionSnapshot, snapshot_of
-from esper.audit.projection import opened
+from esper.audit.snapshot import opened
 from esper.audit.table_sql import described, sql_text
 from esper.errors import RuleError
 from esper.events.envelope import RunId

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from esper.audit.conflicts import compare_with_log
 from esper.audit.projection import AUDIT_FILE, Projection, Refreshed
 from esper.durable import replace_durably
 from esper.errors import LogError
@@ -149,7 +150,7 @@ def _answer(projection: Projection, compare: Sequence[RunId]) -> ProjectionSnaps
     as_of = time.time()
     projection.refresh()
     if compare:
-        projection.compare(compare)
+        compare_with_log(projection, compare)
     folder = projection.path.parent / SNAPSHOTS
     version = projection.version
     newest = next(_snapshots(projection.directory), None)

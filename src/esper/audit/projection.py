@@ -8,12 +8,11 @@ can be made again from the log, but for `conflicts`: what was found altered stay
 import hashlib
 import os
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -24,17 +23,15 @@ from esper.audit.reading import (
     FILES,
     MOST_RECORDS,
     SCHEMA,
-    EventRow,
     EventRows,
     LastOfTopic,
     Reached,
     Reader,
-    arrow_of,
     has_file,
-    row_of,
-    row_pages,
     stamp_of,
 )
+from esper.audit.snapshot import CONFINED, wals_of
+from esper.audit.sql_files import views
 from esper.audit.table_sql import columns_of, comment_on, comments, ddl, described, insertion, selection, sql_text, tables_of
 from esper.audit.tables import BY_NAME, OWN, TABLES, Table
 from esper.errors import DataError, LogError
@@ -43,15 +40,8 @@ from esper.events.fields import Event
 from esper.folds.admit import Admission
 from esper.oona.checkpoint_files import digest_of_files
 from esper.oona.directory import Directory
-from esper.oona.file import MIRRORED_MARK
 
 AUDIT_FILE = "audit.duckdb"
-_SETTINGS: Mapping[str, str | int | bool] = {
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "enable_external_access": False,
-    "allow_community_extensions": False,
-}
 # Read since the last checkpoint, and in memory alone: what a projector that is killed reads again, in some seconds.
 _MOST_HELD_BYTES = 512 << 20
 
@@ -62,24 +52,6 @@ class Refreshed(NamedTuple):
     records: int
     files: int
     problems: tuple[Reached, ...]
-
-
-class State(NamedTuple):
-    """The contents of a projection: rows by table, runs, why files of runs could not be read, and conflicts by run."""
-
-    runs: int
-    tables: dict[str, int]
-    problems: dict[RunId, str]
-    conflicts: dict[RunId, int]
-
-
-class StoredView(NamedTuple):
-    """A view or a macro: its name, `VIEW`, `MACRO` or `MACRO TABLE`, its meaning in a line, and the statement that makes it."""
-
-    name: str
-    kind: str
-    meaning: str
-    text: str
 
 
 class Projection:
@@ -113,17 +85,6 @@ class Projection:
             problems += [reached for reached in batch.reached if reached.problem is not None]
         return Refreshed(records, len(changed), tuple(problems))
 
-    def compare(self, runs: Iterable[RunId]) -> int:
-        """Compares everything of `runs` that was read before with the log as it is now, and looks at the files of their checkpoints.
-
-        The number of conflicts that are new.
-        """
-        new = 0
-        for run in runs:
-            new += sum(self._compare(run, file) for file in FILES)
-            self._look_at_checkpoints(run)
-        return new
-
     def rebuild(self, why: str) -> None:
         """Makes the file anew, empty; conflicts stay where they can be read. The next refresh reads everything."""
         kept = self._kept_conflicts()
@@ -131,9 +92,9 @@ class Projection:
         self.path.unlink(missing_ok=True)
         self._connection = self._opened()
         if kept is not None:
-            with self._registered("kept", kept), self._transaction():
+            with self.registered("kept", kept), self.transaction():
                 self._connection.execute("INSERT INTO conflicts SELECT * FROM kept")
-                self._count("conflicts", kept.num_rows)
+                self.count_rows("conflicts", kept.num_rows)
         self.made_anew = why
 
     def digests(self) -> dict[str, str]:
@@ -155,6 +116,32 @@ class Projection:
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The owner's own connection, for statements of Esper itself."""
         return self._connection
+
+    def count_rows(self, name: str, added: int) -> None:
+        """Counts rows that were added to the table `name`, within a transaction."""
+        if added:
+            self._connection.execute("UPDATE table_rows SET rows = rows + ? WHERE name = ?", [added, name])
+
+    @contextmanager
+    def registered(self, name: str, rows: pa.Table) -> Iterator[None]:
+        """Within, statements may read `rows` by that name."""
+        self._connection.register(name, rows)
+        try:
+            yield
+        finally:
+            self._connection.unregister(name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Within, everything is written together or not at all."""
+        self._connection.begin()
+        try:
+            yield
+            self._connection.execute("UPDATE meta SET writes = writes + 1")
+            self._connection.commit()
+        except BaseException:
+            self._connection.rollback()
+            raise
 
     def checkpoint(self) -> None:
         """Writes everything into the one file, durably: from then on it can be copied."""
@@ -241,19 +228,19 @@ class Projection:
             self._insert_batch(marked)
 
     def _insert_batch(self, batch: EventRows) -> None:
-        with self._registered("batch", batch.table), self._transaction():
+        with self.registered("batch", batch.table), self.transaction():
             # Facts apart: payloads are compressed two thousand at a time, and who asks for facts has not to open those of telemetry.
             facts, others = (f"SELECT * FROM batch WHERE fact IS {which}" for which in ("NOT NULL", "NULL"))
             self._connection.execute(f"INSERT INTO events {facts} UNION ALL {others}")
-            self._count("events", batch.table.num_rows)
+            self.count_rows("events", batch.table.num_rows)
             for table, kind in tables_of(batch.kinds):
-                self._count(table.name, self._connection.execute(insertion(table, kind, "batch")).fetchall()[0][0])
+                self.count_rows(table.name, self._connection.execute(insertion(table, kind, "batch")).fetchall()[0][0])
             self._reach(batch.reached)
 
     def _marked(self, batch: EventRows) -> EventRows:
         """`batch` with a problem at every record that a typed table refuses."""
         problems = batch.table.column("problem").to_pylist()
-        with closing(duckdb.connect(config=dict(_SETTINGS))) as scratch:
+        with closing(duckdb.connect(config=dict(CONFINED))) as scratch:
             for table, kind in tables_of(batch.kinds):
                 for at, reason in _refused(scratch, table, kind, batch.table):
                     problems[at] = f"cannot stand in table {table.name}: {reason}"
@@ -262,88 +249,11 @@ class Projection:
 
     def _reach(self, reached: Iterable[Reached]) -> None:
         for one in reached:
-            (records,) = self._connection.execute("SELECT count(*) FROM events WHERE run = ? AND file = ?", [one.run, one.file]).fetchall()[
-                0
-            ]
-            compared = self._connection.execute(
-                "SELECT compared_at FROM positions WHERE run = ? AND file = ?", [one.run, one.file]
-            ).fetchall()
-            self._connection.execute("DELETE FROM positions WHERE run = ? AND file = ?", [one.run, one.file])
-            self._connection.execute(
-                "INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    one.run,
-                    one.file,
-                    one.row,
-                    records,
-                    one.problem,
-                    one.gone,
-                    one.mark,
-                    one.stamp,
-                    _now(),
-                    compared[0][0] if compared else None,
-                ],
-            )
-
-    def _compare(self, run: RunId, file: str) -> int:
-        """Compares one file, a page at a time, and notes what differs; the number of conflicts that are new."""
-        known = self._connection.execute('SELECT "row" FROM positions WHERE run = ? AND file = ?', [run, file]).fetchall()
-        if not known:
-            return 0
-        last, before, new = int(known[0][0]), 0, 0
-        try:
-            for page in row_pages(self.directory, run, file, 0) if has_file(self.directory, run, file) else ():
-                new += self._note(run, file, before, page[-1][0], [row_of(file, row, record) for row, record in page if row <= last])
-                before = page[-1][0]
-        except LogError:
-            return new  # That it cannot be read stands in `positions`.
-        new += self._note(run, file, before, last, [])
-        with self._transaction():
-            self._connection.execute("UPDATE positions SET compared_at = ? WHERE run = ? AND file = ?", [_now(), run, file])
-        return new
-
-    def _note(self, run: RunId, file: str, after: int, upto: int, rows: Sequence[EventRow]) -> int:
-        """Notes the conflicts between `rows` and what was read before of rows `after` to `upto`."""
-        given = {"run": run, "file": file, "after": after, "upto": upto, "now": _now()}
-        with self._registered("found", arrow_of(rows)), self._transaction():
-            added = int(self._connection.execute(_CONFLICTING, given).fetchall()[0][0])
-            self._count("conflicts", added)
-        if added:
-            self.checkpoint()  # The log cannot give it again.
-        return added
-
-    def _look_at_checkpoints(self, run: RunId) -> None:
-        """Takes the digests of the files of the checkpoints that `run` keeps; a copy from Kafka has none."""
-        is_copy = (self.directory.path / run / MIRRORED_MARK).exists()
-        kept = [] if is_copy else [name for (name,) in self._connection.execute(_KEPT_CHECKPOINTS, [run]).fetchall()]
-        looks = [(run, name, *digest_of_files(self.directory.checkpoints(run), name), _now()) for name in kept]
-        with self._transaction():
-            self._connection.execute("DELETE FROM checkpoint_files WHERE run = ?", [run])
-            if looks:
-                self._connection.executemany("INSERT INTO checkpoint_files VALUES (?, ?, ?, ?, ?)", looks)
-
-    def _count(self, name: str, added: int) -> None:
-        if added:
-            self._connection.execute("UPDATE table_rows SET rows = rows + ? WHERE name = ?", [added, name])
-
-    @contextmanager
-    def _registered(self, name: str, rows: pa.Table) -> Iterator[None]:
-        self._connection.register(name, rows)
-        try:
-            yield
-        finally:
-            self._connection.unregister(name)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.begin()
-        try:
-            yield
-            self._connection.execute("UPDATE meta SET writes = writes + 1")
-            self._connection.commit()
-        except BaseException:
-            self._connection.rollback()
-            raise
+            given = {"run": one.run, "file": one.file}
+            [(records, compared_at)] = self._connection.execute(_COUNTED, given).fetchall()
+            self._connection.execute("DELETE FROM positions WHERE run = $run AND file = $file", given)
+            values = (*given.values(), one.row, records, one.problem, one.gone, one.mark, one.stamp, now(), compared_at)
+            self._connection.execute(f"INSERT INTO positions VALUES ({', '.join('?' * len(values))})", list(values))
 
     def _kept_conflicts(self) -> pa.Table | None:
         try:
@@ -357,28 +267,14 @@ class Projection:
         return str(found)
 
 
-_COMPARED = [name for name in SCHEMA.names if name not in ("follows", "problem")]
-_CONFLICTING = f"""
-INSERT INTO conflicts
-SELECT $run, $file, place, topic, moment, what, found, $now
-FROM (
-    SELECT "row" AS place, coalesce(f.topic, e.topic) AS topic, coalesce(f.moment, e.moment) AS moment, sha256(f.data) AS found,
-        CASE WHEN f.id IS NULL THEN 'missing' WHEN e.id IS NULL THEN 'added' ELSE 'altered' END AS what
-    FROM found AS f
-    FULL JOIN (FROM events WHERE run = $run AND file = $file AND "row" > $after AND "row" <= $upto) AS e USING ("row")
-    WHERE ({" OR ".join(f'f."{name}" IS DISTINCT FROM e."{name}"' for name in _COMPARED if name != "row")})
-) AS d
-WHERE NOT EXISTS (
-    FROM conflicts AS c WHERE c.run = $run AND c.file = $file AND c."row" = d.place AND c.found IS NOT DISTINCT FROM d.found
-)
-"""
 _LAST_OF_TOPICS = """
 SELECT run, topic, max(sequence) FILTER (problem IS NULL), max(incarnation) FILTER (problem IS NULL), arg_max(chain, "row")
 FROM events WHERE file = 'run' AND run IN (SELECT unnest(?)) GROUP BY run, topic
 """
-_KEPT_CHECKPOINTS = (
-    "SELECT checkpoint FROM checkpoints WHERE run = ? GROUP BY checkpoint HAVING arg_max(status, moment) = 'saved' ORDER BY 1"
-)
+_COUNTED = """
+SELECT (SELECT count(*) FROM events WHERE run = $run AND file = $file),
+    (SELECT compared_at FROM positions WHERE run = $run AND file = $file)
+"""
 _UNEVEN = """
 SELECT p.run, p.records, coalesce(e.records, 0)
 FROM positions AS p
@@ -414,42 +310,6 @@ def _make(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(comment_on("TABLE", "meta", "The version of the tables, and how often this file was written."))
     connection.execute("INSERT INTO meta VALUES (?, ?, 0)", [_version(), secrets.token_hex(4)])
     connection.commit()
-
-
-@contextmanager
-def opened(snapshot: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that reads the snapshot at that path, and can neither write nor open anything else.
-
-    Raises LogError where a write-ahead log lies beside it: a snapshot has none, and DuckDB would replay one that was planted.
-    """
-    if (planted := next(_wals_of(snapshot), None)) is not None:
-        raise LogError(f"cannot trust {snapshot}: expected no write-ahead log beside it, got {planted}: remove both")
-    with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=dict(_SETTINGS))) as connection:
-        connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
-        connection.execute("SET lock_configuration = true")
-        yield connection
-
-
-def state_of(snapshot: Path) -> State:
-    """The contents of the snapshot at that path."""
-    with opened(snapshot) as connection:
-        (runs,) = connection.execute("SELECT count(DISTINCT run) FROM positions").fetchall()[0]
-        return State(
-            int(runs),
-            dict(connection.execute("SELECT name, rows FROM table_rows ORDER BY name").fetchall()),
-            dict(connection.execute("SELECT run, any_value(problem) FROM positions WHERE problem IS NOT NULL GROUP BY run").fetchall()),
-            dict(connection.execute("SELECT run, count(*) FROM conflicts GROUP BY run").fetchall()),
-        )
-
-
-def views() -> Iterator[StoredView]:
-    """Every view and macro, in the order in which they are made. The comment above each statement is its meaning."""
-    folder = files("esper.audit") / "views"
-    for path in sorted((path for path in folder.iterdir() if path.name.endswith(".sql")), key=lambda path: path.name):
-        text = path.read_text(encoding="utf-8")
-        meaning = text.partition("\n")[0].removeprefix("-- ")
-        kind = "VIEW" if "CREATE VIEW" in text else "MACRO TABLE" if "AS TABLE" in text else "MACRO"
-        yield StoredView(path.name.removesuffix(".sql"), kind, meaning, text)
 
 
 @cache
@@ -492,7 +352,7 @@ def _connected(path: Path) -> duckdb.DuckDBPyConnection:
 
     A log would hold every payload once more, and be read by nobody.
     """
-    connection = duckdb.connect(config={**_SETTINGS, "enable_external_access": True})
+    connection = duckdb.connect(config={**CONFINED, "enable_external_access": True})
     try:
         named = sql_text(os.fspath(path))
         connection.execute(f"ATTACH {named} AS audit (RECOVERY_MODE no_wal_writes, ROW_GROUP_SIZE {MOST_RECORDS})")
@@ -506,16 +366,12 @@ def _connected(path: Path) -> duckdb.DuckDBPyConnection:
 
 def _remove_wal(path: Path) -> None:
     """Removes what a process that was killed, or anybody else, left beside the file."""
-    for left in _wals_of(path):
+    for left in wals_of(path):
         left.unlink(missing_ok=True)
 
 
-def _wals_of(path: Path) -> Iterator[Path]:
-    """Write-ahead logs of the file. A checkpoint under way has parts of its own."""
-    return (left for left in path.parent.glob(f"{path.name}.wal*") if left.is_file() or left.is_symlink())
-
-
-def _now() -> datetime:
+def now() -> datetime:
+    """The time as the tables have it: in UTC, without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 

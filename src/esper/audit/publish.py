@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BufferedRandom
@@ -105,22 +105,14 @@ class Published(NamedTuple):
     size_bytes: int
 
 
-def publish(projection: Projection, folder: Path) -> Published:
-    """Writes every table as it stands in `projection` into `folder`; all of it is whole and on disk when it returns.
+def publish(connection: duckdb.DuckDBPyConnection, folder: Path) -> Published:
+    """Writes every table of the projection that `connection` reads into `folder`; all of it is whole and on disk when it returns.
 
     An earlier publication of a log there is replaced. Raises LogError where anything else is there, or where it cannot be written: nothing
     has changed then.
     """
     with _replacing(folder, None) as draft:
-        return _write(projection.connection, draft, folder, None)
-
-
-def publish_snapshot(snapshot: Path, folder: Path) -> Published:
-    """As `publish`, of a projection that another process may own: a file that nobody writes to."""
-    with _replacing(folder, None) as draft:
-        config: dict[str, str | bool | int | float | list[str]] = {"enable_external_access": False, "autoload_known_extensions": False}
-        with closing(duckdb.connect(os.fspath(snapshot), read_only=True, config=config)) as connection:
-            return _write(connection, draft, folder, None)
+        return _write(connection, draft, folder, None)
 
 
 def publish_run(directory: Directory, run: RunId, folder: Path, form: Form = "parquet") -> Published:

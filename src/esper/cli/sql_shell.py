@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
 
     from esper.audit.door.answer import Answer
-    from esper.audit.examples import Example
+    from esper.audit.sql_files import Example
 
 Query = Callable[[str], "Answer"]
 """Asks a statement. Raises EsperError where it has no answer."""

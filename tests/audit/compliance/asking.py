@@ -6,6 +6,7 @@ from pathlib import Path
 
 from esper.audit.compliance.catalogue import every_check
 from esper.audit.compliance.running import CheckResult, Verdict, run_checks
+from esper.audit.conflicts import compare_with_log
 from esper.audit.projection import AUDIT_FILE, Projection
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
@@ -18,7 +19,7 @@ def ask(directory: Directory, run: RunId, empty_projection: Path | None = None) 
         shutil.copy(empty_projection, path)
     with Projection(directory, path) as projection:
         projection.refresh()
-        projection.compare([run])
+        compare_with_log(projection, [run])
         return {result.check.name: result for result in run_checks(projection.connection, every_check(), [run])}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from esper.audit.compliance.catalogue import every_check
 from esper.audit.compliance.running import CheckResult, run_checks
+from esper.audit.conflicts import compare_with_log
 from esper.audit.projection import AUDIT_FILE, Projection
 from esper.oona.directory import Directory
 from tests.audit.compliance.broken import BROKEN, IN_TABLES, REREAD
@@ -30,7 +31,7 @@ def _found(directory: Directory) -> Found:
         for one in BROKEN:
             one.act(directory.path / runs[one.name])
         projection.refresh()
-        projection.compare(runs.values())
+        compare_with_log(projection, runs.values())
         projection.connection.execute("UPDATE kernels SET flops = 1 WHERE run = ?", [runs[IN_TABLES]])
         names = {run: name for name, run in runs.items()}
         results = run_checks(projection.connection, every_check(), list(names))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from esper.audit.compliance.catalogue import every_check
 from esper.audit.compliance.running import run_checks
+from esper.audit.conflicts import compare_with_log
 from esper.audit.projection import Projection
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
@@ -58,7 +59,7 @@ def _found() -> Iterator[tuple[str, set[str], set[str]]]:
 
 def _failures(projection: Projection, runs: Sequence[RunId]) -> Mapping[RunId, set[str]]:
     projection.refresh()
-    projection.compare(runs)
+    compare_with_log(projection, runs)
     failed: dict[RunId, set[str]] = {run: set() for run in runs}
     for result in run_checks(projection.connection, every_check(), runs):
         if result.violations:

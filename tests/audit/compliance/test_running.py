@@ -8,7 +8,8 @@ import pytest
 
 from esper.audit.compliance.check_files import Check, parse_check
 from esper.audit.compliance.running import CheckResult, Verdict, run_checks
-from esper.audit.projection import Projection, opened
+from esper.audit.projection import Projection
+from esper.audit.snapshot import opened
 from esper.errors import DataError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory

@@ -8,6 +8,7 @@ import duckdb
 
 from esper.audit.compliance.check_files import Check, Header
 from esper.audit.compliance.running import CheckResult, Violation
+from esper.audit.conflicts import compare_with_log
 from esper.audit.projection import Projection
 from esper.audit.report.making import Report, make_report
 from esper.events.envelope import RunId
@@ -46,7 +47,7 @@ def projected(log: Path, folder: Path) -> Projection:
     directory = Directory(log)
     made = Projection(directory, folder / "audit.duckdb")
     made.refresh()
-    made.compare(directory.names())
+    compare_with_log(made, directory.names())
     return made
 
 

@@ -22,7 +22,8 @@ from esper.stderr import warn
 from esper.words import duration, plural
 
 if TYPE_CHECKING:
-    from esper.audit.projection import Refreshed, State
+    from esper.audit.projection import Refreshed
+    from esper.audit.snapshot import State
 
 
 class _Rebuilt(NamedTuple):
@@ -108,7 +109,7 @@ def _run_status(arguments: argparse.Namespace, out: Output) -> int:
     """Shows what the tables hold. Returns 1 where a run could not be read to its end, or its records were altered."""
     require_duckdb()
     from esper.audit.ownership import owner_of, snapshot_of
-    from esper.audit.projection import state_of
+    from esper.audit.snapshot import state_of
 
     directory = directory_of(arguments)
     owner = owner_of(directory)
@@ -139,7 +140,7 @@ def _draw(state: "State", out: Output) -> None:
 def _run_schema(arguments: argparse.Namespace, out: Output) -> int:
     """Shows the tables, or one of them with its columns."""
     require_duckdb()
-    from esper.audit.projection import views
+    from esper.audit.sql_files import views
     from esper.audit.table_sql import described
 
     tables = {name: (meaning, columns) for name, meaning, columns in described()}
@@ -187,9 +188,11 @@ def _run_publish(arguments: argparse.Namespace, out: Output) -> int:
     """Writes every table as it stands in the log now."""
     require_duckdb()
     from esper.audit.ownership import snapshot_of
-    from esper.audit.publish import publish_snapshot
+    from esper.audit.publish import publish
+    from esper.audit.snapshot import opened
 
-    published = publish_snapshot(snapshot_of(directory_of(arguments), waiting=wait_for).path, arguments.folder)
+    with opened(snapshot_of(directory_of(arguments), waiting=wait_for).path) as connection:
+        published = publish(connection, arguments.folder)
     if arguments.json:
         out.json(published)
     else:

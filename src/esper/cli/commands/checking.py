@@ -81,7 +81,7 @@ def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[Run
     """The results about `runs` as they stand in the log now, compared with what was read of them before; each is a fact of the trail."""
     from esper.audit.compliance.running import run_checks
     from esper.audit.ownership import snapshot_of
-    from esper.audit.projection import opened
+    from esper.audit.snapshot import opened
 
     snapshot = snapshot_of(directory, compare=runs, waiting=wait_for)
     with opened(snapshot.path) as connection:

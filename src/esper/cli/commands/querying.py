@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     require_duckdb()
     from esper.audit.asking import Scope, ask
     from esper.audit.door.query import QueryLimits
-    from esper.audit.examples import examples
+    from esper.audit.sql_files import examples
 
     if arguments.examples:
         out.line(*(line for one in examples() for line in (f"-- {one.question}", f"{one.sql};", "")))

@@ -65,8 +65,8 @@ def _made(directory: Directory, name: RunId, on: date | None, model: Path | None
     from esper.audit.compliance.catalogue import every_check
     from esper.audit.compliance.running import run_checks
     from esper.audit.ownership import snapshot_of
-    from esper.audit.projection import opened
     from esper.audit.report.making import make_report
+    from esper.audit.snapshot import opened
 
     with opened(snapshot_of(directory, compare=[name], waiting=wait_for).path) as connection:
         results = list(run_checks(connection, every_check(), [name]))
