@@ -13,7 +13,8 @@ from trainings import GROWING, QUICK, STATICS
 from esper.events.envelope import Record, RunId
 from esper.oona.directory import Directory
 from esper.oona.run_log import RunLog
-from esper.processes.train import Recipe, fresh_run_id, run_settings, train
+from esper.processes.recipe import Recipe, run_settings
+from esper.processes.train import fresh_run_id, train
 
 RUNS = 20
 _GROWING, _NAN = 4, 2

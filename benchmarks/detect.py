@@ -49,7 +49,8 @@ from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalie
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import measurements_of
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, fresh_run_id, run_settings, train
+from esper.processes.recipe import Recipe, run_settings
+from esper.processes.train import fresh_run_id, train
 from esper.tolaria.trainer import UnstableError
 
 CLEAN = "clean"

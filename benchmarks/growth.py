@@ -20,7 +20,8 @@ from esper.api.task import recipe_of
 from esper.demo.comparison import compare
 from esper.demo.tasks import find_task
 from esper.oona.directory import Directory
-from esper.processes.train import fresh_run_id, run_settings, train
+from esper.processes.recipe import run_settings
+from esper.processes.train import fresh_run_id, train
 
 WAYS = ("host", "grown", "static_same", "static_wider")
 

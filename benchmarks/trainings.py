@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from esper.api.task import accuracy, cross_entropy
 from esper.demo.tasks import Split, TensorBatches, find_task
 from esper.kasmina.randomness import derive
-from esper.processes.train import Dotted
+from esper.processes.recipe import Dotted
 from esper.tolaria.objective import Batches, Objective, Supervised
 from esper.tolaria.training import Scheduler
 

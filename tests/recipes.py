@@ -13,7 +13,7 @@ from esper.events.fields import Event
 from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.epoch import SystemState
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, RunSettings, run_settings
+from esper.processes.recipe import Recipe, RunSettings, run_settings
 from esper.tolaria.objective import Batches, Supervised
 from tests.tolaria.worlds import ADVANCE, GERMINATE, GRAFT, batches, decided, loss_of, perceptron
 

@@ -28,7 +28,8 @@ from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.observer.rule_files import parse_rules
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, bind_metrics, fresh_run_id, resume, train
+from esper.processes.recipe import Recipe
+from esper.processes.train import bind_metrics, fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from esper.tolaria.trainer import Interrupted
 from tests.nissa.server import serving

@@ -17,7 +17,8 @@ from esper.events.kinds.run import RunStarted
 from esper.kasmina.growth import GrowthSettings
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
-from esper.processes.train import Result, RunSettings, fresh_run_id, run_settings, train
+from esper.processes.recipe import RunSettings, run_settings
+from esper.processes.train import Result, fresh_run_id, train
 from tests.recipes import events, grafts, recipe, settings
 from tests.tolaria.worlds import samples
 

@@ -12,7 +12,7 @@ import torch
 from esper.api.task import accuracy, cross_entropy, recipe_of
 from esper.demo.tasks import TASKS, Split, TensorBatches, find_task, perceptron
 from esper.errors import SettingsError
-from esper.processes.train import run_settings
+from esper.processes.recipe import run_settings
 
 
 @pytest.mark.parametrize(

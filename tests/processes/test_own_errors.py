@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, fresh_run_id, require_trainable, run_settings, train
+from esper.processes.recipe import Recipe, require_trainable, run_settings
+from esper.processes.train import fresh_run_id, train
 from esper.tolaria.objective import Supervised, WithoutMetrics
 from tests.recipes import Acting, BurstError, burst, recipe, settings
 from tests.tolaria.worlds import STEPS, batches, loss_of, perceptron

@@ -11,7 +11,7 @@ from esper.api.task import read_task_file
 from esper.cli.commands.trainings import parse_assignment
 from esper.demo.tasks import TASKS
 from esper.errors import SettingsError
-from esper.processes.train import RunSettings, run_settings
+from esper.processes.recipe import RunSettings, run_settings
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,8 @@ from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, RunFailed, RunFinished, RunResumed, RunStarted, StreamEnded
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.processes.train import (
-    Recipe,
-    Result,
-    RunSettings,
-    fresh_run_id,
-    require_trainable,
-    resume,
-    resume_point,
-    run_settings,
-    run_started,
-    train,
-)
+from esper.processes.recipe import Recipe, RunSettings, require_trainable, run_settings
+from esper.processes.train import Result, fresh_run_id, resume, resume_point, run_started, train
 from esper.tolaria.trainer import Interrupted, UnstableError
 from tests.oona.memory import MemoryLog
 from tests.recipes import Acting, BurstError, burst, events, recipe, settings

@@ -10,7 +10,8 @@ from esper.events.envelope import RunId
 from esper.events.kinds.run import RunResumed, RunStarted
 from esper.events.kinds.training import TrainingDescribed
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, resume, train
+from esper.processes.recipe import Recipe
+from esper.processes.train import resume, train
 from esper.tolaria.objective import Supervised
 from tests.recipes import Acting, BurstError, burst, events, recipe, settings
 

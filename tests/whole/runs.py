@@ -27,7 +27,8 @@ from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import SeedRow
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, run_settings, train
+from esper.processes.recipe import Recipe, RunSettings, run_settings
+from esper.processes.train import Result, fresh_run_id, train
 from esper.tamiyo.policy import decide
 from esper.tolaria.objective import Batch, Objective
 from esper.tolaria.training import Policy

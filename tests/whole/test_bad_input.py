@@ -26,7 +26,8 @@ from esper.events.topics import FACTS
 from esper.folds.run_state import Status
 from esper.kasmina.blueprints import Blueprint
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, RunSettings, fresh_run_id, require_trainable, resume, train
+from esper.processes.recipe import Recipe, RunSettings, require_trainable
+from esper.processes.train import fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from tests.folds.histories import fold
 from tests.whole.conftest import ROOT, Grown

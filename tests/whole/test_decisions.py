@@ -24,7 +24,7 @@ from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunRolledBack, RunStarted
 from esper.folds.gate import GateView, Refused, after, judge
 from esper.folds.run_state import RunState, step
-from esper.processes.train import run_settings
+from esper.processes.recipe import run_settings
 from esper.tamiyo.policy import decide
 from tests.whole.conftest import Grown
 from tests.whole.figures import Known, command_of, each_decision

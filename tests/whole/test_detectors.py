@@ -18,7 +18,8 @@ from esper.events import codec, topics
 from esper.folds.monitoring.detectors.detect import DetectorState
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.oona.directory import Directory
-from esper.processes.train import fresh_run_id, run_settings, train
+from esper.processes.recipe import run_settings
+from esper.processes.train import fresh_run_id, train
 from esper.tolaria.objective import Batches
 from tests.folds.monitoring.made_up import detect
 

@@ -26,7 +26,8 @@ from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
 from esper.events.kinds.training import TrainingDescribed
 from esper.folds.run_state import RunState, Status, step
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, Result, RunSettings, fresh_run_id, train
+from esper.processes.recipe import Recipe, RunSettings
+from esper.processes.train import Result, fresh_run_id, train
 from esper.tolaria.trainer import UnstableError
 from tests.folds.histories import fold
 from tests.whole.conftest import Faulty, Grown

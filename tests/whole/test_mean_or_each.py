@@ -12,7 +12,7 @@ from esper.events.kinds.epoch import EpochCompleted, Measured
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.run import RunStarted
 from esper.oona.directory import Directory
-from esper.processes.train import run_settings
+from esper.processes.recipe import run_settings
 from esper.tolaria.objective import Loss
 from tests.whole.runs import Told, told
 

@@ -26,7 +26,8 @@ from esper.events.kinds.training import Component, Loader, TrainingDescribed
 from esper.history.run_history import open_run
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, SEAL_MARK
-from esper.processes.train import Recipe, fresh_run_id, run_settings, train
+from esper.processes.recipe import Recipe, run_settings
+from esper.processes.train import fresh_run_id, train
 from esper.tolaria.environment import data_fingerprint
 from esper.tolaria.objective import Objective, Supervised, WithoutMetrics
 from tests.recipes import events

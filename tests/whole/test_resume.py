@@ -12,7 +12,8 @@ from esper.events.kinds.run import RunFailed, RunFinished, RunResumed
 from esper.folds.run_state import Status
 from esper.oona.catch_up import DivergedError
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, resume
+from esper.processes.recipe import Recipe
+from esper.processes.train import resume
 from tests.folds.histories import fold
 from tests.whole.kills.accounts import Faults, at_the_end, gaps, held_against, lost, missing, records_of
 from tests.whole.kills.lives import Lives, lives

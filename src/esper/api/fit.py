@@ -21,7 +21,8 @@ from esper.kasmina.growth import Choice, SeedOptimizer
 from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.processes import train as training
-from esper.processes.train import Dotted, Recipe, Result, RunSettings, fresh_run_id, run_settings
+from esper.processes.recipe import Dotted, Recipe, RunSettings, require_trainable, run_settings
+from esper.processes.train import Result, fresh_run_id
 from esper.settings import person_or_none
 from esper.stderr import warn
 from esper.tolaria.objective import Batch, Batches, Loss, Metric, Objective, Supervised, WithoutMetrics
@@ -153,7 +154,7 @@ def fit(
         argv=record_argv,
         source=record_source,
     )
-    training.require_trainable(recipe, settings, resumed=resume is not None)  # Before there is a directory, or a process that observes it.
+    require_trainable(recipe, settings, resumed=resume is not None)  # Before there is a directory, or a process that observes it.
     if checkpoints is not None and (kafka is None or resume is None):
         raise SettingsError("checkpoints=: expected kafka= and resume= with it; a run in this log has its checkpoints there")
     cluster = None if kafka is None else _cluster(kafka, Path(log))

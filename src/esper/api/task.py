@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.errors import SettingsError
-from esper.processes.train import Dotted, Recipe, RunSettings
+from esper.processes.recipe import Dotted, Recipe, RunSettings
 from esper.settings import TomlFile, read_text
 from esper.tolaria.objective import Batches, Loss, Metric, Supervised
 

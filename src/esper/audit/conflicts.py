@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from esper.audit.checkpoint_files import digest_of_files
 from esper.audit.projection import Projection, now
 from esper.audit.reading import FILES, SCHEMA, EventRow, arrow_of, has_file, row_of, row_pages
 from esper.errors import LogError
 from esper.events.envelope import RunId
+from esper.oona.checkpoint_files import digest_of_files
 from esper.oona.file import MIRRORED_MARK
 
 _COMPARED = [name for name in SCHEMA.names if name not in ("follows", "problem")]

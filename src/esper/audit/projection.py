@@ -38,7 +38,6 @@ from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.fields import Event
 from esper.folds.admit import Admission
-from esper.oona.checkpoint_files import digest_of_files
 from esper.oona.directory import Directory
 
 AUDIT_FILE = "audit.duckdb"

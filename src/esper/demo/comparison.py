@@ -21,7 +21,8 @@ from esper.kasmina.compiler import compile_kernel
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.file import KERNELS
-from esper.processes.train import Result, RunSettings, run_settings, train
+from esper.processes.recipe import RunSettings, run_settings
+from esper.processes.train import Result, train
 
 _METRIC = "accuracy"
 

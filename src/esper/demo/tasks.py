@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from esper.api.task import Task
 from esper.errors import SettingsError
 from esper.kasmina.randomness import derive
-from esper.processes.train import Dotted
+from esper.processes.recipe import Dotted
 
 _Floats = npt.NDArray[np.float32]
 _Labels = npt.NDArray[np.int64]

@@ -17,26 +17,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-import torch
-from pydantic import JsonValue, TypeAdapter, field_validator
 from torch import nn
-from torch.optim import Optimizer
 
 from esper.errors import DataError, EsperError, LogError, SettingsError
 from esper.events import codec
 from esper.events.envelope import Moment, Record, RunId
-from esper.events.fields import Event, Finite, Part
-from esper.events.kinds.epoch import GateSettings
+from esper.events.fields import Event
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, Pairs, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.kinds.training import TrainingDescribed
-from esper.history.labels import RunLabels
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
 from esper.kasmina.calls import Calls
 from esper.kasmina.compiler import KernelCompiler
-from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_growth, seed_optimizer_like
 from esper.kasmina.host import Host
 from esper.kasmina.plain_model import save_grown
 from esper.nissa.custom_metrics import CustomMetrics
@@ -47,103 +41,22 @@ from esper.oona.emitter import Emitter, FailureKind
 from esper.oona.file import KERNELS, fenced_by
 from esper.oona.run_log import RunLog
 from esper.oona.steady_clock import SteadyClock
-from esper.settings import nearest, settings_of
+from esper.processes.recipe import Recipe, RunSettings, seed_optimizer_of
 from esper.stderr import warn
 from esper.tamiyo.policy import decide
-from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria import environment, source_code
 from esper.tolaria.checkpoints import verify_checkpoint
 from esper.tolaria.description import describe
 from esper.tolaria.determinism import determinism_settings, deterministic, without_a_kernel
-from esper.tolaria.objective import Batches, Objective
+from esper.tolaria.objective import Batches
 from esper.tolaria.pairs import measure_of, warning
-from esper.tolaria.requirements import (
-    require_batches,
-    require_evaluable,
-    require_model,
-    require_optimizer,
-    require_scheduler,
-    require_train,
-)
 from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError
-from esper.tolaria.training import Policy, Scheduler, TrainerSettings, Training
+from esper.tolaria.training import Training
 from esper.tolaria.user_code import Noted, raised
 from esper.tolaria.validation import Evaluator
 
 _LOOK_S = 1.0
 _TOLD = 3
-Dotted = dict[str, JsonValue]
-"""Settings by their dotted names, like `trainer.epochs`."""
-_LIMITS = TypeAdapter(dict[str, Finite])
-
-
-class RunSettings(Part):
-    """Everything that a run is trained by, except for what only code can give: the model, the data, the loss.
-
-    A setting has a dotted name, `<section>.<key>`: `--set` and RunStarted use it, and a TOML file has it as a table with a key.
-    """
-
-    trainer: TrainerSettings = TrainerSettings()
-    growth: GrowthSettings = GrowthSettings()
-    policy: PolicySettings = PolicySettings()
-    gate: GateSettings = GateSettings()
-
-    @field_validator("gate")
-    @classmethod
-    def _finite(cls, gate: GateSettings) -> GateSettings:
-        # An event may record a limit that is not finite; no value passes such a limit.
-        _LIMITS.validate_python({name: value for name, value in gate if isinstance(value, float)})
-        return gate
-
-    def dotted(self, *, given_only: bool = False) -> Dotted:
-        """Settings by dotted name, as JSON: all of them, or those alone that were given."""
-        sections = self.model_dump(mode="json", exclude_unset=given_only, include=set(RunSettings.model_fields))
-        return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-
-
-def run_settings(*layers: Mapping[str, JsonValue]) -> RunSettings:
-    """The settings that `layers` of dotted names give, the last one first. Raises SettingsError naming the setting."""
-    known = RunSettings().dotted()
-    sections: dict[str, dict[str, object]] = {}
-    for name, value in (item for layer in layers for item in layer.items()):
-        if name not in known:
-            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}; there are: {', '.join(sorted(known))}")
-        section, _, key = name.partition(".")
-        sections.setdefault(section, {})[key] = value
-    return settings_of(RunSettings, sections)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The part of a training that only code can give: the model with its optimizer, the data, the objective.
-
-    `sites` and `policy` replace those of the settings; `test` is evaluated once, at the end. `by` names the person who starts the run,
-    `approved_by` who approved its limits; None: not said. `argv`, `source`: the command line and the source are recorded.
-    """
-
-    task: str
-    model: nn.Module
-    optimizer: Optimizer
-    train: Batches
-    valid: Batches
-    objective: Objective
-    test: Batches | None = None
-    scheduler: Scheduler | None = None
-    sites: Choice | None = None
-    policy: Policy | None = None
-    seed_optimizer: SeedOptimizer | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    by: str | None = None
-    approved_by: str | None = None
-    labels: RunLabels = field(default_factory=RunLabels)
-    argv: bool = True
-    source: bool = True
-
-    @property
-    def loaders(self) -> Mapping[str, Batches]:
-        """The data by name, where they are given."""
-        data = {"train": self.train, "valid": self.valid, "test": self.test}
-        return {name: batches for name, batches in data.items() if batches is not None}
 
 
 @dataclass(frozen=True)
@@ -214,37 +127,6 @@ def _as_logged(recipe: Recipe, settings: RunSettings, log: Log) -> Recipe:
     names = {site.name for site in started.sites}
     automatic = (recipe.sites or settings.growth.sites) == "auto" and names
     return replace(recipe, task=started.task, sites=(lambda name, _module: name in names) if automatic else recipe.sites)
-
-
-def require_trainable(recipe: Recipe, settings: RunSettings, *, resumed: bool = False) -> None:
-    """Raises SettingsError or DataError for a recipe that cannot be trained, before there is a run: what cannot work leaves nothing behind.
-
-    The objective is measured on the first validation batch; what code of the user's raises there is raised. Where a run can grow that is
-    `resumed` was found when it began.
-    """
-    require_model(recipe.model)
-    require_optimizer(recipe.model, recipe.optimizer)
-    steps = require_train(recipe.train, settings.trainer)
-    require_batches("valid", recipe.valid)
-    if recipe.test is not None:
-        require_batches("test", recipe.test)
-    if recipe.scheduler is not None:
-        require_scheduler(recipe.scheduler, recipe.optimizer, settings.trainer, steps)
-    evaluator = Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device)
-    try:
-        require_evaluable(evaluator)
-    except EsperError:
-        raise
-    except Exception as error:
-        warn(f"{raised(error)}; no run was begun")
-        raise
-    if settings.growth.enabled and not resumed:
-        seed_optimizer, calls = _seed_optimizer(recipe, settings), evaluator.calls(settings.trainer.rng_seed)
-        require_growth(recipe.model, settings.growth, recipe.optimizer, seed_optimizer, sites=recipe.sites, calls=calls)
-
-
-def _seed_optimizer(recipe: Recipe, settings: RunSettings) -> SeedOptimizer:
-    return recipe.seed_optimizer or seed_optimizer_like(recipe.optimizer, settings.growth.seed_lr)
 
 
 _ResumePoint = tuple[CheckpointSaved | None, Moment | None, tuple[str, ...]]
@@ -321,11 +203,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         except BaseException as error:
             with _reported_trouble(log.run):
                 _fail(error, training, emitter)
-            if (advice := without_a_kernel(error)) is not None:
-                warn(advice)
-            if isinstance(error, Exception) and not isinstance(error, EsperError):
-                hint = resume_hint(log.run, recipe.task if training.counters.checkpoints else None, log_flag(directory.path))
-                warn(f"{raised(error)}; run {log.run[-6:]} ended in epoch {training.counters.epoch}, step {training.counters.step}; {hint}")
+            _explain(error, training, log.run, recipe.task, directory.path)
             raise
         emitter.close(seal=True)
         _report_rollbacks(log)
@@ -350,7 +228,7 @@ def _at(training: Training) -> dict[str, int]:
 def _training(
     recipe: Recipe, settings: RunSettings, emitter: Emitter, compiler: KernelCompiler, checkpoints: Path, *, calls: Calls | None
 ) -> Training:
-    seed_optimizer, policy, rng_seed = _seed_optimizer(recipe, settings), settings.policy, settings.trainer.rng_seed
+    seed_optimizer, policy, rng_seed = seed_optimizer_of(recipe, settings), settings.policy, settings.trainer.rng_seed
     return Training(
         host=Host(recipe.model, settings.growth, seed_optimizer=seed_optimizer, sites=recipe.sites, rng_seed=rng_seed, calls=calls),
         optimizer=recipe.optimizer,
@@ -480,6 +358,16 @@ def _fail(error: BaseException, training: Training, emitter: Emitter) -> None:
     at = _at(training)
     where = error.where if isinstance(error, DivergedError) else f"epoch {at['epoch']}, step {at['step']}"
     emitter.fail(kind, f"{type(error).__name__}: {error}", where=where, **at)
+
+
+def _explain(error: BaseException, training: Training, run: RunId, task: str, log: Path) -> None:
+    """Reports what a person can do about an error of torch's or of the user's own code."""
+    if (advice := without_a_kernel(error)) is not None:
+        warn(advice)
+    if isinstance(error, Exception) and not isinstance(error, EsperError):
+        at = training.counters
+        hint = resume_hint(run, task if at.checkpoints else None, log_flag(log))
+        warn(f"{raised(error)}; run {run[-6:]} ended in epoch {at.epoch}, step {at.step}; {hint}")
 
 
 bound_run: ContextVar[tuple[RunId, CustomMetrics] | None] = ContextVar("esper_training", default=None)

@@ -10,7 +10,8 @@ import torch
 
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
-from esper.processes.train import Recipe, fresh_run_id, train
+from esper.processes.recipe import Recipe
+from esper.processes.train import fresh_run_id, train
 from tests.cli.conftest import Esper
 from tests.recipes import recipe, settings
 

@@ -16,7 +16,7 @@ from esper.api.task import accuracy, cross_entropy
 from esper.demo.tasks import Split, TensorBatches, find_task
 from esper.events.envelope import RunId
 from esper.kasmina.randomness import derive
-from esper.processes.train import Dotted, Recipe, RunSettings, run_settings
+from esper.processes.recipe import Dotted, Recipe, RunSettings, run_settings
 from esper.tolaria.objective import Supervised
 
 RUN = RunId("killed")

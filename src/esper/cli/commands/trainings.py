@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from esper.demo.comparison import Compared
     from esper.events.kinds.run import RunStarted
     from esper.kafka.cluster import KafkaSettings
-    from esper.processes.train import Result, RunSettings
+    from esper.processes.recipe import RunSettings
+    from esper.processes.train import Result
 
 _TITLES: Mapping[Variant, str] = {
     "grown": "grown",
@@ -114,7 +115,8 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     require_installed("training", "train", "torch")
     from esper.api.task import recipe_of
     from esper.demo.comparison import compare, require_comparable
-    from esper.processes.train import fresh_run_id, require_trainable, train
+    from esper.processes.recipe import require_trainable
+    from esper.processes.train import fresh_run_id, train
     from esper.tolaria.trainer import Interrupted
 
     task, settings = _task_and_settings(arguments)
@@ -160,7 +162,8 @@ def _run_resume(arguments: argparse.Namespace, out: Output) -> int:
     require_installed("training", "train", "torch")
     from esper.api.task import recipe_of
     from esper.demo.tasks import find_task
-    from esper.processes.train import resume, run_settings, run_started
+    from esper.processes.recipe import run_settings
+    from esper.processes.train import resume, run_started
 
     directory = directory_of(arguments, create=address is not None)
     run = resolve_run(directory, arguments.run) if address is None or cluster is None else _taken_over(arguments, cluster, directory)
@@ -221,7 +224,7 @@ def _watched(directory: Directory, run: RunId, cluster: "KafkaSettings | None", 
 def _task_and_settings(arguments: argparse.Namespace) -> "tuple[Task, RunSettings]":
     from esper.api.task import read_task_file
     from esper.demo.tasks import find_task
-    from esper.processes.train import run_settings
+    from esper.processes.recipe import run_settings
 
     name, written = read_task_file(Path(arguments.task)) if arguments.task.endswith(".toml") else (arguments.task, {})
     # A console script does not look for modules where it was called; a task of one's own is expected there.
