@@ -3,7 +3,7 @@
 from typing import Any
 
 from esper.events.kinds.run import Code, Determinism, Hardware, RunStarted
-from esper.events.kinds.training import Component, Model, Precision, TrainingDescribed
+from esper.events.kinds.training_description import Component, Model, Precision, TrainingDescribed
 
 
 def training_described(**fields: Any) -> TrainingDescribed:

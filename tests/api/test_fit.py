@@ -25,7 +25,7 @@ from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.epoch import EpochCompleted, SystemState
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import CheckpointSaved, RunFailed, RunResumed, RunStarted, SiteFrozen
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.oona.directory import Directory
 from esper.processes.train import Result
 from esper.tamiyo.policy import decide

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from esper.events.envelope import RunId
 from esper.events.kinds.run import RunResumed, RunStarted
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.oona.directory import Directory
 from esper.processes.recipe import Recipe
 from esper.processes.train import resume, train

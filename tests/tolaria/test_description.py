@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, Weighte
 
 from esper.demo.tasks import TensorBatches
 from esper.events.codec import as_stored, encode
-from esper.events.kinds.training import Component, Loader, TrainingDescribed
+from esper.events.kinds.training_description import Component, Loader, TrainingDescribed
 from esper.masking import MASK
 from esper.tolaria.description import describe
 from esper.tolaria.objective import Batches, Objective, Supervised, WithoutMetrics

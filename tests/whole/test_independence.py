@@ -23,7 +23,7 @@ from esper.events.kinds.epoch import EpochCompleted, SystemState
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.run import RunFailed, RunFinished, RunRolledBack, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.folds.run_state import RunState, Status, step
 from esper.oona.directory import Directory
 from esper.processes.recipe import Recipe, RunSettings

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from esper.events.envelope import RunId
 from esper.events.kinds.epoch import EpochCompleted, StateDigests
 from esper.events.kinds.run import RunStarted
-from esper.events.kinds.training import Component, Loader, TrainingDescribed
+from esper.events.kinds.training_description import Component, Loader, TrainingDescribed
 from esper.history.run_history import open_run
 from esper.oona.directory import Directory
 from esper.oona.file import RUN_FILE, SEAL_MARK

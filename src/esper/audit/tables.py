@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from esper.events.fields import Event
-from esper.events.kinds import KINDS, accountability, control, epoch, kernels, lifecycle, observability, run, telemetry, training
+from esper.events.kinds import (
+    KINDS,
+    accountability,
+    control,
+    epoch,
+    kernels,
+    lifecycle,
+    observability,
+    run,
+    telemetry,
+    training_description,
+)
 
 
 class Column(NamedTuple):
@@ -56,14 +67,14 @@ TABLES = (
     Table(
         "descriptions",
         "How runs are trained: a row at a run's start, and one after a resume where the code gave something else; modules has the model.",
-        (training.TrainingDescribed,),
+        (training_description.TrainingDescribed,),
         without=("model.modules",),
     ),
     Table(
         "modules",
         "Modules of the models of descriptions, before anything grew: a row each.",
-        (training.TrainingDescribed,),
-        rows={training.TrainingDescribed: "model.modules"},
+        (training_description.TrainingDescribed,),
+        rows={training_description.TrainingDescribed: "model.modules"},
     ),
     Table("resumes", "Runs that went on after an interruption.", (run.RunResumed,)),
     Table(

@@ -22,7 +22,7 @@ from esper.events.kinds.control import (
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.run import ClockJumped, RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped, SiteFrozen
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, JsonValue
 
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import RunFinished, RunStarted
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.history.run_history import FoldedRun
 from esper.words import not_finite
 

@@ -11,7 +11,7 @@ from esper.events.fields import Count
 from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.lifecycle import SeedEvaluated, Stage
 from esper.events.kinds.run import Code, DataFingerprint, Determinism, Hardware, Site
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.folds.control_state import CommandRow, Counts, Fate
 from esper.folds.run_state import CheckpointRow, EpochRow, Irregularity, ReportRow, RollbackRow, Status, digest
 from esper.folds.seeds import Slot

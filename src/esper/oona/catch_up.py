@@ -22,7 +22,7 @@ from esper.events.digests import comparison_form
 from esper.events.envelope import EventId, Moment, Record
 from esper.events.fields import Event
 from esper.events.kinds.run import ClockJumped, RunFailed, RunResumed, RunStarted, SamplesDropped, StreamEnded
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.events.topics import FACTS
 from esper.oona.contract import Log, records_of
 

@@ -26,7 +26,7 @@ from esper.events.fields import Event
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, Pairs, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
 from esper.kasmina.calls import Calls

@@ -25,7 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from esper.errors import DataError
 from esper.events.digests import digest_of
-from esper.events.kinds.training import Component, Loader, Model, ModuleRow, ParameterGroup, Precision, TrainingDescribed
+from esper.events.kinds.training_description import Component, Loader, Model, ModuleRow, ParameterGroup, Precision, TrainingDescribed
 from esper.kasmina.calls import unwrapped
 from esper.masking import mask_values
 from esper.tolaria import source_code

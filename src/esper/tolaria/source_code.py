@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from esper.events.kinds.run import Code
-from esper.events.kinds.training import Source
+from esper.events.kinds.training_description import Source
 from esper.masking import MASK, mask_arguments, mask_text
 
 _GIT_WAIT_S = 5.0

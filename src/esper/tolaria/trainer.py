@@ -23,7 +23,7 @@ from esper.events.kinds.epoch import EpochCompleted, Measured, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted, SiteFrozen
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
-from esper.events.kinds.training import TrainingDescribed
+from esper.events.kinds.training_description import TrainingDescribed
 from esper.folds.transitions import LIVE
 from esper.tolaria.adaptation import adapt, collect_kernels, submit_waiting
 from esper.tolaria.checkpoints import restore_checkpoint, roll_back, save_checkpoint

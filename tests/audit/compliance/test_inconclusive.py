@@ -14,7 +14,7 @@ from esper.events.envelope import Record
 from esper.events.kinds.control import Adaptation
 from esper.events.kinds.epoch import GateSettings
 from esper.events.kinds.run import Code, DataFingerprint, RunFinished
-from esper.events.kinds.training import Source, TrainingDescribed
+from esper.events.kinds.training_description import Source, TrainingDescribed
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.file import MIRRORED_MARK, RUN_FILE

@@ -10,7 +10,7 @@ from esper.audit.report.making import Report
 from esper.audit.report.questions import QUESTIONS
 from esper.audit.report.sentences import LOG_CHECKS
 from esper.events.kinds.run import Code, Determinism
-from esper.events.kinds.training import Source
+from esper.events.kinds.training_description import Source
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from tests.audit.report.reports import DIGEST, NOW, answers, failed, passed, projected, report_of

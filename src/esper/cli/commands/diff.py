@@ -14,7 +14,7 @@ from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command
 from esper.cli.output import Output
 from esper.cli.text import UNKNOWN, count, hanging, short_id
 from esper.events.kinds.run import RunStarted
-from esper.events.kinds.training import Component, Loader, Source, TrainingDescribed
+from esper.events.kinds.training_description import Component, Loader, Source, TrainingDescribed
 from esper.history.comparing import ComparedValue, module_words, side_by_side
 from esper.history.run_history import FoldedRun, History
 from esper.history.run_list import resolve_run

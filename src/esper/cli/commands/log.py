@@ -19,7 +19,7 @@ from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds import control, epoch, kernels, lifecycle, telemetry, training
+from esper.events.kinds import control, epoch, kernels, lifecycle, telemetry, training_description
 from esper.events.kinds import run as run_kinds
 from esper.events.topics import TELEMETRY
 from esper.folds.timeline import note_of
@@ -171,7 +171,7 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     run_kinds.RunStarted: lambda event: (
         f"{event.task}, rng {event.rng_seed}, {count(event.parameters)} parameters, {plural(len(event.sites), 'site')}"
     ),
-    training.TrainingDescribed: lambda event: (
+    training_description.TrainingDescribed: lambda event: (
         f"{event.model.kind}, {event.optimizer.kind}, {(event.loss or event.objective or event.optimizer).kind}"
     ),
     run_kinds.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {decimal(event.size_bytes)}",
