@@ -59,13 +59,23 @@ WORSE = {"critical": 2, "warning": 1, "info": 0}
 NAMED: dict[str, frozenset[str]] = {
     "not_finite": frozenset(("loss-not-finite", "gradient-not-finite", "validation-loss-not-finite")),
     "gradient": frozenset(("gradients-vanishing", "layer-gradients-vanishing", "gradient-explosion")),
-    "learning_rate": frozenset(("loss-oscillating", "loss-diverging", "gradient-explosion")),
+    "learning_rate": frozenset(
+        ("loss-relapse", "loss-setback", "learning-halted", "loss-oscillating", "loss-diverging", "gradient-explosion")
+    ),
     "activation": frozenset(("seed-dead",)),
-    "labels": frozenset(("loss-drifting",)),
-    "data": frozenset(("loss-drifting", "loss-spike")),
+    "labels": frozenset(("loss-relapse", "loss-setback", "loss-drifting", "validation-apart")),
+    "data": frozenset(("loss-relapse", "loss-setback", "loss-drifting", "loss-spike")),
+    "weights": frozenset(("loss-relapse", "validation-stuck")),
+    "preprocessing": frozenset(("validation-relapse", "validation-apart")),
+    "validation": frozenset(("validation-relapse", "validation-apart", "validation-perfect")),
+    "mode": frozenset(("validation-relapse", "validation-apart")),
+    "overfitting": frozenset(("overfitting", "validation-apart")),
+    "loader": frozenset(("data-waiting", "data-stalled")),
+    "throughput": frozenset(("data-waiting", "steps-slower")),
+    "memory": frozenset(("memory-growing",)),
     "stuck": frozenset(("training-stuck", "layer-stuck")),
     "process": frozenset(("run-failed", "run-dead")),
-    "growth": frozenset(("repeated-culls", "seed-not-finite", "seed-dead", "run-rolled-back")),
+    "growth": frozenset(("loss-relapse", "learning-halted", "seed-not-finite", "seed-dead", "run-rolled-back")),
 }
 """The rules of today that name a cause; a cause without an entry is named by none."""
 

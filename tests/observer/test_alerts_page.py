@@ -88,5 +88,26 @@ def test_the_pages_give_every_setting_with_its_default() -> None:
     assert settings_of(PAGE) == [(f"{name}.{key}", value) for name, rows in tables.items() for key, value in rows]
 
 
-def test_every_built_in_rule_says_in_a_summary_what_is_wrong() -> None:
-    assert [rule.name for rule in BUILTIN if not dict(rule.annotations).get("summary")] == []
+def test_every_built_in_rule_says_what_is_wrong_what_causes_it_and_where_to_look() -> None:
+    wanted = {"summary", "cause", "look"}
+    assert [rule.name for rule in BUILTIN if not wanted <= {name for name, text in rule.annotations if text}] == []
+
+
+def test_the_page_has_a_line_of_the_runbook_for_every_built_in_rule() -> None:
+    rows = [f"| {rule.name} | {dict(rule.annotations)['cause']} | {dict(rule.annotations)['look']} |" for rule in BUILTIN]
+    head = ("| rule | what usually causes it | what to look at first |", "|---|---|---|")
+    assert "\n".join((*head, *rows)) in PAGE.read_text()
+
+
+def test_critical_is_harm_that_lasts_or_a_run_that_is_gone() -> None:
+    assert {rule.name for rule in BUILTIN if rule.severity == "critical"} == {
+        "loss-not-finite",
+        "loss-relapse",
+        "gradient-not-finite",
+        "validation-loss-not-finite",
+        "validation-relapse",
+        "run-failed",
+        "run-dead",
+        "fold-blocked",
+        "disk-low",
+    }

@@ -210,7 +210,7 @@ MISTAKES = [
     (
         METRIC.replace('metric = "disk_free_ratio"\nbelow = 0.1', 'anomaly = "spikes"'),
         6,
-        "unknown detector 'spikes', expected one of dead, divergence, ",
+        "unknown detector 'spikes', expected one of apart, dead, divergence, ",
     ),
     (
         METRIC.replace('metric = "disk_free_ratio"\nbelow = 0.1', 'anomaly = "spike"').replace("telemetry.system.resources", topics.RUN),

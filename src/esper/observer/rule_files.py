@@ -309,7 +309,8 @@ class _RuleReader:
         else:
             seeds = ("site", "seed") if self.written.topic == SEED_HEALTH else ()
             available = (*seeds, "metric") if isinstance(source, MetricSource) else (*seeds, "metric", "detector")
-        value = () if isinstance(source, EventSource) and source.field is None else ("value", "share")
+        value: tuple[str, ...] = () if isinstance(source, EventSource) and source.field is None else ("value", "share")
+        value += ("expected", "since_step") if isinstance(source, AnomalySource) else ()
         place = ("place",) if "site" in available else ()
         for name, template in self.written.labels.items():
             if not _LABEL.fullmatch(name) or name in _RESERVED:

@@ -16,7 +16,7 @@ from tests.synthetic import RUN
 def test_what_fires_is_listed_with_the_moment_to_look_at(esper: Esper, observed_log: Path) -> None:
     said = esper("alerts", "list", "--log", str(observed_log))
     assert said.code == 0
-    assert "firing   critical run-rolled-back" in said.out
+    assert "firing   warning  run-rolled-back" in said.out
     assert "activation_variance of layer hidden.0 (host) does not change any more" in said.out
     assert f"esper show 7c21ab --at 189 --log {observed_log}" in said.out
 
@@ -29,7 +29,7 @@ def test_a_run_whose_alerts_cannot_be_read_is_named_and_hides_no_other(esper: Es
     said = esper("alerts", "list", "--log", str(observed_log))
     assert said.code == 1
     assert f"esper: cannot open {newer / 'observed.sqlite'}" in said.err
-    assert "firing   critical run-rolled-back" in said.out
+    assert "firing   warning  run-rolled-back" in said.out
 
 
 def test_a_run_s_alerts_include_those_that_were_resolved(esper: Esper, observed_log: Path) -> None:

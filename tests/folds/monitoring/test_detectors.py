@@ -226,7 +226,7 @@ def test_what_is_no_saved_state_is_refused(value: object) -> None:
     _, cell = json.loads(save(DetectorState()))
     cell["state"]["detectors"] = value or 0
     with pytest.raises(DataError):
-        load(json.dumps([2, cell]).encode())
+        load(json.dumps([3, cell]).encode())
 
 
 def test_events_without_measurements_change_nothing() -> None:

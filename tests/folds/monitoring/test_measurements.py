@@ -85,9 +85,9 @@ def test_a_span_of_steps_is_columns_by_step_in_base_units() -> None:
     assert (found.sites, found.seeds, found.last_adaptation_step) == (None, None, 5)
 
 
-def test_what_changes_slowly_has_one_entry_a_record_and_the_learning_rate_is_the_first_groups() -> None:
+def test_what_changes_slowly_has_one_entry_a_record_and_the_learning_rate_is_the_highest() -> None:
     found = read(STEPS)
-    assert found.columns["learning_rate"].tolist() == [0.1]
+    assert found.columns["learning_rate"].tolist() == [0.2]
     assert found.columns["samples_per_s"].tolist() == [100.0]
 
 

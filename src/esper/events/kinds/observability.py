@@ -36,6 +36,8 @@ class AnomalyDetected(Event, kind="esper.anomaly.detected.v1", topic=topics.ANOM
     expected: Float | None
     score: Float
     """Distance from expected, in the detector's own measure."""
+    since_step: Count | None = None
+    """The optimizer step since which it is so. Null: an earlier version wrote none, or the run had no step."""
 
 
 class TrendDetected(Event, kind="esper.trend.detected.v1", topic=topics.ANOMALIES):

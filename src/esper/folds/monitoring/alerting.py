@@ -27,7 +27,7 @@ from esper.events.fields import Event, Float, Part
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
 from esper.folds.monitoring.conditions import Condition, RuleInput, condition_of
 from esper.folds.monitoring.open_alerts import AlertChange
-from esper.folds.monitoring.rules import EventSource, Labels, Rule, Severity, rendered, template_fields
+from esper.folds.monitoring.rules import EventSource, Labels, Rule, Severity, rendered, source_labels, template_fields
 
 _LONGEST = 300
 """Most characters of a text in an annotation."""
@@ -166,10 +166,18 @@ class _Step:
 
     def _begun(self, rule: Rule, key: Labels, value: float | None) -> _Alert:
         own = tuple((name, rendered(template, dict(key))) for name, template in rule.labels)
-        about = _about(rule, self.given.event) if isinstance(rule.source, EventSource) else ()
+        about = _about(rule, self.given.event) if isinstance(rule.source, EventSource) else self._about_anomaly(key)
         alert = _Alert(key, rule.for_s == 0, self.now_us, self._quiet_us(rule), rule.severity, own, value, about)
         self._change(AlertFiring if alert.firing else AlertPending, rule.name, alert, value)
         return alert
+
+    def _about_anomaly(self, key: Labels) -> Labels:
+        """What was expected, and since which step it is otherwise, where an anomaly with the labels `key` begins in the record."""
+        for one in self.given.found:
+            if source_labels(one.site, one.seed, one.metric, one.detector) == key:
+                expected = "unknown" if one.expected is None else _written(one.expected)
+                return (("expected", expected), ("since_step", str(one.since_step)))
+        return ()
 
     def _quiet_us(self, rule: Rule) -> int | None:
         # An event does not last: its alert is quiet from the next moment on, if its rule gives it a time.
@@ -180,7 +188,9 @@ class _Step:
 
     def _change(self, kind: type[AlertChange], name: str, alert: _Alert, value: float | None) -> None:
         labels = dict(alert.own) | dict(alert.labels)
-        values = {"value": "unknown", "share": "unknown"} | dict(alert.about) | {"place": _place(labels)} | labels
+        values = (
+            dict.fromkeys(("value", "share", "expected", "since_step"), "unknown") | dict(alert.about) | {"place": _place(labels)} | labels
+        )
         if alert.value is not None:
             values |= {"value": _written(alert.value), "share": _share(alert.value)}
         self.events.append(

@@ -25,7 +25,7 @@ from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings, TrendState, update_trends
 from esper.folds.monitoring.windows import WindowSettings, WindowState, update_windows
 
-RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 1, "missing": 1, "bounds": 1, "alerts": 1}
+RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 2, "missing": 1, "bounds": 1, "alerts": 2}
 """The version of each rule that derives events; it is raised when the same records would give other events."""
 
 _BOUND = "bound"
@@ -93,11 +93,13 @@ def derive_events(
     if topic in METRICS:
         windowed, closed = update_windows(state.windows, topic, time_us, read, settings.windows)
         trended, turns = update_trends(state.trends, topic, closed, settings.trends)
-        detected, found = (state.detectors, ()) if read is None else find_anomalies(state.detectors, topic, read, settings.detectors)
+        detected, found = (
+            (state.detectors, ()) if read is None else find_anomalies(state.detectors, topic, read, settings.detectors, record.step)
+        )
         state = replace(state, windows=windowed, trends=trended, detectors=detected)
         made += [("windows", closed), ("trends", turns), ("detectors", found)]
         if missing and MISSING not in settings.detectors.off:
-            lost = _anomaly(topic, MISSING, "records", float(missing), expected=0.0, score=float(missing))
+            lost = _anomaly(topic, MISSING, "records", float(missing), expected=0.0, score=float(missing), step=record.step)
             made.append(("missing", (lost,)))
             # The end of a topic resolves its alerts: one that began with its last record would never be resolved.
             found = found if ends else (*found, lost)
@@ -105,12 +107,12 @@ def derive_events(
     asked = not ends and any(isinstance(rule.source, AnomalySource) for rule in rules)
     open_now = open_anomalies(state.detectors, settings.detectors.off) if asked else frozenset[Labels]()
     alerted, changes = update_alerts(state.alerts, rules, RuleInput(topic, time_us, event, read, found, open_now, ends), settings.alerts)
-    state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), topic, settings, made)
+    state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), record, settings, made)
     made.append(("alerts", changes))
     return (TopicState(alerts=state.alerts) if ends else state), made
 
 
-def _bounded(state: TopicState, topic: str, settings: MonitorSettings, made: list[Derivation]) -> TopicState:
+def _bounded(state: TopicState, record: Record, settings: MonitorSettings, made: list[Derivation]) -> TopicState:
     limits = {
         "alerts": (state.alerts.full, settings.alerts.most),
         "trends": (state.trends.full, settings.trends.metrics),
@@ -119,10 +121,24 @@ def _bounded(state: TopicState, topic: str, settings: MonitorSettings, made: lis
     reached = {name: float(limit) for name, (full, limit) in limits.items() if full}
     if tuple(reached) == state.bounds:
         return state
-    new = [_anomaly(topic, _BOUND, name, limit, expected=limit, score=1.0) for name, limit in reached.items() if name not in state.bounds]
+    new = [
+        _anomaly(record.topic, _BOUND, name, limit, expected=limit, score=1.0, step=record.step)
+        for name, limit in reached.items()
+        if name not in state.bounds
+    ]
     made.append(("bounds", new))
     return replace(state, bounds=tuple(reached))
 
 
-def _anomaly(topic: str, detector: str, metric: str, value: float, *, expected: float, score: float) -> AnomalyDetected:
-    return AnomalyDetected(topic=topic, detector=detector, metric=metric, site=None, seed=None, value=value, expected=expected, score=score)
+def _anomaly(topic: str, detector: str, metric: str, value: float, *, expected: float, score: float, step: int) -> AnomalyDetected:
+    return AnomalyDetected(
+        topic=topic,
+        detector=detector,
+        metric=metric,
+        site=None,
+        seed=None,
+        value=value,
+        expected=expected,
+        score=score,
+        since_step=step,
+    )

@@ -123,7 +123,7 @@ def _steps(event: StepsMeasured) -> Measurements:
         "data_wait_s": steps.data_wait_ms,
         "samples_per_s": (event.samples_per_s,),
         "memory_bytes": (event.memory_bytes,),
-        "learning_rate": event.learning_rates[:1] or (None,),
+        "learning_rate": (max(event.learning_rates, default=None),),
     }
     columns, measured = _columns(values | {f"metric.{name}": column for name, column in event.metrics.items()})
     columns["step_latency_s"][:] /= 1e3

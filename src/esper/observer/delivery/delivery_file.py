@@ -42,7 +42,7 @@ _Timeout = Annotated[float, Field(gt=0, le=60)]
 class _HandlerSettings(BaseModel):
     model_config = _CONFIG
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
-    severity: Severity = "info"
+    severity: Severity = "warning"
     rate_per_minute: _Rate = 30.0
     burst: _Burst = 30
     attempts: Annotated[int, Field(ge=1, le=100)] = 15

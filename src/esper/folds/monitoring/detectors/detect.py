@@ -1,8 +1,9 @@
 """Detectors: the anomalies that begin in a record, and those that are open.
 
 One state per topic of a run. An anomaly is announced when it begins and again only after it has ended: one abnormal stretch of one detector
-and metric (of one row, in health records) is one AnomalyDetected. Values that are not finite are found in every topic with metrics; the
-other detectors read the run's losses and gradients (`series`) and the health of sites and seeds (`seed_health`).
+and metric (of one row, in health records) is one AnomalyDetected. Values that are not finite are found in every topic with metrics, and so
+are values that disappear (`presence`). The others read the run's losses and gradients (`series`), what harms for good (`progress`), the
+pace of steps (`pace`), epochs (`validation`) and the health of sites and seeds (`seed_health`).
 
 Benign adaptations change losses: the limits are raised for a while after `last_adaptation_step`, except those of `nonfinite`, `explosion`
 and `stuck`.
@@ -14,16 +15,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from esper.events import topics
 from esper.events.kinds.observability import AnomalyDetected
+from esper.folds.monitoring.detectors.pace import Pace, step_pace
+from esper.folds.monitoring.detectors.presence import GONE, Presence, gone_metric, step_presence
+from esper.folds.monitoring.detectors.progress import HALTED, Progress, step_progress
 from esper.folds.monitoring.detectors.seed_health import HealthRows, open_labels, step_rows
 from esper.folds.monitoring.detectors.series import Anomaly, Series, step_series
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
+from esper.folds.monitoring.detectors.validation import VALIDATION, Epochs, step_epochs
 from esper.folds.monitoring.measurements import Measurements
 from esper.folds.monitoring.rules import Labels, source_labels
 
 _NONFINITE = "nonfinite"
 _MOST_METRICS = 128
 """Metrics that may be not finite at a time: those of more are left out."""
+
+
+_PACE = {"waiting": "data_wait_s", "stall": "data_wait_s", "slower": "step_latency_s", "growing": "memory_bytes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +42,35 @@ class DetectorState:
     series: Mapping[str, Series] = field(default_factory=dict)
     rows: HealthRows | None = None
     broken: tuple[str, ...] = ()
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    epochs: Epochs = field(default_factory=Epochs)
+    presence: Presence = field(default_factory=Presence)
 
 
 def find_anomalies(
-    state: DetectorState, topic: str, read: Measurements, settings: DetectorSettings
+    state: DetectorState, topic: str, read: Measurements, settings: DetectorSettings, step: int = 0
 ) -> tuple[DetectorState, tuple[AnomalyDetected, ...]]:
-    """`state` after a record of `topic` that measured `read`, and the anomalies that begin in it."""
+    """`state` after a record of `topic` at `step` that measured `read`, and the anomalies that begin in it."""
+    presence, gone = (state.presence, []) if topic == topics.CUSTOM_METRICS else step_presence(state.presence, read)
     if read.sites is not None:
         rows, found = step_rows(state.rows, read, settings)
-        state = DetectorState(rows=rows)
+        state = DetectorState(rows=rows, presence=presence)
     else:
         broken, found = _not_finite(state.broken, read)
         series = _watched(state.series, read, settings, found)
+        progress, pace, epochs = state.progress, state.pace, state.epochs
+        if topic == topics.STEPS:
+            progress = _progressed(progress, read, settings, found)
+            pace, begun = step_pace(pace, read, settings) if "data_wait_s" in read.columns else (pace, [])
+            found += begun
+        elif topic == topics.EPOCH:
+            epochs, begun = step_epochs(epochs, read, settings)
+            found += begun
         # In the order of steps: how they are grouped into records makes no difference to the anomalies.
         found.sort(key=lambda one: (one.place, one.metric, one.detector))
-        state = DetectorState(series, None, broken)
-    return state, tuple(_detected(topic, read, one) for one in found if one.detector not in settings.off)
+        state = DetectorState(series, None, broken, progress, pace, epochs, presence)
+    return state, tuple(_detected(topic, read, one, step) for one in (*found, *gone) if one.detector not in settings.off)
 
 
 def open_anomalies(state: DetectorState, off: Collection[str] = ()) -> frozenset[Labels]:
@@ -56,6 +78,13 @@ def open_anomalies(state: DetectorState, off: Collection[str] = ()) -> frozenset
     found = set[Labels]() if state.rows is None else open_labels(state.rows)
     found |= {source_labels(None, None, metric, _NONFINITE) for metric in state.broken}
     found |= {source_labels(None, None, metric, detector) for metric, series in state.series.items() for detector in series.open}
+    found |= {source_labels(None, None, metric, detector) for metric, progress in state.progress.items() for detector in progress.open}
+    found |= {source_labels(None, None, "learning_rate", HALTED) for progress in state.progress.values() if progress.halted}
+    found |= {source_labels(None, None, _PACE[detector], detector) for detector in state.pace.open}
+    found |= {source_labels(None, None, VALIDATION, detector) for detector in state.epochs.open}
+    for name in state.presence.gone:
+        site, metric = gone_metric(name, health=state.rows is not None)
+        found.add(source_labels(site, None, metric, GONE))
     return frozenset(labels for labels in found if labels[-1][1] not in off)
 
 
@@ -91,6 +120,20 @@ def _watched(known: Mapping[str, Series], read: Measurements, settings: Detector
     return series
 
 
+def _progressed(
+    known: Mapping[str, Progress], read: Measurements, settings: DetectorSettings, found: list[Anomaly]
+) -> Mapping[str, Progress]:
+    """The progress of each loss after a record of steps."""
+    progress, steps = dict(known), [] if read.steps is None else read.steps.tolist()
+    rate = float(read.columns["learning_rate"][0]) if "learning_rate" in read.columns else math.nan
+    rate = rate if math.isfinite(rate) else 1.0  # Unknown: as if it never changed.
+    for name in (name for name in settings.losses if name in read.columns):
+        given = zip(steps, read.columns[name].tolist(), [rate] * len(steps), _factors(read, len(steps), settings), strict=True)
+        progress[name], begun = step_progress(progress.get(name) or Progress(), name, given, settings)
+        found += begun
+    return progress
+
+
 def _factors(read: Measurements, size: int, settings: DetectorSettings) -> list[float]:
     """The factors by which the limits are raised at each value of the record."""
     last, steps = read.last_adaptation_step, read.steps
@@ -99,14 +142,17 @@ def _factors(read: Measurements, size: int, settings: DetectorSettings) -> list[
     return [settings.adaptation_factor if 0 <= at - last < settings.adaptation_steps else 1.0 for at in steps.tolist()]
 
 
-def _detected(topic: str, read: Measurements, one: Anomaly) -> AnomalyDetected:
+def _detected(topic: str, read: Measurements, one: Anomaly, step: int) -> AnomalyDetected:
+    if read.steps is not None and one.place < len(read.steps):
+        step = int(read.steps[one.place])
     return AnomalyDetected(
         topic=topic,
         detector=one.detector,
         metric=one.metric,
-        site=None if read.sites is None else read.sites[one.place],
-        seed=None if read.seeds is None else read.seeds[one.place],
+        site=one.site if one.site is not None or read.sites is None else read.sites[one.place],
+        seed=None if one.site is not None or read.seeds is None else read.seeds[one.place],
         value=one.value,
         expected=one.expected,
         score=one.score,
+        since_step=step if one.since is None else max(0, one.since),
     )

@@ -50,6 +50,10 @@ class Anomaly(NamedTuple):
     value: float
     expected: float | None
     score: float
+    since: int | None = None
+    """The step since which it is so, where that is not the step of `place`."""
+    site: str | None = None
+    """The site, where it has no row in the record."""
 
 
 class _OpenAnomaly(NamedTuple):

@@ -14,7 +14,30 @@ from esper.events.fields import Finite, Part, Positive
 from esper.folds.monitoring.measurements import METRICS, is_known
 
 MISSING = "missing"
-_Detector = Literal["nonfinite", "missing", "spike", "divergence", "explosion", "vanishing", "drift", "oscillation", "stuck", "dead"]
+_Detector = Literal[
+    "nonfinite",
+    "missing",
+    "gone",
+    "setback",
+    "relapse",
+    "halted",
+    "spike",
+    "divergence",
+    "explosion",
+    "vanishing",
+    "drift",
+    "oscillation",
+    "stuck",
+    "dead",
+    "apart",
+    "overfitting",
+    "plateau",
+    "perfect",
+    "waiting",
+    "stall",
+    "slower",
+    "growing",
+]
 DETECTORS = frozenset[str](get_args(_Detector))
 """The names of the detectors, as AnomalyDetected and rules have them."""
 _Limit = Annotated[Finite, Field(ge=1)]
@@ -37,6 +60,31 @@ class DetectorSettings(Part):
 
     gradients: Annotated[tuple[str, ...], Field(validate_default=True)] = ("gradient_norm",)
     """Metrics that should keep their order of magnitude: watched for explosion, vanishing and for being stuck."""
+
+    setback_spreads: _Limit = 6.0
+    """Setback and relapse: the rise of a level that lasts, in standard deviations of it: where noise is normal, one block in 10^9."""
+    setback_share: _Share = 0.5
+    """Setback: the share of the progress that is lost."""
+    relapse_share: _Share = 0.9
+    """Relapse: the share of the progress that is lost: nearly all."""
+
+    overfitting_epochs: Positive = 5
+    """Epochs without a better validation loss after which its rise is overfitting, while training goes on falling."""
+    overfitting_share: _Share = 0.25
+    """The share of the progress that validation has lost then."""
+    plateau_epochs: Positive = 20
+    """Epochs without a better validation loss that are a plateau."""
+    perfect_share: _Share = 0.01
+    """The share of the first loss below which a validation loss is too good to be believed unseen."""
+
+    waiting_share: _Share = 0.5
+    """Waiting: the share of the time that steps wait for data, above the least share so far."""
+    waiting_s: _Least = 0.01
+    """And the least wait a step, on average, that a person would notice; the least duration of a slower step."""
+    stall_s: _Least = 2.0
+    """A single wait for data that is a stall."""
+    slower_factor: _Limit = 4.0
+    """Slower: the median duration of a step over the least so far."""
 
     least_spread: _Least = 0.02
     """The smallest spread that is believed: training on all data at once has none at all, and would be judged by rounding."""
