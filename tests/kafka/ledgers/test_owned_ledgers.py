@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from esper.errors import LogError
-from esper.kafka import owned_ledgers
+from esper.kafka.ledgers import owned_ledgers
 from esper.kafka.ledgers.ledger import LedgerSettings
 from esper.kafka.ledgers.owned_ledgers import OwnedLedgers
 from esper.kafka.ledgers.worker_metrics import metrics_text
