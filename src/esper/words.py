@@ -14,9 +14,9 @@ def plural(amount: int, noun: str, many: str | None = None) -> str:
     return f"{amount:,} {noun if amount == 1 else many or f'{noun}s'}"
 
 
-def listed(parts: Sequence[str], last: str = "and") -> str:
-    """The parts with commas, and a word before the last."""
-    return " ".join(filter(None, (", ".join(parts[:-1]), last if len(parts) > 1 else "", *parts[-1:])))
+def listed(parts: Sequence[str]) -> str:
+    """The parts with commas, and `and` before the last."""
+    return " ".join(filter(None, (", ".join(parts[:-1]), "and" if len(parts) > 1 else "", *parts[-1:])))
 
 
 def counted(names: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from esper.processes.recipe import Dotted
 
 _Floats = npt.NDArray[np.float32]
 _Labels = npt.NDArray[np.int64]
+_BATCH_SIZE = 64
 
 
 class TensorBatches:
@@ -79,14 +80,14 @@ def perceptron(widths: tuple[int, ...], rng_seed: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def split_of(samples: tuple[_Floats, _Labels], sizes: tuple[int, int, int], rng_seed: int, *, batch_size: int = 64) -> Split:
+def split_of(samples: tuple[_Floats, _Labels], sizes: tuple[int, int, int], rng_seed: int) -> Split:
     """`samples` split at random for `rng_seed` into training, validation and test data of these sizes."""
     inputs, targets = samples
     order = np.random.default_rng(derive(rng_seed, "split")).permutation(len(inputs))
     parts = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
     train, valid, test = ((torch.from_numpy(inputs[part]), torch.from_numpy(targets[part])) for part in parts)
     return Split(
-        TensorBatches(*train, batch_size, shuffle=True),
+        TensorBatches(*train, _BATCH_SIZE, shuffle=True),
         TensorBatches(*valid, len(valid[0]), shuffle=False),
         TensorBatches(*test, len(test[0]), shuffle=False),
     )

@@ -92,8 +92,8 @@ def is_kafka(log: str) -> bool:
     return log.startswith(SCHEME)
 
 
-def kafka_settings(address: str, directory: Path, path: Path | None = None) -> KafkaSettings:
-    """The settings of the cluster at `address` (`kafka://host:port,host:port`), with those in `path`, else in kafka.toml of `directory`.
+def kafka_settings(address: str, directory: Path) -> KafkaSettings:
+    """The settings of the cluster at `address` (`kafka://host:port,host:port`), with those in kafka.toml of `directory`.
 
     Raises SettingsError, with the line, for a mistake in the file, and for an address that holds a password or anything but addresses.
     """
@@ -102,7 +102,7 @@ def kafka_settings(address: str, directory: Path, path: Path | None = None) -> K
     if "@" in address:
         raise SettingsError(f"expected {SCHEME}host:port, got an address with a user or password in it: name them in {KAFKA_TOML}")
     values: Mapping[str, object] = {"bootstrap": address.removeprefix(SCHEME).rstrip("/")}
-    found = read_text("Kafka settings", path, directory / KAFKA_TOML)
+    found = read_text("Kafka settings", None, directory / KAFKA_TOML)
     if found is None:
         return settings_of(KafkaSettings, values, "kafka")
     file = TomlFile(*found)

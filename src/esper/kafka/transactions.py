@@ -86,9 +86,8 @@ async def _seen(producer: AIOKafkaProducer, settings: KafkaSettings, offsets: Ma
     A reader stops before the first record of the earliest open transaction: ours, or another writer's that hides ours. As long as every
     leader answers, a marker of ours is written within milliseconds, and others are not waited for.
     """
-    hidden, pause_s = dict(offsets), _FIRST_PAUSE_S
+    hidden, pause_s, calm = dict(offsets), _FIRST_PAUSE_S, mend
     began_at = answered_at = lost_since = time.monotonic()
-    calm = mend
     while hidden:
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -110,10 +109,13 @@ async def _seen(producer: AIOKafkaProducer, settings: KafkaSettings, offsets: Ma
             lost_since = now
             await _mend(producer, lost)
         if hidden and now > began_at + _OTHERS_END_S:
-            first = min(hidden)
-            expected = f"expected readers to see what is committed up to offset {hidden[first]}, got {stable.get(first)}"
-            why = "a transaction that was ended is still open, or its writer is stuck"
-            raise LogError(f"Kafka at {settings.bootstrap}: {_named(hidden)}: {expected}: {why}")
+            raise LogError(f"Kafka at {settings.bootstrap}: {_still_hidden(hidden, stable)}")
+
+
+def _still_hidden(hidden: Mapping[TopicPartition, int], stable: Mapping[TopicPartition, int]) -> str:
+    first = min(hidden)
+    expected = f"expected readers to see what is committed up to offset {hidden[first]}, got {stable.get(first)}"
+    return f"{_named(hidden)}: {expected}: a transaction that was ended is still open, or its writer is stuck"
 
 
 async def _mend(producer: AIOKafkaProducer, lost: Iterable[TopicPartition]) -> None:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -177,8 +177,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads, enabled=settings.trainer.deterministic))
         emitter = stack.enter_context(Emitter(log, log.run, clock=SteadyClock(), catch_up=ahead))
         requested = stack.enter_context(_stopped_by_signals())
-        compiler = KernelCompiler(directory.path / KERNELS)
-        stack.callback(compiler.close)
+        compiler = stack.enter_context(closing(KernelCompiler(directory.path / KERNELS)))
         described = _described(recipe)  # Before a layer of the model is adopted as a site.
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         training = _training(recipe, settings, emitter, compiler, directory.checkpoints(log.run), calls=_calls(settings, evaluator, log))
@@ -186,7 +185,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         unfinished = stack.enter_context(ExitStack())
         unfinished.callback(training.host.release)
         stop = _stop_unless_taken_over(requested, log.path)
-        try:
+        with _recorded_end(training, emitter, log, recipe.task, directory.path):
             # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
             with bind_metrics(log.run, lambda _event: None):
                 pairs = _pairs(settings, training.host, evaluator, log)
@@ -196,19 +195,26 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
                 _begin(trainer, (_start(recipe, settings, training.host, pairs), described), log, ahead, point)
             with bind_metrics(log.run, lambda event: training.measure(CustomMetricRecorded, lambda: event)):
                 metrics = _finish(recipe, training, emitter, trainer.train())
-        except Interrupted:
-            with _reported_trouble(log.run):  # Every topic ends, so observers see that the training was stopped on purpose.
-                emitter.stop(**_at(training))
-            raise
-        except BaseException as error:
-            with _reported_trouble(log.run):
-                _fail(error, training, emitter)
-            _explain(error, training, log.run, recipe.task, directory.path)
-            raise
         emitter.close(seal=True)
         _report_rollbacks(log)
         unfinished.pop_all()
         return Result(log.run, directory.path, metrics, training.host)
+
+
+@contextmanager
+def _recorded_end(training: Training, emitter: Emitter, log: RunLog, task: str, folder: Path) -> Iterator[None]:
+    """Within, an interruption or an error ends the run in its log too, and what a person can do about it is reported."""
+    try:
+        yield
+    except Interrupted:
+        with _reported_trouble(log.run):  # Every topic ends, so observers see that the training was stopped on purpose.
+            emitter.stop(**_at(training))
+        raise
+    except BaseException as error:
+        with _reported_trouble(log.run):
+            _fail(error, training, emitter)
+        _explain(error, training, log.run, task, folder)
+        raise
 
 
 def _report_rollbacks(log: RunLog) -> None:

@@ -74,8 +74,3 @@ def gain_in_words(evidence: Evaluation) -> str:
     if not math.isfinite(without) or without == 0.0:
         return f"{-evidence.mean:+.4g}"
     return f"{-100.0 * evidence.mean / abs(without):+.1f} %"
-
-
-def epochs(count: int) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{count} epoch" if count == 1 else f"{count} epochs"

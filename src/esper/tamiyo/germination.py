@@ -28,8 +28,9 @@ from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import SiteRow, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.transitions import LIVE
-from esper.tamiyo.evidence import epochs, phi
+from esper.tamiyo.evidence import phi
 from esper.tamiyo.policy_input import PolicyInput, PolicySettings, full_name
+from esper.words import plural
 
 _FAILURES = frozenset({Stage.CULLED.value, Stage.ROLLED_BACK.value})
 
@@ -84,7 +85,7 @@ def hindrance(view: PolicyInput) -> str:
     if settings.max_germinations is not None and state.germinations >= settings.max_germinations:
         return f"{state.germinations} races of at most {settings.max_germinations} were started"
     if left is not None and left < 2 * settings.cycle:
-        return f"{epochs(left)} left, two seed cycles take {2 * settings.cycle}"
+        return f"{plural(left, 'epoch')} left, two seed cycles take {2 * settings.cycle}"
     return _no_room(view, _best_race_site(state))
 
 

@@ -12,11 +12,11 @@ from esper.events.envelope import EventId
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.epoch import SystemState
 from esper.events.kinds.lifecycle import Stage
-from esper.tamiyo.evidence import epochs
 from esper.tamiyo.germination import Plateau, germinate, hindrance, plateau
 from esper.tamiyo.policy_input import PolicyInput, PolicySettings, full_name
 from esper.tamiyo.race import RACING, run_race, shadow
 from esper.tamiyo.stages import decide_alone
+from esper.words import plural
 
 _ORDER = {
     Adaptation.ADVANCE: 0,
@@ -69,7 +69,7 @@ def _nothing(view: PolicyInput, stalled: Plateau) -> DecisionMade:
     awaited = hindrance(view)
     if live:
         more = f" and {len(live) - 1} more" if len(live) > 1 else ""
-        awaited = f"waiting for {full_name(live[0])} ({live[0].stage}, {epochs(view.epochs_in(live[0]))}){more}"
+        awaited = f"waiting for {full_name(live[0])} ({live[0].stage}, {plural(view.epochs_in(live[0]), 'epoch')}){more}"
     return DecisionMade(
         adaptation=Adaptation.NONE,
         site=None,

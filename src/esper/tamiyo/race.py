@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
-from esper.tamiyo.evidence import confidence, epochs, evidence_in_words, gain_in_words
+from esper.tamiyo.evidence import confidence, evidence_in_words, gain_in_words
 from esper.tamiyo.policy_input import PolicyInput, full_name, short_name
 from esper.tamiyo.stages import cull_broken, decide_alone
+from esper.words import plural
 
 RACING = frozenset({Stage.GERMINATED, Stage.LOADING, Stage.TRAINING})
 _Decisions = list[DecisionMade]
@@ -47,7 +48,7 @@ def run_race(view: PolicyInput, seeds: list[SeedRow]) -> _RaceResult:
     sound = [seed for seed in seeds if seed.seed not in culled]
     left, needed = view.epochs_left, view.settings.settling
     if left is not None and left <= needed:
-        reason = f"too late for a graft: {epochs(left)} left, {needed} and one to train on are needed"
+        reason = f"too late for a graft: {plural(left, 'epoch')} left, {needed} and one to train on are needed"
         return _RaceResult(culls, [view.decision(Adaptation.CANCEL, seed, reason) for seed in sound])
     candidates = _candidates(view, sound)
     going_on = [decision for seed in sound for decision in decide_alone(view, seed)]
@@ -121,6 +122,6 @@ def _overdue(view: PolicyInput, seeds: list[SeedRow], candidates: list[_Candidat
         lasted, own = view.epochs_in(seed), measured.get(seed.seed)
         if seed.stage is Stage.TRAINING and lasted >= patience * planned:
             words = "no usable comparison" if own is None else f"shadow {evidence_in_words(own, view.settings.least_pairs, tried)}"
-            reason = f"no graft in {epochs(lasted)}, {patience} x the {planned} planned: {words}"
+            reason = f"no graft in {plural(lasted, 'epoch')}, {patience} x the {planned} planned: {words}"
             culls.append(view.decision(Adaptation.CULL, seed, reason, rests_on=seed if own else None))
     return culls

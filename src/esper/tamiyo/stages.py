@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from esper.events.kinds.control import Adaptation, DecisionMade
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.folds.transitions import ISOLATED
-from esper.tamiyo.evidence import confidence, epochs, evidence_in_words, usable_z
+from esper.tamiyo.evidence import confidence, evidence_in_words, usable_z
 from esper.tamiyo.policy_input import PolicyInput
+from esper.words import plural
 
 _HAS_BODY = frozenset({Stage.LOADING, Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING})
 
@@ -45,9 +46,9 @@ def _germinated(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
         yield view.decision(Adaptation.ADVANCE, seed, "its kernel is ready: load it")
         yield _train(view, seed)
     elif seed.ready:
-        yield view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {epochs(lasted)}")
+        yield view.decision(Adaptation.CANCEL, seed, f"its kernel was ready and not loaded in {plural(lasted, 'epoch')}")
     elif lasted >= 1:
-        reason = "its kernel failed" if seed.recovering else f"its kernel was not ready after {epochs(lasted)}"
+        reason = "its kernel failed" if seed.recovering else f"its kernel was not ready after {plural(lasted, 'epoch')}"
         yield view.decision(Adaptation.CANCEL, seed, reason)
 
 
@@ -56,22 +57,22 @@ def _loading(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
     if seed.ready and lasted <= view.settings.patience:
         yield _train(view, seed)
     elif lasted >= 1:
-        yield view.decision(Adaptation.CULL, seed, f"failed to load: still LOADING after {epochs(lasted)}")
+        yield view.decision(Adaptation.CULL, seed, f"failed to load: still LOADING after {plural(lasted, 'epoch')}")
 
 
 def _train(view: PolicyInput, seed: SeedRow) -> DecisionMade:
-    return view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {epochs(view.settings.train_epochs)}")
+    return view.decision(Adaptation.ADVANCE, seed, f"loaded: train in isolation for {plural(view.settings.train_epochs, 'epoch')}")
 
 
 def _grafting(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
     if (lasted := view.epochs_in(seed)) >= view.settings.graft_epochs and seed.ready is not False:
         alpha = "" if seed.alpha is None else f", alpha {seed.alpha:g}"
-        yield view.decision(Adaptation.ADVANCE, seed, f"blended in over {epochs(lasted)}{alpha}: let the host settle")
+        yield view.decision(Adaptation.ADVANCE, seed, f"blended in over {plural(lasted, 'epoch')}{alpha}: let the host settle")
 
 
 def _stabilization(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
     if (lasted := view.epochs_in(seed)) >= view.settings.stabilize_epochs and seed.ready is not False:
-        yield view.decision(Adaptation.ADVANCE, seed, f"the host has settled for {epochs(lasted)}: measure what the seed is worth")
+        yield view.decision(Adaptation.ADVANCE, seed, f"the host has settled for {plural(lasted, 'epoch')}: measure what the seed is worth")
 
 
 def _evaluating(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
@@ -88,7 +89,7 @@ def _evaluating(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
     if fresh is None or z is None:
         if lasted >= settings.patience * planned:
             words = "no evaluation" if fresh is None else evidence_in_words(fresh, settings.least_pairs)
-            reason = f"not shown to help in {epochs(lasted)}, {settings.patience} x the {planned} planned: {words}"
+            reason = f"not shown to help in {plural(lasted, 'epoch')}, {settings.patience} x the {planned} planned: {words}"
             yield view.decision(Adaptation.CULL, seed, reason, rests_on=seed if fresh else None)
         return
     least = settings.least_pairs
@@ -130,7 +131,7 @@ def _fine_tuning(view: PolicyInput, seed: SeedRow) -> Iterator[DecisionMade]:
     if view.fresh(seed) is not None and view.gate_passes(useless):
         yield useless
     elif lasted >= settings.fine_tune_epochs or at_the_end:
-        reason = f"trained with the host for {epochs(lasted)}: {words}"
+        reason = f"trained with the host for {plural(lasted, 'epoch')}: {words}"
         sure = confidence(evidence, least)
         final = view.decision(Adaptation.FOSSILIZE, seed, reason, confidence=sure, urgency=urgency, rests_on=seed)
         if at_the_end or lasted % settings.fine_tune_epochs == 0 or view.gate_passes(final):

@@ -40,32 +40,19 @@ def add(commands: Subcommands) -> None:
     """Adds the commands."""
     parser = commands.add_parser("alerts", help="what is firing, taking one over, the rules in force, and a test of the handlers")
     parts = parser.add_subparsers(metavar="WHAT", required=True)
-    listed = new_command(
-        parts,
-        "list",
-        _run_list,
-        "what is pending or firing; with RUN, all alerts of that run",
-        json="one JSON object per alert",
-        kafka=True,
-    )
+    words = "what is pending or firing; with RUN, all alerts of that run"
+    listed = new_command(parts, "list", _run_list, words, json="one JSON object per alert", kafka=True)
     listed.add_argument("run", metavar="RUN", nargs="?", help=RUN_HELP)
-    ack = new_command(
-        parts, "ack", _run_ack, "take over an alert that fires: it is silent until then", json="what was recorded as one JSON object"
-    )
+    words = "take over an alert that fires: it is silent until then"
+    ack = new_command(parts, "ack", _run_ack, words, json="what was recorded as one JSON object")
     ack.add_argument("alert", metavar="ALERT", help="its id in `esper alerts list`")
     ack.add_argument("--for", dest="lasting", metavar="TIME", required=True, help="how long it is silent, like 30m, 2h or 1d")
     ack.add_argument("--by", metavar="NAME", required=True, help="the person who takes it over")
     ack.add_argument("--note", metavar="TEXT", required=True, help="what is done about it")
-    rules = new_command(
-        parts,
-        "rules",
-        _run_rules,
-        "the rules in force, and the monitoring settings that are not as built in",
-        json="one JSON object per rule, and per setting that is not as built in",
-    )
-    rules.add_argument(
-        "--rules", type=Path, metavar="FILE", help="alert rules and monitoring settings (default: alerts.toml in the log's directory)"
-    )
+    words = "the rules in force, and the monitoring settings that are not as built in"
+    rules = new_command(parts, "rules", _run_rules, words, json="one JSON object per rule, and per setting that is not as built in")
+    words = "alert rules and monitoring settings (default: alerts.toml in the log's directory)"
+    rules.add_argument("--rules", type=Path, metavar="FILE", help=words)
     test = new_command(parts, "test", _run_test, "send one message through every handler", json="one JSON object per handler")
     test.add_argument("--delivery", type=Path, metavar="FILE", help="handlers (default: delivery.toml in the log's directory)")
 

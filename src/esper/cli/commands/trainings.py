@@ -83,22 +83,7 @@ def add(commands: Subcommands) -> None:
     train.add_argument("--no-source", action="store_true", help="leave the source that no revision gives out of the log")
     train.add_argument("--compare", action="store_true", help="afterwards train the host alone and the static nets, and compare")
     demo = new_command(commands, "demo", _run_train, "train digits, and compare: the same as `train digits --compare`", json=outcome)
-    demo.set_defaults(
-        task="digits",
-        epochs=None,
-        rng_seed=None,
-        threads=None,
-        deterministic=None,
-        set=[],
-        compare=True,
-        by=None,
-        approved_by=None,
-        name=None,
-        tag=[],
-        note=None,
-        no_argv=False,
-        no_source=False,
-    )
+    demo.set_defaults(**vars(train.parse_args(["digits", "--compare"])))
     resume = new_command(commands, "resume", _run_resume, "resume a run that was interrupted", run=True, json=outcome)
     words = "with --log kafka://host:port: the run's folder of checkpoints, or a log's directory with the run in it"
     resume.add_argument("--checkpoints", type=Path, metavar="DIR", help=words)
@@ -117,14 +102,13 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     from esper.demo.comparison import compare, require_comparable
     from esper.processes.recipe import require_trainable
     from esper.processes.train import fresh_run_id, train
-    from esper.tolaria.trainer import Interrupted
 
     task, settings = _task_and_settings(arguments)
     if arguments.compare:
         require_comparable(task)
-    recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by)
     labels = labels_of(arguments.name, arguments.tag, arguments.note)
-    recipe = replace(recipe, labels=labels, argv=not arguments.no_argv, source=not arguments.no_source)
+    recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by, labels=labels)
+    recipe = replace(recipe, argv=not arguments.no_argv, source=not arguments.no_source)
     require_trainable(recipe, settings)
     directory = directory_of(arguments, create=True)
     run = fresh_run_id()
@@ -138,15 +122,25 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
         trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
         try:
             if arguments.compare:
-                # `extend` keeps each variant as it is trained, so those before an interruption stay.
-                rows.extend(compare(task, settings, directory, trained, say=say, by=by, approved_by=approved_by))
-        except (Interrupted, KeyboardInterrupt):
-            warn("interrupted while comparing; the grown run is whole, and nothing has to go on")
-            raise KeyboardInterrupt from None
+                with _comparing():
+                    # `extend` keeps each variant as it is trained, so those before an interruption stay.
+                    rows.extend(compare(task, settings, directory, trained, say=say, by=by, approved_by=approved_by))
         finally:
             # The run that was asked for is whole, also where the comparison failed.
             _conclude(trained, rows, arguments, out)
     return 0
+
+
+@contextmanager
+def _comparing() -> Iterator[None]:
+    """Within, an interruption is reported as one of the comparison alone."""
+    from esper.tolaria.trainer import Interrupted
+
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        warn("interrupted while comparing; the grown run is whole, and nothing has to go on")
+        raise KeyboardInterrupt from None
 
 
 def _run_resume(arguments: argparse.Namespace, out: Output) -> int:

@@ -120,9 +120,7 @@ class Bridge:
                     again, self._again = self._again, set()
                     for run in again:
                         follower.go_back(run, START)
-                    for run in self._shippings.keys() - self._under_way.keys():
-                        if run not in follower.following or self._is_idle(run):
-                            await self._close(run)
+                    await self._close_idle(follower)
                     if pages or again or self._again or self._under_way or follower.behind or follower.live:
                         busy_at = time.monotonic()
                     elif drain and time.monotonic() >= busy_at + linger_s:
@@ -144,6 +142,11 @@ class Bridge:
             return await asyncio.shield(polling)
         finally:
             await asyncio.wait([polling])
+
+    async def _close_idle(self, follower: Follower) -> None:
+        for run in self._shippings.keys() - self._under_way.keys():
+            if run not in follower.following or time.monotonic() > self._shippings[run].used_at + _IDLE_S:
+                await self._close(run)
 
     async def _begin(self, page: RunPage, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         # Pages are in memory: where so many runs wait for Kafka, all wait.
@@ -176,9 +179,7 @@ class Bridge:
                 await self._close(run)
                 break
             except LogError as error:
-                self.state.away_since, self.state.error = self.state.away_since or time.time(), str(error)
-                self._failing.add(run)
-                await self._close(run)
+                await self._failed(run, error)
                 if isinstance(error, FencedError):
                     pause_s = max(pause_s, _FENCED_PAUSE_S)
                 await pause(stop, pause_s * (1 + self._jitter()))
@@ -191,6 +192,11 @@ class Bridge:
         self._failing.discard(run)  # Kafka answered.
         if not self._failing:
             self.state.away_since = self.state.error = None
+
+    async def _failed(self, run: RunId, error: LogError) -> None:
+        self.state.away_since, self.state.error = self.state.away_since or time.time(), str(error)
+        self._failing.add(run)
+        await self._close(run)
 
     def _reached(self, run: RunId, position: Position) -> None:
         self._positions[run] = position
@@ -220,9 +226,6 @@ class Bridge:
         if shipping.claim.row < self._positions.get(run, START).row(RUN_FILE):
             raise _LessError
         return shipping
-
-    def _is_idle(self, run: RunId) -> bool:
-        return time.monotonic() > self._shippings[run].used_at + _IDLE_S
 
     async def _close(self, run: RunId) -> None:
         if run in self._shippings:

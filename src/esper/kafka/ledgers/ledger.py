@@ -132,10 +132,7 @@ class Ledger:
                 # Of its own: a fetch that waits for records holds up the next topic's.
                 async with consuming(settings, fetch_wait_ms=_WAIT_MS) as self._consumer:
                     await self._recover()
-                self._consumer = await self._stack.enter_async_context(consuming(settings, fetch_wait_ms=_FETCH_WAIT_MS))
-                self._consumer.assign(list(self._places.values()))
-                for topic, place in self._places.items():
-                    self._consumer.seek(place, self.positions[topic])
+                await self._go_on()
         except BaseException:
             await self._stack.aclose()
             raise
@@ -341,6 +338,13 @@ class Ledger:
                         record = record_from(message.headers, message.key, message.value, topic)
                         self._runs.try_again(record, message, stop)
         self._runs.end_trying(stopped)
+
+    async def _go_on(self) -> None:
+        """Makes a consumer that reads on from the positions."""
+        self._consumer = await self._stack.enter_async_context(consuming(self._settings, fetch_wait_ms=_FETCH_WAIT_MS))
+        self._consumer.assign(list(self._places.values()))
+        for topic, place in self._places.items():
+            self._consumer.seek(place, self.positions[topic])
 
     def _between(self, topic: str, begin: int) -> AsyncIterator[Message]:
         return messages_between(self._consumer, self._places[topic], begin, self.positions[topic], self._progress)
