@@ -15,8 +15,9 @@ from rich.constrain import Constrain
 from rich.live import Live
 from rich.text import Text
 
-from esper.cli.drawing import decision_table, first_metrics, is_adaptation, panel
+from esper.cli.decision_table import decision_table, is_adaptation
 from esper.cli.output import Output
+from esper.cli.panel import first_metrics, panel
 from esper.cli.text import hanging, learning_rate, one_line, rounded, separated, short_id
 from esper.events.codec import decode_as
 from esper.events.envelope import Record, RunId

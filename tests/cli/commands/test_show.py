@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esper.cli.commands.show import lane, lattice, legend, ruler, scale_of
-from esper.cli.drawing import LOOKS
+from esper.cli.panel import LOOKS
 from esper.events.digests import chain
 from esper.events.envelope import Moment, record_id
 from esper.events.kinds.lifecycle import SeedRow, Stage
@@ -16,7 +16,7 @@ from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from tests.beginnings import run_started
 from tests.cli.conftest import Esper, rendered
-from tests.cli.test_drawing import GROWING, life
+from tests.cli.test_panel import GROWING, life
 from tests.synthetic import RUN, ticking, write_run
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from esper.cli.arguments import Subcommands, directory_of, log_of, log_option, new_command, whole_number
 from esper.cli.commands.distributed import add_kafka, kafka_of
-from esper.cli.drawing import is_adaptation, refusals, words_of_decisions
+from esper.cli.decision_table import is_adaptation, refusals, words_of_decisions
 from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.cli.text import count, metric, one_line, rounded, separated, short_id
