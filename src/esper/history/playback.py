@@ -8,7 +8,8 @@ from typing import NamedTuple
 from esper.errors import RuleError
 from esper.events.envelope import Record
 from esper.folds.run_state import digest
-from esper.history.run_history import EPOCH_ENDS, FoldedRun, History
+from esper.history.run_history import FoldedRun, History
+from esper.history.state_at import EPOCH_ENDS
 
 # A run that was resumed the next morning is not replayed with the night in it.
 PAUSE_LIMIT_S = 2.0

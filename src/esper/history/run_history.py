@@ -1,11 +1,9 @@
 """A run as its log has it: the object that `esper.open` returns, and the run folded so far, which every display draws.
 
-The state "at epoch E" is the state after the last fact whose epoch is at most E: that epoch is over, and its decisions have taken effect.
 A live run can be opened while it is trained; each answer is of what is on disk at that time. Nothing is written.
 """
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,15 +17,15 @@ from esper.errors import DataError, RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds.epoch import EpochCompleted
-from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, RunRolledBack, StreamEnded
+from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat, StepsMeasured
-from esper.events.topics import EPOCH, FACTS, RUN, TOPICS
+from esper.events.topics import FACTS, TOPICS
 from esper.folds.control_state import DecisionRow
 from esper.folds.run_state import BlockedError, RunState, digest, step
 from esper.folds.timeline import Life, Timeline
 from esper.history.frame import TOPIC_OF, Frame, frame_of, rows_of
 from esper.history.run_list import resolve_run
+from esper.history.state_at import PastStates, is_beyond
 from esper.oona.contract import START, Log, Position, pages_of, records_of
 from esper.oona.directory import Directory
 from esper.oona.gone import Gone
@@ -35,8 +33,6 @@ from esper.oona.gone import Gone
 PAGE = 1000
 _MEASURED = frozenset({Heartbeat.KIND, StepsMeasured.KIND})
 _RUN_ENDS = frozenset({RunFinished.KIND, RunFailed.KIND})
-_EPOCH_TOPICS = frozenset({EPOCH, RUN})
-EPOCH_ENDS = frozenset({EpochCompleted.KIND, RunRolledBack.KIND})
 
 
 @dataclass(slots=True)
@@ -133,10 +129,7 @@ class History:
         self._run = run
         self._page = page
         self._facts = FoldedRun(run)
-        # A state after each page that `at` has folded, and the position there: it folds from the nearest, not from the start.
-        self._marks: list[tuple[Position | None, RunState]] = [(None, RunState(run))]
-        self._epoch_position: Position | None = None
-        self._epoch = 0
+        self._states = PastStates(log, run, page)
 
     def __repr__(self) -> str:
         return f"History(run={self._run!r})"
@@ -181,38 +174,21 @@ class History:
     @property
     def end(self) -> int:
         """The last moment of the run that is on disk."""
-        newest = self._log.last()
-        return newest[0].moment if newest else 0
+        return self._states.end
 
     def at(self, *, moment: int | None = None, epoch: int | None = None) -> RunState:
         """The state at `moment`, or when `epoch` was over. Raises RuleError where the run has not got there, naming how far it goes."""
-        if (moment is None) == (epoch is None):
-            raise RuleError("expected either a moment or an epoch")
-        self._require_reached(moment, epoch)
-        if moment is not None:
-            after = bisect_right(self._marks, moment, key=lambda mark: mark[1].moment)
-        else:
-            # The last mark of an *earlier* epoch: one of the same epoch may stand after the rest of it only by luck.
-            after = bisect_left(self._marks, epoch or 0, key=lambda mark: mark[1].epoch)
-        position, state = self._marks[max(0, after - 1)]
-        for page in pages_of(self._log, position, FACTS, self._page):
-            for record in page.records:
-                if _is_beyond(record, moment, epoch):
-                    return state
-                state = step(state, record)
-            if len(page.records) == self._page and state.moment > self._marks[-1][1].moment:
-                self._marks.append((page.position, state))
-        return state
+        return self._states.at(moment, epoch)
 
     def folded(self, *, moment: int | None = None, epoch: int | None = None) -> FoldedRun:
         """The run with its telemetry at `moment`, or when `epoch` was over, or (neither) now.
 
         A run with a fact that this version cannot understand is folded up to it; `blocked` names it.
         """
-        self._require_reached(moment, epoch)
+        self._states.require_reached(moment, epoch)
         folded = FoldedRun(self._run)
         with suppress(BlockedError):
-            folded.take(takewhile(lambda record: not _is_beyond(record, moment, epoch), self.records()))
+            folded.take(takewhile(lambda record: not is_beyond(record, moment, epoch), self.records()))
         return folded
 
     def digest(self, moment: int | None = None) -> str:
@@ -278,19 +254,6 @@ class History:
             pass
         return self._facts
 
-    def _require_reached(self, moment: int | None, epoch: int | None) -> None:
-        if moment is not None and not 0 <= moment <= (last := self.end):
-            raise RuleError(f"run {self._run}: expected a moment from 0 to {last}, the last on disk, got {moment}")
-        if epoch is not None and not 0 <= epoch <= (last := self._last_epoch()):
-            raise RuleError(f"run {self._run}: expected an epoch from 0 to {last}, the last that is over, got {epoch}")
-
-    def _last_epoch(self) -> int:
-        """The last epoch that is over. No record is decoded: a run whose fold is blocked still has one."""
-        for page in pages_of(self._log, self._epoch_position, _EPOCH_TOPICS, self._page):
-            self._epoch = max(self._epoch, *(record.epoch for record in page.records if record.type in EPOCH_ENDS), 0)
-            self._epoch_position = page.position
-        return self._epoch
-
 
 def open_run(run: str, log: str | Path = "runs") -> History:
     """The history of `run` (an id, a unique prefix or suffix, a unique name, or `latest`) in the log directory `log`.
@@ -300,7 +263,3 @@ def open_run(run: str, log: str | Path = "runs") -> History:
     directory = Directory(Path(log))
     identity = resolve_run(directory, run)
     return History(directory.open(identity), identity)
-
-
-def _is_beyond(record: Record, moment: int | None, epoch: int | None) -> bool:
-    return (moment is not None and record.moment > moment) or (epoch is not None and record.epoch > epoch)
