@@ -1,7 +1,9 @@
 """What people and checks say about a run, where a test says only what matters to it."""
 
-from esper.events.envelope import RunId
+from esper.events.envelope import Record, RunId
 from esper.events.kinds.accountability import AlertAcknowledged, ComplianceChecked, HoldReleased, RunHeld, RunSignedOff
+from esper.history.trail import _said
+from esper.oona.directory import Directory
 from tests.synthetic import RUN
 
 
@@ -32,3 +34,8 @@ def checked(about: RunId = RUN) -> ComplianceChecked:
     return ComplianceChecked(
         about=about, check="log.chain", version=1, digest="cd" * 32, result="PASS", population=233, violations=0, up_to=233, by=None
     )
+
+
+def sign_offs_of(directory: Directory, run: RunId) -> tuple[tuple[Record, RunSignedOff], ...]:
+    """Every sign-off of `run`, oldest first."""
+    return tuple((record, event) for record, event in _said(directory) if isinstance(event, RunSignedOff) and event.about == run)

@@ -106,17 +106,6 @@ def test_a_rebuild_gives_the_same_rows(opened: Projection) -> None:
     assert opened.digests() == before
 
 
-def test_every_table_can_be_derived_from_events_again(projection: Projection) -> None:
-    digests = projection.digests()
-    assert {name: projection.rederived(name) for name in BY_NAME} == {name: digests[name] for name in BY_NAME}
-
-
-def test_a_table_that_was_altered_is_not_what_events_give(opened: Projection) -> None:
-    opened.connection.execute("UPDATE decisions SET confidence = 0.99 WHERE adaptation = 'graft'")
-    assert opened.rederived("decisions") != opened.digests()["decisions"]
-    assert opened.rederived("commands") == opened.digests()["commands"]
-
-
 def test_rows_that_were_removed_behind_its_back_are_noticed_at_the_next_opening(copied: Directory) -> None:
     with Projection(copied) as made:
         made.refresh()

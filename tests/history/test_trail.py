@@ -13,7 +13,7 @@ from esper.events.envelope import Moment, RunId
 from esper.events.kinds.accountability import TrailEvent
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.topics import TRAIL
-from esper.history.trail import end_of, holds_in_force, sign_offs_of
+from esper.history.trail import end_of, holds_in_force
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
@@ -22,7 +22,7 @@ from esper.oona.heads import Draft
 from esper.oona.writer import append_drafts
 from tests.beginnings import run_started
 from tests.synthetic import RUN, ticking, write_run
-from tests.trails import checked, held, released, signed_off
+from tests.trails import checked, held, released, sign_offs_of, signed_off
 
 OTHER = RunId("01900000-0000-7000-8000-000000000002")
 DAY = datetime(2026, 3, 2, 12, tzinfo=UTC)

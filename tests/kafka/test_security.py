@@ -18,10 +18,10 @@ from local_kafka import can_run
 
 from esper.cli.main import main
 from esper.errors import LogError
-from esper.events.topics import DEAD_LETTER_SUFFIX, STEPS
+from esper.events.topics import DEAD_LETTER_SUFFIX, STEPS, TOPICS
 from esper.kafka.clients import producing
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.cluster_topics import BRIDGE, LEAD, READER, WORKER, Needs, check_needs, check_topics, create_topics
+from esper.kafka.cluster_topics import BRIDGE, LEAD, WORKER, Needs, check_needs, check_topics, create_topics
 from esper.kafka.copying.bridging import Bridge
 from esper.kafka.copying.mirroring import Mirror
 from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
@@ -67,6 +67,7 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         made.node.kill()
 
 
+READER = Needs(frozenset(TOPICS), frozenset())
 NEEDS = {"bridge": BRIDGE, "worker": WORKER, "reader": READER}
 
 

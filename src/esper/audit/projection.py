@@ -100,11 +100,6 @@ class Projection:
         """A digest of each typed table and of `events`, over their rows in order: equal for equal rows, whenever and however they came."""
         return {name: self._digest(f'"{name}"') for name in ("events", *BY_NAME)}
 
-    def rederived(self, name: str) -> str:
-        """The digest that the typed table `name` would have if it were derived from `events` now."""
-        table = BY_NAME[name]
-        return self._digest(" UNION ALL ".join(f"({selection(table, kind, 'events')})" for kind in table.kinds).join("()"))
-
     @property
     def version(self) -> str:
         """A name for what the file holds now: it changes with every write."""

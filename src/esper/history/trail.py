@@ -1,4 +1,4 @@
-"""The trail of a log, read: the holds of its runs that are in force, who signed a run off, who took over an alert. Nothing is written.
+"""The trail of a log, read: the holds of its runs that are in force, who took over an alert. Nothing is written.
 
 The trail stands in the runs `audit:<machine>:<date>`. Those of several machines are merged by time, so their clocks must agree better than
 people answer each other. A part of the trail that cannot be read is an error, for a hold may stand there.
@@ -11,7 +11,7 @@ from esper.errors import RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds.accountability import AlertAcknowledged, HoldReleased, RunHeld, RunSignedOff
+from esper.events.kinds.accountability import AlertAcknowledged, HoldReleased, RunHeld
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.events.topics import RUN, TRAIL
 from esper.oona.contract import records_of
@@ -36,11 +36,6 @@ def holds_in_force(directory: Directory, on: date) -> dict[RunId, Holds]:
         elif isinstance(event, RunHeld) and (event.until is None or event.until >= on.isoformat()):  # Written alike, days sort as texts.
             held[event.about] = (*held.get(event.about, ()), (record, event))
     return held
-
-
-def sign_offs_of(directory: Directory, run: RunId) -> tuple[tuple[Record, RunSignedOff], ...]:
-    """Every sign-off of `run`, oldest first. Raises as `holds_in_force` does."""
-    return tuple((record, event) for record, event in _said(directory) if isinstance(event, RunSignedOff) and event.about == run)
 
 
 def acknowledgements_of(directory: Directory) -> dict[AlertKey, AlertAcknowledged]:

@@ -39,7 +39,6 @@ class Needs(NamedTuple):
 _DEAD_LETTERS = tuple(name + DEAD_LETTER_SUFFIX for name in INPUTS)
 BRIDGE = Needs(frozenset({CLAIMS}), frozenset({*INPUTS, CLAIMS}), "bridge-")
 WORKER = Needs(frozenset({*INPUTS, CHANGELOG, LEAD}), frozenset({*DERIVED, *_DEAD_LETTERS, CHANGELOG}), "ledger-", "worker")
-READER = Needs(frozenset(TOPICS), frozenset())
 
 _READY_S = 30.0
 _POLL_S = 0.05

@@ -10,10 +10,11 @@ import pytest
 from esper.cli.commands.answering import _day
 from esper.errors import SettingsError
 from esper.events.kinds.run import RunFinished
-from esper.history.trail import end_of, holds_in_force, sign_offs_of
+from esper.history.trail import end_of, holds_in_force
 from esper.oona.directory import Directory
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, write_run
+from tests.trails import sign_offs_of
 
 SIGN_OFF = ("sign-off", "latest", "--by", "Grace Example", "--role", "model owner", "--note", "accuracy is enough")
 HOLD = ("hold", "latest", "--by", "Ada", "--why", "an inquiry")

@@ -15,7 +15,7 @@ from esper.events.envelope import RunId
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import EPOCH, STEPS
 from esper.history.alert_lines import current_alerts
-from esper.history.trail import holds_in_force, sign_offs_of
+from esper.history.trail import holds_in_force
 from esper.kafka.clients import producing
 from esper.kafka.copying.bridging import Bridge
 from esper.kafka.copying.mirrored_runs import Arrived, MirroredRuns
@@ -30,7 +30,7 @@ from tests.kafka.ledgers.test_ledger import DERIVED, derive
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.synthetic import BEGAN, write_run
-from tests.trails import held, released, signed_off
+from tests.trails import held, released, sign_offs_of, signed_off
 
 pytestmark = pytest.mark.kafka
 
