@@ -10,7 +10,7 @@ from esper.events import topics
 from esper.events.envelope import moment_of
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.oona.file import RUN_FILE
+from esper.oona.file import RUN_FILE, WRITER_LOCK
 from tests.oona.processes import child, line
 from tests.oona.samples import RUN, command, everything, ticking
 
@@ -66,11 +66,14 @@ def test_many_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
             assert last in {record.id for record in everything(log, frozenset({topics.COMMANDS}))}
 
 
-def test_a_wal_that_was_cut_off_costs_only_what_was_cut(directory: Directory) -> None:
+def test_a_wal_that_was_cut_off_is_said_and_costs_only_what_was_cut(directory: Directory) -> None:
     kill_after(directory.path, 10)
     wal = directory.path / RUN / (RUN_FILE + "-wal")
     with wal.open("r+b") as file:
         file.truncate(wal.stat().st_size - 1000)
+    with pytest.raises(LogError, match="records before the one that was written last"):
+        directory.resume(RUN)
+    (directory.path / RUN / WRITER_LOCK).unlink()
     with directory.resume(RUN) as log:
         records = everything(log)
     assert [record.moment for record in records] == list(range(1, len(records) + 1))

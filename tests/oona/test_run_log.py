@@ -15,7 +15,7 @@ from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import FACTS
 from esper.oona.contract import START, records_of
 from esper.oona.directory import Directory
-from esper.oona.file import _FORMAT, RUN_FILE
+from esper.oona.file import _FORMAT, RUN_FILE, WRITER_LOCK
 from esper.oona.run_log import RunLog
 from esper.oona.writer import append_drafts
 from tests.oona.processes import NOBODY, child, line, open_to_others
@@ -186,6 +186,7 @@ def test_the_end_of_a_topic_that_was_cut_off_shows_in_the_tails(directory: Direc
         end = finished(log.heads().tails())
     assert missing.type == Heartbeat.KIND  # Without a moment: nothing else counts it.
     alter(directory.path / RUN / RUN_FILE, "DELETE FROM records WHERE row = 14")
+    (directory.path / RUN / WRITER_LOCK).unlink()
     with directory.resume(RUN) as log:
         append_drafts(log, [draft(end, log.heads().moment + 1, step=20)])
     with directory.open(RUN) as log, pytest.raises(LogError, match=rf"expected before it topic {Heartbeat.TOPIC} to end with sequence 2"):
@@ -354,3 +355,12 @@ def test_a_wal_that_sqlite_removes_while_it_is_looked_at_is_none(directory: Dire
     monkeypatch.setattr(Path, "exists", lambda _: True)  # As a moment ago.
     with directory.open(RUN) as log:
         assert len(log.read().records) == 10
+
+
+def test_records_that_were_acknowledged_are_missed_at_the_end_of_a_log(directory: Directory, closed: Path) -> None:
+    alter(closed, "DELETE FROM records WHERE row > 297")
+    with pytest.raises(LogError, match="ends 3 records before the one that was written last"):
+        directory.resume(RUN)
+    closed.with_name(WRITER_LOCK).unlink()
+    with directory.resume(RUN) as log:
+        assert log.heads().row == 297

@@ -80,6 +80,7 @@ def test_a_log_that_is_reached_through_a_link_is_written(tmp_path: Path) -> None
         "CREATE VIEW more AS SELECT * FROM records",
         "CREATE TABLE more (x)",
         "CREATE INDEX one ON records (moment)",
+        "DROP INDEX facts",
     ],
 )
 def test_a_schema_that_is_not_its_own_is_refused(tmp_path: Path, planted: str) -> None:

@@ -32,9 +32,9 @@ from esper.oona.file import (
     read_refused,
 )
 from esper.oona.heads import Heads
-from esper.oona.lock import holder_of
+from esper.oona.lock import holder_of, noted
 from esper.oona.observed import check_observed, observed_to
-from esper.oona.run_log import RESTORE, RunLog
+from esper.oona.run_log import RESTORE, RunLog, require_acknowledged
 from esper.words import plural
 
 Verdict = Literal["ok", "warning", "bad", "unknown"]
@@ -58,12 +58,14 @@ def check_run(directory: Directory, one: RunSummary, option: str) -> Iterator[Di
         return
     try:
         check_observed(folder, one.run)
-        observed = observed_to(folder)  # Before the log, which goes on.
+        # Before the log, which goes on.
+        observed, acknowledged = observed_to(folder), noted(folder / WRITER_LOCK)
         with directory.open(one.run) as log:
             if log.run != one.run:
                 raise LogError(f"expected run {one.run} in {log.path}, got {log.run}: name the directory so, or move a copy out of the log")
             heads = log.heads()
             _require_witnessed(folder, log, observed)
+            require_acknowledged(folder, heads.row, acknowledged)
     except EsperError as error:
         yield Diagnosis(name, "bad", str(error))
         return
@@ -112,6 +114,13 @@ def _checkpoints(directory: Directory, run: RunId) -> tuple[tuple[Verdict, str],
 
 def _faults(directory: Directory, run: RunId) -> Iterator[tuple[Verdict, str]]:
     """A checkpoint that the log keeps and that is altered or gone, and what stands among them that the log does not have."""
+    try:
+        yield from _compared(directory, run)
+    except (EsperError, OSError) as error:
+        yield "bad", str(error)
+
+
+def _compared(directory: Directory, run: RunId) -> Iterator[tuple[Verdict, str]]:
     folder, kept = directory.checkpoints(run), dict[str, str]()
     if folder.is_symlink():
         yield "bad", f"expected a folder at {folder}, got a link: Esper follows none in a run's folder"

@@ -195,12 +195,13 @@ def read_meta(connection: apsw.Connection, path: Path, tables: str = _TABLES) ->
 
     A trigger or a view would make the file do, or show, what was never written to it.
     """
+    expected = _schema_of(tables)
     with explained(path, "read"):
-        for found in connection.execute(_SCHEMA).fetchall():
-            if found not in _schema_of(tables):
-                raise LogError(
-                    f"cannot trust {path}: expected the tables and indexes of an Esper log, got {found[0]} {found[1]!r} beside them"
-                )
+        found = frozenset(connection.execute(_SCHEMA).fetchall())
+        for kind, name, *_ in sorted(found - expected, key=str):
+            raise LogError(f"cannot trust {path}: expected the tables and indexes of an Esper log, got {kind} {name!r} beside them")
+        for kind, name, *_ in sorted(expected - found, key=str):
+            raise LogError(f"cannot trust {path}: expected the tables and indexes of an Esper log, got no {kind} {name!r}")
         rows = {str(key): str(value) for key, value in connection.execute("SELECT key, value FROM meta")}
     try:
         return RunId(rows["run"]), rows["writer"]

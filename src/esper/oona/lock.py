@@ -3,6 +3,9 @@
 The lock is POSIX (`fcntl.lockf`), which dies with its process. `flock` does not: a forked DataLoader worker keeps it after kill -9 of
 the trainer. The price of POSIX locks is that a process never conflicts with itself and loses its lock when it closes *any* descriptor of
 the file; so this module remembers what the process holds, and never opens a file that it holds.
+
+The holder may note a number in the file: how far it came. It is written after what it counts is on the disk, so it is never ahead of that,
+and it outlives the process.
 """
 
 import errno
@@ -11,6 +14,7 @@ import os
 import struct
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from esper.errors import LogError
@@ -20,6 +24,7 @@ from esper.errors import LogError
 _LINUX = sys.platform == "linux"
 _LAYOUT = "hhqqi4x" if _LINUX else "qqihh"
 
+_NOTE_BYTES = 20
 _held: dict[tuple[int, int], int] = {}
 _held_guard = threading.Lock()
 
@@ -46,6 +51,8 @@ class Lock:
                 raise LogError(_refusal(path, what, _holder(path) or 0)) from error
             status = os.fstat(self._descriptor)
             self._identity = status.st_dev, status.st_ino
+            self.noted = _number(os.pread(self._descriptor, _NOTE_BYTES, 0))
+            """The number that a holder noted last; 0 where none did."""
             _held[self._identity] = os.getpid()
             # Two processes lock two files where one was removed in between; only the one at the path counts.
             lost = _holder(path) != os.getpid()
@@ -53,12 +60,39 @@ class Lock:
             self.release()
             raise LogError(f"cannot lock {path}: it was removed or replaced at that moment; try again")
 
+    def note(self, number: int) -> None:
+        """Keeps `number` in the file. Where it cannot be written, the one before stays."""
+        with suppress(OSError):
+            os.pwrite(self._descriptor, b"%0*d" % (_NOTE_BYTES, number), 0)
+
     def release(self) -> None:
         """Gives the lock back; a second call does nothing, nor does one in a forked child, which holds no lock."""
         with _held_guard:
             if _held.get(self._identity) == os.getpid():
                 del _held[self._identity]
                 os.close(self._descriptor)
+
+
+def noted(path: Path) -> int:
+    """The number that a holder of the lock at `path` noted last; 0 where none did, and for one that this process holds."""
+    with _held_guard:
+        try:
+            status = path.lstat()
+            if _held.get((status.st_dev, status.st_ino)) == os.getpid():
+                return 0
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return 0
+        try:
+            return _number(os.read(descriptor, _NOTE_BYTES))
+        except OSError:
+            return 0
+        finally:
+            os.close(descriptor)
+
+
+def _number(text: bytes) -> int:
+    return int(text) if len(text) == _NOTE_BYTES and text.isdigit() else 0
 
 
 def holder_of(path: Path) -> int | None:

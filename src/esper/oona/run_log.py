@@ -272,6 +272,7 @@ class _Writer:
                 raise LogError(
                     f"run {self.heads.run} cannot go on in {folder}: {what}; go on from Kafka: esper resume RUN --log kafka://..."
                 )
+            require_acknowledged(folder, self.heads.row, lock.noted)
             self._places = Places(self._connection, self._path, folder / file.WRITER_LOCK)
             self._make_reserve()
         except BaseException:
@@ -288,6 +289,7 @@ class _Writer:
             self._places.require("append to")  # Before the commit: what is refused is not written.
         self._places.require("append to")
         self.heads = heads
+        self._lock.note(heads.row)
         self._notifier.notify()
 
     def seal(self) -> bool:
@@ -371,6 +373,13 @@ def checked(connection: apsw.Connection, path: Path) -> Heads:
         what = f"expected {heads.gone.count} records to be gone, got {heads.gone.count - heads.gone.rows + heads.unknown}"
         raise LogError(f"cannot trust {path}: {what}; {RESTORE}")
     return heads
+
+
+def require_acknowledged(folder: Path, row: int, noted: int) -> None:
+    """Raises LogError where the log in `folder` ends at `row`, before the record that its writer noted as durable: no chain shows that."""
+    if row < noted:
+        what = f"the log ends {noted - row} records before the one that was written last; {RESTORE}"
+        raise LogError(f"cannot trust {folder}: {what}, or remove {folder / file.WRITER_LOCK} to do without them")
 
 
 def _is_archived(folder: Path) -> bool:

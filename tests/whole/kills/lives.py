@@ -80,7 +80,8 @@ class Lives:
         status = int(self._answer())
         done.set()
         ear.join()
-        life.end = "killed" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else ENDS[os.waitstatus_to_exitcode(status)]
+        code = os.waitstatus_to_exitcode(status)
+        life.end = "killed" if code == -signal.SIGKILL else ENDS.get(code, f"ended by signal {-code}")
         return life
 
     def close(self) -> None:
