@@ -19,6 +19,7 @@ from esper.events.kinds import (
     run,
     telemetry,
     training_description,
+    wiring,
 )
 
 
@@ -94,6 +95,12 @@ TABLES = (
         "Returns to a checkpoint; the seed tables that they put in force stand in seed_states.",
         (run.RunRolledBack,),
         without=("seeds",),
+    ),
+    Table("wiring_findings", "What was found in the wiring of trainings, in their first epoch for the most part.", (wiring.WiringFound,)),
+    Table(
+        "outcomes_judged",
+        "What trainings that came to their end have learned, against the best constant output.",
+        (wiring.OutcomeJudged,),
     ),
     Table("frozen_sites", "Sites where nothing can grow any more, with the reason.", (run.SiteFrozen,)),
     Table("clock_jumps", "Where the machine's clock and the time that passed went apart or came together.", (run.ClockJumped,)),

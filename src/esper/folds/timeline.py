@@ -23,6 +23,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.run import ClockJumped, RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped, SiteFrozen
 from esper.events.kinds.training_description import TrainingDescribed
+from esper.events.kinds.wiring import OutcomeJudged, WiringFound
 from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
 
@@ -88,6 +89,7 @@ class Timeline:
 
     started: RunStarted | None = None
     described: TrainingDescribed | None = None
+    outcome: OutcomeJudged | None = None
     completed: EpochCompleted | None = None
     notes: list[Note] = field(default_factory=list)
     settled: DecisionRow | None = None
@@ -122,6 +124,8 @@ class Timeline:
                 self.started = event
             case TrainingDescribed():
                 self.described = event
+            case OutcomeJudged():
+                self.outcome = event
             case EpochCompleted():
                 self.completed = event
             case SeedTransitioned():
@@ -199,16 +203,19 @@ def note_of(event: Event) -> str | None:
             return f"rolled back from epoch {event.from_epoch} to {event.to_epoch} ({event.checkpoint}): {event.reason}; {whom}"
         case SiteFrozen():
             return f"nothing can grow at {event.site} any more: {event.reason}"
-        case ClockJumped() | RunFinished() | RunFailed():
+        case ClockJumped() | RunFinished() | RunFailed() | WiringFound():
             return _in_words(event)
         case _:
             return None
 
 
-def _in_words(event: ClockJumped | RunFinished | RunFailed) -> str:
+def _in_words(event: ClockJumped | RunFinished | RunFailed | WiringFound) -> str:
     if isinstance(event, ClockJumped):
         beside = f"{abs(event.apart_s):,.1f} s {'ahead of' if event.apart_s > 0 else 'behind'} the time that passed"
         return f"the machine's clock was {beside}; {'records follow it' if event.followed else 'records go on with that time'}"
+    if isinstance(event, WiringFound):
+        where = f" ({', '.join(event.places)})" if event.places else ""
+        return f"wiring, {event.severity}: {event.check}{where}: {event.measured}; look at {event.look_at}"
     if isinstance(event, RunFailed):
         return f"failed ({event.kind}) in {event.where}: {event.error}"
     early = ", stopped early" if event.stopped_early else ""

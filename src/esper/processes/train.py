@@ -49,6 +49,7 @@ from esper.tolaria.checkpoints import verify_checkpoint
 from esper.tolaria.description import describe
 from esper.tolaria.determinism import determinism_settings, deterministic, without_a_kernel
 from esper.tolaria.objective import Batches
+from esper.tolaria.outcome import judge_outcome
 from esper.tolaria.pairs import measure_of, warning
 from esper.tolaria.trainer import Interrupted, Trainer, TrainingResult, UnstableError
 from esper.tolaria.training import Training
@@ -334,6 +335,7 @@ def _finish(recipe: Recipe, training: Training, emitter: Emitter, outcome: Train
     if recipe.test is not None:
         losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
         metrics = metrics | losses.named("test")
+    judge_outcome(training, outcome.metrics["validation_loss"])
     finished = RunFinished(
         metrics=metrics,
         model_digest=outcome.model_digest,

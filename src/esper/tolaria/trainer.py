@@ -7,7 +7,8 @@ and steps count on, so no record stands twice in the log.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from esper.errors import DataError, EsperError
 from esper.events import codec
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Command
-from esper.events.kinds.epoch import EpochCompleted, Measured, SystemState
+from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted, SiteFrozen
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
@@ -36,6 +37,9 @@ from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
 from esper.tolaria.user_code import Noted
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, is_seed_due
+from esper.tolaria.wiring.checks import unchanged_epoch
+from esper.tolaria.wiring.findings import Finding, event_of, in_words
+from esper.tolaria.wiring.watch import FirstEpoch
 
 
 class UnstableError(EsperError):
@@ -60,6 +64,7 @@ class Trainer:
     def __init__(self, training: Training, *, train: Batches, objective: Objective, evaluator: Evaluator, stop: Callable[[], bool]) -> None:
         self._training, self._settings, self._train, self._stop = training, training.settings, train, stop
         self._objective, self._evaluator = objective, evaluator
+        self._watch: FirstEpoch | None = None
         # A short epoch is measured at its last step, as far as its length is known before.
         self._measured_step = min(filter(None, (self._settings.measure_every, optimizer_steps(train, self._settings))))
 
@@ -114,6 +119,7 @@ class Trainer:
             site, slot = max(grafting)[1]
             training.progress = training.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
         training.host.model.train()
+        self._watch = FirstEpoch(training, self._objective) if number == 1 else None
         epoch = self._epoch = StepRecorder()
         for batches, data_wait_s in self._batches():
             self._step(batches, data_wait_s)
@@ -156,19 +162,25 @@ class Trainer:
         host.begin_step(epoch=training.counters.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
         optimizer.zero_grad(set_to_none=True)
+        watch, objective = self._watch, self._objective if self._watch is None else self._watch.train_objective
         parts: list[dict[str, Tensor]] = []
         sizes = [size_of(batch) for batch in batches]
         samples = sum(sizes)
-        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), self._first_batch):
-            with Noted(f"on batch {number} of the epoch's training data"):
-                losses, metrics = self._objective(host.model, to_device(batch, training.device))
-                loss = losses.mean()
-                (loss * (size / samples)).backward()
-            parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
+        with nullcontext() if watch is None else watch.begin_step():
+            for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), self._first_batch):
+                with Noted(f"on batch {number} of the epoch's training data"):
+                    losses, metrics = objective(host.model, to_device(batch, training.device))
+                    loss = losses.mean()
+                    (loss * (size / samples)).backward()
+                parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
         # 2. clip and step: the host's own parameters, and nobody else's
         own = host.host_parameters()
         norm = total_norm(own) if self._settings.clip is None else torch.nn.utils.clip_grad_norm_(own, self._settings.clip)
+        if watch is not None:
+            watch.before_step()
         optimizer.step()
+        if watch is not None:
+            watch.after_step()
         # 3. seeds: those beside the host learn alone, those in its graph take their own steps
         host.end_step(lr=float(optimizer.param_groups[0]["lr"]))
         for site, reason in host.take_frozen().items():
@@ -191,6 +203,8 @@ class Trainer:
         span, progress, factor = self._epoch.end_span(), self._training.progress, self._settings.explosion_factor
         if self._settings.telemetry:
             self._emit_steps(span)
+        if self._watch is not None:
+            self._find(self._watch.after_span(span.losses))
         first = span.steps[0].step
         for step, loss in enumerate(span.losses, start=first):
             if not math.isfinite(loss):
@@ -212,14 +226,16 @@ class Trainer:
         training = self._training
         training.sink.doing("validating")
         collect_kernels(self._training)
-        losses, train = self._evaluator.losses(parts=is_seed_due(training)), self._epoch.measured
+        evaluator = self._evaluator if self._watch is None else self._watch.evaluator(self._evaluator)
+        losses, train = evaluator.losses(parts=is_seed_due(training)), self._epoch.measured
         stable = math.isfinite(losses.mean)
         training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(
             train.loss, self._epoch.spread
         )
         if stable:
             evaluate_seeds(training, self._evaluator, losses)
-        state, epoch_id = self._record_completed(train, losses)
+        rates, digests = self._learning_rates(), state_digests(training)
+        state, epoch_id = self._record_completed(train, losses, digests)
         if not stable:
             return f"validation loss {losses.mean} after epoch {training.counters.epoch}"
         training.sink.doing("adapting")
@@ -227,6 +243,7 @@ class Trainer:
         if isinstance(training.scheduler, ReduceLROnPlateau):
             training.scheduler.step(losses.mean)
         self._advance_schedule("epoch")
+        self._find_wiring(digests.parameters, rates)
         training.sink.doing("saving")
         if Command.GRAFT in applied:
             save_checkpoint(self._training, "before_grafting")
@@ -235,7 +252,7 @@ class Trainer:
         training.sink.doing("step")
         return None
 
-    def _record_completed(self, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
+    def _record_completed(self, train: Measured, losses: Losses, digests: StateDigests) -> tuple[SystemState, EventId]:
         training, epoch, validation = self._training, self._epoch, losses.measured
         state = system_state(training, train, validation)
         duration = time.perf_counter() - epoch.started
@@ -244,7 +261,7 @@ class Trainer:
             validation=validation,
             learning_rates=self._learning_rates(),
             optimizer_steps=epoch.optimizer_steps,
-            digests=state_digests(training),
+            digests=digests,
             system=state,
             duration_s=duration,
             samples_per_s=epoch.samples / duration,
@@ -254,6 +271,32 @@ class Trainer:
 
     def _learning_rates(self) -> tuple[float, ...]:
         return tuple(float(group["lr"]) for group in self._training.optimizer.param_groups)
+
+    # Wiring: for people; nothing here influences training
+
+    def _find_wiring(self, digest: str | None, rates: tuple[float, ...]) -> None:
+        """Record what the first epoch has shown; and an epoch that changed no parameter, whose last learning rates were `rates`."""
+        training, watch = self._training, self._watch
+        if watch is not None:
+            self._find(watch.at_end())
+            training.counters = training.counters.model_copy(update={"guessing": watch.guessing})
+            self._watch = None
+        still = digest is not None and digest == training.progress.parameters_digest
+        if still and training.counters.epoch < training.settings.epochs:
+            self._find(unchanged_epoch(rates, self._learning_rates()))
+        training.progress = training.progress.model_copy(update={"parameters_digest": digest})
+
+    def _find(self, findings: Iterable[Finding]) -> None:
+        """Record each finding whose check has found nothing before in this run, and tell it in a line."""
+        training = self._training
+        for finding in findings:
+            if finding.check in training.counters.wiring:
+                continue
+            training.counters = training.counters.model_copy(update={"wiring": (*training.counters.wiring, finding.check)})
+            event = event_of(finding)
+            training.emit(event)
+            training.sink.commit()
+            training.tell(f"wiring, {event.severity}: {in_words(event)}")
 
     # Telemetry: for people and detectors; nothing here influences training
 

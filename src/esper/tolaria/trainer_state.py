@@ -13,6 +13,7 @@ from esper.events.kinds.control import FieldReported
 from esper.events.kinds.epoch import KEPT_LOSSES
 from esper.events.kinds.lifecycle import Evaluation
 from esper.events.kinds.run import BlamedSeed
+from esper.events.kinds.wiring import WiringCheck
 
 
 class SeedNotes(Part):
@@ -31,6 +32,7 @@ class Rewindable(Part):
     """State of the training that a rollback restores with the weights.
 
     `last_train_spread` is the standard deviation of the last epoch's losses, step by step.
+    `parameters_digest` is the last epoch's, as EpochCompleted has it.
     `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` stands for those before them: see
     `SystemState`. `blamed` is the seed whose alpha changed last since the checkpoint.
     """
@@ -45,6 +47,7 @@ class Rewindable(Part):
     last_train_loss: Float | None = None
     last_train_spread: Float = 0.0
     last_adaptation_step: Count | None = None
+    parameters_digest: str | None = None
     blamed: BlamedSeed | None = None
     notes: tuple[SeedNotes, ...] = ()
 
@@ -112,7 +115,10 @@ class KeptCheckpoint(Part):
 
 
 class Counters(Part):
-    """State that a rollback keeps: clocks, counts, reports, and the kept checkpoints."""
+    """State that a rollback keeps: clocks, counts, reports, the kept checkpoints, and what the first epoch showed.
+
+    `wiring` are the checks that found something, `guessing` is the validation loss of the best constant output.
+    """
 
     epoch: Count = 0
     step: Count = 0
@@ -124,6 +130,8 @@ class Counters(Part):
     refused: dict[str, Count] = Field(default_factory=dict)
     failed: dict[str, Count] = Field(default_factory=dict)
     checkpoints: tuple[KeptCheckpoint, ...] = ()
+    wiring: tuple[WiringCheck, ...] = ()
+    guessing: Float | None = None
 
     def after_step(self) -> "Counters":
         """The same after one more optimizer step."""

@@ -37,6 +37,8 @@ from esper.folds.timeline import Life, Span
 from esper.history.run_history import FoldedRun
 from esper.oona.gone import Gone
 
+_NOT_LEARNED = {"nothing": "learned nothing", "worse than guessing": "ends worse than guessing"}
+
 
 def add(commands: Subcommands) -> None:
     """Adds the command."""
@@ -95,6 +97,7 @@ def _as_json(folded: FoldedRun, gone: Gone) -> dict[str, object]:
         "started": state.started,
         "described": timeline.described,
         "end": state.end,
+        "outcome": timeline.outcome,
         "epochs": state.epochs,
         "seeds": [{**dict(slot.row), "last_command": slot.command} for slot in state.slots.values()],
         "lives": timeline.lives,
@@ -163,6 +166,10 @@ def _heading(folded: FoldedRun, status: str) -> Iterator[RenderableType]:
         metrics = [metric(name, value) for name, value in state.end.metrics.items()] or ["no metrics"]
         finished = f"finished{' early' if state.end.stopped_early else ''}: {metrics[0]}"
         yield separated((finished, *metrics[1:], f"model {state.end.model_digest[:12]}"), indent=2, style="green")
+        outcome = folded.timeline.outcome
+        if outcome is not None and outcome.verdict in _NOT_LEARNED:
+            told = f"{_NOT_LEARNED[outcome.verdict]}: validation loss {rounded(outcome.loss)}, of guessing {rounded(outcome.guessing)}"
+            yield _indented(told, "yellow")
 
 
 def _losses(folded: FoldedRun, width: int) -> Iterator[RenderableType]:

@@ -2,11 +2,22 @@
 
 from esper.events import topics
 from esper.events.fields import Event
-from esper.events.kinds import accountability, control, epoch, kernels, lifecycle, observability, run, telemetry, training_description
+from esper.events.kinds import (
+    accountability,
+    control,
+    epoch,
+    kernels,
+    lifecycle,
+    observability,
+    run,
+    telemetry,
+    training_description,
+    wiring,
+)
 
 KINDS: tuple[type[Event], ...] = tuple(
     kind
-    for module in (run, training_description, epoch, lifecycle, control, kernels, telemetry, observability, accountability)
+    for module in (run, training_description, wiring, epoch, lifecycle, control, kernels, telemetry, observability, accountability)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Event) and kind.__module__ == module.__name__ and "KIND" in vars(kind)
 )

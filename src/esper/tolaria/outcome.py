@@ -1,0 +1,15 @@
+"""What a training that came to its end has learned, against the best constant output."""
+
+from esper.events.kinds.wiring import OutcomeJudged
+from esper.tolaria.training import Training
+from esper.tolaria.wiring.checks import verdict
+
+
+def judge_outcome(training: Training, loss: float) -> None:
+    """Record what was learned, by the validation `loss` of the trained model; tell it where that is nothing."""
+    best, guessing = training.progress.best_loss, training.counters.guessing
+    found = verdict(loss, best, guessing, training.counters.step)
+    training.emit(OutcomeJudged(verdict=found, loss=loss, best_loss=best, guessing=guessing))
+    if found in {"nothing", "worse than guessing"}:
+        learned = "has learned nothing" if found == "nothing" else "ends worse than guessing"
+        training.tell(f"the model {learned}: its validation loss is {loss:.4g}, that of the best constant output {guessing:.4g}")

@@ -1,0 +1,189 @@
+"""The first epoch under watch: what the trainer shows of it, and what the checks find there.
+
+Looked at are the steps 1, 2, 3, 4, 8, 16, ... of the epoch, and the validation at its end. Numbers stay on the device until a span ends.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from esper.tolaria.determinism import undisturbed
+from esper.tolaria.objective import Batch, Objective, Supervised
+from esper.tolaria.training import Training
+from esper.tolaria.validation import Evaluator
+from esper.tolaria.wiring import checks
+from esper.tolaria.wiring.checks import OutputSeen
+from esper.tolaria.wiring.findings import CHECKS, Finding
+from esper.tolaria.wiring.modules import ActivationProbe, Dropouts, is_compiled, on_eval
+from esper.tolaria.wiring.outputs import Kept, correlations, differs, guessing, input_seen, joined, keep, output_seen, spread
+from esper.tolaria.wiring.parameters import ParameterProbe
+from esper.tolaria.wiring.samples import SampleDigests
+
+_MOST_KEPT = 8
+
+
+class FirstEpoch:
+    """The first epoch of a training, as far as it has come."""
+
+    def __init__(self, training: Training, objective: Objective) -> None:
+        self._training, self._objective = training, objective
+        self._parameters = ParameterProbe(training.host.model, training.host.host_parameters(), training.optimizer)
+        self._modules = ActivationProbe(training.host.model)
+        self._step, self._looking, self._first_gradients = 0, False, list[str]()
+        self._rates = [self._now()]
+        self._losses: list[float] = []
+        self._kept: list[Kept] = []
+        self._valid: list[Kept] = []
+        self._constant: list[Tensor] = []
+        self._samples, self._valid_samples = SampleDigests(), SampleDigests()
+        self._dropouts = 0
+        self._modes: tuple[list[str], list[str]] = ([], [])
+
+    # While it trains
+
+    def begin_step(self) -> AbstractContextManager[None]:
+        """Within, the step's forward and backward passes run; gradients were set to zero."""
+        self._step += 1
+        self._looking = self._step <= 3 or self._step & (self._step - 1) == 0  # the first three, then powers of two
+        if self._step == 2:  # before the first step nothing has left any
+            self._first_gradients = self._parameters.with_gradient()
+        return self._modules.watching() if self._looking else nullcontext()
+
+    def train_objective(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on a training batch."""
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        self._samples.add(inputs)
+        if not self._looking:
+            return self._objective(model, batch)
+        result, kept = _watched(self._objective, model, batch)
+        if self._step == 1:
+            self._modes = on_eval(model)
+        if kept is not None:
+            self._kept = [*self._kept[-_MOST_KEPT + 1 :], kept]
+            if kept.inputs is not None:
+                self._constant.append((kept.inputs == kept.inputs[:1]).all())
+        return result
+
+    def before_step(self) -> None:
+        """The gradients are there, and the optimizer's step is next."""
+        if self._looking:
+            self._parameters.before_step()
+
+    def after_step(self) -> None:
+        """The optimizer has stepped."""
+        if self._looking:
+            self._parameters.after_step()
+
+    def after_span(self, losses: Sequence[float]) -> Iterator[Finding]:
+        """What the first span has shown for certain, and whether the loss explodes in this one."""
+        first = not self._losses
+        self._losses += losses
+        self._rates.append(self._now())
+        self._parameters.settle()
+        if first:
+            yield from self._at_once()
+        yield from self._explosion()
+
+    def _at_once(self) -> Iterator[Finding]:
+        yield from checks.zero_rates(self._rates[0], scheduled=self._training.scheduler is not None)
+        if self._first_gradients:
+            yield Finding(
+                "gradients-kept", f"{len(self._first_gradients)} parameters have one before the second step", self._first_gradients
+            )
+        normal, dropout = self._modes
+        if normal:
+            yield Finding("normalisation-on-eval", "in eval mode in the first step, and no statistics were measured yet", normal)
+        if dropout:
+            yield Finding("dropout-on-eval", "in eval mode in the first step", dropout)
+        kept = joined(self._kept)
+        if kept is not None:
+            constant = [bool(flag) for flag in self._constant]
+            yield from checks.constant_input(constant, targets_differ=differs(kept.targets))
+            yield from checks.given_away(correlations(kept) if len(kept.targets) >= 64 and not all(constant) else [])
+        seen = self._output_seen()
+        if seen is not None:
+            yield from checks.output_faults(seen)
+            yield from checks.far_off(self._losses[0], seen)
+
+    def _explosion(self) -> Iterator[Finding]:
+        ratios = self._parameters.update_ratios
+        if any(checks.exploded(self._losses, 0.0, ratios)):  # Guessing is asked for only where it matters.
+            seen = self._output_seen()
+            yield from checks.exploded(self._losses, None if seen is None else seen.guessing, ratios)
+
+    # At its end
+
+    def evaluator(self, evaluator: Evaluator) -> Evaluator:
+        """The same, whose validation batches are looked at."""
+        return replace(evaluator, objective=self._validate)
+
+    def at_end(self) -> Iterator[Finding]:
+        """What the whole epoch has shown, its validation included."""
+        training, rising = self._training, self._rising
+        highest = [max(rates) for rates in zip(*self._rates, strict=True)]
+        yield from checks.parameter_faults(self._parameters.rows(self._modules.called, highest))
+        planned = training.settings.epochs * self._step
+        yield from checks.too_small(self._parameters.update_ratios, planned, rising=rising)
+        yield from checks.dead_layers(self._modules.rows())
+        yield from self._validation_faults()
+        seen = self._output_seen()
+        if seen is not None and not any(CHECKS[name].severity == "warning" for name in training.counters.wiring):  # The cause is known.
+            yield from checks.still_guessing(self._losses, seen.guessing, rising=rising)
+
+    @property
+    def guessing(self) -> float | None:
+        """The validation loss of the best constant output; None where it is not known."""
+        kept = joined(self._valid)
+        return guessing(kept, self._objective.loss) if kept is not None and isinstance(self._objective, Supervised) else None
+
+    @property
+    def _rising(self) -> bool:
+        return any(last > 1.2 * first for first, last in zip(self._rates[0], self._rates[-1], strict=True))
+
+    def _validation_faults(self) -> Iterator[Finding]:
+        if self._dropouts:
+            yield Finding("dropout-in-validation", f"{self._dropouts} calls of dropout that is on, in the first validation batch")
+        train, valid = joined(self._kept), joined(self._valid)
+        if train is not None and valid is not None:
+            if not self._rising:
+                yield from checks.constant_output(
+                    spread(valid.output), inputs_differ=differs(valid.inputs), targets_differ=differs(valid.targets)
+                )
+            if train.inputs is not None and valid.inputs is not None:
+                yield from checks.different_inputs(input_seen([train.inputs]), input_seen([valid.inputs]))
+        yield from checks.overlap(self._valid_samples.found_in(self._samples), self._valid_samples.count, self._samples.repeated_share())
+
+    def _validate(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        first = not self._valid_samples.count and not self._valid
+        self._valid_samples.add(inputs)
+        if len(self._valid) >= _MOST_KEPT:
+            return self._objective(model, batch)
+        with Dropouts() if first and not is_compiled(model) else nullcontext() as dropouts:
+            result, kept = _watched(self._objective, model, batch)
+        if dropouts is not None:
+            self._dropouts = dropouts.count
+        if kept is not None:
+            self._valid.append(kept)
+        return result
+
+    def _output_seen(self) -> OutputSeen | None:
+        kept = joined(self._kept)
+        if kept is None or not isinstance(self._objective, Supervised):
+            return None
+        with undisturbed(self._training.device):
+            return output_seen(kept, self._objective.loss)
+
+    def _now(self) -> tuple[float, ...]:
+        return tuple(float(group["lr"]) for group in self._training.optimizer.param_groups)
+
+
+def _watched(objective: Objective, model: nn.Module, batch: Batch) -> tuple[tuple[Tensor, dict[str, Tensor]], Kept | None]:
+    """The objective of a batch, and samples of it where outputs and targets are known."""
+    if not isinstance(objective, Supervised):
+        return objective(model, batch), None
+    output, targets = objective.output(model, batch)
+    assert isinstance(batch, tuple | list)
+    return objective.of_output(output, targets), keep(batch[0], output, targets)
