@@ -212,6 +212,7 @@ TABLES = (
         (accountability.RunHeld, accountability.HoldReleased),
         status={accountability.RunHeld: "held", accountability.HoldReleased: "released"},
     ),
+    Table("prunings", "Runs that were removed from the log; `about` is the run.", (accountability.RunPruned,)),
     Table(
         "acknowledgements",
         "Alerts that people took over, until when; `about` is the run whose alert it is.",

@@ -15,6 +15,7 @@ from esper.cli.commands import (
     distributed,
     doctor,
     log,
+    pruning,
     querying,
     replay,
     reporting,
@@ -40,6 +41,7 @@ _COMMANDS = (
     checking,
     reporting,
     answering,
+    pruning,
     distributed,
     completion,
 )
@@ -76,6 +78,7 @@ EXAMPLES = {
     "report": "esper report latest --out report",
     "sign-off": 'esper sign-off latest --by Ada --role reviewer --note "accuracy as agreed"',
     "hold": 'esper hold latest --until 2036-12-31 --by Ada --why "under review"',
+    "prune": "esper prune --older-than 90d --keep-tag release",
     "topics": "esper topics check --kafka kafka://localhost:9092",
     "bridge": "esper bridge --kafka kafka://localhost:9092 --drain",
     "mirror": "esper mirror --log kafka://localhost:9092",

@@ -96,7 +96,7 @@ class RunList:
         entry = self._directory.entry(run)
         now = _size(folder / RUN_FILE), _size(folder / f"{RUN_FILE}-wal"), entry and (entry.holder, entry.live)
         if line is None or files != now:
-            line = _summary(self._directory, run)
+            line = summary_of(self._directory, run)
             if line is not None:
                 self._known[run] = (now, line)
         return line
@@ -105,7 +105,7 @@ class RunList:
 def summaries(directory: Directory) -> Iterator[RunSummary]:
     """The line of every run of `directory`, the newest first. A run that cannot be read is listed with its problem."""
     for name in directory.names():
-        line = _summary(directory, name)
+        line = summary_of(directory, name)
         if line is not None:
             yield line
 
@@ -151,7 +151,7 @@ def began(run: RunId) -> datetime | None:
     return datetime.fromtimestamp((identity.int >> 80) / 1000, UTC) if identity.version == 7 else None
 
 
-def _summary(directory: Directory, run: RunId) -> RunSummary | None:
+def summary_of(directory: Directory, run: RunId) -> RunSummary | None:
     """The line of one run; None where there is no log yet."""
     try:
         entry = directory.entry(run)

@@ -74,7 +74,7 @@ class Lives:
         done = threading.Event()
         ear = threading.Thread(target=self._hear, args=(life, done))
         ear.start()
-        if signal_after_s is not None and life.stepped.wait(PATIENCE_S):
+        if signal_after_s is not None and self._has_stepped(life, pid):
             time.sleep(signal_after_s)
             self._signal(pid, number)
         status = int(self._answer())
@@ -122,6 +122,16 @@ class Lives:
             *lines, rest = rest.split(b"\n")
             for line in lines:
                 life.hear(line)
+
+    def _has_stepped(self, life: Life, pid: int) -> bool:
+        """True once the life has made its first step; False where it ended before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not life.stepped.wait(0.05) and time.monotonic() < deadline:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return life.stepped.is_set()
+        return life.stepped.is_set()
 
     def _signal(self, pid: int, number: int) -> None:
         try:

@@ -1,4 +1,5 @@
-"""Statements of checks and people about runs: results of compliance checks, sign-offs, holds and their release, acknowledged alerts."""
+"""Statements of checks and people about runs: results of compliance checks, sign-offs, holds and their release, removal,
+acknowledged alerts."""
 
 from typing import Annotated, Literal
 
@@ -61,6 +62,25 @@ class HoldReleased(Event, kind="esper.hold.released.v1", topic=topics.TRAIL):
     by: str
 
 
+class RunPruned(Event, kind="esper.run.pruned.v1", topic=topics.TRAIL):
+    """A run is removed from its log, with its checkpoints and all that was derived from it; its files may be gone from here on."""
+
+    about: RunId
+    task: str | None
+    """That it trained; null: it was no training, or had not begun."""
+    standing: str
+    """How it stood, as lists of runs have it."""
+    ended: str
+    """The time of its last record, in UTC."""
+    records: Count
+    size_bytes: Count
+    """Of all of its files."""
+    why: str
+    """The limit that it was older than, as given."""
+    by: str | None
+    """The person who asked, as given; null: not said."""
+
+
 class AlertAcknowledged(Event, kind="esper.alert.acknowledged.v1", topic=topics.TRAIL):
     """A person has taken over an alert that fires: until then its handlers are not told of it, and afterwards again if it still fires."""
 
@@ -77,5 +97,5 @@ class AlertAcknowledged(Event, kind="esper.alert.acknowledged.v1", topic=topics.
     by: str
 
 
-TrailEvent = ComplianceChecked | RunSignedOff | RunHeld | HoldReleased | AlertAcknowledged
+TrailEvent = ComplianceChecked | RunSignedOff | RunHeld | HoldReleased | RunPruned | AlertAcknowledged
 """What stands in the trail, but for the ends of its streams."""
