@@ -3,8 +3,9 @@
 A race has three candidates at three alphas, and is looked at after each of seven epochs, until one is grafted. Without an effect every gain
 has the mean 0 in the population, so whatever is grafted is so by luck: the gate's limit promises at most 30 % of races. `independent` draws
 each candidate, alpha and epoch for itself, the worst that can be; `alike` lets alphas, and epochs one after another, share 90 % of their
-variance, as those of one seed on the same data do. Few large gains, or losses, are exponential. With an effect one candidate's gain has the
-mean that stands there, in standard errors, at the first and at the last look; what is counted is how often that candidate is grafted.
+variance, as those of one seed on the same data do. Few large gains, or losses, are exponential; rare larger losses are lognormal. With an
+effect one candidate's gain has the mean that stands there, in standard errors, at the first and at the last look; what is counted is how
+often that candidate is grafted.
 
 Beside it the formula without looks and with a normal distribution, Phi(z)^k, on the same losses.
 """
@@ -29,6 +30,7 @@ from esper.events.kinds.epoch import GateSettings, SiteRow, SystemState
 from esper.events.kinds.lifecycle import Evaluation, SeedRow, Stage
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
+from esper.tolaria.validation import Losses, paired_evaluation
 
 _Floats = npt.NDArray[np.float64]
 SETTINGS, GATE = PolicySettings(), GateSettings()
@@ -55,14 +57,21 @@ def _large_losses(random: np.random.Generator, shape: tuple[int, ...]) -> _Float
     return 1.0 - random.standard_exponential(shape)
 
 
+def _rare_losses(random: np.random.Generator, shape: tuple[int, ...]) -> _Floats:
+    return math.sqrt(math.e) - random.lognormal(0.0, 1.0, shape)
+
+
 SCENARIOS = (
     Scenario("independent"),
     Scenario("independent, 64 pairs", pairs=64),
     Scenario("independent, 8 pairs", pairs=8),
     Scenario("independent, few large gains", draw=_large_gains),
     Scenario("independent, few large losses", draw=_large_losses),
+    Scenario("independent, few large losses, 64 pairs", pairs=64, draw=_large_losses),
+    Scenario("independent, rare larger losses", draw=_rare_losses),
     Scenario("alike", shared=0.9),
     Scenario("alike, few large losses", shared=0.9, draw=_large_losses),
+    Scenario("alike, rare larger losses", shared=0.9, draw=_rare_losses),
     Scenario("alike, one helps: 2 to 2", shared=0.9, effect=(2.0, 2.0)),
     Scenario("alike, one helps: 3 to 3", shared=0.9, effect=(3.0, 3.0)),
     Scenario("alike, one helps: 1 to 4", shared=0.9, effect=(1.0, 4.0)),
@@ -109,30 +118,25 @@ def _race(scenario: Scenario, random: np.random.Generator) -> tuple[int | None, 
             continue  # Phi(z)^k is larger than the policy's confidence: what does not pass by it, passes by neither.
         old = max(passed, key=lambda slot: float(means[slot, best[slot]])) if old is None else old
         if new is None:
-            rows = [(slot, int(alpha), float(means[slot, alpha]), float(errors[slot, alpha])) for slot, alpha in enumerate(best)]
-            new = _grafted(rows, look, scenario.pairs)
+            new = _grafted([_evaluation(gains[slot, alpha], int(alpha), look) for slot, alpha in enumerate(best)])
     return new, old
 
 
-def _grafted(rows: list[tuple[int, int, float, float]], look: int, pairs: int) -> int | None:
-    """The seed that the policy grafts; `rows` are of each seed: slot, number of its best alpha, mean gain, standard error."""
-    epoch, alphas = SETTINGS.train_epochs + look, SETTINGS.alphas
-    seeds = []
-    for slot, alpha, mean, error in rows:
-        evaluation = Evaluation(
-            epoch=epoch,
-            alpha=alphas[alpha],
-            n=pairs,
-            k=len(alphas),
-            look=look + 1,
-            mean=mean,
-            standard_error=error,
-            loss_without=1.0,
-            loss_with=1.0 - mean,
-        )
-        seeds.append(SeedRow(site="0", seed=slot, stage=Stage.TRAINING, life=0, blueprint="mlp:24", evaluation=evaluation))
-    decisions = decide(_STATE.model_copy(update={"epoch": epoch, "seeds": tuple(seeds)}), EventId("epoch"), SETTINGS)
-    grafts = [decision for decision in decisions if decision.adaptation is Adaptation.GRAFT]
+def _evaluation(gains: _Floats, alpha: int, look: int) -> Evaluation:
+    """That of one seed at its best alpha, by the trainer's own formulas."""
+    ones, share = np.ones(len(gains)), SETTINGS.alphas[alpha]
+    without, with_seed = (Losses(values, ones, {}, (values, ones)) for values in (ones, ones - share * gains))
+    return paired_evaluation(without, with_seed, epoch=SETTINGS.train_epochs + look, alpha=share, k=len(SETTINGS.alphas), look=look + 1)
+
+
+def _grafted(evaluations: list[Evaluation]) -> int | None:
+    """The seed that the policy grafts; `evaluations` are of each seed."""
+    seeds = tuple(
+        SeedRow(site="0", seed=slot, stage=Stage.TRAINING, life=0, blueprint="mlp:24", evaluation=evaluation)
+        for slot, evaluation in enumerate(evaluations)
+    )
+    state = _STATE.model_copy(update={"epoch": evaluations[0].epoch, "seeds": seeds})
+    grafts = [decision for decision in decide(state, EventId("epoch"), SETTINGS) if decision.adaptation is Adaptation.GRAFT]
     passing = [one.seed for one in grafts if one.confidence > GATE.confidence_above and one.urgency > GATE.urgency_above]
     return passing[0] if passing else None
 

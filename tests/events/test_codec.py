@@ -83,6 +83,7 @@ EVALUATIONS = st.builds(
         look=COUNT,
         mean=ANY,
         standard_error=POSITIVE,
+        skewness=ANY,
         loss_without=ANY,
         loss_with=ANY,
     ),

@@ -44,6 +44,7 @@ def evaluated(
     without: float = 0.5,
     with_seed: float | None = None,
     event: EventId = EVALUATION,
+    skewness: float = 0.0,
     alpha: float = 0.5,
 ) -> dict[str, Any]:
     """The evaluation of a seed; by default a clear gain, measured at the epoch's end that is decided about."""
@@ -55,6 +56,7 @@ def evaluated(
         look=look,
         mean=mean,
         standard_error=standard_error,
+        skewness=skewness,
         loss_without=without,
         loss_with=without - mean if with_seed is None else with_seed,
     )

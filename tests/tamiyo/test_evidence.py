@@ -2,15 +2,29 @@
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from scipy.stats import skew
 
 from esper.events.kinds.lifecycle import Evaluation
 from esper.tamiyo.evidence import _z_score, confidence, evidence_in_words, phi, usable_z
 
 
-def evidence(mean: float = 0.0018, standard_error: float = 0.0004, n: int = 350, k: int = 3, look: int = 1) -> Evaluation:
+def evidence(
+    mean: float = 0.0018, standard_error: float = 0.0004, n: int = 350, k: int = 3, look: int = 1, *, skewness: float = 0.0
+) -> Evaluation:
     return Evaluation(
-        epoch=3, alpha=0.5, n=n, k=k, look=look, mean=mean, standard_error=standard_error, loss_without=0.2733, loss_with=0.2715
+        epoch=3,
+        alpha=0.5,
+        n=n,
+        k=k,
+        look=look,
+        mean=mean,
+        standard_error=standard_error,
+        skewness=skewness,
+        loss_without=0.2733,
+        loss_with=0.2715,
     )
 
 
@@ -38,6 +52,42 @@ def test_phi_is_the_normal_distribution_function(z: float, expected: float) -> N
 )
 def test_z_counts_standard_errors(mean: float, standard_error: float, expected: float | None) -> None:
     assert _z_score(mean, standard_error) == (pytest.approx(3.0 * math.copysign(1, expected)) if expected in {3.0, -3.0} else expected)
+
+
+@pytest.mark.parametrize(
+    ("z", "skewness", "expected"),
+    [
+        (3.0, -0.2, 2.4067),  # 3 - 0.6 + 0.04 - 0.0333
+        (-3.0, 0.2, -2.4067),
+        (3.0, 0.2, 3.0),
+        (-3.0, -0.2, -3.0),
+        (0.05, -0.5, 0.0),
+        (0.0, -0.5, 0.0),
+        (3.0, math.nan, 3.0),
+        (1e200, -0.2, 1e200),
+    ],
+)
+def test_a_z_of_few_large_losses_is_taken_nearer_to_0_and_never_away_from_it(z: float, skewness: float, expected: float) -> None:
+    assert _z_score(z, 1.0, skewness) == pytest.approx(expected, abs=1e-4)
+
+
+def test_of_seeds_that_do_nothing_no_more_pass_than_promised_also_where_large_losses_are_rare() -> None:
+    """Races of nine that do nothing, looked at seven times, each look for itself: three in ten may pass a limit of 0.7."""
+    random, races = np.random.default_rng(5), 500
+    found = [_best(1.0 - random.standard_exponential((9, 350)), look) for _ in range(races) for look in range(1, 8)]
+    passed = [confidence(one, 8) > 0.7 for one in found]
+    plain = [confidence(one.model_copy(update={"skewness": 0.0}), 8) > 0.7 for one in found]
+    assert _races(passed) < 0.3 * races < 0.4 * races < _races(plain)
+
+
+def _races(passed: list[bool]) -> int:
+    return sum(any(passed[first : first + 7]) for first in range(0, len(passed), 7))
+
+
+def _best(gains: npt.NDArray[np.float64], look: int) -> Evaluation:
+    best = gains[gains.mean(axis=1).argmax()]
+    root = math.sqrt(len(best))
+    return evidence(float(best.mean()), float(best.std(ddof=1)) / root, n=len(best), k=9, look=look, skewness=float(skew(best)) / root)
 
 
 def test_eight_pairs_are_needed() -> None:
@@ -90,5 +140,7 @@ def test_all_looks_together_spend_the_promise_and_no_more() -> None:
 def test_a_comparison_reads_as_a_sentence() -> None:
     assert evidence_in_words(evidence(), 8) == "0.2715 against 0.2733 (-0.7 %), n 350, z 4.5, best of 3 tried"
     assert evidence_in_words(evidence(look=3), 8).endswith("best of 3 tried, look 3")
+    assert "z 3.3 (4.5 but for few large losses)" in evidence_in_words(evidence(skewness=-0.2), 8)
+    assert "z -3.3 (-4.5 but for few large gains)" in evidence_in_words(evidence(-0.0018, skewness=0.2), 8)
     assert evidence_in_words(evidence(n=5), 8).endswith("n 5: fewer than 8 pairs give no confidence")
     assert evidence_in_words(evidence(mean=math.nan), 8) == "0.2715 against 0.2733 (difference unknown), n 350, z unknown, best of 3 tried"

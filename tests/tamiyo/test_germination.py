@@ -226,13 +226,42 @@ def test_noise_around_the_line_makes_it_less_sure() -> None:
     assert 0.5 < noisy.confidence < steady.confidence
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0, -1.0])
-@pytest.mark.parametrize("place", [0, 6])
-def test_losses_without_a_ratio_give_no_confidence(bad: float, place: int) -> None:
-    losses = [1.0] * 7
-    losses[place] = bad
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_shows_no_plateau_and_none_that_is_old_hides_one(bad: float) -> None:
+    assert plateau((1.0,) * 6 + (bad,), SETTINGS) == (0.0, 0.0, "a validation loss that is not finite shows no plateau")
+    assert plateau((bad,) + (1.0,) * 5, SETTINGS) == (0.0, 0.0, "5 of the 6 validation losses that show a plateau")
+    assert plateau((bad,) + (1.0,) * 6, SETTINGS) == plateau((1.0,) * 6, SETTINGS)
 
-    assert plateau(tuple(losses), SETTINGS) == (0.0, 0.0, "a plateau needs validation losses that are finite and above 0")
+
+def test_a_loss_that_has_come_down_to_0_is_no_plateau() -> None:
+    assert plateau((1.0,) + (0.0,) * 6, SETTINGS) == (0.0, 0.0, "the lowest validation loss is 0")
+
+
+STILL = (0.01, -0.02, 0.015, -0.01, 0.0, 0.02, -0.015, 0.005, -0.01, 0.01)
+
+
+@pytest.mark.parametrize("level", [-1000.0, -1.0, -0.1, 0.0, 0.1, 1.0])
+def test_a_loss_that_has_stopped_falling_is_a_plateau_at_every_level(level: float) -> None:
+    found = plateau(tuple(level + 0.1 * noise for noise in (0.5, 0.2, *STILL)), SETTINGS)
+
+    assert found.confidence > 0.7
+    assert found.urgency > 0.6
+
+
+@pytest.mark.parametrize("level", [-3.0, -1.0, -0.1, 0.0, 0.1])
+def test_a_loss_that_still_falls_is_none_at_any_level(level: float) -> None:
+    found = plateau(tuple(level - 0.3 * epoch + noise for epoch, noise in enumerate(STILL)), SETTINGS)
+
+    assert found.confidence < 0.3
+
+
+def test_a_first_loss_far_above_all_others_hides_no_descent() -> None:
+    assert plateau((60.0, -0.2, -0.4, -0.6, -0.8, -1.0, -1.2, -1.4), SETTINGS).confidence < 0.3
+
+
+def test_below_0_the_reason_says_of_what_it_is_a_share() -> None:
+    assert plateau((-1.0, *(-1.1,) * 5), SETTINGS).reason == "best of 5 improved 9.1 % of 1.1 < 15 %"
+    assert plateau((-1.1, *(-1.0,) * 5), SETTINGS).reason == "best of 5 is 9.1 % of 1.1 worse than before"
 
 
 @pytest.mark.parametrize("length", [0, 1, 5])

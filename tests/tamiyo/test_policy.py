@@ -156,8 +156,10 @@ def judged(system: SystemState) -> list[tuple[DecisionMade, object]]:
 def computed_again(system: SystemState, decision: DecisionMade) -> tuple[float, float] | None:
     """Confidence and urgency from the columns, by numpy, as docs/training.md has them; None for housekeeping and cancellations."""
     if decision.adaptation in {Adaptation.GERMINATE, Adaptation.NONE}:
-        usable = len(system.validation_losses) > 5 and np.isfinite(system.validation_losses).all()
-        return second_opinion(list(system.validation_losses), 5, 0.15) if usable else (0.0, 0.0)
+        values = np.array(system.validation_losses)
+        found = [*values[:-5][np.isfinite(values[:-5])], *values[-5:]]
+        usable = len(found) > 5 and np.isfinite(found).all() and min(found) > 0.0
+        return second_opinion(found, 5, 0.15) if usable else (0.0, 0.0)
     columns = {name: np.array([getattr(seed, name) for seed in system.seeds]) for name in SeedRow.model_fields if name != "evaluation"}
     columns |= {
         f"evaluated_{name}": np.array([getattr(seed.evaluation, name, None) for seed in system.seeds]) for name in Evaluation.model_fields

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import skew
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,7 +18,7 @@ from esper.events.kinds.lifecycle import Evaluation, SeedEvaluated
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.determinism import random_state_digest
 from esper.tolaria.objective import Batch, Supervised, WithoutMetrics
-from esper.tolaria.validation import Evaluator, Losses, _paired_evaluation, evaluate_seeds
+from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, paired_evaluation
 from tests.tolaria.worlds import ADVANCE, CPU, GRAFTED, SITE, TRAINING, Script, World, batches, loss_of, perceptron, samples
 
 Floats = npt.NDArray[np.float64]
@@ -132,7 +133,7 @@ def weighed(values: Floats, weights: Floats) -> Losses:
 
 
 def evaluated(without: Losses, with_seed: Losses) -> Evaluation:
-    return _paired_evaluation(without, with_seed, epoch=1, alpha=1.0, k=1, look=1)
+    return paired_evaluation(without, with_seed, epoch=1, alpha=1.0, k=1, look=1)
 
 
 def test_a_comparison_is_paired() -> None:
@@ -159,6 +160,12 @@ def test_standard_error_of_unequal_batches_is_that_of_their_samples() -> None:
     zero = weighed(np.zeros(4), sizes)
     estimates = [evaluated(zero, weighed(draw.standard_normal(4) / np.sqrt(sizes), sizes)).standard_error ** 2 for _ in range(4_000)]
     assert np.mean(estimates) == pytest.approx(1 / sizes.sum(), rel=0.05)
+
+
+def test_skewness_of_a_gain_is_that_of_its_pairs_over_the_root_of_their_number() -> None:
+    without, draw = np.zeros(50), np.random.default_rng(5).standard_exponential(50)
+    assert evaluated(losses(*without), losses(*draw)).skewness == pytest.approx(-skew(draw) / math.sqrt(50))
+    assert evaluated(losses(1.0, 2.0), losses(0.0, 1.0)).skewness == 0.0
 
 
 def test_one_pair_has_no_standard_error() -> None:

@@ -85,14 +85,20 @@ class Known:
                 assert_never(other)
 
     def _plateau(self) -> Figures:
-        """r = 1 - min(last W) / min(all before); Phi((tolerance - r) / sigma); clip(1 - r / (2 tolerance), 0, 1)."""
+        """r = 1 - min(last W) / min(all before), of a loss below 0 a share of a scale.
+
+        Confidence Phi((tolerance - r) / sigma), urgency clip(1 - r / (2 tolerance), 0, 1).
+        """
         window = int(self.settings["policy.window"])
         values = np.array(self.losses, dtype=np.float64)
-        if len(values) <= window:
+        last, before = values[-window:], values[:-window][np.isfinite(values[:-window])]
+        if not len(before) or not np.isfinite(last).all() or values.min() == 0.0:
             return Figures(0.0, 0.0)
-        improved = 1.0 - values[-window:].min() / values[:-window].min()
-        time, logs = np.arange(window), np.log(values[-window:])
-        residual = logs - np.polyval(np.polyfit(time, logs, 1), time)
+        fall, lowest, time = before.min() - last.min(), min(before.min(), last.min()), np.arange(window)
+        newest = values[-32:][np.isfinite(values[-32:])]
+        scale = before.min() if lowest > 0.0 else max(-lowest, np.median(newest) - lowest)
+        improved, course = fall / scale, np.log(last) if lowest > 0.0 else last / scale
+        residual = course - np.polyval(np.polyfit(time, course, 1), time)
         sigma = max(self.settings["policy.noise"], float(np.sqrt((residual**2).sum() / (window - 2))))
         tolerance = self.settings["policy.tolerance"]
         return Figures(float(ndtr((tolerance - improved) / sigma)), float(np.clip(1.0 - improved / (2.0 * tolerance), 0.0, 1.0)))
@@ -108,12 +114,17 @@ class Known:
         return SURE
 
     def _confidence(self, decision: DecisionMade, sign: int, k: int | None = None) -> float:
-        """T(z)^(k l (l + 1)) with z = mean(d) / its standard error, T Student's for n - 1 degrees of freedom, by the incomplete beta."""
+        """T(z)^(k l (l + 1)) with z = mean(d) / its standard error, nearer to 0 where it is skewed.
+
+        T is Student's for n - 1 degrees of freedom, by the incomplete beta.
+        """
         (evidence,) = self._evidence(decision)
         found = evidence.evaluation
         if found.n < PAIRS_NEEDED:
             return 0.0
-        z, freedom = np.float64(sign) * np.float64(found.mean) / np.float64(found.standard_error), found.n - 1
+        z, s, freedom = np.float64(found.mean) / np.float64(found.standard_error), np.float64(found.skewness), found.n - 1
+        hall = np.sign(z) * (z + s * z**2 / 3 + s**2 * z**3 / 27 + s / 6)
+        z = sign * np.sign(z) * np.clip(hall, 0.0, np.abs(z))
         tail = 0.5 * betainc(freedom / 2, 0.5, freedom / (freedom + z**2))
         below = 1.0 - tail if z > 0 else tail
         return float(below ** ((found.k if k is None else k) * found.look * (found.look + 1)))

@@ -13,19 +13,24 @@ is not under embargo, and a race of one would use up a germination).
 Plateau: the validation loss has stopped falling, with what confidence. With v the validation losses since the last graft cycle and W the
 window: r = 1 - min(last W) / min(all before) is how much better the window is; sigma = max(noise, residual standard deviation of log v
 over the window around its line, W - 2 degrees of freedom) is how far a single loss is from its trend, as a share. confidence =
-Phi((tolerance - r) / sigma); urgency = clip(1 - r / (2 tolerance), 0, 1). Losses that are not all finite and above 0 have no ratio: the
-confidence is 0 then, and the reason says so.
+Phi((tolerance - r) / sigma); urgency = clip(1 - r / (2 tolerance), 0, 1).
+
+A loss that was below 0 has no ratio. r and the residuals of v itself are shares of a scale then: the larger of the lowest loss's size and
+of how far the median of the newest 32 lies above the lowest. So a log-likelihood that hovers around -1 is judged as a loss around 1 is, and
+one that hovers around 0 by its own noise; a first loss far above all others, as densities have it, changes nothing. A loss whose lowest
+is 0 can fall no further, as far as it shows. Losses that are not finite count for nothing before the window; in it there is no plateau.
 """
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from esper.events.kinds.control import Adaptation, DecisionMade
-from esper.events.kinds.epoch import SiteRow, SystemState
+from esper.events.kinds.epoch import KEPT_LOSSES, SiteRow, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.folds.transitions import LIVE
 from esper.tamiyo.evidence import phi
@@ -46,23 +51,35 @@ class Plateau(NamedTuple):
 def plateau(losses: tuple[float, ...], settings: PolicySettings) -> Plateau:
     """Confidence that `losses` (oldest first) have stopped falling, and urgency of growth.
 
-    Of the losses before the window only the lowest matters, or one that has no logarithm.
+    Of the losses before the newest 32 only the lowest that is finite matters.
     """
     window = settings.window
-    if len(losses) <= window:
-        return Plateau(0.0, 0.0, f"{len(losses)} of the {window + 1} validation losses that show a plateau")
-    if not all(math.isfinite(loss) and loss > 0.0 for loss in losses):
-        return Plateau(0.0, 0.0, "a plateau needs validation losses that are finite and above 0")
-    last = np.asarray(losses[-window:], dtype=np.float64)
-    improved = 1.0 - float(last.min()) / min(losses[:-window])
-    sigma = max(settings.noise, _residual_deviation(np.log(last)))
-    confidence = phi((settings.tolerance - improved) / sigma)
+    last, before = losses[-window:], [loss for loss in losses[:-window] if math.isfinite(loss)]
+    if not all(math.isfinite(loss) for loss in last):
+        return Plateau(0.0, 0.0, "a validation loss that is not finite shows no plateau")
+    if len(last) < window or not before:
+        count = len(last) + len(before)
+        return Plateau(0.0, 0.0, f"{count} of the {window + 1} validation losses that show a plateau")
+    if min(*last, *before) == 0.0:
+        return Plateau(0.0, 0.0, "the lowest validation loss is 0")
+    newest = [loss for loss in losses[-KEPT_LOSSES:] if math.isfinite(loss)]
+    improved, sigma, of = _improvement(last, min(before), newest)
+    confidence = phi((settings.tolerance - improved) / max(settings.noise, sigma))
     urgency = min(1.0, max(0.0, 1.0 - improved / (2.0 * settings.tolerance)))
     if improved < 0.0:
-        return Plateau(confidence, urgency, f"best of {window} is {-100.0 * improved:.1f} % worse than before")
+        return Plateau(confidence, urgency, f"best of {window} is {-100.0 * improved:.1f} %{of} worse than before")
     sign = "<" if improved < settings.tolerance else ">="
-    reason = f"best of {window} improved {100.0 * improved:.1f} % {sign} {100.0 * settings.tolerance:g} %"
+    reason = f"best of {window} improved {100.0 * improved:.1f} %{of} {sign} {100.0 * settings.tolerance:g} %"
     return Plateau(confidence, urgency, reason)
+
+
+def _improvement(last: Sequence[float], before: float, newest: Sequence[float]) -> tuple[float, float, str]:
+    """How much lower the lowest of `last` is than `before`, how far one of it is from its trend, and of what both are shares, in words."""
+    window, lowest = np.asarray(last, dtype=np.float64), min(*last, before)
+    if lowest > 0.0:
+        return 1.0 - min(last) / before, _residual_deviation(np.log(window)), ""
+    scale = max(-lowest, float(np.median(newest)) - lowest)
+    return (before - min(last)) / scale, _residual_deviation(window) / scale, f" of {scale:.3g}"
 
 
 class _RaceSite(NamedTuple):

@@ -4,7 +4,6 @@ Both are frozen values, part of every checkpoint, and made new rather than chang
 """
 
 import math
-from functools import reduce
 
 from pydantic import Field
 
@@ -33,8 +32,8 @@ class Rewindable(Part):
 
     `last_train_spread` is the standard deviation of the last epoch's losses, step by step.
     `parameters_digest` is the last epoch's, as EpochCompleted has it.
-    `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` stands for those before them: see
-    `SystemState`. `blamed` is the seed whose alpha changed last since the checkpoint.
+    `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` the lowest of those before them.
+    `blamed` is the seed whose alpha changed last since the checkpoint.
     """
 
     validation_loss: Float | None = None
@@ -74,7 +73,7 @@ class Rewindable(Part):
         changed: dict[str, object] = {
             "validation_loss": loss,
             "validation_losses": losses[-KEPT_LOSSES:],
-            "earlier_loss": reduce(_standing_for, losses[:-KEPT_LOSSES], self.earlier_loss),
+            "earlier_loss": _lowest(*losses[:-KEPT_LOSSES], self.earlier_loss),
             "epochs_since_improvement": 0 if better else self.epochs_since_improvement + 1,
         }
         return self.model_copy(update=changed | ({"best_loss": loss, "best_epoch": epoch} if better else {}))
@@ -98,11 +97,8 @@ class Rewindable(Part):
         return max(first, last + (factor - 1.0) * scale) if scale > 0.0 or first > last else math.inf
 
 
-def _standing_for(earlier: float | None, loss: float) -> float:
-    """The lower of two losses; where one has no logarithm, that one."""
-    if earlier is None or not (math.isfinite(loss) and loss > 0.0):
-        return loss
-    return min(earlier, loss) if math.isfinite(earlier) and earlier > 0.0 else earlier
+def _lowest(*losses: float | None) -> float | None:
+    return min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=None)
 
 
 class KeptCheckpoint(Part):

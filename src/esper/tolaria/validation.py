@@ -143,21 +143,24 @@ class Evaluator:
             yield from self.batches
 
 
-def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int, look: int) -> Evaluation:
+def paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha: float, k: int, look: int) -> Evaluation:
     """The gain d = loss(without) - loss(with) of two passes over the same data, paired and weighted by samples, with its standard error.
 
-    With shares p = weight / sum of weights: mean = sum(p d), and standard error = sqrt(sum(p^2 (d - mean)^2 / (1 - p))), which is
-    sd / sqrt(n) where all weights are equal, and without bias where d is a mean over as many samples as it weighs. Source: the HC2
-    estimator for the mean (Horn, Horn and Duncan 1975, J. Am. Stat. Assoc. 70, 380; MacKinnon and White 1985). Cochran's estimator of a
-    ratio, as in Gatz and Smith (1995, Atmos. Environ. 29, 1185), is too small for few and unequal batches: by 10 % in variance for 64,
-    64, 64 and 2 samples.
-    Fewer than two pairs have no standard error: it is NaN. `epoch`, `alpha`, `k` and `look` are those of `Evaluation`.
+    With shares p = weight / sum of weights: mean = sum(p d), and with r = p (d - mean) / sqrt(1 - p): standard error = sqrt(sum(r^2)),
+    which is sd / sqrt(n) where all weights are equal, and without bias where d is a mean over as many samples as it weighs; skewness =
+    sum(r^3) / standard error^3, which is that of d over sqrt(n). Source: the HC2 estimator for the mean (Horn, Horn and Duncan 1975,
+    J. Am. Stat. Assoc. 70, 380; MacKinnon and White 1985). Cochran's estimator of a ratio, as in Gatz and Smith (1995, Atmos. Environ. 29,
+    1185), is too small for few and unequal batches: by 10 % in variance for 64, 64, 64 and 2 samples.
+    Fewer than two pairs have no standard error: it is NaN. Pairs that all differ by the same have no skewness: it is 0.
+    `epoch`, `alpha`, `k` and `look` are those of `Evaluation`.
     """
     (values, weights), (values_with, _) = without.parts, with_seed.parts
     difference, share = values - values_with, weights / weights.sum()
     mean, n = float(share @ difference), len(difference)
     with np.errstate(invalid="ignore"):  # A loss that is infinite has no standard error: NaN.
-        error = float(np.sqrt(np.sum((share * (difference - mean)) ** 2 / (1.0 - share)))) if n > 1 else math.nan
+        residuals = share * (difference - mean) / np.sqrt(1.0 - share) if n > 1 else np.full(n, math.nan)
+        error = float(np.sqrt(np.sum(residuals**2)))
+        skewness = float(np.sum((residuals / error) ** 3)) if error else 0.0
     return Evaluation(
         epoch=epoch,
         alpha=alpha,
@@ -166,6 +169,7 @@ def _paired_evaluation(without: Losses, with_seed: Losses, *, epoch: int, alpha:
         look=look,
         mean=mean,
         standard_error=error,
+        skewness=skewness,
         loss_without=without.mean,
         loss_with=with_seed.mean,
     )
@@ -224,7 +228,7 @@ def _record(
     look = _look(training, training.host.seeds[place])
     assert life is not None
     compared = [
-        (_paired_evaluation(without, with_seed, epoch=epoch, alpha=alpha, k=len(tried), look=look), without, with_seed)
+        (paired_evaluation(without, with_seed, epoch=epoch, alpha=alpha, k=len(tried), look=look), without, with_seed)
         for alpha, without, with_seed in tried
     ]
     # A NaN gain never wins over a number; where every gain is NaN, NaN is recorded.

@@ -31,7 +31,8 @@ present AS (
 evaluated AS (
     SELECT p.site, p.seed, e.id, {
         'epoch': e.evaluation_epoch, 'alpha': e.evaluation_alpha, 'n': e.evaluation_n, 'k': e.evaluation_k, 'look': e.evaluation_look,
-        'mean': e.evaluation_mean, 'standard_error': e.evaluation_standard_error, 'loss_without': e.evaluation_loss_without, 'loss_with': e.evaluation_loss_with
+        'mean': e.evaluation_mean, 'standard_error': e.evaluation_standard_error,
+        'skewness': e.evaluation_skewness, 'loss_without': e.evaluation_loss_without, 'loss_with': e.evaluation_loss_with
     } AS evaluation
     FROM present AS p JOIN evaluations AS e ON e.run = run_id AND e.site = p.site AND e.seed = p.seed AND e.life = p.life
     WHERE e.moment <= at_moment AND (

@@ -71,7 +71,7 @@ class SystemState(Part):
     validation_losses: Annotated[tuple[Float, ...], Field(max_length=KEPT_LOSSES)]
     """The newest 32, oldest first."""
     earlier_loss: Float | None
-    """The lowest of those before them, or one of those that was not finite or not above 0; null: there are none."""
+    """The lowest of those before them that was finite; null: there is none."""
     best_loss: Float | None
     best_epoch: Count | None
     epochs_since_improvement: Count

@@ -41,6 +41,8 @@ class Evaluation(Part):
     """The gain, weighted by samples; above 0 where the seed helps."""
     standard_error: NonNegative
     """Of `mean`."""
+    skewness: Float = 0.0
+    """Of `mean`: the third moment of its estimate by `standard_error` cubed; below 0 where few large losses stand against small gains."""
     loss_without: Float
     loss_with: Float
 
