@@ -131,6 +131,7 @@ class GrowingRun:
             activation_variance=positive,
             gradient_variance=more,
             dead_neuron_ratio=dead,
+            units=(64,) * SIGNALS,
             avg_correlation=tuple(self._signed[drawn[5]].tolist()),
             latency_ms=latency,
             errors=(0,) * SIGNALS,

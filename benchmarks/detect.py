@@ -273,6 +273,7 @@ def _cost_of_seeds(count: int) -> dict[str, object]:
             seed=tuple(row % 5 - 1 if row % 5 else None for row in range(count)),
             stage=(None,) * count,
             latency_ms=(None,) * count,
+            units=(64,) * count,
             errors=(0,) * count,
             recovering=(False,) * count,
             alpha=(None,) * count,

@@ -180,6 +180,7 @@ def health(step: int) -> SeedHealthMeasured:
         activation_variance=column,
         gradient_variance=column,
         dead_neuron_ratio=column,
+        units=(64,) * SEEDS,
         avg_correlation=column,
         latency_ms=column,
         errors=(0,) * SEEDS,

@@ -44,6 +44,7 @@ def health_measured(memory: Memory) -> SeedHealthMeasured:
         activation_variance=(0.5,) * size,
         gradient_variance=(0.25,) * size,
         dead_neuron_ratio=(0.0,) * size,
+        units=(6,) * size,
         avg_correlation=(0.125,) * size,
         latency_ms=(None,) * size,
         errors=(0,) * size,

@@ -311,7 +311,7 @@ class _RuleReader:
             available = (*seeds, "metric") if isinstance(source, MetricSource) else (*seeds, "metric", "detector")
         value: tuple[str, ...] = () if isinstance(source, EventSource) and source.field is None else ("value", "share")
         value += ("expected", "since_step") if isinstance(source, AnomalySource) else ()
-        place = ("place",) if "site" in available else ()
+        place = ("place", "units") if "site" in available else ()
         for name, template in self.written.labels.items():
             if not _LABEL.fullmatch(name) or name in _RESERVED:
                 self.refuse("labels", f"expected a label like team, none of {', '.join(sorted(_RESERVED))}; got {name!r}", None, name)

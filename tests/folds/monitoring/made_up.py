@@ -80,6 +80,7 @@ def health(rows: Sequence[Row], *, adapted: int | None = None, **columns: Sequen
             activation_variance=given.get("activation_variance", (None,) * count),
             gradient_variance=given.get("gradient_variance", (0.5,) * count),
             dead_neuron_ratio=given.get("dead_neuron_ratio", (0.0,) * count),
+            units=(64,) * count,
             avg_correlation=given.get("avg_correlation", (0.1,) * count),
             latency_ms=(None,) * count,
             errors=tuple(int(value or 0) for value in given.get("errors", (0,) * count)),

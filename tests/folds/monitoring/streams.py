@@ -185,6 +185,7 @@ def health(*ratios: float | None) -> SeedHealthMeasured:
             activation_variance=(1.0,) * size,
             gradient_variance=nothing,
             dead_neuron_ratio=ratios,
+            units=(64,) * len(ratios),
             avg_correlation=(0.5,) * size,
             latency_ms=nothing,
             errors=(0,) * size,

@@ -82,6 +82,15 @@ def test_a_site_s_own_alert_has_no_seed() -> None:
     assert (alert.labels, alert.annotations) == ({"site": "layer0", "metric": "dead_neuron_ratio"}, {"summary": "- at layer0: 1"})
 
 
+def test_an_alert_about_dead_units_gives_their_number_until_it_is_over() -> None:
+    rule = f'[[rule]]\nname = "dead"\ntopic = "{topics.SEED_HEALTH}"\nmetric = "dead_neuron_ratio"\nabove = 0.9\nseverity = "critical"\n'
+    rules = watching(rule + 'annotations = { summary = "{units} of {place} are dead" }')
+    spoke = spoken(TimedWriter(), [(0, health(1.0, 0.95)), (5, health(0.0, 0.5))])
+    told = [(type(alert).__name__, alert.annotations["summary"]) for alert in Host(rules, saving=True).take_all(spoke).alerts]
+    units = ["64 of 64 measured units of layer layer0 (host) are dead", "61 of 64 measured units of layer layer0 (seed 0) are dead"]
+    assert told == [("AlertFiring", units[0]), ("AlertFiring", units[1]), ("AlertResolved", units[0]), ("AlertResolved", units[1])]
+
+
 def test_what_detectors_find_is_recorded_and_alerted_about_until_it_is_over() -> None:
     rules = RULES.replace('anomaly = "nonfinite"\nfor = "10s"', 'anomaly = "nonfinite"\nmetric = "loss"')
     rows = [(0.0, losses(1.0)), (1.0, losses(math.nan)), (2.0, losses(math.nan)), (3.0, losses(1.0)), (4.0, losses(math.nan))]

@@ -43,6 +43,7 @@ HEALTH = SeedHealthMeasured(
         activation_variance=(1.5, math.inf),
         gradient_variance=(0.5, None),
         dead_neuron_ratio=(0.0, 1.0),
+        units=(64, 12),
         avg_correlation=(-0.5, 0.5),
         latency_ms=(None, 3.0),
         errors=(0, 2),

@@ -126,7 +126,7 @@ def test_a_dead_ratio_without_a_known_activation_is_not_measured() -> None:
     host.model(batch("linear", 0)[0])["logits"].square().sum().backward()
     host.end_step(lr=LR)
     columns = columns_of(host)
-    assert columns.dead_neuron_ratio == (None,)
+    assert (columns.dead_neuron_ratio, columns.units) == ((None,), (None,))
     assert columns.activation_variance[0] is not None
 
 
@@ -162,7 +162,9 @@ def test_one_activation_module_serves_many_sites() -> None:
         model.b.bias[:1] = -100.0
     host = host_of(model)
     measured_step(host, "linear")
-    assert columns_of(host).dead_neuron_ratio == (0.25, 0.125)
+    columns = columns_of(host)
+    assert columns.dead_neuron_ratio == (0.25, 0.125)
+    assert columns.units == (12, 8)
 
 
 @pytest.mark.parametrize("commands", [(), (Command.GRAFT,)], ids=["training", "grafting"])
@@ -185,6 +187,7 @@ def test_a_seeds_health_stands_beside_its_site(commands: tuple[Command, ...]) ->
     assert columns.activation_variance[1] == pytest.approx(slow_variance(as_rows(delta)), rel=1e-4)
     assert columns.dead_neuron_ratio[1] == pytest.approx(slow_dead_ratio(as_rows(hidden)))
     assert columns.dead_neuron_ratio[1] == 0.25
+    assert columns.units[1] == hidden.shape[1]
     assert columns.avg_correlation[1] == pytest.approx(slow_correlation(as_rows(hidden)), rel=1e-3)
     assert columns.gradient_variance[1] is not None
     assert columns.gradient_variance[1] > 0

@@ -29,6 +29,8 @@ class HealthColumns(Columns):
     activation_variance: _NonNegatives
     gradient_variance: _NonNegatives
     dead_neuron_ratio: _Fractions
+    units: tuple[Count | None, ...]
+    """The units that `dead_neuron_ratio` is a share of: those of the layer, and of more than 64 an even sample; null where not measured."""
     avg_correlation: _Signed
     latency_ms: Annotated[_NonNegatives, VOLATILE]
     """The body's last forward."""

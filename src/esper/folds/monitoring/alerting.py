@@ -25,6 +25,7 @@ from esper.events.digests import digest_of
 from esper.events.envelope import MICROSECOND, SINCE, written_time
 from esper.events.fields import Event, Float, Part
 from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
+from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.folds.monitoring.conditions import Condition, RuleInput, condition_of
 from esper.folds.monitoring.open_alerts import AlertChange
 from esper.folds.monitoring.rules import EventSource, Labels, Rule, Severity, rendered, source_labels, template_fields
@@ -167,6 +168,7 @@ class _Step:
     def _begun(self, rule: Rule, key: Labels, value: float | None) -> _Alert:
         own = tuple((name, rendered(template, dict(key))) for name, template in rule.labels)
         about = _about(rule, self.given.event) if isinstance(rule.source, EventSource) else self._about_anomaly(key)
+        about += _measured_units(self.given.event, dict(key))
         alert = _Alert(key, rule.for_s == 0, self.now_us, self._quiet_us(rule), rule.severity, own, value, about)
         self._change(AlertFiring if alert.firing else AlertPending, rule.name, alert, value)
         return alert
@@ -193,6 +195,7 @@ class _Step:
         )
         if alert.value is not None:
             values |= {"value": _written(alert.value), "share": _share(alert.value)}
+        values["units"] = _units(alert, values["share"])
         self.events.append(
             kind(
                 fingerprint=_fingerprint(self.given.topic, name, labels),
@@ -212,6 +215,27 @@ def _about(rule: Rule, event: Event) -> Labels:
     names = {name for _, template in rule.annotations for name in template_fields(template)} & type(event).model_fields.keys()
     values = ((name, getattr(event, name)) for name in sorted(names))
     return tuple((name, " ".join(str(value).split())[:_LONGEST]) for name, value in values if value is not None)
+
+
+def _measured_units(event: Event, labels: Mapping[str, str]) -> Labels:
+    """The number of units behind a share of them, where `event` measured the health of the row that `labels` name."""
+    if not isinstance(event, SeedHealthMeasured) or labels.get("metric") != "dead_neuron_ratio":
+        return ()
+    rows = zip(event.health.site, event.health.seed, event.health.units, strict=True)
+    seed = labels.get("seed")
+    return tuple(
+        ("measured_units", str(units))
+        for site, slot, units in rows
+        if units is not None and (site, None if slot is None else str(slot)) == (labels.get("site"), seed)
+    )
+
+
+def _units(alert: _Alert, share: str) -> str:
+    """The units that an alert about a share of them is about, as a person says it: `64 of 64 measured units`."""
+    measured = dict(alert.about).get("measured_units")
+    if measured is None or alert.value is None or not math.isfinite(alert.value):
+        return f"{share} of the units"
+    return f"{round(alert.value * int(measured))} of {measured} measured units"
 
 
 def _place(labels: Mapping[str, str]) -> str:

@@ -41,7 +41,7 @@ class Health:
 
 
 class _MeasuredRow(NamedTuple):
-    """Subject of a row: a site (seed None) or a live seed. `errors` are those since the last measurement."""
+    """Subject of a row: a site (seed None) or a live seed. `errors`: those since the last measurement; `units`: those that may be dead."""
 
     site: str
     seed: int | None = None
@@ -50,6 +50,7 @@ class _MeasuredRow(NamedTuple):
     errors: int = 0
     recovering: bool = False
     latency_ms: float | None = None
+    units: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ class HealthMeter:
         self.hooks.disarm()
         found: dict[_MeasuredRow, _Numbers] = {}
         for host_site in host_sites:
-            found[_MeasuredRow(host_site.name)] = self._site(host_site, captures[host_site.name], scale, sound)
+            numbers_of_site, units = self._site(host_site, captures[host_site.name], scale, sound)
+            found[_MeasuredRow(host_site.name, units=units)] = numbers_of_site
             for slot in host_site.slots:
                 trace = Trace() if slot.branch is None or slot.branch.trace is None else slot.branch.trace
                 if slot.stage in LIVE:
@@ -127,11 +129,11 @@ class HealthMeter:
         self._pressures.clear()
         return found
 
-    def _site(self, host_site: HostSite, captures: list[Capture], scale: float, sound: bool) -> _Numbers:
+    def _site(self, host_site: HostSite, captures: list[Capture], scale: float, sound: bool) -> tuple[_Numbers, int | None]:
         name = host_site.name
         measured = [(capture.sample, capture.gradient) for capture in captures if capture.sample is not None]
         if not measured:
-            return [None] * len(_STATISTICS)
+            return [None] * len(_STATISTICS), None
         S, gradient = measured[-1]
         assert gradient is not None
         self._samples[name] = S
@@ -140,12 +142,14 @@ class HealthMeter:
             factor = sum(capture.samples for capture in captures) / scale
             pressure, G = factor * formulas.pressure(gradient), factor * formulas.sample(gradient, channels_first=host_site.channels_first)
             self._pressures.setdefault(name, []).append(pressure)
-        return [*_of_units(S, G, self.hooks.behind(name, S), S), pressure]
+        active = self.hooks.behind(name, S)
+        return [*_of_units(S, G, active, S), pressure], None if active is None else active.shape[1]
 
     def _row(self, slot: HostSlot, trace: Trace) -> _MeasuredRow:
         new = slot.errors - self._errors.get((slot.name, slot.life), 0)
         self._errors[slot.name, slot.life] = slot.errors
-        return _MeasuredRow(slot.site, slot.seed, slot.stage, slot.alpha, new, slot.recovering, trace.latency_ms)
+        units = None if trace.delta is None or trace.hidden is None else trace.hidden.shape[1]
+        return _MeasuredRow(slot.site, slot.seed, slot.stage, slot.alpha, new, slot.recovering, trace.latency_ms, units)
 
 
 def _seed(trace: Trace, scale: float, sound: bool) -> _Numbers:
