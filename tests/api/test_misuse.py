@@ -1,6 +1,8 @@
 """What cannot mean what it says is refused in one line before there is a run; the lines stand here as they are printed."""
 
+import copy
 import itertools
+import re
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,12 +26,15 @@ from torch.optim.lr_scheduler import (
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import esper
-from esper.errors import DataError, EsperError, SettingsError
+from esper.errors import EsperError
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunStarted
 from esper.oona.directory import Directory
 from esper.processes.train import Result
+from esper.tolaria.objective import Supervised
+from esper.tolaria.requirements import require_trains
 from esper.tolaria.trainer import Interrupted
+from esper.tolaria.validation import Evaluator
 from tests.recipes import Acting, events
 from tests.tolaria.worlds import STEPS, batches, loss_of, perceptron, samples
 
@@ -146,6 +151,12 @@ MISUSED: dict[str, Callable[[], Given]] = {
     "batches by name": lambda: {"valid": [{"x": samples()[0]}]},
     "single samples": lambda: {"valid": list(zip(*samples(), strict=True))},
     "a batch without samples": lambda: {"valid": [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))]},
+    "training batches of three": lambda: {"train": [(*samples(), 1)]},
+    "training batches by name": lambda: {"train": [{"x": samples()[0]}]},
+    "a training batch without samples": lambda: {"train": [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))]},
+    "training data of epochs of steps that are empty": lambda: {"train": DataLoader(Nothing()), "epoch_steps": 3},
+    "test batches of three": lambda: {"test": [(*samples(), 1)]},
+    "a loss without a gradient": lambda: {"loss": lambda output, target: loss_of(output, target).detach()},
     "the class of a loss": lambda: {"loss": nn.CrossEntropyLoss},
     "a loss by name": lambda: {"loss": "mse"},
     "a loss of a number": lambda: {"loss": lambda output, target: F.cross_entropy(output, target).item()},
@@ -300,12 +311,24 @@ LINES: dict[str, str] = {
         "train: expected training data with a length, or epoch_steps=, got a Unsized with neither: nothing says that it ends; "
         "an epoch ends after epoch_steps optimizer steps or with the data, whichever is first"
     ),
-    "batches of three": "expected batches of (inputs, targets) with loss=, got a tuple of 3: use objective= for other batches",
-    "batches by name": "expected batches of (inputs, targets) with loss=, got a dict of 1: use objective= for other batches",
-    "single samples": (
-        "expected batches with loss=, got one sample, a Tensor of shape (4,), whose target is a number: give a DataLoader of them"
+    "training batches of three": (
+        "train: expected batches of (inputs, targets) with loss=, got a tuple of 3: use objective= for other batches"
     ),
-    "a batch without samples": "expected a batch with at least one sample, got tuple with none",
+    "training batches by name": (
+        "train: expected batches of (inputs, targets) with loss=, got a dict of 1: use objective= for other batches"
+    ),
+    "a training batch without samples": "train: expected a batch with at least one sample, got tuple with none",
+    "training data of epochs of steps that are empty": "train: expected at least one batch, got a DataLoader with none",
+    "test batches of three": "test: expected batches of (inputs, targets) with loss=, got a tuple of 3: use objective= for other batches",
+    "a loss without a gradient": (
+        "loss: expected a loss that depends on the model's parameters, got one without a gradient: no .detach(), no no_grad"
+    ),
+    "batches of three": "valid: expected batches of (inputs, targets) with loss=, got a tuple of 3: use objective= for other batches",
+    "batches by name": "valid: expected batches of (inputs, targets) with loss=, got a dict of 1: use objective= for other batches",
+    "single samples": (
+        "valid: expected batches with loss=, got one sample, a Tensor of shape (4,), whose target is a number: give a DataLoader of them"
+    ),
+    "a batch without samples": "valid: expected a batch with at least one sample, got tuple with none",
     "the class of a loss": "loss: expected a function, got the class CrossEntropyLoss: give an instance, CrossEntropyLoss()",
     "a loss by name": "loss: expected a function, got a str",
     "a loss of a number": "loss: expected a function that returns a tensor to minimise, got a float from it: no .item(), no float()",
@@ -411,20 +434,50 @@ def test_an_optimizer_may_have_a_part_of_the_parameters(tmp_path: Path) -> None:
     assert [torch.equal(*pair) for pair in zip(before, given["model"].parameters(), strict=True)] == [True, True, False, False]
 
 
-# What only training data show
+# The first batches
 
 
-def test_training_batches_that_are_no_pairs_end_the_run_before_its_first_step(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected batches of \(inputs, targets\) with loss=, got a dict of 1: use objective="):
-        fit(tmp_path, train=[{"x": torch.zeros(5, 4)}])
+def test_what_code_of_the_user_s_raises_on_the_first_training_batch_leaves_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs, targets = samples()
+    with pytest.raises(IndexError):
+        fit(tmp_path / "runs", train=[(inputs, targets + 7)])
+    assert re.fullmatch(
+        r"esper: IndexError raised by the loss on batch 1 of the training data before the first step: Target \d+ is out of bounds.; "
+        r"no run was begun\n",
+        capsys.readouterr().err,
+    )
+    assert not (tmp_path / "runs").exists()
 
 
-def test_a_loss_without_a_gradient_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
-    given: Given = {"loss": lambda output, target: loss_of(output, target).detach(), "model": perceptron()}
-    before = [parameter.clone() for parameter in given["model"].parameters()]
-    with pytest.raises(SettingsError, match="loss: expected a loss that depends on the model's parameters, got one without a gradient"):
-        fit(tmp_path, **given)
-    assert all(itertools.starmap(torch.equal, zip(before, given["model"].parameters(), strict=True)))
+class Counting(nn.Module):
+    """BatchNorm, dropout, and a count of its own: everything that a pass in train mode changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Linear(3, 2))
+        self.passes = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += 1
+        output: Tensor = self.layers(inputs)
+        return output
+
+
+def test_the_first_training_batch_is_measured_without_a_trace() -> None:
+    model, shuffled = Counting().eval(), DataLoader(Pairs(), batch_size=5, shuffle=True, num_workers=1, persistent_workers=True)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    require_trains(Evaluator(model, shuffled, Supervised(loss_of), torch.device("cpu"), name="training data"))
+    assert (model.passes, model.training, any(parameter.grad is not None for parameter in model.parameters())) == (0, False, False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert shuffled._iterator is None
+
+
+def test_no_batch_is_taken_from_a_stream_before_it_is_trained_on(tmp_path: Path) -> None:
+    result = fit(tmp_path, train=iter(batches()), epochs=1, epoch_steps=100)
+    assert [epoch.optimizer_steps for epoch in events(Directory(tmp_path), result.run, EpochCompleted)] == [STEPS]
 
 
 def test_the_first_validation_batch_is_measured_without_a_trace(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def model(rng_seed):
 
 def loss(output, target):
     calls.append(1)
-    if len(calls) > 9 and Path("bug").exists():
+    if len(calls) > 11 and Path("bug").exists():
         raise ValueError("no target for class 7\\nin this batch")
     return torch.nn.functional.cross_entropy(output, target, reduction="none")
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from esper.tolaria.determinism import (
     determinism_settings,
     deterministic,
     digest_of_tensors,
+    inexact,
     random_state_digest,
     seed_epoch,
     seed_own,
@@ -175,6 +176,40 @@ def test_what_is_read_untouched_holds_what_it_held() -> None:
     assert vars(data) == before
     assert (data.file, data.pool, data.by_worker, data.full) == (None, [], {}, {"kept": "as it was"})
     assert data.inner._generator is None
+
+
+class Many(Dataset[Tensor]):
+    """A data set with a generator for each of 65 transforms."""
+
+    def __init__(self) -> None:
+        self.transforms = [torch.Generator() for _ in range(65)]
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.rand(1, generator=self.transforms[index])
+
+    def __len__(self) -> int:
+        return 65
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (
+            lambda: DataLoader(Many(), num_workers=1, persistent_workers=True),
+            "the workers of a DataLoader with persistent_workers=True keep",
+        ),
+        (lambda: [partial(next, DataLoader(Many(), num_workers=1, persistent_workers=True))], "the workers of a DataLoader with persist"),
+        (lambda: DataLoader(Many()), "a list of 65 holds generators, and those of more than 64 are not seeded anew"),
+        (lambda: iter([1]), "a list_iterator cannot begin anew with every epoch: this run cannot be resumed"),
+    ],
+)
+def test_data_that_a_resume_would_not_see_again_are_told(make: Callable[[], object], reason: str) -> None:
+    assert (inexact(make()) or "").startswith(reason)
+
+
+def test_data_that_begin_anew_are_not_told() -> None:
+    assert inexact(DataLoader(Augmented(torch.Generator()), num_workers=1)) is None  # type: ignore[arg-type] # It is never read.
+    assert inexact(list(range(100))) is None
 
 
 def test_two_generators_of_the_data_draw_other_numbers() -> None:

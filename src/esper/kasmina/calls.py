@@ -5,7 +5,7 @@ A layer can be a site where a pass calls it exactly once and reads its weight no
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,12 +81,9 @@ def calls_of(model: nn.Module, measure: Callable[[nn.Module], Tensor]) -> Calls:
     if not layers:
         return calls
     with ExitStack() as stack:
-        stack.enter_context(_as_it_was(inner))
-        if any("_orig_mod" in module._modules for module in model.modules()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(tried(inner))
         for layer in layers:
             stack.callback(layer.register_forward_hook(called).remove)
-        inner.train()
         loss = measure(inner).sum()
     reads = _reads(loss)
     found = {id(layer): _refusal(times[id(layer)], reads[id(layer.weight)], id(layer) in without_gradient) for layer in layers}
@@ -123,8 +120,8 @@ def _reads(loss: Tensor) -> Counter[int]:
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Within, the model may run in train mode; afterwards its attributes, modes and buffers, their values too, are what they were."""
+def tried(model: nn.Module) -> Iterator[None]:
+    """Within, `model` runs in train mode, uncompiled; afterwards attributes, modes and buffers, their values too, are what they were."""
     held: list[tuple[dict[str, Any], dict[str, Any]]] = []  # Any: attributes of modules.
     lists: list[tuple[list[object], list[object]]] = []
     for module in model.modules():
@@ -132,8 +129,11 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
         held += [(one, one.copy()) for one in maps]
         lists += [(value, value.copy()) for value in vars(module).values() if type(value) is list]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    compiled = any("_orig_mod" in module._modules for module in model.modules())
+    model.train()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
     finally:
         for now, before in held:
             for name in [name for name in now if name not in before]:

@@ -1,7 +1,7 @@
 """What a training is made of: settings by dotted name, and a recipe of what only code can give; both are checked before there is a run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import JsonValue, TypeAdapter, field_validator
@@ -24,6 +24,7 @@ from esper.tolaria.requirements import (
     require_optimizer,
     require_scheduler,
     require_train,
+    require_trains,
 )
 from esper.tolaria.training import Policy, Scheduler, TrainerSettings
 from esper.tolaria.user_code import raised
@@ -106,8 +107,8 @@ class Recipe:
 def require_trainable(recipe: Recipe, settings: RunSettings, *, resumed: bool = False) -> None:
     """Raises SettingsError or DataError for a recipe that cannot be trained, before there is a run: what cannot work leaves nothing behind.
 
-    The objective is measured on the first validation batch; what code of the user's raises there is raised. Where a run can grow that is
-    `resumed` was found when it began.
+    The objective is measured on the first batch of each loader; what code of the user's raises there is raised. Where a run can grow
+    that is `resumed` was found when it began.
     """
     require_model(recipe.model)
     require_optimizer(recipe.model, recipe.optimizer)
@@ -120,6 +121,9 @@ def require_trainable(recipe: Recipe, settings: RunSettings, *, resumed: bool = 
     evaluator = Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device)
     try:
         require_evaluable(evaluator)
+        require_trains(replace(evaluator, batches=recipe.train, name="training data"))
+        if recipe.test is not None:
+            require_evaluable(replace(evaluator, batches=recipe.test, name="test data"))
     except EsperError:
         raise
     except Exception as error:

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from esper.events.kinds.run import Determinism
 from esper.kasmina.randomness import derive
@@ -117,6 +118,26 @@ def seed_own(source: object, rng_seed: int, epoch: int) -> None:
                 generator.seed(seed % 2**32)
             case random.Random():
                 generator.seed(seed)
+
+
+def inexact(source: object) -> str | None:
+    """The reason why a run that trains on `source` would not be resumed exactly, as far as it shows; None: there is none."""
+    if isinstance(source, Iterator):
+        return f"a {type(source).__name__} cannot begin anew with every epoch: this run cannot be resumed"
+    for part in _reachable(source, set(), _DEPTH):
+        if isinstance(part, DataLoader) and part.persistent_workers:
+            return (
+                "the workers of a DataLoader with persistent_workers=True keep their random state from epoch to epoch: where its data set "
+                "draws random numbers, a resume of this run will not be exact"
+            )
+        # Looked through once, not into: a data set may hold millions of samples.
+        kept = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+        if len(kept) > _WIDTH and any(isinstance(one, _Generator) for one in kept):
+            return (
+                f"a {type(part).__name__} of {len(kept)} holds generators, and those of more than {_WIDTH} are not seeded anew with every "
+                "epoch: a resume of this run will not be exact"
+            )
+    return None
 
 
 def _reachable(source: object, seen: set[int], depth: int) -> Iterator[object]:

@@ -1,11 +1,12 @@
 """Refusal of a training that cannot mean what it says: a SettingsError of one line: what was expected, what came, what to write
 instead.
 
-Only the last check runs code of the user's: the objective, on the first validation batch. None changes anything.
+Only the last two checks run code of the user's: the objective, on the first batches. None changes anything.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import Parameter, signature
 from itertools import chain
@@ -17,8 +18,10 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset, IterableDataset
 
-from esper.errors import SettingsError
+from esper.errors import DataError, SettingsError
+from esper.kasmina.calls import tried, unwrapped
 from esper.tolaria.determinism import undisturbed, untouched
+from esper.tolaria.objective import Batch, size_of, to_device
 from esper.tolaria.training import TrainerSettings
 from esper.tolaria.user_code import Noted, named
 from esper.tolaria.validation import Evaluator
@@ -29,6 +32,7 @@ _HORIZONS = ("total_steps", "T_max", "total_iters", "step_size", "milestones", "
 """Attributes of torch's schedulers that count their own steps until the schedule ends or turns."""
 _MANY = 10
 _LOADER = "torch.utils.data.DataLoader"
+_ARGUMENTS = {"training data": "train", "validation data": "valid", "test data": "test"}
 
 
 def require_model(model: object) -> None:
@@ -193,9 +197,40 @@ def require_evaluable(evaluator: Evaluator) -> None:
 
     Raises DataError or SettingsError as the objective does, and what code of the user's raises. Leaves random state as it was.
     """
-    with Noted("before the first step"):
-        with Noted(f"raised by the {evaluator.name}"), undisturbed(evaluator.device), untouched(evaluator.batches):
-            first = next(iter(evaluator.batches), None)
-        if first is None:
-            raise SettingsError(f"valid: expected at least one batch, got {named(evaluator.batches)} with none")
-        replace(evaluator, batches=[first]).losses()
+    with _before_the_first_step(evaluator):
+        replace(evaluator, batches=[_first(evaluator)]).losses()
+
+
+def require_trains(evaluator: Evaluator) -> None:
+    """Measures the first batch as a step does, in train mode and with gradients, so that one which cannot be trained on fails before a run.
+
+    Raises as `require_evaluable`, and leaves no trace in model, data and random state. An iterator is not asked: its batch would be lost.
+    """
+    if isinstance(evaluator.batches, Iterator):
+        return
+    objective, model, device = evaluator.objective, evaluator.model, evaluator.device
+    with _before_the_first_step(evaluator):
+        first = _first(evaluator)
+        with Noted(f"on batch 1 of the {evaluator.name}"), undisturbed(device), untouched(objective), tried(model):
+            objective(unwrapped(model), to_device(first, device))
+
+
+def _first(evaluator: Evaluator) -> Batch:
+    """The first batch, of at least one sample."""
+    batches, device = evaluator.batches, evaluator.device
+    with Noted(f"raised by the {evaluator.name}"), undisturbed(device), untouched(batches):
+        first = next(iter(batches), None)
+    if first is None:
+        raise DataError(f"expected at least one batch, got {named(batches)} with none")
+    size_of(first)
+    return first
+
+
+@contextmanager
+def _before_the_first_step(evaluator: Evaluator) -> Iterator[None]:
+    """Within, malformed data are named by their argument, and what the user's code raises by the time."""
+    try:
+        with Noted("before the first step"):
+            yield
+    except DataError as error:
+        raise DataError(f"{_ARGUMENTS[evaluator.name]}: {error}") from error
