@@ -119,6 +119,20 @@ class Later(nn.Module):
         return found
 
 
+def test_a_run_says_at_its_start_which_one_it_is_and_whether_its_name_is_another_s_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fit(tmp_path, perceptron(), name="baseline", grow=None).run[-6:]
+    shown = f"esper show {{}} --log {tmp_path} has its history"
+    assert capsys.readouterr().err == f"esper: run {first} begins; {shown.format(first)}\n"
+    fit(tmp_path, perceptron(), name="baseline", grow=None).run[-6:]
+    fit(tmp_path, perceptron(), name="another", grow=None)
+    told = [line for line in capsys.readouterr().err.splitlines() if "begins" not in line]
+    assert told == [
+        f"esper: 'baseline' is the name of run {first} too, so that it means neither: a name of its own, or tags=, tells this run"
+    ]
+
+
 def learns_then_decides(state: SystemState, evidence: EventId) -> tuple[DecisionMade, ...]:
     """Germinates at "step" after epoch 1, trains from epoch 2 on, then decides as Tamiyo does."""
     lines: dict[int, list[Step]] = {1: [GERMINATE], 2: [ADVANCE, ADVANCE]}
@@ -202,9 +216,9 @@ def test_no_metric_hides_the_loss(tmp_path: Path) -> None:
         fit(tmp_path, metrics={"loss": loss_of})
 
 
-def test_batches_that_are_no_pairs_are_refused_with_advice_and_the_log_says_so(tmp_path: Path) -> None:
+def test_batches_that_show_late_that_they_are_no_pairs_are_refused_with_advice_and_the_log_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="use objective= for other batches"):
-        fit(tmp_path, train=[{"x": torch.zeros(5, 4)}])
+        fit(tmp_path, train=[*batches(), {"x": torch.zeros(5, 4)}])
     log = Directory(tmp_path)
     assert [event.kind for event in events(log, log.resolve("latest"), RunFailed)] == ["error"]
 
@@ -401,7 +415,7 @@ def test_a_notebook_goes_on_with_the_model_that_was_interrupted(tmp_path: Path) 
 def test_a_model_whose_training_failed_is_trained_again(tmp_path: Path) -> None:
     model = perceptron()
     with pytest.raises(DataError):
-        fit(tmp_path, model, train=[{"x": torch.zeros(5, 4)}])
+        fit(tmp_path, model, train=[*batches(), {"x": torch.zeros(5, 4)}])
     fit(tmp_path, model, epochs=1)
 
 
@@ -440,11 +454,12 @@ def test_a_parameter_that_only_the_optimizer_has_is_rolled_back_with_the_rest(tm
 
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
             at_start.append(float(weight.detach()))
-            factor = float("nan") if len(at_start) == 2 else 1.0
+            factor = float("nan") if len(at_start) == 3 else 1.0
             return iter([(inputs * factor, targets) for inputs, targets in batches()])
 
     growing = esper.Grow(sites="0", max_parameters=9.0, settings={"trainer.checkpoint_every": 1})
     weighed(tmp_path, weight, epochs=3, train=Poisoned(), grow=growing)
+    del at_start[0]  # When the first batch was looked at before the start.
     assert at_start[0] == 0.0
     assert at_start[2] == at_start[1] != 0.0
 

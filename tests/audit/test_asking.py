@@ -9,6 +9,7 @@ import esper
 from esper.errors import LogError, RuleError, SettingsError
 from esper.history.run_history import History
 from esper.oona.directory import Directory
+from tests.history.test_run_names import begun
 from tests.synthetic import RUN, write_run
 
 pytestmark = pytest.mark.whole
@@ -32,6 +33,12 @@ def test_a_question_about_a_run_sees_no_other(two_runs: Path) -> None:
     assert esper.sql(
         "SELECT run, (SELECT count(*) FROM settings WHERE run <> $run) FROM run_overview", two_runs, run="ff", parameters={"run": OTHER}
     ).rows() == [(OTHER, 0)]
+
+
+def test_the_overview_names_a_run_as_its_user_does(tmp_path: Path) -> None:
+    path = tmp_path / "named"
+    begun(Directory(path, create=True), RUN, sealed=False, name="baseline", tags=("a", "b"))
+    assert esper.sql("SELECT name, tags FROM run_overview", path).rows() == [("baseline", ["a", "b"])]
 
 
 def test_a_question_about_an_epoch_sees_what_stood_when_it_was_over(two_runs: Path, history: History) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from esper.cli.text import (
     UNKNOWN,
+    at_joints,
     count,
     elided,
     hanging,
@@ -109,6 +110,20 @@ def test_text_that_is_cut_has_an_ellipsis() -> None:
 )
 def test_a_sentence_without_room_loses_whole_words(width: int, words: str) -> None:
     assert whole_words("gain 0.27 over, n 350 z", width) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("metrics.validation_loss", "metrics.\nvalidation_\nloss"),
+        ("a long sentence of short words", "a long sentence of short words"),
+        ("of torch.optim.sgd.SGD", "of torch.optim.\nsgd.SGD"),
+        ("f7530f2f31695a20f684fd5f", "f7530f2f3169\n5a20f684fd5f"),
+        ("", ""),
+    ],
+)
+def test_a_word_without_room_is_broken_at_its_joints(text: str, expected: str) -> None:
+    assert at_joints(text, 12) == expected
 
 
 def test_the_range_of_a_curve_is_that_of_its_finite_values() -> None:

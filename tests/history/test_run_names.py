@@ -56,8 +56,13 @@ def test_id_comes_before_a_name(directory: Directory) -> None:
 
 
 def test_text_that_is_neither_is_refused_as_before(directory: Directory) -> None:
-    with pytest.raises(UnknownRunError, match="no run begins or ends with 'nothing'"):
+    with pytest.raises(UnknownRunError, match=f"no run begins or ends with 'nothing' in .*; there are: {THIRD}, {SECOND}, {FIRST}$"):
         resolve_run(directory, "nothing")
+
+
+def test_name_that_is_mistyped_is_refused_with_the_nearest(directory: Directory) -> None:
+    with pytest.raises(UnknownRunError, match=r"no run begins or ends with 'basline' .*, perhaps baseline by its name$"):
+        resolve_run(directory, "basline")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_a_run_is_meant_by_what_only_it_begins_or_ends_with(directory: Directory
     [
         ("bcd", f"2 runs begin or end with 'bcd' in .*: {A}, {B}"),
         ("zzz", f"no run begins or ends with 'zzz' in .*: {C}, {A}, {B}"),
+        ("lastest", f"no run begins or ends with 'lastest' in .*, perhaps latest; there are: {C}"),
         ("", "no run begins or ends with ''"),
         ("host-1:2026-01-01", "no run begins or ends with"),
     ],

@@ -16,6 +16,7 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.extras import require_installed
 from esper.history.labels import labels_of
+from esper.history.resume import log_flag
 from esper.history.run_list import resolve_run
 from esper.kasmina.growth import Choice, SeedOptimizer
 from esper.observer.leader import start_watchers
@@ -114,7 +115,7 @@ def fit(
     numbers differ from run to run then, the log says so, and every epoch has a checkpoint.
 
     Raises SettingsError for what cannot work and DataError for malformed data, before the first step: the loss is measured on the first
-    validation batch before there is a run. Raises LogError where the log fails; a run that ends by an
+    batch of `train`, `valid` and `test` before there is a run. Raises LogError where the log fails; a run that ends by an
     exception has RunFailed in its log, and `model` is plain again then: give it to the `fit` that resumes. After a `fit` that came to its
     end go on with `result.model`.
     """
@@ -168,6 +169,8 @@ def fit(
             from esper.processes.shipping import shipping
 
             stack.enter_context(shipping(directory, cluster, run))
+        if resume is None:
+            warn(f"run {run[-6:]} begins; esper show {run[-6:]}{log_flag(directory.path)} has its history")
         try:
             return conduct(recipe, settings, directory, run)
         except Interrupted as error:

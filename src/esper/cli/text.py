@@ -1,6 +1,7 @@
 """Numbers, names, small curves and lists as text. A value that was not measured is shown as unknown, never as zero."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -86,6 +87,12 @@ def whole_words(text: str, width: int) -> str:
             break
         kept = longer
     return f"{kept} …" if kept else elided(text, width)
+
+
+def at_joints(text: str, width: int) -> str:
+    """`text` with line breaks in words of more than `width` characters: behind one of `.,:;/_-` where there is one, else anywhere."""
+    piece = rf".{{1,{width}}}$|.{{1,{width}}}(?<=[.,:;/_-])|.{{{width}}}"
+    return re.sub(rf"\S{{{width + 1},}}", lambda word: "\n".join(re.findall(piece, word[0])), text)
 
 
 class _OneLine:

@@ -25,6 +25,7 @@ from esper.history.labels import LabelCondition
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory, RunEntry
 from esper.oona.file import RUN_FILE
+from esper.settings import nearest
 
 _AGAIN_S = 1.0
 _SHOWN = 10
@@ -131,10 +132,12 @@ def resolve_run(directory: Directory, text: str) -> RunId:
 def _by_name(directory: Directory, text: str, lines: Callable[[], Sequence[RunSummary]]) -> RunId:
     try:
         return directory.resolve(text)
-    except UnknownRunError:
-        named = [line.run for line in lines() if line.name == text]
+    except UnknownRunError as error:
+        by_name = [(line.name, line.run) for line in lines() if line.name is not None]
+        named = [run for name, run in by_name if name == text]
         if not named:
-            raise
+            hint = nearest(text, (name for name, _ in by_name))
+            raise UnknownRunError(f"{error}{hint and hint + ' by its name'}") from None
         if len(named) > 1:
             raise AmbiguousRunError(
                 f"{len(named)} runs have the name {text!r} in {directory.path}; there are: {', '.join(named[:_SHOWN])}"

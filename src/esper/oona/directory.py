@@ -21,6 +21,7 @@ from esper.events.kinds.run import RunFinished
 from esper.oona.file import CHECKPOINTS, MIRRORED_MARK, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
+from esper.settings import nearest
 
 _LATEST = "latest"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._-]{0,127}")
@@ -188,8 +189,9 @@ def resolve_among(text: str, names: Sequence[RunId], place: str, exists: Callabl
     candidates = meant or list(runs)
     listed = ", ".join(candidates[:_SHOWN]) + (f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else "")
     problem = f"{len(meant)} runs begin or end with {text!r}" if meant else f"no run begins or ends with {text!r}"
+    hint = "" if meant else nearest(text, (_LATEST,))
     error = AmbiguousRunError if meant else UnknownRunError
-    raise error(f"{problem} in {place}; there are: {listed or 'none'}")
+    raise error(f"{problem} in {place}{hint}; there are: {listed or 'none'}")
 
 
 def _newest_at(folder: Path) -> float | None:

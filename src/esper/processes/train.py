@@ -29,6 +29,7 @@ from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.events.kinds.training_description import TrainingDescribed
 from esper.history.resume import log_flag, resume_hint
 from esper.history.run_history import History, open_run
+from esper.history.run_list import summaries
 from esper.kasmina.calls import Calls
 from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.host import Host
@@ -47,7 +48,7 @@ from esper.tamiyo.policy import decide
 from esper.tolaria import environment, source_code
 from esper.tolaria.checkpoints import verify_checkpoint
 from esper.tolaria.description import describe
-from esper.tolaria.determinism import determinism_settings, deterministic, without_a_kernel
+from esper.tolaria.determinism import determinism_settings, deterministic, inexact, without_a_kernel
 from esper.tolaria.objective import Batches
 from esper.tolaria.outcome import judge_outcome
 from esper.tolaria.pairs import measure_of, warning
@@ -97,6 +98,9 @@ def train(recipe: Recipe, settings: RunSettings, directory: Directory, run: RunI
 
     Raises Interrupted when stopped by a signal; every other error is in the log as RunFailed.
     """
+    name = recipe.labels.name
+    if same := [line.run for line in summaries(directory) if line.name == name] if name is not None else []:
+        warn(f"{name!r} is the name of run {same[0][-6:]} too, so that it means neither: a name of its own, or tags=, tells this run")
     with directory.create(run) as log:
         return _run(recipe, settings, directory, log, (None, None, ()))
 
@@ -189,6 +193,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         with _recorded_end(training, emitter, log, recipe.task, directory.path):
             # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
             with bind_metrics(log.run, lambda _event: None):
+                _report_inexact(recipe)
                 pairs = _pairs(settings, training.host, evaluator, log)
                 if pairs is not None:
                     evaluator = replace(evaluator, measure=measure_of(recipe.objective, pairs))
@@ -270,6 +275,13 @@ def _pairs(settings: RunSettings, host: Host, evaluator: Evaluator, log: Log) ->
     if words := warning(pairs, settings.policy.least_pairs):
         warn(words)
     return pairs
+
+
+def _report_inexact(recipe: Recipe) -> None:
+    """Reports on standard error why a resumed run would not see the same data, as far as that shows."""
+    for name in ("train", "valid"):
+        if (reason := inexact(recipe.loaders[name])) is not None:
+            warn(f"{name}: {reason}")
 
 
 def _start(recipe: Recipe, settings: RunSettings, host: Host, pairs: Pairs | None) -> RunStarted:

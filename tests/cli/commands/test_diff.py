@@ -1,6 +1,7 @@
 """`esper diff` and `esper show --how`: how runs were trained, and two of them side by side."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,15 @@ def test_diff_shows_what_differs_and_counts_what_does_not(esper: Esper, trained:
     assert "groups.0.options.momentum" not in rows
     assert "settings the same: --all shows them" in said.out
     assert rows["status"] == ["finished", "finished"]
+
+
+def test_diff_breaks_no_name_within_a_word(esper: Esper, trained: tuple[Path, RunId, RunId], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = esper("diff", trained[1], trained[2], "--all", "--log", str(trained[0]))
+    rows = json.loads(esper("diff", trained[1], trained[2], "--all", "--json", "--log", str(trained[0])).out)
+    parts = {part for row in (*rows["settings"], *rows["outcomes"]) for part in re.split(r"(?<=[._])", row["name"])}
+    shown = {part for line in said.lines for part in re.split(r"(?<=[._])", line[:32].strip())}
+    assert parts <= shown
 
 
 def test_diff_of_a_run_with_itself_has_no_row(esper: Esper, trained: tuple[Path, RunId, RunId]) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command
 from esper.cli.output import Output
-from esper.cli.text import UNKNOWN, count, hanging, short_id
+from esper.cli.text import UNKNOWN, at_joints, count, hanging, short_id
 from esper.events.kinds.run import RunStarted
 from esper.events.kinds.training_description import Component, Loader, Source, TrainingDescribed
 from esper.history.comparing import ComparedValue, module_words, side_by_side
@@ -52,11 +52,13 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
 def _table(title: str, rows: Iterable[ComparedValue], runs: tuple[str, str], width: int) -> Table:
     """A row a name, with its value in each run; those that differ stand out."""
-    name = Column(Text(title, style="bold"), ratio=2, overflow="fold")
-    values = (Column(short_id(one), ratio=3, overflow="fold") for one in runs)  # type: ignore[arg-type] # ids of runs
-    table = Table(name, *values, box=None, padding=(0, 2, 0, 0), width=width, header_style="bold")
+    names = width * 2 // 5
+    values = (width - names) // 2 - _GAP
+    headings = (Column(short_id(one), width=values) for one in runs)  # type: ignore[arg-type] # ids of runs
+    table = Table(Column(title, width=names - _GAP), *headings, box=None, padding=(0, _GAP, 0, 0), header_style="bold")
     for row in rows:
-        table.add_row(row.name, _value(row.one), _value(row.other), style="" if row.differs else "dim")
+        both = (Text(at_joints(_value(value), values)) for value in (row.one, row.other))
+        table.add_row(at_joints(row.name, names - _GAP), *both, style="" if row.differs else "dim")
     return table
 
 
@@ -117,6 +119,7 @@ def _model(described: TrainingDescribed, *, everything: bool) -> Iterator[Render
         yield Text(f"    {plural(hidden, 'module')} {words}", style="dim")
 
 
+_GAP = 2
 _MODULES = 12
 _SAID = ("lr", "initial_lr", "weight_decay", "momentum", "nesterov", "betas", "alpha", "eps")
 
