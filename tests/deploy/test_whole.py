@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_kafka import free_ports
 
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
@@ -23,13 +23,6 @@ from tests.synthetic import ticking, write_run
 
 pytestmark = pytest.mark.whole
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    """A port that nobody listens at now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def asked(url: str, **headers: str) -> bytes:
@@ -58,7 +51,7 @@ def until(url: str, holds: Any, process: subprocess.Popen[bytes]) -> Any:  # Any
 @contextmanager
 def nissa(path: Path, **environment: str) -> Iterator[int]:
     """The port of `esper nissa`, a process of its own, once it is ready."""
-    port = free_port()
+    port = free_ports(1)[0]
     command = (sys.executable, "-m", "esper.cli", "nissa", "--log", path, "--port", str(port))
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | environment)
     try:
@@ -70,7 +63,7 @@ def nissa(path: Path, **environment: str) -> Iterator[int]:
 
 
 def test_a_live_tail_has_a_proper_end_when_the_service_is_told_to_end(log: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     command = (sys.executable, "-m", "esper.cli", "nissa", "--log", log, "--port", str(port))
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"ESPER_OBSERVE": "0"}
@@ -113,7 +106,7 @@ def test_promtool_accepts_the_metrics(served: int, promtool: Path) -> None:
 
 
 def test_a_real_prometheus_scrapes_it(served: int, prometheus: Path, tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     targets = [{"targets": [f"127.0.0.1:{served}"]}]
     scrape = {"job_name": "esper", "scrape_interval": "1s", "static_configs": targets}
     rules = str(ROOT / "deploy" / "prometheus" / "esper.rules.yml")

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from esper.processes.bridge import bridge_of
 from esper.state_files import BRIDGE_STATE
 from tests.kafka.made_cluster import Cluster, in_order
 from tests.kafka.recorded import log_of
+from tests.waiting import until
 
 WITHIN_S = 180.0
 MIDDLE = 14
@@ -28,13 +28,6 @@ def settle(log: Path, cluster: Cluster) -> Path:
     return log
 
 
-def wait_for(reached: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not reached():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)
-
-
 def end_bridge(log: Path) -> None:
     deadline = time.monotonic() + WITHIN_S
     while (process := bridge_of(log)) is not None and time.monotonic() < deadline:
@@ -45,7 +38,7 @@ def end_bridge(log: Path) -> None:
 
 def wait_for_bridge(log: Path) -> int:
     """The pid of the bridge, as soon as there is one that has begun."""
-    wait_for(lambda: bridge_of(log) is not None and (log / BRIDGE_STATE).exists(), "no bridge began")
+    until(lambda: bridge_of(log) is not None and (log / BRIDGE_STATE).exists(), "no bridge began")
     process = bridge_of(log)
     assert process is not None
     return process
@@ -62,4 +55,4 @@ def wait_until_shipped(cluster: Cluster, directory: Directory, run: RunId) -> No
     def found() -> object:
         return {key: records for key, records in in_order(asyncio.run(cluster.records(*INPUTS))).items() if key[0] == run}
 
-    wait_for(lambda: found() == wanted, "not everything was shipped")
+    until(lambda: found() == wanted, "not everything was shipped")

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -27,6 +26,7 @@ from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import run_of
 from tests.observer.delivery.made import BEGIN, alert, derived, notified, outcome_record
 from tests.observer.delivery.servers import Inbox, http_server
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
@@ -72,14 +72,6 @@ def received(inbox: Inbox) -> list[tuple[str, str]]:
     """Key and status of each request."""
     bodies = [json.loads(got.body) for got in list(inbox.got)]
     return [(body["groupKey"], body["status"]) for body in bodies]
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Returns when `holds`."""
-    deadline = time.monotonic() + _WITHIN_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def outcomes(cluster: Cluster) -> list[AlertNotified | AlertSuppressed]:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.kafka.copying.test_mirroring import ship
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import LAST_EPOCH, go_on, log_of, run_of, write_resumed_run
 from tests.synthetic import write_run
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
@@ -174,7 +174,7 @@ def test_a_run_is_followed_from_kafka_to_its_end(esper: Typed, kafka: str, tmp_p
     on_kafka = ("--log", f"kafka://{kafka}", "--mirror", mirror_for(cluster, tmp_path / "mirror"))
 
     def finish() -> None:
-        wait_until((tmp_path / "mirror" / FIRST / RUN_FILE).exists)
+        until((tmp_path / "mirror" / FIRST / RUN_FILE).exists)
         with directory.resume(FIRST) as log, Emitter(log, FIRST, clock=lambda: datetime.now(UTC)) as emitter:
             emitter.fail("error", "ended by the test", where="here", epoch=2, step=200)
         ship(cluster, directory)
@@ -202,7 +202,7 @@ def follower(shipped: Shipped) -> Iterator["subprocess.Popen[str]"]:
 def test_a_process_fills_the_mirror_for_good_and_commands_read_what_it_wrote(
     esper: Typed, shipped: Shipped, follower: "subprocess.Popen[str]"
 ) -> None:
-    wait_until(
+    until(
         lambda: (
             read_state(shipped.mirror / MIRROR_STATE).get("pid") == follower.pid
             and read_state(shipped.mirror / MIRROR_STATE)["caught_up_at"] is not None
@@ -218,13 +218,6 @@ def test_a_process_fills_the_mirror_for_good_and_commands_read_what_it_wrote(
     out, _ = follower.communicate(timeout=WITHIN_S)
     assert follower.returncode == 0
     assert "caught up: everything that is on Kafka is in" in out
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_sql_gives_the_same_rows_of_a_log_on_kafka_as_of_the_directory(esper: Typed, shipped: Shipped) -> None:

@@ -26,9 +26,10 @@ from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import INTERRUPTED_EPOCH, LAST_EPOCH, go_on, run_of
-from tests.kafka.test_delivering import WEBHOOK, alerts, keys, publish, received, until
+from tests.kafka.test_delivering import WEBHOOK, alerts, keys, publish, received
 from tests.observer.delivery.servers import http_server
 from tests.synthetic import write_run
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 

@@ -36,6 +36,7 @@ from tests.kafka.recorded import log_of, run_of
 from tests.kafka.secured_kafka import PASSWORD, SecuredKafka
 from tests.kafka.test_worker import started, wait_for
 from tests.synthetic import write_run
+from tests.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 
@@ -61,7 +62,7 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             made.change(user, "TRANSACTIONAL_ID", [BASE.topic(start)], ["WRITE"])
         made.change("worker", "GROUP", [BASE.topic("worker")], ["READ"])
         made.change("novice", "TOPIC", map(BASE.topic, BRIDGE.writes), ["WRITE"])
-        wait_until(lambda: not any(refusal(made.settings(user, BASE), needs) for user, needs in NEEDS.items()))
+        until(lambda: not any(refusal(made.settings(user, BASE), needs) for user, needs in NEEDS.items()))
         yield made
     finally:
         made.node.kill()
@@ -83,14 +84,6 @@ def refusal(settings: KafkaSettings, needs: Needs) -> str:
     except LogError as error:
         return str(error)
     return ""
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    """Returns when `done`: a broker answers a change of rights before it holds."""
-    deadline = time.monotonic() + _ENDS_S
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def connect(settings: KafkaSettings) -> float:
@@ -223,9 +216,9 @@ def test_what_is_missing_is_named_topic_by_topic(secured: SecuredKafka) -> None:
 def test_the_group_of_workers_is_a_right_too(secured: SecuredKafka) -> None:
     secured.change("worker", "GROUP", ["lab.worker"], ["READ"], add=False)
     settings, words = secured.settings("worker", BASE), "group lab.worker: expected the right to read, got none"
-    wait_until(lambda: refusal(settings, WORKER).endswith(words))
+    until(lambda: refusal(settings, WORKER).endswith(words))
     secured.change("worker", "GROUP", ["lab.worker"], ["READ"])
-    wait_until(lambda: not refusal(settings, WORKER))
+    until(lambda: not refusal(settings, WORKER))
 
 
 def test_topics_are_neither_made_nor_read_without_rights(secured: SecuredKafka) -> None:
@@ -351,7 +344,7 @@ def test_a_password_stands_in_no_output_state_or_argument(secured: SecuredKafka,
     command = [sys.executable, "-m", "esper.cli", "bridge", "--kafka", f"kafka://{secured.sasl}", "--log", os.fspath(tmp_path)]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
-            wait_until((tmp_path / run_of(2) / "bridged").exists)
+            until((tmp_path / run_of(2) / "bridged").exists)
             arguments = Path(f"/proc/{process.pid}/cmdline").read_text()
         finally:
             process.terminate()

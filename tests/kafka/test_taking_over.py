@@ -25,8 +25,9 @@ from esper.processes.bridge import bridge_of
 from tests.api.test_fit import fit
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of
-from tests.kafka.shipped import MIDDLE, WITHIN_S, address_of, end_bridge, settle, wait_for, wait_until_shipped
+from tests.kafka.shipped import MIDDLE, WITHIN_S, address_of, end_bridge, settle, wait_until_shipped
 from tests.recipes import Acting, BurstError, burst, events
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
@@ -117,7 +118,7 @@ def test_telemetry_that_kafka_has_deleted_hinders_nothing(here: Path, there: Pat
     first = {record.topic: record.sequence for record in reversed(own) if record.topic in TELEMETRY}
     assert first == {topic: last.get(topic, 0) + 1 for topic in first}
     assert first
-    wait_for(lambda: (there / run / BRIDGED_FILE).exists() and bridge_of(there) is not None, "nothing was shipped")
+    until(lambda: (there / run / BRIDGED_FILE).exists() and bridge_of(there) is not None, "nothing was shipped")
     assert result.run == run
 
 
@@ -149,7 +150,7 @@ def test_a_machine_that_wakes_up_finds_its_run_taken_over(here: Path, there: Pat
     """As people type it, with the trainer and its bridge frozen in the middle of a training."""
     train = ["train", "digits", "--epochs", "100000", "--set", "trainer.checkpoint_every=1", "--set", "trainer.keep_checkpoints=1000"]
     with esper(*train, "--kafka", address_of(cluster), "--log", os.fspath(here)) as trainer:
-        wait_for(lambda: _shipped_epochs(here) >= 1, "no epoch was shipped")
+        until(lambda: _shipped_epochs(here) >= 1, "no epoch was shipped")
         (run,) = Directory(here).names()
         frozen = (trainer.pid, bridge_of(here) or 0)
         for process in frozen:
@@ -157,7 +158,7 @@ def test_a_machine_that_wakes_up_finds_its_run_taken_over(here: Path, there: Pat
         before = _shipped_epochs(here)
         log = ["--log", address_of(cluster), "--checkpoints", os.fspath(here), "--into", os.fspath(there)]
         with esper("resume", run[-6:], *log) as second:
-            wait_for(lambda: _shipped_epochs(there) >= before + 2, "the run did not go on")
+            until(lambda: _shipped_epochs(there) >= before + 2, "the run did not go on")
             for process in frozen:
                 os.kill(process, signal.SIGCONT)
             said = trainer.communicate(timeout=WITHIN_S)[1]

@@ -21,8 +21,9 @@ from esper.processes.bridge import bridge_of
 from tests.api.test_fit import fit
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of
-from tests.kafka.shipped import MIDDLE, address_of, end_bridge, settle, wait_for, wait_for_bridge, wait_until_shipped
+from tests.kafka.shipped import MIDDLE, address_of, end_bridge, settle, wait_for_bridge, wait_until_shipped
 from tests.recipes import Acting, events
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
@@ -59,7 +60,7 @@ def test_a_bridge_that_is_killed_is_started_again(log: Path, cluster: Cluster) -
     def kill() -> None:
         killed = wait_for_bridge(log)
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: bridge_of(log) not in {None, killed}, "no second bridge began")
+        until(lambda: bridge_of(log) not in {None, killed}, "no second bridge began")
 
     result = fit(log, kafka=address_of(cluster), train=Acting(MIDDLE, kill))
     wait_until_shipped(cluster, Directory(log), result.run)
@@ -115,9 +116,9 @@ def test_a_trainer_whose_run_is_taken_over_ends_with_the_reason(
 
     def take() -> None:
         (run,) = directory.names()
-        wait_for((log / run / BRIDGED_FILE).exists, "nothing was shipped")
+        until((log / run / BRIDGED_FILE).exists, "nothing was shipped")
         asyncio.run(take_over(cluster.settings, elsewhere, run))
-        wait_for(lambda: fenced_by(log / run) is not None, "the bridge did not notice")
+        until(lambda: fenced_by(log / run) is not None, "the bridge did not notice")
 
     with pytest.raises(LogError, match=rf"was taken over by .*:{elsewhere.path} on .*; this training ends here"):
         fit(log, kafka=address_of(cluster), train=Acting(MIDDLE, take))

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,18 +11,11 @@ import pytest
 from esper.observer.leader import observer_of
 from esper.oona.directory import Directory
 from esper.processes.serve import observer_process
+from tests.waiting import until
 
 pytestmark = pytest.mark.whole
 PARENT = "import sys, time; from esper.oona.directory import Directory; from esper.processes.serve import observer_process; "
 STARTS = "observer_process(Directory(sys.argv[1])).start(); time.sleep(60)"
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Returns when `holds`; fails after half a minute."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_it_observes_until_it_is_stopped(tmp_path: Path) -> None:

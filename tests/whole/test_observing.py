@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
 from esper.oona.observed import is_settled, read_observed
+from tests.waiting import until
 
 pytestmark = pytest.mark.whole
 DEADLINE_S = 120.0
@@ -62,15 +63,8 @@ def started(tmp_path: Path) -> Iterator[Started]:
     made.end()
 
 
-def waited_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in two minutes"
-        time.sleep(0.05)
-
-
 def only_run(log: Path) -> RunId:
-    waited_for(lambda: log.exists() and any(Directory(log).entry(name) for name in Directory(log).names()))
+    until(lambda: log.exists() and any(Directory(log).entry(name) for name in Directory(log).names()))
     return Directory(log).names()[0]
 
 
@@ -97,7 +91,7 @@ def test_an_observer_killed_again_and_again_derives_what_one_that_was_not_derive
         kills += 1
     assert kills >= 3
     started.esper("observe")
-    waited_for(lambda: is_settled(started.log / run))
+    until(lambda: is_settled(started.log / run))
     shutil.copytree(started.log / run, tmp_path / "again" / run, ignore=shutil.ignore_patterns("observed*"))
     settings = ObserverSettings(monitor=MonitorSettings(rules=builtin_rules()))
     with Observer(Directory(tmp_path / "again"), settings, now=lambda: datetime.now(UTC), report=print) as once:
@@ -110,9 +104,9 @@ def test_an_observer_killed_again_and_again_derives_what_one_that_was_not_derive
 def test_a_killed_training_raises_an_alert_that_ends_when_it_is_resumed(started: Started) -> None:
     training = started.esper("train", "digits", "--epochs", "400", observed=True)
     run = only_run(started.log)
-    waited_for(lambda: (started.log / run / OBSERVED_FILE).exists() and derived(started.log, run))
+    until(lambda: (started.log / run / OBSERVED_FILE).exists() and derived(started.log, run))
     training.kill()
-    waited_for(lambda: said(started.log, run, RunWentSilent.KIND))
+    until(lambda: said(started.log, run, RunWentSilent.KIND))
     (silent,) = map(decode, said(started.log, run, RunWentSilent.KIND))
     assert isinstance(silent, RunWentSilent)
     assert silent.state == "dead"
@@ -120,24 +114,24 @@ def test_a_killed_training_raises_an_alert_that_ends_when_it_is_resumed(started:
     rules = [event.rule for event in map(decode, derived(started.log, run)) if isinstance(event, AlertFiring)]
     assert "run-dead" in rules
     started.esper("resume", "latest", observed=True)
-    waited_for(lambda: said(started.log, run, RunHeardAgain.KIND))
+    until(lambda: said(started.log, run, RunHeardAgain.KIND))
 
 
 def test_one_process_observes_and_the_next_takes_over_whoever_is_killed(started: Started) -> None:
     started.esper("train", "digits", "--epochs", "400", observed=True)
     directory = Directory(started.log, create=True)
-    waited_for(lambda: observer_of(directory))
+    until(lambda: observer_of(directory))
     first = observer_of(directory)
     assert first is not None
     started.esper("train", "mnist1d", "--epochs", "400", observed=True)
     by_hand = started.esper("observe")
-    waited_for(lambda: len(directory.names()) == 2)
+    until(lambda: len(directory.names()) == 2)
     time.sleep(2.0)
     assert observer_of(directory) == first
     os.kill(first, signal.SIGKILL)
-    waited_for(lambda: observer_of(directory) not in {None, first})
+    until(lambda: observer_of(directory) not in {None, first})
     second = observer_of(directory)
     assert second is not None
     os.kill(second, signal.SIGKILL)
-    waited_for(lambda: observer_of(directory) not in {None, first, second})
+    until(lambda: observer_of(directory) not in {None, first, second})
     by_hand.kill()
