@@ -28,7 +28,6 @@ from esper.oona.observed import is_settled, read_observed
 from tests.waiting import until
 
 pytestmark = pytest.mark.whole
-DEADLINE_S = 120.0
 
 
 class Started:
