@@ -1,6 +1,6 @@
-"""What an observer keeps beside a run: written once, saved with its position, readable at any time; the contract also over memory."""
+"""What an observer keeps beside a run: written once, saved with its position, readable at any time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import pytest
 
 from esper.errors import LogError
 from esper.events.envelope import EventId, Moment, Record, RunId
-from esper.oona.contract import START, Position, SavedState, Store
-from esper.oona.observed import Observed, end_of_observed, is_observed, is_settled, read_observed
+from esper.oona.contract import START, Position
+from esper.oona.observed import Observed, SavedState, end_of_observed, is_observed, is_settled, read_observed
 
 RUN = RunId("run")
 THERE = Position((("run.sqlite", 7),))
@@ -82,42 +82,13 @@ def test_the_file_of_another_run_is_refused(tmp_path: Path) -> None:
         Observed(tmp_path, RunId("other"))
 
 
-class MemoryStore:
-    """A store that lasts as long as its object."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
-        self.state = SavedState(START, START, {})
-
-    def saved(self) -> SavedState:
-        return self.state
-
-    def save(
-        self, records: Sequence[Record], derived_to: Position | None = None, parts: Mapping[str, bytes] | None = None
-    ) -> tuple[Record, ...]:
-        for record in records:
-            known = self.records.get(record.id, record)
-            if (known.topic, known.type, known.data) != (record.topic, record.type, record.data):
-                raise LogError(f"derived event {record.id} stands in memory with other bytes already")
-        new = tuple({record.id: record for record in records if record.id not in self.records}.values())
-        self.records |= {record.id: record for record in new}
-        if derived_to is not None:
-            self.state = self.state._replace(derived_to=derived_to)
-            if parts is not None:
-                self.state = SavedState(derived_to, derived_to, {**self.state.parts, **parts})
-        return new
+Reopen = Callable[[], Observed]
 
 
-Reopen = Callable[[], Store]
-
-
-@pytest.fixture(params=["file", "memory"])
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
-    """A store of the same run, opened once more."""
-    if request.param == "file":
-        return lambda: Observed(tmp_path, RUN)
-    memory = MemoryStore()
-    return lambda: memory
+@pytest.fixture
+def reopen(tmp_path: Path) -> Reopen:
+    """The file of the same run, opened once more."""
+    return lambda: Observed(tmp_path, RUN)
 
 
 def test_nothing_is_saved_of_a_run_that_nobody_observed(reopen: Reopen) -> None:

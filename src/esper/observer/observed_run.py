@@ -11,10 +11,10 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import FoldBlocked
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
-from esper.oona.contract import START, Position, SavedState, records_between
+from esper.oona.contract import START, Position, records_between
 from esper.oona.directory import Directory
 from esper.oona.follower import RunPage
-from esper.oona.observed import Observed, observed_records
+from esper.oona.observed import Observed, SavedState, observed_records
 
 
 class Clocks(NamedTuple):

@@ -1,10 +1,10 @@
-"""The contracts of the log: `Log` for readers, `RunWriter` for the one process that writes a run, `Store` for who derives from it.
+"""The contracts of the log: `Log` for readers, `RunWriter` for the one process that writes a run.
 
 Order of writing everywhere: data durable, then what readers see. Nothing here opens a file.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -167,36 +167,3 @@ class RunWriter(Log, Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
-
-
-class SavedState(NamedTuple):
-    """A host's progress with a run: records are derived up to `derived_to`; `parts` are as they were after the record at `state_to`.
-
-    Without `parts` the state is folded again from the run's first record, and `state_to` is the start.
-    """
-
-    derived_to: Position
-    state_to: Position
-    parts: Mapping[str, bytes]
-
-
-class Store(Protocol):
-    """The derived records, the position that they were derived to, and the state, of one run. One thread of one process writes.
-
-    A host of cells loads the state, applies the log from `state_to` to `derived_to` without writing what it derives, and goes on from
-    there. The order of its calls is the order of the log; a call may be lost with the process, and is then made again with the same
-    records.
-    """
-
-    def saved(self) -> SavedState:
-        """The progress as of the last `save` that returned."""
-
-    def save(
-        self, records: Sequence[Record], derived_to: Position | None = None, parts: Mapping[str, bytes] | None = None
-    ) -> tuple[Record, ...]:
-        """Those of `records` that are new. Everything of one call is durable together when it returns, or nothing is.
-
-        A record whose id is there already is not written again. `parts` (None: no state) are the parts of the state that changed since the
-        last call that had some: with the others as they were, they are the state after `derived_to`. Raises LogError where a record's id is
-        there with another topic, type or payload, and where nothing can be written; nothing has changed then.
-        """

@@ -1,4 +1,5 @@
-"""The file beside a run's log that its observer writes: a `Store` in SQLite, with readers.
+"""The file beside a run's log that its observer writes: the derived records, the position that they were derived
+to, and the state.
 
 One process writes it, the holder of the observer's lock; any number read. Derived records are kept for good: an alert that was delivered
 cannot be derived again. The state can be folded again from the run. Nothing here knows what is derived, or from what.
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import apsw
 
@@ -22,7 +23,7 @@ from esper.errors import DataError, LogError
 from esper.events.digests import chain
 from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
 from esper.oona import file
-from esper.oona.contract import START, ConflictError, Page, Position, SavedState
+from esper.oona.contract import START, ConflictError, Page, Position
 from esper.oona.file import OBSERVED_FILE, OBSERVED_MARK
 from esper.oona.places import Places
 
@@ -67,8 +68,24 @@ class _End:
         return json.dumps({"records": self.records, "chain": self.chain, "positions": self.positions, "parts": self.parts})
 
 
+class SavedState(NamedTuple):
+    """A host's progress with a run: records are derived up to `derived_to`; `parts` are as they were after the record at `state_to`.
+
+    Without `parts` the state is folded again from the run's first record, and `state_to` is the start.
+    """
+
+    derived_to: Position
+    state_to: Position
+    parts: Mapping[str, bytes]
+
+
 class Observed:
-    """The store of one run in its observed file. Close it, or use it in a `with` statement."""
+    """The observed file of one run, for its one writer. Close it, or use it in a `with` statement.
+
+    A host of cells loads the state, applies the log from `state_to` to `derived_to` without writing what it derives, and goes on from
+    there. The order of its calls is the order of the log; a call may be lost with the process, and is then made again with the same
+    records.
+    """
 
     def __init__(self, folder: Path, run: RunId) -> None:
         """Opens the file in `folder`, made if need be; a sealed one is sealed no more. Raises LogError where it cannot be written."""
@@ -98,7 +115,7 @@ class Observed:
         return self._reached().get(_DERIVED, START)
 
     def saved(self) -> SavedState:
-        """The progress as of the last `save`, as in `Store`."""
+        """The progress as of the last `save` that returned."""
         reached = self._reached()
         with file.explained(self._path, "read"):
             parts = {str(name): bytes(state) for name, state in self._open().execute("SELECT name, state FROM cells")}
@@ -111,7 +128,12 @@ class Observed:
     def save(
         self, records: Sequence[Record], derived_to: Position | None = None, parts: Mapping[str, bytes] | None = None
     ) -> tuple[Record, ...]:
-        """Those of `records` that are new, as in `Store`."""
+        """Those of `records` that are new. Everything of one call is durable together when it returns, or nothing is.
+
+        A record whose id is there already is not written again. `parts` (None: no state) are the parts of the state that changed since the
+        last call that had some: with the others as they were, they are the state after `derived_to`. Raises ConflictError where a record's
+        id is there with another topic, type or payload, LogError where nothing can be written; nothing has changed then.
+        """
         connection = self._open()
         with file.explained(self._path, "append to"), connection:
             new = tuple(record for record in records if self._insert(connection, record))
