@@ -34,7 +34,7 @@ from local_kafka import LocalKafka
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.telemetry import StepsMeasured
-from esper.folds.admit import Admission, Apply, admit
+from esper.folds.gaps_and_duplicates import Admission, Apply, admit
 from esper.kafka.clients import row_number_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics

@@ -10,7 +10,7 @@ import pytest
 from aiokafka.errors import ProducerFenced
 
 from esper.events.envelope import Record
-from esper.folds.admit import Reason
+from esper.folds.gaps_and_duplicates import Reason
 from esper.oona.directory import Directory
 from tests.folds.readers import Reader, local_digests
 from tests.kafka.delivery import interleaved, mixed, queues_of

@@ -13,7 +13,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
 from esper.events.kinds.observability import AlertResolved
 from esper.events.kinds.telemetry import CustomMetricRecorded, Gpu, StepsMeasured
-from esper.nissa.collectors import Collectors
+from esper.nissa.custom_collectors import Collectors
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.families import SCRAPED
 from esper.nissa.gauges import read_gauges

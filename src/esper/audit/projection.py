@@ -37,7 +37,7 @@ from esper.audit.tables import BY_NAME, OWN, TABLES, Table
 from esper.errors import DataError, LogError
 from esper.events.envelope import RunId
 from esper.events.fields import Event
-from esper.folds.admit import Admission
+from esper.folds.gaps_and_duplicates import Admission
 from esper.oona.directory import Directory
 
 AUDIT_FILE = "audit.duckdb"

@@ -18,7 +18,7 @@ from esper.events.codec import decode_payload
 from esper.events.digests import chain
 from esper.events.envelope import MICROSECOND, SINCE, Record, RunId
 from esper.events.kinds import KINDS_BY_NAME
-from esper.folds.admit import Admission, Apply, Drop, Gap, admit
+from esper.folds.gaps_and_duplicates import Admission, Apply, Drop, Gap, admit
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE, RUN_FILE, SEAL_MARK, read_mark
 from esper.oona.observed import is_observed, observed_rows

@@ -37,7 +37,7 @@ from esper.oona.observed import check_observed, observed_to
 from esper.oona.run_log import RESTORE, RunLog, require_acknowledged
 from esper.words import plural
 
-Verdict = Literal["ok", "warning", "bad", "unknown"]
+DoctorVerdict = Literal["ok", "warning", "bad", "unknown"]
 _BEGINNING = re.compile(rf"{re.escape(RUN_FILE)}\.new(-journal)?|{WRITER_LOCK}|{RESERVE}")
 _OF_A_RUN = frozenset({f"{RUN_FILE}-wal", f"{RUN_FILE}-shm", SEAL_MARK, OBSERVED_FILE, OBSERVED_MARK, CHECKPOINTS, MIRRORED_MARK})
 
@@ -46,7 +46,7 @@ class Diagnosis(NamedTuple):
     """A question and its answer: `bad` stops work, `warning` may."""
 
     name: str
-    verdict: Verdict
+    verdict: DoctorVerdict
     answer: str
 
 
@@ -80,7 +80,7 @@ def check_run(directory: Directory, one: RunSummary, option: str) -> Iterator[Di
         yield from (Diagnosis(name, verdict, words) for verdict, words in _checkpoints(directory, one.run))
 
 
-def _standing(one: RunSummary, heads: Heads, option: str) -> tuple[Verdict, str]:
+def _standing(one: RunSummary, heads: Heads, option: str) -> tuple[DoctorVerdict, str]:
     """What the run is at, and what is to be done about it."""
     match one.standing:
         case "live":
@@ -103,7 +103,7 @@ def _require_witnessed(folder: Path, log: RunLog, observed: Position) -> None:
         raise LogError(f"cannot trust {folder}: expected the records of what is in {checkpoints}, got an empty log; {RESTORE}")
 
 
-def _checkpoints(directory: Directory, run: RunId) -> tuple[tuple[Verdict, str], ...]:
+def _checkpoints(directory: Directory, run: RunId) -> tuple[tuple[DoctorVerdict, str], ...]:
     """The faults of the checkpoints of `run`; of one that is being written those that are there at a second look too."""
     found = tuple(_faults(directory, run))
     if found and directory.is_live(run):
@@ -112,7 +112,7 @@ def _checkpoints(directory: Directory, run: RunId) -> tuple[tuple[Verdict, str],
     return found
 
 
-def _faults(directory: Directory, run: RunId) -> Iterator[tuple[Verdict, str]]:
+def _faults(directory: Directory, run: RunId) -> Iterator[tuple[DoctorVerdict, str]]:
     """A checkpoint that the log keeps and that is altered or gone, and what stands among them that the log does not have."""
     try:
         yield from _compared(directory, run)

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from esper.events.fields import Count, NonNegative
 from esper.nissa.backend import Backend, ByBackend, View, send, view_model, view_of
-from esper.nissa.collectors import CollectorStatus
+from esper.nissa.custom_collectors import CollectorStatus
 from esper.nissa.custom_metrics import CustomBatch
 from esper.nissa.pages import page_routes
 from esper.nissa.problems import Problem, install_handlers, responses

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from esper.events.envelope import RunId
 from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
-from esper.nissa.collectors import Collectors
+from esper.nissa.custom_collectors import Collectors
 from esper.nissa.metrics import LogMetrics
 from esper.nissa.service_settings import NissaSettings
 

@@ -30,7 +30,7 @@ from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
 from esper.nissa.app import build_app
 from esper.nissa.backend import Backend, Tails
-from esper.nissa.collectors import Collectors, find_collector
+from esper.nissa.custom_collectors import Collectors, find_collector
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.kafka_status import read_kafka_status
 from esper.nissa.metrics import FollowStatus, LogMetrics

@@ -12,7 +12,7 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import Record
 from esper.events.kinds.observability import AnomalyDetected, FoldBlocked
-from esper.folds.admit import Drop, Gap, Reason
+from esper.folds.gaps_and_duplicates import Drop, Gap, Reason
 from esper.folds.monitoring.cell import Applied, Blocked, Cell, advance, block, from_bytes, skip, to_bytes
 from tests.folds.histories import completed
 from tests.folds.monitoring.streams import RULES, SETTINGS, Host, TimedWriter, histories, losses, spoken, watching

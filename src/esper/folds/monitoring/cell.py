@@ -28,7 +28,7 @@ from esper.events.envelope import Record
 from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import FoldBlocked
 from esper.events.topics import DEAD_LETTER_SUFFIX, FACTS
-from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
+from esper.folds.gaps_and_duplicates import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
 from esper.folds.monitoring.derive import RULE_VERSIONS, Derivation, MonitorSettings, TopicState, derive_events
 
 _UNTOUCHED = TopicState()

@@ -19,7 +19,7 @@ from esper.events.digests import digest_of, to_json
 from esper.events.envelope import SINCE, EventId, Moment, Record, RunId, is_training, written_time
 from esper.events.fields import CONFIG, Event
 from esper.events.kinds.observability import FoldBlocked, FoldUnblocked, ObserverStarted, RunHeardAgain, RunWentSilent
-from esper.folds.admit import Gap
+from esper.folds.gaps_and_duplicates import Gap
 from esper.folds.monitoring.cell import (
     Applied,
     Blocked,

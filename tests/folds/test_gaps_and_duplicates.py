@@ -6,7 +6,7 @@ from esper.errors import RuleError
 from esper.events import topics
 from esper.events.envelope import EventId, Record
 from esper.events.kinds.observability import RunHeardAgain
-from esper.folds.admit import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
+from esper.folds.gaps_and_duplicates import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
 from tests.folds.histories import RUN, Writer, completed, derived, steps
 from tests.folds.readers import Missing, Reader, from_log
 

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from esper.errors import SettingsError
-from esper.nissa.collectors import Collector, CollectorRun, Collectors, find_collector
+from esper.nissa.custom_collectors import Collector, CollectorRun, Collectors, find_collector
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
 from esper.nissa.metrics import LogMetrics
