@@ -120,7 +120,7 @@ def _faults(directory: Directory, run: RunId) -> Iterator[tuple[DoctorVerdict, s
         yield "bad", str(error)
 
 
-def _compared(directory: Directory, run: RunId) -> Iterator[tuple[Verdict, str]]:
+def _compared(directory: Directory, run: RunId) -> Iterator[tuple[DoctorVerdict, str]]:
     folder, kept = directory.checkpoints(run), dict[str, str]()
     if folder.is_symlink():
         yield "bad", f"expected a folder at {folder}, got a link: Esper follows none in a run's folder"
