@@ -10,7 +10,7 @@ from esper.errors import DataError, LogError
 from esper.history.checks import examine
 from esper.history.kernel_files import check_kernel
 from esper.kasmina.compiler import DTYPES, Kernel, KernelRequest, compile_kernel
-from esper.oona.file import KERNEL_FOLDER
+from esper.oona.file import KERNELS
 from tests.kasmina.test_compiler import order
 
 REQUEST = order(rng_seed=7)
@@ -48,7 +48,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_the_doctor_names_the_kernel_that_is_wrong(tmp_path: Path) -> None:
-    _, path = made(tmp_path / KERNEL_FOLDER)
+    _, path = made(tmp_path / KERNELS)
     assert [check.verdict for check in examine(tmp_path) if check.name == "kernels"] == ["ok"]
     path.write_bytes(path.read_bytes()[:-1])
     (found,) = [check for check in examine(tmp_path) if check.name == "kernels"]

@@ -20,7 +20,7 @@ from esper.history.run_list import began
 from esper.kasmina.compiler import compile_kernel
 from esper.kasmina.host import Host
 from esper.oona.directory import Directory, new_run_id
-from esper.oona.file import KERNEL_FOLDER
+from esper.oona.file import KERNELS
 from esper.processes.recipe import RunSettings, run_settings
 from esper.processes.train import Result, train
 
@@ -78,7 +78,7 @@ def static_same(task: Task, settings: RunSettings, directory: Directory, grown: 
     for (site, slot), seed in sorted(grown.seeds.items()):
         if seed.stage in IN_TASK_GRAPH:
             assert seed.blueprint is not None
-            kernel = compile_kernel(host.germinate(site, slot, life=0, blueprint=seed.blueprint, lr=0.0), directory.path / KERNEL_FOLDER)
+            kernel = compile_kernel(host.germinate(site, slot, life=0, blueprint=seed.blueprint, lr=0.0), directory.path / KERNELS)
             host.load(site, slot, kernel, epoch=0)
             for command in (Command.TRAIN, Command.GRAFT, Command.STABILIZE, Command.EVALUATE, Command.FINE_TUNE, Command.FOSSILIZE):
                 host.apply(command, site, slot, epoch=0, ramp_steps=1)

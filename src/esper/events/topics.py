@@ -43,7 +43,7 @@ OUTCOMES = _topic(
 )
 FIELD_REPORTS = _topic("innovation.field_reports", _FACT, "trainer", None, "Results of blueprints, as feedback to Tamiyo.")
 BLUEPRINTS = _topic("compilation.blueprint.submitted", _FACT, "trainer", None, "Blueprints on their way to the compiler.")
-KERNELS = _topic("compilation.kernel.ready", _FACT, "trainer", None, "Compiled kernels, and failed compilations.")
+KERNELS_READY = _topic("compilation.kernel.ready", _FACT, "trainer", None, "Compiled kernels, and failed compilations.")
 CHARACTERIZED = _topic("validation.kernel.characterized", _FACT, "trainer", None, "Costs of kernels, and the checks they passed.")
 SEED_HEALTH = _topic("telemetry.seed.health", _TELEMETRY, "trainer", _HOT_H, "The health of sites and seeds.")
 STEPS = _topic("telemetry.training.steps", _TELEMETRY, "trainer", _HOT_H, "Loss, gradient norm and timing of optimizer steps.")

@@ -27,7 +27,7 @@ from esper.history.run_list import summaries
 from esper.oona.contract import records_of
 from esper.oona.daily_run import AUDIT
 from esper.oona.directory import Directory, file_system_of, refuse_network
-from esper.oona.file import KERNEL_FOLDER
+from esper.oona.file import KERNELS
 
 _PYTHON = (3, 11)
 # Before it a WAL database can be corrupted when two connections write and checkpoint at once (sqlite.org, release log of 3.51.3).
@@ -152,7 +152,7 @@ def _runs(directory: Directory, count: int, every_run: bool, option: str) -> Ite
 
 def _kernels(directory: Directory, runs: Iterable[RunId]) -> Iterator[Diagnosis]:
     """The answer about all kernels that runs share, or one about each that is damaged, or not as `runs` have it."""
-    folder, wrong, sound = directory.path / KERNEL_FOLDER, 0, 0
+    folder, wrong, sound = directory.path / KERNELS, 0, 0
     paths = sorted(folder.glob(f"*{SUFFIX}"))
     recorded = dict(pair for run in runs for pair in _characterized(directory, run)) if paths else {}
     for path in paths:

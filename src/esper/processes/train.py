@@ -39,7 +39,7 @@ from esper.oona.catch_up import CatchUp, DivergedError
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
 from esper.oona.emitter import Emitter, FailureKind
-from esper.oona.file import KERNEL_FOLDER, fenced_by
+from esper.oona.file import KERNELS, fenced_by
 from esper.oona.run_log import RunLog
 from esper.oona.steady_clock import SteadyClock
 from esper.processes.recipe import Recipe, RunSettings, seed_optimizer_of
@@ -182,7 +182,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         stack.enter_context(deterministic(recipe.device, settings.trainer.threads, enabled=settings.trainer.deterministic))
         emitter = stack.enter_context(Emitter(log, log.run, clock=SteadyClock(), catch_up=ahead))
         requested = stack.enter_context(_stopped_by_signals())
-        compiler = stack.enter_context(closing(KernelCompiler(directory.path / KERNEL_FOLDER)))
+        compiler = stack.enter_context(closing(KernelCompiler(directory.path / KERNELS)))
         described = _described(recipe)  # Before a layer of the model is adopted as a site.
         evaluator = Evaluator(recipe.model, recipe.valid, recipe.objective, recipe.device)
         training = _training(recipe, settings, emitter, compiler, directory.checkpoints(log.run), calls=_calls(settings, evaluator, log))

@@ -16,7 +16,7 @@ class BlueprintSubmitted(OfLife, kind="esper.blueprint.submitted.v1", topic=topi
     spec: str
 
 
-class KernelCompiled(OfLife, kind="esper.kernel.compiled.v1", topic=topics.KERNELS):
+class KernelCompiled(OfLife, kind="esper.kernel.compiled.v1", topic=topics.KERNELS_READY):
     """A kernel is ready under `key`; `kernel` is the digest of its file. Duration and cache hit depend on the machine, not on the run."""
 
     key: Digest
@@ -25,7 +25,7 @@ class KernelCompiled(OfLife, kind="esper.kernel.compiled.v1", topic=topics.KERNE
     from_cache: Annotated[bool, VOLATILE]
 
 
-class KernelCompileFailed(OfLife, kind="esper.kernel.compile-failed.v1", topic=topics.KERNELS):
+class KernelCompileFailed(OfLife, kind="esper.kernel.compile-failed.v1", topic=topics.KERNELS_READY):
     """A blueprint could not be compiled, for the reason in `error`."""
 
     key: Digest
