@@ -1,10 +1,11 @@
 """What Esper writes goes into no file that somebody else put under its name."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from esper.durable import appended, new_file, replace_durably, write_durably
+from esper.durable import appended, new_file, replace_durably, rotated, write_durably
 
 
 @pytest.fixture
@@ -43,3 +44,23 @@ def test_what_is_appended_stands_at_the_end(tmp_path: Path) -> None:
         with appended(tmp_path / "file") as file:
             file.write(text)
     assert (tmp_path / "file").read_bytes() == b"one two"
+
+
+def test_output_that_is_full_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "observer.log"
+    with appended(path) as one, appended(path) as other:
+        os.write(one.fileno(), b"x" * 99)
+        rotated(path, (one.fileno(), other.fileno()), 100)
+        os.write(other.fileno(), b"y")
+        rotated(path, (one.fileno(), other.fileno()), 100)
+        os.write(one.fileno(), b"new")
+        os.write(other.fileno(), b"er")
+    assert (path.read_bytes(), path.with_name("observer.log.1").read_bytes()) == (b"newer", b"x" * 99 + b"y")
+
+
+def test_what_another_process_writes_is_not_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "observer.log"
+    path.write_bytes(bytes(100))
+    with appended(tmp_path / "own") as own:
+        rotated(path, (own.fileno(),), 100)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["observer.log", "own"]

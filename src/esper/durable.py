@@ -3,6 +3,7 @@ followed, for what has a name that is written here was not necessarily put there
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,23 @@ def appended(path: Path) -> BinaryIO:
     """The file at `path`, made if need be, to be written at its end. Raises OSError for a link."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     return os.fdopen(descriptor, "ab")
+
+
+def rotated(path: Path, descriptors: Sequence[int], limit_bytes: int) -> None:
+    """Begins the file at `path` anew where it holds `limit_bytes`: the old one is kept as `<name>.1`, the one before is lost.
+
+    `descriptors` are those through which this process writes it; they lead to the new file then.
+    """
+    try:
+        status, own = path.lstat(), [one for one in descriptors if os.path.sameopenfile(one, descriptors[0])]
+    except OSError:
+        return
+    if status.st_size < limit_bytes or not own or not os.path.samestat(status, os.fstat(own[0])):
+        return
+    path.replace(path.with_name(f"{path.name}.1"))
+    with appended(path) as file:
+        for descriptor in own:
+            os.dup2(file.fileno(), descriptor)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -242,3 +242,11 @@ def test_waiting_for_an_order_that_was_never_given_is_a_broken_rule(tmp_path: Pa
     with pytest.raises(RuleError, match="a submitted order"):
         compiler.wait("0" * 64, 1)
     compiler.close()
+
+
+def test_no_kernel_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "users").mkdir()
+    (tmp_path / "kernels").symlink_to(tmp_path / "users")
+    with pytest.raises(KernelError, match="got a link"):
+        compile_kernel(order(), tmp_path / "kernels")
+    assert not list((tmp_path / "users").iterdir())

@@ -1,6 +1,7 @@
 """A directory of runs: what is listed, and what people may type to mean a run."""
 
 import json
+import socket
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from esper.errors import LogError, RuleError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory, file_system_of, new_run_id, refuse_network
-from esper.oona.file import FENCED_MARK, RUN_FILE
-from tests.oona.samples import BEGAN, RUN, mixed
+from esper.oona.file import FENCED_MARK, ONE_HOST, RUN_FILE
+from tests.oona.samples import BEGAN, RUN, ended, mixed
 
 A = RunId("01900000-0000-7000-8000-00000000abcd")
 B = RunId("01900000-0000-7000-8000-000000001bcd")
@@ -182,3 +183,29 @@ def test_a_local_disk_is_taken(path: str) -> None:
 def test_a_system_that_does_not_say_what_is_mounted_is_trusted(tmp_path: Path) -> None:
     refuse_network(tmp_path, "")
     refuse_network(tmp_path)
+
+
+def test_one_host_may_keep_a_log_on_a_network_file_system(tmp_path: Path) -> None:
+    mounts = f"1 1 0:1 / {tmp_path} rw - nfs4 server:/ rw"
+    with pytest.raises(LogError, match=f"one host alone may keep it there, slower: hostname > {tmp_path / ONE_HOST}"):
+        refuse_network(tmp_path, mounts)
+    (tmp_path / ONE_HOST).write_text("another\n")
+    with pytest.raises(LogError, match="it is kept by the host 'another'"):
+        refuse_network(tmp_path, mounts)
+    (tmp_path / ONE_HOST).write_text(f"{socket.gethostname()}\n")
+    refuse_network(tmp_path, mounts)
+
+
+def test_a_log_of_one_host_needs_no_shared_memory(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    (tmp_path / ONE_HOST).touch()
+    with directory.create(RUN) as log, directory.open(RUN) as reader:
+        log.append(ended(20)[:10])
+        assert len(reader.read().records) == 10
+        log.append(ended(20)[10:])
+        assert len(reader.read().records) == 20
+        assert sorted(path.name for path in (tmp_path / RUN).iterdir()) == ["lock", "reserve", "run.sqlite"]
+    with directory.resume(RUN) as log:
+        assert log.heads().row == 20
+        assert log.seal()
+    assert directory.open(RUN).heads().row == 20

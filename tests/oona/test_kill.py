@@ -10,7 +10,7 @@ from esper.events import topics
 from esper.events.envelope import moment_of
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
-from esper.oona.file import RUN_FILE, WRITER_LOCK
+from esper.oona.file import ONE_HOST, RUN_FILE, WRITER_LOCK
 from tests.oona.processes import child, line
 from tests.oona.samples import RUN, command, everything, ticking
 
@@ -26,8 +26,11 @@ def kill_after(directory: Path, acknowledged: int) -> str:
     return said[-1] if said and said[-1].startswith(RUN) else last
 
 
+@pytest.mark.parametrize("shared_memory", [True, False])
 @pytest.mark.parametrize("acknowledged", [1, 20])
-def test_everything_acknowledged_survives_a_kill(directory: Directory, acknowledged: int) -> None:
+def test_everything_acknowledged_survives_a_kill(directory: Directory, acknowledged: int, shared_memory: bool) -> None:
+    if not shared_memory:
+        (directory.path / ONE_HOST).touch()
     last = kill_after(directory.path, acknowledged)
     with directory.open(RUN) as log:
         records = everything(log)

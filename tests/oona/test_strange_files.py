@@ -110,3 +110,28 @@ def test_an_observed_file_with_a_trigger_is_refused(tmp_path: Path) -> None:
         Observed(tmp_path, RUN)
     with pytest.raises(LogError, match="got trigger 'forget' beside them"):
         check_observed(tmp_path, RUN)
+
+
+def test_a_run_is_not_made_in_what_is_a_link(tmp_path: Path) -> None:
+    log = Directory(tmp_path / "runs", create=True)
+    (tmp_path / "users").mkdir()
+    (log.path / RUN).symlink_to(tmp_path / "users")
+    with pytest.raises(LogError, match="expected a folder at"):
+        log.create(RUN)
+    assert not list((tmp_path / "users").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a b?c#d%41", "new\nline", "%2e%2e", "é"])
+def test_a_log_may_have_any_name_in_utf8(tmp_path: Path, name: str) -> None:
+    log = Directory(f"/{tmp_path}/{name}", create=True)
+    with log.create(RUN) as run:
+        run.append(RECORDS[:10])
+    seal(log)
+    with log.open(RUN) as run:
+        assert run.read().records == RECORDS[:10]
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"caf\\udce9.*: expected a path in UTF-8"):
+        Directory(tmp_path / "caf\udce9", create=True)
+    assert not list(tmp_path.iterdir())

@@ -45,8 +45,11 @@ class ProjectionSnapshot(NamedTuple):
 
 
 def place_of(directory: Directory) -> Path:
-    """The folder in which the projection of `directory` stands: its own, or one of the user's cache where that may not be written."""
-    if os.access(directory.path, os.W_OK):
+    """The folder in which the projection of `directory` stands: its own, or one of the user's cache.
+
+    That is where its own may not be written, or has a question mark in its path, behind which DuckDB looks for options.
+    """
+    if os.access(directory.path, os.W_OK) and "?" not in os.fspath(directory.path.absolute()):
         return directory.path
     place = user_cache() / "audit" / hashlib.sha256(os.fsencode(directory.path.resolve())).hexdigest()[:16]
     try:

@@ -113,6 +113,14 @@ class FoldedRun:
             for record in latest.values():
                 self.telemetry.measure(record)
 
+    def measure_end(self, log: Log) -> None:
+        """Takes the telemetry at the end of `log`, and the number of all its records, of which none is read for that."""
+        for record in log.last(PAGE):
+            self.telemetry.count(record)
+            if record.type in _MEASURED:
+                self.telemetry.measure(record)
+        self.telemetry.records = log.end().records_since(START) - log.gone().count
+
     def read(self, log: Log, limit: int = PAGE, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
         """Takes and returns the next page of `log`; empty at its end as it is now."""
         page = log.read(self.position, limit, topics)
@@ -187,8 +195,11 @@ class History:
         """
         self._states.require_reached(moment, epoch)
         folded = FoldedRun(self._run)
+        now = moment is None and epoch is None
         with suppress(BlockedError):
-            folded.take(takewhile(lambda record: not is_beyond(record, moment, epoch), self.records()))
+            folded.take(takewhile(lambda record: not is_beyond(record, moment, epoch), self.records(FACTS if now else None)))
+        if now:
+            folded.measure_end(self._log)
         return folded
 
     def digest(self, moment: int | None = None) -> str:

@@ -98,6 +98,8 @@ def compile_kernel(request: KernelRequest, folder: Path) -> Kernel:
     """
     started = time.perf_counter()
     path = folder / f"{request.key}.safetensors"
+    if folder.is_symlink():
+        raise KernelError(f"expected a folder at {folder}, got a link: Esper writes no kernel through one")
     try:
         kernel = _read(request, path)
     except KernelError:

@@ -16,7 +16,7 @@ from esper.folds.monitoring.rules import Rule
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.delivery.handlers import build_handlers, make_deliverer
-from esper.observer.leader import LEAVE_AFTER_S, lead, take_lock
+from esper.observer.leader import LEAVE_AFTER_S, OBSERVER_OUTPUT, lead, rotate_output, take_lock
 from esper.observer.observing import Observer, ObserverSettings
 from esper.observer.rule_files import parse_rules, parse_watching
 from esper.oona.contract import START, records_between
@@ -70,7 +70,13 @@ def observe(
     def wait_for(leader: int) -> None:
         _warn(f"process {leader} observes {directory.path} already; waiting to take over")
 
-    lead(directory, begin, stop=stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=wait_for)
+    def stop_or_rotate() -> bool:
+        rotate_output(directory.path / OBSERVER_OUTPUT)
+        return stop()
+
+    lead(
+        directory, begin, stop=stop_or_rotate if background else stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=wait_for
+    )
 
 
 def observer_maker(

@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from esper.durable import appended
+from esper.durable import appended, rotated
 from esper.errors import LogError
 from esper.observer.observing import Observer
 from esper.oona.directory import Directory
@@ -26,6 +27,8 @@ from esper.stderr import warn
 _LOCK = "observer.lock"
 _NEXT_LOCK = "observer.next.lock"
 LEAVE_AFTER_S = 60.0
+OBSERVER_OUTPUT, AGENT_OUTPUT = "observer.log", "agent.log"
+_OUTPUT_BYTES = 4 << 20
 OBSERVE_VARIABLE = "ESPER_OBSERVE"
 _TURN_S = 0.25
 _WAIT_S = 0.5
@@ -35,6 +38,12 @@ _LATE_S = 3.0
 def observer_of(directory: Directory) -> int | None:
     """The pid of the process that observes `directory`; None where none does."""
     return holder_of(directory.path / _LOCK)
+
+
+def rotate_output(path: Path) -> None:
+    """Begins `path`, the output of this background process, anew where it is full; another's is left alone."""
+    with suppress(OSError):
+        rotated(path, (1, 2), _OUTPUT_BYTES)
 
 
 def take_lock(directory: Directory) -> Lock:
@@ -123,9 +132,9 @@ def start_watchers(directory: Directory, *, observer: bool = True) -> None:
     if os.environ.get(OBSERVE_VARIABLE) == "0":
         return
     if observer:
-        _start(directory, "observe", directory.path / "observer.log")
+        _start(directory, "observe", directory.path / OBSERVER_OUTPUT)
     if find_spec("psutil") is not None:
-        _start(directory, "agent", directory.path / "agent.log")
+        _start(directory, "agent", directory.path / AGENT_OUTPUT)
 
 
 def _start(directory: Directory, command: str, log: Path) -> None:

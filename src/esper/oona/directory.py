@@ -6,6 +6,7 @@ run: it is live while its newest record is younger than a minute, six heartbeats
 
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from esper.durable import sync_folder
 from esper.errors import AmbiguousRunError, LogError, RuleError, UnknownRunError
 from esper.events.envelope import TRAINER, RunId, is_training
 from esper.events.kinds.run import RunFinished
-from esper.oona.file import CHECKPOINTS, MIRRORED_MARK, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark
+from esper.oona.file import CHECKPOINTS, MIRRORED_MARK, ONE_HOST, RUN_FILE, WRITER_LOCK, explained, fenced_by, in_mark, read_mark
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
 from esper.settings import nearest
@@ -70,6 +71,10 @@ class Directory:
 
     def __init__(self, path: Path | str, *, create: bool = False) -> None:
         self.path = Path(path)
+        try:
+            os.fspath(self.path.resolve()).encode()
+        except UnicodeEncodeError as error:
+            raise LogError(f"cannot keep a log at {os.fspath(self.path)!a}: expected a path in UTF-8, which SQLite needs") from error
         if create:
             _make_folder(self.path)
         with explained(self.path, "open"):
@@ -214,10 +219,18 @@ def _make_folder(path: Path) -> None:
 
 
 def refuse_network(path: Path, mounts: str | None = None) -> None:
-    """Raises LogError where `path` is on a network file system: SQLite's locks and shared memory need a local disk."""
+    """Raises LogError where `path` is on a network file system: hosts share no memory, which SQLite's WAL needs.
+
+    One host may keep a log there without it: it is named in the file `.one-host`.
+    """
     kind = file_system_of(path, mounts)
-    if kind in _NETWORK or kind.partition(".")[2] in _NETWORK:
-        raise LogError(f"cannot keep a log at {path}: expected a local disk, got the network file system {kind}")
+    if kind not in _NETWORK and kind.partition(".")[2] not in _NETWORK:
+        return
+    with explained(path / ONE_HOST, "read"):
+        host = (path / ONE_HOST).read_text(errors="replace").strip() if (path / ONE_HOST).is_file() else None
+    if host != socket.gethostname():
+        way = f"it is kept by the host {host!r}" if host else f"one host alone may keep it there, slower: hostname > {path / ONE_HOST}"
+        raise LogError(f"cannot keep a log at {path}: expected a local disk, got the network file system {kind}; {way}")
 
 
 def file_system_of(path: Path, mounts: str | None = None) -> str:

@@ -42,6 +42,8 @@ SEAL_MARK = "sealed"
 FENCED_MARK = "fenced"
 OBSERVED_FILE = "observed.sqlite"
 OBSERVED_MARK = "observed.sealed"
+ONE_HOST = ".one-host"
+"""In the log's directory: the name of the one host that uses it. Where it is, files have a rollback journal, and no shared memory."""
 MIRRORED_MARK = "mirrored"
 """Beside a run that a mirror copies from Kafka. Its time is that of the newest record; 0 once the run was stopped or has failed."""
 REFUSED_MARK = "refused"
@@ -125,9 +127,11 @@ def open_for_writing(path: Path) -> apsw.Connection:
     with explained(path, "open for writing"):
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-        if connection.pragma("journal_mode", "wal") != "wal":
-            raise LogError(f"cannot open {path} for writing: expected a file system that allows SQLite's WAL mode")
-        connection.pragma("synchronous", "full")
+        journal = "delete" if _is_of_one_host(path) else "wal"
+        if connection.pragma("journal_mode", journal) != journal:
+            raise LogError(f"cannot open {path} for writing: expected SQLite's journal mode {journal}, and it cannot be set here")
+        # Of a rollback journal the folder too: one that comes back after a power failure would undo what was committed.
+        connection.pragma("synchronous", "full" if journal == "wal" else "extra")
         connection.pragma("mmap_size", 0)
         return connection
 
@@ -141,12 +145,21 @@ def open_for_reading(path: Path, *, immutable: bool) -> apsw.Connection:
     """A read-only connection. `immutable` (no locks, no WAL) is for sealed files alone: it never sees a change."""
     _check_header(path)
     with explained(path, "open"):
-        name = f"file:{quote(os.fspath(path.absolute()))}?mode=ro" + ("&immutable=1" if immutable else "")
-        connection = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        name = f"file:/{quote(os.fspath(path.absolute()).lstrip('/'))}?mode="
+        # What a killed writer left in a rollback journal can only be undone by a connection that may write.
+        undoes = not immutable and _is_of_one_host(path) and os.access(path.parent, os.W_OK)
+        name += "rw" if undoes else "ro&immutable=1" if immutable else "ro"
+        flags = apsw.SQLITE_OPEN_READWRITE if undoes else apsw.SQLITE_OPEN_READONLY
+        connection = apsw.Connection(name, flags=flags | apsw.SQLITE_OPEN_URI)
+        connection.pragma("query_only", undoes)
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         # A reader's close must never checkpoint: that is the writer's business.
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         return connection
+
+
+def _is_of_one_host(path: Path) -> bool:
+    return (path.parent.parent / ONE_HOST).exists()
 
 
 def bytes_in(path: Path) -> int:

@@ -64,6 +64,8 @@ class RunLog:
         """The new, empty log of `run` in folder `path`, locked. Raises LogError where the run exists or cannot be written."""
         with file.explained(path, "make the folder"):
             path.mkdir(exist_ok=True)
+            if path.is_symlink():
+                raise LogError(f"cannot create run {run}: expected a folder at {path}, got a link")
             sync_folder(path.parent)
         with _locked(path, run) as lock:
             if (path / file.RUN_FILE).exists():

@@ -16,6 +16,7 @@ from esper.events.envelope import is_training
 from esper.events.kinds.run import SamplesDropped
 from esper.events.kinds.telemetry import Gpu, ResourcesMeasured
 from esper.events.topics import RUN
+from esper.observer.leader import AGENT_OUTPUT, rotate_output
 from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
@@ -138,6 +139,7 @@ def run_agent(directory: Directory, interval_s: float, stopped: threading.Event,
         busy_at = time.monotonic()
         while not stopped.wait(interval_s):
             agent.record()
+            rotate_output(directory.path / AGENT_OUTPUT)
             if not agent.idle:
                 busy_at = time.monotonic()
             elif leave_after_s is not None and time.monotonic() >= busy_at + leave_after_s:
