@@ -9,7 +9,7 @@ from esper.events import topics
 from esper.events.codec import decode
 from esper.events.envelope import EventId, Moment, RunId
 from esper.events.kinds.accountability import AlertAcknowledged
-from esper.events.kinds.observability import AlertNotified, AlertSuppressed
+from esper.events.kinds.observability import AlertNotified, AlertSuppressed, Origin
 from esper.events.kinds.run import RunFailed
 from esper.folds.monitoring.open_alerts import FAILED_FOR, AlertChange, AlertStatus, status_of
 from esper.history.trail import AlertKey, acknowledgements_of, end_of
@@ -49,6 +49,8 @@ class AlertLine:
     value: float | None
     summary: str
     fingerprint: str
+    origin: Origin | None = None
+    """What it leads to."""
     acknowledged: AlertAcknowledged | None = None
     """The newest acknowledgement, also one that is over."""
     fired: bool = False
@@ -85,6 +87,7 @@ def _alerts_of(directory: Directory, run: RunId, taken_over: Mapping[AlertKey, A
                     value=event.value,
                     summary=event.annotations.get("summary", ""),
                     fingerprint=event.fingerprint,
+                    origin=event.origin,
                     acknowledged=taken_over.get((run, event.fingerprint)),
                 )
             line.status, line.changed, line.moment, line.value = status, changed, record.moment, event.value

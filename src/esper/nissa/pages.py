@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from esper.folds.monitoring.origin import origin_words
 from esper.history.run_list import RunSummary
 from esper.nissa.backend import ByBackend
 from esper.words import NOTHING, plural, shown, when
@@ -64,6 +65,7 @@ def index(request: Request, backend: ByBackend) -> Response:
             (one.event.severity, one.event.severity),
             (None, one.event.rule),
             (None, one.event.annotations.get("summary") or NOTHING),
+            (None, NOTHING if one.event.origin is None else origin_words(one.event.origin)),
             (None, _run_link(one.record.run)),
             ("time", _time(one.event.since)),
         )
@@ -75,7 +77,7 @@ def index(request: Request, backend: ByBackend) -> Response:
         f"<p>Version {escape(request.app.version)} · {when(datetime.now(UTC))} UTC</p>",
         f"<nav>{''.join(_link(path, words) for path, words in _LINKS)}</nav>",
         f"<h2>Alerts: {plural(len(firing), 'fires', 'fire') if firing else 'none fires'}</h2>",
-        *(_table(("severity", "rule", "what", "run", "since (UTC)"), alerts) if alerts else ()),
+        *(_table(("severity", "rule", "what", "where", "run", "since (UTC)"), alerts) if alerts else ()),
         f"<h2>{plural(len(runs), 'run')}</h2>",
         *_runs(runs),
         "<p>On the command line: <code>esper runs</code>, <code>esper show latest</code>, <code>esper alerts list</code>.</p>",

@@ -214,11 +214,11 @@ def _record_applied(training: Training, order: _IssuedCommand, place: SeedKey, f
         training.emit(submitted, cause=moved, trace=trace)
     if row.stage in _ENDS:
         training.emit_report(row, row.stage, training.progress.validation_loss, cause=moved, trace=trace)
-    _remember(training, command.command, place, row.stage)
+    _remember(training, command.command, place, row.stage, applied)
 
 
-def _remember(training: Training, command: Command, place: SeedKey, stage: Stage) -> None:
-    progress = training.progress.model_copy(update={"last_adaptation_step": training.counters.step})
+def _remember(training: Training, command: Command, place: SeedKey, stage: Stage, applied: EventId) -> None:
+    progress = training.progress.model_copy(update={"last_adaptation_step": training.counters.step, "last_adaptation": applied})
     loss = progress.validation_loss
     if command is Command.GERMINATE:
         training.counters = training.counters.germinated(training.counters.epoch)

@@ -81,6 +81,7 @@ def roll_back(training: Training, reason: str) -> None:
         seeds=tuple(rows.values()),
     )
     cause = training.emit(event)
+    training.progress = training.progress.model_copy(update={"last_adaptation": cause})
     if before is not None:
         _lock(training, before, reason, cause)
     training.sink.commit()

@@ -3,7 +3,7 @@
 A batch is a tensor, or a tuple, list or dict of batches; its size is the first dimension of the first tensor in it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import SupportsFloat
 
@@ -116,7 +116,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def size_of(batch: Batch) -> int:
     """Number of samples in the batch. Raises DataError for none, or without a tensor with a first dimension."""
-    tensor = _first_tensor(batch)
+    tensor = next(tensors_of(batch), None)
     if tensor is None or tensor.dim() == 0:
         raise DataError(f"expected a batch with a tensor whose first dimension are the samples, got a {type(batch).__name__}")
     if len(tensor) == 0:
@@ -143,8 +143,10 @@ def piece_of(batch: Batch, size: int, start: int, stop: int) -> Batch:
     return batch
 
 
-def _first_tensor(batch: Batch) -> Tensor | None:
+def tensors_of(batch: Batch) -> Iterator[Tensor]:
+    """The tensors of a batch, in order."""
     if isinstance(batch, Tensor):
-        return batch
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return next((tensor for part in parts if (tensor := _first_tensor(part)) is not None), None)
+        yield batch
+    else:
+        for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ():
+            yield from tensors_of(part)

@@ -3,21 +3,27 @@
 Shapes: S steps of a span.
 """
 
+import hashlib
 import time
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
+from esper.events.envelope import EventId
 from esper.events.fields import float32_column
 from esper.events.kinds.epoch import Measured
-from esper.events.kinds.telemetry import StepColumns, StepsMeasured
+from esper.events.kinds.telemetry import BatchColumns, StepColumns, StepsMeasured
+from esper.tolaria.objective import Batch, tensors_of
 
 _process = psutil.Process()
+_SAMPLED = 32
+"""Values of each tensor that stand for a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,10 @@ class StepResult:
     samples: int
     latency_s: float
     data_wait_s: float
+    batch: int
+    """The number of its first batch in the epoch, from 1."""
+    sample: tuple[Tensor, Tensor] | None
+    """Values of that batch; see `sample_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +52,17 @@ class StepSpan:
     norms: list[float]
     metrics: dict[str, list[float]]
     duration_s: float
+    samples: list[bytes]
+    """The values of each step's first batch; empty where a batch has no tensor."""
 
-    def record(self, *, learning_rates: tuple[float, ...], live_seeds: int, last_adaptation_step: int | None) -> StepsMeasured:
+    def record(
+        self,
+        *,
+        learning_rates: tuple[float, ...],
+        live_seeds: int,
+        last_adaptation_step: int | None,
+        last_adaptation: EventId | None = None,
+    ) -> StepsMeasured:
         """The event for this span. Losses are float64, all else float32; memory is the process's, or the device's where it is CUDA."""
         steps, device = self.steps, self.steps[0].loss.device
         return StepsMeasured(
@@ -59,8 +78,42 @@ class StepSpan:
             live_seeds=live_seeds,
             last_adaptation_step=last_adaptation_step,
             samples_per_s=sum(step.samples for step in steps) / self.duration_s,
+            batches=BatchColumns(
+                step=tuple(step.step for step in steps),
+                number=tuple(step.batch for step in steps), sample=tuple(hashlib.sha256(values).hexdigest()[:12] for values in self.samples)
+            )
+            if self.samples
+            else None,
+            last_adaptation=last_adaptation,
             memory_bytes=torch.cuda.memory_allocated(device) if device.type == "cuda" else _process.memory_info().rss,
         )
+
+
+def sample_of(batch: Batch) -> tuple[Tensor, Tensor] | None:
+    """Values, evenly spread, of the first and the last tensor of a batch, on their device: no transfer, whatever the size of the batch.
+
+    None for a batch without a dense tensor.
+    """
+    tensors = [tensor for tensor in tensors_of(batch) if tensor.layout is torch.strided and tensor.numel()]
+    return (_spread(tensors[0].detach()), _spread(tensors[-1].detach())) if tensors else None
+
+
+def _spread(tensor: Tensor) -> Tensor:
+    return torch.take(tensor, _places(tensor.numel(), tensor.device))
+
+
+@lru_cache(maxsize=64)
+def _places(size: int, device: torch.device) -> Tensor:
+    return (torch.arange(_SAMPLED) * size // _SAMPLED).to(device)
+
+
+def _values_of(steps: list[StepResult]) -> list[bytes]:
+    """The sampled values of each step's first batch. The CPU waits for the device here, once per span."""
+    samples = [step.sample for step in steps if step.sample is not None]
+    if len(samples) < len(steps):
+        return []
+    rows = [torch.stack([sample[part] for sample in samples]).double() for part in (0, 1)]
+    return [row.tobytes() for row in torch.cat(rows, 1).cpu().numpy()]
 
 
 class StepRecorder:
@@ -97,7 +150,7 @@ class StepRecorder:
         for name, values in {"loss": losses, **metrics}.items():
             total = sum(value * step.samples for value, step in zip(values, steps, strict=True))
             self._sums[name] = self._sums.get(name, 0.0) + total
-        return StepSpan(steps, losses, norms, metrics, duration_s)
+        return StepSpan(steps, losses, norms, metrics, duration_s, _values_of(steps))
 
     @property
     def measured(self) -> Measured:

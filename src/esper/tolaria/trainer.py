@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -32,7 +33,7 @@ from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
 from esper.tolaria.requirements import optimizer_steps
 from esper.tolaria.snapshots import model_digest, state_digests
-from esper.tolaria.step_recorder import StepRecorder, StepResult, StepSpan
+from esper.tolaria.step_recorder import StepRecorder, StepResult, StepSpan, sample_of
 from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
 from esper.tolaria.user_code import Noted
@@ -189,7 +190,11 @@ class Trainer:
         self._advance_schedule("step")
         # 4. keep the numbers where they are: no transfer here
         means = {name: _weighted(parts, name, sizes) for name in parts[0]} if len(parts) > 1 else parts[0]
-        self._epoch.add(StepResult(step, means.pop("loss"), norm.detach(), means, samples, time.perf_counter() - started, data_wait_s))
+        sample = sample_of(batches[0]) if self._settings.telemetry else None
+        latency_s = time.perf_counter() - started
+        self._epoch.add(
+            StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s, self._first_batch, sample)
+        )
         if measure and self._settings.telemetry:
             self._emit_health()
 
@@ -305,13 +310,37 @@ class Trainer:
         sample = training.host.measure_health()
         if sample is None:
             return
-        last, ready = training.progress.last_adaptation_step, ready_seeds(training)
-        training.measure(SeedHealthMeasured, lambda: SeedHealthMeasured(health=sample.columns(ready), last_adaptation_step=last))
+        progress, ready, groups = training.progress, ready_seeds(training), self._groups
+        training.measure(
+            SeedHealthMeasured,
+            lambda: SeedHealthMeasured(
+                health=sample.columns(ready),
+                last_adaptation_step=progress.last_adaptation_step,
+                last_adaptation=progress.last_adaptation,
+                groups=groups,
+            ),
+        )
+
+    @cached_property
+    def _groups(self) -> dict[str, int]:
+        """The optimizer's parameter group of each site's layer."""
+        number_of = {id(one): number for number, group in enumerate(self._training.optimizer.param_groups) for one in group["params"]}
+        host = self._training.host
+        found = {site.name: [number_of.get(id(one)) for one in host.model.get_submodule(site.name).parameters()] for site in host.sites}
+        return {site: known[0] for site, numbers in found.items() if (known := [one for one in numbers if one is not None])}
 
     def _emit_steps(self, span: StepSpan) -> None:
-        rates, last = self._learning_rates(), self._training.progress.last_adaptation_step
+        rates, progress = self._learning_rates(), self._training.progress
         live = sum(seed.stage in LIVE for seed in self._training.host.seeds.values())
-        self._training.measure(StepsMeasured, lambda: span.record(learning_rates=rates, live_seeds=live, last_adaptation_step=last))
+        self._training.measure(
+            StepsMeasured,
+            lambda: span.record(
+                learning_rates=rates,
+                live_seeds=live,
+                last_adaptation_step=progress.last_adaptation_step,
+                last_adaptation=progress.last_adaptation,
+            ),
+        )
 
     # Ends
 

@@ -7,6 +7,7 @@ import math
 
 from pydantic import Field
 
+from esper.events.envelope import EventId
 from esper.events.fields import CheckpointName, Count, Float, Part
 from esper.events.kinds.control import FieldReported
 from esper.events.kinds.epoch import KEPT_LOSSES
@@ -47,6 +48,7 @@ class Rewindable(Part):
     last_train_spread: Float = 0.0
     last_adaptation_step: Count | None = None
     parameters_digest: str | None = None
+    last_adaptation: EventId | None = None
     blamed: BlamedSeed | None = None
     notes: tuple[SeedNotes, ...] = ()
 

@@ -379,7 +379,7 @@ LABELS = (("metric", "loss"), ("detector", "spike"))
 
 def seen(second: int, *found: AnomalyDetected, lasting: Collection[Labels] = ()) -> RuleInput:
     """A record of the steps at which detectors found something, and something lasts."""
-    return RuleInput(topics.STEPS, second * 1_000_000, losses(1.0), None, found, lasting, ends=False)
+    return RuleInput(TimedWriter().at(second, losses(1.0)), second * 1_000_000, losses(1.0), None, found, lasting, ends=False)
 
 
 def stepped(rule: Rule, *records: RuleInput) -> list[tuple[str, dict[str, str], float | None]]:

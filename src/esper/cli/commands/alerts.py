@@ -15,6 +15,7 @@ from esper.cli.text import hanging, short_id
 from esper.errors import LogError, RuleError, SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.accountability import AlertAcknowledged
+from esper.folds.monitoring.origin import origin_words
 from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.history.alert_lines import AlertLine, alert_id, alerts_of, current_alerts
 from esper.history.resume import log_flag
@@ -122,6 +123,8 @@ def _print_alert(line: AlertLine, log: str, out: Output) -> None:
     out.line(head, f"    {since}")
     if line.summary:
         out.print(hanging("    ", line.summary))
+    if line.origin is not None:
+        out.print(hanging("    ", origin_words(line.origin)))
     if line.status != "resolved":
         out.line(Text(f"    id {alert_id(line.run, line.fingerprint)}", style="dim"))
     if (taken := line.acknowledged) is not None:

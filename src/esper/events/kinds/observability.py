@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import JsonValue
 
 from esper.events import topics
-from esper.events.fields import VOLATILE, Count, Digest, Event, Float, NonNegative, Reference
+from esper.events.fields import VOLATILE, Count, Digest, Event, Float, NonNegative, Part, Reference
 
 
 class WindowAggregated(Event, kind="esper.window.aggregated.v1", topic=topics.AGGREGATES):
@@ -54,6 +54,26 @@ class TrendDetected(Event, kind="esper.trend.detected.v1", topic=topics.ANOMALIE
     """When the trend reaches `limit`, from the window's end."""
 
 
+class Origin(Part):
+    """What an alert leads to. What is unknown, or is not part of its topic, is null."""
+
+    step: Count
+    """The optimizer step since which it is so."""
+    batch: Count | None
+    """The number in its epoch of that step's first batch."""
+    sample: Digest | None
+    """Digest of a sample of that batch."""
+    layer: str | None
+    group: Count | None
+    """The optimizer's parameter group of that layer."""
+    decision: Reference | None
+    """The id of the command that was applied last before, or of the last rollback."""
+    rates_since: Count | None
+    """The step since which the learning rates are as they are."""
+    command: str
+    """Shows the run at that moment."""
+
+
 class _Alert(Event):
     fingerprint: Digest
     """Digest of topic, rule and labels: the same alert has the same."""
@@ -67,6 +87,8 @@ class _Alert(Event):
     """The value that was judged."""
     since: str
     """The time at which the condition began to hold."""
+    origin: Origin | None = None
+    """Null: an earlier version wrote none."""
 
 
 class AlertPending(_Alert, kind="esper.alert.pending.v1", topic=topics.ALERTS):

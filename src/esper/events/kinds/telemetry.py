@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from esper.events import topics
-from esper.events.fields import VOLATILE, Columns, Count, Event, Float, Fraction, NonNegative, Part, Signed
+from esper.events.fields import VOLATILE, Columns, Count, Digest, Event, Float, Fraction, NonNegative, Part, Reference, Signed
 from esper.events.kinds.lifecycle import Stage
 
 _Counts = tuple[Count, ...]
@@ -50,6 +50,10 @@ class SeedHealthMeasured(Event, kind="esper.seed.health-measured.v1", topic=topi
 
     health: HealthColumns
     last_adaptation_step: Count | None
+    last_adaptation: Reference | None = None
+    """The id of the command that was applied last, or of the last rollback; null: there was none."""
+    groups: dict[str, Count] = Field(default_factory=dict)
+    """The optimizer's parameter group of each site's layer; without those that it does not train."""
 
 
 class StepColumns(Columns):
@@ -60,6 +64,16 @@ class StepColumns(Columns):
     gradient_norm: _NonNegatives
     step_latency_ms: Annotated[_NonNegatives, VOLATILE]
     data_wait_ms: Annotated[_NonNegatives, VOLATILE]
+
+
+class BatchColumns(Columns):
+    """The first batch of each optimizer step, an entry each."""
+
+    step: _Counts
+    number: _Counts
+    """Its number in the epoch, from 1."""
+    sample: tuple[Digest, ...]
+    """Digest of 32 values of its first and of its last tensor, evenly spread: equal for equal batches."""
 
 
 class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
@@ -74,12 +88,18 @@ class StepsMeasured(Event, kind="esper.steps.measured.v1", topic=topics.STEPS):
     last_adaptation_step: Count | None
     samples_per_s: Annotated[NonNegative | None, VOLATILE]
     memory_bytes: Annotated[Count | None, VOLATILE]
+    batches: BatchColumns | None = None
+    """Null: an earlier version wrote none."""
+    last_adaptation: Reference | None = None
+    """The id of the command that was applied last, or of the last rollback; null: there was none."""
 
     @model_validator(mode="after")
     def _metrics_are_columns(self) -> "StepsMeasured":
         for name, column in self.metrics.items():
             if len(column) != len(self.steps.step):
                 raise ValueError(f"expected {len(self.steps.step)} values of metric {name!r}, got {len(column)}")
+        if self.batches is not None and len(self.batches.number) != len(self.steps.step):
+            raise ValueError(f"expected {len(self.steps.step)} batches, got {len(self.batches.number)}")
         return self
 
 

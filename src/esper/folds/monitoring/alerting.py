@@ -24,11 +24,12 @@ from pydantic import Field
 from esper.events.digests import digest_of
 from esper.events.envelope import MICROSECOND, SINCE, written_time
 from esper.events.fields import Event, Float, Part
-from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved
+from esper.events.kinds.observability import AlertFiring, AlertPending, AlertResolved, AnomalyDetected, Origin
 from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.folds.monitoring.conditions import Condition, RuleInput, condition_of
 from esper.folds.monitoring.open_alerts import AlertChange
-from esper.folds.monitoring.rules import EventSource, Labels, Rule, Severity, rendered, source_labels, template_fields
+from esper.folds.monitoring.origin import origin_of
+from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, Rule, Severity, rendered, source_labels, template_fields
 
 _LONGEST = 300
 """Most characters of a text in an annotation."""
@@ -54,7 +55,8 @@ class _Alert(NamedTuple):
     value: Float | None
     """The value that raised it, for its annotations."""
     about: Labels = ()
-    """Fields of the event that raised it, for its annotations."""
+    """Fields of the event or anomaly that raised it, for its annotations."""
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,19 +169,18 @@ class _Step:
 
     def _begun(self, rule: Rule, key: Labels, value: float | None) -> _Alert:
         own = tuple((name, rendered(template, dict(key))) for name, template in rule.labels)
-        about = _about(rule, self.given.event) if isinstance(rule.source, EventSource) else self._about_anomaly(key)
+        one = self._anomaly(key) if isinstance(rule.source, AnomalySource) else None
+        about = _about(rule, self.given.event) if isinstance(rule.source, EventSource) else () if one is None else _about_anomaly(one)
         about += _measured_units(self.given.event, dict(key))
-        alert = _Alert(key, rule.for_s == 0, self.now_us, self._quiet_us(rule), rule.severity, own, value, about)
+        since = None if one is None else one.since_step
+        origin = origin_of(self.given.recent, self.given.record, self.given.event, dict(key), since)
+        alert = _Alert(key, rule.for_s == 0, self.now_us, self._quiet_us(rule), rule.severity, own, value, about, origin)
         self._change(AlertFiring if alert.firing else AlertPending, rule.name, alert, value)
         return alert
 
-    def _about_anomaly(self, key: Labels) -> Labels:
-        """What was expected, and since which step it is otherwise, where an anomaly with the labels `key` begins in the record."""
-        for one in self.given.found:
-            if source_labels(one.site, one.seed, one.metric, one.detector) == key:
-                expected = "unknown" if one.expected is None else _written(one.expected)
-                return (("expected", expected), ("since_step", str(one.since_step)))
-        return ()
+    def _anomaly(self, key: Labels) -> AnomalyDetected | None:
+        """The anomaly with the labels `key` that begins in the record."""
+        return next((one for one in self.given.found if source_labels(one.site, one.seed, one.metric, one.detector) == key), None)
 
     def _quiet_us(self, rule: Rule) -> int | None:
         # An event does not last: its alert is quiet from the next moment on, if its rule gives it a time.
@@ -198,14 +199,15 @@ class _Step:
         values["units"] = _units(alert, values["share"])
         self.events.append(
             kind(
-                fingerprint=_fingerprint(self.given.topic, name, labels),
+                fingerprint=_fingerprint(self.given.record.topic, name, labels),
                 rule=name,
                 severity=alert.severity,
-                topic=self.given.topic,
+                topic=self.given.record.topic,
                 labels=labels,
                 annotations={label: rendered(template, values) for label, template in self.annotations.get(name, ())},
                 value=value,
                 since=written_time(SINCE + alert.since_us * MICROSECOND),
+                origin=alert.origin,
             )
         )
 
@@ -236,6 +238,11 @@ def _units(alert: _Alert, share: str) -> str:
     if measured is None or alert.value is None or not math.isfinite(alert.value):
         return f"{share} of the units"
     return f"{round(alert.value * int(measured))} of {measured} measured units"
+
+
+def _about_anomaly(one: AnomalyDetected) -> Labels:
+    known = {"expected": None if one.expected is None else _written(one.expected), "since_step": one.since_step}
+    return tuple((name, str(value)) for name, value in known.items() if value is not None)
 
 
 def _place(labels: Mapping[str, str]) -> str:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from esper.events.envelope import Record
 from esper.events.fields import Event
 from esper.events.kinds.observability import AnomalyDetected
 from esper.folds.monitoring.measurements import BoolArray, FloatArray, Measurements, is_series_of
+from esper.folds.monitoring.origin import RecentSteps
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Labels, Limit, MetricSource, Rule, source_labels
 
 _Values = Mapping[Labels, float | None]
@@ -19,9 +21,9 @@ _NONE: _Values = {}
 
 
 class RuleInput(NamedTuple):
-    """Input of a topic's rules: an event, its measurements, the anomalies that begin in it, and the open ones by labels."""
+    """Input of a topic's rules: a record with its event, its measurements, the anomalies that begin in it, and the open ones by labels."""
 
-    topic: str
+    record: Record
     time_us: int
     event: Event
     read: Measurements | None
@@ -29,6 +31,7 @@ class RuleInput(NamedTuple):
     open: Collection[Labels]
     ends: bool
     """The topic ends with the event."""
+    recent: RecentSteps = RecentSteps()
 
 
 class Condition(NamedTuple):

@@ -20,6 +20,7 @@ from esper.folds.monitoring.conditions import RuleInput
 from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies, open_anomalies
 from esper.folds.monitoring.detectors.thresholds import MISSING, DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, measurements_of
+from esper.folds.monitoring.origin import RecentSteps, update_recent
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings, TrendState, update_trends
@@ -72,6 +73,7 @@ class TopicState:
     detectors: DetectorState = field(default_factory=DetectorState)
     alerts: AlertState = field(default_factory=AlertState)
     bounds: tuple[str, ...] = ()
+    recent: RecentSteps = field(default_factory=RecentSteps)
 
 
 Derivation = tuple[str, Sequence[Event]]
@@ -96,7 +98,7 @@ def derive_events(
         detected, found = (
             (state.detectors, ()) if read is None else find_anomalies(state.detectors, topic, read, settings.detectors, record.step)
         )
-        state = replace(state, windows=windowed, trends=trended, detectors=detected)
+        state = replace(state, windows=windowed, trends=trended, detectors=detected, recent=update_recent(state.recent, event))
         made += [("windows", closed), ("trends", turns), ("detectors", found)]
         if missing and MISSING not in settings.detectors.off:
             lost = _anomaly(topic, MISSING, "records", float(missing), expected=0.0, score=float(missing), step=record.step)
@@ -106,7 +108,9 @@ def derive_events(
     rules = settings.rules_of.get(topic, ())
     asked = not ends and any(isinstance(rule.source, AnomalySource) for rule in rules)
     open_now = open_anomalies(state.detectors, settings.detectors.off) if asked else frozenset[Labels]()
-    alerted, changes = update_alerts(state.alerts, rules, RuleInput(topic, time_us, event, read, found, open_now, ends), settings.alerts)
+    alerted, changes = update_alerts(
+        state.alerts, rules, RuleInput(record, time_us, event, read, found, open_now, ends, state.recent), settings.alerts
+    )
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), record, settings, made)
     made.append(("alerts", changes))
     return (TopicState(alerts=state.alerts) if ends else state), made

@@ -88,6 +88,8 @@ class Measurements:
     sites: tuple[str, ...] | None
     seeds: tuple[int | None, ...] | None
     last_adaptation_step: int | None
+    batches: tuple[tuple[int, str], ...] = ()
+    """The number in its epoch and the digest of each step's first batch; empty where they are unknown."""
 
 
 def measurements_of(event: Event) -> Measurements | None:
@@ -128,7 +130,8 @@ def _steps(event: StepsMeasured) -> Measurements:
     columns, measured = _columns(values | {f"metric.{name}": column for name, column in event.metrics.items()})
     columns["step_latency_s"][:] /= 1e3
     columns["data_wait_s"][:] /= 1e3
-    return Measurements(np.array(steps.step, dtype=np.int64), columns, measured, None, None, event.last_adaptation_step)
+    batches = () if event.batches is None else tuple(zip(event.batches.number, event.batches.sample, strict=True))
+    return Measurements(np.array(steps.step, dtype=np.int64), columns, measured, None, None, event.last_adaptation_step, batches)
 
 
 def _epoch(event: EpochCompleted) -> dict[str, _Values]:
@@ -136,7 +139,7 @@ def _epoch(event: EpochCompleted) -> dict[str, _Values]:
     for name, part in (("train", event.train), ("validation", event.validation)):
         if part is not None:
             values |= {f"{name}.{metric}": (value,) for metric, value in part.metrics.items()}
-            values[f"{name}.loss"] = (part.loss,)
+            values |= {f"{name}.loss": (part.loss,), f"{name}.samples": (part.samples,)}
     return values
 
 

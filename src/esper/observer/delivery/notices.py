@@ -11,6 +11,7 @@ from esper.errors import RuleError
 from esper.events.codec import decode
 from esper.events.envelope import Moment, Record, RunId, written_time
 from esper.events.kinds.observability import AlertFiring, AlertResolved
+from esper.folds.monitoring.origin import origin_words
 from esper.folds.monitoring.rules import Severity
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -117,6 +118,8 @@ def notice_of(alert: AlertRecord, link_to: LinkTo) -> Notice:
     record, event = alert
     link = link_to(record.run, record.moment)
     annotations = {"moment": str(record.moment), "command": link.command}
+    if event.origin is not None:
+        annotations["origin"] = origin_words(event.origin)
     if event.value is not None:
         annotations["value"] = f"{event.value:.6g}"
     return Notice(

@@ -17,13 +17,14 @@ import numpy as np
 
 from esper.events import topics
 from esper.events.kinds.observability import AnomalyDetected
+from esper.folds.monitoring.detectors.batches import BATCHES, Batches, step_batches
 from esper.folds.monitoring.detectors.pace import Pace, step_pace
 from esper.folds.monitoring.detectors.presence import GONE, Presence, gone_metric, step_presence
 from esper.folds.monitoring.detectors.progress import HALTED, Progress, step_progress
 from esper.folds.monitoring.detectors.seed_health import HealthRows, open_labels, step_rows
 from esper.folds.monitoring.detectors.series import Anomaly, Series, step_series
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
-from esper.folds.monitoring.detectors.validation import VALIDATION, Epochs, step_epochs
+from esper.folds.monitoring.detectors.validation import Epochs, open_of, step_epochs, step_samples
 from esper.folds.monitoring.measurements import Measurements
 from esper.folds.monitoring.rules import Labels, source_labels
 
@@ -45,6 +46,7 @@ class DetectorState:
     progress: Mapping[str, Progress] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     epochs: Epochs = field(default_factory=Epochs)
+    batches: Batches = field(default_factory=Batches)
     presence: Presence = field(default_factory=Presence)
 
 
@@ -59,17 +61,19 @@ def find_anomalies(
     else:
         broken, found = _not_finite(state.broken, read)
         series = _watched(state.series, read, settings, found)
-        progress, pace, epochs = state.progress, state.pace, state.epochs
+        progress, pace, epochs, batches = state.progress, state.pace, state.epochs, state.batches
         if topic == topics.STEPS:
             progress = _progressed(progress, read, settings, found)
             pace, begun = step_pace(pace, read, settings) if "data_wait_s" in read.columns else (pace, [])
-            found += begun
+            batches, repeated = step_batches(batches, read, settings)
+            found += begun + repeated
         elif topic == topics.EPOCH:
             epochs, begun = step_epochs(epochs, read, settings)
-            found += begun
+            epochs, shrunk = step_samples(epochs, read, settings)
+            found += begun + shrunk
         # In the order of steps: how they are grouped into records makes no difference to the anomalies.
         found.sort(key=lambda one: (one.place, one.metric, one.detector))
-        state = DetectorState(series, None, broken, progress, pace, epochs, presence)
+        state = DetectorState(series, None, broken, progress, pace, epochs, batches, presence)
     return state, tuple(_detected(topic, read, one, step) for one in (*found, *gone) if one.detector not in settings.off)
 
 
@@ -81,7 +85,8 @@ def open_anomalies(state: DetectorState, off: Collection[str] = ()) -> frozenset
     found |= {source_labels(None, None, metric, detector) for metric, progress in state.progress.items() for detector in progress.open}
     found |= {source_labels(None, None, "learning_rate", HALTED) for progress in state.progress.values() if progress.halted}
     found |= {source_labels(None, None, _PACE[detector], detector) for detector in state.pace.open}
-    found |= {source_labels(None, None, VALIDATION, detector) for detector in state.epochs.open}
+    found |= {source_labels(None, None, metric, detector) for metric, detector in open_of(state.epochs)}
+    found |= {source_labels(None, None, BATCHES, detector) for detector in state.batches.open}
     for name in state.presence.gone:
         site, metric = gone_metric(name, health=state.rows is not None)
         found.add(source_labels(site, None, metric, GONE))

@@ -37,6 +37,9 @@ _Detector = Literal[
     "stall",
     "slower",
     "growing",
+    "repeated",
+    "unshuffled",
+    "shrunk",
 ]
 DETECTORS = frozenset[str](get_args(_Detector))
 """The names of the detectors, as AnomalyDetected and rules have them."""
@@ -85,6 +88,11 @@ class DetectorSettings(Part):
     """A single wait for data that is a stall."""
     slower_factor: _Limit = 4.0
     """Slower: the median duration of a step over the least so far."""
+
+    repeated_batches: Annotated[int, Field(ge=2)] = 8
+    """The very same batch, by its digest, so often in a row."""
+    shrunk_share: _Share = 0.9
+    """Shrunk: the share of the most samples that an epoch had, below which two epochs in a row lie."""
 
     least_spread: _Least = 0.02
     """The smallest spread that is believed: training on all data at once has none at all, and would be judged by rounding."""

@@ -6,13 +6,14 @@
   overfitting  validation has risen for some epochs, while training fell on
   stuck        the very same validation loss again and again, while there is still something to learn
   plateau      no better validation loss for many epochs
+  shrunk       epochs train on fewer samples than before: a part of the data is gone
   perfect      hardly anything of the first loss is left in validation: such a fit is rare where the target is not among the inputs
 
 `progress` is the distance from the first loss to the best one, at least half the first loss's own size.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
@@ -20,7 +21,8 @@ from esper.folds.monitoring.detectors.series import Anomaly
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
 from esper.folds.monitoring.measurements import Measurements
 
-VALIDATION, TRAINING = "validation.loss", "train.loss"
+VALIDATION, TRAINING, SHRUNK = "validation.loss", "train.loss", "shrunk"
+_SAMPLES = "train.samples"
 _KEPT = 24
 _PAIR = 2
 _STUCK = 4
@@ -43,7 +45,17 @@ class Epochs:
     training_at_best: float = 0.0
     earlier: float | None = None
     """The best of what is no longer kept."""
-    open: tuple[str, ...] = field(default=())
+    samples: float = 0.0
+    """The most samples that an epoch trained on."""
+    fewer: int = 0
+    """Epochs in a row with clearly fewer."""
+    open: tuple[str, ...] = ()
+
+
+def open_of(epochs: Epochs) -> list[tuple[str, str]]:
+    """The open anomalies, as metric and detector."""
+    shrunk = [(_SAMPLES, SHRUNK)] if epochs.fewer >= _PAIR else []
+    return [*((VALIDATION, detector) for detector in epochs.open), *shrunk]
 
 
 def step_epochs(epochs: Epochs, read: Measurements, settings: DetectorSettings) -> tuple[Epochs, list[Anomaly]]:
@@ -61,6 +73,16 @@ def step_epochs(epochs: Epochs, read: Measurements, settings: DetectorSettings) 
     # A relapse is seen in the epochs that it begins with, and lasts until validation has come back.
     lasting = {"relapse"} & {*epochs.open} if epochs.validation[-1] - epochs.best >= _RECOVERED * _progress(epochs) else set[str]()
     return replace(epochs, open=tuple(sorted(holds.keys() | lasting))), found
+
+
+def step_samples(epochs: Epochs, read: Measurements, settings: DetectorSettings) -> tuple[Epochs, list[Anomaly]]:
+    """`epochs` after the samples of an epoch, and the anomaly that begins."""
+    now = float(read.columns[_SAMPLES][0]) if _SAMPLES in read.columns else 0.0
+    if not now > 0:
+        return epochs, []
+    fewer, most = epochs.fewer + 1 if now < settings.shrunk_share * epochs.samples else 0, max(now, epochs.samples)
+    found = [Anomaly(0, SHRUNK, _SAMPLES, now, most, most / now)] if fewer == _PAIR else []
+    return replace(epochs, samples=most, fewer=fewer), found
 
 
 def _with(epochs: Epochs, validation: float, training: float) -> Epochs:
