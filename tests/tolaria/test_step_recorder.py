@@ -12,7 +12,9 @@ from esper.tolaria.step_recorder import StepRecorder, StepResult, sample_of
 def step(number: int, loss: float, *, samples: int = 5, accuracy: float = 0.5) -> StepResult:
     metrics = {"accuracy": torch.tensor(accuracy)}
     sample = sample_of((torch.full((samples, 3), float(number)), torch.arange(samples)))
-    return StepResult(number, torch.tensor(loss), torch.tensor(0.1), metrics, samples, 0.002, 0.001, batch=max(1, number - 6), sample=sample)
+    return StepResult(
+        number, torch.tensor(loss), torch.tensor(0.1), metrics, samples, 0.002, 0.001, batch=max(1, number - 6), sample=sample
+    )
 
 
 def recorded(*steps: StepResult) -> StepRecorder:

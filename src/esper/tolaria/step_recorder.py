@@ -80,7 +80,8 @@ class StepSpan:
             samples_per_s=sum(step.samples for step in steps) / self.duration_s,
             batches=BatchColumns(
                 step=tuple(step.step for step in steps),
-                number=tuple(step.batch for step in steps), sample=tuple(hashlib.sha256(values).hexdigest()[:12] for values in self.samples)
+                number=tuple(step.batch for step in steps),
+                sample=tuple(hashlib.sha256(values).hexdigest()[:12] for values in self.samples),
             )
             if self.samples
             else None,
