@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import uvicorn
-
 from esper.nissa.service_settings import NissaSettings
 from esper.oona.directory import Directory
 from esper.processes.serve import Service
@@ -60,7 +58,7 @@ def serving(path: Path, settings: NissaSettings | None = None, token: str | None
     """A server over the directory at `path`, which has read everything there."""
     service = Service(Directory(path), settings or NissaSettings(), token)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(service.app, log_level="error", access_log=False, timeout_graceful_shutdown=1, lifespan="on"))
+    server = service.server(log_level="error", grace_s=1)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     service.reader.start()
     thread.start()

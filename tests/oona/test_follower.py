@@ -4,6 +4,7 @@ import os
 import resource
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -313,3 +314,45 @@ def test_a_damaged_file_leaves_the_others_alone_and_is_read_once_it_is_whole(bes
 
 def test_a_run_that_nobody_observed_brings_nothing(beside: Directory) -> None:
     assert came(DerivedFollower(beside)) == []
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """Within, this process can open nothing."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_shortage_of_descriptors_loses_nothing_and_passes(followed: tuple[Directory, Follower], *, listed: bool) -> None:
+    directory, follower = followed
+    with directory.create(RUN) as log:
+        log.append(WHOLE[:10])
+        if listed:
+            follower.poll(0.0)
+            follower._release(RUN)  # As after two seconds without records.
+            follower.go_back(RUN, Position())
+        follower._listed_at = follower._listed_at if listed else 0.0
+        with no_descriptor():
+            pages = follower.poll(0.0)
+        assert not [record for page in pages for record in page.records]
+        assert not any(page.ended for page in pages)
+        assert listed == (follower.shortage is None)
+        assert collected(follower, RUN, 10) == WHOLE[:10]
+        assert follower.shortage is None
+
+
+def test_a_shortage_takes_no_live_run_for_sealed(followed: tuple[Directory, Follower]) -> None:
+    directory, follower = followed
+    with directory.create(RUN) as log:
+        log.append(WHOLE[:10])
+        assert collected(follower, RUN, 10) == WHOLE[:10]
+        log.append(WHOLE[10:])
+        with no_descriptor():
+            follower.poll(0.0)
+        assert follower.done == frozenset()
+        assert follower.following == {RUN}

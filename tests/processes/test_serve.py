@@ -1,5 +1,6 @@
 """`esper nissa` starts or says why not: a port that is taken, an address that needs a token, settings with a mistake."""
 
+import resource
 import socket
 import time
 from pathlib import Path
@@ -121,3 +122,23 @@ def test_runs_are_counted_by_how_they_stand(tmp_path: Path) -> None:
         assert (len(status.live), status.interrupted, status.sealed) == (1, 1, 1)
         metrics = client.get("/metrics").body.decode()
     assert 'esper_runs{standing="live"} 1.0\nesper_runs{standing="interrupted"} 1.0\nesper_runs{standing="sealed"} 1.0\n' in metrics
+
+
+def test_a_reader_goes_on_after_the_system_was_short_of_descriptors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = LogMetrics(CustomMetrics(lambda _samples: None))
+    reader = LogReader(Directory(tmp_path), metrics, lambda _runs: None, lambda _run: None)
+    limits, said = resource.getrlimit(resource.RLIMIT_NOFILE), ""
+    reader.start()
+    while metrics.status.caught_up_at is None:
+        time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        while f"cannot list {tmp_path}: Too many open files; trying again" not in said:
+            said += capsys.readouterr().err
+        short_at = metrics.status.caught_up_at
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    while metrics.status.caught_up_at == short_at:
+        time.sleep(0.01)
+    reader.stop()
+    assert not reader.failed

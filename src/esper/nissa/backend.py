@@ -74,17 +74,24 @@ def send(view: BaseModel | bytes, status: int = 200) -> Response:
 
 
 class Tails:
-    """Notifies the tails of a run that it grew. At most `limit` tails may listen at one time."""
+    """Notifies the tails of a run that it grew. At most `limit` tails may be open at one time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = Lock()
+        self._open = 0
         self._listening: dict[asyncio.Event, tuple[RunId, asyncio.AbstractEventLoop]] = {}
 
-    @property
-    def full(self) -> bool:
-        """True when no more tails may listen."""
-        return len(self._listening) >= self._limit
+    def enter(self) -> bool:
+        """True for one more tail, which leaves when it has ended; False when no more may be open."""
+        with self._lock:
+            self._open += (entered := self._open < self._limit)
+        return entered
+
+    def leave(self) -> None:
+        """One tail less."""
+        with self._lock:
+            self._open -= 1
 
     @contextmanager
     def listening(self, run: RunId) -> Iterator[asyncio.Event]:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import AfterValidator, Field, JsonValue
 from pydantic_core import PydanticCustomError
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from esper.errors import EsperError
 from esper.events.codec import decode
@@ -27,13 +28,14 @@ from esper.events.topics import DERIVED, TOPICS
 from esper.folds.monitoring.measurements import is_series_of
 from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
 from esper.history.export import line_of
-from esper.nissa.backend import RUN_REF, Backend, ByBackend, OfRun, PageSize, RunRef, View, about_run, send, view_model, view_of
+from esper.nissa.backend import RUN_REF, Backend, ByBackend, OfRun, PageSize, RunRef, Tails, View, about_run, send, view_model, view_of
 from esper.nissa.problems import problem, responses
 
 _PING_S = 15
 _EVERY_S = 0.02  # What is written within this time is sent together.
 _END_S = 0.5  # Longest wait before a tail notices that the server ends.
-_PAGE = 500
+_PAGE = 100
+_PART_BYTES = 65_536  # What a tail has in memory beside its page, and sends at once.
 _OF_RUN = responses(404, 409, 503)
 _CURSOR = r"^[0-9]{1,18}\.[0-9]{1,18}$"
 _Cursor = Annotated[str | None, Query(pattern=_CURSOR, description="Goes on after what an answer's cursor says.")]
@@ -231,15 +233,34 @@ async def tail(
 
     Without a cursor it begins at the end of the log. A reader that is too far behind gets a `gap` and goes on nearer to the end.
     """
-    if backend.tails.full:
+    if not backend.tails.enter():
         return problem(503, "too-many-tails", "as many live tails are open as may be: try again later", headers={"Retry-After": "5"})
-    name = await asyncio.to_thread(backend.run_list.resolve, run)
-    after = last_event_id or cursor
-    start = await asyncio.to_thread(backend.runs.skip, name, after, backend.settings.tail_records if after else 0)
+    try:
+        name = await asyncio.to_thread(backend.run_list.resolve, run)
+        after = last_event_id or cursor
+        start = await asyncio.to_thread(backend.runs.skip, name, after, backend.settings.tail_records if after else 0)
+    except BaseException:
+        backend.tails.leave()
+        raise
     ending = anyio.Event()
     stream = _stream(backend, name, after, start, topics=frozenset(topics or TOPICS), ending=ending)
     # The server sets `ending`, and waits for the stream to end by itself: a stream that is cancelled has no proper end.
-    return EventSourceResponse(stream, ping=_PING_S, sep="\n", shutdown_event=ending, shutdown_grace_period=4 * _END_S)
+    return _TailResponse(backend.tails, stream, ping=_PING_S, sep="\n", shutdown_event=ending, shutdown_grace_period=4 * _END_S)
+
+
+class _TailResponse(EventSourceResponse):
+    """The answer that leaves `tails` when it has ended, whether or not its stream ever began."""
+
+    def __init__(self, tails: Tails, stream: AsyncIterator[ServerSentEvent | bytes], **more: Any) -> None:  # Any: of sse-starlette.
+        super().__init__(stream, **more)
+        self._tails = tails
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the stream to its end."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._tails.leave()
 
 
 _message = partial(ServerSentEvent, sep="\n")
@@ -258,20 +279,32 @@ async def _stream(
             # Cleared before the log is read: what is written in between sets it again.
             grown.clear()
             try:
-                page = await asyncio.to_thread(backend.runs.page, run, cursor, _PAGE, topics)
+                end, more, parts = await asyncio.to_thread(_read, backend, run, cursor, topics)
             except EsperError:
                 return  # The run is gone or cannot be read: the next request is answered with the reason.
-            if page.records:
-                *others, last = (line_of(record).decode() for record in page.records)
-                # Only the last has an id: a reader that resumes after it gets no record twice.
-                messages = [*(_message(text, event="record") for text in others), _message(last, event="record", id=page.cursor)]
-                yield b"".join(message.encode() for message in messages)
-            after, cursor, missed = page.cursor, page.cursor, 0
-            if page.more:
+            for part in parts:
+                yield part
+            after, cursor, missed = end, end, 0
+            if more:
                 cursor, missed = await asyncio.to_thread(backend.runs.skip, run, cursor, backend.settings.tail_records)
             else:
                 await _either(grown, ending)
                 await asyncio.sleep(_EVERY_S)
+
+
+def _read(backend: Backend, run: RunId, cursor: str, topics: frozenset[str]) -> tuple[str, bool, list[bytes]]:
+    """The cursor after the next page, whether there is more, and the messages, joined up to `_PART_BYTES`; for a thread."""
+    page, parts, size = backend.runs.page(run, cursor, _PAGE, topics), list[list[bytes]](), _PART_BYTES
+    for number, record in enumerate(page.records, 1):
+        # Only the last has an id: a reader that resumes after it gets no record twice.
+        identity = page.cursor if number == len(page.records) else None
+        message = _message(line_of(record).decode(), event="record", id=identity).encode()
+        if size + len(message) > _PART_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(message)
+        size += len(message)
+    return page.cursor, page.more, [b"".join(part) for part in parts]
 
 
 async def _either(grown: asyncio.Event, ending: anyio.Event) -> None:

@@ -44,6 +44,15 @@ class NissaSettings(BaseModel):
     body_limit_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """The largest request body that is read."""
 
+    connections: Annotated[int, Field(ge=1)] = 512
+    """Connections at one time, and fewer where the limit of descriptors asks for that; one that sends nothing makes room for a new one."""
+
+    request_s: Annotated[float, Field(gt=0, lt=3600)] = 15.0
+    """Seconds in which the headers of a request must have come, and again its body."""
+
+    unread_s: Annotated[float, Field(gt=0, lt=3600)] = 30.0
+    """Seconds in which a client must take 64 KiB of what waits for it, or it is cut."""
+
     tails: Annotated[int, Field(ge=1)] = 64
     """Live tails at one time."""
 

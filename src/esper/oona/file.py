@@ -8,6 +8,7 @@ A finished run is sealed: its file leaves WAL mode, then it gets a mark, and is 
 the file may be opened as immutable. It holds the run's summary, so that a list of runs opens no database.
 """
 
+import errno
 import json
 import math
 import os
@@ -54,6 +55,7 @@ _LEAVE_WAL_S = 5.0
 _RETRY_S = 0.05
 _APPLICATION_ID = 0x45737072  # "Espr"
 _BUSY_TIMEOUT_MS = 5000
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 
@@ -97,6 +99,17 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     except apsw.Error as error:
         reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), type(error).__name__)
         raise LogError(f"cannot {doing} {path}: {reason} ({error})") from error
+
+
+def is_shortage(error: LogError) -> bool:
+    """True where what failed may work soon, with nothing changed in the log: the system was short of descriptors or memory."""
+    cause = error.__cause__
+    if isinstance(cause, apsw.CantOpenError):  # SQLite does not say why.
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as short:
+            cause = short
+    return isinstance(cause, OSError) and cause.errno in _SHORT
 
 
 def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> None:
@@ -324,12 +337,17 @@ def _end_of(heads: Heads) -> dict[str, JsonValue]:
 
 
 def read_mark(folder: Path) -> str | None:
-    """The text of the mark of the run in `folder`, empty where it cannot be read; None for a run that is not sealed."""
+    """The text of the mark of the run in `folder`, empty where it cannot be read; None for a run that is not sealed.
+
+    Raises LogError where the system is short of descriptors or memory: then it is not known.
+    """
     try:
         return (folder / SEAL_MARK).read_text(errors="replace")
     except FileNotFoundError:
         return None
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT:
+            raise LogError(f"cannot read {folder / SEAL_MARK}: {error.strerror}") from error
         return ""
 
 

@@ -15,7 +15,7 @@ from esper.errors import LogError
 from esper.events.envelope import Record, RunId
 from esper.oona.contract import START, Page, Position
 from esper.oona.directory import Directory
-from esper.oona.file import OBSERVED_FILE, RUN_FILE, in_mark, read_mark
+from esper.oona.file import OBSERVED_FILE, RUN_FILE, in_mark, is_shortage, read_mark
 from esper.oona.notifier import POLL_S, Listener
 from esper.oona.observed import end_of_observed, is_observed, is_settled, read_observed
 from esper.oona.run_log import RunLog
@@ -104,6 +104,8 @@ class Follower:
         self._done: set[RunId] = set()
         self._listener = Listener(directory.path)
         self._listed_at = 0.0
+        self.shortage: LogError | None = None
+        """Why the last turn read nothing: the system was short of something."""
         try:
             self._list(skip_sealed=not from_start)
         except BaseException:
@@ -138,7 +140,7 @@ class Follower:
         deadline = time.monotonic() + timeout_s
         notified: frozenset[RunId] = frozenset()
         while True:
-            pages = self._turn(notified, but_for)
+            pages = self._turn_or_wait(notified, but_for)
             left = deadline - time.monotonic()
             if pages or left <= 0:
                 return pages
@@ -161,6 +163,18 @@ class Follower:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _turn_or_wait(self, notified: frozenset[RunId], but_for: Container[RunId]) -> tuple[RunPage, ...]:
+        """A turn; none where the system is short of what it needs, of descriptors say: that may pass."""
+        try:
+            pages = self._turn(notified, but_for)
+        except LogError as error:
+            if not is_shortage(error):
+                raise
+            self.shortage = error
+            return ()
+        self.shortage = None
+        return pages
+
     def _turn(self, notified: frozenset[RunId], but_for: Container[RunId]) -> tuple[RunPage, ...]:
         everything = time.monotonic() >= self._listed_at + _LIST_S
         if everything or not notified <= self._runs.keys() | self._done:
@@ -169,18 +183,33 @@ class Follower:
         names = list(self._runs)
         for asked, name in enumerate(names, start=1):
             run = self._runs[name]
-            if everything and run.live:
-                run.live = self._directory.is_live(name)
-                run.behind = run.behind or not (run.live or run.faulty)  # What its writer wrote last.
-            if name in but_for or not (everything or run.live or run.behind or name in notified):
-                continue
-            if page := self._ask(name, run, everything=everything, notified=name in notified):
+            try:
+                page = self._asked(name, run, notified, but_for, everything=everything)
+            except LogError as error:  # Of this run alone: the pages of others are kept.
+                page = self._fault(name, run, error)
+            if page:
                 pages.append(page)
             if len(pages) >= _PAGES:
                 # The next turn begins with the runs that this one did not reach.
                 self._runs = {name: self._runs[name] for name in (*names[asked:], *names[:asked]) if name in self._runs}
                 break
         return tuple(pages)
+
+    def _asked(
+        self, name: RunId, run: _Followed, notified: frozenset[RunId], but_for: Container[RunId], *, everything: bool
+    ) -> RunPage | None:
+        if everything and run.live:
+            run.live = self._directory.is_live(name)
+            run.behind = run.behind or not (run.live or run.faulty)  # What its writer wrote last.
+        if name in but_for or not (everything or run.live or run.behind or name in notified):
+            return None
+        return self._ask(name, run, everything=everything, notified=name in notified)
+
+    def _fault(self, name: RunId, run: _Followed, error: LogError) -> RunPage:
+        self._release(name)
+        # What the system is short of may be there again, without any change of the file.
+        run.faulty, run.behind = not is_shortage(error), is_shortage(error)
+        return RunPage(name, (), run.position, error=error)
 
     def _list(self, *, skip_sealed: bool) -> None:
         self._listed_at = time.monotonic()
@@ -204,12 +233,7 @@ class Follower:
         if run.faulty or not (grown or sealed):
             self._release(name)
             return None
-        try:
-            page = self._read(name, run)
-        except LogError as error:
-            self._release(name)
-            run.faulty, run.behind = True, False
-            return RunPage(name, (), run.position, error=error)
+        page = self._read(name, run)
         run.position, run.behind = page.position, len(page.records) == self._limit
         ended = sealed and not run.behind
         if ended:
@@ -259,8 +283,12 @@ class DerivedFollower:
         """New records, at most one page per run. `live` runs are checked every time, others that are not settled once a second."""
         now = time.monotonic()
         if now >= self._listed_at + _LIST_DERIVED_S:
-            self._list(skip_settled=self._listed_at < 0)
-            self._listed_at = now
+            try:
+                self._list(skip_settled=self._listed_at < 0)
+                self._listed_at = now
+            except LogError as error:
+                if not is_shortage(error):
+                    raise
         checked = live
         if now >= self._checked_at + _LIST_S:
             self._checked_at = now
@@ -295,8 +323,8 @@ class DerivedFollower:
         settled = is_settled(folder)
         try:
             page = read_observed(folder, run, file.position, _DERIVED_PAGE)
-        except LogError:
-            file.faulty, file.behind = True, False
+        except LogError as error:
+            file.faulty, file.behind = not is_shortage(error), is_shortage(error)
             return ()
         file.position, file.behind, file.faulty = page.position, len(page.records) == _DERIVED_PAGE, False
         file.live = file.behind or not settled

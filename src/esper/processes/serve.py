@@ -30,6 +30,7 @@ from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
 from esper.nissa.app import build_app
 from esper.nissa.backend import Backend, Tails
+from esper.nissa.connections import BoundedServer, Limits, connections_within
 from esper.nissa.custom_collectors import Collectors, find_collector
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.kafka_status import read_kafka_status
@@ -72,6 +73,7 @@ class LogReader:
         self._derived = DerivedFollower(directory)
         self._stopping = threading.Event()
         self._unreadable: set[RunId] = set()
+        self._short = False
         self._caught_up_at: float | None = None
         self._sealed = 0
         self._grown: set[RunId] = set()
@@ -97,6 +99,7 @@ class LogReader:
                 wait_s = 0.0  # The first poll reads what is there.
                 while not self._stopping.is_set():
                     self._take(follower.poll(wait_s), follower)
+                    self._tell_shortage(follower)
                     wait_s = _POLL_S
                     for run, records in self._derived.poll(follower.live):
                         self._metrics.take_derived(records)
@@ -108,6 +111,12 @@ class LogReader:
             traceback.print_exc(file=sys.stderr)
         self.failed = True
         self.on_failure()
+
+    def _tell_shortage(self, follower: Follower) -> None:
+        """Reports once that the log cannot be followed for now."""
+        if follower.shortage is not None and not self._short:
+            _warn(f"{follower.shortage}; trying again")
+        self._short = follower.shortage is not None
 
     def _take(self, pages: tuple[RunPage, ...], follower: Follower) -> None:
         for page in pages:
@@ -122,7 +131,7 @@ class LogReader:
                 self._metrics.forget(page.run)
             if page.records:
                 self._grown.add(page.run)
-        if all(len(page.records) < _PAGE for page in pages):
+        if follower.shortage is None and all(len(page.records) < _PAGE for page in pages):
             self._caught_up_at = time.time()
         self._notify([page.run for page in pages])
         if time.monotonic() >= self._counted_at + _COUNT_S:
@@ -171,7 +180,7 @@ class Service:
     def __init__(self, directory: Directory, settings: NissaSettings, token: str | None, kafka: "KafkaLog | None" = None) -> None:
         """`directory` is the mirror of `kafka`, where there is one."""
         handlers = tuple(handler.name for handler in delivery_settings(directory.path if kafka is None else kafka.folder).handlers)
-        self.directory, self.kafka = directory, kafka
+        self.directory, self.kafka, self._settings = directory, kafka, settings
         self.metrics = LogMetrics(CustomMetrics(self._record), handlers)
         self.metrics.kafka = partial(read_kafka_status, directory.path, mirrored=kafka is not None)
         self.runs = OpenRuns(directory)
@@ -198,6 +207,22 @@ class Service:
             self._custom_run.append(samples)
         except EsperError as error:
             raise ProblemError(503, "not-recorded", "the log could not be written: nothing was recorded") from error
+
+    def server(self, *, log_level: str, grace_s: int) -> uvicorn.Server:
+        """A server of the application, within the limits of its settings; it waits `grace_s` for answers when it ends."""
+        settings = self._settings
+        connections = connections_within(settings.connections)
+        if connections < settings.connections:
+            _warn(f"at most {connections} connections at one time: the limit of open files allows no more (ulimit -n)")
+        return BoundedServer(
+            self.app,
+            Limits(connections, settings.request_s, settings.unread_s),
+            log_level=log_level,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=grace_s,
+            lifespan="on",
+        )
 
     def close(self) -> None:
         """Ends the reading and closes every file."""
@@ -246,10 +271,7 @@ def run_service(directory: Directory, settings: NissaSettings, announce: Callabl
         beside = kafka_processes(directory, kafka, _warn)
     listener = listen(settings)
     service = Service(directory, settings, token, kafka)
-    config = uvicorn.Config(
-        service.app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, lifespan="on"
-    )
-    server = uvicorn.Server(config)
+    server = service.server(log_level="warning", grace_s=_GRACE_S)
 
     def end(*_: object) -> None:
         server.should_exit = True
