@@ -146,7 +146,7 @@ def health_latencies_ms(log: Path, count: int) -> list[float]:
     seen: dict[tuple[str, int], float] = {}
     ended = frozenset(Directory(log).names())
     stop = threading.Event()
-    with process("nissa", "--log", os.fspath(log), "--port", str(PORT)):
+    with process("nissa", "--log", os.fspath(log), "--port", str(PORT), "--open"):
         waited_for(lambda: asked("/healthz") is not None)
         training = threading.Thread(target=train_slowly, args=(log, stop))
         training.start()

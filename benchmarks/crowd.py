@@ -148,7 +148,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     with ExitStack() as stack:
         log = stack.enter_context(directory.create(LIVE))
         write(log, BEFORE)
-        words = ("-m", "esper.cli", "nissa", "--log", str(folder), "--port", str(port))
+        words = ("-m", "esper.cli", "nissa", "--log", str(folder), "--port", str(port), "--open")
         service = stack.enter_context(process(*words, stdout=subprocess.DEVNULL))
         wait_for(port, service)
         crowd, began = Crowd(port, psutil.Process(service.pid)), time.monotonic()

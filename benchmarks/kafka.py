@@ -371,7 +371,7 @@ def alert_latency(node: LocalKafka, folder: Path, count: int) -> dict[str, float
     log = ("--log", os.fspath(folder))
     late: list[float] = []
     mirror = ("--mirror", os.fspath(folder.with_name("mirror")), "--port", "9194")
-    nissa = esper("nissa", "--log", address, *mirror)
+    nissa = esper("nissa", "--log", address, *mirror, "--open")
     settings_of_nissa = {"kafka.toml": (folder / "kafka.toml").read_text(), "delivery.toml": handler}
     folder.with_name("mirror").mkdir()
     for name, text in settings_of_nissa.items():

@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     port = free_port()
     with ExitStack() as stack:
         service = stack.enter_context(
-            process("-m", "esper.cli", "nissa", "--log", str(folder), "--port", str(port), stdout=subprocess.DEVNULL)
+            process("-m", "esper.cli", "nissa", "--log", str(folder), "--port", str(port), "--open", stdout=subprocess.DEVNULL)
         )
         wait_for(port, service)
         common = [__file__, "--log", str(folder), "--port", str(port), "--seconds", str(arguments.seconds), "--runs", str(arguments.runs)]

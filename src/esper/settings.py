@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from esper.errors import SettingsError
+from esper.stderr import warn
 
 KeyPath = tuple[str | int, ...]
 """Keys of tables and indices of lists, from the outermost."""
@@ -51,7 +52,12 @@ def read_text(what: str, named: Path | None, usual: Path | None = None) -> tuple
     """
     path = usual if named is None else named
     try:
-        return None if path is None else (path.read_text(), str(path))
+        if path is None:
+            return None
+        text = path.read_text()
+        if (mode := path.stat().st_mode) & 0o022:
+            warn(f"{what} in {path} may be changed by others (mode {mode & 0o777:o}): chmod go-w {path}")
+        return text, str(path)
     except FileNotFoundError:
         if named is None:
             return None
@@ -72,6 +78,7 @@ def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
     try:
         with Path(file).open("rb") as opened:
             found = opened.read(LONGEST_SECRET_BYTES + 1)
+            rights = os.fstat(opened.fileno())
     except OSError as error:
         place = file if "/" in file else "the file that is named"
         raise SettingsError(f"expected a secret in {place}: {error.strerror}") from (error if "/" in file else None)
@@ -83,6 +90,8 @@ def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
         raise SettingsError(f"expected a secret of 1 to {LONGEST_SECRET_BYTES} bytes in {file}, found {len(found)}")
     if not text.isprintable():
         raise SettingsError(f"expected a secret of one line in {file}, found another line or a control character")
+    if rights.st_mode & 0o077:
+        warn(f"the secret in {file} may be read by others (mode {rights.st_mode & 0o777:o}): chmod 600 {file}")
     return SecretStr(text)
 
 

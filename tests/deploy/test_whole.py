@@ -52,7 +52,7 @@ def until(url: str, holds: Any, process: subprocess.Popen[bytes]) -> Any:  # Any
 def nissa(path: Path, **environment: str) -> Iterator[int]:
     """The port of `esper nissa`, a process of its own, once it is ready."""
     port = free_ports(1)[0]
-    command = (sys.executable, "-m", "esper.cli", "nissa", "--log", path, "--port", str(port))
+    command = (sys.executable, "-m", "esper.cli", "nissa", "--log", path, "--port", str(port), *(() if environment else ("--open",)))
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | environment)
     try:
         until(f"http://127.0.0.1:{port}/readyz", lambda ready: ready["status"] == "ready", process)
@@ -64,7 +64,7 @@ def nissa(path: Path, **environment: str) -> Iterator[int]:
 
 def test_a_live_tail_has_a_proper_end_when_the_service_is_told_to_end(log: Path) -> None:
     port = free_ports(1)[0]
-    command = (sys.executable, "-m", "esper.cli", "nissa", "--log", log, "--port", str(port))
+    command = (sys.executable, "-m", "esper.cli", "nissa", "--log", log, "--port", str(port), "--open")
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"ESPER_OBSERVE": "0"}
     )

@@ -79,7 +79,7 @@ def nissa(cluster: Cluster, mirror: Path, handlers: str = "", *, lag_limit_s: fl
     (mirror / "nissa.toml").write_text(f"[nissa]\nmirror_lag_limit_s = {lag_limit_s}\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["nissa", "--log", f"kafka://{settings.bootstrap}", "--mirror", os.fspath(mirror), "--port", str(port)]
+    words = ["nissa", "--log", f"kafka://{settings.bootstrap}", "--mirror", os.fspath(mirror), "--port", str(port), "--open"]
     words += ["--config", os.fspath(mirror / "nissa.toml")]
     command = [sys.executable, "-W", "ignore", "-m", "esper.cli", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"ESPER_OBSERVE": "1"}) as process:

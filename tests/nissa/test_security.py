@@ -1,5 +1,6 @@
 """What stands before every route, over HTTP: hosts, token, other sites, sizes, bodies that are none, and the headers of answers."""
 
+import base64
 import http.client
 import json
 from collections.abc import Iterator
@@ -65,6 +66,19 @@ def test_without_the_token_nothing_is_told(guarded: Client, path: str, authoriza
 @pytest.mark.parametrize("authorization", [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"BEARER  {TOKEN}"])
 def test_with_the_token_everything_is(guarded: Client, authorization: str) -> None:
     assert guarded.get("/api/v1/runs", authorization=authorization).status == 200
+
+
+def test_a_browser_asks_its_user_for_the_token_as_a_password(guarded: Client) -> None:
+    refused = guarded.get("/", accept="text/html,*/*")
+    assert (refused.status, refused.headers["www-authenticate"]) == (401, 'Basic realm="esper"')
+    given = base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
+    assert guarded.get("/", authorization=f"Basic {given}").status == 200
+
+
+@pytest.mark.parametrize("credentials", ["anybody:wrong", TOKEN, f"{TOKEN}:", ":"])
+def test_another_password_is_refused(guarded: Client, credentials: str) -> None:
+    given = base64.b64encode(credentials.encode()).decode()
+    assert guarded.get("/api/v1/runs", authorization=f"Basic {given}").status == 401
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/-/healthy", "/-/ready"])

@@ -12,7 +12,7 @@ from esper.errors import SettingsError
 from esper.events.envelope import RunId
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.metrics import LogMetrics
-from esper.nissa.service_settings import TOKEN_VARIABLE, NissaSettings, nissa_settings, read_token
+from esper.nissa.service_settings import TOKEN_FILE, TOKEN_VARIABLE, NissaSettings, nissa_settings, read_token, token_of
 from esper.oona.directory import Directory
 from esper.processes.serve import LogReader, listen
 from tests.nissa.server import serving
@@ -142,3 +142,45 @@ def test_a_reader_goes_on_after_the_system_was_short_of_descriptors(tmp_path: Pa
         time.sleep(0.01)
     reader.stop()
     assert not reader.failed
+
+
+def test_a_token_is_made_once_for_its_owner_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    token = token_of(NissaSettings(), tmp_path)
+    assert token is not None
+    assert len(token) >= 32
+    assert (tmp_path / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
+    assert token_of(NissaSettings(), tmp_path) == token
+    assert capsys.readouterr().err == ""
+
+
+def test_an_open_service_asks_for_no_token_and_makes_none(tmp_path: Path) -> None:
+    assert token_of(NissaSettings(open=True), tmp_path) is None
+    assert not (tmp_path / TOKEN_FILE).exists()
+
+
+def test_an_open_service_is_not_reached_by_other_machines(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nissa\.host: 0\.0\.0\.0 can be reached by other machines"):
+        token_of(NissaSettings(open=True, host="0.0.0.0"), tmp_path)  # noqa: S104
+
+
+def test_a_link_in_the_place_of_the_token_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / TOKEN_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SettingsError):
+        token_of(NissaSettings(), tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_token_that_others_may_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o644)
+    assert read_token(NissaSettings(token_file=file)) == TOKEN
+    assert capsys.readouterr().err == f"esper: the secret in {file} may be read by others (mode 644): chmod 600 {file}\n"
+
+
+def test_settings_that_others_may_change_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "esper.toml"
+    file.write_text("[nissa]\nport = 9191\n")
+    file.chmod(0o664)
+    assert nissa_settings(file, {}).port == 9191
+    assert capsys.readouterr().err == f"esper: settings in {file} may be changed by others (mode 664): chmod go-w {file}\n"

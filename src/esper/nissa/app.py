@@ -97,7 +97,7 @@ def status(request: Request, backend: ByBackend) -> Response:
     return send(_StatusView(version=request.app.version, now=now, ready=_ready(backend), collectors=collectors, absent=absent))
 
 
-@_service_routes.post("/api/v1/metrics/custom", response_model=_Accepted, responses=responses(409, 413, 503))
+@_service_routes.post("/api/v1/metrics/custom", response_model=_Accepted, responses=responses(409, 413, 429, 503))
 def record_custom(backend: ByBackend, batch: Annotated[CustomBatch, Body()]) -> Response:
     """Records samples of metrics of the user's own, all or none; they are events, durable when the answer comes."""
     return send(view_of(_Accepted, accepted=backend.metrics.custom.accept(batch.samples)))

@@ -60,8 +60,9 @@ class Problem(View):
 class ProblemError(EsperError):
     """A refusal or a fault that becomes the problem document of these fields."""
 
-    def __init__(self, status: int, kind: str, detail: str) -> None:
+    def __init__(self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
+        self.headers = headers
         self.status = status
         self.kind = kind
         self.detail = detail
@@ -98,7 +99,7 @@ async def _problem_of(_request: Request, error: Exception) -> Response:
             kind, detail = _HTTP.get(error.status_code, ("http", None))
             answer = problem(error.status_code, kind, detail, headers=dict(error.headers or {}))
         case ProblemError():
-            answer = problem(error.status, error.kind, error.detail)
+            answer = problem(error.status, error.kind, error.detail, headers=error.headers)
         case RefusedSamplesError():
             answer = problem(409, error.problem, _REFUSED_SAMPLES[error.problem], error.parts)
         case UnknownRunError():

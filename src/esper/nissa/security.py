@@ -4,6 +4,7 @@ starlette's TrustedHostMiddleware knows no plain addresses, which are always rig
 and a rebound request carries a name. The token is asked for before routing, so that nothing is told of a path without it.
 """
 
+import base64
 import hmac
 import re
 import socket
@@ -63,7 +64,9 @@ class SecurityMiddleware:
         if not self._is_known(headers.get("host", "")):
             return problem(400, "unknown-host", "expected a plain address or a name in the setting nissa.names in the header Host")
         if self._token is not None and scope["path"] not in OPEN and not await self._is_authorized(scope, self._token):
-            wanted = {"WWW-Authenticate": 'Bearer realm="esper"'}
+            # A browser asks its user for a password where that is wanted, and shows nothing otherwise.
+            scheme = "Basic" if "text/html" in headers.get("accept", "") else "Bearer"
+            wanted = {"WWW-Authenticate": f'{scheme} realm="esper"'}
             return problem(401, "unauthorized", "expected the header Authorization: Bearer TOKEN", headers=wanted)
         origin = headers.get("origin")
         if scope["method"] not in _SAFE and origin is not None and origin.partition("://")[2] != headers.get("host"):
@@ -96,6 +99,18 @@ class SecurityMiddleware:
             return False
 
     async def _is_authorized(self, scope: Scope, token: str) -> bool:
-        given = await self._bearer(HTTPConnection(scope))
+        found = await self._bearer(HTTPConnection(scope))
+        given = _password_of(Headers(scope=scope)) if found is None else found.credentials.strip()
         # Compared in a time that does not depend on how much of it is right.
-        return given is not None and hmac.compare_digest(given.credentials.strip().encode(), token.encode())
+        return given is not None and hmac.compare_digest(given.encode(), token.encode())
+
+
+def _password_of(headers: Headers) -> str | None:
+    """The password of Basic authorization (RFC 7617), which a browser asks a person for; the name before it does not matter."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None

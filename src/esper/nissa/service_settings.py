@@ -1,6 +1,7 @@
 """Settings of the service: address, token, host names, limits."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from esper.errors import SettingsError
 from esper.settings import TomlFile, read_secret, read_text, settings_of
 
+TOKEN_FILE = "nissa.token"  # noqa: S105 - the name of a file.
+"""In the log's directory: the token that is made where none is named, for its owner alone."""
 TOKEN_VARIABLE = "ESPER_NISSA_TOKEN"  # noqa: S105 - the name of a variable, not a secret.
 _SHORTEST_TOKEN = 16
 
@@ -27,7 +30,10 @@ class NissaSettings(BaseModel):
     """The port to listen at; Prometheus uses the same one."""
 
     token_file: Annotated[Path | None, Field(strict=False)] = None
-    """A file whose content is the bearer token; without it the environment variable ESPER_NISSA_TOKEN."""
+    """A file whose content is the bearer token; without it the environment variable ESPER_NISSA_TOKEN, else a token that is made."""
+
+    open: bool = False
+    """True: at a loopback address nothing asks for a token, and every account of the machine reads all runs and may post metrics."""
 
     names: tuple[str, ...] = ()
     """Host names of the service besides localhost and the machine's own; a plain address is always accepted."""
@@ -43,6 +49,12 @@ class NissaSettings(BaseModel):
 
     body_limit_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """The largest request body that is read."""
+
+    custom_per_s: Annotated[float, Field(gt=0, lt=1e9)] = 1000.0
+    """Samples of custom metrics a second, on average over ten seconds."""
+
+    custom_per_day: Annotated[int, Field(ge=1)] = 1_000_000
+    """Samples of custom metrics that a day's run takes: about 400 MB."""
 
     connections: Annotated[int, Field(ge=1)] = 512
     """Connections at one time, and fewer where the limit of descriptors asks for that; one that sends nothing makes room for a new one."""
@@ -70,8 +82,30 @@ def nissa_settings(path: Path | None, typed: Mapping[str, object]) -> NissaSetti
     return settings_of(NissaSettings, dict(settings) | dict(typed), "nissa")
 
 
+def token_of(settings: NissaSettings, folder: Path) -> str | None:
+    """The token that requests must bring: the one that is named, else that in `folder`, made if need be; None where the service is `open`.
+
+    Raises SettingsError, and never shows a token.
+    """
+    if (named := read_token(settings)) is not None or settings.open:
+        return named
+    path = folder / TOKEN_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise SettingsError(
+            f"cannot make a token at {path}: {error.strerror}; name one with --token-file, or do without: --open"
+        ) from error
+    else:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secrets.token_urlsafe(32)}\n")
+    return read_token(settings.model_copy(update={"token_file": path}))
+
+
 def read_token(settings: NissaSettings) -> str | None:
-    """The token that requests must bring; None where none is set and none is needed. Raises SettingsError, and never shows it."""
+    """The token that is named; None where none is, and none is needed. Raises SettingsError, and never shows it."""
     if settings.token_file is not None:
         try:
             found = read_secret(str(settings.token_file), None)

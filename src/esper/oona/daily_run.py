@@ -60,6 +60,12 @@ class DailyRun:
                 self._leave()  # How it ends is not known: the next append reads it.
                 raise
 
+    @property
+    def records(self) -> int:
+        """Number of records in today's run, as far as it was opened."""
+        with self._lock:
+            return 0 if self._log is None else int(self._log.heads().moment)
+
     def close(self) -> None:
         """Ends the stream and closes the file; today's run may go on later."""
         with self._lock:

@@ -36,7 +36,8 @@ from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.kafka_status import read_kafka_status
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.nissa.problems import ProblemError
-from esper.nissa.service_settings import NissaSettings, read_token
+from esper.nissa.quota import Quota
+from esper.nissa.service_settings import NissaSettings, token_of
 from esper.observer.build import observer_maker
 from esper.observer.delivery.delivery_file import delivery_settings
 from esper.observer.delivery.handlers import build_handlers
@@ -186,6 +187,7 @@ class Service:
         self.runs = OpenRuns(directory)
         self.run_list = RunList(directory)
         self._custom_run = DailyRun(directory, "nissa", "nissa", SteadyClock(), instances=9)
+        self._quota = Quota(settings.custom_per_s, settings.custom_per_day)
         tails = Tails(settings.tails)
         self.reader = LogReader(directory, self.metrics, tails.notify, self.runs.release)
         collectors = Collectors(self.metrics, [find_collector(path) for path in settings.collectors])
@@ -203,6 +205,7 @@ class Service:
                 "this service reads a log on Kafka and writes none: post to one that serves a directory with a bridge, or esper.measure"
             )
             raise ProblemError(501, "not-on-kafka", detail)
+        self._quota.take(len(samples), self._custom_run.records)
         try:
             self._custom_run.append(samples)
         except EsperError as error:
@@ -259,7 +262,7 @@ def run_service(directory: Directory, settings: NissaSettings, announce: Callabl
 
     Of a log on Kafka `directory` is the mirror, which is filled meanwhile.
     """
-    token = read_token(settings)
+    token = token_of(settings, directory.path)
     # A mistake in rules or handlers is reported now, and not by a process that ends.
     if kafka is None:
         observer_maker(directory)

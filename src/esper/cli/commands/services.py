@@ -42,6 +42,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("--host", metavar="ADDRESS", help="the address to listen at (nissa.host; default 127.0.0.1)")
     parser.add_argument("--port", type=whole_number, metavar="N", help="the port to listen at (nissa.port; default 9090)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the bearer token (nissa.token_file)")
+    parser.add_argument("--open", action="store_true", default=None, help="ask for no token, of no account of this machine (nissa.open)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with a table [nissa]")
     parser = new_command(commands, "agent", _run_agent, "measure this machine (processor, memory, disk, network, GPUs) into the log")
     parser.add_argument("--interval", type=factor, default=5.0, metavar="S", help="seconds between measurements (default: 5)")
@@ -107,10 +108,10 @@ def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
 def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
     """Serves until it is interrupted. Returns 1 where it could not go on."""
     require_installed("esper nissa", "nissa", "fastapi", "uvicorn", "prometheus_client", "sse_starlette")
-    from esper.nissa.service_settings import nissa_settings
+    from esper.nissa.service_settings import TOKEN_FILE, TOKEN_VARIABLE, nissa_settings
     from esper.processes.serve import run_service
 
-    typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file}
+    typed = {"host": arguments.host, "port": arguments.port, "token_file": arguments.token_file, "open": arguments.open}
     settings = nissa_settings(arguments.config, {name: value for name, value in typed.items() if value is not None})
     mirror, kafka = mirror_of(arguments), None
     if mirror is None:
@@ -123,6 +124,8 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
 
     def announce(address: str) -> None:
         out.line(f"serving {name} at {address}: metrics at /metrics, the API at /api/v1, its description at /api/v1/openapi.json")
+        if settings.token_file is None and not os.environ.get(TOKEN_VARIABLE) and not settings.open:
+            out.line(f"its token: {directory.path / TOKEN_FILE}, as a header, or as a browser's password; --open does without")
 
     return run_service(directory, settings, announce, kafka)
 
