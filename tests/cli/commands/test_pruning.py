@@ -15,7 +15,7 @@ from esper.history.trail import trail_runs
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.file import KERNELS
-from esper.oona.pruning import remove_run
+from esper.oona.removal import remove_run
 from tests.cli.conftest import Esper
 from tests.synthetic import RUN, ticking, write_run
 from tests.trails import held

@@ -13,10 +13,10 @@ from esper.cli.text import short_id, timestamp
 from esper.errors import LogError, SettingsError
 from esper.events.envelope import written_time
 from esper.events.kinds.accountability import RunPruned
-from esper.history.pruning import OldRun, old_runs
+from esper.history.prunable_runs import OldRun, old_runs
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
-from esper.oona.pruning import old_kernels, remove_rest, remove_run, size_of
+from esper.oona.removal import disk_size, old_kernels, remove_rest, remove_run
 from esper.settings import person_or_none
 from esper.words import plural
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         freed += 0 if old.kept else old.size_bytes
         _print(old, done, arguments, out)
     kernels = list(old_kernels(directory, time.time() - age.total_seconds()))
-    freed += sum(map(size_of, kernels))
+    freed += sum(map(disk_size, kernels))
     if arguments.yes:
         for path in kernels:
             path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from esper.oona.lock import Lock
 _REMOVED = ".pruned-"
 
 
-def size_of(path: Path) -> int:
+def disk_size(path: Path) -> int:
     """The bytes that a file, or all files in a folder, take."""
     with explained(path, "look at"):
         return sum(one.lstat().st_size for one in (path, *path.rglob("*")) if not one.is_dir() or one.is_symlink())

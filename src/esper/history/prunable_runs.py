@@ -12,7 +12,7 @@ from esper.oona.contract import START
 from esper.oona.daily_run import AUDIT
 from esper.oona.directory import Directory
 from esper.oona.file import MIRRORED_MARK
-from esper.oona.pruning import size_of
+from esper.oona.removal import disk_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def old_runs(directory: Directory, before: datetime, tags: Collection[str], now:
                 line.standing if is_training(run) else "ended",
                 last[0].time,
                 records,
-                size_of(directory.path / run),
+                disk_size(directory.path / run),
                 _kept(directory, line, held, tags),
             )
 
