@@ -166,3 +166,16 @@ def test_a_process_that_faust_does_not_end_is_ended(monkeypatch: pytest.MonkeyPa
         faust_process.end_late(cast("Any", SimpleNamespace(should_stop=True)), None)  # Any: of Faust's worker, all that is asked.
     assert ended.value.code == FAILED
     assert "did not stop within" in capsys.readouterr().err
+
+
+def test_a_process_whose_parent_has_ended_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faust_process, "_STOP_S", 0.01)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    try:
+        with pytest.raises(SystemExit):
+            faust_process.end_late(cast("Any", SimpleNamespace(should_stop=False)), os.getpid())  # No process is its own parent.
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == [signal.SIGTERM]
