@@ -1,7 +1,9 @@
 """An observer derives the same wherever it was stopped, and keeps runs apart."""
 
 import math
+import os
 import shutil
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -162,3 +164,44 @@ def test_a_run_that_ended_long_before_anybody_observed_is_left_alone(tmp_path: P
     with Observer(directory, SETTINGS, now=lambda: NOW_LATE, report=problems.append) as observer:
         observer.turn(0.0)
     assert not (directory.path / run / OBSERVED_FILE).exists()
+
+
+def rest(growing: Growing, days: float = 2) -> None:
+    """Ends the writing of the run without its end, `days` ago."""
+    growing.log.close()
+    then = time.time() - days * 86_400
+    for file in growing.log.path.iterdir():
+        os.utime(file, (then, then))
+
+
+@pytest.mark.parametrize("observed", [0, 100])
+def test_an_old_run_that_did_not_end_is_not_opened_until_it_goes_on(
+    growing: Growing, undisturbed: tuple[Record, ...], observed: int
+) -> None:
+    growing.write(100)
+    if observed:
+        with growing.observer() as observer:
+            observer.turn(0.0)
+    rest(growing)
+    before = {file.name: file.stat().st_mtime_ns for file in growing.log.path.iterdir()}
+    with growing.observer() as observer:
+        for _ in range(3):
+            observer.turn(0.0)
+            observer._follower._listed_at = 0.0
+        assert not observer._runs
+        assert {file.name: file.stat().st_mtime_ns for file in growing.log.path.iterdir()} == before
+        growing.log = growing.directory.resume(growing.run)
+        growing.write()
+        while not observer.turn(1.0):
+            pass
+        for _ in range(3):
+            observer.turn(0.0)
+    assert growing.derived() == undisturbed
+    growing.log.close()
+
+
+def test_a_run_that_was_interrupted_yesterday_is_observed(growing: Growing) -> None:
+    growing.write(100)
+    rest(growing, days=0.9)
+    with growing.observer() as observer:
+        assert observer.turn(0.0) == 100

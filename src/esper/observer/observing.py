@@ -26,7 +26,7 @@ from esper.observer.observed_run import Clocks, ObservedRun
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
 from esper.oona.file import read_mark, sealed_ago_s
-from esper.oona.follower import Follower, RunPage
+from esper.oona.follower import Follower, RunPage, unchanged_for_s
 from esper.oona.observed import Observed, is_observed, is_settled, observed_records
 
 _OFFERED = frozenset({AlertFiring.KIND, AlertResolved.KIND})
@@ -43,6 +43,8 @@ class ObserverSettings:
     """Time between two saved states of a run: a successor folds at most as much again."""
     tick_s: float = 1.0
     """Time between two judgements of silence."""
+    old_s: float = 86_400.0
+    """Age of the last change of a run that no process writes from which on the run is left alone until it changes."""
     fresh_s: float = 600.0
     """Greatest age of a sealed run that was never observed and is observed from its start."""
 
@@ -70,6 +72,7 @@ class Observer:
         self._deliverer = None if make_deliverer is None else make_deliverer(self.record)
         self._runs: dict[RunId, ObservedRun] = {}
         self._parked: set[RunId] = set()
+        self._at_rest: set[RunId] = set()
         self._unsettled: set[RunId] = set()
         self._troubled: set[RunId] = set()
         self._introduced: set[RunId] = set()
@@ -79,8 +82,9 @@ class Observer:
         self._unwritten: dict[RunId, list[AlertOutcome]] = {}
         self._ticked_at = -settings.tick_s
         self._acknowledgements = Acknowledgements(directory, now, report)
-        positions = self._positions()
-        self._follower = Follower(directory, positions, from_start=from_start)
+        positions = self._positions(from_start=from_start)
+        self._follower = Follower(directory, positions, from_start=from_start, at_rest=self._at_rest)
+        self._parked |= self._at_rest
         if self._deliverer is not None:
             self._hand_over(self._deliverer, positions)
             self._deliverer.start()
@@ -127,13 +131,19 @@ class Observer:
                 with suppress(EsperError):  # The next turn reports it.
                     self._write_outcomes(name)
 
-    def _positions(self) -> dict[RunId, Position]:
-        """The positions to go on from: the start for runs that were sealed lately and never observed."""
+    def _positions(self, *, from_start: bool) -> dict[RunId, Position]:
+        """The positions to go on from: the start for runs that were sealed lately and never observed. Notes the runs at rest.
+
+        Those are old runs that did not end: there may be any number of them, and none is opened.
+        """
         positions: dict[RunId, Position] = {}
         for run in self._directory.names(hidden=True):
             folder = self._directory.path / run
             is_sealed = read_mark(folder) is not None
-            if is_observed(folder) and not (is_sealed and is_settled(folder)):
+            is_old = not (is_sealed or from_start) and unchanged_for_s(folder) > self._settings.old_s
+            if is_old and not self._directory.is_live(run):
+                self._at_rest.add(run)
+            elif is_observed(folder) and not (is_sealed and is_settled(folder)):
                 with self._guarded(run), Observed(folder, run) as store:
                     positions[run] = store.derived_to()
                     if is_sealed:  # The observer was killed before it could settle the run.
@@ -157,6 +167,10 @@ class Observer:
 
     def _take(self, page: RunPage) -> None:
         run = self._open(page.run)
+        if page.run in self._at_rest:  # It changed, and goes on from where it was observed.
+            self._at_rest.discard(page.run)
+            self._follower.go_back(page.run, run.position)
+            return
         if page.error is not None and not run.monitor.unreadable:
             self._report(str(page.error))
         self._offer(run.take(page, state_every_s=self._settings.state_every_s))

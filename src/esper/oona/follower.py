@@ -7,7 +7,7 @@ or whose writer sent a notification, are checked at every turn. At most `_OPEN_A
 
 import math
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -79,11 +79,17 @@ def _stamp(folder: Path, name: str) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
+def unchanged_for_s(folder: Path) -> float:
+    """Seconds since anything was written of the run in `folder`, or derived from it, by the clock of the files."""
+    newest_ns = max((time_ns for name in (RUN_FILE, OBSERVED_FILE) for _, time_ns in _stamp(folder, name)), default=0)
+    return time.time() - newest_ns / 1e9
+
+
 class Follower:
     """Reads every run of a directory as it grows. One thread uses it; close it, or use it in a `with` statement.
 
     `positions` is where to go on, by run. Runs without one start at their first record, but for runs that are sealed when the follower
-    first sees the directory: those are read only `from_start`.
+    first sees the directory: those are read only `from_start`. Runs `at_rest` are not read before they change, and then from their start.
     """
 
     def __init__(
@@ -94,8 +100,10 @@ class Follower:
         topics: frozenset[str] | None = None,
         from_start: bool = False,
         limit: int = 1000,
+        at_rest: Collection[RunId] = (),
     ) -> None:
         self._directory = directory
+        self._at_rest = frozenset(at_rest)
         self._positions = dict(positions or {})
         self._topics = topics
         self._limit = limit
@@ -223,7 +231,10 @@ class Follower:
             if mark is not None and (skip_sealed if position is None else _is_read(mark, position)):
                 self._done.add(name)
             elif mark is not None or self._directory.has_log(name):
-                self._runs[name] = _Followed(position or START)
+                self._runs[name] = run = _Followed(position or START)
+                if name in self._at_rest:
+                    run.stamp, run.behind, run.live = _stamp(self._directory.path / name, RUN_FILE), False, False
+        self._at_rest = frozenset()
 
     def _ask(self, name: RunId, run: _Followed, *, everything: bool, notified: bool) -> RunPage | None:
         """A page where the file may have grown. A seal changes the file too; where its stamp does not show it, `everything` finds it."""
