@@ -3,6 +3,9 @@
 10,000 sealed and 20 live runs in one log, `ulimit -n 1024`. `esper runs` is timed as a whole process, the listing alone inside this one;
 the peer is what any listing must do at least: read every mark. A follower then reads every run to its end. The sealed runs are hard links
 to one sealed file, so that making them does not take longer than the measurement; nobody opens them to list them.
+
+With `--interrupted N` there are as many runs besides that never ended, a month old, half of them observed. The start of an observer, with
+its first turns, is timed over all of that, and once more where it opens every one of them, as if it had been interrupted just now.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from rich.table import Table
 
 from esper.events.envelope import RunId
 from esper.events.kinds.run import CheckpointPruned, RunFinished
+from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.file import RUN_FILE
@@ -35,6 +39,7 @@ def main() -> None:
     """Makes the runs, measures, prints a table or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--interrupted", type=int, default=0, metavar="N", help="old runs that never ended (default: none)")
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     with tempfile.TemporaryDirectory(prefix="esper-listing-") as folder, ExitStack() as stack:
@@ -42,7 +47,10 @@ def main() -> None:
         seal_many(directory)
         for number in range(LIVE):
             live(directory, RunId(f"01900000-0000-7000-9000-{number:012}"), stack)
+        interrupt_many(directory, arguments.interrupted)
         figures = measure(directory)
+        if arguments.interrupted:
+            figures |= started(directory, arguments.interrupted)
     if arguments.json:
         json.dump(figures, sys.stdout)
         print()
@@ -64,6 +72,46 @@ def seal_many(directory: Directory) -> None:
         copy.mkdir()
         for name in (RUN_FILE, "sealed"):
             os.link(directory.path / first / name, copy / name)
+
+
+def interrupt_many(directory: Directory, count: int) -> None:
+    """Runs of a few records that never ended, a month old; half of them were observed."""
+    for number in range(count):
+        run = RunId(f"01900000-0000-7000-a000-{number:012}")
+        with directory.create(run) as log, Emitter(log, run, clock=lambda: datetime.now(UTC)) as emitter:
+            for step in range(50):
+                emitter.emit(CheckpointPruned(checkpoint=str(step), reason="benchmark"), epoch=0, step=step)
+        if number == count // 2:
+            age(directory)
+            observe(directory, ObserverSettings(old_s=1e12, fresh_s=0.0))
+    age(directory)
+
+
+def age(directory: Directory) -> None:
+    """Makes the files of runs that are not live a month old; those of the sealed ones are one."""
+    then = time.time() - 30 * 86_400
+    for pattern in ("*-8000-000000000000/*", "*-a000-*/*"):
+        for file in directory.path.glob(pattern):
+            os.utime(file, (then, then))
+
+
+def observe(directory: Directory, settings: ObserverSettings) -> float:
+    """Seconds that an observer takes to start and until its first turns find nothing more to read."""
+    began = time.perf_counter()
+    with Observer(directory, settings, now=lambda: datetime.now(UTC), report=print) as observer:
+        while observer.turn(0.0):
+            pass
+        return time.perf_counter() - began
+
+
+def started(directory: Directory, count: int) -> dict[str, float | int]:
+    """How long an observer takes to start, over old runs, and where it opens all of them."""
+    old = [observe(directory, ObserverSettings(fresh_s=0.0)) for _ in range(ROUNDS)]
+    return {
+        "interrupted": count,
+        "observer_start_s": round(statistics.median(old), 3),
+        "observer_start_all_opened_s": round(observe(directory, ObserverSettings(old_s=1e12, fresh_s=0.0)), 3),
+    }
 
 
 def live(directory: Directory, run: RunId, stack: ExitStack) -> None:
@@ -121,6 +169,9 @@ def show(figures: dict[str, float | int]) -> None:
     table.add_row("listing the runs", f"{figures['listing_s']:.3f}")
     table.add_row("`esper runs`, whole process", f"{figures['esper_runs_s']:.3f}")
     table.add_row(f"a follower reads all {figures['followed']:,} to their ends", f"{figures['followed_s']:.2f}")
+    if "interrupted" in figures:
+        table.add_row(f"an observer starts beside {figures['interrupted']} old interrupted runs", f"{figures['observer_start_s']:.3f}")
+        table.add_row("the same, opening all of them", f"{figures['observer_start_all_opened_s']:.3f}")
     Console().print(table)
 
 
