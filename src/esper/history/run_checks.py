@@ -81,7 +81,7 @@ def check_run(directory: Directory, one: RunSummary, option: str) -> Iterator[Di
 
 
 def _standing(one: RunSummary, heads: Heads, option: str) -> tuple[DoctorVerdict, str]:
-    """What the run is at, and what is to be done about it."""
+    """The standing of the run, and the advice about it."""
     match one.standing:
         case "live":
             return "ok", f"{'another machine' if one.holder is None else f'process {one.holder}'} writes it"

@@ -89,7 +89,7 @@ class Tails:
         return entered
 
     def leave(self) -> None:
-        """One tail less."""
+        """Counts a tail that has ended."""
         with self._lock:
             self._open -= 1
 

@@ -1,4 +1,4 @@
-"""What a log may do without: runs are removed whole, each after the fact that says so is durable in the trail; kernels are made again.
+"""Removal of what a log may do without: runs go whole, each after the fact that says so is durable in the trail; kernels are made again.
 
 A run that is written, held, or of which something cannot be told, stays. Nothing here follows a link.
 """

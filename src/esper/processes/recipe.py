@@ -1,4 +1,4 @@
-"""What a training is made of: settings by dotted name, and a recipe of what only code can give; both are checked before there is a run."""
+"""The parts of a training: settings by dotted name, and a recipe of what only code can give; both are checked before there is a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

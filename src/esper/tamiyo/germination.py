@@ -74,7 +74,7 @@ def plateau(losses: tuple[float, ...], settings: PolicySettings) -> Plateau:
 
 
 def _improvement(last: Sequence[float], before: float, newest: Sequence[float]) -> tuple[float, float, str]:
-    """How much lower the lowest of `last` is than `before`, how far one of it is from its trend, and of what both are shares, in words."""
+    """The fall from `before` to the lowest of `last`, how far one of it is from its trend, and of what both are shares, in words."""
     window, lowest = np.asarray(last, dtype=np.float64), min(*last, before)
     if lowest > 0.0:
         return 1.0 - min(last) / before, _residual_deviation(np.log(window)), ""

@@ -85,7 +85,7 @@ def _kind(given: object) -> str:
 
 
 def _named(given: object) -> Any:  # Any: a class, a function or what wraps one.
-    """What bears the name of `given`: not asked of an object of the user's, which may answer for every name."""
+    """The bearer of the name of `given`: not asked of an object of the user's, which may answer for every name."""
     if isinstance(given, functools.partial):
         return _named(given.func)
     bears = isinstance(given, type) or inspect.isroutine(given) or "__qualname__" in _dict(given)

@@ -1,4 +1,4 @@
-"""What a training that came to its end has learned, against the best constant output."""
+"""The verdict on what a training that came to its end has learned, against the best constant output."""
 
 from esper.events.kinds.wiring import OutcomeJudged
 from esper.tolaria.training import Training

@@ -13,7 +13,7 @@ from esper.kafka.clients import FencedError, explain_errors, outgoing, producing
 from esper.kafka.cluster_topics import CLAIMS, INPUTS
 from esper.kafka.copying import bridging
 from esper.kafka.copying.bridging import Bridge
-from esper.kafka.copying.claims import TOKEN_FILE, own_claim, take_over, transactional_id
+from esper.kafka.copying.claims import CLAIM_FILE, own_claim, take_over, transactional_id
 from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
@@ -113,7 +113,7 @@ def test_a_directory_that_moved_goes_on(cluster: Cluster, here: Directory, elsew
 
 def test_a_copy_without_its_token_is_another_one(cluster: Cluster, here: Directory) -> None:
     drain(here, cluster)
-    (here.path / RUN / TOKEN_FILE).unlink()
+    (here.path / RUN / CLAIM_FILE).unlink()
     go_on(here, RUN, LAST_EPOCH, resumed=True)
     assert drain(here, cluster).state.fenced == {RUN}
 

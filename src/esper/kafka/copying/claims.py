@@ -41,7 +41,7 @@ from esper.oona.contract import Position
 from esper.oona.directory import Directory
 from esper.oona.file import FENCED_MARK, RUN_FILE
 
-TOKEN_FILE = "claim"  # noqa: S105 - no secret.
+CLAIM_FILE = "claim"
 _ATTEMPTS = 20
 # Other runs' transactions end within 60 s, and the broker looks for expired ones every 10 s.
 _DECIDED_S = 120.0
@@ -100,7 +100,7 @@ async def own_claim(producer: AIOKafkaProducer, settings: KafkaSettings, directo
     Raises TakenOverError where another copy is shipped, LogError where that cannot be found out now.
     """
     claim = await read_claim(producer, settings, run)
-    token = await asyncio.to_thread(token_of, directory.path / run)
+    token = await asyncio.to_thread(claim_token_of, directory.path / run)
     if claim is None:
         return new_claim(directory, token)
     if claim.token != token:
@@ -200,14 +200,14 @@ def _chain(record: Record) -> str:
     return (record.chain or b"").hex()
 
 
-def token_of(folder: Path) -> str:
+def claim_token_of(folder: Path) -> str:
     """The token of the copy of a run in `folder`, made where there is none."""
     return _read_token(folder) or _write_token(folder)
 
 
 def _read_token(folder: Path) -> str | None:
     try:
-        return (folder / TOKEN_FILE).read_text().strip() or None
+        return (folder / CLAIM_FILE).read_text().strip() or None
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -215,5 +215,5 @@ def _read_token(folder: Path) -> str | None:
 def _write_token(folder: Path) -> str:
     token = secrets.token_hex(8)
     folder.mkdir(exist_ok=True)
-    replace_durably(folder / TOKEN_FILE, f"{token}\n".encode())
+    replace_durably(folder / CLAIM_FILE, f"{token}\n".encode())
     return token

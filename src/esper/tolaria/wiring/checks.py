@@ -89,7 +89,7 @@ class ParameterSeen:
 
 
 def parameter_faults(rows: Sequence[ParameterSeen]) -> Iterator[Finding]:
-    """What keeps parameters from learning: no gradient, no optimizer, no change."""
+    """Faults that keep parameters from learning: no gradient, no optimizer, no change."""
     if rows and not any(row.changed for row in rows):
         if any(row.rate for row in rows):
             with_gradient = sum(row.gradient is True for row in rows)
@@ -264,7 +264,7 @@ def overlap(found: int, looked_at: int, repeated_share: float) -> Iterator[Findi
 
 
 def given_away(correlations: Sequence[float]) -> Iterator[Finding]:
-    """One of several inputs that goes with the target in a straight line."""
+    """An input, of several, that goes with the target in a straight line."""
     best = max(range(len(correlations)), key=lambda index: abs(correlations[index]), default=None)
     if best is not None and len(correlations) > 1 and abs(correlations[best]) > _CERTAIN:
         yield Finding(

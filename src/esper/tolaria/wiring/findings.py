@@ -1,4 +1,4 @@
-"""What each check of a training's wiring finds, in words: how bad it is, what usually causes it, and what to look at first."""
+"""The findings of the checks of a training's wiring, in words: how bad it is, what usually causes it, and what to look at first."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ class Check(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a check has found: what was measured, in which modules or parameters, in which parameter groups."""
+    """A finding of a check: what was measured, in which modules or parameters, in which parameter groups."""
 
     check: WiringCheck
     measured: str

@@ -33,7 +33,7 @@ class SampleDigests:
         return 1.0 - len(np.unique(self.all())) / self.count if self.count else 0.0
 
     def found_in(self, other: "SampleDigests") -> int:
-        """How many of these samples `other` has too."""
+        """The number of these samples that `other` has too."""
         return int(np.isin(self.all(), other.all()).sum())
 
 
