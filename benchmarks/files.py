@@ -149,9 +149,11 @@ def observers() -> Iterator[Callable[[Path], Callable[[], None]]]:
         ask(os.fspath(log))
         return lambda: print(end=ask("stop") and "")
 
-    yield start
-    template.stdin.close()
-    template.wait(60)
+    try:
+        yield start
+    finally:
+        template.stdin.close()
+        template.wait(60)
 
 
 def observe() -> None:

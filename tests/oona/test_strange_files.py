@@ -116,7 +116,7 @@ def test_a_run_is_not_made_in_what_is_a_link(tmp_path: Path) -> None:
     log = Directory(tmp_path / "runs", create=True)
     (tmp_path / "users").mkdir()
     (log.path / RUN).symlink_to(tmp_path / "users")
-    with pytest.raises(LogError, match="expected a folder at"):
+    with pytest.raises(LogError, match="expected a folder, got a link"):
         log.create(RUN)
     assert not list((tmp_path / "users").iterdir())
 

@@ -64,13 +64,13 @@ class RunLog:
         """The new, empty log of `run` in folder `path`, locked. Raises LogError where the run exists or cannot be written."""
         with file.explained(path, "make the folder"):
             path.mkdir(exist_ok=True)
-            if path.is_symlink():
-                raise LogError(f"cannot create run {run}: expected a folder at {path}, got a link")
             sync_folder(path.parent)
+        require_folder(path)
         with _locked(path, run) as lock:
             if (path / file.RUN_FILE).exists():
                 raise LogError(f"cannot create run {run}: expected no log yet, got {path / file.RUN_FILE}; resume it instead")
             file.create_file(path / file.RUN_FILE, run, writer)
+            require_folder(path)  # It may have been exchanged meanwhile.
             return cls._written_by(path, _Writer(path, lock))
 
     @classmethod
@@ -375,6 +375,12 @@ def checked(connection: apsw.Connection, path: Path) -> Heads:
         what = f"expected {heads.gone.count} records to be gone, got {heads.gone.count - heads.gone.rows + heads.unknown}"
         raise LogError(f"cannot trust {path}: {what}; {RESTORE}")
     return heads
+
+
+def require_folder(path: Path) -> None:
+    """Raises LogError where the folder of a new run is a link: who put it there wants another to be written."""
+    if path.is_symlink():
+        raise LogError(f"cannot make a run at {path}: expected a folder, got a link")
 
 
 def require_acknowledged(folder: Path, row: int, noted: int) -> None:
