@@ -147,7 +147,8 @@ def test_a_mark_that_is_none_is_bad(tmp_path: Path, mark: bytes) -> None:
 
 
 def test_an_archive_that_may_not_be_written_is_checked(tmp_path: Path) -> None:
-    finished(tmp_path)
+    with Observed(finished(tmp_path), RUN) as observed:  # Not settled.
+        observed.save([anomaly(RUN)])
     private = new_run_id(datetime(2000, 1, 1, tzinfo=UTC), bytes(10))
     shutil.copytree(tmp_path / RUN, tmp_path / private)
     open_to_others(tmp_path)

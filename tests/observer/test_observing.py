@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 
 from esper.events import topics
 from esper.events.codec import decode
-from esper.events.envelope import Record
+from esper.events.envelope import Record, RunId
 from esper.events.kinds.observability import (
     AlertFiring,
     ObserverStarted,
@@ -20,11 +21,11 @@ from esper.events.kinds.observability import (
 )
 from esper.events.kinds.telemetry import StepsMeasured
 from esper.observer.build import rebuild
-from esper.observer.observing import Observer
+from esper.observer.observing import Observer, ObserverSettings
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.file import OBSERVED_FILE
-from esper.oona.observed import is_settled
+from esper.oona.observed import is_observed, is_settled
 from tests.observer.observed_runs import (
     HEARING,
     SETTINGS,
@@ -35,6 +36,7 @@ from tests.observer.observed_runs import (
     problems,
     read,
 )
+from tests.synthetic import write_run
 from tests.trails import checked, held, released, signed_off
 
 ENDED = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
@@ -205,3 +207,26 @@ def test_a_run_that_was_interrupted_yesterday_is_observed(growing: Growing) -> N
     rest(growing, days=0.9)
     with growing.observer() as observer:
         assert observer.turn(0.0) == 100
+
+
+def test_a_run_that_is_sealed_keeps_no_other_waiting(growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing.write()
+    growing.log.close()
+    asked, go_on = threading.Event(), threading.Event()
+
+    def seal_slowly(directory: Directory, run: RunId) -> bool:
+        asked.set()
+        go_on.wait(60)
+        return seal(directory, run)
+
+    seal = Directory.seal_finished
+    monkeypatch.setattr(Directory, "seal_finished", seal_slowly)
+    with growing.observer(ObserverSettings(tick_s=0.0)) as observer:
+        while not asked.is_set():
+            observer.turn(0.01)
+        other = write_run(growing.directory, run=RunId("01900000-0000-7000-8000-000000000099"), until_epoch=1)
+        while not is_observed(growing.directory.path / other):
+            observer.turn(0.01)
+        go_on.set()
+        while not is_settled(growing.directory.path / growing.run):
+            observer.turn(0.01)

@@ -8,6 +8,7 @@ was killed. Only silence is judged by a clock: that of the time that passes (`pa
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -77,6 +78,8 @@ class Observer:
         self._troubled: set[RunId] = set()
         self._introduced: set[RunId] = set()
         self._to_settle: set[RunId] = set()
+        self._sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-sealing")
+        self._sealing: dict[RunId, Future[bool]] = {}
         self._writing = threading.Lock()
         self._closed = False
         self._unwritten: dict[RunId, list[AlertOutcome]] = {}
@@ -110,6 +113,7 @@ class Observer:
         if self._deliverer is not None:
             self._deliverer.close(_LAST_DELIVERY_S)
         self._write_again()
+        self._sealer.shutdown(cancel_futures=True)
         with self._writing:
             self._closed = True
         for run in list(self._runs):
@@ -221,9 +225,20 @@ class Observer:
         """Seals a finished run that its writer could not seal, and its observed file once its alerts are resolved and delivered."""
         if self._deliverer is not None and (self._deliverer.outstanding(name) or name in self._unwritten):
             return
+        sealed = read_mark(self._directory.path / name) is not None or self._sealed_beside(name)
+        if sealed is None:
+            return
         self._unsettled.discard(name)
-        if self._directory.seal_finished(name):
+        if sealed:
             Observed(self._directory.path / name, name).seal()
+
+    def _sealed_beside(self, name: RunId) -> bool | None:
+        """True once the run is sealed, on a thread of its own, for all of it is checked; None until that thread has answered."""
+        if name not in self._sealing:
+            self._sealing[name] = self._sealer.submit(self._directory.seal_finished, name)
+        if not self._sealing[name].done():
+            return None
+        return self._sealing.pop(name).result()
 
     def _write_again(self) -> None:
         for name in list(self._unwritten):

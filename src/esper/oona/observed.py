@@ -287,7 +287,8 @@ def check_observed(folder: Path, run: RunId) -> None:
 def _reading(folder: Path) -> Iterator[apsw.Connection]:
     """A connection for one request, and one view of the file."""
     path = folder / OBSERVED_FILE
-    immutable = is_settled(folder) and not os.access(folder, os.W_OK)
+    # Where shared memory cannot be made, and no WAL holds more.
+    immutable = not os.access(folder, os.W_OK) and not file.bytes_in(folder / f"{OBSERVED_FILE}-wal")
     with file.explained(path, "read"), closing(file.open_for_reading(path, immutable=immutable)) as connection, connection:
         yield connection
 
