@@ -218,6 +218,10 @@ def test_no_line_is_wider_than_it_may_be(synthetic_log: Path, width: int) -> Non
     assert max(map(len, told(synthetic_log, width))) <= width
 
 
+def test_a_line_without_room_loses_its_last_words_alone(synthetic_log: Path) -> None:
+    assert "    4  germinated hidden.0 s0 mlp:24, s1 lowrank:8: best …" in told(synthetic_log, 60)
+
+
 def test_a_long_story_is_its_end(synthetic_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esper.cli.commands.trainings._TURNS", 2)
     lines = told(synthetic_log)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -308,7 +309,7 @@ def growth_summary(folded: FoldedRun) -> Iterator[RenderableType]:
     turns += [(note.moment, f"{note.epoch:>5}  {note.text}") for note in folded.timeline.notes if note.kind == RunRolledBack.KIND]
     if len(turns) > _TURNS:
         yield Text(f"{'':>7}{plural(len(turns) - _TURNS, 'earlier turn')} are not told here", style="dim")
-    yield from (one_line(*words.split(", "), between=", ") for _, words in sorted(turns)[-_TURNS:])
+    yield from (one_line(*re.split(" (?!%)", words), between=" ") for _, words in sorted(turns)[-_TURNS:])
     if not turns:
         yield Text(f"{'':>7}nothing grew")
     else:
