@@ -26,6 +26,7 @@ from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import run_of
 from tests.observer.delivery.made import BEGIN, alert, derived, notified, outcome_record
 from tests.observer.delivery.servers import Inbox, http_server
+from tests.trails import acknowledged
 from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
@@ -179,10 +180,14 @@ class Heard:
     def __init__(self, lives: Callable[[RunId], bool]) -> None:
         self.offered: list[EventId] = []
         self.known: list[EventId] = []
+        self.held: list[EventId] = []
         self.lives, self.started, self.closed = lives, False, False
 
     def offer(self, *alerts: Record) -> None:
         self.offered += [alert.id for alert in alerts]
+
+    def hold(self, alert: Record) -> None:
+        self.held.append(alert.id)
 
     def settled(self, outcome: Record) -> None:
         event = decode(outcome)
@@ -200,15 +205,15 @@ class Heard:
 
 
 @asynccontextmanager
-async def delivery(cluster: Cluster, *, later: timedelta = timedelta(0)) -> AsyncIterator[list[Heard]]:
-    """A member that runs, and the deliverers that it made, one after the other. It takes the present for so much `later`."""
+async def delivery(cluster: Cluster, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> AsyncIterator[list[Heard]]:
+    """A member that runs by the clock `now`, and the deliverers that it made, one after the other."""
     heard: list[Heard] = []
 
     def make(_write: object, lives: Callable[[RunId], bool]) -> Heard:
         heard.append(Heard(lives))
         return heard[-1]
 
-    one, stop = AlertDelivery(cluster.settings, make, print, now=lambda: datetime.now(UTC) + later), asyncio.Event()
+    one, stop = AlertDelivery(cluster.settings, make, print, now=now), asyncio.Event()
     running = asyncio.create_task(one.run(stop))
     try:
         yield heard
@@ -251,7 +256,7 @@ def test_the_resolution_of_an_alert_older_than_the_window_finds_its_firing(clust
     publish(cluster, [firing, outcome_record(firing.run, notified(alert(0, run=firing.run)))])
 
     async def main() -> None:
-        async with delivery(cluster, later=timedelta(days=40)) as heard:
+        async with delivery(cluster, now=lambda: datetime.now(UTC) + timedelta(days=40)) as heard:
             await once(lambda: heard and heard[0].started)
             assert heard[0].offered == []
             await asyncio.to_thread(publish, cluster, [resolved])
@@ -261,6 +266,32 @@ def test_the_resolution_of_an_alert_older_than_the_window_finds_its_firing(clust
         assert heard[1].known == [firing.id]
 
     asyncio.run(main())
+
+
+def test_an_alert_that_somebody_has_taken_over_is_told_when_that_is_over_and_it_still_fires(cluster: Cluster) -> None:
+    first, other, late = alerts([0])[0], alerts([1])[0], alerts([2])[0]
+    clock = [datetime.now(UTC)]
+    soon, never = (f"{clock[0] + after:%Y-%m-%dT%H:%M:%SZ}" for after in (timedelta(hours=1), timedelta(days=1)))
+    publish(cluster, [first, other, taken_over(first, soon, 1), taken_over(late, never, 2)])
+
+    async def main() -> None:
+        async with delivery(cluster, now=lambda: clock[0]) as heard:
+            await once(lambda: heard and heard[0].started)
+            assert (heard[0].held, heard[0].offered) == ([first.id], [other.id])
+            await asyncio.to_thread(publish, cluster, [late])
+            await once(lambda: heard[0].held == [first.id, late.id])
+            clock[0] += timedelta(hours=2)
+            await once(lambda: len(heard[0].offered) == 2)
+            assert heard[0].offered[1] != first.id
+
+    asyncio.run(main())
+
+
+def taken_over(firing: Record, until: str, number: int) -> Record:
+    """The record of a person's word about an alert, in the trail of a machine."""
+    event: Any = decode(firing)
+    said = acknowledged(event.fingerprint, until, about=firing.run, rule=event.rule)
+    return derived(EventId(f"{number:032x}"), RunId("audit:one:2026-03-01"), said)
 
 
 def test_a_run_is_dead_where_a_worker_recorded_its_silence(cluster: Cluster) -> None:

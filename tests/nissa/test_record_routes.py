@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,12 +14,14 @@ from esper.events.envelope import EventId, Record, RunId
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.observability import AlertResolved, TrendDetected, WindowAggregated
 from esper.history.run_history import open_run
+from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.follower import Follower
 from esper.oona.observed import Observed
 from tests.nissa.samples import alert, anomaly, standing
 from tests.nissa.server import Client, serving
 from tests.synthetic import RUN, write_run
+from tests.trails import acknowledged
 
 SHORT = RUN[-6:]
 WINDOWS = 130
@@ -121,6 +124,21 @@ def test_alerts_are_told_with_their_state(watched: Client) -> None:
 def test_what_fires_is_told_over_all_runs_also_of_one_that_ended(watched: Client) -> None:
     [firing] = watched.get("/api/v1/alerts").json["alerts"]
     assert (firing["run"], firing["fingerprint"]) == (RUN, "ab" * 8)
+
+
+def test_an_alert_that_somebody_has_taken_over_says_so_until_that_is_over(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    write_run(directory)
+    with Observed(tmp_path / RUN, RUN) as observed:
+        observed.save([alert(RUN)])
+    with serving(tmp_path) as client:
+        assert [one["acknowledged"] for one in client.get("/api/v1/alerts").json["alerts"]] == [None]
+        append_to_trail(directory, [acknowledged("ab" * 8, "2999-01-01T00:00:00Z")], lambda: datetime.now(UTC))
+        taken = {"by": "Ada", "note": "on it", "until": "2999-01-01T00:00:00Z"}
+        assert [one["acknowledged"] for one in client.get("/api/v1/alerts").json["alerts"]] == [taken]
+        assert b"until 2999-01-01 00:00:00 by Ada: on it" in client.get("/").body
+        append_to_trail(directory, [acknowledged("ab" * 8, "2026-01-01T00:00:00Z")], lambda: datetime.now(UTC))
+        assert [one["acknowledged"] for one in client.get("/api/v1/alerts").json["alerts"]] == [None]
 
 
 def test_what_fired_in_a_run_whose_directory_is_gone_fires_no_more(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ The trail stands in the runs `audit:<machine>:<date>`. Those of several machines
 people answer each other. A part of the trail that cannot be read is an error, for a hold may stand there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
+from pathlib import Path
+from threading import Lock
 
 from esper.errors import RuleError
 from esper.events.codec import decode
@@ -17,6 +19,7 @@ from esper.events.topics import RUN, TRAIL
 from esper.oona.contract import records_of
 from esper.oona.daily_run import AUDIT
 from esper.oona.directory import Directory
+from esper.oona.file import RUN_FILE
 
 AlertKey = tuple[RunId, str]
 """Run and fingerprint of an alert."""
@@ -41,6 +44,32 @@ def holds_in_force(directory: Directory, on: date) -> dict[RunId, Holds]:
 def acknowledgements_of(directory: Directory) -> dict[AlertKey, AlertAcknowledged]:
     """The newest acknowledgement of every alert that was ever acknowledged, by its run and fingerprint. Raises as `holds_in_force` does."""
     return {(event.about, event.fingerprint): event for _, event in _said(directory) if isinstance(event, AlertAcknowledged)}
+
+
+class Acknowledgements:
+    """The newest acknowledgements of a log, `known` by alert; for any thread. A trail that cannot be read knows none."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.known: Mapping[AlertKey, AlertAcknowledged] = {}
+        self._directory, self._files, self._lock = directory, list[tuple[RunId, int, int]](), Lock()
+
+    def refresh(self) -> None:
+        """Reads the trail where it has changed. Raises as `holds_in_force` does, once for each change."""
+        with self._lock:
+            files = [(run, *_sizes(self._directory.path / run)) for run in trail_runs(self._directory)]
+            if files != self._files:
+                self._files, self.known = files, {}
+                self.known = acknowledgements_of(self._directory)
+
+    def in_force(self, key: AlertKey, now: datetime) -> AlertAcknowledged | None:
+        """The acknowledgement of the alert `key` that silences it now."""
+        found = self.known.get(key)
+        return found if found is not None and now < until_of(found) else None
+
+
+def _sizes(folder: Path) -> tuple[int, int]:
+    first, second = (path.stat().st_size if path.exists() else 0 for path in (folder / RUN_FILE, folder / f"{RUN_FILE}-wal"))
+    return first, second
 
 
 def until_of(acknowledged: AlertAcknowledged) -> datetime:

@@ -4,9 +4,11 @@ The owner of partition p writes the outcomes (AlertNotified, AlertSuppressed) un
 stands in the topic and nothing else, so a member that is given partitions begins anew with all of them:
 
 1. A producer for each partition: the former owner is fenced, and what it left open is aborted.
-2. The alerts and outcomes of the last 30 days are read, up to the end of the topic as it was then. Open transactions, such as that of a
-   worker that was killed, are waited for: an outcome may stand behind them, and without it an alert would be sent again.
-3. The deliverer starts. What has no outcome is sent, and so is what comes from then on.
+2. The trail is read for who has acknowledged which alert, then alerts and outcomes of the last 30 days, up to the end as it was then.
+   Open transactions, such as that of a worker that was killed, are waited for: an outcome may stand behind them, and without it an alert
+   would be sent again.
+3. The deliverer starts. What has no outcome is sent, and so is what comes from then on. An alert that a person has acknowledged is sent to
+   nobody; where it still fires when that is over, it is sent as one that fires anew, under an id that follows from the first one's.
 
 Before its partitions go to others a member delivers for a few seconds more, and writes the outcomes. So each alert is sent once by a group
 of which no member dies. One that dies after a receiver's answer and before the outcome is committed sends that one message of each handler
@@ -17,7 +19,7 @@ the topic is kept for ever, and the alert's `since` tells from where to read.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,7 +31,9 @@ from aiokafka.errors import KafkaError
 from esper.errors import DataError, LogError
 from esper.events.cloudevents import record_from
 from esper.events.codec import decode
-from esper.events.envelope import Record, RunId, written_time
+from esper.events.digests import derived_id
+from esper.events.envelope import EventId, Record, RunId, written_time
+from esper.events.kinds.accountability import AlertAcknowledged
 from esper.events.kinds.observability import (
     AlertFiring,
     AlertNotified,
@@ -38,7 +42,8 @@ from esper.events.kinds.observability import (
     RunHeardAgain,
     RunWentSilent,
 )
-from esper.events.topics import ALERTS, OBSERVERS
+from esper.events.topics import ALERTS, OBSERVERS, TRAIL
+from esper.history.trail import AlertKey, until_of
 from esper.kafka.clients import consuming, explain_errors, joining, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.transactions import transact
@@ -53,6 +58,7 @@ _LAST_DELIVERY_S = 5.0
 _WAIT_MS, _MESSAGES = 200, 500
 _COMMIT_S = 5.0
 _WRITE_S = 120.0
+_OFFERED = frozenset((AlertFiring.KIND, AlertResolved.KIND))
 
 
 class AlertDeliverer(Protocol):
@@ -60,6 +66,9 @@ class AlertDeliverer(Protocol):
 
     def offer(self, *alerts: Record) -> None:
         """Takes records of AlertFiring or AlertResolved."""
+
+    def hold(self, alert: Record) -> None:
+        """Takes a record of AlertFiring that a person has acknowledged: it is sent to nobody."""
 
     def settled(self, outcome: Record) -> None:
         """Takes, before `start`, a record of AlertNotified or AlertSuppressed."""
@@ -95,7 +104,7 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     def __init__(self, settings: KafkaSettings, make: MakeDeliverer, report: Callable[[str], None], *, now: Callable[[], datetime]) -> None:
         self.state = DeliveryState()
         self._settings, self._make, self._report = settings, make, report
-        self._since = now() - _WINDOW
+        self._now, self._since = now, now() - _WINDOW
         self._assigned: frozenset[int] | None = None
         self._owning = asyncio.Lock()  # Held while the partitions are taken, followed or given away.
         self._failure: Exception | None = None
@@ -103,6 +112,9 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._stack = AsyncExitStack()
         self._producers: dict[int, tuple[AIOKafkaProducer, asyncio.Lock]] = {}
         self._dead: set[RunId] = set()
+        self._firing: dict[AlertKey, Record] = {}
+        self._acknowledged: dict[AlertKey, tuple[datetime, AlertAcknowledged]] = {}
+        self._again: set[EventId] = set()
         self._member: AIOKafkaConsumer
         self._reader: AIOKafkaConsumer
         self._loop: asyncio.AbstractEventLoop
@@ -163,10 +175,13 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             ends = await self._member.end_offsets(places)
             # After the ends: where no message is that young, none that comes later is passed over.
             found = await self._member.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
-            self._reader.assign(places)
+            trail = await self._read_trail()
+            self._reader.assign([*places, *trail])
             for place in places:
                 first = found.get(place)
                 self._reader.seek(place, ends[place] if first is None else first.offset)
+            for place, position in trail.items():
+                self._reader.seek(place, position)
             while any([await self._reader.position(place) < end for place, end in ends.items()]):
                 for record in await self._read():
                     self._know(deliverer, record)
@@ -176,6 +191,17 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         await asyncio.to_thread(deliverer.start)
         self.state.ready = True
 
+    async def _read_trail(self) -> dict[TopicPartition, int]:
+        """Reads who has acknowledged which alert, and returns how far: the trail of a machine may stand in anybody's partition."""
+        trail = [TopicPartition(self._settings.topic(TRAIL), number) for number in range(self._settings.partitions)]
+        ends = await self._member.end_offsets(trail)
+        self._reader.assign(trail)
+        await self._reader.seek_to_beginning(*trail)
+        while any([await self._reader.position(place) < end for place, end in ends.items()]) and not self._stop.is_set():
+            for record in await self._read():
+                self._hear(record)
+        return {place: await self._reader.position(place) for place in trail}
+
     async def _follow(self, partitions: frozenset[int]) -> None:
         assert self._deliverer is not None, "partitions were taken over"
         if not partitions:
@@ -183,10 +209,12 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             return
         since = self._since
         for record in await self._read():
-            if record.type in (AlertFiring.KIND, AlertResolved.KIND):
+            if record.type in _OFFERED:
                 await asyncio.to_thread(self._offer, self._deliverer, record)
             else:
                 self._hear(record)
+        for record in self._acknowledged_no_more():
+            await asyncio.to_thread(self._deliverer.offer, record)
         # On a thread, as every call after the start: it may wait for an outcome, which this loop commits.
         self.state.outstanding = await asyncio.to_thread(self._deliverer.outstanding)
         if self._since < since:
@@ -213,7 +241,7 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
 
     def _know(self, deliverer: AlertDeliverer, record: Record) -> None:
         """Takes a record before the start: nothing is sent, so nothing waits."""
-        if record.type in (AlertFiring.KIND, AlertResolved.KIND):
+        if record.type in _OFFERED:
             self._offer(deliverer, record)
         elif record.type in (AlertNotified.KIND, AlertSuppressed.KIND):
             try:
@@ -226,17 +254,40 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     def _offer(self, deliverer: AlertDeliverer, alert: Record) -> None:
         try:
             event = decode(alert)
-            if isinstance(event, AlertResolved) and event.since < written_time(self._since):
-                self._since = datetime.fromisoformat(event.since) - _CLOCKS
+            assert isinstance(event, AlertFiring | AlertResolved), "the caller has looked"
+            key = alert.run, event.fingerprint
+            if isinstance(event, AlertResolved):
+                self._firing.pop(key, None)
+                if event.since < written_time(self._since):
+                    self._since = datetime.fromisoformat(event.since) - _CLOCKS
+            else:
+                self._firing[key] = alert
+                if key in self._acknowledged and self._now() < until_of(self._acknowledged[key][1]):
+                    deliverer.hold(alert)
+                    return
             deliverer.offer(alert)
         except DataError as error:  # One record that this version cannot read must not keep the others.
             self._report(str(error))
 
+    def _acknowledged_no_more(self) -> Iterator[Record]:
+        """Each alert that still fires, and fired before its acknowledgement ended, as one that fires anew. Each is returned once."""
+        for key, (_, acknowledged) in self._acknowledged.items():
+            alert, ended = self._firing.get(key), until_of(acknowledged)
+            if alert is not None and alert.time < ended <= self._now():
+                again = alert._replace(id=derived_id(alert.id, "acknowledged", 1, acknowledged.until, 0), time=ended)
+                if again.id not in self._again:
+                    self._again.add(again.id)
+                    yield again
+
     def _hear(self, record: Record) -> None:
-        if record.type not in (RunWentSilent.KIND, RunHeardAgain.KIND):
+        if record.type not in (RunWentSilent.KIND, RunHeardAgain.KIND, AlertAcknowledged.KIND):
             return
         event = decode(record)
-        if isinstance(event, RunWentSilent) and event.state == "dead":
+        if isinstance(event, AlertAcknowledged):
+            key = event.about, event.fingerprint
+            if key not in self._acknowledged or self._acknowledged[key][0] <= record.time:
+                self._acknowledged[key] = record.time, event
+        elif isinstance(event, RunWentSilent) and event.state == "dead":
             self._dead.add(record.run)
         else:
             self._dead.discard(record.run)
@@ -266,7 +317,8 @@ class AlertDelivery(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         except Exception as error:
             self._failure = error
         self._producers.clear()
-        self._dead.clear()
+        for known in (self._dead, self._firing, self._acknowledged, self._again):
+            known.clear()
         self._partition_of.clear()
         try:
             await self._stack.aclose()

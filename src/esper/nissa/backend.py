@@ -6,8 +6,9 @@ Routes are plain functions: they wait for the disk, so each runs on a thread of 
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property, partial, wraps
 from threading import Lock, Semaphore
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -15,9 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, create_model
 
+from esper.errors import EsperError
 from esper.events.envelope import RunId
+from esper.events.kinds.accountability import AlertAcknowledged
+from esper.folds.monitoring.open_alerts import OpenAlert
 from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
+from esper.history.trail import Acknowledgements
 from esper.nissa.custom_collectors import Collectors
 from esper.nissa.metrics import LogMetrics
 from esper.nissa.service_settings import NissaSettings
@@ -127,9 +132,16 @@ class Backend:
     """The process that observes the log now."""
     ask: "Callable[..., Asked]"
     """`esper.audit.asking.ask` of the log."""
+    acknowledgements: Acknowledgements
     queries: Semaphore
     """Questions in SQL that may be answered at one time."""
     has_token: bool
+
+    def acknowledged(self, alert: OpenAlert) -> AlertAcknowledged | None:
+        """The acknowledgement that silences `alert` now; None also where the trail cannot be read: it keeps no alert from people."""
+        with suppress(EsperError):
+            self.acknowledgements.refresh()
+        return self.acknowledgements.in_force((alert.record.run, alert.event.fingerprint), datetime.now(UTC))
 
 
 async def _backend_of(request: Request) -> Backend:

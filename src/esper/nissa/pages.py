@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from esper.events.kinds.accountability import AlertAcknowledged
 from esper.folds.monitoring.origin import origin_words
 from esper.history.run_list import RunSummary
 from esper.nissa.backend import ByBackend
@@ -68,6 +69,7 @@ def index(request: Request, backend: ByBackend) -> Response:
             (None, NOTHING if one.event.origin is None else origin_words(one.event.origin)),
             (None, _run_link(one.record.run)),
             ("time", _time(one.event.since)),
+            (None, _taken_over(backend.acknowledged(one))),
         )
         for one in firing
     ]
@@ -77,7 +79,7 @@ def index(request: Request, backend: ByBackend) -> Response:
         f"<p>Version {escape(request.app.version)} · {when(datetime.now(UTC))} UTC</p>",
         f"<nav>{''.join(_link(path, words) for path, words in _LINKS)}</nav>",
         f"<h2>Alerts: {plural(len(firing), 'fires', 'fire') if firing else 'none fires'}</h2>",
-        *(_table(("severity", "rule", "what", "where", "run", "since (UTC)"), alerts) if alerts else ()),
+        *(_table(("severity", "rule", "what", "where", "run", "since (UTC)", "acknowledged"), alerts) if alerts else ()),
         f"<h2>{plural(len(runs), 'run')}</h2>",
         *_runs(runs),
         "<p>On the command line: <code>esper runs</code>, <code>esper show latest</code>, <code>esper alerts list</code>.</p>",
@@ -169,6 +171,10 @@ def _run_link(run: str) -> _Html:
 
 def _link(path: str, words: str) -> str:
     return f'<a href="{escape(path)}">{escape(words)}</a>'
+
+
+def _taken_over(acknowledged: AlertAcknowledged | None) -> str:
+    return NOTHING if acknowledged is None else f"until {_time(acknowledged.until)} by {acknowledged.by}: {acknowledged.note}"
 
 
 def _time(written: str) -> str:

@@ -21,12 +21,13 @@ from esper.errors import EsperError
 from esper.events.codec import decode
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Count, Event, Float
+from esper.events.kinds.accountability import AlertAcknowledged
 from esper.events.kinds.lifecycle import SeedTransitioned
 from esper.events.kinds.observability import AlertFiring, AnomalyDetected, TrendDetected, WindowAggregated
 from esper.events.kinds.telemetry import SeedHealthMeasured
 from esper.events.topics import DERIVED, TOPICS
 from esper.folds.monitoring.measurements import is_series_of
-from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, status_of
+from esper.folds.monitoring.open_alerts import AlertChange, AlertStatus, OpenAlert, status_of
 from esper.history.export import line_of
 from esper.nissa.backend import RUN_REF, Backend, ByBackend, OfRun, PageSize, RunRef, Tails, View, about_run, send, view_model, view_of
 from esper.nissa.problems import problem, responses
@@ -82,6 +83,20 @@ class _AlertView(_Stamp, AlertFiring):
     state: AlertStatus
 
 
+class _AcknowledgementView(View):
+    """A person's word that an alert is in hand: nobody is told of it until then."""
+
+    by: str
+    note: str
+    until: str
+
+
+class _FiringAlertView(_AlertView):
+    """An alert that fires; `acknowledged` is null where nobody has taken it over, or that is over."""
+
+    acknowledged: _AcknowledgementView | None
+
+
 class _AnomalyView(_Stamp):
     """A value or a trend that was not expected."""
 
@@ -123,7 +138,7 @@ class _EventView(_Stamp):
 
 _EventPage = view_model("EventPage", "Records, oldest first.", events=tuple[_EventView, ...], cursor=str, more=bool)
 _HealthPage = view_model("HealthPage", "The newest measurements of health, oldest first.", run=str, measurements=tuple[_HealthView, ...])
-_FiringView = view_model("FiringView", "The alerts that fire now, over all runs.", alerts=tuple[_AlertView, ...])
+_FiringView = view_model("FiringView", "The alerts that fire now, over all runs.", alerts=tuple[_FiringAlertView, ...])
 
 
 class _MetricHistory(View):
@@ -194,8 +209,14 @@ def show_health(asked: OfRun, limit: Annotated[int, Query(ge=1, le=200, descript
 @record_routes.get("/alerts", response_model=_FiringView, responses=responses(503), tags=["watching"])
 def list_firing(backend: ByBackend) -> Response:
     """Alerts that fire now, over all runs that are followed."""
-    alerts = tuple(_row(_AlertView, alert.event, alert.record) for alert in backend.metrics.firing())
+    alerts = tuple(_firing(alert, backend.acknowledged(alert)) for alert in backend.metrics.firing())
     return send(view_of(_FiringView, alerts=alerts))
+
+
+def _firing(alert: OpenAlert, taken_over: AlertAcknowledged | None) -> View:
+    acknowledged = None if taken_over is None else view_of(_AcknowledgementView, taken_over)
+    state = status_of(alert.event)
+    return view_of(_FiringAlertView, alert.event, alert.record, kind=alert.record.type, state=state, acknowledged=acknowledged)
 
 
 @record_routes.get("/metrics/history", response_model=_HistoryView, responses=_OF_RUN, tags=["watching"])

@@ -20,7 +20,7 @@ from esper.events import topics
 from esper.events.envelope import Record, RunId, is_training
 from esper.events.kinds.observability import AlertFiring, AlertNotified, AlertResolved, AlertSuppressed
 from esper.folds.monitoring.derive import MonitorSettings
-from esper.observer.acknowledged import Acknowledgements
+from esper.observer.acknowledged import SilencedAlerts
 from esper.observer.delivery.deliverer import Deliverer, Recorder
 from esper.observer.delivery.outbox import AlertOutcome, failure_of, outcome_record
 from esper.observer.observed_run import Clocks, ObservedRun
@@ -84,7 +84,7 @@ class Observer:
         self._closed = False
         self._unwritten: dict[RunId, list[AlertOutcome]] = {}
         self._ticked_at = -settings.tick_s
-        self._acknowledgements = Acknowledgements(directory, now, report)
+        self._silenced = SilencedAlerts(directory, now, report)
         positions = self._positions(from_start=from_start)
         self._follower = Follower(directory, positions, from_start=from_start, at_rest=self._at_rest)
         self._parked |= self._at_rest
@@ -187,15 +187,15 @@ class Observer:
 
     def _deliver(self, deliverer: Deliverer, alerts: Iterable[Record]) -> None:
         for record in alerts:
-            if self._acknowledgements.silences(record):
+            if self._silenced.silences(record):
                 deliverer.hold(record)
             else:
                 deliverer.offer(record)
 
     def _tell_again(self) -> None:
         """Records anew that alerts fire whose acknowledgement is over, so that they are delivered again."""
-        self._acknowledgements.refresh()
-        for name, event, ended in self._acknowledgements.over():
+        self._silenced.refresh()
+        for name, event, ended in self._silenced.over():
             with self._guarded(name):
                 run = self._open(name)
                 self._offer(run.save(run.monitor.own_record(event, ended), with_state=True))

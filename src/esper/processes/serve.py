@@ -28,6 +28,7 @@ from esper.events.kinds.run import RunFinished
 from esper.events.kinds.telemetry import CustomMetricRecorded
 from esper.history.open_runs import OpenRuns
 from esper.history.run_list import RunList
+from esper.history.trail import Acknowledgements
 from esper.nissa.app import build_app
 from esper.nissa.backend import Backend, Tails
 from esper.nissa.connections import BoundedServer, Limits, connections_within
@@ -194,6 +195,7 @@ class Service:
         backend = Backend(
             *(self.run_list, self.runs, self.metrics, collectors, settings, tails, partial(observer_of, directory)),
             ask=partial(_ask, directory),
+            acknowledgements=Acknowledgements(directory),
             queries=threading.Semaphore(settings.queries),
             has_token=token is not None,
         )
