@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from esper.folds.monitoring.detectors.batches import Batches, step_batches
-from esper.folds.monitoring.detectors.validation import Epochs, open_of, step_samples
+from esper.folds.monitoring.detectors.validation_loss import Epochs, open_of, step_samples
 from esper.folds.monitoring.measurements import Measurements
 from tests.folds.monitoring.made_up import SETTINGS
 

@@ -24,7 +24,7 @@ from esper.folds.monitoring.detectors.progress import HALTED, Progress, step_pro
 from esper.folds.monitoring.detectors.seed_health import HealthRows, open_labels, step_rows
 from esper.folds.monitoring.detectors.series import Anomaly, Series, step_series
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
-from esper.folds.monitoring.detectors.validation import Epochs, open_of, step_epochs, step_samples
+from esper.folds.monitoring.detectors.validation_loss import Epochs, open_of, step_epochs, step_samples
 from esper.folds.monitoring.measurements import Measurements
 from esper.folds.monitoring.rules import Labels, source_labels
 

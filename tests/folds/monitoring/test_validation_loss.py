@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from esper.folds.monitoring.detectors.series import Anomaly
-from esper.folds.monitoring.detectors.validation import Epochs, step_epochs
+from esper.folds.monitoring.detectors.validation_loss import Epochs, step_epochs
 from esper.folds.monitoring.measurements import FloatArray, Measurements
 from tests.folds.monitoring.made_up import SETTINGS
 
