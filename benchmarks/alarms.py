@@ -8,7 +8,8 @@ so that a fault may kill it.
 
 false_alarms_per_clean_run: alerts of each severity that fire in a clean run, on average; runs_with_any: the share of clean runs with any
 warning or critical alert. recall: the share of broken runs, by group, in which an alert of any severity fires at or after the fault's first
-step. delay_steps: from that step to the record that the first such alert is about, median. right_severity: of the runs heard, the share
+step. wiring_in_first_epoch: of the runs that are wired wrongly within the first epoch the share in which a rule of the wiring fires by its
+end. delay_steps: from that step to the record that the first such alert is about, median. right_severity: of the runs heard, the share
 whose worst alert after the fault is as bad as the manifest says. right_cause: of the runs heard whose cause a rule of today can name, the
 share in which one of those rules fires; causes_unnamed are those that no rule names. us_per_record: processor time of an observer's cells.
 Peers: a fixed threshold (loss above 3, gradient norm outside 0.001 to 10), a z-score (three standard deviations over 64 values) of the same
@@ -77,7 +78,21 @@ NAMED: dict[str, frozenset[str]] = {
     "process": frozenset(("run-failed", "run-dead")),
     "growth": frozenset(("loss-relapse", "learning-halted", "seed-not-finite", "seed-dead", "run-rolled-back")),
 }
-"""The rules of today that name a cause; a cause without an entry is named by none."""
+"""The rules of today that name a cause; a cause without an entry is named by none. Those of the wiring follow."""
+WIRED: dict[str, str] = {
+    "gradient": "layer-without-gradient gradients-kept nothing-changes",
+    "learning_rate": "learning-rate-zero learning-rate-absurd steps-too-small",
+    "optimizer": "not-in-optimizer nothing-changes",
+    "activation": "layer-dead layer-saturated",
+    "output": "output-saturated output-constant probabilities-as-logits",
+    "loss": "targets-not-paired",
+    "data": "input-constant",
+    "weights": "starts-far-off",
+    "preprocessing": "inputs-differ",
+    "validation": "target-among-inputs splits-overlap",
+    "mode": "dropout-in-validation normalisation-on-eval dropout-on-eval",
+}
+NAMED |= {cause: NAMED.get(cause, frozenset()) | {f"wiring-{name}" for name in names.split()} for cause, names in WIRED.items()}
 
 
 @dataclass(frozen=True)
@@ -91,10 +106,12 @@ class Alarm:
 
 @dataclass
 class Judged:
-    """What came of one training: the run's last step, our alerts, what each peer says, and the lines that a training loop logs."""
+    """What came of one training: the last step of the run and of its first epoch, our alerts, what each peer says, and the lines that a
+    training loop logs."""
 
     case: Case
     steps: int
+    first_epoch: int
     fired: list[Alarm]
     peers: dict[str, list[Alarm]] = field(default_factory=dict)
     lines: list[dict[str, float | None]] = field(default_factory=list)
@@ -198,7 +215,9 @@ def _observed(case: Case, records: list[Record], monitor: RunMonitor) -> Judged:
         name: [Alarm(step, shown, "warning") for shown in ("spike", "explosion") for step in alarms(measured, shown, peer)]
         for name, peer in (("threshold", beyond_threshold), ("z_score", beyond_three_sigma))
     }
-    return Judged(case, max(record.step for record in records), fired, peers, _lines(records), us)
+    ends = [record.step for record in records if record.type == EpochCompleted.KIND]
+    last = max(record.step for record in records)
+    return Judged(case, last, min(ends, default=last), fired, peers, _lines(records), us)
 
 
 def _lines(records: list[Record]) -> list[dict[str, float | None]]:
@@ -245,6 +264,7 @@ def _results(judged: list[Judged]) -> dict[str, object]:
         "false_alarms_per_clean_run": _false([one.fired for one in clean]),
         "runs_with_any": _mean(any(alarm.severity != "info" for alarm in one.fired) for one in clean),
         **_recall(broken, {id(one): [alarm.step for alarm in one.fired] for one in broken}),
+        "wiring_in_first_epoch": _mean(map(_is_heard_early, (one for one in broken if _is_wired_wrongly(one)))),
         "right_severity": _mean(_worst(heard[id(one)]) == one.case.severity for one in known),
         "right_cause": _mean(any(alarm.rule in NAMED[one.case.cause] for alarm in heard[id(one)]) for one in named),
         "causes_unnamed": sorted({one.case.cause for one in broken} - NAMED.keys()),
@@ -253,6 +273,15 @@ def _results(judged: list[Judged]) -> dict[str, object]:
         "us_per_record": round(median(one.us_per_record for one in judged), 1) if judged else None,
         "peers": {name: _peer(clean, broken, name) for name in broken[0].peers} | {"chance": _chance(judged, broken)},
     }
+
+
+def _is_wired_wrongly(one: Judged) -> bool:
+    """The wiring is at fault within the first epoch."""
+    return one.case.group == "wiring" and one.case.at is not None and one.case.at < one.first_epoch
+
+
+def _is_heard_early(one: Judged) -> bool:
+    return any(alarm.rule.startswith("wiring-") and (one.case.at or 0) <= alarm.step <= one.first_epoch for alarm in one.fired)
 
 
 def _mean(values: object) -> float | None:
@@ -318,6 +347,7 @@ def _show(half: str, result: dict[str, object]) -> None:
         "runs_with_any",
         "recall_overall",
         "delay_steps",
+        "wiring_in_first_epoch",
         "right_severity",
         "right_cause",
         "us_per_record",

@@ -73,7 +73,7 @@ def measure_of(objective: Objective, pairs: Pairs) -> Measure:
 def find_pairs(model: nn.Module, batches: Iterable[Batch], objective: Objective, *, length: int, least: int) -> Pairs:
     """The first way that holds for all `batches`, and the reason in words. `length` batches there are, and `least` pairs are needed."""
     pieces = math.ceil(max(_WANTED, least) / max(1, length))
-    spare = _spare(objective)
+    spare = copy_of(objective)
     ways, name, held = _ways(spare, pieces), _name(objective), _held(spare)
     count, problems = Counter[PairsOf](), dict[PairsOf, str]()
     try:
@@ -254,7 +254,7 @@ def _name(objective: Objective) -> str:
     return str(getattr(loss, "__qualname__", type(loss).__qualname__))
 
 
-def _spare(objective: Objective) -> Objective:
+def copy_of(objective: Objective) -> Objective:
     """The same objective with a copy of its loss, so that calling it leaves no trace; with its loss where that cannot be copied."""
     try:
         match objective:

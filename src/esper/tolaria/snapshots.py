@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -64,6 +65,14 @@ def put_back(snapshot: Snapshot, training: Training) -> tuple[Rewindable, Counte
 def model_digest(training: Training) -> str:
     """sha256 of the tensors of host and seeds. Waits for the device."""
     return digest_of_tensors(_parameters(training.host))
+
+
+def fingerprint(parameters: Iterable[Tensor]) -> str:
+    """Digest of the sum and the norm of each trainable parameter, in float64: another one where one changed. Waits for the device."""
+    plain = (one.detach() for one in parameters if one.requires_grad)
+    real = [torch.view_as_real(one) if one.is_complex() else one for one in plain]
+    sums = [torch.stack((one.sum(dtype=torch.float64), torch.linalg.vector_norm(one, dtype=torch.float64))) for one in real]
+    return digest_of_tensors({str(place): pair for place, pair in enumerate(sums)})
 
 
 def state_digests(training: Training) -> StateDigests:

@@ -21,7 +21,7 @@ from esper.errors import DataError, EsperError
 from esper.events import codec
 from esper.events.envelope import EventId
 from esper.events.kinds.control import Command
-from esper.events.kinds.epoch import EpochCompleted, Measured, StateDigests, SystemState
+from esper.events.kinds.epoch import EpochCompleted, Measured, SystemState
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted, SiteFrozen
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
@@ -32,7 +32,7 @@ from esper.tolaria.checkpoints import restore_checkpoint, roll_back, save_checkp
 from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
 from esper.tolaria.objective import Batch, Batches, Objective, size_of, to_device
 from esper.tolaria.requirements import optimizer_steps
-from esper.tolaria.snapshots import model_digest, state_digests
+from esper.tolaria.snapshots import fingerprint, model_digest, state_digests
 from esper.tolaria.step_recorder import StepRecorder, StepResult, StepSpan, sample_of
 from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
@@ -239,16 +239,16 @@ class Trainer:
         )
         if stable:
             evaluate_seeds(training, self._evaluator, losses)
-        rates, digests = self._learning_rates(), state_digests(training)
-        state, epoch_id = self._record_completed(train, losses, digests)
+        state, epoch_id = self._record_completed(train, losses)
         if not stable:
             return f"validation loss {losses.mean} after epoch {training.counters.epoch}"
         training.sink.doing("adapting")
         applied = adapt(self._training, state, epoch_id, ramp_steps=training.schedule.graft_epochs * self._epoch.optimizer_steps)
+        rates = self._learning_rates()
         if isinstance(training.scheduler, ReduceLROnPlateau):
             training.scheduler.step(losses.mean)
         self._advance_schedule("epoch")
-        self._find_wiring(digests.parameters, rates)
+        self._find_wiring(rates)
         training.sink.doing("saving")
         if Command.GRAFT in applied:
             save_checkpoint(self._training, "before_grafting")
@@ -257,7 +257,7 @@ class Trainer:
         training.sink.doing("step")
         return None
 
-    def _record_completed(self, train: Measured, losses: Losses, digests: StateDigests) -> tuple[SystemState, EventId]:
+    def _record_completed(self, train: Measured, losses: Losses) -> tuple[SystemState, EventId]:
         training, epoch, validation = self._training, self._epoch, losses.measured
         state = system_state(training, train, validation)
         duration = time.perf_counter() - epoch.started
@@ -266,7 +266,7 @@ class Trainer:
             validation=validation,
             learning_rates=self._learning_rates(),
             optimizer_steps=epoch.optimizer_steps,
-            digests=digests,
+            digests=state_digests(training),
             system=state,
             duration_s=duration,
             samples_per_s=epoch.samples / duration,
@@ -279,17 +279,17 @@ class Trainer:
 
     # Wiring: for people; nothing here influences training
 
-    def _find_wiring(self, digest: str | None, rates: tuple[float, ...]) -> None:
+    def _find_wiring(self, rates: tuple[float, ...]) -> None:
         """Record what the first epoch has shown; and an epoch that changed no parameter, whose last learning rates were `rates`."""
         training, watch = self._training, self._watch
         if watch is not None:
             self._find(watch.at_end())
             training.counters = training.counters.model_copy(update={"guessing": watch.guessing})
             self._watch = None
-        still = digest is not None and digest == training.progress.parameters_digest
-        if still and training.counters.epoch < training.settings.epochs:
+        now = fingerprint(training.host.host_parameters())
+        if now == training.progress.fingerprint and training.counters.epoch < training.settings.epochs:
             self._find(unchanged_epoch(rates, self._learning_rates()))
-        training.progress = training.progress.model_copy(update={"parameters_digest": digest})
+        training.progress = training.progress.model_copy(update={"fingerprint": now})
 
     def _find(self, findings: Iterable[Finding]) -> None:
         """Record each finding whose check has found nothing before in this run, and tell it in a line."""

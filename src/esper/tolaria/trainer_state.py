@@ -32,7 +32,7 @@ class Rewindable(Part):
     """State of the training that a rollback restores with the weights.
 
     `last_train_spread` is the standard deviation of the last epoch's losses, step by step.
-    `parameters_digest` is the last epoch's, as EpochCompleted has it.
+    `fingerprint` is of the host's parameters at the last epoch's end, buffers apart: see `snapshots.fingerprint`.
     `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` the lowest of those before them.
     `blamed` is the seed whose alpha changed last since the checkpoint.
     """
@@ -47,7 +47,7 @@ class Rewindable(Part):
     last_train_loss: Float | None = None
     last_train_spread: Float = 0.0
     last_adaptation_step: Count | None = None
-    parameters_digest: str | None = None
+    fingerprint: str | None = None
     last_adaptation: EventId | None = None
     blamed: BlamedSeed | None = None
     notes: tuple[SeedNotes, ...] = ()

@@ -54,7 +54,7 @@ class ActivationProbe:
         if not torch.is_grad_enabled():
             return
         self.called.add(name)
-        if not isinstance(output, Tensor) or not output.numel() or not output.is_floating_point():
+        if not isinstance(output, Tensor) or output.layout != torch.strided or not output.numel() or not output.is_floating_point():
             return
         value = output.detach()
         if isinstance(module, _ZERO) and module.training:

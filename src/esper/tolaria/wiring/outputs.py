@@ -110,7 +110,7 @@ def guessing(kept: Kept, loss: Loss) -> float | None:
     if not found:
         return None
     best, start = min(found, key=lambda one: one[0])
-    return min(best, *_descent(loss, start, output, targets))
+    return min([best, *_descent(loss, start, output, targets)])
 
 
 def _starts(output: Tensor, targets: Tensor) -> Iterator[Tensor]:

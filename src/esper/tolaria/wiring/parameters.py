@@ -45,7 +45,7 @@ class ParameterProbe:
         inner, own = unwrapped(self.model), {id(one) for one in self.own}
         self._rows: list[_Watched] = []
         for name, parameter in inner.named_parameters():
-            if parameter.requires_grad and id(parameter) in own and parameter.numel():
+            if parameter.requires_grad and id(parameter) in own and parameter.numel() and parameter.is_floating_point():
                 module = name.rpartition(".")[0]
                 alone = next(inner.get_submodule(module).children(), None) is not None
                 places = torch.linspace(0, parameter.numel() - 1, min(_SAMPLE, parameter.numel()), device=parameter.device).long()

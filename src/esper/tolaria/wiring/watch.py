@@ -3,15 +3,19 @@
 Looked at are the steps 1, 2, 3, 4, 8, 16, ... of the epoch, and the validation at its end. Numbers stay on the device until a span ends.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
 from dataclasses import replace
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from esper.tolaria.determinism import undisturbed
-from esper.tolaria.objective import Batch, Objective, Supervised
+from esper.tolaria.objective import Batch, Loss, Objective, Supervised
+from esper.tolaria.pairs import copy_of
 from esper.tolaria.training import Training
+from esper.tolaria.user_code import raised
 from esper.tolaria.validation import Evaluator
 from esper.tolaria.wiring import checks
 from esper.tolaria.wiring.checks import OutputSeen
@@ -22,6 +26,8 @@ from esper.tolaria.wiring.parameters import ParameterProbe
 from esper.tolaria.wiring.samples import SampleDigests
 
 _MOST_KEPT = 8
+Asked = TypeVar("Asked")
+Losses = tuple[Tensor, dict[str, Tensor]]
 
 
 class FirstEpoch:
@@ -38,7 +44,8 @@ class FirstEpoch:
         self._valid: list[Kept] = []
         self._constant: list[Tensor] = []
         self._samples, self._valid_samples = SampleDigests(), SampleDigests()
-        self._dropouts = 0
+        self._dropouts = self._valid_batches = 0
+        self._blind = False
         self._modes: tuple[list[str], list[str]] = ([], [])
 
     # While it trains
@@ -47,44 +54,46 @@ class FirstEpoch:
         """Within, the step's forward and backward passes run; gradients were set to zero."""
         self._step += 1
         self._looking = self._step <= 3 or self._step & (self._step - 1) == 0  # the first three, then powers of two
-        if self._step == 2:  # before the first step nothing has left any
+        self._looking = self._looking and not self._blind
+        if self._step == 2:  # Before the first step nothing has left any.
             self._first_gradients = self._parameters.with_gradient()
         return self._modules.watching() if self._looking else nullcontext()
 
-    def train_objective(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def train_objective(self, model: nn.Module, batch: Batch) -> Losses:
         """The objective on a training batch."""
-        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        self._samples.add(inputs)
         if not self._looking:
+            self._harmless(lambda: self._samples.add(_inputs_of(batch)), None)
             return self._objective(model, batch)
-        result, kept = _watched(self._objective, model, batch)
+        result, output, targets = _watched(self._objective, model, batch)
+        self._harmless(lambda: self._look_at(model, batch, output, targets), None)
+        return result
+
+    def _look_at(self, model: nn.Module, batch: Batch, output: object, targets: object) -> None:
+        self._samples.add(_inputs_of(batch))
         if self._step == 1:
             self._modes = on_eval(model)
+        kept = keep(_inputs_of(batch), output, targets)
         if kept is not None:
             self._kept = [*self._kept[-_MOST_KEPT + 1 :], kept]
             if kept.inputs is not None:
                 self._constant.append((kept.inputs == kept.inputs[:1]).all())
-        return result
 
     def before_step(self) -> None:
         """The gradients are there, and the optimizer's step is next."""
         if self._looking:
-            self._parameters.before_step()
+            self._harmless(self._parameters.before_step, None)
 
     def after_step(self) -> None:
         """The optimizer has stepped."""
         if self._looking:
-            self._parameters.after_step()
+            self._harmless(self._parameters.after_step, None)
 
-    def after_span(self, losses: Sequence[float]) -> Iterator[Finding]:
+    def after_span(self, losses: Sequence[float]) -> list[Finding]:
         """What the first span has shown for certain, and whether the loss explodes in this one."""
         first = not self._losses
         self._losses += losses
         self._rates.append(self._now())
-        self._parameters.settle()
-        if first:
-            yield from self._at_once()
-        yield from self._explosion()
+        return self._harmless(lambda: [*(self._at_once() if first else ()), *self._explosion()], [])
 
     def _at_once(self) -> Iterator[Finding]:
         yield from checks.zero_rates(self._rates[0], scheduled=self._training.scheduler is not None)
@@ -108,6 +117,7 @@ class FirstEpoch:
             yield from checks.far_off(self._losses[0], seen)
 
     def _explosion(self) -> Iterator[Finding]:
+        self._parameters.settle()
         ratios = self._parameters.update_ratios
         if any(checks.exploded(self._losses, 0.0, ratios)):  # Guessing is asked for only where it matters.
             seen = self._output_seen()
@@ -119,8 +129,14 @@ class FirstEpoch:
         """The same, whose validation batches are looked at."""
         return replace(evaluator, objective=self._validate)
 
-    def at_end(self) -> Iterator[Finding]:
+    def at_end(self) -> list[Finding]:
         """What the whole epoch has shown, its validation included."""
+        found = self._harmless(lambda: list(self._faults()), [])
+        known = {*self._training.counters.wiring, *(finding.check for finding in found)}
+        explained = any(CHECKS[check].severity == "warning" for check in known)
+        return [finding for finding in found if finding.check != "guessing" or not explained]
+
+    def _faults(self) -> Iterator[Finding]:
         training, rising = self._training, self._rising
         highest = [max(rates) for rates in zip(*self._rates, strict=True)]
         yield from checks.parameter_faults(self._parameters.rows(self._modules.called, highest))
@@ -135,8 +151,7 @@ class FirstEpoch:
     @property
     def guessing(self) -> float | None:
         """The validation loss of the best constant output; None where it is not known."""
-        kept = joined(self._valid)
-        return guessing(kept, self._objective.loss) if kept is not None and isinstance(self._objective, Supervised) else None
+        return self._harmless(lambda: self._asked(guessing, self._valid), None)
 
     @property
     def _rising(self) -> bool:
@@ -155,35 +170,54 @@ class FirstEpoch:
                 yield from checks.different_inputs(input_seen([train.inputs]), input_seen([valid.inputs]))
         yield from checks.overlap(self._valid_samples.found_in(self._samples), self._valid_samples.count, self._samples.repeated_share())
 
-    def _validate(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        first = not self._valid_samples.count and not self._valid
-        self._valid_samples.add(inputs)
-        if len(self._valid) >= _MOST_KEPT:
+    def _validate(self, model: nn.Module, batch: Batch) -> Losses:
+        first = self._valid_batches == 0
+        self._valid_batches += 1
+        self._harmless(lambda: self._valid_samples.add(_inputs_of(batch)), None)
+        if self._valid_batches > _MOST_KEPT:
             return self._objective(model, batch)
         with Dropouts() if first and not is_compiled(model) else nullcontext() as dropouts:
-            result, kept = _watched(self._objective, model, batch)
-        if dropouts is not None:
-            self._dropouts = dropouts.count
+            result, output, targets = _watched(self._objective, model, batch)
+        self._dropouts += 0 if dropouts is None else dropouts.count
+        kept = self._harmless(lambda: keep(_inputs_of(batch), output, targets), None)
         if kept is not None:
             self._valid.append(kept)
         return result
 
+    def _harmless(self, look: Callable[[], Asked], otherwise: Asked) -> Asked:
+        """What `look` gives; `otherwise`, from then on too, where it raises: what looks at a training must not end it."""
+        if self._blind:
+            return otherwise
+        try:
+            return look()
+        except Exception as error:
+            self._blind = True
+            self._training.tell(f"the wiring is looked at no further: {raised(error)}")
+            return otherwise
+
     def _output_seen(self) -> OutputSeen | None:
-        kept = joined(self._kept)
-        if kept is None or not isinstance(self._objective, Supervised):
+        return self._asked(output_seen, self._kept)
+
+    def _asked(self, ask: Callable[[Kept, Loss], Asked | None], batches: Sequence[Kept]) -> Asked | None:
+        """What a copy of the loss answers, called where it leaves no trace and records no metric; None where outputs are not known."""
+        kept, objective = joined(batches), copy_of(self._objective)
+        if kept is None or not isinstance(objective, Supervised):
             return None
         with undisturbed(self._training.device):
-            return output_seen(kept, self._objective.loss)
+            return Context().run(ask, kept, objective.loss)
 
     def _now(self) -> tuple[float, ...]:
         return tuple(float(group["lr"]) for group in self._training.optimizer.param_groups)
 
 
-def _watched(objective: Objective, model: nn.Module, batch: Batch) -> tuple[tuple[Tensor, dict[str, Tensor]], Kept | None]:
-    """The objective of a batch, and samples of it where outputs and targets are known."""
+def _inputs_of(batch: Batch) -> object:
+    """The first part of a batch of several."""
+    return batch[0] if isinstance(batch, tuple | list) and batch else batch
+
+
+def _watched(objective: Objective, model: nn.Module, batch: Batch) -> tuple[Losses, object, object]:
+    """The objective of a batch, and its output and targets where they are known."""
     if not isinstance(objective, Supervised):
-        return objective(model, batch), None
+        return objective(model, batch), None, None
     output, targets = objective.output(model, batch)
-    assert isinstance(batch, tuple | list)
-    return objective.of_output(output, targets), keep(batch[0], output, targets)
+    return objective.of_output(output, targets), output, targets
