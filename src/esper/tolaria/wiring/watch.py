@@ -145,7 +145,7 @@ class FirstEpoch:
         yield from checks.dead_layers(self._modules.rows())
         yield from self._validation_faults()
         seen = self._output_seen()
-        if seen is not None and not any(CHECKS[name].severity == "warning" for name in training.counters.wiring):  # The cause is known.
+        if seen is not None:
             yield from checks.still_guessing(self._losses, seen.guessing, rising=rising)
 
     @property
