@@ -131,7 +131,7 @@ class FirstEpoch:
 
     def at_end(self) -> list[Finding]:
         """What the whole epoch has shown, its validation included."""
-        found = self._harmless(lambda: list(self._faults()), [])
+        found: list[Finding] = self._harmless(lambda: list(self._faults()), [])
         known = {*self._training.counters.wiring, *(finding.check for finding in found)}
         explained = any(CHECKS[check].severity == "warning" for check in known)
         return [finding for finding in found if finding.check != "guessing" or not explained]
