@@ -83,7 +83,7 @@ def interrupt_many(directory: Directory, count: int) -> None:
                 emitter.emit(CheckpointPruned(checkpoint=str(step), reason="benchmark"), epoch=0, step=step)
         if number == count // 2:
             age(directory)
-            observe(directory, ObserverSettings(old_s=1e12, fresh_s=0.0))
+            observe_all(directory)
     age(directory)
 
 
@@ -104,13 +104,23 @@ def observe(directory: Directory, settings: ObserverSettings) -> float:
         return time.perf_counter() - began
 
 
+def observe_all(directory: Directory) -> float:
+    """The same where every run is opened, for which there are more descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        return observe(directory, ObserverSettings(old_s=1e12, fresh_s=0.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def started(directory: Directory, count: int) -> dict[str, float | int]:
     """How long an observer takes to start, over old runs, and where it opens all of them."""
     old = [observe(directory, ObserverSettings(fresh_s=0.0)) for _ in range(ROUNDS)]
     return {
         "interrupted": count,
         "observer_start_s": round(statistics.median(old), 3),
-        "observer_start_all_opened_s": round(observe(directory, ObserverSettings(old_s=1e12, fresh_s=0.0)), 3),
+        "observer_start_all_opened_s": round(observe_all(directory), 3),
     }
 
 

@@ -52,7 +52,7 @@ class _SqlAnswer(View):
 def ask_sql(backend: ByBackend, question: Annotated[_Question, Body()]) -> Response:
     """The rows that a statement reads from the log's tables, in a process that can read nothing else, within limits."""
     if not backend.has_token:
-        raise ProblemError(403, "no-token", "SQL is answered only where the service asks for a token: start it with --token-file")
+        raise ProblemError(403, "no-token", "SQL is answered only where the service asks for a token: start it without --open")
     if find_spec("duckdb") is None or find_spec("pyarrow") is None:
         raise ProblemError(501, "not-installed", "SQL needs duckdb and pyarrow where the service runs: pip install 'esper-training[audit]'")
     from esper.audit.asking import Scope
