@@ -135,3 +135,11 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"caf\\udce9.*: expected a path in UTF-8"):
         Directory(tmp_path / "caf\udce9", create=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_derived_into_a_link_that_leads_to_no_run(tmp_path: Path) -> None:
+    (tmp_path / "users").mkdir()
+    (tmp_path / RUN).symlink_to(tmp_path / "users")
+    with pytest.raises(LogError, match="got a link to one without its log"):
+        Observed(tmp_path / RUN, RUN)
+    assert not list((tmp_path / "users").iterdir())

@@ -93,6 +93,8 @@ class Observed:
         self._path = folder / OBSERVED_FILE
         self._mark = folder / OBSERVED_MARK
         if not self._path.exists():
+            if folder.is_symlink() and not (folder / file.RUN_FILE).exists():
+                raise LogError(f"cannot create {self._path}: expected the folder of run {run}, got a link to one without its log")
             file.create_file(self._path, run, "observer", _TABLES)
         with file.explained(self._path, "unseal"):
             self._mark.unlink(missing_ok=True)
