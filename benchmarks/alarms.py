@@ -11,7 +11,8 @@ warning or critical alert. recall: the share of broken runs, by group, in which 
 step. wiring_in_first_epoch: of the runs that are wired wrongly within the first epoch the share in which a rule of the wiring fires by its
 end. delay_steps: from that step to the record that the first such alert is about, median. right_severity: of the runs heard, the share
 whose worst alert after the fault is as bad as the manifest says. right_cause: of the runs heard whose cause a rule of today can name, the
-share in which one of those rules fires; causes_unnamed are those that no rule names. us_per_record: processor time of an observer's cells.
+share in which one of those rules fires; causes_unnamed are those that no rule names. us_per_record: processor time of an observer's
+cells; us_per_step: the same, of all records, for each optimizer step.
 Peers: a fixed threshold (loss above 3, gradient norm outside 0.001 to 10), a z-score (three standard deviations over 64 values) of the same
 two metrics, and chance: as many alerts a run as ours, at any step. With --peers also public detectors (`alarm_peers.py`), by the Python of
 an environment that has them.
@@ -116,6 +117,8 @@ class Judged:
     peers: dict[str, list[Alarm]] = field(default_factory=dict)
     lines: list[dict[str, float | None]] = field(default_factory=list)
     us_per_record: float = 0.0
+    us_per_step: float = 0.0
+    peers_us: dict[str, float] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -204,9 +207,9 @@ def _read(case: Case, rng_seed: int, place: Path, status: int | None) -> Judged:
 def _observed(case: Case, records: list[Record], monitor: RunMonitor) -> Judged:
     started = time.process_time()
     fired = _fired(one for record in records for one in monitor.take(record))
-    us = 1e6 * (time.process_time() - started) / len(records)
+    us = 1e6 * (time.process_time() - started)
     if not monitor.ended:  # What the observer's clock finds when nothing comes any more and nobody holds the run's lock.
-        silent = _fired(monitor.judge_silence(records[-1].time + timedelta(days=1), lock_free=True))
+        silent = _fired(monitor.judge_silence(records[-1].time + timedelta(days=1), 86_400.0, lock_free=True))
         # The last steps before a process died stand in no record.
         fired += [replace(alarm, step=max(alarm.step, case.at or 0)) for alarm in silent]
     watched = [record for record in records if record.topic == topics.STEPS]
@@ -217,7 +220,8 @@ def _observed(case: Case, records: list[Record], monitor: RunMonitor) -> Judged:
     }
     ends = [record.step for record in records if record.type == EpochCompleted.KIND]
     last = max(record.step for record in records)
-    return Judged(case, last, min(ends, default=last), fired, peers, _lines(records), us)
+    first_epoch = min(ends, default=last)
+    return Judged(case, last, first_epoch, fired, peers, _lines(records), us / len(records), us / max(1, last))
 
 
 def _lines(records: list[Record]) -> list[dict[str, float | None]]:
@@ -240,8 +244,9 @@ def _ask_peers(python: str, judged: list[Judged]) -> None:
     script = str(Path(__file__).with_name("alarm_peers.py"))
     answers = subprocess.run([python, script], input=asked, capture_output=True, text=True, check=True).stdout.splitlines()
     for one, answer in zip(judged, answers, strict=True):
-        for name, found in json.loads(answer).items():
+        for name, (found, us_per_step) in json.loads(answer).items():
             one.peers[name] = [Alarm(step, name, severity) for step, severity in found]
+            one.peers_us[name] = us_per_step
 
 
 def _fired(derived: Iterable[Record]) -> list[Alarm]:
@@ -271,6 +276,7 @@ def _results(judged: list[Judged]) -> dict[str, object]:
         "missed": dict(Counter(one.case.name for one in broken if id(one) not in heard)),
         "false_alarms": {name: dict(rules) for name, rules in _rules(clean).items()},
         "us_per_record": round(median(one.us_per_record for one in judged), 1) if judged else None,
+        "us_per_step": round(median(one.us_per_step for one in judged), 1) if judged else None,
         "peers": {name: _peer(clean, broken, name) for name in broken[0].peers} | {"chance": _chance(judged, broken)},
     }
 
@@ -312,7 +318,9 @@ def _recall(broken: list[Judged], steps: dict[int, list[int]]) -> dict[str, obje
 
 
 def _peer(clean: list[Judged], broken: list[Judged], name: str) -> dict[str, object]:
+    costs = [one.peers_us[name] for one in (*clean, *broken) if name in one.peers_us]
     return {
+        "us_per_step": round(median(costs), 1) if costs else None,
         "false_alarms_per_clean_run": _false([one.peers[name] for one in clean]),
         "runs_with_any": _mean(any(alarm.severity != "info" for alarm in one.peers[name]) for one in clean),
         **_recall(broken, {id(one): [alarm.step for alarm in one.peers[name]] for one in broken}),
@@ -351,6 +359,7 @@ def _show(half: str, result: dict[str, object]) -> None:
         "right_severity",
         "right_cause",
         "us_per_record",
+        "us_per_step",
     ):
         table.add_row(name, *(_text(column.get(name)) for column in columns))
     recall = result["recall"]

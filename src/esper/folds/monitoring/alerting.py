@@ -80,8 +80,10 @@ def update_alerts(
     work = _Step(state, rules, given, settings)
     if state.active or state.counted:
         work.drop_gone(set() if given.ends else {rule.name for rule in rules})
+    calm = not (given.found or given.open)  # Most records are: rules about anomalies then have alerts to end, or nothing to do.
     for rule in rules:
-        work.apply(rule)
+        if not (calm and isinstance(rule.source, AnomalySource) and rule.name not in state.active):
+            work.apply(rule)
     return work.done(state), tuple(work.events)
 
 

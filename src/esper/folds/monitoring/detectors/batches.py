@@ -34,22 +34,27 @@ class Batches:
 
 def step_batches(batches: Batches, read: Measurements, settings: DetectorSettings) -> tuple[Batches, list[Anomaly]]:
     """`batches` after a record of steps, and the anomalies that begin."""
+    if not read.batches:
+        return batches, []
     found: list[Anomaly] = []
-    for place, (number, sample) in enumerate(read.batches):
-        open_now = set(batches.open)
-        if number <= batches.number:
-            batches, begun = _end_epoch(batches, place, open_now)
+    number, sample, repeated, now, open_now = batches.number, batches.sample, batches.repeated, [*batches.now], set(batches.open)
+    for place, (next_number, next_sample) in enumerate(read.batches):
+        if next_number <= number:
+            batches, begun = _end_epoch(replace(batches, now=tuple(now)), place, open_now)
+            now = []
             found += begun
-        same = sample == batches.sample
-        repeated = batches.repeated + (number > batches.number) if same else 1
+        same = next_sample == sample
+        repeated = repeated + (next_number > number) if same else 1
         if repeated >= settings.repeated_batches and "repeated" not in open_now:
             open_now.add("repeated")
             found.append(Anomaly(place, "repeated", BATCHES, float(repeated), None, float(repeated)))
         elif not same:
             open_now.discard("repeated")
-        now = (*batches.now, sample) if len(batches.now) < _KEPT else batches.now
-        batches = replace(batches, number=number, sample=sample, repeated=repeated, now=now, open=tuple(sorted(open_now)))
-    return batches, found
+        number, sample = next_number, next_sample
+        if len(now) < _KEPT:
+            now.append(sample)
+    state = replace(batches, number=number, sample=sample, repeated=repeated, now=tuple(now), open=tuple(sorted(open_now)))
+    return state, found
 
 
 def _end_epoch(batches: Batches, place: int, open_now: set[str]) -> tuple[Batches, list[Anomaly]]:

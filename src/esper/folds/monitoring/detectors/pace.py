@@ -47,19 +47,23 @@ class Pace:
 def step_pace(pace: Pace, read: Measurements, settings: DetectorSettings) -> tuple[Pace, list[Anomaly]]:
     """`pace` after a record of steps, and the anomalies that begin."""
     found: list[Anomaly] = []
-    waits, durations = read.columns["data_wait_s"].tolist(), read.columns["step_latency_s"].tolist()
-    for place, (wait, duration) in enumerate(zip(waits, durations, strict=True)):
+    waits, durations, stall_s = [*pace.waits], [*pace.durations], settings.stall_s
+    steps = zip(read.columns["data_wait_s"].tolist(), read.columns["step_latency_s"].tolist(), strict=True)
+    for place, (wait, duration) in enumerate(steps):
         if not (wait >= 0 and duration >= 0):  # Not measured, or not finite.
             continue
-        if wait >= settings.stall_s and pace.windows > _SKIPPED and wait >= _WINDOW * pace.least_s and "stall" not in pace.open:
+        if wait >= stall_s and pace.windows > _SKIPPED and wait >= _WINDOW * pace.least_s and "stall" not in pace.open:
             found.append(Anomaly(place, "stall", "data_wait_s", wait, pace.least_s, wait / max(pace.least_s, 1e-9)))
             pace = replace(pace, open=(*pace.open, "stall"))
-        pace = replace(pace, waits=(*pace.waits, wait), durations=(*pace.durations, duration))
-        if len(pace.waits) == _WINDOW:
-            pace, begun = _close(pace, place, settings)
+        waits.append(wait)
+        durations.append(duration)
+        if len(waits) == _WINDOW:
+            pace, begun = _close(replace(pace, waits=tuple(waits), durations=tuple(durations)), place, settings)
+            waits, durations = [], []
             found += begun
-    pace, begun = _memory(pace, read)
-    return pace, found + begun
+    now = float(read.columns["memory_bytes"][0])
+    pace, begun = _memory(pace, now) if now > 0 and pace.windows > _SKIPPED else (pace, [])
+    return replace(pace, waits=tuple(waits), durations=tuple(durations)), found + begun
 
 
 def _close(pace: Pace, place: int, settings: DetectorSettings) -> tuple[Pace, list[Anomaly]]:
@@ -86,9 +90,8 @@ def _close(pace: Pace, place: int, settings: DetectorSettings) -> tuple[Pace, li
     return after, found
 
 
-def _memory(pace: Pace, read: Measurements) -> tuple[Pace, list[Anomaly]]:
-    now = float(read.columns["memory_bytes"][0])
-    if not now > 0 or pace.windows <= _SKIPPED:
+def _memory(pace: Pace, now: float) -> tuple[Pace, list[Anomaly]]:
+    if now == pace.memory and not pace.grown:
         return pace, []
     if now <= pace.memory or not pace.memory:
         return replace(pace, memory=now, grown=0, grown_from=now, open=tuple(one for one in pace.open if one != "growing")), []

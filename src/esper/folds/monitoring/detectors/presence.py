@@ -54,7 +54,7 @@ def step_presence(presence: Presence, read: Measurements) -> tuple[Presence, lis
 def _names(read: Measurements) -> tuple[str, ...]:
     if read.sites is not None and read.seeds is not None:
         return tuple(site for site, seed in zip(read.sites, read.seeds, strict=True) if seed is None)
-    return tuple(name for name, measured in read.measured.items() if measured.any())
+    return tuple([name for name, measured in read.measured.items() if len(measured) and measured[-1]])
 
 
 def _gone(name: str, read: Measurements) -> Anomaly:
