@@ -27,7 +27,7 @@ from esper.kafka.copying.mirroring import Mirror
 from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
 from esper.kafka.ledgers.owned_ledgers import FAILED
 from esper.kafka.probing import WITHIN_S, RefusedError, probing
-from esper.kafka.transactions import transact
+from esper.kafka.transaction_markers import transact
 from esper.oona.directory import Directory
 from streams.app import build_app
 from tests.kafka.conftest import do_without

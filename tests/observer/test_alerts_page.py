@@ -5,10 +5,10 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from esper.events.kinds.wiring import WiringFound
+from esper.events.kinds.wiring_findings import WiringFound
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Limit, MetricSource, Rule
 from esper.observer.rule_files import KEYS, SETTINGS_TABLES, changed_settings, parse_rules, parse_watching
-from esper.tolaria.wiring.findings import CHECKS
+from esper.tolaria.wiring.findings import EXPLANATIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "alerts.md"
 DETECTORS_PAGE = PAGE.with_name("detectors.md")
@@ -117,13 +117,13 @@ def test_critical_is_harm_that_lasts_or_a_run_that_is_gone() -> None:
 
 
 def test_the_page_says_of_every_check_of_the_wiring_what_it_finds() -> None:
-    rows = [f"| `{name}` | {one.severity} | {one.finds} |" for name, one in CHECKS.items()]
+    rows = [f"| `{name}` | {one.severity} | {one.finds} |" for name, one in EXPLANATIONS.items()]
     assert "\n".join(rows) + "\n\n" in PAGE.read_text()
 
 
 def test_every_check_of_the_wiring_has_a_rule_of_its_severity_and_its_words() -> None:
     rules = {rule.name: rule for rule in BUILTIN}
-    for name, check in CHECKS.items():
+    for name, check in EXPLANATIONS.items():
         rule = rules[f"wiring-{name}"]
         assert (rule.severity, rule.source) == (check.severity, EventSource(WiringFound.KIND, where=(("check", name),), by=()))
         assert dict(rule.annotations) == {"summary": f"{check.finds}: {{measured}}", "cause": check.causes, "look": check.look_at}

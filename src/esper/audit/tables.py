@@ -19,7 +19,7 @@ from esper.events.kinds import (
     run,
     telemetry,
     training_description,
-    wiring,
+    wiring_findings,
 )
 
 
@@ -96,11 +96,15 @@ TABLES = (
         (run.RunRolledBack,),
         without=("seeds",),
     ),
-    Table("wiring_findings", "What was found in the wiring of trainings, in their first epoch for the most part.", (wiring.WiringFound,)),
+    Table(
+        "wiring_findings",
+        "What was found in the wiring of trainings, in their first epoch for the most part.",
+        (wiring_findings.WiringFound,),
+    ),
     Table(
         "outcomes_judged",
         "What trainings that came to their end have learned, against the best constant output.",
-        (wiring.OutcomeJudged,),
+        (wiring_findings.OutcomeJudged,),
     ),
     Table("frozen_sites", "Sites where nothing can grow any more, with the reason.", (run.SiteFrozen,)),
     Table("clock_jumps", "Where the machine's clock and the time that passed went apart or came together.", (run.ClockJumped,)),

@@ -23,7 +23,7 @@ from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.lifecycle import SeedEvaluated, SeedTransitioned, Stage
 from esper.events.kinds.run import ClockJumped, RunFailed, RunFinished, RunResumed, RunRolledBack, RunStarted, SamplesDropped, SiteFrozen
 from esper.events.kinds.training_description import TrainingDescribed
-from esper.events.kinds.wiring import OutcomeJudged, WiringFound
+from esper.events.kinds.wiring_findings import OutcomeJudged, WiringFound
 from esper.folds.control_state import DecisionRow
 from esper.folds.seeds import SeedKey
 

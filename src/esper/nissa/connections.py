@@ -1,4 +1,4 @@
-"""Limits of the connections of a service: how many there are, and how long one may wait for its client.
+"""ConnectionLimits of the connections of a service: how many there are, and how long one may wait for its client.
 
 A connection that waits for its client (nothing asked, or a request that is not whole) makes room for a new one, the one that waits longest
 first: who holds many open shuts nobody out. A request has a time for its headers and again for its body. A client that takes nothing of
@@ -31,7 +31,7 @@ _BUSY = (
 
 
 @dataclass
-class Limits:
+class ConnectionLimits:
     """The limits of one service, and its open connections: True for those that wait for their clients, the longest first."""
 
     connections: int
@@ -65,7 +65,7 @@ def connections_within(wanted: int) -> int:
 class BoundedServer(uvicorn.Server):
     """uvicorn's server, whose connections keep within `limits`."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, **settings: Any) -> None:  # Any: of uvicorn.Config.
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits, **settings: Any) -> None:  # Any: of uvicorn.Config.
         http: Any = partial(BoundedProtocol, limits=limits)  # A class, says uvicorn; it is called and nothing else.
         super().__init__(uvicorn.Config(app, http=http, backlog=_AT_ONCE, **settings))
 
@@ -79,7 +79,7 @@ class BoundedServer(uvicorn.Server):
 class BoundedProtocol(H11Protocol):
     """uvicorn's protocol of one connection, within `limits`."""
 
-    def __init__(self, *, limits: Limits, **uvicorns: Any) -> None:  # Any: what uvicorn gives.
+    def __init__(self, *, limits: ConnectionLimits, **uvicorns: Any) -> None:  # Any: what uvicorn gives.
         super().__init__(**uvicorns)
         self._limits = limits
         self._awaited: object = None

@@ -32,7 +32,7 @@ from esper.history.run_list import RunList
 from esper.history.trail import Acknowledgements
 from esper.nissa.app import build_app
 from esper.nissa.backend import Backend, Tails
-from esper.nissa.connections import BoundedServer, Limits, connections_within
+from esper.nissa.connections import BoundedServer, ConnectionLimits, connections_within
 from esper.nissa.custom_collectors import Collectors, find_collector
 from esper.nissa.custom_metrics import CustomMetrics
 from esper.nissa.kafka_status import read_kafka_status
@@ -223,7 +223,7 @@ class Service:
             _warn(f"at most {connections} connections at one time: the limit of open files allows no more (ulimit -n)")
         return BoundedServer(
             self.app,
-            Limits(connections, settings.request_s, settings.unread_s),
+            ConnectionLimits(connections, settings.request_s, settings.unread_s),
             log_level=log_level,
             access_log=False,
             server_header=False,

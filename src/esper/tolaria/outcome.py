@@ -1,8 +1,8 @@
 """The verdict on what a training that came to its end has learned, against the best constant output."""
 
-from esper.events.kinds.wiring import OutcomeJudged
+from esper.events.kinds.wiring_findings import OutcomeJudged
 from esper.tolaria.training import Training
-from esper.tolaria.wiring.checks import verdict
+from esper.tolaria.wiring.judging import verdict
 
 
 def judge_outcome(training: Training, loss: float) -> None:

@@ -38,8 +38,8 @@ from esper.tolaria.system_state import ready_seeds, system_state
 from esper.tolaria.training import Training
 from esper.tolaria.user_code import Noted
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, is_seed_due
-from esper.tolaria.wiring.checks import unchanged_epoch
 from esper.tolaria.wiring.findings import Finding, event_of, in_words
+from esper.tolaria.wiring.judging import unchanged_epoch
 from esper.tolaria.wiring.watch import FirstEpoch
 
 

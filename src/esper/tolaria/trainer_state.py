@@ -13,7 +13,7 @@ from esper.events.kinds.control import FieldReported
 from esper.events.kinds.epoch import KEPT_LOSSES
 from esper.events.kinds.lifecycle import Evaluation
 from esper.events.kinds.run import BlamedSeed
-from esper.events.kinds.wiring import WiringCheck
+from esper.events.kinds.wiring_findings import WiringCheck
 
 
 class SeedNotes(Part):

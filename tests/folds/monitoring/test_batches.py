@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from esper.folds.monitoring.detectors.batches import Batches, step_batches
+from esper.folds.monitoring.detectors.batches import SeenBatches, step_batches
 from esper.folds.monitoring.detectors.validation_loss import Epochs, open_of, step_samples
 from esper.folds.monitoring.measurements import Measurements
 from tests.folds.monitoring.made_up import SETTINGS
@@ -15,7 +15,7 @@ ORDERED = [f"{number:012x}" for number in range(10)]
 def found(epochs: Sequence[Sequence[str]]) -> list[str]:
     """The detectors that find something in epochs of batches, in records of three steps."""
     steps = [(number, sample) for epoch in epochs for number, sample in enumerate(epoch, start=1)]
-    batches, names = Batches(), list[str]()
+    batches, names = SeenBatches(), list[str]()
     for first in range(0, len(steps), 3):
         read = Measurements(None, {}, {}, None, None, None, tuple(steps[first : first + 3]))
         batches, begun = step_batches(batches, read, SETTINGS)

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from esper.folds.monitoring.detectors.gone_metrics import Presence, step_presence
 from esper.folds.monitoring.detectors.pace import Pace, step_pace
-from esper.folds.monitoring.detectors.presence import Presence, step_presence
 from esper.folds.monitoring.measurements import FloatArray, Measurements
 from tests.folds.monitoring.made_up import SETTINGS
 

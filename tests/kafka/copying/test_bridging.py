@@ -20,7 +20,7 @@ from esper.kafka.copying import bridging
 from esper.kafka.copying.bridging import BRIDGED_FILE, Bridge
 from esper.kafka.copying.claims import take_over
 from esper.kafka.event_loop import run_kafka_loop
-from esper.kafka.transactions import transact
+from esper.kafka.transaction_markers import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from esper.oona.follower import Follower

@@ -14,7 +14,7 @@ from esper.kafka.cluster_topics import CLAIMS, INPUTS
 from esper.kafka.copying import bridging
 from esper.kafka.copying.bridging import Bridge
 from esper.kafka.copying.claims import CLAIM_FILE, own_claim, take_over, transactional_id
-from esper.kafka.transactions import transact
+from esper.kafka.transaction_markers import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from tests.kafka.made_cluster import Cluster, in_order

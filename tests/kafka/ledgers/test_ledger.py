@@ -28,7 +28,7 @@ from esper.kafka.cluster import KafkaSettings
 from esper.kafka.copying.bridging import Bridge
 from esper.kafka.ledgers import ledger as ledgers
 from esper.kafka.ledgers.ledger import FoldError, Ledger, LedgerSettings
-from esper.kafka.transactions import transact
+from esper.kafka.transaction_markers import transact
 from esper.observer.build import builtin_rules
 from esper.oona.directory import Directory
 from tests.kafka.made_cluster import Cluster

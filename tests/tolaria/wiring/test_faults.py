@@ -16,10 +16,10 @@ import esper
 from esper.errors import RuleError
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.telemetry import CustomMetricRecorded
-from esper.events.kinds.wiring import OutcomeJudged, WiringFound
+from esper.events.kinds.wiring_findings import OutcomeJudged, WiringFound
 from esper.oona.directory import Directory
 from esper.tolaria.trainer import Interrupted
-from esper.tolaria.wiring.findings import CHECKS
+from esper.tolaria.wiring.findings import EXPLANATIONS
 from tests.recipes import events
 from tests.tolaria.wiring.trainings import classes, cut, found, mlp, values
 
@@ -192,14 +192,14 @@ FAULTS: dict[str, tuple[Callable[[], Made], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", EXPLANATIONS)
 def test_a_fault_is_found_where_it_is(check: str, tmp_path: Path) -> None:
     make, places = FAULTS[check]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = make()
     told = found(tmp_path, made.pop("model"), **made)
-    assert (told[check].severity, told[check].places) == (CHECKS[told[check].check].severity, places)
+    assert (told[check].severity, told[check].places) == (EXPLANATIONS[told[check].check].severity, places)
     assert told[check].measured
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import esper
-from esper.events.kinds.wiring import WiringFound
+from esper.events.kinds.wiring_findings import WiringFound
 from esper.oona.directory import Directory
 from esper.tolaria.trainer import UnstableError
 from tests.recipes import events

@@ -12,12 +12,12 @@ from esper.events.kinds import (
     run,
     telemetry,
     training_description,
-    wiring,
+    wiring_findings,
 )
 
 KINDS: tuple[type[Event], ...] = tuple(
     kind
-    for module in (run, training_description, wiring, epoch, lifecycle, control, kernels, telemetry, observability, accountability)
+    for module in (run, training_description, wiring_findings, epoch, lifecycle, control, kernels, telemetry, observability, accountability)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Event) and kind.__module__ == module.__name__ and "KIND" in vars(kind)
 )

@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from esper.events.kinds.wiring import WiringCheck, WiringFound
+from esper.events.kinds.wiring_findings import WiringCheck, WiringFound
 
-Severity = Literal["critical", "warning", "info"]
 _MOST_PLACES = 16
 _MOST_SHOWN = 4
 
 
-class Check(NamedTuple):
+class Explanation(NamedTuple):
     """A check: its severity, what it finds in a few words, what usually causes that, and what to look at first."""
 
-    severity: Severity
+    severity: Literal["critical", "warning", "info"]
     finds: str
     causes: str
     look_at: str
@@ -28,147 +27,147 @@ class Finding(NamedTuple):
     groups: Sequence[int] = ()
 
 
-CHECKS: Mapping[WiringCheck, Check] = {
-    "learning-rate-zero": Check(
+EXPLANATIONS: Mapping[WiringCheck, Explanation] = {
+    "learning-rate-zero": Explanation(
         "warning",
         "a learning rate is 0 and no schedule raises it",
         "a setting that was left at 0, a schedule that has come to its end, a parameter group that was made to be filled in later",
         "the learning rate of each parameter group; what is meant not to learn is frozen by requires_grad_(False)",
     ),
-    "learning-rate-absurd": Check(
+    "learning-rate-absurd": Explanation(
         "critical",
         "the loss explodes in the first steps",
         "a learning rate that is far too high, a loss that is summed where it should be averaged, inputs or targets that are not scaled",
         "the learning rate: try a hundredth of it; then the size of inputs, targets and loss",
     ),
-    "steps-too-small": Check(
+    "steps-too-small": Explanation(
         "warning",
         "all planned steps together cannot change the weights",
         "a learning rate that is far too small, gradients that are clipped to next to nothing, a loss that is divided twice",
         "the learning rate, and clip= beside the gradient norm of the first steps",
     ),
-    "not-in-optimizer": Check(
+    "not-in-optimizer": Explanation(
         "warning",
         "parameters get a gradient, and no optimizer changes them",
         "the optimizer was made before a layer was added, replaced, copied or untied; or of a part of the model alone",
         "which parameters the optimizer was made of; what is meant not to learn is frozen by requires_grad_(False)",
     ),
-    "nothing-changes": Check(
+    "nothing-changes": Explanation(
         "warning",
         "no parameter changes",
         "optimizer steps that are skipped, a learning rate of 0, a model that computes with a copy of its weights, a loss that does not "
         "depend on them",
         "whether optimizer.step does anything, then which parameters get a gradient",
     ),
-    "layer-unchanged": Check(
+    "layer-unchanged": Explanation(
         "info",
         "a layer gets a gradient and is in the optimizer, and does not change",
         "updates that are smaller than the parameters' number format can hold (bfloat16, float16), a hook that undoes them",
         "the type of its parameters: float32 with autocast instead of a model in half precision",
     ),
-    "layer-without-gradient": Check(
+    "layer-without-gradient": Explanation(
         "warning",
         "a layer is called and gets no gradient, or only zeros",
         "a .detach(), .item(), .data or numpy between the layer and the loss; units that are all dead; a branch that is multiplied by 0",
         "what stands between the layer's output and the loss",
     ),
-    "layer-unused": Check(
+    "layer-unused": Explanation(
         "info",
         "a layer that could learn takes no part in training",
         "a layer that forward does not call, or calls under no_grad; a head for another task",
         "forward; what is meant not to learn is frozen by requires_grad_(False)",
     ),
-    "gradients-kept": Check(
+    "gradients-kept": Explanation(
         "warning",
         "gradients are still there after they were set to zero: they add up",
         "an optimizer or a wrapper whose zero_grad does nothing, a hook that puts gradients back",
         "optimizer.zero_grad, and who else writes .grad; accumulate= is the way to several batches a step",
     ),
-    "normalisation-on-eval": Check(
+    "normalisation-on-eval": Explanation(
         "warning",
         "a normalisation trains in eval mode with statistics that it never measured",
         "a train() of one's own that does not reach its parts, .eval() in forward",
         "train() of the module and of those above it",
     ),
-    "dropout-on-eval": Check(
+    "dropout-on-eval": Explanation(
         "info",
         "a dropout is off while its layers train",
         "a train() of one's own that does not reach its parts, .eval() in forward",
         "train() of the module and of those above it",
     ),
-    "dropout-in-validation": Check(
+    "dropout-in-validation": Explanation(
         "warning",
         "dropout is on while validation is measured",
         "F.dropout without training=self.training, a module whose eval() does not reach its parts",
         "the dropout that forward calls; Monte Carlo dropout is meant so: then switch this rule off",
     ),
-    "layer-dead": Check(
+    "layer-dead": Explanation(
         "warning",
         "a layer's output is zero, all or nearly all of it, for every sample",
         "biases that begin far below zero, weights or inputs that are far too large, a dropout that leaves next to nothing",
         "the layer before it: its bias, its initialisation, the size of its inputs",
     ),
-    "layer-saturated": Check(
+    "layer-saturated": Explanation(
         "warning",
         "a layer's units stand at the ends of their activation, where it is flat",
         "weights that begin too large, inputs that are not scaled",
         "the size of the layer's inputs and weights",
     ),
-    "output-saturated": Check(
+    "output-saturated": Explanation(
         "warning",
         "outputs stand at the ends of 0..1 or -1..1, where the activation is flat, and are no better than guessing",
         "weights that begin too large, inputs that are not scaled, a sigmoid or tanh that the loss does not expect",
         "the last activation, and the size of what goes into it",
     ),
-    "output-constant": Check(
+    "output-constant": Explanation(
         "warning",
         "the prediction is the same for every sample",
         "dead or saturated layers, a weight decay that is too strong, inputs that do not reach the output",
         "the layers' outputs from the first on: where do samples stop to differ",
     ),
-    "probabilities-as-logits": Check(
+    "probabilities-as-logits": Explanation(
         "warning",
         "the loss takes logits and is given probabilities",
         "a softmax in the model and another one in the loss",
         "the model's last line: cross entropy takes what stands before the softmax",
     ),
-    "targets-not-paired": Check(
+    "targets-not-paired": Explanation(
         "warning",
         "the loss is the same whichever target belongs to which sample",
         "outputs of shape (N, 1) against targets of shape (N), which compares each with all; a mean that is taken too early",
         "the shapes of output and target in the loss; a loss that compares sets is meant so: then switch this rule off",
     ),
-    "starts-far-off": Check(
+    "starts-far-off": Explanation(
         "warning",
         "the first loss is many times that of guessing",
         "weights that begin too large, inputs that are not scaled, logits that are multiplied",
         "the initialisation of the weights, and the size of inputs",
     ),
-    "guessing": Check(
+    "guessing": Explanation(
         "info",
         "after the first epoch the loss is that of the best constant output",
         "targets that do not belong to their inputs, a wrong learning rate, a model that is too small; or it just takes longer",
         "a few samples with their targets, as the model gets them; then whether the model can learn ten of them by heart",
     ),
-    "input-constant": Check(
+    "input-constant": Explanation(
         "warning",
         "every input is the same, and the targets differ",
         "a transform that overwrites its input, a mask over everything, a loader that reads one file",
         "a batch as the model gets it",
     ),
-    "inputs-differ": Check(
+    "inputs-differ": Explanation(
         "warning",
         "training and validation inputs are of different size",
         "a normalisation or a transform that one of the two has and the other has not",
         "the transforms of both data sets",
     ),
-    "splits-overlap": Check(
+    "splits-overlap": Explanation(
         "info",
         "samples of the validation data are in the training data",
         "one data set that was given for both, a split after samples were doubled, a split by row of what belongs together",
         "how the data were split; what validation says is too good",
     ),
-    "target-among-inputs": Check(
+    "target-among-inputs": Explanation(
         "info",
         "one input gives the target away",
         "a column that was made from the target, or is known only after it",
@@ -180,7 +179,7 @@ CHECKS: Mapping[WiringCheck, Check] = {
 
 def event_of(finding: Finding) -> WiringFound:
     """The event that says what was found."""
-    check = CHECKS[finding.check]
+    check = EXPLANATIONS[finding.check]
     return WiringFound(
         check=finding.check,
         severity=check.severity,
@@ -195,4 +194,4 @@ def event_of(finding: Finding) -> WiringFound:
 def in_words(event: WiringFound) -> str:
     """The finding in one line: what, where, what was measured, what to look at first."""
     where = ", ".join(event.places[:_MOST_SHOWN]) + (", ..." if len(event.places) > _MOST_SHOWN else "")
-    return f"{CHECKS[event.check].finds}{f' ({where})' if where else ''}: {event.measured}; look at {event.look_at}"
+    return f"{EXPLANATIONS[event.check].finds}{f' ({where})' if where else ''}: {event.measured}; look at {event.look_at}"

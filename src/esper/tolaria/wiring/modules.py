@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from esper.kasmina.calls import plainly_named, unwrapped
-from esper.tolaria.wiring.checks import ActivationSeen
+from esper.tolaria.wiring.judging import ActivationSeen
 
 _ZERO = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardshrink, nn.Softshrink, _DropoutNd)
 _FLAT = {nn.Tanh: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0), nn.Hardtanh: (-1.0, 1.0), nn.Hardsigmoid: (0.0, 1.0)}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esper.tolaria.objective import Loss
-from esper.tolaria.wiring.checks import InputSeen, OutputSeen
+from esper.tolaria.wiring.judging import InputSeen, OutputSeen
 from esper.tolaria.wiring.modules import near_limits
 
 _MOST_SAMPLES = 256

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.kasmina.calls import unwrapped
-from esper.tolaria.wiring.checks import ParameterSeen
+from esper.tolaria.wiring.judging import ParameterSeen
 
 _SAMPLE = 32
 

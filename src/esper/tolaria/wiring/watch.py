@@ -17,9 +17,9 @@ from esper.tolaria.pairs import copy_of
 from esper.tolaria.training import Training
 from esper.tolaria.user_code import raised
 from esper.tolaria.validation import Evaluator
-from esper.tolaria.wiring import checks
-from esper.tolaria.wiring.checks import OutputSeen
-from esper.tolaria.wiring.findings import CHECKS, Finding
+from esper.tolaria.wiring import judging
+from esper.tolaria.wiring.findings import EXPLANATIONS, Finding
+from esper.tolaria.wiring.judging import OutputSeen
 from esper.tolaria.wiring.modules import ActivationProbe, Dropouts, is_compiled, on_eval
 from esper.tolaria.wiring.outputs import Kept, correlations, differs, guessing, input_seen, joined, keep, output_seen, spread
 from esper.tolaria.wiring.parameters import ParameterProbe
@@ -27,7 +27,7 @@ from esper.tolaria.wiring.samples import SampleDigests
 
 _MOST_KEPT = 8
 Asked = TypeVar("Asked")
-Losses = tuple[Tensor, dict[str, Tensor]]
+StepLosses = tuple[Tensor, dict[str, Tensor]]
 
 
 class FirstEpoch:
@@ -59,7 +59,7 @@ class FirstEpoch:
             self._first_gradients = self._parameters.with_gradient()
         return self._modules.watching() if self._looking else nullcontext()
 
-    def train_objective(self, model: nn.Module, batch: Batch) -> Losses:
+    def train_objective(self, model: nn.Module, batch: Batch) -> StepLosses:
         """The objective on a training batch."""
         if not self._looking:
             self._harmless(lambda: self._samples.add(_inputs_of(batch)), None)
@@ -96,7 +96,7 @@ class FirstEpoch:
         return self._harmless(lambda: [*(self._at_once() if first else ()), *self._explosion()], [])
 
     def _at_once(self) -> Iterator[Finding]:
-        yield from checks.zero_rates(self._rates[0], scheduled=self._training.scheduler is not None)
+        yield from judging.zero_rates(self._rates[0], scheduled=self._training.scheduler is not None)
         if self._first_gradients:
             yield Finding(
                 "gradients-kept", f"{len(self._first_gradients)} parameters have one before the second step", self._first_gradients
@@ -109,19 +109,19 @@ class FirstEpoch:
         kept = joined(self._kept)
         if kept is not None:
             constant = [bool(flag) for flag in self._constant]
-            yield from checks.constant_input(constant, targets_differ=differs(kept.targets))
-            yield from checks.given_away(correlations(kept) if len(kept.targets) >= 64 and not all(constant) else [])
+            yield from judging.constant_input(constant, targets_differ=differs(kept.targets))
+            yield from judging.given_away(correlations(kept) if len(kept.targets) >= 64 and not all(constant) else [])
         seen = self._output_seen()
         if seen is not None:
-            yield from checks.output_faults(seen)
-            yield from checks.far_off(self._losses[0], seen)
+            yield from judging.output_faults(seen)
+            yield from judging.far_off(self._losses[0], seen)
 
     def _explosion(self) -> Iterator[Finding]:
         self._parameters.settle()
         ratios = self._parameters.update_ratios
-        if any(checks.exploded(self._losses, 0.0, ratios)):  # Guessing is asked for only where it matters.
+        if any(judging.exploded(self._losses, 0.0, ratios)):  # Guessing is asked for only where it matters.
             seen = self._output_seen()
-            yield from checks.exploded(self._losses, None if seen is None else seen.guessing, ratios)
+            yield from judging.exploded(self._losses, None if seen is None else seen.guessing, ratios)
 
     # At its end
 
@@ -133,20 +133,20 @@ class FirstEpoch:
         """What the whole epoch has shown, its validation included."""
         found: list[Finding] = self._harmless(lambda: list(self._faults()), [])
         known = {*self._training.counters.wiring, *(finding.check for finding in found)}
-        explained = any(CHECKS[check].severity == "warning" for check in known)
+        explained = any(EXPLANATIONS[check].severity == "warning" for check in known)
         return [finding for finding in found if finding.check != "guessing" or not explained]
 
     def _faults(self) -> Iterator[Finding]:
         training, rising = self._training, self._rising
         highest = [max(rates) for rates in zip(*self._rates, strict=True)]
-        yield from checks.parameter_faults(self._parameters.rows(self._modules.called, highest))
+        yield from judging.parameter_faults(self._parameters.rows(self._modules.called, highest))
         planned = training.settings.epochs * self._step
-        yield from checks.too_small(self._parameters.update_ratios, planned, rising=rising)
-        yield from checks.dead_layers(self._modules.rows())
+        yield from judging.too_small(self._parameters.update_ratios, planned, rising=rising)
+        yield from judging.dead_layers(self._modules.rows())
         yield from self._validation_faults()
         seen = self._output_seen()
         if seen is not None:
-            yield from checks.still_guessing(self._losses, seen.guessing, rising=rising)
+            yield from judging.still_guessing(self._losses, seen.guessing, rising=rising)
 
     @property
     def guessing(self) -> float | None:
@@ -163,14 +163,14 @@ class FirstEpoch:
         train, valid = joined(self._kept), joined(self._valid)
         if train is not None and valid is not None:
             if not self._rising:
-                yield from checks.constant_output(
+                yield from judging.constant_output(
                     spread(valid.output), inputs_differ=differs(valid.inputs), targets_differ=differs(valid.targets)
                 )
             if train.inputs is not None and valid.inputs is not None:
-                yield from checks.different_inputs(input_seen([train.inputs]), input_seen([valid.inputs]))
-        yield from checks.overlap(self._valid_samples.found_in(self._samples), self._valid_samples.count, self._samples.repeated_share())
+                yield from judging.different_inputs(input_seen([train.inputs]), input_seen([valid.inputs]))
+        yield from judging.overlap(self._valid_samples.found_in(self._samples), self._valid_samples.count, self._samples.repeated_share())
 
-    def _validate(self, model: nn.Module, batch: Batch) -> Losses:
+    def _validate(self, model: nn.Module, batch: Batch) -> StepLosses:
         first = self._valid_batches == 0
         self._valid_batches += 1
         self._harmless(lambda: self._valid_samples.add(_inputs_of(batch)), None)
@@ -215,7 +215,7 @@ def _inputs_of(batch: Batch) -> object:
     return batch[0] if isinstance(batch, tuple | list) and batch else batch
 
 
-def _watched(objective: Objective, model: nn.Module, batch: Batch) -> tuple[Losses, object, object]:
+def _watched(objective: Objective, model: nn.Module, batch: Batch) -> tuple[StepLosses, object, object]:
     """The objective of a batch, and its output and targets where they are known."""
     if not isinstance(objective, Supervised):
         return objective(model, batch), None, None

@@ -1,4 +1,4 @@
-"""Batches by the digests of samples of them: one that comes again and again, and epochs in which all come in the same order.
+"""SeenBatches by the digests of samples of them: one that comes again and again, and epochs in which all come in the same order.
 
 Equal digests are certain: no training is judged by chance here. A training on all data at once has one batch an epoch, and repeats nothing.
 """
@@ -12,14 +12,14 @@ from esper.folds.monitoring.measurements import Measurements
 BATCHES = "batches"
 """The metric of these anomalies."""
 _KEPT = 256
-"""Batches of an epoch that are compared; a longer epoch is known by its first ones."""
+"""SeenBatches of an epoch that are compared; a longer epoch is known by its first ones."""
 _LEAST = 4
 """Different batches without which an epoch has no order."""
 _EPOCHS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class SeenBatches:
     """The newest batch, how often it came in a row, and the batches of this epoch and of the one before."""
 
     number: int = 0
@@ -32,7 +32,7 @@ class Batches:
     open: tuple[str, ...] = ()
 
 
-def step_batches(batches: Batches, read: Measurements, settings: DetectorSettings) -> tuple[Batches, list[Anomaly]]:
+def step_batches(batches: SeenBatches, read: Measurements, settings: DetectorSettings) -> tuple[SeenBatches, list[Anomaly]]:
     """`batches` after a record of steps, and the anomalies that begin."""
     if not read.batches:
         return batches, []
@@ -57,7 +57,7 @@ def step_batches(batches: Batches, read: Measurements, settings: DetectorSetting
     return state, found
 
 
-def _end_epoch(batches: Batches, place: int, open_now: set[str]) -> tuple[Batches, list[Anomaly]]:
+def _end_epoch(batches: SeenBatches, place: int, open_now: set[str]) -> tuple[SeenBatches, list[Anomaly]]:
     ordered = batches.now == batches.before and len(set(batches.now)) >= _LEAST
     alike = batches.alike + 1 if ordered else 1
     found: list[Anomaly] = []

@@ -17,9 +17,9 @@ import numpy as np
 
 from esper.events import topics
 from esper.events.kinds.observability import AnomalyDetected
-from esper.folds.monitoring.detectors.batches import BATCHES, Batches, step_batches
+from esper.folds.monitoring.detectors.batches import BATCHES, SeenBatches, step_batches
+from esper.folds.monitoring.detectors.gone_metrics import GONE, Presence, gone_metric, step_presence
 from esper.folds.monitoring.detectors.pace import Pace, step_pace
-from esper.folds.monitoring.detectors.presence import GONE, Presence, gone_metric, step_presence
 from esper.folds.monitoring.detectors.progress import HALTED, Progress, step_progress
 from esper.folds.monitoring.detectors.seed_health import HealthRows, open_labels, step_rows
 from esper.folds.monitoring.detectors.series import Anomaly, Series, step_series
@@ -46,7 +46,7 @@ class DetectorState:
     progress: Mapping[str, Progress] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     epochs: Epochs = field(default_factory=Epochs)
-    batches: Batches = field(default_factory=Batches)
+    batches: SeenBatches = field(default_factory=SeenBatches)
     presence: Presence = field(default_factory=Presence)
 
 

@@ -12,7 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from esper.errors import LogError
 from esper.kafka import transactions
 from esper.kafka.clients import Outgoing, administering, producing
-from esper.kafka.transactions import ended, open_transactions, transact
+from esper.kafka.transaction_markers import ended, open_transactions, transact
 from tests.kafka.made_cluster import Cluster
 
 pytestmark = pytest.mark.kafka

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
-from esper.events.kinds.wiring import WiringCheck
+from esper.events.kinds.wiring_findings import WiringCheck
 from esper.tolaria.wiring.findings import Finding
 
 _CERTAIN = 0.999
