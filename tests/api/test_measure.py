@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.observer.rule_files import parse_rules
 from esper.oona.directory import Directory
+from esper.processes.bound_run import bind_metrics
 from esper.processes.recipe import Recipe
-from esper.processes.train import bind_metrics, fresh_run_id, resume, train
+from esper.processes.train import fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Objective
 from esper.tolaria.trainer import Interrupted
 from tests.nissa.server import serving
@@ -80,6 +82,22 @@ def test_a_sample_stands_in_the_runs_log_at_its_epoch_and_step(directory: Direct
     assert events(directory, run, CustomMetricRecorded)[0] == CustomMetricRecorded(
         name="esper_custom_queue", type="gauge", labels={"kind": "fast"}, value=0.5, about=run
     )
+
+
+def test_what_is_measured_before_there_is_a_run_is_not_recorded(tmp_path: Path) -> None:
+    """The first batches are tried before there is a run."""
+    model, data = nn.Linear(4, 2), [(torch.randn(5, 4), torch.randint(0, 2, (5,))) for _ in range(3)]
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        measure("loss", nn.functional.cross_entropy(output, target))
+        return nn.functional.cross_entropy(output, target)
+
+    result = esper.fit(
+        model, data, data, loss=loss, optimizer=torch.optim.SGD(model.parameters(), 0.1), epochs=1, grow=None, log=tmp_path, observe=False
+    )
+    recorded = custom(Directory(tmp_path), result.run)
+    assert len(recorded) >= 3
+    assert {epoch for epoch, _, _ in recorded} == {1}
 
 
 def test_it_is_part_of_the_package() -> None:

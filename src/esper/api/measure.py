@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from esper.errors import DataError, RuleError
 from esper.events.envelope import RunId
 from esper.nissa.custom_metrics import MOST_LABELS, CounterSample, CustomSample, GaugeSample, RefusedSamplesError
-from esper.processes.train import bound_run
+from esper.processes.bound_run import bound_run
 
 _EXPECTED = {
     "name": "a name of small letters, digits and _, a letter first, at most 100 of them; a counter's ends with _total, none with "
@@ -43,7 +43,7 @@ def measure(name: str, value: SupportsFloat, *, labels: Mapping[str, str] | None
         raise DataError(f"metric {name!s:.100}: {'; '.join(part.detail for part in error.parts)}") from error
 
 
-def _sample(name: str, value: SupportsFloat, labels: Mapping[str, str], run: RunId) -> CustomSample:
+def _sample(name: str, value: SupportsFloat, labels: Mapping[str, str], run: RunId | None) -> CustomSample:
     kind, sample = ("counter", CounterSample) if str(name).endswith("_total") else ("gauge", GaugeSample)
     try:
         return sample.model_validate({"name": name, "type": kind, "labels": dict(labels), "value": _number(value), "about": run})

@@ -13,6 +13,7 @@ from esper.events.fields import Finite, Part
 from esper.events.kinds.epoch import GateSettings
 from esper.history.labels import RunLabels
 from esper.kasmina.growth import Choice, GrowthSettings, SeedOptimizer, require_growth, seed_optimizer_like
+from esper.processes.bound_run import bind_metrics
 from esper.settings import nearest, settings_of
 from esper.stderr import warn
 from esper.tamiyo.policy_input import PolicySettings
@@ -118,6 +119,12 @@ def require_trainable(recipe: Recipe, settings: RunSettings, *, resumed: bool = 
         require_batches("test", recipe.test)
     if recipe.scheduler is not None:
         require_scheduler(recipe.scheduler, recipe.optimizer, settings.trainer, steps)
+    with bind_metrics(None):  # A metric that is measured here belongs to no run: it is not recorded.
+        _require_measured(recipe, settings, resumed=resumed)
+
+
+def _require_measured(recipe: Recipe, settings: RunSettings, *, resumed: bool) -> None:
+    """The part of `require_trainable` that runs the user's own code."""
     evaluator = Evaluator(recipe.model.to(recipe.device), recipe.valid, recipe.objective, recipe.device)
     try:
         require_evaluable(evaluator)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +33,6 @@ from esper.kasmina.calls import Calls
 from esper.kasmina.compiler import KernelCompiler
 from esper.kasmina.host import Host
 from esper.kasmina.plain_model import save_grown
-from esper.nissa.custom_metrics import CustomMetrics
 from esper.oona.catch_up import CatchUp, DivergedError
 from esper.oona.contract import Log, records_of
 from esper.oona.directory import Directory, new_run_id
@@ -42,6 +40,7 @@ from esper.oona.emitter import Emitter, FailureKind
 from esper.oona.file import KERNELS, fenced_by
 from esper.oona.run_log import RunLog
 from esper.oona.steady_clock import SteadyClock
+from esper.processes.bound_run import bind_metrics
 from esper.processes.recipe import Recipe, RunSettings, seed_optimizer_of
 from esper.stderr import warn
 from esper.tamiyo.policy import decide
@@ -192,7 +191,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
         stop = _stop_unless_taken_over(requested, log.path)
         with _recorded_end(training, emitter, log, recipe.task, directory.path):
             # A metric that is measured while data are read for RunStarted belongs to no epoch: it is not recorded.
-            with bind_metrics(log.run, lambda _event: None):
+            with bind_metrics(log.run):
                 _report_inexact(recipe)
                 pairs = _pairs(settings, training.host, evaluator, log)
                 if pairs is not None:
@@ -261,7 +260,7 @@ def _calls(settings: RunSettings, evaluator: Evaluator, log: RunLog) -> Calls | 
     """The way of a pass through the model's layers; None where nothing can grow, or the run has begun and its sites are known."""
     if not settings.growth.enabled or any(_events(log, RunStarted)):
         return None
-    with bind_metrics(log.run, lambda _event: None):  # A metric that is measured here belongs to no epoch: it is not recorded.
+    with bind_metrics(log.run):  # A metric that is measured here belongs to no epoch: it is not recorded.
         return evaluator.calls(settings.trainer.rng_seed)
 
 
@@ -388,20 +387,6 @@ def _explain(error: BaseException, training: Training, run: RunId, task: str, lo
         at = training.counters
         hint = resume_hint(run, task if at.checkpoints else None, log_flag(log))
         warn(f"{raised(error)}; run {run[-6:]} ended in epoch {at.epoch}, step {at.step}; {hint}")
-
-
-bound_run: ContextVar[tuple[RunId, CustomMetrics] | None] = ContextVar("esper_training", default=None)
-"""The run that trains on this thread, and where it takes metrics of the user's own; None where no run does."""
-
-
-@contextmanager
-def bind_metrics(run: RunId, record: Callable[[CustomMetricRecorded], None]) -> Iterator[None]:
-    """Within, `esper.measure` on this thread records for `run`."""
-    token = bound_run.set((run, CustomMetrics(lambda samples: record(*samples))))
-    try:
-        yield
-    finally:
-        bound_run.reset(token)
 
 
 def _stop_unless_taken_over(requested: Callable[[], bool], folder: Path) -> Callable[[], bool]:

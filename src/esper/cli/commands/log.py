@@ -19,7 +19,7 @@ from esper.errors import DataError
 from esper.events import codec
 from esper.events.envelope import Record, RunId
 from esper.events.fields import Event
-from esper.events.kinds import control, epoch, kernels, lifecycle, telemetry, training_description, wiring
+from esper.events.kinds import control, epoch, kernels, lifecycle, telemetry, training_description, wiring_findings
 from esper.events.kinds import run as run_kinds
 from esper.events.topics import TELEMETRY
 from esper.folds.timeline import note_of
@@ -174,7 +174,7 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     training_description.TrainingDescribed: lambda event: (
         f"{event.model.kind}, {event.optimizer.kind}, {(event.loss or event.objective or event.optimizer).kind}"
     ),
-    wiring.OutcomeJudged: lambda event: f"{event.verdict}: valid {rounded(event.loss, 4)}, guessing {rounded(event.guessing, 4)}",
+    wiring_findings.OutcomeJudged: lambda event: f"{event.verdict}: valid {rounded(event.loss, 4)}, guessing {rounded(event.guessing, 4)}",
     run_kinds.CheckpointSaved: lambda event: f"{event.checkpoint} ({event.reason}) {event.digest[:12]} {decimal(event.size_bytes)}",
     run_kinds.SiteFrozen: lambda event: f"{event.site}: {event.reason}",
     run_kinds.CheckpointPruned: lambda event: f"{event.checkpoint}: {event.reason}",
