@@ -198,6 +198,9 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     kernels.KernelCompileFailed: lambda event: f"{_seed(event)}: {event.error}",
     kernels.KernelCharacterized: lambda event: f"{event.kernel[:12]} {count(event.parameters)} parameters, {count(event.flops)} FLOPs",
     telemetry.StepsMeasured: _steps,
+    telemetry.CustomMetricRecorded: lambda event: (
+        f"{event.name}{''.join(f' {name}={label}' for name, label in event.labels.items())} {rounded(event.value)}"
+    ),
     telemetry.SeedHealthMeasured: lambda event: f"{plural(sum(seed is not None for seed in event.health.seed), 'seed')} measured",
     telemetry.Heartbeat: lambda event: f"{event.doing}, {duration(event.idle_s)} since the last emit",
 }

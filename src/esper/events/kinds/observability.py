@@ -55,7 +55,7 @@ class TrendDetected(Event, kind="esper.trend.detected.v1", topic=topics.ANOMALIE
 
 
 class Origin(Part):
-    """What an alert leads to. What is unknown, or is not part of its topic, is null."""
+    """The cause that an alert leads to. What is unknown, or is not part of its topic, is null."""
 
     step: Count
     """The optimizer step since which it is so."""

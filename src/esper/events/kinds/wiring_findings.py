@@ -1,4 +1,4 @@
-"""What is wrong in the wiring of a training, and what one that came to its end has learned."""
+"""Faults in the wiring of a training, and the verdict on one that came to its end."""
 
 from typing import Annotated, Literal
 
@@ -53,7 +53,7 @@ class WiringFound(Event, kind="esper.wiring.found.v1", topic=topics.RUN):
 
 
 class OutcomeJudged(Event, kind="esper.outcome.judged.v1", topic=topics.RUN):
-    """What a training that came to its end has learned. Stands before RunFinished."""
+    """The verdict on a training that came to its end: whether it has learned. Stands before RunFinished."""
 
     verdict: Literal["learned", "nothing", "worse than guessing", "unknown"]
     """`nothing`: no epoch's validation loss was below guessing; `worse than guessing`: the last one is above it, an earlier one was not."""

@@ -212,7 +212,7 @@ def below_guessing(guessing: float) -> float:
 def verdict(
     loss: float, best: float | None, guessing: float | None, steps: int
 ) -> Literal["learned", "nothing", "worse than guessing", "unknown"]:
-    """What a training of `steps` steps has learned, by its last and its best validation loss."""
+    """The verdict on a training of `steps` steps, by its last and its best validation loss."""
     if guessing is None or best is None or steps < 2 * _MANY_STEPS:
         return "unknown"
     if not best < below_guessing(guessing):

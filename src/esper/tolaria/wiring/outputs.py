@@ -55,7 +55,7 @@ def _shapes(kept: Kept) -> tuple[object, ...]:
 
 
 def output_seen(kept: Kept, loss: Loss) -> OutputSeen | None:
-    """What `loss` makes of the outputs; None where it cannot be asked again."""
+    """The outputs as `loss` sees them; None where it cannot be asked again."""
     output, targets = kept.output, kept.targets
     with torch.no_grad():
         given = _loss_of(loss, output, targets)

@@ -89,7 +89,7 @@ class FirstEpoch:
             self._harmless(self._parameters.after_step, None)
 
     def after_span(self, losses: Sequence[float]) -> list[Finding]:
-        """What the first span has shown for certain, and whether the loss explodes in this one."""
+        """The findings that the first span has shown for certain, and whether the loss explodes in this one."""
         first = not self._losses
         self._losses += losses
         self._rates.append(self._now())
@@ -130,7 +130,7 @@ class FirstEpoch:
         return replace(evaluator, objective=self._validate)
 
     def at_end(self) -> list[Finding]:
-        """What the whole epoch has shown, its validation included."""
+        """The findings of the whole epoch, its validation included."""
         found: list[Finding] = self._harmless(lambda: list(self._faults()), [])
         known = {*self._training.counters.wiring, *(finding.check for finding in found)}
         explained = any(EXPLANATIONS[check].severity == "warning" for check in known)
@@ -185,7 +185,7 @@ class FirstEpoch:
         return result
 
     def _harmless(self, look: Callable[[], Asked], otherwise: Asked) -> Asked:
-        """What `look` gives; `otherwise`, from then on too, where it raises: what looks at a training must not end it."""
+        """The result of `look`; `otherwise`, from then on too, where it raises: what looks at a training must not end it."""
         if self._blind:
             return otherwise
         try:
@@ -199,7 +199,7 @@ class FirstEpoch:
         return self._asked(output_seen, self._kept)
 
     def _asked(self, ask: Callable[[Kept, Loss], Asked | None], batches: Sequence[Kept]) -> Asked | None:
-        """What a copy of the loss answers, called where it leaves no trace and records no metric; None where outputs are not known."""
+        """The answer of a copy of the loss, called where it leaves no trace and records no metric; None where outputs are not known."""
         kept, objective = joined(batches), copy_of(self._objective)
         if kept is None or not isinstance(objective, Supervised):
             return None
