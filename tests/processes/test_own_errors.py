@@ -96,6 +96,11 @@ RAISED: list[tuple[Callable[[], Recipe], str]] = [
 ]
 
 
+def lines_of(capfd: pytest.CaptureFixture[str]) -> str:
+    """The lines on standard error but those about the wiring: these trainings are validated by what they are trained on."""
+    return "".join(line for line in capfd.readouterr().err.splitlines(keepends=True) if not line.startswith("esper: wiring, info: samples"))
+
+
 @pytest.mark.parametrize(("make", "by"), RAISED)
 def test_the_line_says_what_raised_it_where_the_run_is_and_how_it_goes_on(
     make: Callable[[], Recipe], by: str, directory: Directory, capfd: pytest.CaptureFixture[str]
@@ -104,7 +109,7 @@ def test_the_line_says_what_raised_it_where_the_run_is_and_how_it_goes_on(
     with pytest.raises(BurstError):
         train(make(), ALONE, directory, run)
     step = 2 * STEPS if "validation" in by else STEPS + (1 if "training data at" in by else 2)
-    assert capfd.readouterr().err == (
+    assert lines_of(capfd) == (
         f"esper: BurstError {by}: the data server is gone; run {run[-6:]} ended in epoch 2, step {step}; "
         f"it was trained by tiny: resume it there, with esper.fit(..., resume={run[-6:]!r})\n"
     )
@@ -140,7 +145,7 @@ def test_a_rolled_back_epoch_is_reported_at_the_end(directory: Directory, capfd:
         return loss_of(output, target)
 
     trained = train(_with(Supervised(loss)), ALONE, directory, fresh_run_id())
-    assert capfd.readouterr().err == (
+    assert lines_of(capfd) == (
         f"esper: run {trained.run[-6:]} was rolled back in epoch 2 to the end of epoch 1 (loss nan at step 5); "
         "what it learned in between is not in the model\n"
     )
@@ -148,7 +153,7 @@ def test_a_rolled_back_epoch_is_reported_at_the_end(directory: Directory, capfd:
 
 def test_a_training_that_never_went_back_reports_nothing(directory: Directory, capfd: pytest.CaptureFixture[str]) -> None:
     train(recipe(), settings(epochs=1), directory, fresh_run_id())
-    assert capfd.readouterr().err == ""
+    assert lines_of(capfd) == ""
 
 
 OWN_TASK = """
@@ -160,15 +165,15 @@ calls = []
 
 def data(rng_seed):
     torch.manual_seed(rng_seed)
-    batches = [(torch.randn(5, 4), torch.randint(2, (5,))) for _ in range(3)]
-    return batches, batches, batches
+    batches = [(torch.randn(5, 4), torch.randint(2, (5,))) for _ in range(9)]
+    return batches[:3], batches[3:6], batches[6:]
 
 def model(rng_seed):
     return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
 
 def loss(output, target):
-    calls.append(1)
-    if len(calls) > 11 and Path("bug").exists():
+    calls.extend([1] * output.requires_grad)
+    if len(calls) > 9 and Path("bug").exists():
         raise ValueError("no target for class 7\\nin this batch")
     return torch.nn.functional.cross_entropy(output, target, reduction="none")
 

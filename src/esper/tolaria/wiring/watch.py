@@ -199,9 +199,12 @@ class FirstEpoch:
         return self._asked(output_seen, self._kept)
 
     def _asked(self, ask: Callable[[Kept, Loss], Asked | None], batches: Sequence[Kept]) -> Asked | None:
-        """The answer of a copy of the loss, called where it leaves no trace and records no metric; None where outputs are not known."""
+        """The answer of a copy of the loss, called where it leaves no trace and records no metric; None where outputs are not known.
+
+        A function that closes over something may count its calls there, and no copy of it is made: it is not asked.
+        """
         kept, objective = joined(batches), copy_of(self._objective)
-        if kept is None or not isinstance(objective, Supervised):
+        if kept is None or not isinstance(objective, Supervised) or getattr(objective.loss, "__closure__", None):
             return None
         with undisturbed(self._training.device):
             return Context().run(ask, kept, objective.loss)
