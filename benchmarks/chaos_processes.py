@@ -30,7 +30,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.abc import ConsumerRebalanceListener
 
 from esper.errors import LogError
-from esper.kafka import transactions
+from esper.kafka import transaction_markers
 from esper.kafka.clients import Outgoing
 from esper.kafka.cluster import KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import LEAD
@@ -45,7 +45,7 @@ from esper.processes.bridge import run_bridge
 
 STEPS = ("begin", "queued", "sent-1", "sent-2", "sent-3", "flushed", "committing", "committed")
 _SESSION_MS = 8000
-_transact = transactions.transact
+_transact = transaction_markers.transact
 
 
 def die() -> None:

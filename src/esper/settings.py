@@ -10,7 +10,7 @@ import tomllib
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -91,8 +91,14 @@ def read_secret(file: str | None, variable: str | None) -> SecretStr | None:
     if not text.isprintable():
         raise SettingsError(f"expected a secret of one line in {file}, found another line or a control character")
     if rights.st_mode & 0o077:
-        warn(f"the secret in {file} may be read by others (mode {rights.st_mode & 0o777:o}): chmod 600 {file}")
+        _warn_once(f"the secret in {file} may be read by others (mode {rights.st_mode & 0o777:o}): chmod 600 {file}")
     return SecretStr(text)
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """Writes `line` to standard error, the first time alone: a secret is read at every connection."""
+    warn(line)
 
 
 class TomlFile:

@@ -50,8 +50,9 @@ class SecuredKafka:
         key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
         text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # Java reads no other form.
         (folder / "server.pem").write_bytes(text + b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-        (folder / "password").write_text(f"{PASSWORD}\n")
-        (folder / "wrong").write_text("of-nobody\n")
+        for name, secret in (("password", PASSWORD), ("wrong", "of-nobody")):
+            (folder / name).write_text(f"{secret}\n")
+            (folder / name).chmod(0o600)
         listeners = {"SASL_PLAINTEXT": sasl, "SSL": tls, "SASL_SSL": lost}
         given_out = {"PLAINTEXT": port, "SASL_PLAINTEXT": sasl, "SSL": tls, "SASL_SSL": nowhere}
         properties = {

@@ -28,7 +28,7 @@ from esper.kasmina.blueprints import Blueprint
 from esper.oona.directory import Directory
 from esper.processes.recipe import Recipe, RunSettings, require_trainable
 from esper.processes.train import fresh_run_id, resume, train
-from esper.tolaria.objective import Batch, Objective
+from esper.tolaria.objective import Batch, Loss, Supervised
 from tests.folds.histories import fold
 from tests.whole.conftest import ROOT, Grown
 from tests.whole.runs import digits, told
@@ -135,16 +135,16 @@ class Failed:
 
 
 class _Breaking:
-    """An objective that fails at a training step."""
+    """A loss that fails at a training step."""
 
-    def __init__(self, inner: Objective, at: int) -> None:
+    def __init__(self, inner: Loss, at: int) -> None:
         self._inner, self._at, self._taken = inner, at, 0
 
-    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        self._taken += torch.is_grad_enabled()
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        self._taken += output.requires_grad
         if self._taken == self._at:
             raise RuntimeError("the user's own code failed")
-        return self._inner(model, batch)
+        return self._inner(output, target)
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Failed:
     """The run that the tests below copy before they damage it."""
     directory, settings, run = Directory(tmp_path_factory.mktemp("failed")), digits({"trainer.epochs": 8}), fresh_run_id()
     recipe = recipe_of(TASKS["digits"], settings)
+    assert isinstance(recipe.objective, Supervised)
+    breaking = replace(recipe.objective, loss=_Breaking(recipe.objective.loss, at=6 * 18 + 9))
     with pytest.raises(RuntimeError, match="the user's own code failed"):
-        train(replace(recipe, objective=_Breaking(recipe.objective, at=6 * 18 + 9)), settings, directory, run)
+        train(replace(recipe, objective=breaking), settings, directory, run)
     return Failed(directory, run, settings, told(directory, run, settings).records)
 
 

@@ -27,6 +27,7 @@ from esper.events.kinds.run import BlamedSeed, RunStarted, SiteFrozen
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.events.kinds.training_description import TrainingDescribed
 from esper.folds.transitions import LIVE
+from esper.kasmina.calls import plainly_named
 from esper.tolaria.adaptation import adapt, collect_kernels, submit_waiting
 from esper.tolaria.checkpoints import restore_checkpoint, roll_back, save_checkpoint
 from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
@@ -325,8 +326,8 @@ class Trainer:
     def _groups(self) -> dict[str, int]:
         """The optimizer's parameter group of each site's layer."""
         number_of = {id(one): number for number, group in enumerate(self._training.optimizer.param_groups) for one in group["params"]}
-        host = self._training.host
-        found = {site.name: [number_of.get(id(one)) for one in host.model.get_submodule(site.name).parameters()] for site in host.sites}
+        layers = dict(plainly_named(self._training.host.model))
+        found = {site.name: [number_of.get(id(one)) for one in layers[site.name].parameters()] for site in self._training.host.sites}
         return {site: known[0] for site, numbers in found.items() if (known := [one for one in numbers if one is not None])}
 
     def _emit_steps(self, span: StepSpan) -> None:

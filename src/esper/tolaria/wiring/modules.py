@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from esper.kasmina.calls import plainly_named, unwrapped
+from esper.kasmina.calls import plainly_named
 from esper.tolaria.wiring.judging import ActivationSeen
 
 _ZERO = (nn.ReLU, nn.ReLU6, nn.Threshold, nn.Hardshrink, nn.Softshrink, _DropoutNd)
@@ -71,14 +71,14 @@ def near_limits(value: Tensor, low: float, high: float) -> Tensor:
 
 def on_eval(model: nn.Module) -> tuple[list[str], list[str]]:
     """Names of normalisations that train in eval mode without statistics, and of dropouts that are off beside layers that train."""
-    inner = unwrapped(model)
+    modules = dict(plainly_named(model))
     normal, dropout = list[str](), list[str]()
-    for name, module in plainly_named(model):
+    for name, module in modules.items():
         if module.training:
             continue
         if isinstance(module, _BatchNorm) and module.num_batches_tracked is not None and not int(module.num_batches_tracked):
             normal.append(name)
-        parent = inner.get_submodule(name.rpartition(".")[0])
+        parent = modules[name.rpartition(".")[0]]
         if isinstance(module, _DropoutNd) and module.p > 0.0 and any(one.requires_grad for one in parent.parameters()):
             dropout.append(name)
     return normal, dropout

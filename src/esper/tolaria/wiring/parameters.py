@@ -43,11 +43,12 @@ class ParameterProbe:
     def __post_init__(self) -> None:
         groups = {id(one): number for number, group in enumerate(self.optimizer.param_groups) for one in group["params"]}
         inner, own = unwrapped(self.model), {id(one) for one in self.own}
+        modules = dict(inner.named_modules())  # A script's get_submodule raises.
         self._rows: list[_Watched] = []
         for name, parameter in inner.named_parameters():
             if parameter.requires_grad and id(parameter) in own and parameter.numel() and parameter.is_floating_point():
                 module = name.rpartition(".")[0]
-                alone = next(inner.get_submodule(module).children(), None) is not None
+                alone = next(modules[module].children(), None) is not None
                 places = torch.linspace(0, parameter.numel() - 1, min(_SAMPLE, parameter.numel()), device=parameter.device).long()
                 first = _at(parameter, places)
                 self._rows.append(_Watched(name, parameter, module, alone, groups.get(id(parameter)), places, first))
