@@ -22,6 +22,7 @@ from esper.errors import DataError, EsperError, LogError, SettingsError
 from esper.events import codec
 from esper.events.envelope import Moment, Record, RunId
 from esper.events.fields import Event
+from esper.events.kinds.control import CommandApplied
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import CheckpointPruned, CheckpointSaved, DataFingerprint, Pairs, RunFinished, RunRolledBack, RunStarted
 from esper.events.kinds.telemetry import CustomMetricRecorded
@@ -328,7 +329,7 @@ def _described(recipe: Recipe) -> TrainingDescribed:
 
 def _begin(trainer: Trainer, start: tuple[RunStarted, TrainingDescribed], log: Log, ahead: CatchUp | None, point: _ResumePoint) -> None:
     """Starts the run, or restores the checkpoint of `point` and what else the log has."""
-    saved, _, problems = point
+    saved, moment, problems = point
     if ahead is not None:
         ahead.compare_start(*start)
         ahead.environment_changes += problems
@@ -337,7 +338,8 @@ def _begin(trainer: Trainer, start: tuple[RunStarted, TrainingDescribed], log: L
         trainer.start(started, described if ahead is None else None)  # After RunResumed, where the log lacks it.
     else:
         evaluations = {(event.site, event.seed, record.epoch): record.id for record, event in _events(log, SeedEvaluated)}
-        trainer.resume(saved.checkpoint, saved.digest, evaluations)
+        adapted = [record.id for record, _ in _events(log, CommandApplied, RunRolledBack) if moment is None or record.moment < moment]
+        trainer.resume(saved.checkpoint, saved.digest, evaluations, adapted[-1] if adapted else None)
 
 
 def _finish(recipe: Recipe, training: Training, emitter: Emitter, outcome: TrainingResult) -> Mapping[str, float]:

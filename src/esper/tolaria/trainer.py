@@ -80,9 +80,16 @@ class Trainer:
             self._training.emit(described)
         save_checkpoint(self._training, "start")
 
-    def resume(self, checkpoint: str, digest: str, evaluations: Mapping[tuple[str, int, int], EventId]) -> None:
-        """Restore `checkpoint`, verified; training then catches up with the logged facts. `evaluations` are the logged ones."""
+    def resume(
+        self,
+        checkpoint: str,
+        digest: str,
+        evaluations: Mapping[tuple[str, int, int], EventId],
+        last_adaptation: EventId | None = None,
+    ) -> None:
+        """Restore `checkpoint`, verified; training then catches up with the logged facts. Ids are those of the log."""
         restore_checkpoint(self._training, checkpoint, digest)
+        self._training.progress = self._training.progress.model_copy(update={"last_adaptation": last_adaptation})
         self._training.evaluations |= evaluations
         submit_waiting(self._training)
 

@@ -35,6 +35,7 @@ class Rewindable(Part):
     `fingerprint` is of the host's parameters at the last epoch's end, buffers apart: see `snapshots.fingerprint`.
     `validation_losses` are the newest since the last graft or cull, oldest first, and `earlier_loss` the lowest of those before them.
     `blamed` is the seed whose alpha changed last since the checkpoint.
+    `last_adaptation` is found again in the log: a checkpoint names no run.
     """
 
     validation_loss: Float | None = None
@@ -48,7 +49,7 @@ class Rewindable(Part):
     last_train_spread: Float = 0.0
     last_adaptation_step: Count | None = None
     fingerprint: str | None = None
-    last_adaptation: EventId | None = None
+    last_adaptation: EventId | None = Field(default=None, exclude=True)
     blamed: BlamedSeed | None = None
     notes: tuple[SeedNotes, ...] = ()
 
