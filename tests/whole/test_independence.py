@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from esper.api.task import recipe_of
 from esper.demo.tasks import TASKS, TensorBatches
@@ -28,6 +28,7 @@ from esper.folds.run_state import RunState, Status, step
 from esper.oona.directory import Directory
 from esper.processes.recipe import Recipe, RunSettings
 from esper.processes.train import Result, fresh_run_id, train
+from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import UnstableError
 from tests.folds.histories import fold
 from tests.whole.conftest import Faulty, Grown
@@ -59,8 +60,12 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """The same training as `grown` with telemetry off, nobody reading and nobody watching."""
     directory, settings = Directory(tmp_path_factory.mktemp("quiet")), digits({"trainer.telemetry": False})
     usual = recipe_of(TASKS["digits"], settings)
+
     # The scheduler stands in checkpoints, and so in their digests; so does what guessing comes to, unknown of an objective of one's own.
-    recipe = replace(usual, scheduler=EpochEnd(), objective=lambda model, batch: usual.objective(model, batch))
+    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return usual.objective(model, batch)
+
+    recipe = replace(usual, scheduler=EpochEnd(), objective=objective)
     result = train(recipe, settings, directory, fresh_run_id())
     return told(directory, result.run, settings)
 
