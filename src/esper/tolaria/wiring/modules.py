@@ -39,7 +39,8 @@ class ActivationProbe:
         """Within, calls are looked at."""
         with ExitStack() as stack:
             for name, module in () if self._compiled else plainly_named(self._model):
-                stack.callback(module.register_forward_hook(partial(self._on_call, name)).remove)
+                if not isinstance(module, torch.jit.ScriptModule):  # It takes no hook.
+                    stack.callback(module.register_forward_hook(partial(self._on_call, name)).remove)
             yield
 
     def rows(self) -> tuple[ActivationSeen, ...]:
