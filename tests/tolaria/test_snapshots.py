@@ -77,7 +77,7 @@ def test_a_world_with_a_snapshot_put_back_is_the_one_it_was_taken_of(tmp_path: P
     again = copied(made)
     assert digested(again) == digested(made)
     assert again.host.state()[1] == made.host.state()[1]
-    assert again.training.progress == made.training.progress
+    assert again.training.progress.model_dump() == made.training.progress.model_dump()
     assert again.training.counters == made.training.counters
     assert [group["lr"] for group in again.optimizer.param_groups] == [group["lr"] for group in made.optimizer.param_groups]
 
