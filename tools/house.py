@@ -1,9 +1,10 @@
 """Measures the source of Esper: its lines, modules, names, functions and docstrings, in one checkout or in two side by side.
 
-    python tools/house.py [--json | --lists] [--before REVISION] [CHECKOUT [CHECKOUT]]
+    python tools/house.py [--json | --lists] [--before REVISION] [--without ROOM,ROOM] [CHECKOUT [CHECKOUT]]
 
 Without an argument it measures the checkout that it stands in. Of two checkouts the first is "before", the second "after"; `--before` takes
-a revision of the checkout's own repository as "before". `--lists` adds the lists behind the figures of "after".
+a revision of the checkout's own repository as "before". `--without` leaves packages and modules out everywhere, so that the others can be
+compared: `--before f99a4cf --without kafka,audit,tolaria/wiring`. `--lists` adds the lists behind the figures of "after".
 
 Rules of counting:
 - A line of code holds a token that is neither a comment nor a bare string, so neither docstrings nor strings under fields are code. Lines
@@ -88,6 +89,12 @@ def read_revision(root: Path, revision: str) -> Files:
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         opened = ((member.name, archive.extractfile(member)) for member in archive)
         return {PurePosixPath(name): file.read().decode() for name, file in opened if file is not None}
+
+
+def without(files: Files, rooms: Iterable[str]) -> Files:
+    """`files` but for those of `rooms`: paths of packages and modules below the source."""
+    left_out = [PurePosixPath(SOURCE, room) for room in rooms]
+    return {path: text for path, text in files.items() if not any(room == path or room in path.parents for room in left_out)}
 
 
 def measure(files: Files) -> House:
@@ -206,6 +213,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Measure the source of one checkout, or of two side by side.")
     parser.add_argument("checkouts", nargs="*", type=Path, metavar="CHECKOUT", help="the root of a checkout (default: this one)")
     parser.add_argument("--before", metavar="REVISION", help="measure this revision of the checkout's repository beside it")
+    parser.add_argument("--without", metavar="ROOMS", default="", help="leave out these packages and modules, as kafka,tolaria/wiring")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a list of one object per checkout, with its figures and lists")
     form.add_argument("--lists", action="store_true", help="the lists behind the figures, under the table")
@@ -214,7 +222,11 @@ def main(arguments: list[str]) -> None:
     trees = ([read_revision(roots[0], chosen.before)] if chosen.before else []) + [read_checkout(root) for root in roots]
     if len(trees) > 2 or not all(trees):
         parser.error(f"expected one checkout or two, each with {SOURCE}")
-    houses = [measure(files) for files in trees]
+    rooms = [room for room in chosen.without.split(",") if room]
+    unknown = [room for room in rooms if all(len(without(files, [room])) == len(files) for files in trees)]
+    if unknown:
+        parser.error(f"expected packages and modules below {SOURCE}, got {unknown[0]}")
+    houses = [measure(without(files, rooms)) for files in trees]
     if chosen.json:
         print(json.dumps([{"figures": house.figures(), "lists": house.lists()} for house in houses], indent=2))
     else:

@@ -85,3 +85,9 @@ def test_a_pipe_is_told_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--epohcs"])
     assert "loading torch" not in capsys.readouterr().err
+
+
+def test_a_command_that_reads_does_not_import_what_watches_and_trains() -> None:
+    program = "import esper.cli.parsing, sys; print({'torch', 'esper.observer', 'esper.nissa', 'esper.processes'} & set(sys.modules))"
+    said = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"

@@ -104,3 +104,10 @@ def test_directory_without_source_is_refused(tmp_path: Path) -> None:
     assert not read_checkout(tmp_path)
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
+
+
+def test_packages_and_modules_can_be_left_out(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--without", "cli,train/loop.py", str(checkout)])
+    assert "modules                      2" in capsys.readouterr().out.splitlines()
+    with pytest.raises(SystemExit):
+        main(["--without", "cli,trains", str(checkout)])

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -16,21 +17,19 @@ from esper.errors import LogError, RuleError, SettingsError
 from esper.events.envelope import RunId
 from esper.events.kinds.accountability import AlertAcknowledged
 from esper.folds.monitoring.origin import origin_words
-from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource, Rule
 from esper.history.alert_lines import AlertLine, alert_id, alerts_of, current_alerts
 from esper.history.resume import log_flag
 from esper.history.trail import until_of
 from esper.kafka.cluster import is_kafka
-from esper.observer.build import watching_of
-from esper.observer.delivery.delivery_file import delivery_settings
-from esper.observer.delivery.handlers import build_handlers, run_handler_tests
-from esper.observer.rule_files import changed_settings
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory
 from esper.oona.observed import is_observed
 from esper.settings import nearest, person, said
 from esper.stderr import warn
 from esper.words import duration
+
+if TYPE_CHECKING:
+    from esper.folds.monitoring.rules import Rule
 
 _LASTING = re.compile(r"(?P<amount>[0-9]{1,6})(?P<unit>[mhd])", re.ASCII)
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
@@ -137,6 +136,9 @@ def _print_alert(line: AlertLine, log: str, out: Output) -> None:
 
 def _run_rules(arguments: argparse.Namespace, out: Output) -> int:
     """Lists the rules in force, and before them the settings that are not as built in."""
+    from esper.observer.build import watching_of
+    from esper.observer.rule_files import changed_settings
+
     directory = directory_of(arguments)
     watching = watching_of(directory, arguments.rules)
     out.rows(
@@ -154,8 +156,10 @@ def _run_rules(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _condition(rule: Rule) -> str:
+def _condition(rule: "Rule") -> str:
     """The condition of `rule` in words."""
+    from esper.folds.monitoring.rules import AnomalySource, EventSource, MetricSource
+
     source = rule.source
     match source:
         case MetricSource(metric, limit):
@@ -172,6 +176,9 @@ def _condition(rule: Rule) -> str:
 
 def _run_test(arguments: argparse.Namespace, out: Output) -> int:
     """Sends one message through every handler. Returns 1 where one was not delivered."""
+    from esper.observer.delivery.delivery_file import delivery_settings
+    from esper.observer.delivery.handlers import build_handlers, run_handler_tests
+
     directory = directory_of(arguments)
     tests = out.rows(
         run_handler_tests(build_handlers(delivery_settings(directory.path, arguments.delivery))),

@@ -13,9 +13,6 @@ from esper.cli.output import Output
 from esper.cli.text import short_id
 from esper.extras import require_installed
 from esper.history.run_list import resolve_run
-from esper.observer.build import observe, rebuild
-from esper.observer.delivery.delivery_file import DELIVERY_TOML
-from esper.observer.leader import LEAVE_AFTER_S
 from esper.oona.lock import holder_of
 
 _BACKGROUND = "let training go first, and leave when no training is left"
@@ -72,6 +69,8 @@ def stopped_by_signals(parent: int | None = None) -> threading.Event:
 
 def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
     """Observes until it is interrupted."""
+    from esper.observer.build import observe
+
     directory = directory_of(arguments, create=True)
     stopped = stopped_by_signals(arguments.parent)
 
@@ -93,6 +92,8 @@ def _run_observe(arguments: argparse.Namespace, out: Output) -> int:
 
 def _run_rebuild(arguments: argparse.Namespace, out: Output) -> int:
     """Makes the states again. Returns 1 where one is not the state that was saved."""
+    from esper.observer.build import rebuild
+
     directory = directory_of(arguments)
     runs = tuple(resolve_run(directory, name) for name in arguments.run) or None
     rebuilt = out.rows(
@@ -117,6 +118,7 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
     if mirror is None:
         directory = directory_of(arguments, create=True)
     else:
+        from esper.observer.delivery.delivery_file import DELIVERY_TOML
         from esper.processes.kafka_service import KafkaLog
 
         directory, kafka = mirror[0], KafkaLog(log_name(arguments), settings_folder(arguments, DELIVERY_TOML))
@@ -133,6 +135,7 @@ def _run_nissa(arguments: argparse.Namespace, out: Output) -> int:
 def _run_agent(arguments: argparse.Namespace, out: Output) -> int:
     """Measures until it is interrupted."""
     require_installed("esper agent", "nissa", "psutil")
+    from esper.observer.leader import LEAVE_AFTER_S
     from esper.processes.resource_agent import AGENT_LOCK, Gpus, nvml, run_agent
 
     directory = directory_of(arguments, create=True)

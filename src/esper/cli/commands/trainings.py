@@ -33,7 +33,6 @@ from esper.history.resume import Variant, is_resumable, resume_hint
 from esper.history.run_history import FoldedRun
 from esper.history.run_list import resolve_run
 from esper.kafka.cluster import is_kafka
-from esper.observer.leader import start_watchers
 from esper.oona.directory import Directory
 from esper.settings import person_or_none
 from esper.stderr import warn
@@ -206,6 +205,8 @@ def _cluster(arguments: argparse.Namespace) -> "KafkaSettings | None":
 def _watched(directory: Directory, run: RunId, cluster: "KafkaSettings | None", arguments: argparse.Namespace) -> Iterator[None]:
     """Within, the directory is shipped to `cluster`, whose workers watch it; without one an observer does, which leaves on its own."""
     if not arguments.no_observe:
+        from esper.observer.leader import start_watchers
+
         start_watchers(directory, observer=cluster is None)
     if cluster is None:
         yield
