@@ -112,14 +112,14 @@ def kinds(records: Iterable[Record]) -> list[str]:
     return [record.type for record in records]
 
 
-def lose_from_index(path: Path, after: int) -> None:
-    """Leaves the file of a run with an index that lacks the facts after number `after`, as a damaged page would."""
+def lose_from_index(path: Path, index: str, column: str, kept: str) -> None:
+    """Leaves the file of a run with an index that has the entries `kept` alone, as a damaged page would."""
     with closing(sqlite3.connect(path)) as connection, connection:
-        (made,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'facts'").fetchone()
-        connection.execute("DROP INDEX facts")
-        connection.execute(f"CREATE INDEX facts ON records (row) WHERE fact <= {after}")
+        (made,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (index,)).fetchone()
+        connection.execute(f"DROP INDEX {index}")
+        connection.execute(f"CREATE INDEX {index} ON records ({column}) WHERE {kept}")
         connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'facts'", (made,))
+        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (made, index))
 
 
 TOPICS = (topics.COMMANDS, topics.STEPS, topics.RUN, topics.HEARTBEAT)

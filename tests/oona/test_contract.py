@@ -76,7 +76,9 @@ def test_pages_of_any_size_and_topics_are_the_log_filtered(log: RunWriter, limit
     assert got == [record for record in MANY if chosen is None or record.topic in chosen]
 
 
-@pytest.mark.parametrize("chosen", [None, frozenset(TOPICS), frozenset({topics.RUN}), frozenset({topics.STEPS}), frozenset[str]()])
+@pytest.mark.parametrize(
+    "chosen", [None, *map(frozenset, (TOPICS, {topics.RUN}, {topics.STEPS}, {topics.RUN, topics.HEARTBEAT}, TOPICS[:2], ()))]
+)
 @pytest.mark.parametrize("limit", [1, 7, 100])
 def test_the_last_records_are_the_end_of_the_log_filtered(log: RunWriter, limit: int, chosen: frozenset[str] | None) -> None:
     log.append(MANY)

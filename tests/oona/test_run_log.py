@@ -19,7 +19,7 @@ from esper.oona.file import _FORMAT, RUN_FILE, WRITER_LOCK
 from esper.oona.run_log import RunLog
 from esper.oona.writer import append_drafts
 from tests.oona.processes import NOBODY, child, line, open_to_others
-from tests.oona.samples import RUN, draft, everything, finished, lose_from_index, mixed
+from tests.oona.samples import RUN, draft, everything, finished, lose_from_index, mixed, steps
 
 RECORDS = mixed(300)
 
@@ -195,7 +195,7 @@ def test_the_end_of_a_topic_that_was_cut_off_shows_in_the_tails(directory: Direc
 
 @pytest.mark.parametrize("chosen", [FACTS, frozenset({topics.COMMANDS})])
 def test_facts_that_the_index_lacks_are_missed_with_an_error(directory: Directory, closed: Path, chosen: frozenset[str]) -> None:
-    lose_from_index(closed, 26)
+    lose_from_index(closed, "facts", "row", "fact <= 26")
     with directory.open(RUN) as log:
         with pytest.raises(LogError, match=r"every fact up to the last one's number, 104, got 26") as raised:
             log.read(topics=chosen)
@@ -231,8 +231,48 @@ def test_a_reader_of_everything_meets_no_hole_unseen(directory: Directory, close
 
 def test_the_last_fact_without_its_number_is_missed_with_an_error(directory: Directory, closed: Path) -> None:
     alter(closed, "UPDATE records SET fact = NULL WHERE fact = 104")
-    with directory.open(RUN) as log, pytest.raises(LogError, match="every fact up to the last one's number, None, got 103"):
+    with directory.open(RUN) as log, pytest.raises(LogError, match="every fact up to the last one's number, 0, got 103"):
         log.read(topics=FACTS)
+
+
+@pytest.mark.parametrize("kept", ["sequence < 10", "topic = 'telemetry.training.steps'"])
+def test_telemetry_that_the_index_lacks_is_missed_with_an_error(directory: Directory, closed: Path, kept: str) -> None:
+    lose_from_index(closed, "telemetry", "topic", f"fact IS NULL AND {kept}")
+    with directory.open(RUN) as log:
+        for chosen in (frozenset({topics.HEARTBEAT}), frozenset({topics.RUN, topics.STEPS})):
+            with pytest.raises(LogError, match=r"expected its index to lead to 196 records of telemetry, got"):
+                log.last(1, chosen)
+        assert log.read(topics=FACTS).records == tuple(record for record in RECORDS if record.topic in FACTS)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count what a process reads")
+@pytest.mark.parametrize("sealed", [False, True])
+def test_records_of_a_rare_topic_are_found_without_a_look_at_the_others(directory: Directory, *, sealed: bool) -> None:
+    with directory.create(RUN) as log:
+        for first in range(0, 20_000, 1000):
+            append_drafts(log, [draft(steps(number), number + 1, step=number) for number in range(first, first + 1000)])
+        append_drafts(log, [draft(Heartbeat(idle_s=0.5, doing="step"), None), draft(finished(), 20_001, step=20_001)])
+        if sealed:
+            log.seal()
+
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    whole = (directory.path / RUN / RUN_FILE).stat().st_size
+    for chosen, found in ((frozenset({topics.HEARTBEAT}), 1), (frozenset({topics.SEED_HEALTH, topics.RUN}), 1)):
+        with directory.open(RUN) as log:
+            before = read_bytes()
+            assert len(log.last(10, chosen)) == len(log.read(topics=chosen).records) == found
+            assert read_bytes() - before < whole / 4
+
+
+def test_a_file_that_has_no_index_of_telemetry_yet_is_read_and_goes_on(directory: Directory, closed: Path) -> None:
+    alter(closed, "DROP INDEX telemetry", "PRAGMA user_version = 1")
+    with directory.resume(RUN) as log:
+        log.append(mixed(310)[300:])
+    with directory.open(RUN) as log:
+        chosen = frozenset({topics.STEPS, topics.HEARTBEAT})
+        assert everything(log, chosen) == tuple(record for record in mixed(310) if record.topic in chosen)
 
 
 def test_bits_flipped_anywhere_are_found_or_harm_nothing(directory: Directory, closed: Path) -> None:

@@ -119,7 +119,7 @@ class FoldedRun:
             self.telemetry.count(record)
             if record.type in _MEASURED:
                 self.telemetry.measure(record)
-        self.telemetry.records = log.end().records_since(START) - log.gone().count
+        self.telemetry.records = log.gone().left_of(log.end().records_since(START))
 
     def read(self, log: Log, limit: int = PAGE, topics: frozenset[str] | None = None) -> tuple[Record, ...]:
         """Takes and returns the next page of `log`; empty at its end as it is now."""

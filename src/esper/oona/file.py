@@ -50,7 +50,8 @@ MIRRORED_MARK = "mirrored"
 REFUSED_MARK = "refused"
 """Beside a run that a mirror stopped copying; it holds the reason."""
 
-_FORMAT = 1
+_FORMAT = 2
+"""1 had no index of telemetry."""
 _LEAVE_WAL_S = 5.0
 _RETRY_S = 0.05
 _APPLICATION_ID = 0x45737072  # "Espr"
@@ -68,6 +69,9 @@ CREATE TABLE records (
 ) STRICT;
 CREATE INDEX facts ON records (row) WHERE fact IS NOT NULL;
 """
+_TELEMETRY = "CREATE INDEX telemetry ON records (topic) WHERE fact IS NULL;"
+"""With the row, as every index has it: the records of a rare topic are found without a look at those between."""
+RUN_TABLES = _TABLES + _TELEMETRY
 # With the row, which SQLite would choose: a writer that does not know the log's end writes nothing, for the row is taken.
 INSERT = (
     "INSERT INTO records (row, topic, sequence, fact, moment, incarnation, type, time, epoch, step, cause, trace, chain, data) "
@@ -112,7 +116,7 @@ def is_shortage(error: LogError) -> bool:
     return isinstance(cause, OSError) and cause.errno in _SHORT
 
 
-def create_file(path: Path, run: RunId, writer: str, tables: str = _TABLES) -> None:
+def create_file(path: Path, run: RunId, writer: str, tables: str = RUN_TABLES) -> None:
     """Makes the empty file of `run` at `path`, with `tables` and a table meta, whole or not at all.
 
     Raises LogError where it cannot be written.
@@ -216,13 +220,15 @@ def _read_header(path: Path) -> tuple[bytes, int]:
             file.xClose()
 
 
-def read_meta(connection: apsw.Connection, path: Path, tables: str = _TABLES) -> tuple[RunId, str]:
+def read_meta(connection: apsw.Connection, path: Path, tables: str = RUN_TABLES) -> tuple[RunId, str]:
     """The run and the writer of a file. Raises LogError where they are missing, and where its schema is not that of `tables`.
 
     A trigger or a view would make the file do, or show, what was never written to it.
     """
-    expected = _schema_of(tables)
     with explained(path, "read"):
+        if tables == RUN_TABLES and not has_telemetry_index(connection):
+            tables = _TABLES
+        expected = _schema_of(tables)
         found = frozenset(connection.execute(_SCHEMA).fetchall())
         for kind, name, *_ in sorted(found - expected, key=str):
             raise LogError(f"cannot trust {path}: expected the tables and indexes of an Esper log, got {kind} {name!r} beside them")
@@ -233,6 +239,11 @@ def read_meta(connection: apsw.Connection, path: Path, tables: str = _TABLES) ->
         return RunId(rows["run"]), rows["writer"]
     except KeyError as error:
         raise LogError(f"cannot read {path}: expected {error} in its table meta; the file is damaged") from error
+
+
+def has_telemetry_index(connection: apsw.Connection) -> bool:
+    """False for a run's file of format 1."""
+    return int(connection.pragma("user_version")) > 1
 
 
 @cache

@@ -46,6 +46,10 @@ class Gone:
         """Number of records that are gone."""
         return self.rows + sum(last - first + 1 for _, first, last in self.ranges)
 
+    def left_of(self, rows: int) -> int:
+        """The number of records in a copy whose last row is `rows`; what is gone may end behind that."""
+        return max(rows, self.row) - self.count
+
     def next_sequence(self, topic: str, sequence: int) -> int:
         """The sequence of the record of `topic` that follows `sequence`."""
         found = (last for name, first, last in self.ranges if name == topic and first <= sequence + 1 <= last)

@@ -34,6 +34,7 @@ _RESERVE_BYTES = 1 << 20
 RESTORE = "restore the file from a copy or a mirror"
 _LISTED = "SELECT count(*), coalesce(sum(fact), 0) FROM records INDEXED BY facts WHERE fact IS NOT NULL"
 _LAST_FACT = f"SELECT fact FROM records NOT INDEXED WHERE topic IN ({', '.join(map(repr, sorted(FACTS)))}) ORDER BY row DESC LIMIT 1"  # noqa: S608
+_LISTED_TELEMETRY = "SELECT count(*) FROM records INDEXED BY telemetry WHERE fact IS NULL"
 _ENDS = "SELECT * FROM records WHERE row IN ((SELECT min(row) FROM records), (SELECT max(row) FROM records))"
 # How many sealed files one process has open at once, over all threads: `ulimit -n` is 1024 on many machines, and a connection takes up to
 # three descriptors.
@@ -55,7 +56,7 @@ class RunLog:
         self._listener: Listener | None = None
         self._finished = False
         self._is_counted = False
-        self._is_indexed = False
+        self._counted_indexes = set[str]()
         with self._reading() as connection:
             self.run, self.writer = file.read_meta(connection, self._file)
 
@@ -236,13 +237,25 @@ class RunLog:
             if marked and (found := self._last_row(connection)) != marked:
                 raise LogError(f"cannot trust {self._file}: expected {marked} records, as the run's mark says, got {found}; {RESTORE}")
             self._is_counted = True
-        if not self._is_indexed and _is_of_facts(topics):
+        for name, used in (("facts", (topics or frozenset()) & FACTS), ("telemetry", (topics or frozenset()) - FACTS)):
+            if used and name not in self._counted_indexes:
+                self._require_index(connection, name)
+                self._counted_indexes.add(name)
+
+    def _require_index(self, connection: apsw.Connection, name: str) -> None:
+        """Raises LogError unless the index leads to every fact up to the last one's number, or to all other records."""
+        last = connection.execute(_LAST_FACT).get or 0
+        if name == "facts":
             listed, total = connection.execute(_LISTED).fetchall()[0]
-            last = connection.execute(_LAST_FACT).get
-            if (listed, total) != (last or 0, (last or 0) * ((last or 0) + 1) // 2):
-                what = f"expected its index to lead to every fact up to the last one's number, {last}, got {listed}"
-                raise LogError(f"cannot trust {self._file}: {what}; {RESTORE}")
-            self._is_indexed = True
+            whole, what = (listed, total) == (last, last * (last + 1) // 2), f"every fact up to the last one's number, {last}"
+        elif file.has_telemetry_index(connection):
+            listed = connection.execute(_LISTED_TELEMETRY).get
+            others = file.read_gone(connection, self._file).left_of(self._last_row(connection)) - last
+            whole, what = listed == others, f"{others} records of telemetry"
+        else:
+            return
+        if not whole:
+            raise LogError(f"cannot trust {self._file}: expected its index to lead to {what}, got {listed}; {RESTORE}")
 
     def _records(self, rows: list[file.Row]) -> tuple[Record, ...]:
         try:
@@ -396,19 +409,19 @@ def _is_archived(folder: Path) -> bool:
     return unwritten and not os.access(folder, os.W_OK) and holder_of(folder / file.WRITER_LOCK) is None
 
 
-def _is_of_facts(topics: frozenset[str] | None) -> bool:
-    return topics is not None and topics <= FACTS
-
-
 def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset[str] | None, *, newest: bool = False) -> list[file.Row]:
     """At most `limit` rows of `topics` after row `row`: the first, or the `newest`, newest first."""
-    if topics is not None and not topics:
-        return []
-    among = "" if topics is None else f" AND topic IN ({', '.join('?' * len(topics))})"
-    # Facts along their own index: the telemetry between two facts is never touched.
-    facts = " AND fact IS NOT NULL" if _is_of_facts(topics) else ""
-    query = f"SELECT * FROM records WHERE row > ?{facts}{among} ORDER BY row {'DESC' if newest else 'ASC'} LIMIT ?"  # noqa: S608
-    return connection.execute(query, (row, *sorted(topics or ()), limit)).fetchall()
+    order = f"ORDER BY row {'DESC' if newest else 'ASC'} LIMIT ?"
+    if topics is None:
+        return connection.execute(f"SELECT * FROM records WHERE row > ? {order}", (row, limit)).fetchall()  # noqa: S608
+    # Facts along their own index, and each topic of telemetry along its part of the other: what stands between is never touched.
+    facts, parts = sorted(topics & FACTS), [("fact IS NULL AND topic = ?", [name]) for name in sorted(topics - FACTS)]
+    if facts:
+        parts.append((f"fact IS NOT NULL AND topic IN ({', '.join('?' * len(facts))})", facts))
+    among = " UNION ALL ".join(f"SELECT * FROM (SELECT row FROM records WHERE row > ? AND {where} {order})" for where, _ in parts)  # noqa: S608
+    values = [value for _, names in parts for value in (row, *names, limit)]
+    query = f"SELECT * FROM records WHERE row IN ({among or 'NULL'}) {order}"  # noqa: S608
+    return connection.execute(query, (*values, limit)).fetchall()
 
 
 def _at(row: int) -> Position:

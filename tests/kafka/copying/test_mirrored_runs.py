@@ -130,6 +130,8 @@ def test_a_run_whose_last_telemetry_is_gone_goes_on_once_its_ends_are_known(
     with mirrored.open(RESUMED) as log, directory.open(RESUMED) as whole:
         assert log.gone().rows == 0
         assert log.heads().tails() == whole.heads().tails()
+        assert History(log, RESUMED).folded().telemetry.records == len(log.read(limit=10**6).records)
+        assert [record.sequence for record in log.read(topics=frozenset({STEPS})).records] == [1, 2]
     shutil.copytree(directory.path / RESUMED, tmp_path / RESUMED)
     both = (Directory(tmp_path), mirrored)
     for one in both:
