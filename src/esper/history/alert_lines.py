@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from esper.errors import LogError, RuleError
 from esper.events import topics
 from esper.events.codec import decode
-from esper.events.envelope import EventId, Moment, RunId
+from esper.events.envelope import EventId, Moment, Record, RunId
 from esper.events.kinds.accountability import AlertAcknowledged
 from esper.events.kinds.observability import AlertNotified, AlertSuppressed, Origin
 from esper.events.kinds.run import RunFailed
@@ -75,21 +75,7 @@ def _alerts_of(directory: Directory, run: RunId, taken_over: Mapping[AlertKey, A
         if isinstance(event, AlertChange):
             status, changed = status_of(event), record.time.isoformat(timespec="seconds")
             if (line := lines.get((event.fingerprint, event.since))) is None:
-                line = lines[event.fingerprint, event.since] = AlertLine(
-                    run=run,
-                    rule=event.rule,
-                    severity=event.severity,
-                    status=status,
-                    labels=event.labels,
-                    since=event.since,
-                    changed=changed,
-                    moment=record.moment,
-                    value=event.value,
-                    summary=event.annotations.get("summary", ""),
-                    fingerprint=event.fingerprint,
-                    origin=event.origin,
-                    acknowledged=taken_over.get((run, event.fingerprint)),
-                )
+                line = lines[event.fingerprint, event.since] = _line_of(record, event, taken_over)
             line.status, line.changed, line.moment, line.value = status, changed, record.moment, event.value
             line.fired = line.fired or status == "firing"
             changes[record.id] = (line, status)
@@ -98,6 +84,25 @@ def _alerts_of(directory: Directory, run: RunId, taken_over: Mapping[AlertKey, A
             outcome, error = (event.outcome, event.error) if isinstance(event, AlertNotified) else (_SUPPRESSED[event.why], None)
             line.told.append(_Delivery(event.handler, status, outcome, error))
     return tuple(lines.values())
+
+
+def _line_of(record: Record, event: AlertChange, taken_over: Mapping[AlertKey, AlertAcknowledged]) -> AlertLine:
+    """The alert as `event`, which begins it, has it."""
+    return AlertLine(
+        run=record.run,
+        rule=event.rule,
+        severity=event.severity,
+        status=status_of(event),
+        labels=event.labels,
+        since=event.since,
+        changed=record.time.isoformat(timespec="seconds"),
+        moment=record.moment,
+        value=event.value,
+        summary=event.annotations.get("summary", ""),
+        fingerprint=event.fingerprint,
+        origin=event.origin,
+        acknowledged=taken_over.get((record.run, event.fingerprint)),
+    )
 
 
 def current_alerts(directory: Directory, unreadable: Callable[[LogError], None]) -> Iterator[AlertLine]:

@@ -67,16 +67,16 @@ def observe(
         began()
         return observer
 
-    def wait_for(leader: int) -> None:
-        _warn(f"process {leader} observes {directory.path} already; waiting to take over")
-
-    def stop_or_rotate() -> bool:
-        rotate_output(directory.path / OBSERVER_OUTPUT)
+    def is_over() -> bool:
+        if background:
+            rotate_output(directory.path / OBSERVER_OUTPUT)
         return stop()
 
-    lead(
-        directory, begin, stop=stop_or_rotate if background else stop, leave_after_s=LEAVE_AFTER_S if background else None, waiting=wait_for
-    )
+    lead(directory, begin, stop=is_over, leave_after_s=LEAVE_AFTER_S if background else None, waiting=partial(_report_leader, directory))
+
+
+def _report_leader(directory: Directory, leader: int) -> None:
+    _warn(f"process {leader} observes {directory.path} already; waiting to take over")
 
 
 def observer_maker(

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,30 +65,22 @@ def lead(
     that leave by themselves one waits at a time, and any other leaves at once: every training starts one.
     """
     has_waited = False
-    place: Lock | None = None
-    try:
+    with ExitStack() as place:
         while not stop():
             holder = observer_of(directory)
             lock = _free_lock(directory) if holder is None else None
             if lock is not None:
                 late_s = None if leave_after_s is None else min(leave_after_s, _LATE_S if has_waited else math.inf)
-                if place is not None:
-                    place.release()
-                try:
-                    if _observe(directory, make, stop, late_s):
-                        return
-                finally:
-                    lock.release()
+                place.close()
+                if _observe(directory, lock, make, stop, late_s):
+                    return
                 continue
             if not has_waited and holder is not None:
-                if leave_after_s is not None and (place := _next_place(directory)) is None:
+                if leave_after_s is not None and not _take_next_place(directory, place):
                     return
                 has_waited = True
                 waiting(holder)
             time.sleep(_WAIT_S)
-    finally:
-        if place is not None:
-            place.release()
 
 
 def _free_lock(directory: Directory) -> Lock | None:
@@ -100,17 +92,20 @@ def _free_lock(directory: Directory) -> Lock | None:
         return None
 
 
-def _next_place(directory: Directory) -> Lock | None:
-    """The place of the one that waits; None where another has it."""
+def _take_next_place(directory: Directory, place: ExitStack) -> bool:
+    """Puts the place of the one that waits into `place`; False where another process has it."""
     try:
-        return Lock(directory.path / _NEXT_LOCK, f"the place after the observer of {directory.path}")
+        place.callback(Lock(directory.path / _NEXT_LOCK, f"the place after the observer of {directory.path}").release)
     except LogError:
-        return None
+        return False
+    return True
 
 
-def _observe(directory: Directory, make: Callable[[], Observer], stop: Callable[[], bool], leave_after_s: float | None) -> bool:
-    """Observes; False where the lock's file was removed meanwhile, as when the directory is emptied."""
-    with make() as observer:
+def _observe(directory: Directory, lock: Lock, make: Callable[[], Observer], stop: Callable[[], bool], leave_after_s: float | None) -> bool:
+    """Observes, then releases `lock`; False where its file was removed meanwhile, as when the directory is emptied."""
+    with ExitStack() as stack:
+        stack.callback(lock.release)
+        observer = stack.enter_context(make())
         busy_at = time.monotonic()
         while not stop():
             records = observer.turn(_TURN_S)

@@ -173,11 +173,7 @@ class Heads:
             if next_sequence - head.sequence - 1 > self.unknown + self.passed:
                 raise DataError(f"{_named(record)}: expected the rows of the records that are gone before it, got too few")
             return
-        for name, wanted, found in zip(_FIELDS, expected, got, strict=True):
-            if wanted != found:
-                least = "at least " if name in _LEAST else ""
-                raise DataError(f"{_named(record)}: expected {name} {least}{_text(wanted)}, got {_text(found)}")
-        raise DataError(f"{_named(record)}: expected chain 32 bytes, got none")
+        raise _difference(record, expected, got)
 
     def _move(self, record: Record, head: _TopicHead) -> None:
         identity, _, topic, _, sequence, fact, moment, _, incarnation, kind, time, epoch, step, _, _, tied, _ = record
@@ -293,6 +289,15 @@ def _tails_of(record: Record) -> tuple[Tail, ...]:
 
 def _named(record: Record) -> str:
     return f"run {record.run}, topic {record.topic}, sequence {record.sequence}, moment {record.moment}"
+
+
+def _difference(record: Record, expected: tuple[object, ...], got: tuple[object, ...]) -> DataError:
+    """The error of a record that does not continue the log, with the first field that differs; of none, it lacks its chain."""
+    for name, wanted, found in zip(_FIELDS, expected, got, strict=True):
+        if wanted != found:
+            least = "at least " if name in _LEAST else ""
+            return DataError(f"{_named(record)}: expected {name} {least}{_text(wanted)}, got {_text(found)}")
+    return DataError(f"{_named(record)}: expected chain 32 bytes, got none")
 
 
 def _text(value: object) -> str:

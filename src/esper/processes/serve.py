@@ -143,8 +143,11 @@ class LogReader:
             self._sealed = len(_trainings(follower.done))
             self._count_gone()
             self._metrics.forget_alerts(lambda run: not self._directory.has_log(run))
+        self._metrics.status = self._status(follower)
+
+    def _status(self, follower: Follower) -> FollowStatus:
         following = follower.following
-        self._metrics.status = FollowStatus(
+        return FollowStatus(
             polled_at=time.time(),
             caught_up_at=self._caught_up_at,
             following=len(following),
@@ -243,6 +246,17 @@ def observer_process(directory: Directory) -> ChildProcess:
     return ChildProcess("observer", ["observe", "--log", os.fspath(directory.path.absolute())], _warn)
 
 
+def _processes_beside(directory: Directory, kafka: "KafkaLog | None") -> tuple[ChildProcess, ...]:
+    """The processes beside the service; the last one delivers alerts. A mistake in rules or handlers is reported now, and not by them."""
+    if kafka is None:
+        observer_maker(directory)
+        return (observer_process(directory),)
+    from esper.processes.kafka_service import kafka_processes
+
+    build_handlers(delivery_settings(kafka.folder))
+    return kafka_processes(directory, kafka, _warn)
+
+
 def _keep_memory_flat() -> None:
     """Has glibc keep two arenas in place of one for each of fifty threads: those never give back what large answers took.
 
@@ -277,15 +291,7 @@ def run_service(directory: Directory, settings: NissaSettings, announce: Callabl
     """
     _keep_memory_flat()
     token = token_of(settings, directory.path)
-    # A mistake in rules or handlers is reported now, and not by a process that ends.
-    if kafka is None:
-        observer_maker(directory)
-        beside: tuple[ChildProcess, ...] = (observer_process(directory),)
-    else:
-        from esper.processes.kafka_service import kafka_processes
-
-        build_handlers(delivery_settings(kafka.folder))
-        beside = kafka_processes(directory, kafka, _warn)
+    beside = _processes_beside(directory, kafka)
     listener = listen(settings)
     service = Service(directory, settings, token, kafka)
     server = service.server(log_level="warning", grace_s=_GRACE_S)
@@ -294,14 +300,12 @@ def run_service(directory: Directory, settings: NissaSettings, announce: Callabl
         server.should_exit = True
 
     service.reader.on_failure = end
-    # uvicorn listens to signals only once it runs; an interrupt before that would be lost.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+        signal.signal(number, end)  # uvicorn listens to signals only once it runs; an interrupt before that would be lost.
     service.reader.start()
     for process in beside[:-1] if os.environ.get(OBSERVE_VARIABLE) == "0" else beside:
         process.start()
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    announce(f"http://{host}:{settings.port}")
+    announce(f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}")
     try:
         server.run(sockets=[listener])
     finally:

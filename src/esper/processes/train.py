@@ -195,8 +195,7 @@ def _run(recipe: Recipe, settings: RunSettings, directory: Directory, log: RunLo
             with bind_metrics(log.run):
                 _report_inexact(recipe)
                 pairs = _pairs(settings, training.host, evaluator, log)
-                if pairs is not None:
-                    evaluator = replace(evaluator, measure=measure_of(recipe.objective, pairs))
+                evaluator = evaluator if pairs is None else replace(evaluator, measure=measure_of(recipe.objective, pairs))
                 trainer = Trainer(training, train=recipe.train, objective=recipe.objective, evaluator=evaluator, stop=stop)
                 _begin(trainer, (_start(recipe, settings, training.host, pairs), described), log, ahead, point)
             with bind_metrics(log.run, lambda event: training.measure(CustomMetricRecorded, lambda: event)):

@@ -73,12 +73,7 @@ def roll_back(training: Training, reason: str) -> None:
     if before is not None:
         rows[before.site, before.seed] = before
     event = RunRolledBack(
-        from_epoch=counters.epoch,
-        to_epoch=target.epoch,
-        checkpoint=target.name,
-        reason=reason,
-        blamed=blamed,
-        seeds=tuple(rows.values()),
+        from_epoch=counters.epoch, to_epoch=target.epoch, checkpoint=target.name, reason=reason, blamed=blamed, seeds=tuple(rows.values())
     )
     cause = training.emit(event)
     training.progress = training.progress.model_copy(update={"last_adaptation": cause})

@@ -78,15 +78,16 @@ class StepSpan:
             live_seeds=live_seeds,
             last_adaptation_step=last_adaptation_step,
             samples_per_s=sum(step.samples for step in steps) / self.duration_s,
-            batches=BatchColumns(
-                step=tuple(step.step for step in steps),
-                number=tuple(step.batch for step in steps),
-                sample=tuple(hashlib.sha256(values).hexdigest()[:12] for values in self.samples),
-            )
-            if self.samples
-            else None,
+            batches=self._batches() if self.samples else None,
             last_adaptation=last_adaptation,
             memory_bytes=torch.cuda.memory_allocated(device) if device.type == "cuda" else _process.memory_info().rss,
+        )
+
+    def _batches(self) -> BatchColumns:
+        return BatchColumns(
+            step=tuple(step.step for step in self.steps),
+            number=tuple(step.batch for step in self.steps),
+            sample=tuple(hashlib.sha256(values).hexdigest()[:12] for values in self.samples),
         )
 
 

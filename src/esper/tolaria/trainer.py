@@ -164,34 +164,18 @@ class Trainer:
     def _step(self, batches: list[Batch], data_wait_s: float) -> None:
         """Optimizer step of the host, then the steps of its seeds."""
         started = time.perf_counter()
-        training, host, optimizer = self._training, self._training.host, self._training.optimizer
+        training, host = self._training, self._training.host
         training.counters = training.counters.after_step()
         step = training.counters.step
         measure = bool(host.sites) and len(self._epoch) + 1 == self._measured_step
         host.begin_step(epoch=training.counters.epoch, step=step, measure=measure)
         # 1. forward and backward, micro-batch by micro-batch
-        optimizer.zero_grad(set_to_none=True)
-        watch, objective = self._watch, self._objective if self._watch is None else self._watch.train_objective
-        parts: list[dict[str, Tensor]] = []
         sizes = [size_of(batch) for batch in batches]
-        samples = sum(sizes)
-        with nullcontext() if watch is None else watch.begin_step():
-            for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), self._first_batch):
-                with Noted(f"on batch {number} of the epoch's training data"):
-                    losses, metrics = objective(host.model, to_device(batch, training.device))
-                    loss = losses.mean()
-                    (loss * (size / samples)).backward()
-                parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
+        parts = self._backward(batches, sizes)
         # 2. clip and step: the host's own parameters, and nobody else's
-        own = host.host_parameters()
-        norm = total_norm(own) if self._settings.clip is None else torch.nn.utils.clip_grad_norm_(own, self._settings.clip)
-        if watch is not None:
-            watch.before_step()
-        optimizer.step()
-        if watch is not None:
-            watch.after_step()
+        norm = self._step_host()
         # 3. seeds: those beside the host learn alone, those in its graph take their own steps
-        host.end_step(lr=float(optimizer.param_groups[0]["lr"]))
+        host.end_step(lr=float(training.optimizer.param_groups[0]["lr"]))
         for site, reason in host.take_frozen().items():
             training.emit(SiteFrozen(site=site, reason=reason))
             training.tell(f"nothing can grow at {site!r} from step {step} on: {reason}; training goes on")
@@ -201,10 +185,37 @@ class Trainer:
         sample = sample_of(batches[0]) if self._settings.telemetry else None
         latency_s = time.perf_counter() - started
         self._epoch.add(
-            StepResult(step, means.pop("loss"), norm.detach(), means, samples, latency_s, data_wait_s, self._first_batch, sample)
+            StepResult(step, means.pop("loss"), norm.detach(), means, sum(sizes), latency_s, data_wait_s, self._first_batch, sample)
         )
         if measure and self._settings.telemetry:
             self._emit_health()
+
+    def _backward(self, batches: list[Batch], sizes: list[int]) -> list[dict[str, Tensor]]:
+        """The gradients of the step; each micro-batch's loss and metrics, on the device."""
+        training, watch = self._training, self._watch
+        objective = self._objective if watch is None else watch.train_objective
+        training.optimizer.zero_grad(set_to_none=True)
+        parts: list[dict[str, Tensor]] = []
+        samples = sum(sizes)
+        with nullcontext() if watch is None else watch.begin_step():
+            for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), self._first_batch):
+                with Noted(f"on batch {number} of the epoch's training data"):
+                    losses, metrics = objective(training.host.model, to_device(batch, training.device))
+                    loss = losses.mean()
+                    (loss * (size / samples)).backward()
+                parts.append({"loss": loss.detach(), **{name: value.detach().float().mean() for name, value in metrics.items()}})
+        return parts
+
+    def _step_host(self) -> Tensor:
+        """The step of the host's own parameters; the norm of their gradient before it was clipped."""
+        own, watch = self._training.host.host_parameters(), self._watch
+        norm = total_norm(own) if self._settings.clip is None else torch.nn.utils.clip_grad_norm_(own, self._settings.clip)
+        if watch is not None:
+            watch.before_step()
+        self._training.optimizer.step()
+        if watch is not None:
+            watch.after_step()
+        return norm
 
     def _advance_schedule(self, after: Literal["epoch", "step"]) -> None:
         scheduler = self._training.scheduler

@@ -160,6 +160,11 @@ def _heading(folded: FoldedRun, status: str) -> Iterator[RenderableType]:
     if run.notes:
         yield hanging("  note: ", run.notes)
     yield _indented(f"state at moment {state.moment}: {digest(state)}", "dim")
+    yield from _end(folded)
+
+
+def _end(folded: FoldedRun) -> Iterator[RenderableType]:
+    state = folded.state
     if isinstance(state.end, RunFailed):
         yield _indented(f"failed ({state.end.kind}) in {state.end.where}: {state.end.error}", "red")
     elif isinstance(state.end, RunFinished):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from esper.demo.comparison import Compared
     from esper.events.kinds.run import RunStarted
     from esper.kafka.cluster import KafkaSettings
-    from esper.processes.recipe import RunSettings
+    from esper.processes.recipe import Recipe, RunSettings
     from esper.processes.train import Result
 
 _TITLES: Mapping[Variant, str] = {
@@ -99,45 +99,45 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
     cluster = _cluster(arguments)
     require_installed("training", "train", "torch")
     from esper.api.task import recipe_of
-    from esper.demo.comparison import compare, require_comparable
+    from esper.demo.comparison import require_comparable
     from esper.processes.recipe import require_trainable
     from esper.processes.train import fresh_run_id, train
 
     task, settings = _task_and_settings(arguments)
     if arguments.compare:
         require_comparable(task)
-    labels = labels_of(arguments.name, arguments.tag, arguments.note)
-    recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by, labels=labels)
-    recipe = replace(recipe, argv=not arguments.no_argv, source=not arguments.no_source)
+    recipe = replace(recipe_of(task, settings), by=by, approved_by=approved_by, argv=not arguments.no_argv, source=not arguments.no_source)
+    recipe = replace(recipe, labels=labels_of(arguments.name, arguments.tag, arguments.note))
     require_trainable(recipe, settings)
     directory = directory_of(arguments, create=True)
     run = fresh_run_id()
-
-    def say(variant: Variant) -> None:
-        if not arguments.json:
-            out.line(Text(f" now {_TITLES[variant]}, with the same data and steps", style="dim"))
 
     rows: list[Compared] = []
     with _watched(directory, run, cluster, arguments):
         trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
         try:
             if arguments.compare:
-                with _comparing():
-                    # `extend` keeps each variant as it is trained, so those before an interruption stay.
-                    rows.extend(compare(task, settings, directory, trained, say=say, by=by, approved_by=approved_by))
+                # `extend` keeps each variant as it is trained, so those before an interruption stay.
+                rows.extend(_compared(recipe, task, settings, trained, arguments=arguments, out=out))
         finally:
             # The run that was asked for is whole, also where the comparison failed.
             _conclude(trained, rows, arguments, out)
     return 0
 
 
-@contextmanager
-def _comparing() -> Iterator[None]:
-    """Within, an interruption is reported as one of the comparison alone."""
+def _compared(
+    recipe: "Recipe", task: "Task", settings: "RunSettings", trained: "Result", *, arguments: argparse.Namespace, out: Output
+) -> "Iterator[Compared]":
+    """The variants of `trained`, each once it is trained. An interruption is reported as one of the comparison alone."""
+    from esper.demo.comparison import compare
     from esper.tolaria.trainer import Interrupted
 
+    def say(variant: Variant) -> None:
+        if not arguments.json:
+            out.line(Text(f" now {_TITLES[variant]}, with the same data and steps", style="dim"))
+
     try:
-        yield
+        yield from compare(task, settings, Directory(trained.log), trained, say=say, by=recipe.by, approved_by=recipe.approved_by)
     except (Interrupted, KeyboardInterrupt):
         warn("interrupted while comparing; the grown run is whole, and nothing has to go on")
         raise KeyboardInterrupt from None

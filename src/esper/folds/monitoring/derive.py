@@ -19,7 +19,7 @@ from esper.folds.monitoring.alerting import AlertSettings, AlertState, update_al
 from esper.folds.monitoring.conditions import RuleInput
 from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies, open_anomalies
 from esper.folds.monitoring.detectors.thresholds import MISSING, DetectorSettings
-from esper.folds.monitoring.measurements import METRICS, measurements_of
+from esper.folds.monitoring.measurements import METRICS, Measurements, measurements_of
 from esper.folds.monitoring.origin import RecentSteps, update_recent
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
 from esper.folds.monitoring.silence import SilenceSettings
@@ -88,18 +88,12 @@ def derive_events(
     `missing`: number of telemetry records that were lost just before it.
     """
     topic, time_us = record.topic, (record.time - SINCE) // MICROSECOND
-    ends = isinstance(event, StreamEnded | RunFinished | RunFailed)
     read = measurements_of(event) if topic in METRICS else None
+    ends = isinstance(event, StreamEnded | RunFinished | RunFailed)
     made: list[Derivation] = []
     found: tuple[AnomalyDetected, ...] = ()
     if topic in METRICS:
-        windowed, closed = update_windows(state.windows, topic, time_us, read, settings.windows)
-        trended, turns = update_trends(state.trends, topic, closed, settings.trends)
-        detected, found = (
-            (state.detectors, ()) if read is None else find_anomalies(state.detectors, topic, read, settings.detectors, record.step)
-        )
-        state = replace(state, windows=windowed, trends=trended, detectors=detected, recent=update_recent(state.recent, event))
-        made += [("windows", closed), ("trends", turns), ("detectors", found)]
+        state, made, found = _measured(state, record, event, read, settings)
         if missing and MISSING not in settings.detectors.off:
             lost = _anomaly(topic, MISSING, "records", float(missing), expected=0.0, score=float(missing), step=record.step)
             made.append(("missing", (lost,)))
@@ -114,6 +108,20 @@ def derive_events(
     state = _bounded(state if alerted is state.alerts else replace(state, alerts=alerted), record, settings, made)
     made.append(("alerts", changes))
     return (TopicState(alerts=state.alerts) if ends else state), made
+
+
+def _measured(
+    state: TopicState, record: Record, event: Event, read: Measurements | None, settings: MonitorSettings
+) -> tuple[TopicState, list[Derivation], tuple[AnomalyDetected, ...]]:
+    """`state` with the measurements of `record`, what is derived from them, and the anomalies among it."""
+    topic, time_us, found = record.topic, (record.time - SINCE) // MICROSECOND, tuple[AnomalyDetected, ...]()
+    windowed, closed = update_windows(state.windows, topic, time_us, read, settings.windows)
+    trended, turns = update_trends(state.trends, topic, closed, settings.trends)
+    detected = state.detectors
+    if read is not None:
+        detected, found = find_anomalies(detected, topic, read, settings.detectors, record.step)
+    state = replace(state, windows=windowed, trends=trended, detectors=detected, recent=update_recent(state.recent, event))
+    return state, [("windows", closed), ("trends", turns), ("detectors", found)], found
 
 
 def _bounded(state: TopicState, record: Record, settings: MonitorSettings, made: list[Derivation]) -> TopicState:

@@ -180,8 +180,7 @@ class _Pass:
             centre = series.ordered[known // 2]
             lagged = centre if series.base is None else series.base
             low, high = (centre, lagged) if centre < lagged else (lagged, centre)
-            noise = series.noise
-            if noise is None or series.signed or noise < self.settings.least_spread:
+            if (noise := series.noise) is None or series.signed or noise < self.settings.least_spread:
                 noise = self._noise(centre)
             self.y, self.low, self.high, self.noise = y, low, high, noise
             if series.gradient:
