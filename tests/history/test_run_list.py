@@ -1,6 +1,7 @@
 """A list of runs: what is new, what changed and what is gone shows; what is sealed is described once, by its mark."""
 
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -106,3 +107,63 @@ def test_a_damaged_run_is_listed_with_its_problem_and_the_others_as_they_are(tmp
 def test_an_id_of_another_form_has_no_time() -> None:
     assert began(RunId("nissa-1")) is None
     assert began(RunId("9b2f4d1e-0000-4000-8000-000000000000")) is None
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Directory:
+    """Sixty runs that no process writes and that did not end."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = Directory(tmp_path / "runs", create=True)
+    write_run(directory, until_epoch=5, finish=False)
+    for number in range(59):
+        shutil.copytree(directory.path / RUN, directory.path / f"01900000-0000-7000-9000-{number:012}")
+    return directory
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count what a process reads")
+def test_runs_that_no_process_writes_are_opened_once(interrupted: Directory) -> None:
+    def read_bytes(lines: list[RunSummary]) -> int:
+        before = int(Path("/proc/self/io").read_text().split()[1])
+        lines += summaries(interrupted)
+        return int(Path("/proc/self/io").read_text().split()[1]) - before
+
+    first: list[RunSummary] = []
+    second: list[RunSummary] = []
+    assert read_bytes(first) > 5 * read_bytes(second)
+    assert first == second
+    assert len(second) == 60
+
+
+def test_a_run_that_was_edited_goes_on_or_was_exchanged_is_read_again(interrupted: Directory) -> None:
+    one, edited, exchanged, *_ = [line.run for line in summaries(interrupted)]
+    file = interrupted.path / edited / "run.sqlite"
+    times = file.stat()
+    with file.open("r+b") as opened:
+        opened.write(b"no database")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (interrupted.path / exchanged / "run.sqlite").unlink()
+    write_run(interrupted, run=RunId("01900000-0000-7000-9000-999999999999"), until_epoch=2, finish=False)
+    (interrupted.path / "01900000-0000-7000-9000-999999999999").rename(interrupted.path / "aside")
+    shutil.copy2(interrupted.path / "aside" / "run.sqlite", interrupted.path / exchanged / "run.sqlite")
+    os.utime(interrupted.path / exchanged / "run.sqlite", ns=(times.st_atime_ns, times.st_mtime_ns))
+    with interrupted.resume(RUN):
+        lines = {line.run: line for line in summaries(interrupted)}
+    assert (lines[one].epoch, lines[exchanged].epoch) == (5, 2)
+    assert (lines[edited].standing, lines[RUN].standing) == ("unreadable", "live")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, {", b"[2, {}]", b'[1, {"x": [[], {}]}]'])
+def test_lines_that_cannot_be_read_are_made_again(interrupted: Directory, tmp_path: Path, content: bytes) -> None:
+    before = list(summaries(interrupted))
+    [kept] = (tmp_path / "cache").rglob("*.json")
+    whole = kept.read_bytes()
+    kept.write_bytes(content)
+    assert list(summaries(interrupted)) == before
+    assert kept.read_bytes() == whole
+
+
+def test_few_runs_are_not_kept(directory: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_run(directory, run=OTHER, finish=False, until_epoch=2, telemetry=False)
+    assert len(list(summaries(directory))) == 2
+    assert not (tmp_path / "cache").exists()

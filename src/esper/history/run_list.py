@@ -1,19 +1,26 @@
 """The runs of a log, each in one line. A sealed run is described by its mark alone; the database of any other is opened.
 
-`RunList` keeps the lines between questions: a sealed run's for good, any other until its files change.
+`RunList` keeps the lines between questions: a sealed run's for good, any other until its files change. Between processes those of runs that
+no process writes are kept in the user's cache, where they are many. Nothing is kept beside the runs: what stands there may have been
+supplied, and a list believes it no more than it must.
 """
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
+from esper.durable import replace_file
 from esper.errors import AmbiguousRunError, EsperError, UnknownRunError
 from esper.events.codec import decode, decode_as
 from esper.events.envelope import RunId
@@ -25,10 +32,11 @@ from esper.history.labels import LabelCondition
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory, RunEntry
 from esper.oona.file import RUN_FILE
-from esper.settings import nearest
+from esper.settings import nearest, user_cache
 
 _AGAIN_S = 1.0
 _SHOWN = 10
+_MANY = 50  # Fewer runs are opened in less than half a second.
 _T = TypeVar("_T")
 
 RunStatus = Literal["live", "finished", "failed", "interrupted", "unreadable"]
@@ -95,7 +103,7 @@ class RunList:
             return line
         folder = self._directory.path / run
         entry = self._directory.entry(run)
-        now = _size(folder / RUN_FILE), _size(folder / f"{RUN_FILE}-wal"), entry and (entry.holder, entry.live)
+        now = _stamp(folder), entry and (entry.holder, entry.live)
         if line is None or files != now:
             line = summary_of(self._directory, run)
             if line is not None:
@@ -105,10 +113,57 @@ class RunList:
 
 def summaries(directory: Directory) -> Iterator[RunSummary]:
     """The line of every run of `directory`, the newest first. A run that cannot be read is listed with its problem."""
+    kept = _KeptLines(directory)
     for name in directory.names():
-        line = summary_of(directory, name)
+        line = kept.line(name)
         if line is not None:
             yield line
+    kept.save()
+
+
+class _KeptLines:
+    """The lines of one log in the user's cache. One holds for the very files that it was read from."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._path = user_cache() / "runs" / f"{hashlib.sha256(os.fsencode(directory.path.resolve())).hexdigest()[:16]}.json"
+        self._found: dict[RunId, tuple[_Stamp, RunSummary]] = {}
+        self._now: dict[RunId, tuple[_Stamp, RunSummary]] = {}
+        with suppress(OSError, ValidationError):
+            _, self._found = _kept_form().validate_json(self._path.read_bytes())
+
+    def line(self, run: RunId) -> RunSummary | None:
+        """The line of `run`, read where it may have changed; None where there is no log yet."""
+        stamp = _stamp(self._directory.path / run)  # Before it is read: what is written meanwhile makes it another.
+        found, line = self._found.get(run, (None, None))
+        if line is None or found != stamp or self._is_in_use(run):
+            line = summary_of(self._directory, run)
+        if line is not None and line.standing in ("interrupted", "failed"):
+            self._now[run] = stamp, line
+        return line
+
+    def _is_in_use(self, run: RunId) -> bool:
+        try:
+            entry = self._directory.entry(run)
+        except EsperError:
+            return True
+        return entry is None or entry.sealed or entry.live or entry.mirrored
+
+    def save(self) -> None:
+        """Writes them, where they are many. A cache that cannot be written is none."""
+        if len(self._now) >= _MANY and self._now != self._found:
+            with suppress(OSError):
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                replace_file(self._path, _kept_form().dump_json((1, self._now)))
+
+
+_Stamp = tuple[tuple[int, ...], ...]
+_Kept = tuple[Literal[1], dict[RunId, tuple[_Stamp, RunSummary]]]
+
+
+@cache
+def _kept_form() -> TypeAdapter[_Kept]:
+    return TypeAdapter(_Kept)
 
 
 VALUES = ("run", "standing", "task", "name", "epoch", "epochs", "validation_loss", "parameters")
@@ -216,9 +271,15 @@ def _of_log(directory: Directory, entry: RunEntry) -> RunSummary:
     )
 
 
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (-1, 0)
-    return status.st_size, status.st_mtime_ns
+def _stamp(folder: Path) -> _Stamp:
+    """Identities, sizes and times of the files of a run; an empty WAL, which any reader may leave behind, is none.
+
+    The time of the inode's last change is nobody's to set.
+    """
+    found: list[tuple[int, ...]] = []
+    for name in (RUN_FILE, f"{RUN_FILE}-wal"):
+        with suppress(OSError):
+            status = (folder / name).stat()
+            if status.st_size:
+                found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
