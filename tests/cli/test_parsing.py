@@ -16,6 +16,8 @@ from tests.cli.conftest import Esper
 
 NEAREST = [
     (("shwo", "latest"), "argument COMMAND: unknown command 'shwo', perhaps show; there are: train, demo, "),
+    (("comp",), "argument COMMAND: unknown command 'comp', perhaps compliance or completion; there are: train, "),
+    (("comple", "bash"), "argument COMMAND: unknown command 'comple', perhaps completion; there are: train, "),
     (("alerts", "lst"), "argument WHAT: unknown command 'lst', perhaps list; there are: list, ack, rules, test"),
     (("log", "latest", "--format", "jsnl"), "argument --format: unknown value 'jsnl', perhaps jsonl; there are: table, jsonl"),
     (("train", "digits", "--epohcs", "3"), "esper train: error: unknown argument --epohcs, perhaps --epochs; esper train --help lists"),

@@ -3,6 +3,7 @@
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +19,10 @@ from esper.events.kinds.run import RunFailed, RunResumed
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory
 from esper.processes.train import fresh_run_id, resume, train
-from esper.tolaria.objective import Batch
+from esper.tolaria.objective import Batch, Supervised, WithoutMetrics
 from esper.tolaria.trainer import Interrupted
 from tests.recipes import Acting, BurstError, burst, events, recipe, settings
-from tests.tolaria.worlds import STEPS, samples
+from tests.tolaria.worlds import STEPS, loss_of, samples
 
 pytestmark = pytest.mark.whole
 NEVER = 0
@@ -153,3 +154,14 @@ def test_a_run_that_failed_is_resumed_and_finishes(directory: Directory, whole: 
         train(recipe(Acting(2 * STEPS + 2, burst)), settings(), directory, run)
     again = resume(recipe(Acting(NEVER, burst)), settings(), directory, run)
     assert (digests(directory, run), again.metrics) == whole
+
+
+def test_a_run_whose_checkpoints_are_lost_is_resumed_by_an_objective_of_another_kind_that_comes_to_the_same(directory: Directory) -> None:
+    """What guessing comes to is known of a loss, and not of an objective; it stands in no checkpoint."""
+    run, stops = fresh_run_id(), Acting(2 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(replace(recipe(stops), objective=Supervised(loss_of)), settings(), directory, run)
+    shutil.rmtree(directory.checkpoints(run))
+    own = WithoutMetrics(lambda model, batch: loss_of(model(batch[0]), batch[1]))  # type: ignore[index] # What the recipe's batches are.
+    resume(replace(recipe(Acting(NEVER, burst)), objective=own), settings(), directory, run)
+    assert [one.system.epoch for one in events(directory, run, EpochCompleted)] == [1, 2, 3, 4, 5]

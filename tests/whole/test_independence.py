@@ -61,7 +61,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Told:
     directory, settings = Directory(tmp_path_factory.mktemp("quiet")), digits({"trainer.telemetry": False})
     usual = recipe_of(TASKS["digits"], settings)
 
-    # The scheduler stands in checkpoints, and so in their digests; so does what guessing comes to, unknown of an objective of one's own.
+    # The scheduler stands in checkpoints, and so in their digests.
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return usual.objective(model, batch)
 

@@ -347,7 +347,7 @@ def _finish(recipe: Recipe, training: Training, emitter: Emitter, outcome: Train
     if recipe.test is not None:
         losses = Evaluator(recipe.model, recipe.test, recipe.objective, recipe.device, name="test data").losses()
         metrics = metrics | losses.named("test")
-    judge_outcome(training, outcome.metrics["validation_loss"])
+    judge_outcome(training, outcome.metrics["validation_loss"], outcome.guessing)
     finished = RunFinished(
         metrics=metrics,
         model_digest=outcome.model_digest,

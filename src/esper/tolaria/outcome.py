@@ -5,9 +5,9 @@ from esper.tolaria.training import Training
 from esper.tolaria.wiring.judging import verdict
 
 
-def judge_outcome(training: Training, loss: float) -> None:
-    """Record what was learned, by the validation `loss` of the trained model; tell it where that is nothing."""
-    best, guessing = training.progress.best_loss, training.counters.guessing
+def judge_outcome(training: Training, loss: float, guessing: float | None) -> None:
+    """Record what was learned, by the validation `loss` of the trained model, and of the best constant output; tell where it is nothing."""
+    best = training.progress.best_loss
     found = verdict(loss, best, guessing, training.counters.step)
     training.emit(OutcomeJudged(verdict=found, loss=loss, best_loss=best, guessing=guessing))
     if found in {"nothing", "worse than guessing"}:

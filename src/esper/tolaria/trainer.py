@@ -53,9 +53,12 @@ class Interrupted(EsperError):  # noqa: N818 - no error: training was asked to s
 
 
 class TrainingResult(NamedTuple):
-    """End of a training: the last validation, the model's digest, and whether patience ended it early."""
+    """End of a training: the last validation, and the loss there of the best constant output (None: not known); the model's digest, and
+    whether patience ended it early.
+    """
 
     metrics: dict[str, float]
+    guessing: float | None
     model_digest: str
     stopped_early: bool
 
@@ -109,10 +112,11 @@ class Trainer:
         if training.progress.last_train_loss is None:
             raise UnstableError(f"none of {epoch} epochs came to its end: each was rolled back")
         save_checkpoint(self._training, "end")
-        losses = self._evaluator.losses()
+        watch = FirstEpoch(training, self._objective)
+        losses = watch.evaluator(self._evaluator).losses()
         if not math.isfinite(losses.mean):
             raise UnstableError(f"epoch {epoch}, step {step}: the validation loss of the trained model is {losses.mean}")
-        return TrainingResult(losses.named("validation"), model_digest(training), stopped_early=epoch < settings.epochs)
+        return TrainingResult(losses.named("validation"), watch.guessing, model_digest(training), stopped_early=epoch < settings.epochs)
 
     # One epoch
 
@@ -303,7 +307,6 @@ class Trainer:
         training, watch = self._training, self._watch
         if watch is not None:
             self._find(watch.at_end())
-            training.counters = training.counters.model_copy(update={"guessing": watch.guessing})
             self._watch = None
         now = fingerprint(training.host.host_parameters())
         if now == training.progress.fingerprint and training.counters.epoch < training.settings.epochs:

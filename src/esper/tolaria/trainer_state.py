@@ -114,10 +114,7 @@ class KeptCheckpoint(Part):
 
 
 class Counters(Part):
-    """State that a rollback keeps: clocks, counts, reports, the kept checkpoints, and what the first epoch showed.
-
-    `wiring` are the checks that found something, `guessing` is the validation loss of the best constant output.
-    """
+    """State that a rollback keeps: clocks, counts, reports, the kept checkpoints, and the wiring checks that found something."""
 
     epoch: Count = 0
     step: Count = 0
@@ -130,7 +127,6 @@ class Counters(Part):
     failed: dict[str, Count] = Field(default_factory=dict)
     checkpoints: tuple[KeptCheckpoint, ...] = ()
     wiring: tuple[WiringCheck, ...] = ()
-    guessing: Float | None = None
 
     def after_step(self) -> "Counters":
         """The same after one more optimizer step."""
