@@ -8,7 +8,9 @@ so that a fault may kill it.
 
 false_alarms_per_clean_run: alerts of each severity that fire in a clean run, on average; runs_with_any: the share of clean runs with any
 warning or critical alert. recall: the share of broken runs, by group, in which an alert of any severity fires at or after the fault's first
-step. wiring_in_first_epoch: of the runs that are wired wrongly within the first epoch the share in which a rule of the wiring fires by its
+step. recall_not_finite, recall_died: the share of runs with a number that is not finite, or that ended by a fault, in which a critical one
+does. recall_due: the share, by group, of the runs whose fault is a warning or worse in which a warning or worse fires.
+wiring_in_first_epoch: of the runs that are wired wrongly within the first epoch the share in which a rule of the wiring fires by its
 end. delay_steps: from that step to the record that the first such alert is about, median. right_severity: of the runs heard, the share
 whose worst alert after the fault is as bad as the manifest says. right_cause: of the runs heard whose cause a rule of today can name, the
 share in which one of those rules fires; causes_unnamed are those that no rule names. us_per_record: processor time of an observer's
@@ -62,33 +64,54 @@ NAMED: dict[str, frozenset[str]] = {
     "not_finite": frozenset(("loss-not-finite", "gradient-not-finite", "validation-loss-not-finite")),
     "gradient": frozenset(("gradients-vanishing", "layer-gradients-vanishing", "gradient-explosion")),
     "learning_rate": frozenset(
-        ("loss-relapse", "loss-setback", "learning-halted", "loss-oscillating", "loss-diverging", "gradient-explosion")
+        (
+            *("loss-relapse", "loss-setback", "learning-halted", "loss-oscillating", "loss-diverging", "gradient-explosion"),
+            *("no-progress", "nothing-learned"),
+        )
     ),
     "activation": frozenset(("seed-dead",)),
-    "labels": frozenset(("loss-relapse", "loss-setback", "loss-drifting", "validation-apart")),
-    "data": frozenset(("loss-relapse", "loss-setback", "loss-drifting", "loss-spike")),
-    "weights": frozenset(("loss-relapse", "validation-stuck")),
-    "preprocessing": frozenset(("validation-relapse", "validation-apart")),
+    "labels": frozenset(
+        ("loss-relapse", "loss-setback", "loss-drifting", "loss-spike", "validation-apart", "no-progress", "nothing-learned")
+    ),
+    "data": frozenset(
+        (
+            "loss-relapse",
+            "loss-setback",
+            "loss-drifting",
+            "loss-spike",
+            "loss-diverging",
+            "data-shrunk",
+            "data-unshuffled",
+            "batch-repeated",
+        )
+    ),
+    "weights": frozenset(("loss-relapse", "loss-setback", "validation-stuck")),
+    "optimizer": frozenset(("loss-relapse", "loss-setback", "training-stuck")),
+    "preprocessing": frozenset(("loss-relapse", "loss-setback", "validation-relapse", "validation-apart")),
+    "precision": frozenset(("no-progress",)),
     "validation": frozenset(("validation-relapse", "validation-apart", "validation-perfect")),
     "mode": frozenset(("validation-relapse", "validation-apart")),
-    "overfitting": frozenset(("overfitting", "validation-apart")),
+    "overfitting": frozenset(("overfitting", "validation-lost", "validation-apart")),
     "loader": frozenset(("data-waiting", "data-stalled")),
     "throughput": frozenset(("data-waiting", "steps-slower")),
     "memory": frozenset(("memory-growing",)),
-    "stuck": frozenset(("training-stuck", "layer-stuck")),
+    "stuck": frozenset(("training-stuck", "layer-stuck", "batch-repeated")),
     "process": frozenset(("run-failed", "run-dead")),
-    "growth": frozenset(("loss-relapse", "learning-halted", "seed-not-finite", "seed-dead", "run-rolled-back")),
+    "growth": frozenset(("loss-relapse", "loss-setback", "seed-not-finite", "seed-dead", "run-rolled-back", "wiring-weights-faded")),
 }
-"""The rules of today that name a cause; a cause without an entry is named by none. Those of the wiring follow."""
+"""The rules whose texts name a cause; a cause without an entry is named by none. Those of the wiring follow."""
 WIRED: dict[str, str] = {
-    "gradient": "layer-without-gradient gradients-kept nothing-changes",
-    "learning_rate": "learning-rate-zero learning-rate-absurd steps-too-small",
+    "gradient": "layer-without-gradient gradients-kept nothing-changes steps-too-small",
+    "learning_rate": "learning-rate-zero learning-rate-absurd steps-too-small nothing-changes guessing still-guessing",
+    "labels": "targets-constant guessing still-guessing",
+    "decay": "decay-too-strong weights-faded output-constant still-guessing",
+    "precision": "updates-lost layer-unchanged",
     "optimizer": "not-in-optimizer nothing-changes",
     "activation": "layer-dead layer-saturated",
-    "output": "output-saturated output-constant probabilities-as-logits",
-    "loss": "targets-not-paired",
+    "output": "output-saturated output-constant output-clipped probabilities-as-logits",
+    "loss": "targets-not-paired targets-ignored loss-upside-down",
     "data": "input-constant",
-    "weights": "starts-far-off",
+    "weights": "starts-far-off weights-equal weights-faded layer-saturated output-saturated still-guessing",
     "preprocessing": "inputs-differ",
     "validation": "target-among-inputs splits-overlap",
     "mode": "dropout-in-validation normalisation-on-eval dropout-on-eval",
@@ -269,6 +292,9 @@ def _results(judged: list[Judged]) -> dict[str, object]:
         "false_alarms_per_clean_run": _false([one.fired for one in clean]),
         "runs_with_any": _mean(any(alarm.severity != "info" for alarm in one.fired) for one in clean),
         **_recall(broken, {id(one): [alarm.step for alarm in one.fired] for one in broken}),
+        "recall_due": _due(broken),
+        "recall_not_finite": _critical(broken, "not_finite"),
+        "recall_died": _critical(broken, "process"),
         "wiring_in_first_epoch": _mean(map(_is_heard_early, (one for one in broken if _is_wired_wrongly(one)))),
         "right_severity": _mean(_worst(heard[id(one)]) == one.case.severity for one in known),
         "right_cause": _mean(any(alarm.rule in NAMED[one.case.cause] for alarm in heard[id(one)]) for one in named),
@@ -284,6 +310,24 @@ def _results(judged: list[Judged]) -> dict[str, object]:
 def _is_wired_wrongly(one: Judged) -> bool:
     """The wiring is at fault within the first epoch."""
     return one.case.group == "wiring" and one.case.at is not None and one.case.at < one.first_epoch
+
+
+def _due(broken: list[Judged]) -> dict[str, float | None]:
+    asked = [one for one in broken if one.case.severity != "info"]
+    return {
+        group: _mean(
+            any(alarm.severity != "info" and alarm.step >= (one.case.at or 0) for alarm in one.fired)
+            for one in asked
+            if one.case.group == group
+        )
+        for group in GROUPS
+    }
+
+
+def _critical(broken: list[Judged], cause: str) -> float | None:
+    """The share of the runs with a fault of this cause in which a critical alert fires at or after its first step."""
+    asked = [one for one in broken if one.case.cause == cause]
+    return _mean(any(alarm.severity == "critical" and alarm.step >= (one.case.at or 0) for alarm in one.fired) for one in asked)
 
 
 def _is_heard_early(one: Judged) -> bool:
@@ -355,6 +399,8 @@ def _show(half: str, result: dict[str, object]) -> None:
         "runs_with_any",
         "recall_overall",
         "delay_steps",
+        "recall_not_finite",
+        "recall_died",
         "wiring_in_first_epoch",
         "right_severity",
         "right_cause",

@@ -53,7 +53,11 @@ class Training:
 @dataclass(frozen=True)
 class Case:
     """One kind: `make` gives its training for an rng seed. Of a fault also the optimizer step of its beginning (0: from the start), what an
-    operator wants to be told, how bad it is, and its cause in one word of `CAUSES`; a clean one has None and empty texts there."""
+    operator wants to be told, how bad it is, and its cause in one word of `CAUSES`; a clean one has None and empty texts there.
+
+    Critical: what was learnt is lost and stays lost, numbers are not finite, or the run is gone. Warning: wrong from the start, or what
+    training itself goes back from. Info: it may be meant, or is over.
+    """
 
     name: str
     group: str

@@ -145,7 +145,7 @@ COURSE = (
         "the weights are others from one step to the next: the loss is back where it began",
         lambda s: struck(classify(s), AT, _scrambles),
     ),
-    _course("other_task", AT, "warning", "data", "the data are those of another task", lambda s: struck(classify(s), AT, _other_task)),
+    _course("other_task", AT, "critical", "data", "the data are those of another task", lambda s: struck(classify(s), AT, _other_task)),
     _course(
         "labels_rot",
         AT,
@@ -165,7 +165,7 @@ COURSE = (
     _course(
         "capacity_too_small",
         0,
-        "info",
+        "warning",
         "loss",
         "the run learns hardly anything: its loss is at the level of guessing",
         lambda s: classify(s, mlp(16, 1, 4), data=classes(s, wrong=0.9)),
@@ -280,7 +280,7 @@ VALIDATION = (
     _validation(
         "running_statistics_run_away",
         0,
-        "critical",
+        "warning",
         "mode",
         "running statistics are wrong: eval mode is far worse than train mode",
         _runaway,

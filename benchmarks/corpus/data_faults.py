@@ -104,7 +104,7 @@ DATA_FAULTS = (
     ),
     _data(
         "noise_floods",
-        "warning",
+        "critical",
         "data",
         "inputs drown in noise",
         lambda s: struck(_more(s), AT, _changed(lambda _n, x, y: (x + 4 * torch.randn(x.shape), y))),
@@ -132,15 +132,13 @@ DATA_FAULTS = (
     ),
     _data(
         "images_inverted",
-        "warning",
+        "critical",
         "preprocessing",
         "images are inverted from one step on",
         lambda s: struck(trained(convolutions(), images(s, 800), F.cross_entropy), AT, _changed(lambda _n, x, y: (-x, y))),
     ),
     _data("loader_slow", "warning", "loader", "the loader takes most of each step", lambda s: struck(classify(s), AT, _sleeps(0.03))),
-    _data(
-        "loader_hangs", "warning", "loader", "the loader stood still for some seconds", lambda s: struck(classify(s), AT, _sleeps(5.0, 1))
-    ),
+    _data("loader_hangs", "info", "loader", "the loader stood still for some seconds", lambda s: struck(classify(s), AT, _sleeps(5.0, 1))),
 )
 
 

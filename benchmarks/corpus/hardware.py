@@ -93,9 +93,9 @@ HARDWARE = (
     _machine("weight_flipped", "critical", "weights", "a bit of a weight has flipped: it is 1e37", _at_once(_flip)),
     _machine(
         "weight_flipped_lower",
-        "critical",
+        "warning",
         "weights",
-        "a bit of a weight has flipped: it is 65,536 times what it was",
+        "a bit of a weight has flipped: it is 65,536 times what it was, and training went back",
         _at_once(_flip_small),
     ),
     _machine("core_computes_wrongly", "critical", "weights", "weights change in ways that no gradient explains", _wrong_core),
@@ -171,14 +171,19 @@ def _growth(name: str, severity: Severity, told: str, make: Callable[[int], Trai
 
 GROWTH = (
     _growth("seed_hurts_after_graft", "critical", "the loss rises since a seed was grafted", lambda s: _grown(s, _hurts)),
-    _growth("blend_never_settles", "warning", "the loss swings since a seed was grafted", lambda s: _grown(s, _never_settles)),
-    _growth("seed_not_finite", "critical", "a grafted seed gives values that are not finite", lambda s: _grown(s, _not_finite)),
+    _growth("blend_never_settles", "critical", "the loss swings since a seed was grafted", lambda s: _grown(s, _never_settles)),
+    _growth(
+        "seed_not_finite", "warning", "a grafted seed gives values that are not finite, and is culled", lambda s: _grown(s, _not_finite)
+    ),
     _growth(
         "seeds_learn_too_fast",
-        "warning",
-        "seeds learn at ten thousand times the host's rate, and none is of use",
+        "critical",
+        "seeds learn at ten thousand times the host's rate: the run goes back again and again, and fails",
         lambda s: _grown(s, settings={"growth.seed_lr": 1e4}),
     ),
     _growth("host_fades_beside_seed", "critical", "the host's layer fades since a seed was grafted", lambda s: _grown(s, _host_fades)),
-    _growth("learning_ends_with_graft", "warning", "the learning rate is 0 since a seed was grafted", lambda s: _grown(s, _host_stops)),
+    Case(
+        *("learning_ends_with_graft", "growth", lambda s: _grown(s, _host_stops), 60, "warning", "learning_rate"),
+        told="the learning rate is 0 since a seed was grafted",
+    ),
 )

@@ -201,7 +201,7 @@ SILENT = (
     _silent(
         "gradients_kept",
         "wiring",
-        "warning",
+        "critical",
         "gradient",
         "gradients are never set to zero: they add up",
         lambda s: struck(classify(s, optimize=sgd(0.05), clip=None), 0, _keeps_gradients),
@@ -246,7 +246,7 @@ SILENT = (
     _silent(
         "average_forgotten",
         "validation",
-        "critical",
+        "warning",
         "weights",
         "validation is of averaged weights that are never updated",
         lambda s: classify(s, AverageForgotten()),

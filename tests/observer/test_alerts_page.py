@@ -113,6 +113,7 @@ def test_critical_is_harm_that_lasts_or_a_run_that_is_gone() -> None:
         "fold-blocked",
         "disk-low",
         "wiring-learning-rate-absurd",
+        "wiring-loss-upside-down",
     }
 
 

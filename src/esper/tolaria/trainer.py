@@ -27,7 +27,7 @@ from esper.events.kinds.run import BlamedSeed, RunStarted, SiteFrozen
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.events.kinds.training_description import TrainingDescribed
 from esper.folds.transitions import LIVE
-from esper.kasmina.calls import plainly_named
+from esper.kasmina.calls import plainly_named, unwrapped
 from esper.tolaria.adaptation import adapt, collect_kernels, submit_waiting
 from esper.tolaria.checkpoints import restore_checkpoint, roll_back, save_checkpoint
 from esper.tolaria.determinism import seed_epoch, seed_own, total_norm
@@ -40,8 +40,14 @@ from esper.tolaria.training import Training
 from esper.tolaria.user_code import Noted
 from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, is_seed_due
 from esper.tolaria.wiring.findings import Finding, event_of, in_words
-from esper.tolaria.wiring.judging import unchanged_epoch
+from esper.tolaria.wiring.judging import learns_nothing, unchanged_epoch
+from esper.tolaria.wiring.later import WeightHistory
 from esper.tolaria.wiring.watch import FirstEpoch
+
+_LEARNT = 0.01
+"""The share of the first epoch's training loss at which nothing is left to learn."""
+_LEARNING_BY = 4
+"""The epoch at whose end a training should be better than guessing."""
 
 
 class UnstableError(EsperError):
@@ -70,6 +76,9 @@ class Trainer:
         self._training, self._settings, self._train, self._stop = training, training.settings, train, stop
         self._objective, self._evaluator = objective, evaluator
         self._watch: FirstEpoch | None = None
+        self._guessing: float | None = None
+        own = {id(one) for one in training.host.host_parameters()}
+        self._weights = WeightHistory((name, one) for name, one in unwrapped(training.host.model).named_parameters() if id(one) in own)
         # A short epoch is measured at its last step, as far as its length is known before.
         self._measured_step = min(filter(None, (self._settings.measure_every, optimizer_steps(train, self._settings))))
 
@@ -303,15 +312,22 @@ class Trainer:
     # Wiring: for people; nothing here influences training
 
     def _find_wiring(self, rates: tuple[float, ...]) -> None:
-        """Record what the first epoch has shown; and an epoch that changed no parameter, whose last learning rates were `rates`."""
+        """Record what the first epoch has shown; and what later ones show of the weights. Their last learning rates were `rates`."""
         training, watch = self._training, self._watch
         if watch is not None:
-            self._find(watch.at_end())
+            self._find([*watch.at_end(), *self._weights.equal()])
+            self._guessing = watch.guessing
             self._watch = None
-        now = fingerprint(training.host.host_parameters())
-        if now == training.progress.fingerprint and training.counters.epoch < training.settings.epochs:
-            self._find(unchanged_epoch(rates, self._learning_rates()))
-        training.progress = training.progress.model_copy(update={"fingerprint": now})
+        counters, progress, now = training.counters, training.progress, fingerprint(training.host.host_parameters())
+        weights = self._weights.after_epoch(rates)
+        train, first = progress.last_train_loss or 0.0, progress.first_train_loss or 0.0
+        if not 0.0 <= train <= _LEARNT * first:  # Where nothing is left to learn nothing needs to change.
+            if now == progress.fingerprint and counters.epoch < training.settings.epochs:
+                self._find(unchanged_epoch(rates, self._learning_rates()))
+            self._find(weights)
+        if counters.epoch >= _LEARNING_BY and progress.last_train_loss is not None and progress.best_loss is not None:
+            self._find(learns_nothing(train, (progress.best_loss, *progress.validation_losses), self._guessing, counters.step))
+        training.progress = progress.model_copy(update={"fingerprint": now})
 
     def _find(self, findings: Iterable[Finding]) -> None:
         """Record each finding whose check has found nothing before in this run, and tell it in a line."""

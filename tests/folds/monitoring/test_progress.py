@@ -61,7 +61,7 @@ CLEAN: dict[str, Callable[[Random], tuple[FloatArray, FloatArray | None]]] = {
     "wanders": lambda r: (wandering(r), None),
     "rises at every restart": lambda r: (learnt(r) + 4 * RESTARTS, RESTARTS),
     "warms up": lambda r: (learnt(r) + np.exp(-(((TIME - 60) / 20) ** 2)), np.minimum(1.0, (TIME + 1) / 80)),
-    "a few bad batches": lambda r: (learnt(r) * np.where((TIME > 400) & (TIME < 420), 3.0, 1.0), None),
+    "a few bad batches": lambda r: (learnt(r) * np.where((TIME > 400) & (TIME < 410), 3.0, 1.0), None),
     "harder by a little": lambda r: (learnt(r) + np.where(TIME > 400, 0.15, 0.0), None),
 }
 """Losses of clean trainings with their learning rates. None of them was drawn from a training that limits were set on."""
@@ -83,6 +83,17 @@ def test_half_of_what_was_learnt_lost_is_a_setback_and_nearly_all_a_relapse() ->
     assert named(lost(0.3)) == []
     assert named(lost(0.65)) == ["setback"]
     assert named(lost(1.2)) == ["relapse"]
+
+
+def test_all_that_was_learnt_lost_for_sixteen_steps_is_a_setback_though_it_came_back() -> None:
+    assert named(lost(1.3, last=425)) == ["setback"]
+    assert named(lost(1.3, last=408)) == []
+
+
+def test_a_rate_that_is_hardly_any_for_longer_than_it_was_more_is_halted_and_a_decay_to_the_end_is_not() -> None:
+    loss = learnt(np.random.default_rng(3))
+    assert named(loss, np.where(TIME < 100, 0.1, 1e-5)) == ["halted"]
+    assert named(loss, 0.1 * (1 + np.cos(np.pi * TIME / STEPS)) / 2) == []
 
 
 def test_a_setback_that_grows_becomes_a_relapse() -> None:

@@ -88,7 +88,18 @@ def test_the_same_validation_loss_again_and_again_is_stuck_unless_all_is_learnt(
 
 def test_no_better_validation_loss_for_twenty_epochs_is_a_plateau() -> None:
     training = np.full(40, 0.5)
-    assert named(np.concatenate([[0.6], 0.7 + 0.01 * np.sin(np.arange(39))]), training) == ["plateau"]
+    assert named(np.concatenate([[0.6], 0.7 + 0.01 * np.sin(np.arange(39))]), training) == ["flat", "plateau"]
+
+
+def test_validation_that_is_half_worse_than_it_began_while_training_falls_is_lost() -> None:
+    rising = np.where(TIME < 3, FALLING, 0.1 * TIME)
+    assert named(rising) == ["overfitting", "lost", "plateau"]
+    assert named(np.where(TIME < 3, FALLING, 0.8 + 0.03 * TIME)) == ["overfitting", "plateau"]
+
+
+def test_losses_that_are_no_better_than_in_the_first_epoch_are_flat() -> None:
+    assert named(np.full(10, 1.38) + 0.001 * np.sin(np.arange(10)), np.full(10, 1.37)) == ["flat"]
+    assert named(noisy(1)) == []
 
 
 def test_what_leaves_hardly_anything_of_the_first_loss_is_perfect() -> None:

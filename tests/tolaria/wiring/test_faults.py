@@ -145,6 +145,11 @@ def other_labels() -> Made:
     return {"model": mlp(8, 16, 3), "train": cut(inputs, shuffled)}
 
 
+def slow_on_other_labels() -> Made:
+    made = other_labels()
+    return made | {"optimizer": sgd(made["model"], 1e-3), "epochs": 5}
+
+
 def same_inputs() -> Made:
     inputs, labels = classes()
     return {"model": mlp(8, 16, 3), "train": cut(torch.ones_like(inputs), labels)}
@@ -165,13 +170,69 @@ def target_is_an_input() -> Made:
     return {"model": mlp(8, 16, 1), "train": cut(inputs, targets), "valid": cut(inputs[:96] + 0.01, targets[:96]), "loss": F.mse_loss}
 
 
+def maximised() -> Made:
+    return {"model": mlp(8, 16, 3), "loss": lambda output, target: -F.cross_entropy(output, target), "clip": 1.0}
+
+
+def decayed() -> Made:
+    model = mlp(8, 16, 3)
+    return {"model": model, "optimizer": torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=5.0)}
+
+
+class Minute(torch.optim.SGD):
+    """Steps that become too small for the weights' number format."""
+
+    taken = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # as Trainer calls it
+        self.taken += 1
+        self.param_groups[0]["lr"] = 0.05 if self.taken <= 40 else 1e-8
+        super().step(closure)
+
+
+class Overwritten(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # as Trainer calls it
+        super().step(closure)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].mul_(0.8)
+
+
+def tiring(kind: type[torch.optim.SGD]) -> Made:
+    model = mlp(8, 16, 3)
+    return {"model": model, "optimizer": kind(model.parameters(), lr=0.05), "epochs": 4}
+
+
+def filled() -> Made:
+    model = mlp(8, 16, 3)
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    return {"model": model}
+
+
+def masked() -> Made:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output[:2], target[:2]) / 8
+
+    return {"model": mlp(8, 16, 3), "loss": loss}
+
+
+def one_label() -> Made:
+    (inputs, labels), (later, _) = classes(), classes(96, rng_seed=6)
+    return {"model": mlp(8, 16, 3), "train": cut(inputs, 0 * labels), "valid": cut(later, labels[:96] * 0)}
+
+
 FAULTS: dict[str, tuple[Callable[[], Made], tuple[str, ...]]] = {
     "learning-rate-zero": (no_learning_rate, ()),
     "learning-rate-absurd": (absurd_learning_rate, ()),
+    "loss-upside-down": (maximised, ()),
     "steps-too-small": (tiny_learning_rate, ()),
+    "decay-too-strong": (decayed, ()),
     "not-in-optimizer": (left_out_of_the_optimizer, ("2.weight", "2.bias")),
     "nothing-changes": (steps_are_skipped, ()),
     "layer-unchanged": (half_precision, ("0",)),
+    "updates-lost": (lambda: tiring(Minute), ()),
+    "weights-faded": (lambda: tiring(Overwritten), ("0.weight",)),
+    "weights-equal": (filled, ("0.weight", "2.weight")),
     "layer-without-gradient": (lambda: {"model": Cut()}, ("body.0", "body.2")),
     "layer-unused": (lambda: {"model": Cut()}, ("spare",)),
     "gradients-kept": (gradients_add_up, ("0.weight", "0.bias", "2.weight", "2.bias")),
@@ -182,10 +243,14 @@ FAULTS: dict[str, tuple[Callable[[], Made], tuple[str, ...]]] = {
     "layer-saturated": (saturated_layer, ("1",)),
     "output-saturated": (saturated_output, ()),
     "output-constant": (dead, ()),
+    "output-clipped": (lambda: {"model": nn.Sequential(mlp(8, 16, 3), nn.ReLU())}, ()),
     "probabilities-as-logits": (lambda: {"model": nn.Sequential(mlp(8, 16, 3), nn.Softmax(1))}, ()),
     "targets-not-paired": (broadcast, ()),
+    "targets-ignored": (masked, ()),
+    "targets-constant": (one_label, ()),
     "starts-far-off": (large_weights, ()),
     "guessing": (other_labels, ()),
+    "still-guessing": (slow_on_other_labels, ()),
     "input-constant": (same_inputs, ()),
     "inputs-differ": (unscaled_validation, ()),
     "splits-overlap": (same_data, ()),

@@ -121,10 +121,10 @@ def from_bytes(saved: bytes) -> Cell:
     return cell
 
 
-_FORMAT: Literal[3] = 3
+_FORMAT: Literal[4] = 4
 """The format of a saved cell; it is raised when a cell that was saved before would be read as another."""
 # Only a type that has no configuration of its own, as a tuple, writes the NaN of a named tuple as a word.
-_SAVED_CELL = TypeAdapter(tuple[Literal[3], Cell], config=ConfigDict(**CONFIG, ser_json_bytes="base64", val_json_bytes="base64"))
+_SAVED_CELL = TypeAdapter(tuple[Literal[4], Cell], config=ConfigDict(**CONFIG, ser_json_bytes="base64", val_json_bytes="base64"))
 
 
 def _admitted(cell: Cell, verdict: Apply, record: Record, settings: MonitorSettings, writer: str) -> tuple[Cell, Outcome]:

@@ -26,7 +26,7 @@ from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings, TrendState, update_trends
 from esper.folds.monitoring.windows import WindowSettings, WindowState, update_windows
 
-RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 2, "missing": 1, "bounds": 1, "alerts": 2}
+RULE_VERSIONS: Mapping[str, int] = {"windows": 1, "trends": 1, "detectors": 3, "missing": 1, "bounds": 1, "alerts": 2}
 """The version of each rule that derives events; it is raised when the same records would give other events."""
 
 _BOUND = "bound"

@@ -40,11 +40,23 @@ EXPLANATIONS: Mapping[WiringCheck, Explanation] = {
         "a learning rate that is far too high, a loss that is summed where it should be averaged, inputs or targets that are not scaled",
         "the learning rate: try a hundredth of it; then the size of inputs, targets and loss",
     ),
+    "loss-upside-down": Explanation(
+        "critical",
+        "the loss is lower for wrong predictions than for right ones",
+        "a minus sign too many or too few, a score that should be high given as a loss",
+        "the sign of the loss: call it with a right and with a wrong prediction",
+    ),
     "steps-too-small": Explanation(
         "warning",
         "all planned steps together cannot change the weights",
         "a learning rate that is far too small, gradients that are clipped to next to nothing, a loss that is divided twice",
         "the learning rate, and clip= beside the gradient norm of the first steps",
+    ),
+    "decay-too-strong": Explanation(
+        "warning",
+        "the weight decay is stronger than the gradient",
+        "a weight decay that was meant for another optimizer or learning rate, or multiplied twice",
+        "weight_decay of the optimizer's parameter groups",
     ),
     "not-in-optimizer": Explanation(
         "warning",
@@ -64,6 +76,26 @@ EXPLANATIONS: Mapping[WiringCheck, Explanation] = {
         "a layer gets a gradient and is in the optimizer, and does not change",
         "updates that are smaller than the parameters' number format can hold (bfloat16, float16), a hook that undoes them",
         "the type of its parameters: float32 with autocast instead of a model in half precision",
+    ),
+    "updates-lost": Explanation(
+        "warning",
+        "most numbers of the parameters no longer change, though the learning rate is above 0",
+        "updates that are smaller than the parameters' number format can hold (bfloat16, float16), gradients that underflow to 0 in half "
+        "precision",
+        "the type of the parameters and the size of their updates: float32 weights with autocast, a gradient scaler",
+    ),
+    "weights-faded": Explanation(
+        "warning",
+        "the weights of a layer have shrunk to next to nothing",
+        "a weight decay that is too strong, weights that are overwritten or multiplied, a part that has grown beside the layer and takes "
+        "its place",
+        "weight_decay of its parameter group, and what else writes to the weights",
+    ),
+    "weights-equal": Explanation(
+        "warning",
+        "all weights of several layers begin with the same number: their units stay equal",
+        "an initialisation that was forgotten, or that fills with a constant",
+        "the initialisation of the weights: random numbers",
     ),
     "layer-without-gradient": Explanation(
         "warning",
@@ -125,6 +157,12 @@ EXPLANATIONS: Mapping[WiringCheck, Explanation] = {
         "dead or saturated layers, a weight decay that is too strong, inputs that do not reach the output",
         "the layers' outputs from the first on: where do samples stop to differ",
     ),
+    "output-clipped": Explanation(
+        "warning",
+        "outputs are cut off at 0, and the loss needs numbers below 0",
+        "an activation after the last layer",
+        "the model's last line: a ReLU does not belong there",
+    ),
     "probabilities-as-logits": Explanation(
         "warning",
         "the loss takes logits and is given probabilities",
@@ -137,6 +175,18 @@ EXPLANATIONS: Mapping[WiringCheck, Explanation] = {
         "outputs of shape (N, 1) against targets of shape (N), which compares each with all; a mean that is taken too early",
         "the shapes of output and target in the loss; a loss that compares sets is meant so: then switch this rule off",
     ),
+    "targets-ignored": Explanation(
+        "info",
+        "the loss takes no notice of most targets",
+        "a mask or an ignore_index over most places, padding that is counted in the mean",
+        "the mask, and what the loss's mean divides by",
+    ),
+    "targets-constant": Explanation(
+        "warning",
+        "every target is the same",
+        "labels that were read from the wrong column, a default that was never replaced",
+        "a few targets of the training data",
+    ),
     "starts-far-off": Explanation(
         "warning",
         "the first loss is many times that of guessing",
@@ -147,6 +197,12 @@ EXPLANATIONS: Mapping[WiringCheck, Explanation] = {
         "info",
         "after the first epoch the loss is that of the best constant output",
         "targets that do not belong to their inputs, a wrong learning rate, a model that is too small; or it just takes longer",
+        "a few samples with their targets, as the model gets them; then whether the model can learn ten of them by heart",
+    ),
+    "still-guessing": Explanation(
+        "warning",
+        "after several epochs neither training nor validation is better than the best constant output",
+        "targets that do not belong to their inputs, a wrong learning rate or decay, weights that begin alike, a model that is too small",
         "a few samples with their targets, as the model gets them; then whether the model can learn ten of them by heart",
     ),
     "input-constant": Explanation(

@@ -13,6 +13,7 @@ from esper.events.kinds.wiring_findings import WiringCheck
 from esper.tolaria.wiring.findings import Finding
 
 _CERTAIN = 0.999
+_DROWNED = 3.0
 _MANY_STEPS = 10
 """Fewer steps show no course of a loss."""
 
@@ -63,6 +64,16 @@ def exploded(losses: Sequence[float], guessing: float | None, update_ratios: Seq
     if lost and scale > 0.0 and (guessing is not None or worst > 0.1):
         steps = f"; a step changes the weights by {100 * worst:.3g} % of their size" if worst else ""
         yield Finding("learning-rate-absurd", f"the loss went from {first:.4g} to {last[-1]:.4g} in {len(losses)} steps{steps}")
+
+
+def decays(ratios: Sequence[tuple[int, float]]) -> Iterator[Finding]:
+    """Parameter groups whose weight decay pulls harder than their gradient in every step that was looked at, by number and ratio."""
+    least: dict[int, float] = {}
+    for group, ratio in ratios:
+        least[group] = min(least.get(group, math.inf), ratio)
+    strong = {group: ratio for group, ratio in least.items() if ratio > _DROWNED}
+    if strong and len(ratios) >= 3 * len(least):
+        yield Finding("decay-too-strong", f"at least {min(strong.values()):.3g} times the gradient", groups=sorted(strong))
 
 
 # Parameters
@@ -153,7 +164,9 @@ class OutputSeen:
     `loss` is of these outputs; `guessing` of the best constant output for the same targets; None: not known. `permuted`: with targets given
     to other samples; `one_target`: with all samples given one of the targets. `shifted`: with 1 added to every output. `of_classes`:
     targets are classes. `flat`: share of values at the ends of 0..1 or -1..1. `distribution`: every row is a probability distribution.
-    `spread`: how far outputs differ between samples, over their size.
+    `spread`: how far outputs differ between samples, over their size. `upside_down`: the loss
+    falls as predictions get worse. `zeros`: share of outputs that are exactly 0 where some should be below; `ignored`: share of targets
+    on which the loss does not depend.
     """
 
     loss: float
@@ -165,6 +178,9 @@ class OutputSeen:
     flat: float
     distribution: bool
     spread: float
+    upside_down: bool
+    zeros: float
+    ignored: float
 
 
 def output_faults(seen: OutputSeen) -> Iterator[Finding]:
@@ -172,6 +188,12 @@ def output_faults(seen: OutputSeen) -> Iterator[Finding]:
     matters = seen.one_target is not None and abs(seen.one_target - seen.loss) > 0.01 * abs(seen.loss)
     if matters and seen.spread > 1e-4 and _same(seen.loss, seen.permuted):
         yield Finding("targets-not-paired", f"the loss is {seen.loss:.6g} with targets in order, and with targets that change places")
+    if seen.upside_down:
+        yield Finding("loss-upside-down", f"it is {seen.loss:.4g} now, and lowest where every prediction is wrong")
+    if seen.zeros > 0.1 and (not seen.of_classes or _same(seen.loss, seen.shifted)):
+        yield Finding("output-clipped", f"{100 * seen.zeros:.3g} % of outputs are exactly 0, and none is below")
+    if seen.ignored > 0.5:
+        yield Finding("targets-ignored", f"a change of the output at {100 * seen.ignored:.3g} % of the targets does not change the loss")
     if seen.distribution and _same(seen.loss, seen.shifted):
         yield Finding(
             "probabilities-as-logits", "each output is a probability distribution, and the loss does not change when 1 is added to it"
@@ -204,6 +226,22 @@ def still_guessing(losses: Sequence[float], guessing: float | None, *, rising: b
         yield Finding("guessing", f"the loss is {last:.4g}, that of the best constant output {guessing:.4g}")
 
 
+def learns_nothing(train: float, validation: Sequence[float], guessing: float | None, steps: int) -> Iterator[Finding]:
+    """Neither the best validation loss nor, by a tenth, the last training loss of several epochs is better than guessing.
+
+    `validation`: the best loss, then those of the newest epochs; where it still falls by one in fifty of guessing it is on its way.
+    """
+    if guessing is None or len(validation) < 2 or steps < 8 * _MANY_STEPS:
+        return
+    best, falls = min(validation), validation[-2] - validation[-1] > 0.02 * abs(guessing)
+    if not falls and not min(best, train + 0.08 * abs(guessing)) < below_guessing(guessing):
+        yield Finding(
+            "still-guessing",
+            f"after {steps:,} steps the training loss is {train:.4g}, the best validation loss {best:.4g}, "
+            f"that of the best constant output {guessing:.4g}",
+        )
+
+
 def below_guessing(guessing: float) -> float:
     """The loss below which something was learnt: one in fifty better than the best constant output."""
     return guessing - 0.02 * abs(guessing)
@@ -226,6 +264,12 @@ def _same(loss: float, other: float | None) -> bool:
 
 
 # Data
+
+
+def constant_targets(train: bool, valid: bool) -> Iterator[Finding]:
+    """`train`, `valid`: all targets that were looked at are the same."""
+    if train and valid:
+        yield Finding("targets-constant", "in every batch that was looked at, of training and of validation")
 
 
 @dataclass(frozen=True, slots=True)

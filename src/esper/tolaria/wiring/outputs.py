@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from esper.tolaria.wiring.modules import near_limits
 _MOST_SAMPLES = 256
 _MOST_NUMBERS = 1 << 20
 _FITTING_STEPS = 20
+_OTHERS = 0.25
 
 
 class Kept(NamedTuple):
@@ -61,7 +63,11 @@ def output_seen(kept: Kept, loss: Loss) -> OutputSeen | None:
         given = _loss_of(loss, output, targets)
         if given is None:
             return None
-        permuted = _loss_of(loss, output, targets.roll(1, 0))
+        moved = targets.roll(1, 0)
+        others = (
+            float((moved != targets).flatten(1).any(1).float().mean()) if targets.dim() > 1 else float((moved != targets).float().mean())
+        )
+        permuted = _loss_of(loss, output, moved) if others > _OTHERS else None  # Sorted targets change places with their like.
         one_target = _loss_of(loss, output, targets[:1].expand_as(targets).contiguous())
         shifted = _loss_of(loss, output + 1, targets)
         low, high = float(output.min()), float(output.max())
@@ -78,7 +84,50 @@ def output_seen(kept: Kept, loss: Loss) -> OutputSeen | None:
         flat=flat,
         distribution=distribution,
         spread=spread(output),
+        upside_down=_upside_down(kept, loss),
+        zeros=_clipped(output, targets) if low == 0.0 else 0.0,
+        ignored=_ignored(output, targets, loss),
     )
+
+
+def _upside_down(kept: Kept, loss: Loss) -> bool:
+    """True where the loss falls as predictions get worse, in both directions where they are numbers."""
+    output, targets = kept.output, kept.targets
+    ways: list[list[Tensor]]
+    classes = class_dimension(output, targets)
+    if classes is not None:
+        size = output.shape[classes]
+        if size < 2 or targets.numel() == 0 or int(targets.min()) < 0 or int(targets.max()) >= size:
+            return False
+        right = torch.nn.functional.one_hot(targets.long(), size).to(output).movedim(-1, classes)
+        ways = [[right * factor for factor in (1.0, 0.0, -1.0, -4.0)]]
+    elif targets.numel() == output.numel() and targets.is_floating_point():
+        right = targets.reshape(output.shape).to(output)
+        step = float(right.double().std()) if right.numel() > 1 else 0.0
+        ways = [[right + step * factor for factor in (0.0, sign, 2 * sign, 4 * sign)] for sign in (1, -1)] if step > 0 else []
+    else:
+        return False
+    losses = [[_loss_of(loss, output, targets) for output in way] for way in ways]
+    known = [[value for value in row if value is not None] for row in losses]
+    return bool(known) and all(len(row) == 4 and all(before > after for before, after in pairwise(row)) for row in known)
+
+
+def _clipped(output: Tensor, targets: Tensor) -> float:
+    """The share of outputs, none below 0, that are exactly 0; 0 where targets are numbers and hardly one of them is below 0."""
+    if class_dimension(output, targets) is None and not (targets.is_floating_point() and float((targets < 0).float().mean()) > 0.05):
+        return 0.0
+    return float((output == 0).float().mean())
+
+
+def _ignored(output: Tensor, targets: Tensor, loss: Loss) -> float:
+    """The share of targets where the loss does not depend on the output."""
+    with suppress(Exception), torch.enable_grad():  # The user's code, given what it was not written for.
+        asked = output.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(asked, targets).double().mean(), asked)
+        classes = class_dimension(output, targets)
+        per_target = gradient.abs().sum(classes) if classes is not None else gradient.abs().flatten(1).sum(1)
+        return float((per_target == 0).float().mean())
+    return 0.0
 
 
 def spread(output: Tensor) -> float:

@@ -5,8 +5,10 @@ the change. What a parameter has shown once is not looked for again.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,8 @@ from torch.optim import Optimizer
 from esper.kasmina.calls import unwrapped
 from esper.tolaria.wiring.judging import ParameterSeen
 
-_SAMPLE = 32
+PLACES = 32
+"""Numbers of a parameter that are looked at."""
 
 
 @dataclass(eq=False)
@@ -39,6 +42,8 @@ class ParameterProbe:
     own: Iterable[nn.Parameter]
     optimizer: Optimizer
     update_ratios: list[float] = field(default_factory=list)
+    decay_ratios: list[tuple[int, float]] = field(default_factory=list)
+    """Parameter groups with the size of their weight decay over that of their gradient, each in one step."""
 
     def __post_init__(self) -> None:
         groups = {id(one): number for number, group in enumerate(self.optimizer.param_groups) for one in group["params"]}
@@ -49,12 +54,13 @@ class ParameterProbe:
             if parameter.requires_grad and id(parameter) in own and parameter.numel() and parameter.is_floating_point():
                 module = name.rpartition(".")[0]
                 alone = next(modules[module].children(), None) is not None
-                places = torch.linspace(0, parameter.numel() - 1, min(_SAMPLE, parameter.numel()), device=parameter.device).long()
+                places = places_of(parameter)
                 first = _at(parameter, places)
                 self._rows.append(_Watched(name, parameter, module, alone, groups.get(id(parameter)), places, first))
         self._before: list[tuple[_Watched, Tensor, Tensor]] = []
         self._flags: list[tuple[_Watched, str, Tensor]] = []
         self._sizes: list[list[Tensor]] = []
+        self._pulls: list[tuple[int, Tensor]] = []
 
     def with_gradient(self) -> list[str]:
         """The parameters of the optimizer that have a gradient now, before the backward pass."""
@@ -63,6 +69,7 @@ class ParameterProbe:
     def before_step(self) -> None:
         """Looks at the gradients, and keeps what the step is to change."""
         self._before = []
+        pulls = defaultdict[int, list[Tensor]](list)
         for row in self._rows:
             gradient = row.parameter.grad
             if gradient is None:
@@ -75,6 +82,10 @@ class ParameterProbe:
                 self._flags.append((row, "gradient", _at(gradient, largest)[0] != 0))
             places = torch.cat((largest, row.places))
             self._before.append((row, places, _at(row.parameter, places)))
+            if row.group is not None and (decay := _coupled_decay(self.optimizer.param_groups[row.group])):
+                both = torch.stack((decay * _at(row.parameter, row.places), _at(gradient, row.places).to(row.parameter))).double()
+                pulls[row.group].append(both.square().mean(1) * row.parameter.numel())
+        self._pulls += [(group, torch.stack(parts).sum(0)) for group, parts in pulls.items()]
 
     def after_step(self) -> None:
         """Looks at what the step has changed."""
@@ -100,7 +111,10 @@ class ParameterProbe:
             total = sum(size for _, size in known)
             if total > 0.0:
                 self.update_ratios.append(math.sqrt(sum(change for change, _ in known) / total))
-        self._flags, self._sizes = [], []
+        for group, sums in self._pulls:
+            pull, force = sums.tolist()
+            self.decay_ratios.append((group, math.sqrt(pull / force) if force > 0.0 else 0.0))
+        self._flags, self._sizes, self._pulls = [], [], []
 
     def rows(self, called: Iterable[str], rates: Sequence[float]) -> tuple[ParameterSeen, ...]:
         """All parameters; `called` are names of modules, `rates` the largest learning rate of each group so far."""
@@ -123,8 +137,18 @@ class ParameterProbe:
         )
 
 
+def places_of(parameter: Tensor) -> Tensor:
+    """Places of up to 32 numbers, all over it."""
+    return torch.linspace(0, parameter.numel() - 1, min(PLACES, parameter.numel()), device=parameter.device).long()
+
+
 def _at(tensor: Tensor, places: Tensor) -> Tensor:
     return tensor.detach().flatten()[places]
+
+
+def _coupled_decay(group: dict[str, Any]) -> float:  # Any: options of an optimizer.
+    """The weight decay that is added to the gradient; 0 where it is none, or apart from the gradient as AdamW's."""
+    return 0.0 if group.get("decoupled_weight_decay") else float(group.get("weight_decay") or 0.0)
 
 
 def _read(flags: Sequence[Tensor]) -> list[bool]:

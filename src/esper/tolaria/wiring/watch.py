@@ -25,7 +25,7 @@ from esper.tolaria.wiring.outputs import Kept, correlations, differs, guessing, 
 from esper.tolaria.wiring.parameters import ParameterProbe
 from esper.tolaria.wiring.samples import SampleDigests
 
-_MOST_KEPT = 8
+_MOST_KEPT, _ENOUGH = 8, 32
 Asked = TypeVar("Asked")
 StepLosses = tuple[Tensor, dict[str, Tensor]]
 
@@ -141,6 +141,7 @@ class FirstEpoch:
         highest = [max(rates) for rates in zip(*self._rates, strict=True)]
         yield from judging.parameter_faults(self._parameters.rows(self._modules.called, highest))
         planned = training.settings.epochs * self._step
+        yield from judging.decays(self._parameters.decay_ratios)
         yield from judging.too_small(self._parameters.update_ratios, planned, rising=rising)
         yield from judging.dead_layers(self._modules.rows())
         yield from self._validation_faults()
@@ -162,6 +163,8 @@ class FirstEpoch:
             yield Finding("dropout-in-validation", f"{self._dropouts} calls of dropout that is on, in the first validation batch")
         train, valid = joined(self._kept), joined(self._valid)
         if train is not None and valid is not None:
+            if len(train.targets) >= _ENOUGH and len(valid.targets) >= _ENOUGH and train.targets.dtype == valid.targets.dtype:
+                yield from judging.constant_targets(not differs(train.targets), not differs(valid.targets))
             if not self._rising:
                 yield from judging.constant_output(
                     spread(valid.output), inputs_differ=differs(valid.inputs), targets_differ=differs(valid.targets)

@@ -14,7 +14,10 @@ The rise is judged by three questions, none of which knows the sign or the size 
                   `setback_share` of it is a setback, `relapse_share` a relapse. Where nothing had been learnt yet there is nothing to lose:
                   then the loss must rise by twice its size
 
-A learning rate that has been next to nothing for as long is `halted`: nothing is learnt any more.
+One block alone that was back where the run began, judged likewise at its own learning rate, is a setback too, though it came back.
+
+A learning rate that has been next to nothing for as long is `halted`: nothing is learnt any more. So is one that has been a thousandth of
+the highest for longer than all training before: a schedule that decays to its end is shorter than that.
 
 Everything is a recursion over values: how they were grouped into records makes no difference.
 """
@@ -39,8 +42,8 @@ _USUAL = 2.0
 _RECOVERED = 0.5
 _TINY = 1e-9
 _HUGE = math.inf
-_HALTED_SHARE = 1e-6
-"""The share of the highest learning rate that is none."""
+_HALTED_SHARE, _DIM_SHARE = 1e-6, 1e-3
+"""The share of the highest learning rate that is none; and that is hardly any."""
 
 
 @dataclass
@@ -56,6 +59,8 @@ class Progress:
     rates: list[float] = field(default_factory=list)
     highest_rate: float = 0.0
     halted: bool = False
+    dim: int = 0
+    """Blocks in a row with hardly any learning rate."""
     blocks: int = 0
     start: float | None = None
     best: list[tuple[float, float]] = field(default_factory=list)
@@ -129,9 +134,11 @@ def _close(progress: Progress, metric: str, step: int, factor: float, settings: 
 def _halt(progress: Progress, step: int) -> list[Anomaly]:
     """The learning rate has been next to nothing for as long as a level must last."""
     highest = progress.highest_rate = max(progress.highest_rate, *progress.rates)
-    halted, begins = max(progress.rates) <= _HALTED_SHARE * highest, not progress.halted
+    progress.dim = progress.dim + 1 if progress.rates[-1] <= _DIM_SHARE * highest else 0
+    longer = progress.dim >= _LASTING and 2 * progress.dim >= progress.blocks
+    halted, begins = max(progress.rates) <= _HALTED_SHARE * highest or longer, not progress.halted
     progress.halted = halted
-    since = step - _LASTING * _BLOCK + 1
+    since = step - max(_LASTING, progress.dim) * _BLOCK + 1
     return [Anomaly(0, HALTED, "learning_rate", progress.rates[-1], highest, 1.0, since)] if halted and begins else []
 
 
@@ -176,10 +183,25 @@ def _judge(progress: Progress, now: _Now, settings: DetectorSettings) -> list[An
     elif not progress.open:
         progress.peak = max(progress.peak, rise)
     worst = RELAPSE if rise >= limit[RELAPSE] else SETBACK if rise >= limit[SETBACK] else None
+    if worst is None and not progress.open:
+        return _judge_block(progress, now, noise, settings)
     if worst is None or worst in progress.open or RELAPSE in progress.open:
         return []
     progress.open, progress.peak = {worst: progress.blocks}, 0.0
     return [Anomaly(0, worst, now.metric, now.lasting, reference, rise / noise, progress.since)]
+
+
+def _judge_block(progress: Progress, now: _Now, noise: float, settings: DetectorSettings) -> list[Anomaly]:
+    """The block before the newest, where the newest came back: a setback if it was back at the start."""
+    assert progress.start is not None, "a block was closed before"
+    known = [best for other, best in progress.best if other * _AS_HIGH >= max(progress.rates[-2:])]
+    if not known:
+        return []
+    rise, matters = progress.levels[-2] - min(known), _matters(progress.start, min(known), noise, settings)
+    if rise < max(settings.relapse_share * matters, 2 * settings.setback_spreads * noise, _USUAL * progress.usual) * now.factor:
+        return []
+    progress.open, progress.peak = {SETBACK: progress.blocks}, 0.0
+    return [Anomaly(0, SETBACK, now.metric, progress.levels[-2], min(known), rise / noise, now.step - 2 * _BLOCK + 1)]
 
 
 def _matters(start: float, best: float, noise: float, settings: DetectorSettings) -> float:

@@ -31,6 +31,8 @@ _Detector = Literal[
     "dead",
     "apart",
     "overfitting",
+    "lost",
+    "flat",
     "plateau",
     "perfect",
     "waiting",

@@ -4,6 +4,8 @@
                preprocessing, or what differs between training and evaluation is broken. What harms both is training's own relapse
   apart        training has fallen, and validation was never better than training in its first epoch: it does not measure the same task
   overfitting  validation has risen for some epochs, while training fell on
+  lost         the same, and validation is half worse than it began
+  flat         after some epochs neither loss is clearly better than in the first
   stuck        the very same validation loss again and again, while there is still something to learn
   plateau      no better validation loss for many epochs
   shrunk       epochs train on fewer samples than before: a part of the data is gone
@@ -28,6 +30,9 @@ _PAIR = 2
 _STUCK = 4
 _APART_AFTER, _FALLEN, _NEAR = 5, 0.2, 0.1
 _LEAST_DIFFERENCES = 3
+_LOST = 0.5
+_FLAT_AFTER, _FLAT = 6, (0.02, 0.05)
+"""The gains of validation and training that are none; the first epoch's training loss contains its own beginning."""
 _RECOVERED = 0.5
 
 
@@ -39,6 +44,7 @@ class Epochs:
     validation: tuple[float, ...] = ()
     training: tuple[float, ...] = ()
     first_training: float = 0.0
+    first_validation: float = 0.0
     first: float = 0.0
     best: float = 0.0
     best_at: int = 0
@@ -97,7 +103,7 @@ def _with(epochs: Epochs, validation: float, training: float) -> Epochs:
         earlier=earlier,
     )
     if count == 1:
-        moved = replace(moved, first_training=training, first=max(training, validation))
+        moved = replace(moved, first_training=training, first_validation=validation, first=max(training, validation))
     return replace(moved, best=validation, best_at=count, training_at_best=training) if count == 1 or validation < epochs.best else moved
 
 
@@ -116,6 +122,11 @@ def _findings(epochs: Epochs, settings: DetectorSettings) -> list[tuple[str, flo
         share = lost / _progress(epochs) if lost > 0 else 0.0
         if share >= settings.overfitting_share:
             found.append(("overfitting", epochs.best, share))
+        if validation[-1] >= epochs.first + _LOST * abs(epochs.first):
+            found.append(("lost", epochs.best, share))
+    gained = (epochs.first_validation - epochs.best, epochs.first_training - min(training))
+    if count >= _FLAT_AFTER and all(gain < share * abs(epochs.first) for gain, share in zip(gained, _FLAT, strict=True)):
+        found.append(("flat", epochs.first, float(count)))
     fallen = epochs.first_training - training[-1]
     if count >= _APART_AFTER and fallen >= _FALLEN * abs(epochs.first_training) > 0 and epochs.best_at <= 2:
         near = _NEAR * fallen
