@@ -63,7 +63,8 @@ class Losses:
 class Evaluator:
     """Measures losses in eval mode, without gradients, leaving mode and random state as they were.
 
-    `measure` gives the parts of a batch that are compared; None: the samples that the loss gives a number for, else the batch.
+    `measure` gives the parts of a batch that are compared; None: the samples that the loss gives a number for, else the batch. `watched`
+    is the objective as it is called, where somebody looks on.
     """
 
     model: nn.Module
@@ -72,13 +73,14 @@ class Evaluator:
     device: torch.device
     name: str = "validation data"
     measure: Measure | None = None
+    watched: Objective | None = None
 
     def losses(self, *, parts: bool = False) -> Losses:
         """Losses per sample (or batch) in the order of the data. Waits for the device once per data set.
 
         Without `parts` nothing is cut or asked for `measure`: that takes time, and is for the comparison of seeds.
         """
-        measure = self.measure if parts and self.measure else partial(given, self.objective)
+        measure = self.measure if parts and self.measure else partial(given, self.watched or self.objective)
         with self._evaluating():
             return self._losses(measure)
 

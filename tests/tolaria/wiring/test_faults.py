@@ -1,5 +1,6 @@
 """Each check finds the fault that it is there for, within the first epoch, where it is, and says what was measured."""
 
+import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -340,9 +341,20 @@ def test_what_a_training_has_learned_is_judged_against_the_best_constant_output(
     assert verdicts == [True, False]
 
 
+class OwnNoise(nn.Module):
+    """Noise of a generator that nobody seeds, in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = random.Random(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.random.random() if self.training else x
+
+
 def test_looking_changes_no_bit_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def model() -> nn.Module:
-        return nn.Sequential(nn.Dropout(0.3), mlp(8, 16, 3))
+        return nn.Sequential(nn.Dropout(0.3), OwnNoise(), mlp(8, 16, 3))
 
     found(tmp_path / "seen", model())
     watches = iter([None])  # None in the first epoch; at the end guessing is asked for.

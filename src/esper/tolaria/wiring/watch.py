@@ -127,7 +127,7 @@ class FirstEpoch:
 
     def evaluator(self, evaluator: Evaluator) -> Evaluator:
         """The same, whose validation batches are looked at."""
-        return replace(evaluator, objective=self._validate)
+        return replace(evaluator, watched=self._validate)
 
     def at_end(self) -> list[Finding]:
         """The findings of the whole epoch, its validation included."""
