@@ -1,17 +1,13 @@
-"""`esper.fit`, `esper.open`, and what importing them costs."""
+"""`esper.fit`: what comes back, what is minimised, and how it is trained."""
 
 import copy
 import importlib.util
-import os
 import pickle
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,44 +15,21 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 import esper
-from esper.errors import DataError, LogError, RuleError, SettingsError
+from esper.errors import DataError, SettingsError
 from esper.events.envelope import EventId
 from esper.events.kinds.control import DecisionMade
 from esper.events.kinds.epoch import EpochCompleted, SystemState
 from esper.events.kinds.lifecycle import SeedTransitioned, Stage
-from esper.events.kinds.run import CheckpointSaved, RunFailed, RunResumed, RunStarted, SiteFrozen
-from esper.events.kinds.training_description import TrainingDescribed
+from esper.events.kinds.run import CheckpointSaved, RunFailed, RunStarted, SiteFrozen
 from esper.oona.directory import Directory
 from esper.processes.train import Result
 from esper.tamiyo.policy import decide
 from esper.tamiyo.policy_input import PolicySettings
 from esper.tolaria.objective import Batch
 from esper.tolaria.trainer import Interrupted
-from tests.recipes import Acting, events, grafts
+from tests.api.fitted import fit, output_of
+from tests.recipes import Acting, events
 from tests.tolaria.worlds import ADVANCE, GERMINATE, STEPS, Step, batches, decided, loss_of, perceptron, samples
-
-GROWING = esper.Grow(sites="0", blueprints=("mlp:2",), policy=grafts, max_parameters=9.0)
-
-
-def fit(log: Path, model: nn.Module | None = None, **more: Any) -> Result:  # The arguments of esper.fit, which are checked there.
-    """Four epochs of the tiny host: a seed is grafted after the third."""
-    options: dict[str, Any] = {"loss": loss_of, "epochs": 4, "grow": GROWING, "log": log, "train": batches(), "valid": batches(20)} | more
-    return esper.fit(perceptron() if model is None else model, options.pop("train"), options.pop("valid"), **options)
-
-
-def output_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    model.eval()
-    with torch.no_grad():
-        output: Tensor = model(inputs)
-    return output
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """A log with one finished run, as `fit` makes it; for tests that only look at it."""
-    log = tmp_path_factory.mktemp("log")
-    return log, fit(log)
-
 
 # What comes back
 
@@ -244,35 +217,6 @@ def test_arguments_reach_the_trainer_and_the_log(tmp_path: Path) -> None:
     assert steps == [1, 1, 1, 1]
 
 
-def test_who_started_a_run_who_approved_its_limits_and_its_account_stand_in_the_log(tmp_path: Path) -> None:
-    result = fit(tmp_path, epochs=1, by=" Ada  Example ", approved_by="Grace")
-    (started,) = events(Directory(tmp_path), result.run, RunStarted)
-    assert (started.by, started.approved_by) == ("Ada Example", "Grace")
-    assert started.account == psutil.Process().username()
-
-
-def test_who_is_not_named_is_not_made_up(finished: tuple[Path, Result]) -> None:
-    log, result = finished
-    (started,) = events(Directory(log), result.run, RunStarted)
-    assert (started.by, started.approved_by) == (None, None)
-
-
-@pytest.mark.parametrize("given", [{"by": "  "}, {"approved_by": "  "}])
-def test_a_blank_names_nobody(tmp_path: Path, given: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="by=: expected the name of a person, got '  '"):
-        fit(tmp_path / "runs", **given)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_resumed_run_keeps_who_started_it_and_says_who_resumed_it(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        fit(tmp_path, train=Acting(STEPS + 1, lambda: signal.raise_signal(signal.SIGINT)), by="ada")
-    resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest", by="grace")
-    directory = Directory(tmp_path)
-    assert [event.by for event in events(directory, resumed.run, RunStarted)] == ["ada"]
-    assert [event.environment_changes for event in events(directory, resumed.run, RunResumed)] == [("by was 'ada', is 'grace'",)]
-
-
 SITES: list[tuple[str | type[nn.Module] | Callable[[str, nn.Module], bool], tuple[str, ...]]] = [
     ("auto", ("0",)),
     ("*", ("0", "2")),
@@ -376,94 +320,6 @@ def test_what_grew_before_can_be_trained_on_as_the_plain_model_that_came_back(fi
     assert sum(parameter.numel() for parameter in result.model.parameters()) == 23 + 19
 
 
-# Resuming
-
-
-def test_a_finished_run_is_not_resumed(finished: tuple[Path, Result]) -> None:
-    log, result = finished
-    with pytest.raises(LogError, match=f"run {result.run} is finished and sealed"):
-        fit(log, resume="latest")
-
-
-def test_an_interrupted_run_is_resumed_to_the_same_end_by_any_script(
-    finished: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    stops = Acting(STEPS + 1, lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(Interrupted):
-        fit(tmp_path, train=stops)
-    [run] = Directory(tmp_path).names()
-    *_, line = capfd.readouterr().err.splitlines()
-    assert line == f"esper: run {run[-6:]} stopped in epoch 2 after step {STEPS + 1}; esper.fit(..., resume={run[-6:]!r}) goes on"
-    monkeypatch.setattr("sys.argv", ["goes_on.py"])
-    resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest")
-    assert resumed.metrics == finished[1].metrics
-    with resumed.history as history:
-        assert history.state.incarnation == 2
-
-
-@pytest.mark.whole
-def test_a_notebook_goes_on_with_the_model_that_was_interrupted(tmp_path: Path) -> None:
-    model = perceptron()
-    with pytest.raises(Interrupted):
-        fit(tmp_path / "one", model, epochs=6, train=Acting(4 * STEPS + 1, lambda: signal.raise_signal(signal.SIGINT)))
-    assert {type(module).__module__.partition(".")[0] for module in model.modules()} == {"torch"}
-    assert [type(module) for module in model] == [nn.Linear, nn.GELU, nn.Linear]
-    resumed = fit(tmp_path / "one", model, epochs=6, train=Acting(0, lambda: None), resume="latest")
-    assert resumed.metrics == fit(tmp_path / "other", epochs=6).metrics
-
-
-def test_a_model_whose_training_failed_is_trained_again(tmp_path: Path) -> None:
-    model = perceptron()
-    with pytest.raises(DataError):
-        fit(tmp_path, model, train=[*batches(), {"x": torch.zeros(5, 4)}])
-    fit(tmp_path, model, epochs=1)
-
-
-def weighing(weight: nn.Parameter) -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss whose weight is learned beside the model."""
-    return lambda output, target: loss_of(output, target) * torch.exp(-weight) + weight
-
-
-def weighed(log: Path, weight: nn.Parameter, **more: Any) -> Result:
-    model = perceptron()
-    optimizer = torch.optim.Adam([*model.parameters(), weight], lr=1e-2)
-    return fit(log, model, loss=weighing(weight), optimizer=optimizer, **more)
-
-
-def test_a_parameter_that_only_the_optimizer_has_is_resumed_with_the_rest(tmp_path: Path) -> None:
-    whole, again = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
-    finished = weighed(tmp_path / "one", whole, epochs=6)
-    with pytest.raises(Interrupted):
-        weighed(tmp_path / "other", again, epochs=6, train=Acting(22, lambda: signal.raise_signal(signal.SIGINT)))
-    with torch.no_grad():
-        again.fill_(17.0)
-    resumed = weighed(tmp_path / "other", again, epochs=6, train=Acting(0, lambda: None), resume="latest")
-    assert float(whole.detach()) != 0.0
-    assert (float(again.detach()), resumed.metrics) == (float(whole.detach()), finished.metrics)
-
-
-def test_a_parameter_that_only_the_optimizer_has_is_rolled_back_with_the_rest(tmp_path: Path) -> None:
-    weight = nn.Parameter(torch.zeros(()))
-    at_start: list[float] = []
-
-    class Poisoned:
-        """The usual batches, of NaN in the second epoch; the weight with which each epoch begins is noted."""
-
-        def __len__(self) -> int:
-            return len(batches())
-
-        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-            at_start.append(float(weight.detach()))
-            factor = float("nan") if len(at_start) == 3 else 1.0
-            return iter([(inputs * factor, targets) for inputs, targets in batches()])
-
-    growing = esper.Grow(sites="0", max_parameters=9.0, settings={"trainer.checkpoint_every": 1})
-    weighed(tmp_path, weight, epochs=3, train=Poisoned(), grow=growing)
-    del at_start[0]  # When the first batch was looked at before the start.
-    assert at_start[0] == 0.0
-    assert at_start[2] == at_start[1] != 0.0
-
-
 def putting(output: Tensor, target: Tensor) -> Tensor:
     """A loss by way of `put_`, which has no deterministic kernel on any device."""
     losses = loss_of(output, target)
@@ -486,82 +342,3 @@ def test_determinism_can_be_switched_off_and_more_threads_asked_for_and_the_log_
     assert (started.settings["trainer.deterministic"], started.settings["trainer.threads"]) == (False, 2)
     saved = [event.checkpoint for event in events(Directory(tmp_path), result.run, CheckpointSaved)]
     assert saved == [f"epoch-{epoch:06d}" for epoch in range(5)]
-
-
-def test_a_run_without_determinism_is_resumed_though_its_numbers_differ(tmp_path: Path) -> None:
-    def trembling(output: Tensor, target: Tensor) -> Tensor:
-        return loss_of(output, target) * (1 + 1e-3 * int.from_bytes(os.urandom(1)))
-
-    options: dict[str, Any] = {"loss": trembling, "deterministic": False, "grow": None}
-    with pytest.raises(Interrupted):
-        fit(tmp_path, train=Acting(2 * STEPS + 2, lambda: signal.raise_signal(signal.SIGINT)), **options)
-    resumed = fit(tmp_path, train=Acting(0, lambda: None), resume="latest", **options)
-    assert [event.system.epoch for event in events(Directory(tmp_path), resumed.run, EpochCompleted)] == [1, 2, 3, 4]
-
-
-def test_a_run_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:
-    with pytest.raises(RuleError, match="got an empty log"):
-        fit(tmp_path, resume="latest")
-
-
-# What it costs to import
-
-WITHOUT = """
-import sys
-class Nowhere:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "safetensors", "sklearn", "psutil"):
-            raise ImportError(name + " is not installed here")
-sys.meta_path.insert(0, Nowhere())
-"""
-
-
-def in_a_process_without_torch(program: str, *arguments: object) -> str:
-    words = (sys.executable, "-c", WITHOUT + program, *map(str, arguments))
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
-
-
-def test_importing_esper_imports_nothing_that_training_needs() -> None:
-    program = "import esper; print(sorted(name for name in sys.modules if name in ('torch', 'numpy', 'pydantic', 'apsw')))"
-    assert in_a_process_without_torch(program) == "[]\n"
-
-
-def test_what_esper_has_is_listed_without_torch() -> None:
-    program = "import esper; print([name for name in dir(esper) if not name.startswith('_')], 'torch' in sys.modules)"
-    assert in_a_process_without_torch(program) == "['Grow', 'Result', 'Task', 'fit', 'measure', 'open', 'sql'] False\n"
-
-
-@pytest.mark.whole
-def test_a_history_is_read_without_torch(finished: tuple[Path, Result]) -> None:
-    log, result = finished
-    program = "import esper; run = esper.open('latest', log=sys.argv[1]); print(run.run, run.state.epoch, run.state.status); run.close()"
-    assert in_a_process_without_torch(program, log) == f"{result.run} 4 finished\n"
-
-
-def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(AttributeError, match=r"has no attribute 'fitt'; it has Grow, Result, Task, fit, measure, open"):
-        esper.fitt  # noqa: B018 - looking it up is what fails
-
-
-# Labels
-
-
-def test_labels_and_source_stand_in_the_log_with_secrets_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["train.py", "--token", "abc", "--lr=0.1"])
-    labels: dict[str, Any] = {"name": "baseline", "tags": ["a"], "notes": "n", "config": {"lr": 0.1, "api_key": "abc"}}
-    result = fit(tmp_path, epochs=1, grow=None, record_source=False, **labels)
-    [started] = events(Directory(tmp_path), result.run, RunStarted)
-    assert (started.name, started.tags, started.notes, started.config) == ("baseline", ("a",), "n", {"lr": 0.1, "api_key": "***"})
-    assert started.code.argv == ("train.py", "--token", "***", "--lr=0.1")
-    assert [one.sources for one in events(Directory(tmp_path), result.run, TrainingDescribed)] == [None]
-
-
-def test_command_line_is_left_out_where_that_is_asked(tmp_path: Path) -> None:
-    result = fit(tmp_path, epochs=1, grow=None, record_argv=False)
-    assert [one.code.argv for one in events(Directory(tmp_path), result.run, RunStarted)] == [None]
-
-
-def test_label_that_cannot_be_kept_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="config: expected a mapping"):
-        fit(tmp_path / "log", config=[1])
-    assert not (tmp_path / "log").exists()

@@ -22,7 +22,7 @@ from esper.oona.contract import START, records_between
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from esper.processes.bridge import bridge_of
-from tests.api.test_fit import fit
+from tests.api.fitted import fit
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of
 from tests.kafka.shipped import MIDDLE, WITHIN_S, address_of, end_bridge, settle, wait_until_shipped
