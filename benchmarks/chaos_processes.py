@@ -30,11 +30,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.abc import ConsumerRebalanceListener
 
 from esper.errors import LogError
-from esper.kafka import transaction_markers
+from esper.kafka import transactions
 from esper.kafka.clients import Outgoing
 from esper.kafka.cluster import KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import LEAD
-from esper.kafka.copying import bridging
+from esper.kafka.copying import shipping
 from esper.kafka.event_loop import without_repeats
 from esper.kafka.ledgers import ledger as ledgers
 from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
@@ -45,7 +45,7 @@ from esper.processes.bridge import run_bridge
 
 STEPS = ("begin", "queued", "sent-1", "sent-2", "sent-3", "flushed", "committing", "committed")
 _SESSION_MS = 8000
-_transact = transaction_markers.transact
+_transact = transactions.transact
 
 
 def die() -> None:
@@ -116,7 +116,7 @@ def aborting() -> None:
         await producer.abort_transaction()
         raise LogError("taken back")
 
-    bridging.transact = transact
+    shipping.transact = transact
 
 
 def remove_guard(name: str) -> None:
@@ -215,7 +215,7 @@ def main() -> None:
     if chosen.without:
         remove_guard(chosen.without)
     if chosen.die:
-        bridging.transact = ledgers.transact = Dying(chosen.die, chosen.after)
+        shipping.transact = ledgers.transact = Dying(chosen.die, chosen.after)
     if chosen.abort:
         aborting()
     if chosen.what == "worker":

@@ -28,7 +28,7 @@ from esper.events.envelope import Record, RunId
 from esper.events.topics import AGGREGATES, ALERTS, ANOMALIES, OBSERVERS
 from esper.kafka.cluster import KafkaSettings, kafka_settings
 from esper.kafka.cluster_topics import CHANGELOG, INPUTS, create_topics
-from esper.kafka.copying.bridging import bridged_to
+from esper.kafka.copying.shipping import bridged_to
 from esper.observer.build import watching_of
 from esper.oona.contract import START
 from esper.oona.directory import Directory

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.decision_table import _DECISION_WORDS, decision_table
+from esper.cli.decisions_and_refusals import _DECISION_WORDS, decision_table
 from esper.cli.panel import panel, stages_in_words
 from esper.events.envelope import EventId, Moment, RunId
 from esper.events.kinds.control import Adaptation, DecisionMade, GateRule

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from esper.events import topics
 from esper.events.envelope import Record, RunId
 from esper.events.kinds.epoch import EpochCompleted
+from esper.folds.fact_order import FactOrder, merge
 from esper.folds.gaps_and_duplicates import Admission, Apply, Drop, Gap, Reason, admit, skip_gap
-from esper.folds.merge import FactOrder, merge
 from esper.folds.run_state import RunState, digest, step
 from tests.folds.histories import fold
 

@@ -18,7 +18,7 @@ from esper.kafka.clients import LARGEST_BYTES, Outgoing, consuming, messages_bet
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.ledgers import ledger as ledgers
 from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.topic_factory import TopicFactory
 

@@ -21,7 +21,7 @@ from esper.events.kinds.observability import AlertNotified, AlertSuppressed, Run
 from esper.events.topics import ALERTS
 from esper.kafka.clients import outgoing, producing
 from esper.kafka.delivering import AlertDelivery
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import run_of
 from tests.observer.delivery.made import BEGIN, alert, derived, notified, outcome_record

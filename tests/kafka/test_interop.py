@@ -15,8 +15,8 @@ from esper.events.envelope import Record, written_time
 from esper.events.topics import RUN
 from esper.kafka.clients import Outgoing, producing
 from esper.kafka.cluster_topics import INPUTS
-from esper.kafka.copying.bridging import Bridge
-from esper.kafka.transaction_markers import transact
+from esper.kafka.copying.shipping import Bridge
+from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import log_of, run_of, write_resumed_run

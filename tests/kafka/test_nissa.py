@@ -20,8 +20,8 @@ from local_kafka import LocalKafka
 
 from esper.events.topics import HEARTBEAT, STEPS
 from esper.kafka.clients import administering
-from esper.kafka.copying.bridging import Bridge
 from esper.kafka.copying.mirroring import MIRROR_LOCK
+from esper.kafka.copying.shipping import Bridge
 from esper.oona.directory import Directory
 from esper.oona.lock import holder_of
 from tests.kafka.made_cluster import Cluster

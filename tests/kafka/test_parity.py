@@ -22,7 +22,7 @@ from esper.errors import LogError
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.kafka.cluster_topics import INPUTS
-from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.shipping import Bridge
 from esper.kafka.event_loop import without_repeats
 from esper.kafka.ledgers import ledger as ledgers
 from esper.kafka.ledgers.ledger import Ledger, LedgerSettings

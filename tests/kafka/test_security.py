@@ -22,12 +22,12 @@ from esper.events.topics import DEAD_LETTER_SUFFIX, STEPS, TOPICS
 from esper.kafka.clients import producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import BRIDGE, LEAD, WORKER, Needs, check_needs, check_topics, create_topics
-from esper.kafka.copying.bridging import Bridge
 from esper.kafka.copying.mirroring import Mirror
+from esper.kafka.copying.shipping import Bridge
 from esper.kafka.ledgers.ledger import Ledger, LedgerSettings
 from esper.kafka.ledgers.owned_ledgers import FAILED
 from esper.kafka.probing import WITHIN_S, RefusedError, probing
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from streams.app import build_app
 from tests.kafka.conftest import do_without

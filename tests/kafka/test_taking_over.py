@@ -17,7 +17,7 @@ from esper.events.envelope import RunId
 from esper.events.kinds.epoch import EpochCompleted
 from esper.events.kinds.run import RunFinished, RunResumed
 from esper.events.topics import TELEMETRY
-from esper.kafka.copying.bridging import BRIDGED_FILE, bridged_to
+from esper.kafka.copying.shipping import BRIDGED_FILE, bridged_to
 from esper.oona.contract import START, records_between
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by

@@ -9,10 +9,10 @@ from local_kafka import LocalCluster
 from esper.errors import LogError
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import create_topics
-from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.shipping import Bridge
 from esper.kafka.ledgers.ledger import Ledger
 from esper.oona.directory import Directory
-from tests.kafka.copying.test_bridging import logged, shipped
+from tests.kafka.copying.test_shipping import logged, shipped
 from tests.kafka.ledgers.test_ledger import DERIVED, assert_same, derived, expected, opened
 from tests.kafka.made_cluster import Cluster
 from tests.kafka.recorded import INTERRUPTED_EPOCH, go_on, run_of

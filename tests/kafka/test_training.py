@@ -13,8 +13,8 @@ from esper.cli.main import main
 from esper.errors import LogError, SettingsError
 from esper.events.kinds.run import RunFailed, RunFinished
 from esper.kafka.cluster_topics import INPUTS
-from esper.kafka.copying.bridging import BRIDGED_FILE
 from esper.kafka.copying.claims import take_over
+from esper.kafka.copying.shipping import BRIDGED_FILE
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from esper.processes.bridge import bridge_of

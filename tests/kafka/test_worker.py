@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 from local_kafka import LocalKafka, free_ports
 
-from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.shipping import Bridge
 from esper.kafka.ledgers.owned_ledgers import FAILED
 from esper.observer.build import watching_of
 from esper.oona.directory import Directory

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from esper.errors import SettingsError
 from esper.nissa.custom_collectors import Collector, CollectorRun, Collectors, find_collector
 from esper.nissa.custom_metrics import CustomMetrics
-from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
+from esper.nissa.metric_definitions import COUNTERS, HISTOGRAMS, SCRAPED
 from esper.nissa.metrics import LogMetrics
 
 LENGTH: dict[str, tuple[str, ...]] = {"mine_queue_length": ()}

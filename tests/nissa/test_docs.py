@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
+from esper.nissa.metric_definitions import COUNTERS, HISTOGRAMS, SCRAPED
 from esper.nissa.service_settings import NissaSettings
 from tests.nissa.server import Client
 

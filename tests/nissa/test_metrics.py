@@ -15,8 +15,8 @@ from esper.events.kinds.observability import AlertResolved
 from esper.events.kinds.telemetry import CustomMetricRecorded, Gpu, StepsMeasured
 from esper.nissa.custom_collectors import Collectors
 from esper.nissa.custom_metrics import CustomMetrics
-from esper.nissa.families import SCRAPED
 from esper.nissa.gauges import read_gauges
+from esper.nissa.metric_definitions import SCRAPED
 from esper.nissa.metrics import FollowStatus, LogMetrics
 from esper.oona.directory import Directory
 from tests.folds.histories import fold

@@ -15,8 +15,8 @@ from esper.events.fields import Event
 from esper.events.kinds.observability import AlertFiring, AlertResolved
 from esper.events.kinds.run import StreamEnded
 from esper.events.topics import OBSERVERS
+from esper.folds.monitoring.dead_or_idle import SilenceSettings
 from esper.folds.monitoring.derive import MonitorSettings
-from esper.folds.monitoring.silence import SilenceSettings
 from esper.observer.build import builtin_rules
 from esper.observer.delivery.deliverer import Deliverer
 from esper.observer.observing import Observer, ObserverSettings

@@ -13,8 +13,8 @@ from esper.events.kinds.observability import (
     RunWentSilent,
 )
 from esper.events.kinds.telemetry import Heartbeat
+from esper.folds.monitoring.dead_or_idle import SilenceSettings
 from esper.folds.monitoring.derive import MonitorSettings
-from esper.folds.monitoring.silence import SilenceSettings
 from esper.observer.build import builtin_rules, rebuild
 from esper.observer.observing import Observer
 from esper.oona.observed import is_settled

@@ -6,9 +6,9 @@ import pytest
 
 from esper.errors import SettingsError
 from esper.events import topics
+from esper.folds.monitoring.dead_or_idle import SilenceSettings
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.rules import AnomalySource, EventSource, Limit, MetricSource, Rule
-from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings
 from esper.observer.rule_files import changed_settings, parse_rules, parse_watching
 

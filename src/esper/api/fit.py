@@ -166,7 +166,7 @@ def fit(
         start_watchers(directory, observer=cluster is None)
     with ExitStack() as stack:
         if cluster is not None:
-            from esper.processes.shipping import shipping
+            from esper.processes.training_bridge import shipping
 
             stack.enter_context(shipping(directory, cluster, run))
         if resume is None:
@@ -191,7 +191,7 @@ def _existing(text: str, directory: Directory, cluster: "KafkaSettings | None", 
 def _cluster(address: str, log: Path) -> "KafkaSettings":
     """The cluster at `address`, checked. Raises SettingsError for one that cannot be used, and where its client is not installed."""
     require_installed("Kafka", "kafka", "aiokafka")
-    from esper.processes.shipping import checked_cluster
+    from esper.processes.training_bridge import checked_cluster
 
     return checked_cluster(address, log)
 

@@ -15,7 +15,7 @@ from rich.constrain import Constrain
 from rich.live import Live
 from rich.text import Text
 
-from esper.cli.decision_table import decision_table, is_adaptation
+from esper.cli.decisions_and_refusals import decision_table, is_adaptation
 from esper.cli.output import Output
 from esper.cli.panel import first_metrics, panel
 from esper.cli.text import hanging, learning_rate, one_line, rounded, separated, short_id

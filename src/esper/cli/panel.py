@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from esper.cli.decision_table import decision_table, is_adaptation, words_of_decisions
+from esper.cli.decisions_and_refusals import decision_table, is_adaptation, words_of_decisions
 from esper.cli.text import (
     UNKNOWN,
     elided,

@@ -7,10 +7,9 @@ from typing import Any, NoReturn
 
 from esper.cli.commands import (
     alerts,
-    answering,
     audit_tables,
-    checking,
     completion,
+    compliance_checks,
     diff,
     distributed,
     doctor,
@@ -22,6 +21,7 @@ from esper.cli.commands import (
     runs,
     services,
     show,
+    sign_off_and_hold,
     trainings,
 )
 from esper.settings import nearest
@@ -38,9 +38,9 @@ _COMMANDS = (
     doctor,
     querying,
     audit_tables,
-    checking,
+    compliance_checks,
     reporting,
-    answering,
+    sign_off_and_hold,
     pruning,
     distributed,
     completion,

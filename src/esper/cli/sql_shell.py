@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.text import Text
 
-from esper.cli.answers import show, summary
 from esper.cli.output import Output
+from esper.cli.sql_answers import show, summary
 from esper.errors import EsperError, RuleError
 from esper.settings import nearest
 from esper.stderr import warn

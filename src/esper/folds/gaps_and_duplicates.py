@@ -10,8 +10,8 @@ shows a gap. Pure; the host decides what a gap means.
 Conflicts that are found: the last record of a topic again, with other bytes; an earlier record from another incarnation than the one that
 wrote its sequence; a record of an older incarnation after one of a newer. Not found: an earlier record again from its own incarnation with
 other bytes (that would cost a digest each: check `log.conflict`, over a store); records before a skipped gap, whose writer is not known; a
-record that does not follow from its predecessor's chain (check `log.chain`); one moment or fact number in two topics (`merge` for facts as
-long as the first of them waits, else `log.conflict`).
+record that does not follow from its predecessor's chain (check `log.chain`); one moment or fact number in two topics (`fact_order` for
+facts as long as the first of them waits, else `log.conflict`).
 """
 
 from dataclasses import dataclass, replace

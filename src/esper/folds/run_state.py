@@ -2,7 +2,7 @@
 
 The fold is total: a fact that does not fit the facts before it is taken at its word and described in `irregularities`; checks report those.
 Only a fact that this version cannot understand stops it (BlockedError), and the state before stays valid. Telemetry, derived events and
-StreamEnded change nothing. Duplicates and gaps are handled by admission and `merge`, which stand before this.
+StreamEnded change nothing. Duplicates and gaps are handled by admission and `fact_order`, which stand before this.
 """
 
 from collections import Counter

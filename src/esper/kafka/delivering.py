@@ -46,7 +46,7 @@ from esper.events.topics import ALERTS, OBSERVERS, TRAIL
 from esper.history.trail import AlertKey, until_of
 from esper.kafka.clients import consuming, explain_errors, joining, outgoing, producing
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 
 GROUP = "esper-delivery"
 

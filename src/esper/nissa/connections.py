@@ -1,4 +1,4 @@
-"""ConnectionLimits of the connections of a service: how many there are, and how long one may wait for its client.
+"""Limits of the connections of a service: how many there are, and how long one may wait for its client.
 
 A connection that waits for its client (nothing asked, or a request that is not whole) makes room for a new one, the one that waits longest
 first: who holds many open shuts nobody out. A request has a time for its headers and again for its body. A client that takes nothing of

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from esper.errors import SettingsError
 from esper.events.fields import Count
-from esper.nissa.families import COUNTERS, HISTOGRAMS, SCRAPED
 from esper.nissa.gauges import Value, families_of, read_gauges
+from esper.nissa.metric_definitions import COUNTERS, HISTOGRAMS, SCRAPED
 from esper.nissa.metrics import LogMetrics
 
 _PATIENCE_S = 10.0

@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import Metric
 from esper.events.envelope import RunId
 from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.telemetry import HealthColumns, ResourcesMeasured
-from esper.nissa.families import COUNTERS, SCRAPED
 from esper.nissa.kafka_status import KafkaStatus
+from esper.nissa.metric_definitions import COUNTERS, SCRAPED
 from esper.nissa.metrics import FollowedRun, FollowStatus, LogMetrics
 
 _STALE_S = 60.0  # Age at which resources are no longer shown: a machine whose agent has gone is unknown.

@@ -28,8 +28,8 @@ from esper.events.kinds.telemetry import CustomMetricRecorded, ResourcesMeasured
 from esper.folds.monitoring import open_alerts
 from esper.folds.monitoring.open_alerts import OpenAlert, OpenAlerts
 from esper.nissa.custom_metrics import CustomMetrics
-from esper.nissa.families import COUNTERS, HISTOGRAMS
 from esper.nissa.kafka_status import KafkaStatus
+from esper.nissa.metric_definitions import COUNTERS, HISTOGRAMS
 
 _RUNS = 512  # Followed runs whose latest records are kept; beyond it those that wrote longest ago are forgotten until they write again.
 

@@ -19,6 +19,7 @@ from esper.events.fields import CONFIG, Event, Part
 from esper.events.kinds import KINDS_BY_NAME, kinds_of
 from esper.events.topics import DERIVED, FACTS, OBSERVERS, SEED_HEALTH, TOPICS
 from esper.folds.monitoring.alerting import AlertSettings
+from esper.folds.monitoring.dead_or_idle import SilenceSettings
 from esper.folds.monitoring.derive import MonitorSettings
 from esper.folds.monitoring.detectors.thresholds import DETECTORS, MISSING, DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, is_known
@@ -33,7 +34,6 @@ from esper.folds.monitoring.rules import (
     Severity,
     template_fields,
 )
-from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings
 from esper.folds.monitoring.windows import WindowSettings
 from esper.settings import KeyPath, TomlFile

@@ -14,7 +14,7 @@ from pathlib import Path
 from esper.errors import LogError
 from esper.events.envelope import RunId
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.copying.bridging import Bridge, bridged_to
+from esper.kafka.copying.shipping import Bridge, bridged_to
 from esper.kafka.event_loop import run_kafka_loop, until_stopped
 from esper.kafka.probing import RefusedError
 from esper.observer.leader import LEAVE_AFTER_S

@@ -14,9 +14,9 @@ from esper.events.envelope import RunId, is_training
 from esper.events.kinds.run import RunStarted
 from esper.history.resume import log_flag
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.copying.bridging import BRIDGED_FILE
 from esper.kafka.copying.claims import Claim, take_over
 from esper.kafka.copying.mirroring import Mirror, runs_on
+from esper.kafka.copying.shipping import BRIDGED_FILE
 from esper.kafka.event_loop import run_kafka_loop
 from esper.oona.contract import Position
 from esper.oona.directory import Directory, resolve_among

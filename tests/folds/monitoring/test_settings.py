@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from esper.events.fields import Part
 from esper.folds.monitoring.alerting import AlertSettings
+from esper.folds.monitoring.dead_or_idle import SilenceSettings
 from esper.folds.monitoring.detectors.thresholds import DetectorSettings
-from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings
 from esper.folds.monitoring.windows import WindowSettings
 

@@ -11,10 +11,10 @@ from esper.errors import LogError
 from esper.events.envelope import Record
 from esper.kafka.clients import FencedError, explain_errors, outgoing, producing
 from esper.kafka.cluster_topics import CLAIMS, INPUTS
-from esper.kafka.copying import bridging
-from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying import shipping
 from esper.kafka.copying.claims import CLAIM_FILE, own_claim, take_over, transactional_id
-from esper.kafka.transaction_markers import transact
+from esper.kafka.copying.shipping import Bridge
+from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from tests.kafka.made_cluster import Cluster, in_order
@@ -63,7 +63,7 @@ def logged(directory: Directory) -> dict[tuple[str, str], list[Record]]:
 def test_a_producer_that_was_fenced_proves_nothing(cluster: Cluster, here: Directory) -> None:
     async def ship() -> Bridge:
         stop, bridge = asyncio.Event(), Bridge(here, cluster.settings, jitter=lambda: 0.0)
-        shipping = asyncio.create_task(bridge.run(stop))
+        running = asyncio.create_task(bridge.run(stop))
         async with asyncio.timeout(WITHIN_S):
             while bridge.state.shipped < len(log_of(here, RUN)):
                 await asyncio.sleep(0.02)
@@ -72,7 +72,7 @@ def test_a_producer_that_was_fenced_proves_nothing(cluster: Cluster, here: Direc
                 while bridge.state.shipped < len(log_of(here, RUN)):
                     await asyncio.sleep(0.02)
         stop.set()
-        await shipping
+        await running
         return bridge
 
     assert asyncio.run(ship()).state.fenced == set()
@@ -140,14 +140,14 @@ def test_a_claim_that_another_runs_transaction_hides_is_waited_for(cluster: Clus
                 await another.send_and_wait(topic, b"another", key=b"another", partition=partition)
             await take_over(cluster.settings, elsewhere, RUN)
             bridge = Bridge(here, cluster.settings, jitter=lambda: 0.0)
-            shipping = asyncio.create_task(bridge.run(asyncio.Event(), drain=True))
+            running = asyncio.create_task(bridge.run(asyncio.Event(), drain=True))
             while RUN not in bridge.state.waiting:
                 await asyncio.sleep(0.02)
-            done, _ = await asyncio.wait([shipping], timeout=2.0)
+            done, _ = await asyncio.wait([running], timeout=2.0)
             assert not done
             assert bridge.state.shipped == 0
             await another.abort_transaction()
-            await shipping
+            await running
             return bridge
 
     assert asyncio.run(race()).state.fenced == {RUN}
@@ -196,7 +196,7 @@ def test_a_commit_that_was_done_but_reported_lost_is_not_shipped_again(
         if tries == 1:
             raise LogError("the answer was lost")
 
-    monkeypatch.setattr(bridging, "transact", lose)
+    monkeypatch.setattr(shipping, "transact", lose)
     bridge = drain(here, cluster)
     assert (tries, bridge.state.shipped) == (1, 0)
     assert on_kafka(cluster) == logged(here)

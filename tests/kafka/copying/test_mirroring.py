@@ -17,9 +17,9 @@ from esper.events.topics import EPOCH, STEPS
 from esper.history.alert_lines import current_alerts
 from esper.history.trail import holds_in_force
 from esper.kafka.clients import producing
-from esper.kafka.copying.bridging import Bridge
 from esper.kafka.copying.mirrored_runs import Arrived, MirroredRuns
 from esper.kafka.copying.mirroring import POSITIONS_FILE, Mirror, MirrorState, runs_on
+from esper.kafka.copying.shipping import Bridge
 from esper.oona.contract import Position
 from esper.oona.daily_run import append_to_trail
 from esper.oona.directory import Directory

@@ -25,10 +25,10 @@ from esper.folds.monitoring.run_monitor import RunMonitor
 from esper.folds.monitoring.windows import WindowSettings
 from esper.kafka.clients import FencedError, Outgoing, administering, producing
 from esper.kafka.cluster import KafkaSettings
-from esper.kafka.copying.bridging import Bridge
+from esper.kafka.copying.shipping import Bridge
 from esper.kafka.ledgers import ledger as ledgers
 from esper.kafka.ledgers.ledger import FoldError, Ledger, LedgerSettings
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 from esper.observer.build import builtin_rules
 from esper.oona.directory import Directory
 from tests.kafka.made_cluster import Cluster

@@ -72,7 +72,7 @@ def _run_topics(arguments: argparse.Namespace, out: Output) -> int:
     """Makes or checks topics. Returns 1 where a check finds something."""
     from esper.kafka.cluster import kafka_settings
     from esper.kafka.cluster_topics import check_topics, create_topics
-    from esper.kafka.transaction_markers import open_transactions
+    from esper.kafka.transactions import open_transactions
 
     settings = kafka_settings(_address(arguments), directory_of(arguments, create=True).path)
     if arguments.action == "create":

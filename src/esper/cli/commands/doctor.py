@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 def _examine_kafka(directory: Directory, settings: KafkaSettings, *, every_run: bool, option: str) -> Iterator[Diagnosis]:
     """The checks of the cluster, then of its mirror: what cannot be read of the cluster leaves what was mirrored before."""
     from esper.kafka.cluster_topics import check_topics
-    from esper.kafka.transaction_markers import open_transactions
+    from esper.kafka.transactions import open_transactions
 
     try:
         problems = asyncio.run(check_topics(settings))

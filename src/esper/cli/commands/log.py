@@ -11,7 +11,7 @@ from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, mirror_of, new_command, resume_hint_of, topic
 from esper.cli.commands.audit_tables import require_duckdb
-from esper.cli.decision_table import adaptation, confidence_and_urgency, evidence
+from esper.cli.decisions_and_refusals import adaptation, confidence_and_urgency, evidence
 from esper.cli.kafka_log import followed
 from esper.cli.output import Output
 from esper.cli.text import count, metric, rounded, whole_words

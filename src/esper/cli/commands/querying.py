@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.cli.answers import FORMATS, format_of, lines, show, summary, write
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command, whole_number
 from esper.cli.commands.audit_tables import require_duckdb, wait_for
 from esper.cli.output import Output
+from esper.cli.sql_answers import FORMATS, format_of, lines, show, summary, write
 from esper.cli.sql_shell import run_shell
 from esper.errors import RuleError, SettingsError
 from esper.history.run_list import resolve_run

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from esper.cli.arguments import Subcommands, history_of, log_option, new_command, resume_hint_of, whole_number
 from esper.cli.commands.diff import how
-from esper.cli.decision_table import decision_table, evidence, is_adaptation, refusals, words_of_decisions
+from esper.cli.decisions_and_refusals import decision_table, evidence, is_adaptation, refusals, words_of_decisions
 from esper.cli.output import Output
 from esper.cli.panel import LOOKS, OVER
 from esper.cli.text import (

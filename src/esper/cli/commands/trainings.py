@@ -18,7 +18,7 @@ from rich.text import Text
 
 from esper.cli.arguments import Subcommands, directory_of, log_of, log_option, new_command, whole_number
 from esper.cli.commands.distributed import add_kafka, kafka_of
-from esper.cli.decision_table import is_adaptation, refusals, words_of_decisions
+from esper.cli.decisions_and_refusals import is_adaptation, refusals, words_of_decisions
 from esper.cli.live import live_display
 from esper.cli.output import Output
 from esper.cli.text import count, metric, one_line, rounded, separated, short_id
@@ -196,7 +196,7 @@ def _cluster(arguments: argparse.Namespace) -> "KafkaSettings | None":
     address = kafka_of(arguments)
     if address is None:
         return None
-    from esper.processes.shipping import checked_cluster
+    from esper.processes.training_bridge import checked_cluster
 
     return checked_cluster(address, log_of(arguments))
 
@@ -211,7 +211,7 @@ def _watched(directory: Directory, run: RunId, cluster: "KafkaSettings | None", 
     if cluster is None:
         yield
         return
-    from esper.processes.shipping import shipping
+    from esper.processes.training_bridge import shipping
 
     with shipping(directory, cluster, run):
         yield

@@ -17,12 +17,12 @@ from esper.events.kinds.observability import AnomalyDetected
 from esper.events.kinds.run import RunFailed, RunFinished, StreamEnded
 from esper.folds.monitoring.alerting import AlertSettings, AlertState, update_alerts
 from esper.folds.monitoring.conditions import RuleInput
+from esper.folds.monitoring.dead_or_idle import SilenceSettings
 from esper.folds.monitoring.detectors.detect import DetectorState, find_anomalies, open_anomalies
 from esper.folds.monitoring.detectors.thresholds import MISSING, DetectorSettings
 from esper.folds.monitoring.measurements import METRICS, Measurements, measurements_of
 from esper.folds.monitoring.origin import RecentSteps, update_recent
 from esper.folds.monitoring.rules import AnomalySource, Labels, Rule
-from esper.folds.monitoring.silence import SilenceSettings
 from esper.folds.monitoring.trends import TrendSettings, TrendState, update_trends
 from esper.folds.monitoring.windows import WindowSettings, WindowState, update_windows
 

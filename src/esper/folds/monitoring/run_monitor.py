@@ -30,8 +30,8 @@ from esper.folds.monitoring.cell import (
     skip,
     to_bytes,
 )
+from esper.folds.monitoring.dead_or_idle import RunTime, SilenceState, judge_silence, update_silence
 from esper.folds.monitoring.derive import RULE_VERSIONS, MonitorSettings
-from esper.folds.monitoring.silence import RunTime, SilenceState, judge_silence, update_silence
 
 _WRITER = "observer"
 SETTINGS = "settings"

@@ -36,7 +36,7 @@ from esper.events.topics import TELEMETRY
 from esper.kafka.clients import FencedError, Outgoing, consuming, explain_errors, messages_between, producing
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import CLAIMS
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 from esper.oona.contract import Position
 from esper.oona.directory import Directory
 from esper.oona.file import FENCED_MARK, RUN_FILE

@@ -39,7 +39,7 @@ from esper.kafka.cluster_topics import CHANGELOG, INPUTS
 from esper.kafka.ledgers.ledger_recovery import beginning, check_partitions, offsets_of
 from esper.kafka.ledgers.ledger_runs import LedgerRuns, Letter, raised_at
 from esper.kafka.ledgers.ledger_states import Positions, Saved, SavedStates
-from esper.kafka.transaction_markers import ended, transact
+from esper.kafka.transactions import ended, transact
 from esper.oona.steady_clock import SteadyClock
 
 _MESSAGES, _WAIT_MS = 500, 20

@@ -1,4 +1,4 @@
-"""SeenBatches by the digests of samples of them: one that comes again and again, and epochs in which all come in the same order.
+"""Batches by the digests of samples of them: one that comes again and again, and epochs in which all come in the same order.
 
 Equal digests are certain: no training is judged by chance here. A training on all data at once has one batch an epoch, and repeats nothing.
 """

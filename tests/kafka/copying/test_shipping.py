@@ -16,11 +16,11 @@ from esper.events.topics import DERIVED
 from esper.kafka.clients import Outgoing, row_number_of
 from esper.kafka.cluster import KafkaSettings
 from esper.kafka.cluster_topics import INPUTS, create_topics
-from esper.kafka.copying import bridging
-from esper.kafka.copying.bridging import BRIDGED_FILE, Bridge
+from esper.kafka.copying import shipping
 from esper.kafka.copying.claims import take_over
+from esper.kafka.copying.shipping import BRIDGED_FILE, Bridge
 from esper.kafka.event_loop import run_kafka_loop
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 from esper.oona.directory import Directory
 from esper.oona.file import fenced_by
 from esper.oona.follower import Follower
@@ -104,7 +104,7 @@ def test_records_that_are_written_meanwhile_are_shipped(cluster: Cluster, tmp_pa
     async def ship() -> None:
         stop = asyncio.Event()
         bridge = Bridge(directory, cluster.settings)
-        shipping = asyncio.create_task(bridge.run(stop))
+        running = asyncio.create_task(bridge.run(stop))
         writing = threading.Thread(target=write_run, args=(directory,), kwargs={"run": FIRST})
         writing.start()
         await asyncio.to_thread(writing.join)
@@ -112,7 +112,7 @@ def test_records_that_are_written_meanwhile_are_shipped(cluster: Cluster, tmp_pa
             while bridge.state.shipped < len(log_of(directory, FIRST)):
                 await asyncio.sleep(0.05)
         stop.set()
-        await shipping
+        await running
 
     asyncio.run(ship())
     assert shipped(cluster) == logged(directory)
@@ -120,7 +120,7 @@ def test_records_that_are_written_meanwhile_are_shipped(cluster: Cluster, tmp_pa
 
 def test_a_run_whose_partition_has_no_leader_holds_up_no_other(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = Directory(tmp_path / "log", create=True)
-    monkeypatch.setattr(bridging, "_PAGE", 20)
+    monkeypatch.setattr(shipping, "_PAGE", 20)
     write_run(directory, run=FIRST)
 
     async def ship() -> None:
@@ -133,8 +133,8 @@ def test_a_run_whose_partition_has_no_leader_holds_up_no_other(cluster: Cluster,
                 await led.wait()
             await transact(producer, settings, messages)
 
-        monkeypatch.setattr(bridging, "transact", wait_for_leader)
-        shipping = asyncio.create_task(bridge.run(stop))
+        monkeypatch.setattr(shipping, "transact", wait_for_leader)
+        running = asyncio.create_task(bridge.run(stop))
         async with asyncio.timeout(WITHIN_S):
             await reached.wait()
             await asyncio.to_thread(write_run, directory, run=SECOND)
@@ -145,7 +145,7 @@ def test_a_run_whose_partition_has_no_leader_holds_up_no_other(cluster: Cluster,
             while bridge.state.shipped < len(log_of(directory, FIRST)) + len(log_of(directory, SECOND)):
                 await asyncio.sleep(0.05)
         stop.set()
-        await shipping
+        await running
 
     asyncio.run(ship())
     assert shipped(cluster) == logged(directory)
@@ -168,7 +168,7 @@ def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster:
     async def fence() -> Bridge:
         stop = asyncio.Event()
         bridge = Bridge(directory, cluster.settings)
-        shipping = asyncio.create_task(bridge.run(stop))
+        running = asyncio.create_task(bridge.run(stop))
         async with asyncio.timeout(60):
             while bridge.state.shipped < len(log_of(directory, FIRST)) + len(log_of(directory, SECOND)):
                 await asyncio.sleep(0.05)
@@ -178,7 +178,7 @@ def test_a_run_that_is_resumed_elsewhere_is_fenced_and_the_others_go_on(cluster:
             while fenced_by(directory.path / SECOND) is None or not (directory.path / run_of(3) / BRIDGED_FILE).exists():
                 await asyncio.sleep(0.05)
         stop.set()
-        await shipping
+        await running
         return bridge
 
     before = logged(directory)
@@ -201,7 +201,7 @@ def test_an_outage_longer_than_every_timeout_loses_nothing(own_kafka: LocalKafka
     async def ship() -> Bridge:
         stop = asyncio.Event()
         bridge = Bridge(directory, settings, jitter=lambda: 0.0)
-        shipping = asyncio.create_task(bridge.run(stop))
+        running = asyncio.create_task(bridge.run(stop))
         write_run(directory, run=FIRST)
         async with asyncio.timeout(120):
             while not bridge.state.shipped:
@@ -216,7 +216,7 @@ def test_an_outage_longer_than_every_timeout_loses_nothing(own_kafka: LocalKafka
             while bridge.state.waiting or bridge.state.shipped < len(log_of(directory, FIRST)) + len(log_of(directory, SECOND)):
                 await asyncio.sleep(0.05)
         stop.set()
-        await shipping
+        await running
         return bridge
 
     bridge = asyncio.run(ship())

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from esper.audit.door.answer import Answer
-from esper.cli.answers import format_of, lines, show, summary, write
 from esper.cli.output import Output
+from esper.cli.sql_answers import format_of, lines, show, summary, write
 from esper.errors import RuleError
 from tests.synthetic import RUN
 

@@ -10,9 +10,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from esper.errors import LogError
-from esper.kafka import transaction_markers
+from esper.kafka import transactions
 from esper.kafka.clients import Outgoing, administering, producing
-from esper.kafka.transaction_markers import ended, open_transactions, transact
+from esper.kafka.transactions import ended, open_transactions, transact
 from tests.kafka.made_cluster import Cluster
 
 pytestmark = pytest.mark.kafka
@@ -25,8 +25,8 @@ _VERIFICATION = "transaction.partition.verification.enable"
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction_markers, "_LOST_S", SOON_S)
-    monkeypatch.setattr(transaction_markers, "_CALM_S", SOON_S)
+    monkeypatch.setattr(transactions, "_LOST_S", SOON_S)
+    monkeypatch.setattr(transactions, "_CALM_S", SOON_S)
 
 
 def message(cluster: Cluster, topic: str, value: bytes) -> Outgoing:
@@ -93,7 +93,7 @@ def test_a_successor_does_not_begin_while_what_was_committed_is_hidden(cluster: 
         async with producing(cluster.settings, "ledger-0") as producer:
             problem = f"topic {place.topic}, partition 0: readers wait at offset 0 of 1 for a transaction that did not end"
             assert [one[: len(problem)] for one in await open_transactions(cluster.settings, SOON_S)] == [problem]
-            monkeypatch.setattr(transaction_markers, "_OTHERS_END_S", SOON_S)
+            monkeypatch.setattr(transactions, "_OTHERS_END_S", SOON_S)
             with pytest.raises(
                 LogError, match=f"{place.topic}, partition 0: expected readers to see what is committed up to offset 0, got 0"
             ):

@@ -29,7 +29,7 @@ from esper.kafka.cluster_topics import BRIDGE, CLAIMS, check_needs
 from esper.kafka.copying.claims import Claim, TakenOverError, own_claim, transactional_id
 from esper.kafka.event_loop import pause
 from esper.kafka.probing import RefusedError
-from esper.kafka.transaction_markers import transact
+from esper.kafka.transactions import transact
 from esper.oona.contract import START, Position
 from esper.oona.directory import Directory
 from esper.oona.file import FENCED_MARK, RUN_FILE, fenced_by

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.commands.answering import _day
+from esper.cli.commands.sign_off_and_hold import _day
 from esper.errors import SettingsError
 from esper.events.kinds.run import RunFinished
 from esper.history.trail import end_of, holds_in_force

@@ -13,7 +13,7 @@ from esper.events.kinds.observability import RunWentSilent
 from esper.events.kinds.run import RunFailed, RunFinished, RunResumed, StreamEnded
 from esper.events.kinds.telemetry import Heartbeat
 from esper.events.topics import STEPS
-from esper.folds.monitoring.silence import RunTime, SilenceSettings, SilenceState, judge_silence, update_silence
+from esper.folds.monitoring.dead_or_idle import RunTime, SilenceSettings, SilenceState, judge_silence, update_silence
 from tests.folds.histories import START, started
 from tests.folds.monitoring.streams import TimedWriter, losses
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from esper.errors import DataError, RuleError
 from esper.events.envelope import Record, RunId
-from esper.folds.merge import FactOrder, merge
+from esper.folds.fact_order import FactOrder, merge
 from tests.folds.histories import RUN, Writer, completed, steps, training
 
 FACTS = [record for record in training([0, 1, 6, 2, 0]) if record.fact is not None]
