@@ -28,11 +28,12 @@ import psutil
 
 from benchmarks.serving import free_port, process, quantile, wait_for
 from esper.events.envelope import RunId
+from esper.events.kinds.telemetry import StepColumns
 from esper.oona.directory import Directory
 from esper.oona.heads import Draft
 from esper.oona.run_log import RunLog
 from esper.oona.writer import append_drafts
-from tests.oona.samples import command, ticking
+from tests.oona.samples import steps, ticking
 from tests.synthetic import write_run
 
 LIVE = RunId("01f00000-0000-7000-8000-000000000000")
@@ -116,10 +117,14 @@ async def answer(reader: asyncio.StreamReader) -> str:
 
 
 def write(log: RunLog, count: int) -> None:
-    """Appends records of two kilobytes."""
+    """Appends telemetry of two kilobytes a record: no fact, of which a service rightly keeps more with each."""
     first, clock = log.heads().moment + 1, ticking()
-    events = [(moment, command(moment).model_copy(update={"blueprint": "x" * 2000})) for moment in range(first, first + count)]
-    append_drafts(log, [Draft(event, event.TOPIC, moment, 1, clock(), 0, 0, None, None) for moment, event in events])
+    many = tuple(range(1, 41))
+    columns = StepColumns(
+        step=many, loss=(0.123456,) * 40, gradient_norm=(1.234567,) * 40, step_latency_ms=(2.345678,) * 40, data_wait_ms=(0.012345,) * 40
+    )
+    event = steps(0).model_copy(update={"steps": columns})
+    append_drafts(log, [Draft(event, event.TOPIC, moment, 1, clock(), 0, 0, None, None) for moment in range(first, first + count)])
 
 
 async def go_on_writing(log: RunLog) -> None:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from esper.events.envelope import RunId
 from esper.events.kinds.run import SamplesDropped
 from esper.events.kinds.telemetry import ResourcesMeasured
 from esper.events.topics import RESOURCES
-from esper.oona.daily_run import _machine_name
+from esper.oona.daily_run import DailyRun, _machine_name
 from esper.oona.directory import Directory
 from esper.processes.resource_agent import Agent, Gpus, run_agent
 from tests.synthetic import write_run
@@ -142,3 +143,15 @@ def test_it_stays_while_somebody_trains(tmp_path: Path) -> None:
         assert measuring.is_alive()
         stopped.set()
         measuring.join()
+
+
+def test_an_agent_measures_on_where_one_whose_clock_was_ahead_has_sealed_today_s_run(tmp_path: Path) -> None:
+    event = measured(tmp_path, Gpus(None))
+    directory = Directory(tmp_path)
+    with closing(DailyRun(directory, "machine", "agent", lambda: datetime.now(UTC) + timedelta(days=1))) as ahead:
+        ahead.append([event])
+    with Agent(directory, Gpus(None)) as agent:
+        agent.record()
+    [run] = [run for run in directory.names(hidden=True) if f"{_machine_name()}-2:" in run]
+    with directory.open(run) as log:
+        assert abs(log.read().records[0].time - datetime.now(UTC)) < timedelta(minutes=1)

@@ -84,7 +84,8 @@ class Agent:
         """Raises LogError, with the pid, where another agent measures for this directory."""
         self._lock = Lock(directory.path / AGENT_LOCK, f"the machine of {directory.path}")
         self._path = directory.path
-        self._run = DailyRun(directory, "machine", "agent", SteadyClock())
+        # One agent writes, but today's run may be sealed, by one whose clock was ahead, or damaged.
+        self._run = DailyRun(directory, "machine", "agent", SteadyClock(), instances=9)
         self._gpus = gpus
         self._follower = Follower(directory, topics=frozenset({RUN}))
         self._dropped = 0
