@@ -82,7 +82,9 @@ def update_alerts(
         work.drop_gone(set() if given.ends else {rule.name for rule in rules})
     calm = not (given.found or given.open)  # Most records are: rules about anomalies then have alerts to end, or nothing to do.
     for rule in rules:
-        if not (calm and isinstance(rule.source, AnomalySource) and rule.name not in state.active):
+        source = rule.source
+        idle = calm if isinstance(source, AnomalySource) else isinstance(source, EventSource) and source.kind != given.event.KIND
+        if not idle or rule.name in state.active:
             work.apply(rule)
     return work.done(state), tuple(work.events)
 
@@ -91,7 +93,7 @@ class _Step:
     """A step in progress: the alerts after it, and the changes so far."""
 
     def __init__(self, state: AlertState, rules: Sequence[Rule], given: RuleInput, settings: AlertSettings) -> None:
-        self.annotations = {rule.name: rule.annotations for rule in rules}
+        self.rules = rules
         self.given, self.most, self.now_us = given, settings.most, given.time_us
         self.active = {name: {alert.labels: alert for alert in alerts} for name, alerts in state.active.items()}
         self.counted = dict(state.counted)
@@ -188,6 +190,10 @@ class _Step:
         # An event does not last: its alert is quiet from the next moment on, if its rule gives it a time.
         return self.now_us if isinstance(rule.source, EventSource) and rule.keep_s is not None else None
 
+    def _annotations(self, name: str) -> Labels:
+        """The annotations of a rule; none where it is gone."""
+        return next((rule.annotations for rule in self.rules if rule.name == name), ())
+
     def _alerts(self) -> int:
         return sum(map(len, self.active.values()))
 
@@ -206,7 +212,7 @@ class _Step:
                 severity=alert.severity,
                 topic=self.given.record.topic,
                 labels=labels,
-                annotations={label: rendered(template, values) for label, template in self.annotations.get(name, ())},
+                annotations={label: rendered(template, values) for label, template in self._annotations(name)},
                 value=value,
                 since=written_time(SINCE + alert.since_us * MICROSECOND),
                 origin=alert.origin,
