@@ -7,10 +7,11 @@ import duckdb
 import pytest
 
 from esper.audit.compliance.check_files import Check, parse_check
-from esper.audit.compliance.running import CheckResult, Verdict, run_checks
+from esper.audit.compliance.running import CheckResult, Verdict, run_checks, run_own_checks
+from esper.audit.door.query import QueryLimits
 from esper.audit.projection import Projection
 from esper.audit.snapshot import opened
-from esper.errors import DataError
+from esper.errors import DataError, LimitError, RuleError
 from esper.events.envelope import RunId
 from esper.oona.directory import Directory
 from tests.audit.compliance.test_check_files import HEADER
@@ -112,3 +113,25 @@ def test_the_lifecycle_s_edges_are_there(connection: duckdb.DuckDBPyConnection) 
 def test_a_check_that_cannot_be_run_is_named_with_the_reason(connection: duckdb.DuckDBPyConnection, one: Check, said: str) -> None:
     with pytest.raises(DataError, match=rf"check house\.rule, house\.rule\.sql: .*{said}"):
         asked(connection, one, OTHER)
+
+
+def test_a_check_of_ones_own_sees_what_a_check_of_esper_s_sees(two_runs: Path) -> None:
+    known = "SELECT run FROM epochs, legal_edges WHERE from_stage = 'TRAINING' AND 'TRAINING' IN (FROM live_stages)"
+    one = check(known, COUNTED)
+    runs = [RUN, OTHER, ABSENT]
+    with opened(two_runs) as connection:
+        expected = asked(connection, one, *runs, most=2)
+    assert list(run_own_checks(two_runs, [one], runs, most=2)) == expected
+    assert [result.run for result in run_own_checks(two_runs, [one], [OTHER])] == [OTHER]
+
+
+def test_a_check_of_ones_own_that_has_no_end_is_ended(two_runs: Path) -> None:
+    endless = check("SELECT run FROM epochs, range(1_000_000_000_000) AS numbers")
+    with pytest.raises(LimitError, match=r"check house\.rule, house\.rule\.sql: .* ends within 1 s"):
+        list(run_own_checks(two_runs, [endless], [OTHER], limits=QueryLimits(time_s=1)))
+
+
+def test_a_check_of_ones_own_that_leaves_its_brackets_is_refused(two_runs: Path) -> None:
+    copies = check("WITH x AS (COPY (SELECT 1) TO '/tmp/esper-check') SELECT 'other' AS run FROM x")
+    with pytest.raises(RuleError, match=r"check house\.rule, house\.rule\.sql: "):
+        list(run_own_checks(two_runs, [copies], [OTHER]))

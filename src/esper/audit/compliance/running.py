@@ -1,20 +1,25 @@
 """Checks run over a projection: one query a check for all runs that are asked about, one result for each check and run.
 
 The tables that a check reads hold the runs asked about and no others: temporary views of the tables' own names stand before them, and views
-and macros of the projection read those too. So no check names a run.
+and macros of the projection read those too. So no check names a run. A user's check is asked at the door, as any SQL from outside.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import duckdb
 
 from esper.audit.compliance.check_files import Check
+from esper.audit.door.query import QueryLimits, query
+from esper.audit.door.query_process import CATALOG
+from esper.audit.snapshot import opened
 from esper.audit.table_sql import sql_text
 from esper.audit.tables import OWN, TABLES
-from esper.errors import DataError
+from esper.errors import DataError, EsperError
 from esper.events.envelope import RunId
 from esper.folds.transitions import LIVE, edges
 
@@ -83,10 +88,44 @@ def run_checks(
     `connection` is to a projection of `runs`, and may be read-only. Raises DataError for a check that cannot be run, with DuckDB's reason.
     """
     with _about(connection, runs) as own:
-        ends = {RunId(run): int(moment) for run, moment in own.execute("SELECT run, max(moment) FROM events GROUP BY run").fetchall()}
-        kinds = {kind for (kind,) in own.execute("SELECT DISTINCT type FROM events").fetchall()}
+        known = _known(own, runs)
         for check in checks:
-            yield from _results(own, check, kinds, {run: ends.get(run, 0) for run in sorted(runs)}, most)
+            yield from _results(lambda asked: own.execute(asked).fetchall(), check, known, most)
+
+
+def run_own_checks(
+    snapshot: Path,
+    checks: Sequence[Check],
+    runs: Collection[RunId],
+    *,
+    limits: QueryLimits = QueryLimits(),  # noqa: B008 - it is frozen.
+    most: int = MOST_SHOWN,
+) -> Iterator[CheckResult]:
+    """The same for checks that a user wrote, over the projection in the file `snapshot`: each in a process of its own, within `limits`.
+
+    Raises RuleError for a check that cannot be run, LimitError, which is one, for a check that costs too much.
+    """
+    if not checks:
+        return
+    with opened(snapshot) as connection:
+        before = tuple(_before(connection, CATALOG, runs))
+        with _about(connection, runs) as own:
+            known = _known(own, runs)
+    for check in checks:
+        yield from _results(lambda asked: query(snapshot, asked, limits=limits, before=before).rows(), check, known, most)
+
+
+class _Known(NamedTuple):
+    """The last moment of each run that is asked about, and the kinds of event that these runs have."""
+
+    ends: Mapping[RunId, int]
+    kinds: Collection[str]
+
+
+def _known(connection: duckdb.DuckDBPyConnection, runs: Collection[RunId]) -> _Known:
+    ends = {RunId(run): int(moment) for run, moment in connection.execute("SELECT run, max(moment) FROM events GROUP BY run").fetchall()}
+    kinds = {kind for (kind,) in connection.execute("SELECT DISTINCT type FROM events").fetchall()}
+    return _Known({run: ends.get(run, 0) for run in sorted(runs)}, kinds)
 
 
 @contextmanager
@@ -96,32 +135,36 @@ def _about(connection: duckdb.DuckDBPyConnection, runs: Collection[RunId]) -> It
     with closing(connection.cursor()) as own:
         if own.execute("SELECT current_database()").fetchall() != [(database,)]:
             own.execute(f'USE "{database}"')  # The owner's file is attached, which another cursor does not know.
-        ((others,),) = own.execute("SELECT count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]).fetchall()
-        # A filter on every run would only mislead the planner about how many rows there are.
-        for name in (*OWN, *(table.name for table in TABLES)) if others else ():
-            # What people say of a run stands in the trail, which is another run.
-            column = "about" if name == "acknowledgements" else "run"
-            own.execute(
-                f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE {column} IN ({", ".join(map(sql_text, runs))})'
-            )
-        _fill(own, "legal_edges", ("from_stage", "command", "to_stage"), edges())
-        _fill(own, "live_stages", ("stage",), ((stage,) for stage in sorted(LIVE)))
+        for statement in list(_before(own, database, runs)):
+            own.execute(statement)
         yield own
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    connection.execute(f"CREATE TEMP TABLE {name} ({', '.join(f'{column} VARCHAR' for column in columns)})")
-    connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", [list(map(str, row)) for row in rows])
+def _before(connection: duckdb.DuckDBPyConnection, database: str, runs: Collection[RunId]) -> Iterator[str]:
+    """Statements that leave `runs` alone in the tables of `database`, and put the lifecycle's table beside them."""
+    ((others,),) = connection.execute("SELECT count(*) FROM positions WHERE NOT list_contains(?, run)", [list(runs)]).fetchall()
+    # A filter on every run would only mislead the planner about how many rows there are.
+    for name in (*OWN, *(table.name for table in TABLES)) if others else ():
+        # What people say of a run stands in the trail, which is another run.
+        column = "about" if name == "acknowledgements" else "run"
+        yield f'CREATE TEMP VIEW "{name}" AS FROM "{database}".main."{name}" WHERE {column} IN ({", ".join(map(sql_text, runs))})'
+    yield _table("legal_edges (from_stage, command, to_stage)", edges())
+    yield _table("live_stages (stage)", ((stage,) for stage in sorted(LIVE)))
 
 
-def _results(
-    connection: duckdb.DuckDBPyConnection, check: Check, kinds: Collection[str], ends: Mapping[RunId, int], most: int
-) -> Iterator[CheckResult]:
-    """The results of `check`; `ends` are the runs that are asked about, with their last moments, `kinds` are theirs."""
-    violations = "\nUNION ALL\n".join((check.violations, *(select for kind, select in check.by_kind.items() if kind in kinds)))
+def _table(named: str, rows: Iterable[Iterable[str]]) -> str:
+    values = ", ".join(f"({', '.join(sql_text(str(value)) for value in row)})" for row in rows)
+    return f"CREATE TEMP VIEW {named} AS VALUES {values}"
+
+
+def _results(ask: Callable[[str], list[Any]], check: Check, known: _Known, most: int) -> Iterator[CheckResult]:  # Any: rows of values.
+    """The results of `check`; `ask` gives the rows of a query."""
+    violations = "\nUNION ALL\n".join((check.violations, *(select for kind, select in check.by_kind.items() if kind in known.kinds)))
     try:
-        query = _QUERY.format(population=check.population, violations=violations, most=most)
-        rows = connection.execute(query).fetchall()
+        asked = _QUERY.format(population=check.population, violations=violations, most=most)
+        rows = ask(asked)
+    except EsperError as error:
+        raise type(error)(f"check {check.name}, {check.source}: {error}") from error
     except duckdb.Error as error:
         expected = "expected population to give run, and violations to give run, moment and what"
         raise DataError(f"check {check.name}, {check.source}: {expected}; DuckDB says: {' '.join(str(error).split())}") from error
@@ -130,11 +173,11 @@ def _results(
     shown: dict[str, list[Violation]] = {}
     for run, _, moment, what in rows:
         if what is not None:
-            if run not in ends or not isinstance(moment, int):
+            if run not in known.ends or not isinstance(moment, int):
                 got = f"run {run}, moment {moment!r}"
                 expected = "expected each violation to have a run asked about and a moment, a whole number"
                 raise DataError(f"check {check.name}, {check.source}: {expected}, got {got}")
             # One NULL in a sentence that is put together makes all of it NULL.
             shown.setdefault(run, []).append(Violation(moment, what or f"expected: {check.header.title}"))
-    for run, up_to in ends.items():
+    for run, up_to in known.ends.items():
         yield CheckResult(check, run, up_to, population.get(run, 0), totals.get(run, 0), tuple(shown.get(run, ())))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from esper.cli.arguments import RUN_HELP, Subcommands, directory_of, new_command, run_of
 from esper.cli.commands.audit_tables import require_duckdb, wait_for
+from esper.cli.commands.querying import add_limit, limits_of
 from esper.cli.output import Output
 from esper.cli.text import short_id
 from esper.errors import LogError, SettingsError
@@ -23,6 +24,7 @@ from esper.words import plural
 if TYPE_CHECKING:
     from esper.audit.compliance.check_files import Check
     from esper.audit.compliance.running import CheckResult
+    from esper.audit.door.query import QueryLimits
 
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 _FORMATS = ("text", "json", "csv", "junit", "html")
@@ -38,6 +40,7 @@ def add(commands: Subcommands) -> None:
     which.add_argument("--all", action="store_true", help="check every run")
     parser.add_argument("--check", metavar="NAME", action="append", help="this check alone; may be given again")
     parser.add_argument("--checks", metavar="DIR", type=Path, help="a directory with checks of your own, made besides")
+    add_limit(parser, "a check of yours")
     parser.add_argument("--format", choices=_FORMATS, default="text", help="text, json (one object per result), csv, junit or html")
     parser.add_argument("--by", metavar="NAME", help="the person who asks; it is recorded with the results")
     parser.add_argument("--strict", action="store_true", help="what is INCONCLUSIVE fails too")
@@ -48,11 +51,11 @@ def _run(arguments: argparse.Namespace, out: Output) -> int:
     require_duckdb()
     from esper.audit.compliance.running import Verdict
 
-    checks, by = _chosen(arguments), person_or_none("--by", arguments.by)
+    checks, by, limits = _chosen(arguments), person_or_none("--by", arguments.by), limits_of(arguments)
     if arguments.run is None and not arguments.all:
         return _list(checks, arguments, out)
     directory, runs = _asked(arguments)
-    results = _results(directory, checks, runs, by)
+    results = _results(directory, checks, runs, by, limits)
     _write(results, arguments, out)
     wrong = {Verdict.FAIL, Verdict.INCONCLUSIVE} if arguments.strict else {Verdict.FAIL}
     return 1 if any(result.verdict in wrong for result in results) else 0
@@ -77,15 +80,20 @@ def _asked(arguments: argparse.Namespace) -> tuple[Directory, list[RunId]]:
     return directory, [run for run in directory.names() if directory.has_log(run)]
 
 
-def _results(directory: Directory, checks: Sequence["Check"], runs: Sequence[RunId], by: str | None) -> list["CheckResult"]:
+def _results(
+    directory: Directory, checks: Sequence["Check"], runs: Sequence[RunId], by: str | None, limits: "QueryLimits"
+) -> list["CheckResult"]:
     """The results about `runs` as they stand in the log now, compared with what was read of them before; each is a fact of the trail."""
-    from esper.audit.compliance.running import run_checks
+    from esper.audit.compliance.catalogue import every_check
+    from esper.audit.compliance.running import run_checks, run_own_checks
     from esper.audit.ownership import snapshot_of
     from esper.audit.snapshot import opened
 
     snapshot = snapshot_of(directory, compare=runs, waiting=wait_for)
+    builtin = every_check()
     with opened(snapshot.path) as connection:
-        results = list(run_checks(connection, checks, runs))
+        results = list(run_checks(connection, [check for check in checks if check in builtin], runs))
+    results += run_own_checks(snapshot.path, [check for check in checks if check not in builtin], runs, limits=limits)
     warn(f"{plural(len(runs), 'run')} checked as of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC")
     try:
         append_to_trail(directory, [_fact(result, by) for result in results], lambda: datetime.now(UTC))

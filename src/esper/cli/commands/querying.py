@@ -18,6 +18,7 @@ from esper.words import plural
 
 if TYPE_CHECKING:
     from esper.audit.asking import Asked
+    from esper.audit.door.query import QueryLimits
 
 
 def add(commands: Subcommands) -> None:
@@ -31,8 +32,7 @@ def add(commands: Subcommands) -> None:
     when.add_argument("--epoch", type=whole_number, metavar="N", help="leave of that run what stood when an epoch was over")
     parser.add_argument("--format", choices=FORMATS, help="how the answer is written (default: as --out ends, else a table)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the answer into a file")
-    words = "raise or lower what a query may cost: time_s, memory_mb, threads, rows, result_mb; repeatable"
-    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=words)
+    add_limit(parser, "a query")
     parser.add_argument("--examples", action="store_true", help="print questions with their SQL")
 
 
@@ -40,13 +40,12 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     """Answers the statement, or those that are typed. Returns 1 where one that came from a pipe failed."""
     require_duckdb()
     from esper.audit.asking import Scope, ask
-    from esper.audit.door.query import QueryLimits
     from esper.audit.sql_files import examples
 
     if arguments.examples:
         out.line(*(line for one in examples() for line in (f"-- {one.question}", f"{one.sql};", "")))
         return 0
-    limits = settings_of(QueryLimits, dict(map(_limit, arguments.limit)), "limit")
+    limits = limits_of(arguments)
     chosen = format_of(arguments.format, arguments.out)
     directory = directory_of(arguments)
     scope = Scope(None if arguments.run is None else resolve_run(directory, arguments.run), arguments.at, arguments.epoch)
@@ -73,6 +72,19 @@ def _write(found: "Asked", chosen: str, file: Path | None, out: Output) -> None:
     else:
         for line in lines(found.answer, chosen):
             out.raw(line)
+
+
+def add_limit(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the option that limits what `what` costs."""
+    words = f"raise or lower what {what} may cost: time_s, memory_mb, threads, rows, result_mb; repeatable"
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=words)
+
+
+def limits_of(arguments: argparse.Namespace) -> "QueryLimits":
+    """The limits that were asked for. Raises SettingsError for one that there is not."""
+    from esper.audit.door.query import QueryLimits
+
+    return settings_of(QueryLimits, dict(map(_limit, arguments.limit)), "limit")
 
 
 def _limit(typed: str) -> tuple[str, object]:
