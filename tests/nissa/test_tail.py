@@ -93,7 +93,11 @@ def live(client: Client) -> Iterator[Live]:
 
 def opened(live: Live, query: str = "", **headers: str) -> tuple[Tail, Iterator[Event]]:
     """A tail of the run, past the event that says where it begins."""
-    tail = Tail(live.client, f"/api/v1/runs/{live.run}/tail{query}", **headers)
+    path = f"/api/v1/runs/{live.run}/tail{query}"
+    tail = Tail(live.client, path, **headers)
+    while tail.response.status == 503:  # The server has not seen yet that an earlier test's tails are closed.
+        tail.close()
+        tail = Tail(live.client, path, **headers)
     found = tail.events()
     assert next(found).name == ""
     return tail, found

@@ -60,7 +60,7 @@ def test_how_fits_its_width(esper: Esper, trained: tuple[Path, RunId, RunId], mo
     monkeypatch.setenv("COLUMNS", str(width))
     log = str(trained[0])
     lines = [*esper("show", trained[1], "--how", "--all", "--log", log).lines, *esper("diff", trained[1], trained[2], "--log", log).lines]
-    assert max(map(len, lines)) <= width
+    assert max(len(line) for line in lines if log not in line) <= width  # A path to be copied is not cut, however long it is.
 
 
 def test_run_whose_log_does_not_say_how_is_shown_all_the_same(esper: Esper) -> None:
