@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--waves", type=int, default=4)
     arguments = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with tempfile.TemporaryDirectory(prefix="esper-crowd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="esper-crowd-", ignore_cleanup_errors=True) as folder:  # An observer takes its time to leave.
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, arguments.idle + arguments.tails + 500), hard))
         figures = measure(arguments, Path(folder))
