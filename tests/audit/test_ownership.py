@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from esper.audit.ownership import SNAPSHOTS, is_current, owned, owner_of, place_of, snapshot_of
+from esper.audit.projection import AUDIT_FILE
 from esper.audit.snapshot import opened
 from esper.errors import LogError
 from esper.oona.directory import Directory
@@ -150,3 +151,32 @@ def test_nothing_of_the_tables_looks_like_a_run(written: Directory) -> None:
         pass
     snapshot_of(written)
     assert written.names(hidden=True) == [RUN]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "linked"])
+def test_a_projection_whose_file_is_another_s_is_made_anew(written: Directory, tmp_path: Path, how: str) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"theirs")
+    path = written.path / AUDIT_FILE
+    with owned(written) as projection:
+        projection.refresh()
+        projection.checkpoint()
+        write_run(written, run=OTHER)
+        shutil.copy(path, tmp_path / "older")
+        path.unlink()
+        if how == "replaced":
+            (tmp_path / "older").rename(path)
+        elif how == "linked":
+            path.symlink_to(theirs)
+        projection.refresh()
+        assert projection.made_anew == "it was removed or replaced while it was open"
+    assert runs_in(snapshot_of(written).path) == 2
+    assert theirs.read_bytes() == b"theirs"
+
+
+def test_no_projection_is_written_through_a_link(written: Directory, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (written.path / AUDIT_FILE).symlink_to(elsewhere)
+    assert runs_in(snapshot_of(written).path) == 1
+    assert not elsewhere.exists()
+    assert not (written.path / AUDIT_FILE).is_symlink()

@@ -164,6 +164,9 @@ def _answer(projection: Projection, compare: Sequence[RunId]) -> ProjectionSnaps
         draft = folder / f".{version}.{os.getpid()}"
         try:
             _copy(projection.path, draft)
+            if not projection.is_in_place:
+                draft.unlink()
+                raise LogError(f"cannot make a snapshot of {projection.path}: it was replaced while it was copied; ask again")
             draft.chmod(0o444)
             draft.rename(path)
         except OSError as error:

@@ -72,7 +72,12 @@ class Projection:
             raise
 
     def refresh(self, runs: Collection[RunId] | None = None) -> Refreshed:
-        """Reads everything that is new in `runs` (None: all); it is durable after the next checkpoint, or when the file is closed."""
+        """Reads everything that is new in `runs` (None: all); it is durable after the next checkpoint, or when the file is closed.
+
+        Where the file was removed or replaced since it was opened, it is made anew before.
+        """
+        if not self.is_in_place:
+            self.rebuild("it was removed or replaced while it was open")
         changed = self._changed(self.directory.names(hidden=True) if runs is None else runs)
         records, problems = 0, []
         for batch in _ahead(self._reader({run for run, _ in changed}).batches(changed)):
@@ -99,6 +104,11 @@ class Projection:
     def digests(self) -> dict[str, str]:
         """A digest of each typed table and of `events`, over their rows in order: equal for equal rows, whenever and however they came."""
         return {name: self._digest(f'"{name}"') for name in ("events", *BY_NAME)}
+
+    @property
+    def is_in_place(self) -> bool:
+        """True where the file at the path is the one that was opened, and no link."""
+        return _identity(self.path) == self._opened_as
 
     @property
     def version(self) -> str:
@@ -153,6 +163,8 @@ class Projection:
         self.close()
 
     def _opened(self) -> duckdb.DuckDBPyConnection:
+        if self.path.is_symlink():  # Somebody else's: DuckDB would write where it leads.
+            self.path.unlink()
         fresh = not self.path.exists()
         _remove_wal(self.path)
         try:
@@ -167,6 +179,7 @@ class Projection:
             fresh = True
         if fresh:
             _make(connection)
+        self._opened_as = _identity(self.path)
         return connection
 
     def _replaced(self, error: duckdb.Error) -> duckdb.DuckDBPyConnection:
@@ -356,6 +369,15 @@ def _connected(path: Path) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what stands at `path`, a link itself included; None: nothing."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _remove_wal(path: Path) -> None:
