@@ -4,10 +4,12 @@ On standard input one JSON line a training: its lines as a training loop logs th
 step and {"step", "eval_loss"} for a validation. On standard output one JSON line each: {detector: [[[step, severity], ...], microseconds of
 processor time a step]}. A detector that is not installed is left out. losslint reads the lines as its JSONL after the run, with every check
 that it has; a finding that names no step is of the last one. trainpulse is given loss, gradient norm and learning rate of each step, as its
-page does.
+page does. trainscope is attached to a perceptron of 676 weights, whose gradients are there, and is given each step's loss; a spike is an
+alarm, and so is a loss that is not finite, which it logs as a warning. Its time is that of its `step`, without its hooks in forward.
 """
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -47,6 +49,36 @@ def _trainpulse(lines: Lines) -> Found:
     return [(alert.step, alert.severity.value) for alert in monitor.alerts]
 
 
+class _Told:
+    """An alerter of trainscope that counts what it is told."""
+
+    spikes = 0
+
+    def alert(self, *_: object) -> None:
+        """Counts a spike."""
+        self.spikes += 1
+
+
+def _trainscope(lines: Lines) -> Found:
+    import torch
+    from trainscope import TrainScope, TrainScopeConfig
+
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    model(torch.ones(2, 16)).sum().backward()
+    found: Found = []
+    with tempfile.TemporaryDirectory() as folder:
+        scope = TrainScope(model, torch.optim.Adam(model.parameters()), TrainScopeConfig(run_dir=folder)).attach()
+        told = _Told()
+        scope._alerters.append(told)
+        for line in lines:
+            if (loss := line.get("loss")) is not None:
+                before = told.spikes
+                scope.step(loss)
+                if told.spikes > before or not math.isfinite(loss):
+                    found.append((line["step"], "warning"))
+    return found
+
+
 def _timed(find: Callable[[Lines], Found], lines: Lines) -> tuple[Found, float]:
     started = time.process_time()
     found = find(lines)
@@ -55,7 +87,9 @@ def _timed(find: Callable[[Lines], Found], lines: Lines) -> tuple[Found, float]:
 
 def main() -> None:
     """Reads trainings, and prints what each detector found."""
-    installed = {name: find for name, find in (("losslint", _losslint), ("trainpulse", _trainpulse)) if find_spec(name)}
+    installed = {
+        name: find for name, find in (("losslint", _losslint), ("trainpulse", _trainpulse), ("trainscope", _trainscope)) if find_spec(name)
+    }
     for line in sys.stdin:
         lines = json.loads(line)
         print(json.dumps({name: _timed(find, lines) for name, find in installed.items()}))

@@ -181,7 +181,7 @@ GROWTH = (
         "seeds learn at ten thousand times the host's rate: the run goes back again and again, and fails",
         lambda s: _grown(s, settings={"growth.seed_lr": 1e4}),
     ),
-    _growth("host_fades_beside_seed", "critical", "the host's layer fades since a seed was grafted", lambda s: _grown(s, _host_fades)),
+    _growth("host_fades_beside_seed", "warning", "the host's layer fades since a seed was grafted", lambda s: _grown(s, _host_fades)),
     Case(
         *("learning_ends_with_graft", "growth", lambda s: _grown(s, _host_stops), 60, "warning", "learning_rate"),
         told="the learning rate is 0 since a seed was grafted",

@@ -84,6 +84,7 @@ def test_the_same_validation_loss_again_and_again_is_stuck_unless_all_is_learnt(
     assert named(still) == ["stuck"]
     assert named(still, np.where(TIME > 10, 0.0, FALLING)) == []
     assert named(np.where(TIME > 10, 0.0, noisy(1))) == []
+    assert "stuck" not in named(np.maximum(1e-6, np.exp(-TIME)))
 
 
 def test_no_better_validation_loss_for_twenty_epochs_is_a_plateau() -> None:

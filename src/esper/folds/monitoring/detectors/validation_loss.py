@@ -31,6 +31,8 @@ _STUCK = 4
 _APART_AFTER, _FALLEN, _NEAR = 5, 0.2, 0.1
 _LEAST_DIFFERENCES = 3
 _LOST = 0.5
+_LEFT = 1e-4
+"""The share of the first loss below which nothing is left to learn."""
 _FLAT_AFTER, _FLAT = 6, (0.02, 0.05)
 """The gains of validation and training that are none; the first epoch's training loss contains its own beginning."""
 _RECOVERED = 0.5
@@ -132,7 +134,8 @@ def _findings(epochs: Epochs, settings: DetectorSettings) -> list[tuple[str, flo
         near = _NEAR * fallen
         if epochs.best >= epochs.first_training - near and validation[-1] > epochs.best:
             found.append(("apart", epochs.first_training - fallen, (validation[-1] - training[-1]) / fallen))
-    if count >= _STUCK and len(set(validation[-_STUCK:])) == 1 and validation[-1] != 0 and training[-1] != 0:
+    left = abs(validation[-1]) > _LEFT * abs(epochs.first) and training[-1] != 0
+    if count >= _STUCK and len(set(validation[-_STUCK:])) == 1 and left:
         found.append(("stuck", None, float(_STUCK)))
     if waited >= settings.plateau_epochs:
         found.append(("plateau", epochs.best, float(waited)))
