@@ -83,7 +83,7 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Writes `model.safetensors` and `grown.py` into `folder`: `grown.rebuild(host)` there gives the model, and needs only torch.
 
-        Both are readable by their owner alone.
+        Who may read them is decided by the umask.
         """
         return save_grown(self.model, Path(folder))
 
