@@ -3,7 +3,9 @@ followed, for what has a name that is written here was not necessarily put there
 """
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,6 +66,49 @@ def replace_file(path: Path, content: bytes, *, durably: bool = False) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Makes or replaces the folder at `path`, with `files` by name in it, whole or not at all; durable when it returns.
+
+    The folder it stands in is made, the one above that has to be there. Raises OSError where a link has taken the place of one of the
+    three. They are held by descriptors meanwhile: whoever moves or exchanges one of them leads nothing elsewhere.
+    """
+    draft = f".{path.name}.partial"
+    with _held(path.parent.parent) as above:
+        if not os.access(path.parent.name, os.F_OK, dir_fd=above, follow_symlinks=False):
+            os.mkdir(path.parent.name, dir_fd=above)
+        with _held(path.parent.name, above) as folder:
+            shutil.rmtree(draft, ignore_errors=True, dir_fd=folder)
+            try:
+                os.mkdir(draft, dir_fd=folder)
+                with _held(draft, folder) as inside:
+                    for name, content in files.items():
+                        _write_new(name, content, inside)
+                    os.fsync(inside)
+                shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)
+                os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
+            except OSError:
+                shutil.rmtree(draft, ignore_errors=True, dir_fd=folder)
+                raise
+
+
+@contextmanager
+def _held(path: Path | str, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_new(name: str, content: bytes, folder: int) -> None:
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
 
 
 def sync_folder(path: Path) -> None:

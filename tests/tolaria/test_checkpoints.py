@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
+from esper.durable import replace_folder
 from esper.errors import DataError, LogError
 from esper.events.digests import comparison_form
 from esper.events.kinds.control import Adaptation, FieldReported
@@ -476,6 +477,22 @@ def test_no_checkpoint_is_written_or_read_through_a_link(tmp_path: Path) -> None
         with pytest.raises(DataError, match="got a link"):
             act(tmp_path / "checkpoints")
     assert (tmp_path / "outside" / "epoch-000001").is_dir()
+
+
+def test_no_checkpoint_is_written_where_a_link_has_taken_the_place_of_the_runs_folder(tmp_path: Path) -> None:
+    (tmp_path / "users").mkdir()
+    (tmp_path / "run").symlink_to("users")
+    with pytest.raises(DataError, match="got a link"):
+        _write(tmp_path / "run" / "checkpoints", NAME, EMPTY)
+    with pytest.raises(OSError, match="Not a directory"):  # The link came after the look.
+        replace_folder(tmp_path / "run" / "checkpoints" / NAME, {"file": b""})
+    assert not list((tmp_path / "users").iterdir())
+
+
+def test_a_run_that_was_moved_away_is_not_begun_anew_by_its_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="No such file"):
+        _write(tmp_path / "moved" / "checkpoints", NAME, EMPTY)
+    assert not (tmp_path / "moved").exists()
 
 
 EMPTY = Snapshot({}, {})

@@ -10,7 +10,6 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from esper.durable import sync_folder, write_durably
+from esper.durable import replace_folder
 from esper.errors import DataError, LogError
 from esper.events.digests import digest_of
 from esper.events.envelope import EventId
@@ -126,28 +125,10 @@ def _write(folder: Path, name: str, snapshot: Snapshot) -> tuple[str, int]:
     body = {"format": _FORMAT, "tensors_sha256": hashlib.sha256(data).hexdigest(), **snapshot.body}
     manifest = json.dumps(body, allow_nan=False, indent=1).encode()
     try:
-        _put(folder, name, {_TENSORS: data, _MANIFEST: manifest})
+        replace_folder(_place(folder, name), {_TENSORS: data, _MANIFEST: manifest})
     except OSError as error:
         raise LogError(f"cannot save checkpoint {folder / name}: {error.strerror}; what was saved before stands") from error
     return digest_of(body), len(data) + len(manifest)
-
-
-def _put(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """Write the folder of a checkpoint under another name, then rename it; where that fails nothing is left."""
-    temporary, final = folder / f".{name}.partial", _place(folder, name)
-    _prune(temporary)
-    try:
-        temporary.mkdir(parents=True)
-        for file, content in files.items():
-            write_durably(temporary / file, content)
-        sync_folder(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        sync_folder(folder)
-    except OSError:
-        _prune(temporary)
-        raise
 
 
 def _read(folder: Path, name: str, expected_digest: str, device: torch.device) -> Snapshot:
@@ -182,7 +163,7 @@ def _place(folder: Path, name: str) -> Path:
     """The folder of checkpoint `name`. Raises DataError for a path and for a link: it would lead out of the run."""
     if not name or name.startswith(".") or Path(name).name != name:
         raise DataError(f"expected a checkpoint's name in {folder}, got {name!r}")
-    if folder.is_symlink() or (folder / name).is_symlink():
+    if any(path.is_symlink() for path in (folder.parent, folder, folder / name)):
         raise DataError(f"expected a folder at {folder / name}, got a link: Esper follows none in a run's folder")
     return folder / name
 
