@@ -2,9 +2,9 @@
 
     python benchmarks/alarms.py [--json] [--held-out] [--rng-seeds 0-2] [--only NAME ...] [--jobs 1] [--peers PYTHON] [--list]
 
-`corpus/` has the kinds, clean and broken, each in one of two halves by a hash of its name. Detectors are developed on one half; the other
-one is run with --held-out alone, and is worth nothing any more once somebody has tuned to it. Every training runs in a process of its own,
-so that a fault may kill it.
+`corpus/` has the kinds, clean and broken, in two halves. Detectors are developed on one half; the other one, `corpus/held_out/`, was
+written by somebody who had not seen them, is run with --held-out alone, and is worth nothing any more once somebody has tuned to it. Every
+training runs in a process of its own, so that a fault may kill it.
 
 false_alarms_per_clean_run: alerts of each severity that fire in a clean run, on average; runs_with_any: the share of clean runs with any
 warning or critical alert. recall: the share of broken runs, by group, in which an alert of any severity fires at or after the fault's first

@@ -1,6 +1,5 @@
 """The shape of a case of the corpus: one kind of training, clean or with a fault, made anew for every rng seed."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from esper.kasmina.randomness import derive
 
 Pair = tuple[Tensor, Tensor]
 Severity = Literal["critical", "warning", "info"]
+Half = Literal["development", "held_out"]
 RNG_SEEDS = (0, 1, 2)
 GROUPS = ("wiring", "course", "validation", "data", "numerics", "hardware", "growth")
 """The groups of faults."""
@@ -53,7 +53,8 @@ class Training:
 @dataclass(frozen=True)
 class Case:
     """One kind: `make` gives its training for an rng seed. Of a fault also the optimizer step of its beginning (0: from the start), what an
-    operator wants to be told, how bad it is, and its cause in one word of `CAUSES`; a clean one has None and empty texts there.
+    operator wants to be told, how bad it is, and its cause in one word of `CAUSES`; a clean one has None and empty texts there. `half`: the
+    half of the corpus that the kind belongs to.
 
     Critical: what was learnt is lost and stays lost, numbers are not finite, or the run is gone. Warning: wrong from the start, or what
     training itself goes back from. Info: it may be meant, or is over.
@@ -66,11 +67,7 @@ class Case:
     severity: Severity | None = None
     cause: str = ""
     told: str = ""
-
-    @property
-    def half(self) -> Literal["development", "held_out"]:
-        """The half of the corpus that the kind belongs to, by its name alone."""
-        return "held_out" if hashlib.sha256(self.name.encode()).digest()[0] % 2 else "development"
+    half: Half = "development"
 
     def training(self, rng_seed: int) -> Training:
         """The training, whose weights follow from the kind and the rng seed."""

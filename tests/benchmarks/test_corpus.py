@@ -1,4 +1,4 @@
-"""The manifest of the corpus: each kind has what it must, and the halves are what they were."""
+"""The manifest of the corpus: each kind has what it must, and is of the half that its package says."""
 
 import multiprocessing
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.corpus import BROKEN, CASES, CAUSES, CLEAN, CLEAN_GROUPS, GROUPS, Case
+from benchmarks.corpus import held_out as held_out_half
 from benchmarks.corpus.case import Struck
 from esper.events import codec, topics
 from esper.events.kinds.run import RunFailed
@@ -46,10 +47,11 @@ def test_a_clean_kind_says_nothing_of_a_fault(case: Case) -> None:
     assert (case.severity, case.cause, case.told) == (None, "", "")
 
 
-def test_the_halves_stay_what_they_are() -> None:
-    halves = {case.name: case.half for case in CASES}
-    assert halves["huber"] == "development"
-    assert halves["labels_shuffled"] == "held_out"
+def test_the_kinds_of_one_package_are_held_out_and_no_others() -> None:
+    held_out = {case.name for case in (*held_out_half.CLEAN, *held_out_half.BROKEN)}
+    assert {case.name for case in CASES if case.half == "held_out"} == held_out
+    assert sum(case.half == "held_out" for case in CLEAN) >= 35
+    assert sum(case.half == "held_out" for case in BROKEN) >= 45
 
 
 @pytest.mark.parametrize("half", ["development", "held_out"])
