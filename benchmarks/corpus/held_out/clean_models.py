@@ -106,7 +106,7 @@ class Flow(nn.Module):
 
 def _flow(rng_seed: int) -> Training:
     points, arms = spiral(rng_seed, noise=0.08)
-    made = trained(Flow(), (points * 0.2, arms), squared, adam(5e-3), epochs=14)
+    made = trained(Flow(), (points * 0.2, arms), squared, adam(3e-3), epochs=9)
     return replace(made, options={"objective": lambda model, batch: model(batch[0])})
 
 
@@ -271,7 +271,7 @@ MODELS = _made(
         "reader_of_sentences": lambda s: reading(s, Reader(dropout=0.2), epochs=16),
         "blocks_passed_by": _stochastic_depth,
         "denoising_by_levels": _diffusion,
-        "thirty_blocks_from_zero": lambda s: winding(s, Deep(), adam(3e-3), epochs=16),
+        "thirty_blocks_from_zero": lambda s: winding(s, Deep(), adam(2e-3), epochs=14),
         "four_thousand_wide": lambda s: regress(s, mlp(16, 4096, 1), adam(1e-4), epochs=8),
         "sines_of_sines": _picture,
         "flow_of_couplings": _flow,

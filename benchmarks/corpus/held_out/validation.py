@@ -129,7 +129,7 @@ def _validation(name: str, at: int, severity: Severity, cause: str, told: str, m
 VALIDATION = (
     _validation(
         "sentences_by_heart",
-        100,
+        28,
         "warning",
         "overfitting",
         "few sentences are learnt by heart: validation gets worse and worse",
@@ -140,7 +140,7 @@ VALIDATION = (
     ),
     _validation(
         "wrong_answers_by_heart",
-        60,
+        50,
         "warning",
         "overfitting",
         "wrong answers are learnt by heart, and validation gets worse",
