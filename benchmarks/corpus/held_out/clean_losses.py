@@ -48,7 +48,8 @@ def _weighed(model: nn.Module, batch: Any) -> Tensor:
     chosen = F.cross_entropy(model.classes(hidden), (targets[:, 0] > 0).long(), reduction="none")
     far = (model.value(hidden) - targets).square().squeeze(1)
     one, other = model.log_variances
-    return torch.exp(-one) * chosen + one / 2 + torch.exp(-other) * far / 2 + other / 2
+    result: Tensor = torch.exp(-one) * chosen + one / 2 + torch.exp(-other) * far / 2 + other / 2
+    return result
 
 
 def _survival(rng_seed: int) -> Training:
@@ -135,7 +136,8 @@ def margin(model: nn.Module, batch: Any, *, hardest: bool = False) -> Tensor:
     if hardest:
         return F.relu(torch.where(same, apart, -1.0).amax(1) - torch.where(same, 9.0, apart).amin(1) + 0.3)
     wrong = F.relu(apart[:, :, None] - apart[:, None] + 0.3) * (same[:, :, None] & ~same[:, None])
-    return wrong.sum((1, 2)) / (same.sum(1) * (~same).sum(1)).clamp_min(1)
+    result: Tensor = wrong.sum((1, 2)) / (same.sum(1) * (~same).sum(1)).clamp_min(1)
+    return result
 
 
 class Coded(nn.Module):
@@ -177,7 +179,8 @@ def played(model: nn.Module, batch: Any) -> Tensor:
     situations, rewards = batch
     chances = model.policy(situations).log_softmax(1)
     if not model.training:
-        return -(chances.exp() * rewards).sum(1)
+        result: Tensor = -(chances.exp() * rewards).sum(1)
+        return result
     action = torch.multinomial(chances.exp().detach(), 1)
     reward, expected = rewards.gather(1, action), model.value(situations)
     advantage = (reward - expected).detach()
@@ -212,7 +215,8 @@ class Factors(nn.Module):
     def forward(self, asked: Tensor) -> Tensor:
         """How much better (user, one, other) likes the one."""
         users, one, other = self.users(asked[:, 0]), self.things(asked[:, 1]), self.things(asked[:, 2])
-        return (users * (one - other)).sum(1)
+        result: Tensor = (users * (one - other)).sum(1)
+        return result
 
 
 def preferences(rng_seed: int, samples: int = 2080) -> Pair:

@@ -37,7 +37,8 @@ def _denoised(model: nn.Module, batch: Any) -> Tensor:
     noise = torch.randn(points.shape) if model.training else draws[:, 1:]
     angle = share * math.pi / 2
     seen = torch.cat((angle.cos() * points + angle.sin() * noise, share, angle.cos(), angle.sin()), 1)
-    return (model.layers(seen) - noise).square().mean(1)
+    result: Tensor = (model.layers(seen) - noise).square().mean(1)
+    return result
 
 
 def _diffusion(rng_seed: int) -> Training:
@@ -205,7 +206,8 @@ def bellman(model: nn.Module, batch: Any, discount: float = 0.8) -> Tensor:
         model.copied.load_state_dict(model.online.state_dict())
     wanted = moves[:, 1] + discount * model.copied(moves[:, 2:]).amax(1)
     chosen = model.online(states).gather(1, moves[:, :1].long()).squeeze(1)
-    return (chosen - wanted.detach()).square()
+    result: Tensor = (chosen - wanted.detach()).square()
+    return result
 
 
 def controlling(rng_seed: int, discount: float = 0.8, epochs: int = 20, **options: Any) -> Training:

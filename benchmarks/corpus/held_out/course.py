@@ -60,7 +60,8 @@ def _burdened(model: nn.Module, batch: Any) -> Tensor:
     text, after = batch
     hidden = model.reader.cell(model.reader.table(text))[0]
     read = F.cross_entropy(model.reader.last(hidden).transpose(1, 2), after, reduction="none").mean(1)
-    return read + model.weight * hidden.square().mean((1, 2))
+    result: Tensor = read + model.weight * hidden.square().mean((1, 2))
+    return result
 
 
 def _burden(training: Training, since: int, batch: Pair) -> Pair:

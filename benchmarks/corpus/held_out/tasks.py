@@ -133,8 +133,8 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """As large as its input."""
         samples, places, width = hidden.shape
-        parts = self.query(self.first(hidden)).view(samples, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        looked = F.scaled_dot_product_attention(*parts, is_causal=not self.sees_ahead)
+        query, key, value = self.query(self.first(hidden)).view(samples, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        looked = F.scaled_dot_product_attention(query, key, value, is_causal=not self.sees_ahead)
         hidden = hidden + self.mixed(looked.transpose(1, 2).reshape(samples, places, width))
         output: Tensor = hidden + self.layers(self.second(hidden))
         return output

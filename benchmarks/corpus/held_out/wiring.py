@@ -157,7 +157,7 @@ def _frozen(training: Training, since: int, batch: Pair) -> Pair:
     if since == 0:
         *others, _ = training.model.parameters()
         for parameter in others:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
     return batch
 
 
