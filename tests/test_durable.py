@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.durable import appended, new_file, replace_durably, rotated, write_durably
+from esper.durable import appended, new_file, remove_folder, replace_durably, replace_folder, rotated, write_durably
 
 
 @pytest.fixture
@@ -64,3 +64,40 @@ def test_what_another_process_writes_is_not_begun_anew(tmp_path: Path) -> None:
     with appended(tmp_path / "own") as own:
         rotated(path, (own.fileno(),), 100)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["observer.log", "own"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename = tmp_path / "within" / "folder", os.rename
+    replace_folder(path, {"file": b"old"})
+
+    def full(source: str, target: str, **folders: int) -> None:
+        if source == ".folder.partial":
+            raise OSError("no room")
+        rename(source, target, **folders)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="no room"):
+        replace_folder(path, {"file": b"new"})
+    assert [(one, (one / "file").read_bytes()) for one in path.parent.iterdir()] == [(path, b"old")]
+
+
+def test_a_folder_that_a_killed_process_left_under_another_name_goes_when_it_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "within" / "folder"
+    replace_folder(path, {"file": b"old"})
+    path.rename(path.with_name(".folder.old"))
+    for content in (b"new", b"newer"):
+        replace_folder(path, {"file": content})
+        assert [(one, (one / "file").read_bytes()) for one in path.parent.iterdir()] == [(path, content)]
+
+
+@pytest.mark.parametrize("linked", ["run", "run/within", "run/within/folder"])
+def test_no_folder_is_removed_or_replaced_through_a_link(tmp_path: Path, linked: str) -> None:
+    path = tmp_path / "run" / "within" / "folder"
+    path.parent.parent.mkdir()
+    replace_folder(path, {"file": b"mine"})
+    (tmp_path / linked).rename(tmp_path / "users")
+    (tmp_path / linked).symlink_to(tmp_path / "users")
+    remove_folder(path)
+    with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+        replace_folder(path, {"file": b"new"})
+    assert (path / "file").read_bytes() == b"mine"

@@ -5,7 +5,7 @@ followed, for what has a name that is written here was not necessarily put there
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,12 +72,14 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Makes or replaces the folder at `path`, with `files` by name in it, whole or not at all; durable when it returns.
 
     The folder it stands in is made, the one above that has to be there. Raises OSError where a link has taken the place of one of the
-    three. They are held by descriptors meanwhile: whoever moves or exchanges one of them leads nothing elsewhere.
+    three. They are held by descriptors meanwhile: whoever moves or exchanges one of them leads nothing elsewhere. A process that is killed
+    between two names may leave the old one as `.<name>.old`.
     """
-    draft = f".{path.name}.partial"
+    draft, old = f".{path.name}.partial", f".{path.name}.old"
     with _held(path.parent.parent) as above:
-        if not os.access(path.parent.name, os.F_OK, dir_fd=above, follow_symlinks=False):
+        with suppress(FileExistsError):
             os.mkdir(path.parent.name, dir_fd=above)
+        os.fsync(above)
         with _held(path.parent.name, above) as folder:
             shutil.rmtree(draft, ignore_errors=True, dir_fd=folder)
             try:
@@ -86,12 +88,23 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
                     for name, content in files.items():
                         _write_new(name, content, inside)
                     os.fsync(inside)
-                shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)
+                with suppress(FileNotFoundError), _held(path.name, folder):
+                    shutil.rmtree(old, ignore_errors=True, dir_fd=folder)
+                    os.rename(path.name, old, src_dir_fd=folder, dst_dir_fd=folder)
                 os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
             except OSError:
+                with suppress(OSError):  # Refused where the new one stands there, or the old one still does.
+                    os.rename(old, path.name, src_dir_fd=folder, dst_dir_fd=folder)
                 shutil.rmtree(draft, ignore_errors=True, dir_fd=folder)
                 raise
+            shutil.rmtree(old, ignore_errors=True, dir_fd=folder)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes the folder at `path`, or what may be removed of it; nothing where a link has taken the place of one of the three."""
+    with suppress(OSError), _held(path.parent.parent) as above, _held(path.parent.name, above) as folder:
+        shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ in it names a run or a moment, so that two runs of the same training have the sa
 import hashlib
 import json
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from esper.durable import replace_folder
+from esper.durable import remove_folder, replace_folder
 from esper.errors import DataError, LogError
 from esper.events.digests import digest_of
 from esper.events.envelope import EventId
@@ -109,7 +108,7 @@ def _kept(training: Training, name: str, digest: str) -> None:
     if dropped:
         training.sink.commit()
     for one in dropped:
-        _prune(_place(training.checkpoints, one.name))
+        remove_folder(_place(training.checkpoints, one.name))
 
 
 def _name_of(epoch: int) -> str:
@@ -163,10 +162,7 @@ def _place(folder: Path, name: str) -> Path:
     """The folder of checkpoint `name`. Raises DataError for a path and for a link: it would lead out of the run."""
     if not name or name.startswith(".") or Path(name).name != name:
         raise DataError(f"expected a checkpoint's name in {folder}, got {name!r}")
-    if any(path.is_symlink() for path in (folder.parent, folder, folder / name)):
-        raise DataError(f"expected a folder at {folder / name}, got a link: Esper follows none in a run's folder")
+    for path in (folder.parent, folder, folder / name):
+        if path.is_symlink():
+            raise DataError(f"expected a folder at {path}, got a link: Esper follows none in a run's folder")
     return folder / name
-
-
-def _prune(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
