@@ -191,7 +191,7 @@ def person_or_none(name: str, text: str | None) -> str | None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the `known` name that ends with `name` or is nearly it, at up to three that begin with it, or at the one most like it."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     beginning = [one for one in known if one.startswith(name) and len(name) > 1]
     near = [one for one in known if one.endswith(f".{name}")][:1] or get_close_matches(name, known, n=1, cutoff=0.9)
     near = near or (beginning if len(beginning) < 4 else []) or get_close_matches(name, known, n=1)

@@ -1,5 +1,6 @@
 """A list of runs: what is new, what changed and what is gone shows; what is sealed is described once, by its mark."""
 
+import math
 import os
 import shutil
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ import pytest
 
 from esper.errors import UnknownRunError
 from esper.events.envelope import RunId
-from esper.history.run_list import RunList, RunSummary, began, summaries
+from esper.history.run_list import RunList, RunSummary, _kept_form, began, summaries
 from esper.oona.directory import Directory, new_run_id
 from tests.synthetic import BEGAN, RUN, write_run
 
@@ -167,3 +168,23 @@ def test_few_runs_are_not_kept(directory: Directory, tmp_path: Path, monkeypatch
     write_run(directory, run=OTHER, finish=False, until_epoch=2, telemetry=False)
     assert len(list(summaries(directory))) == 2
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_loss_that_is_no_number_is_kept_as_one() -> None:
+    kept = _kept_form().dump_json((1, {RUN: ((), RunSummary(RUN, "failed", validation_loss=math.nan))}))
+    loss = _kept_form().validate_json(kept)[1][RUN][1].validation_loss
+    assert loss is not None
+    assert math.isnan(loss)
+
+
+def test_of_runs_that_were_removed_nothing_is_kept(interrupted: Directory, tmp_path: Path) -> None:
+    lines = list(summaries(interrupted))
+    [kept] = (tmp_path / "cache").rglob("*.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    shutil.rmtree(interrupted.path / lines[0].run)
+    list(summaries(interrupted))
+    assert lines[0].run not in kept.read_text()
+    for line in lines[1:20]:
+        shutil.rmtree(interrupted.path / line.run)
+    list(summaries(interrupted))
+    assert not kept.exists()

@@ -82,3 +82,8 @@ def test_runs_are_picked_by_tags_and_values(
 ) -> None:
     conditions = [condition(text, VALUES) for text in where]
     assert [line.run for line in summaries(directory) if is_picked(line, tags, conditions)] == picked
+
+
+def test_a_name_of_several_runs_is_proposed_once(directory: Directory) -> None:
+    with pytest.raises(UnknownRunError, match=r", perhaps twice by its name$"):
+        resolve_run(directory, "twic")

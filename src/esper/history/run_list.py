@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from esper.durable import replace_file
 from esper.errors import AmbiguousRunError, EsperError, UnknownRunError
@@ -150,11 +150,14 @@ class _KeptLines:
         return entry is None or entry.sealed or entry.live or entry.mirrored
 
     def save(self) -> None:
-        """Writes them, where they are many. A cache that cannot be written is none."""
-        if len(self._now) >= _MANY and self._now != self._found:
-            with suppress(OSError):
+        """Writes them for the user alone, where they are many; else nothing is kept. A cache that cannot be written is none."""
+        with suppress(OSError):
+            if len(self._now) < _MANY:
+                self._path.unlink(missing_ok=True)
+            elif self._now != self._found:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 replace_file(self._path, _kept_form().dump_json((1, self._now)))
+                self._path.chmod(0o600)
 
 
 _Stamp = tuple[tuple[int, ...], ...]
@@ -163,7 +166,7 @@ _Kept = tuple[Literal[1], dict[RunId, tuple[_Stamp, RunSummary]]]
 
 @cache
 def _kept_form() -> TypeAdapter[_Kept]:
-    return TypeAdapter(_Kept)
+    return TypeAdapter(_Kept, config=ConfigDict(ser_json_inf_nan="strings"))
 
 
 VALUES = ("run", "standing", "task", "name", "epoch", "epochs", "validation_loss", "parameters")
