@@ -266,6 +266,24 @@ def test_records_of_a_rare_topic_are_found_without_a_look_at_the_others(director
             assert read_bytes() - before < whole / 4
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count what a process reads")
+def test_a_page_of_a_file_without_the_index_of_telemetry_ends_where_it_is_full(directory: Directory) -> None:
+    with directory.create(RUN) as log:
+        for first in range(0, 20_000, 1000):
+            append_drafts(log, [draft(steps(number), number + 1, step=number) for number in range(first, first + 1000)])
+        append_drafts(log, [draft(Heartbeat(idle_s=0.5, doing="step"), None), draft(finished(), 20_001, step=20_001)])
+    path = directory.path / RUN / RUN_FILE
+    alter(path, "DROP INDEX telemetry", "PRAGMA user_version = 1")
+
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    with directory.open(RUN) as log:
+        before = read_bytes()
+        assert len(log.read(limit=10, topics=frozenset({topics.STEPS, topics.HEARTBEAT})).records) == 10
+        assert read_bytes() - before < path.stat().st_size / 4
+
+
 def test_a_file_that_has_no_index_of_telemetry_yet_is_read_and_goes_on(directory: Directory, closed: Path) -> None:
     alter(closed, "DROP INDEX telemetry", "PRAGMA user_version = 1")
     with directory.resume(RUN) as log:

@@ -414,6 +414,10 @@ def _select(connection: apsw.Connection, row: int, limit: int, topics: frozenset
     order = f"ORDER BY row {'DESC' if newest else 'ASC'} LIMIT ?"
     if topics is None:
         return connection.execute(f"SELECT * FROM records WHERE row > ? {order}", (row, limit)).fetchall()  # noqa: S608
+    if not (topics <= FACTS or file.has_telemetry_index(connection)):
+        among = ", ".join("?" * len(topics))
+        query = f"SELECT * FROM records WHERE row > ? AND topic IN ({among}) {order}"  # noqa: S608
+        return connection.execute(query, (row, *sorted(topics), limit)).fetchall()
     # Facts along their own index, and each topic of telemetry along its part of the other: what stands between is never touched.
     facts, parts = sorted(topics & FACTS), [("fact IS NULL AND topic = ?", [name]) for name in sorted(topics - FACTS)]
     if facts:
