@@ -11,9 +11,11 @@ from esper.errors import LogError
 from esper.events.codec import decode
 from esper.events.envelope import EventId
 from esper.events.kinds.run import RunFailed
+from esper.oona.daily_run import DailyRun
 from esper.oona.directory import Directory
 from esper.oona.emitter import Emitter
 from esper.oona.run_log import RunLog
+from tests.nissa.samples import resources
 from tests.oona.samples import RUN, everything, measure, pruned, steps, ticking
 
 BIG = pruned(0).model_copy(update={"reason": "x" * 40_000})
@@ -114,3 +116,13 @@ def test_last_words_are_written_though_the_reserve_cannot_be_freed(tmp_path: Pat
         emitter.fail("error", "permission lost", where="epoch 0", epoch=0, step=0)
     with Directory(tmp_path).open(RUN) as log:
         assert everything(log)[-1].type == RunFailed.KIND
+
+
+def test_a_daily_run_that_finds_no_room_tries_no_other(small: Path) -> None:
+    directory = Directory(small)
+    with pytest.raises(OSError, match="No space left"):
+        (small / "ballast").write_bytes(bytes(5 << 20))
+    run = DailyRun(directory, "machine", "agent", ticking(), instances=9)
+    with pytest.raises(LogError, match=r"disk is full|No space left"):
+        run.append([resources()])
+    assert len([path for path in small.iterdir() if path.is_dir()]) < 2

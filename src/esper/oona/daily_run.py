@@ -16,7 +16,7 @@ from esper.events.envelope import RunId
 from esper.events.fields import Event
 from esper.events.kinds.accountability import TrailEvent
 from esper.oona.directory import Directory
-from esper.oona.file import MIRRORED_MARK, RUN_FILE, WRITER_LOCK
+from esper.oona.file import MIRRORED_MARK, RUN_FILE, WRITER_LOCK, is_full, is_shortage
 from esper.oona.heads import Draft
 from esper.oona.lock import holder_of
 from esper.oona.run_log import RunLog
@@ -99,8 +99,8 @@ class DailyRun:
             try:
                 exists = (self._directory.path / run / RUN_FILE).exists()
                 return self._directory.resume(run) if exists else self._directory.create(run, self._writer)
-            except LogError:
-                if instance == self._instances:
+            except LogError as error:
+                if instance == self._instances or is_full(error) or is_shortage(error):
                     raise
         raise AssertionError("at least one instance is tried")
 

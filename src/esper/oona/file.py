@@ -116,6 +116,12 @@ def is_shortage(error: LogError) -> bool:
     return isinstance(cause, OSError) and cause.errno in _SHORT
 
 
+def is_full(error: LogError) -> bool:
+    """True where what failed found no room on its disk."""
+    cause = error.__cause__
+    return isinstance(cause, apsw.FullError) or (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
 def create_file(path: Path, run: RunId, writer: str, tables: str = RUN_TABLES) -> None:
     """Makes the empty file of `run` at `path`, with `tables` and a table meta, whole or not at all.
 
