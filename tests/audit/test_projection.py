@@ -9,9 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from esper.audit import projection as projection_module
 from esper.audit.conflicts import compare_with_log
 from esper.audit.projection import AUDIT_FILE, Projection
 from esper.audit.tables import BY_NAME
+from esper.errors import LogError
 from esper.events.envelope import Record
 from esper.history.run_history import History
 from esper.oona.directory import Directory
@@ -247,3 +249,34 @@ def test_what_was_not_written_whole_is_not_there_at_all(copied: Directory, monke
         ]
         monkeypatch.undo()
         assert made.refresh().records > 200
+
+
+def test_a_folder_at_its_place_is_said(copied: Directory) -> None:
+    (copied.path / AUDIT_FILE).mkdir()
+    with pytest.raises(LogError, match=r"cannot make \S*audit\.duckdb anew: expected a file that may be removed, got: Is a directory"):
+        Projection(copied)
+
+
+def test_a_folder_that_took_its_place_is_said(opened: Projection) -> None:
+    opened.path.unlink()
+    opened.path.mkdir()
+    with pytest.raises(LogError, match="expected a file that may be removed"):
+        opened.refresh()
+
+
+def test_a_file_that_is_exchanged_while_it_is_opened_is_not_taken_for_its_own(
+    copied: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Projection(copied) as made:
+        path = made.path
+    connected = projection_module._connected
+
+    def exchanged(at: Path) -> duckdb.DuckDBPyConnection:
+        connection = connected(at)
+        shutil.copy(at, tmp_path / "theirs")
+        (tmp_path / "theirs").rename(at)
+        return connection
+
+    monkeypatch.setattr(projection_module, "_connected", exchanged)
+    with pytest.raises(LogError, match="it was removed or replaced at that moment"):
+        Projection(copied, path)

@@ -165,7 +165,7 @@ def _answer(projection: Projection, compare: Sequence[RunId]) -> ProjectionSnaps
         try:
             _copy(projection.path, draft)
             if not projection.is_in_place:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
                 raise LogError(f"cannot make a snapshot of {projection.path}: it was replaced while it was copied; ask again")
             draft.chmod(0o444)
             draft.rename(path)

@@ -93,7 +93,7 @@ class Projection:
         """Makes the file anew, empty; conflicts stay where they can be read. The next refresh reads everything."""
         kept = self._kept_conflicts()
         self.close()
-        self.path.unlink(missing_ok=True)
+        _remove(self.path)
         self._connection = self._opened()
         if kept is not None:
             with self.registered("kept", kept), self.transaction():
@@ -165,27 +165,28 @@ class Projection:
     def _opened(self) -> duckdb.DuckDBPyConnection:
         if self.path.is_symlink():  # Somebody else's: DuckDB would write where it leads.
             self.path.unlink()
-        fresh = not self.path.exists()
         _remove_wal(self.path)
+        before = _identity(self.path)
         try:
             connection = _connected(self.path)
         except duckdb.IOException as error:
             if "lock" in str(error).lower():
                 raise LogError(f"cannot open {self.path}: another process has it open ({_first_line(error)})") from error
-            connection = self._replaced(error)
-            fresh = True
+            connection, before = self._replaced(error), None
         except duckdb.Error as error:
-            connection = self._replaced(error)
-            fresh = True
-        if fresh:
-            _make(connection)
+            connection, before = self._replaced(error), None
         self._opened_as = _identity(self.path)
+        if before is None:
+            _make(connection)
+        elif before != self._opened_as:
+            connection.close()
+            raise LogError(f"cannot open {self.path}: it was removed or replaced at that moment; try again")
         return connection
 
     def _replaced(self, error: duckdb.Error) -> duckdb.DuckDBPyConnection:
         """A connection to a new file in place of one that DuckDB cannot open."""
         self.made_anew = f"it could not be opened: {_first_line(error)}"
-        self.path.unlink(missing_ok=True)
+        _remove(self.path)
         try:
             return _connected(self.path)
         except duckdb.Error as second:
@@ -378,6 +379,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LogError(f"cannot make {path} anew: expected a file that may be removed, got: {error.strerror}") from error
 
 
 def _remove_wal(path: Path) -> None:

@@ -135,3 +135,22 @@ def test_a_check_of_ones_own_that_leaves_its_brackets_is_refused(two_runs: Path)
     copies = check("WITH x AS (COPY (SELECT 1) TO '/tmp/esper-check') SELECT 'other' AS run FROM x")
     with pytest.raises(RuleError, match=r"check house\.rule, house\.rule\.sql: "):
         list(run_own_checks(two_runs, [copies], [OTHER]))
+
+
+def test_a_moment_is_a_whole_number_of_any_type(two_runs: Path) -> None:
+    summed = check("SELECT run FROM epochs", "SELECT run, sum(1) AS moment, 'x' AS what FROM epochs GROUP BY run")
+    with opened(two_runs) as connection:
+        [expected] = asked(connection, summed, OTHER)
+    assert [one.moment for one in expected.shown] == [2]
+    assert list(run_own_checks(two_runs, [summed], [OTHER])) == [expected]
+    for moment in ("1.5::DECIMAL(3, 1)", "1.0::DOUBLE"):
+        part = check("SELECT run FROM epochs", f"SELECT run, {moment} AS moment, 'x' AS what FROM epochs")  # noqa: S608 - of our own.
+        with pytest.raises(DataError, match="a moment, a whole number, got run other, moment "):
+            list(run_own_checks(two_runs, [part], [OTHER]))
+
+
+def test_where_no_run_is_asked_about_there_is_no_result(two_runs: Path) -> None:
+    one = check("SELECT run FROM epochs", COUNTED)
+    with opened(two_runs) as connection:
+        assert asked(connection, one) == []
+    assert list(run_own_checks(two_runs, [one], [])) == []

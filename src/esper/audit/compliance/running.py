@@ -7,6 +7,7 @@ and macros of the projection read those too. So no check names a run. A user's c
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,11 +174,12 @@ def _results(ask: Callable[[str], list[Any]], check: Check, known: _Known, most:
     shown: dict[str, list[Violation]] = {}
     for run, _, moment, what in rows:
         if what is not None:
-            if run not in known.ends or not isinstance(moment, int):
+            # A sum is a HUGEINT, which comes through the door as a Decimal.
+            if run not in known.ends or not isinstance(moment, int | Decimal) or moment != int(moment):
                 got = f"run {run}, moment {moment!r}"
                 expected = "expected each violation to have a run asked about and a moment, a whole number"
                 raise DataError(f"check {check.name}, {check.source}: {expected}, got {got}")
             # One NULL in a sentence that is put together makes all of it NULL.
-            shown.setdefault(run, []).append(Violation(moment, what or f"expected: {check.header.title}"))
+            shown.setdefault(run, []).append(Violation(int(moment), what or f"expected: {check.header.title}"))
     for run, up_to in known.ends.items():
         yield CheckResult(check, run, up_to, population.get(run, 0), totals.get(run, 0), tuple(shown.get(run, ())))
