@@ -1,4 +1,4 @@
-"""A reader for tests: what a host does with `admit`, `merge` and the fold, where it can read a gap again; and ways to deliver a log."""
+"""A reader for tests: what a host does with `admit`, `FactOrder` and the fold, where it can read a gap again; and ways to deliver a log."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

@@ -166,9 +166,9 @@ def fit(
         start_watchers(directory, observer=cluster is None)
     with ExitStack() as stack:
         if cluster is not None:
-            from esper.processes.training_bridge import shipping
+            from esper.processes.training_bridge import bridged
 
-            stack.enter_context(shipping(directory, cluster, run))
+            stack.enter_context(bridged(directory, cluster, run))
         if resume is None:
             warn(f"run {run[-6:]} begins; esper show {run[-6:]}{log_flag(directory.path)} has its history")
         try:

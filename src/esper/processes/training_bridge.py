@@ -32,7 +32,7 @@ _GRACE_S, _POLL_S = 2.0, 0.05
 
 
 def checked_cluster(address: str, path: Path) -> KafkaSettings:
-    """The cluster to which a training in the directory at `path` is shipped, for `shipping`.
+    """The cluster to which a training in the directory at `path` is shipped, for `bridged`.
 
     Raises SettingsError for a mistake in the address or in kafka.toml, for a cluster that does not serve a bridge, and for a directory
     whose bridge ships to another cluster. One that does not answer is no mistake: the records wait for it.
@@ -67,7 +67,7 @@ def _check(settings: KafkaSettings) -> None:
 
 
 @contextmanager
-def shipping(directory: Directory, settings: KafkaSettings, run: RunId) -> Iterator[None]:
+def bridged(directory: Directory, settings: KafkaSettings, run: RunId) -> Iterator[None]:
     """Within, a bridge ships `directory`; it goes on until all is shipped. How much of `run` waits at the end is on standard error."""
     words = ["bridge", "--kafka", SCHEME + settings.bootstrap, "--log", os.fspath(directory.path.absolute()), "--background"]
     with _bridge_log(directory) as output:

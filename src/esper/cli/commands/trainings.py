@@ -117,18 +117,24 @@ def _run_train(arguments: argparse.Namespace, out: Output) -> int:
         trained = _conduct(lambda: train(recipe, settings, directory, run), arguments, out, directory, run)
         try:
             if arguments.compare:
-                # `extend` keeps each variant as it is trained, so those before an interruption stay.
-                rows.extend(_compared(recipe, task, settings, trained, arguments=arguments, out=out))
+                _compare(rows, recipe, task, settings, trained, arguments=arguments, out=out)
         finally:
             # The run that was asked for is whole, also where the comparison failed.
             _conclude(trained, rows, arguments, out)
     return 0
 
 
-def _compared(
-    recipe: "Recipe", task: "Task", settings: "RunSettings", trained: "Result", *, arguments: argparse.Namespace, out: Output
-) -> "Iterator[Compared]":
-    """The variants of `trained`, each once it is trained. An interruption is reported as one of the comparison alone."""
+def _compare(
+    rows: "list[Compared]",
+    recipe: "Recipe",
+    task: "Task",
+    settings: "RunSettings",
+    trained: "Result",
+    *,
+    arguments: argparse.Namespace,
+    out: Output,
+) -> None:
+    """Adds the variants of `trained` to `rows`, each once it is trained. An interruption is reported as one of the comparison alone."""
     from esper.demo.comparison import compare
     from esper.tolaria.trainer import Interrupted
 
@@ -137,7 +143,8 @@ def _compared(
             out.line(Text(f" now {_TITLES[variant]}, with the same data and steps", style="dim"))
 
     try:
-        yield from compare(task, settings, Directory(trained.log), trained, say=say, by=recipe.by, approved_by=recipe.approved_by)
+        # `extend` keeps each variant as it is trained, so those before an interruption stay.
+        rows.extend(compare(task, settings, Directory(trained.log), trained, say=say, by=recipe.by, approved_by=recipe.approved_by))
     except (Interrupted, KeyboardInterrupt):
         warn("interrupted while comparing; the grown run is whole, and nothing has to go on")
         raise KeyboardInterrupt from None
@@ -211,9 +218,9 @@ def _watched(directory: Directory, run: RunId, cluster: "KafkaSettings | None", 
     if cluster is None:
         yield
         return
-    from esper.processes.training_bridge import shipping
+    from esper.processes.training_bridge import bridged
 
-    with shipping(directory, cluster, run):
+    with bridged(directory, cluster, run):
         yield
 
 
