@@ -49,16 +49,16 @@ def recipe(train: Batches | None = None, *, model: nn.Module | None = None, test
 
 
 class Acting:
-    """The usual batches; before the `at`-th batch of all, counted from 1, it does something."""
+    """The usual batches, or those of another `size`; before the `at`-th batch of all, counted from 1, it does something."""
 
-    def __init__(self, at: int, act: Callable[[], object]) -> None:
-        self._at, self._act, self._count = at, act, 0
+    def __init__(self, at: int, act: Callable[[], object], size: int = 5) -> None:
+        self._at, self._act, self._size, self._count = at, act, size, 0
 
     def __len__(self) -> int:
-        return len(batches())
+        return len(batches(self._size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in batches():
+        for batch in batches(self._size):
             self._count += 1
             if self._count == self._at:
                 self._act()

@@ -16,13 +16,15 @@ from esper.events.envelope import RunId
 from esper.events.kinds.epoch import EpochCompleted, StateDigests
 from esper.events.kinds.lifecycle import SeedEvaluated
 from esper.events.kinds.run import RunFailed, RunResumed
+from esper.events.kinds.wiring_findings import WiringFound
 from esper.oona.contract import records_of
 from esper.oona.directory import Directory
+from esper.processes.recipe import Recipe
 from esper.processes.train import fresh_run_id, resume, train
 from esper.tolaria.objective import Batch, Supervised, WithoutMetrics
 from esper.tolaria.trainer import Interrupted
 from tests.recipes import Acting, BurstError, burst, events, recipe, settings
-from tests.tolaria.worlds import STEPS, loss_of, samples
+from tests.tolaria.worlds import SAMPLES, STEPS, loss_of, samples
 
 pytestmark = pytest.mark.whole
 NEVER = 0
@@ -165,3 +167,24 @@ def test_a_run_whose_checkpoints_are_lost_is_resumed_by_an_objective_of_another_
     own = WithoutMetrics(lambda model, batch: loss_of(model(batch[0]), batch[1]))  # type: ignore[index] # What the recipe's batches are.
     resume(replace(recipe(Acting(NEVER, burst)), objective=own), settings(), directory, run)
     assert [one.system.epoch for one in events(directory, run, EpochCompleted)] == [1, 2, 3, 4, 5]
+
+
+def test_a_finding_that_the_log_has_is_found_again_where_it_was(directory: Directory) -> None:
+    """It was known from the first epoch, which the process that goes on has not seen."""
+
+    def guessing(train: Acting) -> Recipe:
+        made = recipe(train)
+        return replace(made, optimizer=torch.optim.SGD(made.model.parameters(), lr=1e-9), policy=lambda *_: ())
+
+    run, stops, chosen = (
+        fresh_run_id(),
+        Acting(4 * SAMPLES + 2, lambda: signal.raise_signal(signal.SIGINT), 1),
+        settings(checkpoint_every=3),
+    )
+    with pytest.raises(Interrupted):
+        train(guessing(stops), chosen, directory, run)
+    found = [one.check for one in events(directory, run, WiringFound)]
+    assert found[-1] == "still-guessing"
+    resume(guessing(Acting(NEVER, burst, 1)), chosen, directory, run)
+    assert [one.check for one in events(directory, run, WiringFound)] == found
+    assert [one.checkpoint for one in events(directory, run, RunResumed)] == ["epoch-000003"]

@@ -9,8 +9,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from esper.events.kinds.lifecycle import Stage
 from esper.events.kinds.run import BlamedSeed, RunStarted, SiteFrozen
 from esper.events.kinds.telemetry import SeedHealthMeasured, StepsMeasured
 from esper.events.kinds.training_description import TrainingDescribed
+from esper.events.kinds.wiring_findings import WiringFound
 from esper.folds.transitions import LIVE
 from esper.kasmina.calls import plainly_named, unwrapped
 from esper.tolaria.adaptation import adapt, collect_kernels, submit_waiting
@@ -42,7 +44,7 @@ from esper.tolaria.validation import Evaluator, Losses, evaluate_seeds, is_seed_
 from esper.tolaria.wiring.findings import Finding, event_of, in_words
 from esper.tolaria.wiring.judging import learns_nothing, unchanged_epoch
 from esper.tolaria.wiring.later import WeightHistory
-from esper.tolaria.wiring.watch import FirstEpoch
+from esper.tolaria.wiring.watch import FirstEpoch, Harmless, ValidationSeen
 
 _LEARNT = 0.01
 """The share of the first epoch's training loss at which nothing is left to learn."""
@@ -76,9 +78,10 @@ class Trainer:
         self._training, self._settings, self._train, self._stop = training, training.settings, train, stop
         self._objective, self._evaluator = objective, evaluator
         self._watch: FirstEpoch | None = None
+        self._seen = ValidationSeen(training, objective)
         self._guessing: float | None = None
-        own = {id(one) for one in training.host.host_parameters()}
-        self._weights = WeightHistory((name, one) for name, one in unwrapped(training.host.model).named_parameters() if id(one) in own)
+        self._harmless = Harmless(training)
+        self._weights = self._weight_history()
         # A short epoch is measured at its last step, as far as its length is known before.
         self._measured_step = min(filter(None, (self._settings.measure_every, optimizer_steps(train, self._settings))))
 
@@ -104,6 +107,7 @@ class Trainer:
         self._training.progress = self._training.progress.model_copy(update={"last_adaptation": last_adaptation})
         self._training.evaluations |= evaluations
         submit_waiting(self._training)
+        self._weights = self._weight_history()
 
     def train(self) -> TrainingResult:
         """Train all epochs that are left.
@@ -121,11 +125,11 @@ class Trainer:
         if training.progress.last_train_loss is None:
             raise UnstableError(f"none of {epoch} epochs came to its end: each was rolled back")
         save_checkpoint(self._training, "end")
-        watch = FirstEpoch(training, self._objective)
-        losses = watch.evaluator(self._evaluator).losses()
+        seen = ValidationSeen(training, self._objective)
+        losses = replace(self._evaluator, watched=seen.objective).losses()
         if not math.isfinite(losses.mean):
             raise UnstableError(f"epoch {epoch}, step {step}: the validation loss of the trained model is {losses.mean}")
-        return TrainingResult(losses.named("validation"), watch.guessing, model_digest(training), stopped_early=epoch < settings.epochs)
+        return TrainingResult(losses.named("validation"), seen.guessing, model_digest(training), stopped_early=epoch < settings.epochs)
 
     # One epoch
 
@@ -263,7 +267,11 @@ class Trainer:
         training = self._training
         training.sink.doing("validating")
         collect_kernels(self._training)
-        evaluator = self._evaluator if self._watch is None else self._watch.evaluator(self._evaluator)
+        evaluator = self._evaluator
+        if self._watch is not None:
+            evaluator = self._watch.evaluator(evaluator)
+        elif self._guessing is None and not self._seen.kept:  # It was resumed: guessing is not known to this process.
+            evaluator = replace(evaluator, watched=self._seen.objective)
         losses, train = evaluator.losses(parts=is_seed_due(training)), self._epoch.measured
         stable = math.isfinite(losses.mean)
         training.progress = training.progress.after_validation(training.counters.epoch, losses.mean).after_training(
@@ -311,32 +319,48 @@ class Trainer:
 
     # Wiring: for people; nothing here influences training
 
+    def _weight_history(self) -> WeightHistory | None:
+        host = self._training.host
+        own = {id(one) for one in host.host_parameters()}
+        named = [(name, one) for name, one in unwrapped(host.model).named_parameters() if id(one) in own]
+        return self._harmless.ask(lambda: WeightHistory(named), None)
+
     def _find_wiring(self, rates: tuple[float, ...]) -> None:
-        """Record what the first epoch has shown; and what later ones show of the weights. Their last learning rates were `rates`."""
-        training, watch = self._training, self._watch
+        """Record what the first epoch has shown, and what later ones show of the weights. `rates`: at the epoch's last step."""
+        training, watch, history = self._training, self._watch, self._weights
+        found, none = list[Finding](), list[Finding]()
         if watch is not None:
-            self._find([*watch.at_end(), *self._weights.equal()])
-            self._guessing = watch.guessing
+            found += [*watch.at_end(), *self._harmless.ask(lambda: none if history is None else list(history.equal()), none)]
             self._watch = None
+        if self._guessing is None:
+            self._guessing = self._seen.guessing if watch is None else watch.guessing
         counters, progress, now = training.counters, training.progress, fingerprint(training.host.host_parameters())
-        weights = self._weights.after_epoch(rates)
+        weights = self._harmless.ask(lambda: none if history is None else history.after_epoch(rates), none)
         train, first = progress.last_train_loss or 0.0, progress.first_train_loss or 0.0
         if not 0.0 <= train <= _LEARNT * first:  # Where nothing is left to learn nothing needs to change.
             if now == progress.fingerprint and counters.epoch < training.settings.epochs:
-                self._find(unchanged_epoch(rates, self._learning_rates()))
-            self._find(weights)
+                found += unchanged_epoch(rates, self._learning_rates())
+            found += weights
         if counters.epoch >= _LEARNING_BY and progress.last_train_loss is not None and progress.best_loss is not None:
-            self._find(learns_nothing(train, (progress.best_loss, *progress.validation_losses), self._guessing, counters.step))
+            found += learns_nothing(train, (progress.best_loss, *progress.validation_losses), self._guessing, counters.step)
+        self._find(found)
         training.progress = progress.model_copy(update={"fingerprint": now})
 
     def _find(self, findings: Iterable[Finding]) -> None:
-        """Record each finding whose check has found nothing before in this run, and tell it in a line."""
+        """Record each finding whose check has found nothing before in this run, and tell it in a line.
+
+        A training that catches up records those that the log has: its process has not seen the epochs before its checkpoint.
+        """
         training = self._training
-        for finding in findings:
-            if finding.check in training.counters.wiring:
+        logged = training.sink.pending_facts
+        events = [event_of(finding) for finding in findings]
+        if logged:
+            here = takewhile(lambda one: one.type == WiringFound.KIND and one.step == training.counters.step, logged)
+            events = [codec.decode_as(one, WiringFound) for one in here]
+        for event in events:
+            if event.check in training.counters.wiring:
                 continue
-            training.counters = training.counters.model_copy(update={"wiring": (*training.counters.wiring, finding.check)})
-            event = event_of(finding)
+            training.counters = training.counters.model_copy(update={"wiring": (*training.counters.wiring, event.check)})
             training.emit(event)
             training.sink.commit()
             training.tell(f"wiring, {event.severity}: {in_words(event)}")

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import esper
+from esper.events.kinds.wiring_findings import OutcomeJudged, WiringFound
+from esper.oona.directory import Directory
+from tests.recipes import events
 from tests.tolaria.wiring.trainings import classes, cut, found, mlp, values
 
 Made = dict[str, Any]  # Any: the arguments of `found`.
@@ -420,3 +423,26 @@ def test_what_is_meant_is_no_fault(make: Callable[[], Made], tmp_path: Path) -> 
         made = make()
     told = found(tmp_path, made.pop("model"), **made)
     assert [(one.check, one.measured) for one in told.values() if one.severity != "info"] == []
+
+
+@pytest.mark.parametrize("size", [2, 96])
+def test_validation_data_that_are_sorted_by_class_do_not_make_guessing_look_easy(tmp_path: Path, size: int) -> None:
+    inputs, targets = classes(96, rng_seed=6)
+    order = targets.argsort(stable=True)
+    model = mlp(8, 16, 3)
+    result = esper.fit(
+        model,
+        cut(*classes()),
+        cut(inputs[order], targets[order], size),
+        loss=F.cross_entropy,
+        optimizer=adam(model),
+        epochs=6,
+        log=tmp_path,
+        grow=None,
+        observe=False,
+    )
+    shares = targets.bincount() / len(targets)
+    (judged,) = events(Directory(tmp_path), result.run, OutcomeJudged)
+    assert judged.guessing == pytest.approx(float(-(shares * shares.log()).sum()), abs=0.2)
+    assert judged.verdict == "learned"
+    assert not [one for one in events(Directory(tmp_path), result.run, WiringFound) if one.severity != "info"]

@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 def keep(inputs: object, output: object, targets: object) -> Kept | None:
-    """A copy of the first samples of a batch; None where they are no tensors with a row a sample, or one sample is too large."""
+    """A copy of samples from all over a batch; None where they are no tensors with a row a sample, or one sample is too large."""
     if not isinstance(output, Tensor) or not isinstance(targets, Tensor) or not output.dim() or not targets.dim():
         return None
     size = len(output)
@@ -38,7 +38,8 @@ def keep(inputs: object, output: object, targets: object) -> Kept | None:
     samples = min(size, _MOST_SAMPLES, _MOST_NUMBERS // max(1, largest))
     if samples < 2:
         return None
-    copied = (None if one is None else one.detach()[:samples].clone() for one in (given, output, targets))
+    places = torch.linspace(0, size - 1, samples).long()  # A batch may be sorted.
+    copied = (None if one is None else one.detach()[places.to(one.device)] for one in (given, output, targets))
     return Kept(*copied)  # type: ignore[arg-type] # the output and the targets are there
 
 

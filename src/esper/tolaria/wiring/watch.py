@@ -30,6 +30,55 @@ Asked = TypeVar("Asked")
 StepLosses = tuple[Tensor, dict[str, Tensor]]
 
 
+class Harmless:
+    """Looks at a training: what raises there is told, and from then on nothing is looked at. It must not end the training."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self.blind = False
+
+    def ask(self, look: Callable[[], Asked], otherwise: Asked) -> Asked:
+        """The result of `look`; `otherwise`, from then on too, where it raises."""
+        if self.blind:
+            return otherwise
+        try:
+            return look()
+        except Exception as error:
+            self.blind = True
+            self._training.tell(f"the wiring is looked at no further: {raised(error)}")
+            return otherwise
+
+
+class ValidationSeen:
+    """Samples of a whole validation, however it is sorted: up to eight of its batches, evenly spread, as far as it has come."""
+
+    def __init__(self, training: Training, objective: Objective) -> None:
+        self._training, self._objective, self._harmless = training, objective, Harmless(training)
+        self._count, self._apart = 0, 1
+        self.kept: list[Kept] = []
+
+    def objective(self, model: nn.Module, batch: Batch) -> StepLosses:
+        """The objective on a validation batch."""
+        self._count += 1
+        if (self._count - 1) % self._apart or self._harmless.blind:
+            return self._objective(model, batch)
+        result, output, targets = _watched(self._objective, model, batch)
+        self._harmless.ask(lambda: self._add(keep(_inputs_of(batch), output, targets)), None)
+        return result
+
+    def _add(self, kept: Kept | None) -> None:
+        if kept is None:
+            return
+        self.kept.append(kept)
+        if len(self.kept) >= _MOST_KEPT:
+            self.kept, self._apart = self.kept[::2], 2 * self._apart
+
+    @property
+    def guessing(self) -> float | None:
+        """The validation loss of the best constant output; None where it is not known."""
+        return self._harmless.ask(lambda: asked(self._training, self._objective, guessing, self.kept), None)
+
+
 class FirstEpoch:
     """The first epoch of a training, as far as it has come."""
 
@@ -41,11 +90,11 @@ class FirstEpoch:
         self._rates = [self._now()]
         self._losses: list[float] = []
         self._kept: list[Kept] = []
-        self._valid: list[Kept] = []
+        self._valid = ValidationSeen(training, objective)
         self._constant: list[Tensor] = []
         self._samples, self._valid_samples = SampleDigests(), SampleDigests()
-        self._dropouts = self._valid_batches = 0
-        self._blind = False
+        self._dropouts, self._validated = 0, False
+        self._harmless = Harmless(training)
         self._modes: tuple[list[str], list[str]] = ([], [])
 
     # While it trains
@@ -54,7 +103,7 @@ class FirstEpoch:
         """Within, the step's forward and backward passes run; gradients were set to zero."""
         self._step += 1
         self._looking = self._step <= 3 or self._step & (self._step - 1) == 0  # the first three, then powers of two
-        self._looking = self._looking and not self._blind
+        self._looking = self._looking and not self._harmless.blind
         if self._step == 2:  # Before the first step nothing has left any.
             self._first_gradients = self._parameters.with_gradient()
         return self._modules.watching() if self._looking else nullcontext()
@@ -62,10 +111,10 @@ class FirstEpoch:
     def train_objective(self, model: nn.Module, batch: Batch) -> StepLosses:
         """The objective on a training batch."""
         if not self._looking:
-            self._harmless(lambda: self._samples.add(_inputs_of(batch)), None)
+            self._harmless.ask(lambda: self._samples.add(_inputs_of(batch)), None)
             return self._objective(model, batch)
         result, output, targets = _watched(self._objective, model, batch)
-        self._harmless(lambda: self._look_at(model, batch, output, targets), None)
+        self._harmless.ask(lambda: self._look_at(model, batch, output, targets), None)
         return result
 
     def _look_at(self, model: nn.Module, batch: Batch, output: object, targets: object) -> None:
@@ -81,19 +130,19 @@ class FirstEpoch:
     def before_step(self) -> None:
         """The gradients are there, and the optimizer's step is next."""
         if self._looking:
-            self._harmless(self._parameters.before_step, None)
+            self._harmless.ask(self._parameters.before_step, None)
 
     def after_step(self) -> None:
         """The optimizer has stepped."""
         if self._looking:
-            self._harmless(self._parameters.after_step, None)
+            self._harmless.ask(self._parameters.after_step, None)
 
     def after_span(self, losses: Sequence[float]) -> list[Finding]:
         """The findings that the first span has shown for certain, and whether the loss explodes in this one."""
         first = not self._losses
         self._losses += losses
         self._rates.append(self._now())
-        return self._harmless(lambda: [*(self._at_once() if first else ()), *self._explosion()], [])
+        return self._harmless.ask(lambda: [*(self._at_once() if first else ()), *self._explosion()], [])
 
     def _at_once(self) -> Iterator[Finding]:
         yield from judging.zero_rates(self._rates[0], scheduled=self._training.scheduler is not None)
@@ -131,7 +180,7 @@ class FirstEpoch:
 
     def at_end(self) -> list[Finding]:
         """The findings of the whole epoch, its validation included."""
-        found: list[Finding] = self._harmless(lambda: list(self._faults()), [])
+        found: list[Finding] = self._harmless.ask(lambda: list(self._faults()), [])
         known = {*self._training.counters.wiring, *(finding.check for finding in found)}
         explained = any(EXPLANATIONS[check].severity == "warning" for check in known)
         return [finding for finding in found if finding.check != "guessing" or not explained]
@@ -152,7 +201,7 @@ class FirstEpoch:
     @property
     def guessing(self) -> float | None:
         """The validation loss of the best constant output; None where it is not known."""
-        return self._harmless(lambda: self._asked(guessing, self._valid), None)
+        return self._valid.guessing
 
     @property
     def _rising(self) -> bool:
@@ -161,7 +210,7 @@ class FirstEpoch:
     def _validation_faults(self) -> Iterator[Finding]:
         if self._dropouts:
             yield Finding("dropout-in-validation", f"{self._dropouts} calls of dropout that is on, in the first validation batch")
-        train, valid = joined(self._kept), joined(self._valid)
+        train, valid = joined(self._kept), joined(self._valid.kept)
         if train is not None and valid is not None:
             if len(train.targets) >= _ENOUGH and len(valid.targets) >= _ENOUGH and train.targets.dtype == valid.targets.dtype:
                 yield from judging.constant_targets(not differs(train.targets), not differs(valid.targets))
@@ -174,46 +223,30 @@ class FirstEpoch:
         yield from judging.overlap(self._valid_samples.found_in(self._samples), self._valid_samples.count, self._samples.repeated_share())
 
     def _validate(self, model: nn.Module, batch: Batch) -> StepLosses:
-        first = self._valid_batches == 0
-        self._valid_batches += 1
-        self._harmless(lambda: self._valid_samples.add(_inputs_of(batch)), None)
-        if self._valid_batches > _MOST_KEPT:
-            return self._objective(model, batch)
+        first, self._validated = not self._validated, True
+        self._harmless.ask(lambda: self._valid_samples.add(_inputs_of(batch)), None)
         with Dropouts() if first and not is_compiled(model) else nullcontext() as dropouts:
-            result, output, targets = _watched(self._objective, model, batch)
+            result = self._valid.objective(model, batch)
         self._dropouts += 0 if dropouts is None else dropouts.count
-        kept = self._harmless(lambda: keep(_inputs_of(batch), output, targets), None)
-        if kept is not None:
-            self._valid.append(kept)
         return result
 
-    def _harmless(self, look: Callable[[], Asked], otherwise: Asked) -> Asked:
-        """The result of `look`; `otherwise`, from then on too, where it raises: what looks at a training must not end it."""
-        if self._blind:
-            return otherwise
-        try:
-            return look()
-        except Exception as error:
-            self._blind = True
-            self._training.tell(f"the wiring is looked at no further: {raised(error)}")
-            return otherwise
-
     def _output_seen(self) -> OutputSeen | None:
-        return self._asked(output_seen, self._kept)
-
-    def _asked(self, ask: Callable[[Kept, Loss], Asked | None], batches: Sequence[Kept]) -> Asked | None:
-        """The answer of a copy of the loss, called where it leaves no trace and records no metric; None where outputs are not known.
-
-        A function that closes over something may count its calls there, and no copy of it is made: it is not asked.
-        """
-        kept, objective = joined(batches), copy_of(self._objective)
-        if kept is None or not isinstance(objective, Supervised) or getattr(objective.loss, "__closure__", None):
-            return None
-        with undisturbed(self._training.device):
-            return Context().run(ask, kept, objective.loss)
+        return asked(self._training, self._objective, output_seen, self._kept)
 
     def _now(self) -> tuple[float, ...]:
         return tuple(float(group["lr"]) for group in self._training.optimizer.param_groups)
+
+
+def asked(training: Training, objective: Objective, ask: Callable[[Kept, Loss], Asked | None], batches: Sequence[Kept]) -> Asked | None:
+    """The answer of a copy of the loss, called where it leaves no trace and records no metric; None where outputs are not known.
+
+    A function that closes over something may count its calls there, and no copy of it is made: it is not asked.
+    """
+    kept, copied = joined(batches), copy_of(objective)
+    if kept is None or not isinstance(copied, Supervised) or getattr(copied.loss, "__closure__", None):
+        return None
+    with undisturbed(training.device):
+        return Context().run(ask, kept, copied.loss)
 
 
 def _inputs_of(batch: Batch) -> object:
