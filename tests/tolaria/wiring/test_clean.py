@@ -236,10 +236,7 @@ def grows() -> Made:
 
 
 def begins_at_zero() -> Made:
-    model = nn.Linear(8, 3)
-    nn.init.zeros_(model.weight)
-    nn.init.zeros_(model.bias)
-    return {"model": model}
+    return {"model": zero_head(8, 3)}
 
 
 def one_image() -> Made:
@@ -377,6 +374,38 @@ def in_float16_inputs() -> Made:
     return {"model": mlp(8, 16, 3).double(), "train": cut(inputs.double(), labels), "valid": cut(inputs[:96].double() + 0.01, labels[:96])}
 
 
+def zero_head(inputs: int, outputs: int) -> nn.Linear:
+    head = nn.Linear(inputs, outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def decoupled_decay() -> Made:
+    """A decay that multiplies the weights, of an optimizer that does not say so."""
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 3, bias=False))
+    return {"model": model, "optimizer": torch.optim.Muon(model.parameters(), lr=1e-3, weight_decay=5.0)}
+
+
+class Heads(nn.Module):
+    """Two heads that begin at zero, side by side on a scaled backbone that learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(8, 16, 16).requires_grad_(requires_grad=False)
+        self.scale, self.first, self.second = nn.Parameter(torch.ones(16, 1)), zero_head(16, 3), zero_head(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.body(inputs) * self.scale[:, 0]
+        output: Tensor = self.first(hidden) + 0.5 * self.second(hidden)
+        return output
+
+
+def heads_at_zero() -> Made:
+    model = Heads()
+    return {"model": model, "optimizer": adam(model)}
+
+
 def low_rank() -> Made:
     return {"model": Adapted()}
 
@@ -387,6 +416,8 @@ def branch_behind_zero() -> Made:
 
 KINDS: list[Callable[[], Made]] = [
     frozen_on_purpose,
+    decoupled_decay,
+    heads_at_zero,
     low_rank,
     branch_behind_zero,
     rare_words,

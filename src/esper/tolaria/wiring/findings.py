@@ -179,7 +179,8 @@ EXPLANATIONS: Mapping[WiringCheck, Explanation] = {
         "info",
         "the loss takes no notice of most targets",
         "a mask or an ignore_index over most places, padding that is counted in the mean",
-        "the mask, and what the loss's mean divides by",
+        "the mask, and what the loss's mean divides by; a hinge or epsilon-insensitive loss takes no notice of what is predicted well "
+        "enough, and is meant so",
     ),
     "targets-constant": Explanation(
         "warning",

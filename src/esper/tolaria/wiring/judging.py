@@ -13,7 +13,9 @@ from esper.events.kinds.wiring_findings import WiringCheck
 from esper.tolaria.wiring.findings import Finding
 
 _CERTAIN = 0.999
+"""The correlation above which an input gives the target away."""
 _DROWNED = 3.0
+"""The weight decay over its gradient above which nothing of the gradient is left."""
 _MANY_STEPS = 10
 """Fewer steps show no course of a loss."""
 
@@ -164,9 +166,8 @@ class OutputSeen:
     `loss` is of these outputs; `guessing` of the best constant output for the same targets; None: not known. `permuted`: with targets given
     to other samples; `one_target`: with all samples given one of the targets. `shifted`: with 1 added to every output. `of_classes`:
     targets are classes. `flat`: share of values at the ends of 0..1 or -1..1. `distribution`: every row is a probability distribution.
-    `spread`: how far outputs differ between samples, over their size. `upside_down`: the loss
-    falls as predictions get worse. `zeros`: share of outputs that are exactly 0 where some should be below; `ignored`: share of targets
-    on which the loss does not depend.
+    `spread`: how far outputs differ between samples, over their size. `upside_down`: the loss falls as predictions get worse. `zeros`:
+    share of outputs that are exactly 0 where some should be below; `ignored`: share of targets on which the loss does not depend.
     """
 
     loss: float
@@ -186,11 +187,12 @@ class OutputSeen:
 def output_faults(seen: OutputSeen) -> Iterator[Finding]:
     """Outputs that do not fit their targets or their loss, whatever was learnt so far."""
     matters = seen.one_target is not None and abs(seen.one_target - seen.loss) > 0.01 * abs(seen.loss)
-    if matters and seen.spread > 1e-4 and _same(seen.loss, seen.permuted):
+    differ = seen.spread > 1e-4  # Those of a head that begins at zero do not.
+    if matters and differ and _same(seen.loss, seen.permuted):
         yield Finding("targets-not-paired", f"the loss is {seen.loss:.6g} with targets in order, and with targets that change places")
     if seen.upside_down:
         yield Finding("loss-upside-down", f"it is {seen.loss:.4g} now, and lowest where every prediction is wrong")
-    if seen.zeros > 0.1 and (not seen.of_classes or _same(seen.loss, seen.shifted)):
+    if differ and seen.zeros > 0.1 and (not seen.of_classes or _same(seen.loss, seen.shifted)):
         yield Finding("output-clipped", f"{100 * seen.zeros:.3g} % of outputs are exactly 0, and none is below")
     if seen.ignored > 0.5:
         yield Finding("targets-ignored", f"a change of the output at {100 * seen.ignored:.3g} % of the targets does not change the loss")
@@ -226,12 +228,15 @@ def still_guessing(losses: Sequence[float], guessing: float | None, *, rising: b
         yield Finding("guessing", f"the loss is {last:.4g}, that of the best constant output {guessing:.4g}")
 
 
-def learns_nothing(train: float, validation: Sequence[float], guessing: float | None, steps: int) -> Iterator[Finding]:
+def learns_nothing(
+    train: float, validation: Sequence[float], guessing: float | None, steps: int, *, rising: bool = False
+) -> Iterator[Finding]:
     """Neither the best validation loss nor, by a tenth, the last training loss of several epochs is better than guessing.
 
-    `validation`: the best loss, then those of the newest epochs; where it still falls by one in fifty of guessing it is on its way.
+    `validation`: the best loss, then those of the newest epochs; where it still falls by one in fifty of guessing it is on its way, and
+    while learning rates are `rising`.
     """
-    if guessing is None or len(validation) < 2 or steps < 8 * _MANY_STEPS:
+    if guessing is None or rising or len(validation) < 2 or steps < 8 * _MANY_STEPS:
         return
     best, falls = min(validation), validation[-2] - validation[-1] > 0.02 * abs(guessing)
     if not falls and not min(best, train + 0.08 * abs(guessing)) < below_guessing(guessing):

@@ -16,6 +16,7 @@ _MOST_SAMPLES = 256
 _MOST_NUMBERS = 1 << 20
 _FITTING_STEPS = 20
 _OTHERS = 0.25
+"""The least share of targets that differ from their neighbour's for an exchange of targets to say anything."""
 
 
 class Kept(NamedTuple):
@@ -72,7 +73,7 @@ def output_seen(kept: Kept, loss: Loss) -> OutputSeen | None:
         one_target = _loss_of(loss, output, targets[:1].expand_as(targets).contiguous())
         shifted = _loss_of(loss, output + 1, targets)
         low, high = float(output.min()), float(output.max())
-        limits = (0.0, 1.0) if 0.0 <= low <= high <= 1.0 else (-1.0, 1.0) if -1.0 <= low <= high <= 1.0 else None
+        limits = _limits(low, high)
         flat = 0.0 if limits is None else float(near_limits(output, *limits))
         distribution = low >= 0.0 and _sums_to_one(output, class_dimension(output, targets) or 1)
     return OutputSeen(
@@ -89,6 +90,13 @@ def output_seen(kept: Kept, loss: Loss) -> OutputSeen | None:
         zeros=_clipped(output, targets) if low == 0.0 else 0.0,
         ignored=_ignored(output, targets, loss),
     )
+
+
+def _limits(low: float, high: float) -> tuple[float, float] | None:
+    """The ends of the activation that outputs may have; none where they are all 0, as those of a head that begins there."""
+    if low == high == 0.0 or not -1.0 <= low <= high <= 1.0:
+        return None
+    return (0.0 if low >= 0.0 else -1.0, 1.0)
 
 
 def _upside_down(kept: Kept, loss: Loss) -> bool:
@@ -108,9 +116,16 @@ def _upside_down(kept: Kept, loss: Loss) -> bool:
         ways = [[right + step * factor for factor in (0.0, sign, 2 * sign, 4 * sign)] for sign in (1, -1)] if step > 0 else []
     else:
         return False
+    best, exchanged = _loss_of(loss, right, targets), _loss_of(loss, right.roll(1, 0), targets)
+    scale = 0.0 if best is None or exchanged is None else abs(exchanged - best)
     losses = [[_loss_of(loss, output, targets) for output in way] for way in ways]
     known = [[value for value in row if value is not None] for row in losses]
-    return bool(known) and all(len(row) == 4 and all(before > after for before, after in pairwise(row)) for row in known)
+    return bool(known) and all(len(row) == 4 and all(_falls(*pair, scale) for pair in pairwise(row)) for row in known)
+
+
+def _falls(before: float, after: float, scale: float) -> bool:
+    """A loss falls by more than rounding; `scale`: how far it stands between predictions that differ."""
+    return before - after > 1e-5 * max(abs(before), abs(after), scale)
 
 
 def _clipped(output: Tensor, targets: Tensor) -> float:
@@ -126,7 +141,7 @@ def _ignored(output: Tensor, targets: Tensor, loss: Loss) -> float:
         asked = output.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(asked, targets).double().mean(), asked)
         classes = class_dimension(output, targets)
-        per_target = gradient.abs().sum(classes) if classes is not None else gradient.abs().flatten(1).sum(1)
+        per_target = gradient.abs().sum(classes) if classes is not None else gradient.abs().reshape(len(gradient), -1).sum(1)
         return float((per_target == 0).float().mean())
     return 0.0
 

@@ -19,6 +19,10 @@ from esper.tolaria.wiring.judging import ParameterSeen
 
 PLACES = 32
 """Numbers of a parameter that are looked at."""
+_COUPLED = frozenset(
+    getattr(torch.optim, name) for name in ("SGD", "Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "ASGD")
+)
+"""Optimizers that add their weight decay to the gradient. Others, and classes made of these, may multiply the weights by it."""
 
 
 @dataclass(eq=False)
@@ -60,7 +64,7 @@ class ParameterProbe:
         self._before: list[tuple[_Watched, Tensor, Tensor]] = []
         self._flags: list[tuple[_Watched, str, Tensor]] = []
         self._sizes: list[list[Tensor]] = []
-        self._pulls: list[tuple[int, Tensor]] = []
+        self._pulls: list[tuple[int, list[Tensor]]] = []
 
     def with_gradient(self) -> list[str]:
         """The parameters of the optimizer that have a gradient now, before the backward pass."""
@@ -82,10 +86,10 @@ class ParameterProbe:
                 self._flags.append((row, "gradient", _at(gradient, largest)[0] != 0))
             places = torch.cat((largest, row.places))
             self._before.append((row, places, _at(row.parameter, places)))
-            if row.group is not None and (decay := _coupled_decay(self.optimizer.param_groups[row.group])):
+            if row.group is not None and (decay := _coupled_decay(self.optimizer, row.group)):
                 both = torch.stack((decay * _at(row.parameter, row.places), _at(gradient, row.places).to(row.parameter))).double()
                 pulls[row.group].append(both.square().mean(1) * row.parameter.numel())
-        self._pulls += [(group, torch.stack(parts).sum(0)) for group, parts in pulls.items()]
+        self._pulls += pulls.items()
 
     def after_step(self) -> None:
         """Looks at what the step has changed."""
@@ -106,13 +110,13 @@ class ParameterProbe:
             for (row, what, _), flag in zip(self._flags, _read([flag for *_, flag in self._flags]), strict=True):
                 setattr(row, what, bool(getattr(row, what)) or bool(flag))
         for sizes in self._sizes:
-            pairs = [tuple(pair) for pair in torch.stack([one.cpu() for one in sizes]).tolist()]
+            pairs = [tuple(pair) for pair in _on_cpu(sizes).tolist()]
             known = [(change, size) for change, size in pairs if size > 0.0]  # What begins at zero has no size to compare with.
             total = sum(size for _, size in known)
             if total > 0.0:
                 self.update_ratios.append(math.sqrt(sum(change for change, _ in known) / total))
-        for group, sums in self._pulls:
-            pull, force = sums.tolist()
+        for group, parts in self._pulls:
+            pull, force = _on_cpu(parts).sum(0).tolist()
             self.decay_ratios.append((group, math.sqrt(pull / force) if force > 0.0 else 0.0))
         self._flags, self._sizes, self._pulls = [], [], []
 
@@ -139,20 +143,26 @@ class ParameterProbe:
 
 def places_of(parameter: Tensor) -> Tensor:
     """Places of up to 32 numbers, all over it."""
-    return torch.linspace(0, parameter.numel() - 1, min(PLACES, parameter.numel()), device=parameter.device).long()
+    number = min(PLACES, parameter.numel())
+    return torch.arange(number, device=parameter.device) * (parameter.numel() - 1) // max(1, number - 1)
 
 
 def _at(tensor: Tensor, places: Tensor) -> Tensor:
     return tensor.detach().flatten()[places]
 
 
-def _coupled_decay(group: dict[str, Any]) -> float:  # Any: options of an optimizer.
-    """The weight decay that is added to the gradient; 0 where it is none, or apart from the gradient as AdamW's."""
-    return 0.0 if group.get("decoupled_weight_decay") else float(group.get("weight_decay") or 0.0)
+def _coupled_decay(optimizer: Optimizer, number: int) -> float:
+    """The weight decay that is added to the gradient; 0 where there is none, or it may be apart from the gradient, as AdamW's."""
+    group: dict[str, Any] = optimizer.param_groups[number]  # Any: options of an optimizer.
+    coupled = type(optimizer) in _COUPLED and not group.get("decoupled_weight_decay")
+    return float(group.get("weight_decay") or 0.0) if coupled else 0.0
 
 
 def _read(flags: Sequence[Tensor]) -> list[bool]:
-    """Flags of any devices, with one transfer where they are on one."""
-    devices = {flag.device for flag in flags}
-    stacked = torch.stack(list(flags)) if len(devices) == 1 else torch.stack([flag.cpu() for flag in flags])
-    return [bool(flag) for flag in stacked.tolist()]
+    return [bool(flag) for flag in _on_cpu(flags).tolist()]
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> Tensor:
+    """A stack of tensors of any devices, with one transfer where they are on one."""
+    devices = {one.device for one in tensors}
+    return torch.stack(list(tensors)).cpu() if len(devices) == 1 else torch.stack([one.cpu() for one in tensors])

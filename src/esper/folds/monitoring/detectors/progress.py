@@ -14,7 +14,7 @@ The rise is judged by three questions, none of which knows the sign or the size 
                   `setback_share` of it is a setback, `relapse_share` a relapse. Where nothing had been learnt yet there is nothing to lose:
                   then the loss must rise by twice its size
 
-One block alone that was back where the run began, judged likewise at its own learning rate, is a setback too, though it came back.
+One block alone that was back where the run began, judged likewise at its own learning rate, is a setback too, though it does not last.
 
 A learning rate that has been next to nothing for as long is `halted`: nothing is learnt any more. So is one that has been a thousandth of
 the highest for longer than all training before: a schedule that decays to its end is shorter than that.
@@ -192,7 +192,7 @@ def _judge(progress: Progress, now: _Now, settings: DetectorSettings) -> list[An
 
 
 def _judge_block(progress: Progress, now: _Now, noise: float, settings: DetectorSettings) -> list[Anomaly]:
-    """The block before the newest, where the newest came back: a setback if it was back at the start."""
+    """The block before the newest, where what lasts is no setback: one if this block alone was back at the start."""
     assert progress.start is not None, "a block was closed before"
     known = [best for other, best in progress.best if other * _AS_HIGH >= max(progress.rates[-2:])]
     if not known:

@@ -31,6 +31,7 @@ _STUCK = 4
 _APART_AFTER, _FALLEN, _NEAR = 5, 0.2, 0.1
 _LEAST_DIFFERENCES = 3
 _LOST = 0.5
+"""The share of the first loss by which validation stands above it where everything that was learnt is lost."""
 _LEFT = 1e-4
 """The share of the first loss below which nothing is left to learn."""
 _FLAT_AFTER, _FLAT = 6, (0.02, 0.05)
