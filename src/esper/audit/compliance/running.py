@@ -5,11 +5,14 @@ and macros of the projection read those too. So no check names a run. A user's c
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import duckdb
@@ -25,6 +28,8 @@ from esper.events.envelope import RunId
 from esper.folds.transitions import LIVE, edges
 
 MOST_SHOWN = 100
+_AT_ONCE = 2
+"""Checks that run beside each other: most read too little for DuckDB to share it among cores."""
 _QUERY = """
 WITH population AS (
 {population}
@@ -88,10 +93,21 @@ def run_checks(
 
     `connection` is to a projection of `runs`, and may be read-only. Raises DataError for a check that cannot be run, with DuckDB's reason.
     """
-    with _about(connection, runs) as own:
-        known = _known(own, runs)
-        for check in checks:
-            yield from _results(lambda asked: own.execute(asked).fetchall(), check, known, most)
+    with ExitStack() as stack:
+        cursors = [stack.enter_context(_about(connection, runs)) for _ in range(_AT_ONCE)]
+        known, idle = _known(cursors[0], runs), SimpleQueue[duckdb.DuckDBPyConnection]()
+        for cursor in cursors:
+            idle.put(cursor)
+
+        def ask(question: str) -> list[Any]:  # Any: rows of values.
+            cursor = idle.get()
+            try:
+                return cursor.execute(question).fetchall()
+            finally:
+                idle.put(cursor)
+
+        pool = stack.enter_context(ThreadPoolExecutor(_AT_ONCE))
+        yield from chain.from_iterable(pool.map(lambda check: list(_results(ask, check, known, most)), checks))
 
 
 def run_own_checks(
