@@ -6,6 +6,7 @@ and steps count on, so no record stands twice in the log.
 """
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -81,6 +82,7 @@ class Trainer:
         self._seen = ValidationSeen(training, objective)
         self._guessing: float | None = None
         self._harmless = Harmless(training)
+        self._first_rates: tuple[float, ...] = ()
         self._weights = self._weight_history()
         # A short epoch is measured at its last step, as far as its length is known before.
         self._measured_step = min(filter(None, (self._settings.measure_every, optimizer_steps(train, self._settings))))
@@ -146,7 +148,8 @@ class Trainer:
             training.progress = training.progress.model_copy(update={"blamed": BlamedSeed(site=site, seed=slot)})
         training.host.model.train()
         self._watch = FirstEpoch(training, self._objective) if number == 1 else None
-        epoch = self._epoch = StepRecorder()
+        epoch, self._first_rates = StepRecorder(), self._learning_rates()
+        self._epoch = epoch
         for batches, data_wait_s in self._batches():
             self._step(batches, data_wait_s)
             if len(epoch) >= settings.measure_every and (trouble := self._end_span()):
@@ -323,7 +326,7 @@ class Trainer:
         host = self._training.host
         own = {id(one) for one in host.host_parameters()}
         named = [(name, one) for name, one in unwrapped(host.model).named_parameters() if id(one) in own]
-        return self._harmless.ask(lambda: WeightHistory(named), None)
+        return self._harmless.ask(lambda: WeightHistory(named, self._training.optimizer), None)
 
     def _find_wiring(self, rates: tuple[float, ...]) -> None:
         """Record what the first epoch has shown, and what later ones show of the weights. `rates`: at the epoch's last step."""
@@ -342,7 +345,9 @@ class Trainer:
                 found += unchanged_epoch(rates, self._learning_rates())
             found += weights
         if counters.epoch >= _LEARNING_BY and progress.last_train_loss is not None and progress.best_loss is not None:
-            found += learns_nothing(train, (progress.best_loss, *progress.validation_losses), self._guessing, counters.step)
+            rising = any(map(operator.lt, self._first_rates, self._learning_rates()))
+            losses = (progress.best_loss, *progress.validation_losses)
+            found += learns_nothing(train, losses, self._guessing, counters.step, rising=rising)
         self._find(found)
         training.progress = progress.model_copy(update={"fingerprint": now})
 

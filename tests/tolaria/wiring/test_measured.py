@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.overrides import TorchFunctionMode
 
 from esper.tolaria.wiring.judging import learns_nothing, output_faults
@@ -109,7 +110,7 @@ def test_parameters_whose_own_learning_rate_is_zero_lose_no_updates() -> None:
 
 def test_a_parameter_of_another_size_is_left_out() -> None:
     model = mlp(8, 16, 16, 3)
-    history = WeightHistory(model.named_parameters())
+    history = WeightHistory(model.named_parameters(), SGD(model.parameters()))
     learn(model, *dict(model.named_parameters()))
     model.get_parameter("2.weight").data = torch.zeros(2, 2)
     assert history.after_epoch((0.1,)) == []
@@ -125,7 +126,8 @@ def test_weights_are_read_from_the_device_at_once() -> None:
             self.count += function is Tensor.cpu
             return function(*args, **kwargs or {})
 
-    history = WeightHistory(mlp(8, 16, 16, 3).named_parameters())
+    model = mlp(8, 16, 16, 3)
+    history = WeightHistory(model.named_parameters(), SGD(model.parameters()))
     with Transfers() as transfers:
         history.after_epoch((0.1,))
     assert transfers.count == 1
@@ -135,4 +137,4 @@ def test_a_filled_model_of_one_output_has_equal_weights() -> None:
     model = mlp(8, 16, 1)
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.1)
-    assert [finding.check for finding in WeightHistory(model.named_parameters()).equal()] == ["weights-equal"]
+    assert [finding.check for finding in WeightHistory(model.named_parameters(), SGD(model.parameters())).equal()] == ["weights-equal"]

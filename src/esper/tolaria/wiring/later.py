@@ -29,7 +29,7 @@ class _Row(NamedTuple):
 class WeightHistory:
     """The weights of a model at the last epoch's end, and the largest size of each so far."""
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], optimizer: Optimizer | None = None) -> None:
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         learning = ((name, one) for name, one in named if one.requires_grad and one.numel() and one.is_floating_point())
         self._rows = [_Row(name, one, places_of(one), one.numel()) for name, one in learning]
@@ -75,13 +75,10 @@ class WeightHistory:
             yield Finding("updates-lost", f"{same:,} of {total:,} numbers that were looked at are what they were an epoch before")
 
     def _with_rate(self, rates: Sequence[float]) -> list[str]:
-        """Parameters whose group has a learning rate above 0; all of them where the optimizer is not known and one has."""
-        learning = [row for row in self._rows if row.parameter.requires_grad]
-        if self._optimizer is None:
-            return [row.name for row in learning if any(rates)]
+        """Parameters whose group has a learning rate above 0."""
         groups = [group for group, rate in zip(self._optimizer.param_groups, rates, strict=False) if rate > 0.0]
         own = {id(one) for group in groups for one in group["params"]}
-        return [row.name for row in learning if id(row.parameter) in own]
+        return [row.name for row in self._rows if row.parameter.requires_grad and id(row.parameter) in own]
 
     def _now(self) -> dict[str, Tensor]:
         """The numbers that are looked at. A parameter that has changed its size or device is left out from then on."""
