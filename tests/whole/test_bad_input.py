@@ -331,7 +331,7 @@ def _read_all(failed: Failed) -> None:
 
 def test_flipped_bit_in_the_index_is_refused_where_a_reader_would_miss_a_record(failed: Failed) -> None:
     connection = apsw.Connection(str(failed.file), flags=apsw.SQLITE_OPEN_READONLY)
-    page = int(connection.execute("SELECT rootpage FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'records'").get)
+    page = int(connection.execute("SELECT rootpage FROM sqlite_schema WHERE type = 'index' AND name = 'facts'").get)
     size = int(connection.pragma("page_size"))
     connection.close()
     _flip(failed.file, page * size - 1)  # The number of a row: cells are filled from the end.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from esper import durable
 from esper.events.kinds.kernels import KernelCompiled
 from esper.events.kinds.run import RunFinished, RunRolledBack
 from esper.oona import emitter, file, run_log
@@ -149,19 +150,19 @@ def _half_a_file(fuse: Fuse) -> None:
     """Dies when half of a checkpoint's file is written."""
 
     def make(write: Function) -> Function:
-        def wrapped(path: Path, content: bytes) -> None:
+        def wrapped(name: str, content: bytes, folder: int) -> None:
             if fuse.burnt():
-                path.write_bytes(content[: len(content) // 2])
+                write(name, content[: len(content) // 2], folder)
                 die()
-            write(path, content)
+            write(name, content, folder)
 
         return wrapped
 
-    wrap(checkpoints, "write_durably", make)
+    wrap(durable, "_write_new", make)
 
 
-def _is_checkpoint(path: Path, *_arguments: object) -> bool:
-    return path.name.endswith(".partial")
+def _is_checkpoint(name: object, *_arguments: object, **_folders: object) -> bool:
+    return isinstance(name, str) and name.endswith(".partial")
 
 
 def _is_kernel(path: Path, *_arguments: object) -> bool:
@@ -208,10 +209,10 @@ POINTS: Mapping[str, Callable[[Fuse], None]] = {
         Emitter, "emit", when=_said(KernelCompiled), then=lambda emitter, *_: emitter.commit()
     ),
     "a checkpoint's file is half written": _half_a_file,
-    "before a checkpoint's rename": _before(Path, "rename", when=_is_checkpoint),
-    "after a checkpoint's rename, before CheckpointSaved": _after(Path, "rename", when=_is_checkpoint),
+    "before a checkpoint's rename": _before(os, "rename", when=_is_checkpoint),
+    "after a checkpoint's rename, before CheckpointSaved": _after(os, "rename", when=_is_checkpoint),
     "CheckpointSaved is durable, nothing pruned": _before(checkpoints, "_kept"),
-    "while pruning": _before(checkpoints, "_prune", when=_is_whole, first=_forget_a_file),
+    "while pruning": _before(checkpoints, "remove_folder", when=_is_whole, first=_forget_a_file),
     "rolled back, not said": _before(Emitter, "emit", when=_said(RunRolledBack)),
     "RunRolledBack is durable, nothing after it": _after(
         Emitter, "emit", when=_said(RunRolledBack), then=lambda emitter, *_: emitter.commit()
